@@ -1,0 +1,102 @@
+//! Decimal numbers of any length, to be compared by value.
+
+/// A number: `5`, `5.00` and `0.5e1` are one. There is no NaN, which equals nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Decimal {
+    /// `digits` × 10^`exponent`, the digits without zeros at either end; zero has none and is not negative.
+    Finite {
+        negative: bool,
+        digits: Box<str>,
+        exponent: i64,
+    },
+    Infinite {
+        negative: bool,
+    },
+}
+
+impl Decimal {
+    /// Reads `[sign]digits[.digits][e[sign]digits]` or an infinity in one of PostgreSQL's spellings.
+    pub(crate) fn parse(text: &str) -> Option<Decimal> {
+        let (negative, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        if unsigned.eq_ignore_ascii_case("infinity") || unsigned.eq_ignore_ascii_case("inf") {
+            return Some(Decimal::Infinite { negative });
+        }
+        let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+            None => (unsigned, 0),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all_digits = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+        if !all_digits || (whole.is_empty() && fraction.is_empty()) {
+            return None;
+        }
+        let digits = [whole, fraction].concat();
+        let significant = digits.trim_end_matches('0');
+        let dropped = i64::try_from(digits.len() - significant.len()).ok()?;
+        let decimals = i64::try_from(fraction.len()).ok()?;
+        let digits = significant.trim_start_matches('0');
+        Some(Decimal::Finite {
+            negative: negative && !digits.is_empty(),
+            digits: digits.into(),
+            exponent: if digits.is_empty() { 0 } else { i64::from(exponent) + dropped - decimals },
+        })
+    }
+
+    /// The decimal that a double prints as; `None` for NaN.
+    pub(crate) fn of_double(value: f64) -> Option<Decimal> {
+        Decimal::parse(&format!("{value:e}"))
+    }
+
+    /// The same as an integer, if it is one of at most 38 digits.
+    pub(crate) fn to_integer(&self) -> Option<i128> {
+        let Decimal::Finite { negative, digits, exponent } = self else {
+            return None;
+        };
+        if digits.is_empty() {
+            return Some(0);
+        }
+        let power = u32::try_from(*exponent).ok()?;
+        let magnitude = digits.parse::<i128>().ok()?.checked_mul(10_i128.checked_pow(power)?)?;
+        Some(if *negative { -magnitude } else { magnitude })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_has_one_form() {
+        for (one, other) in [
+            ("5", "5.00"),
+            ("5", "+0.5e1"),
+            ("-0", "0.000"),
+            ("100", "1E2"),
+            (".5", "0.50"),
+            ("12345678901234567890", "1234567890123456789e1"),
+            ("inf", "Infinity"),
+        ] {
+            assert_eq!(Decimal::parse(one), Decimal::parse(other), "{one} {other}");
+            assert!(Decimal::parse(one).is_some(), "{one}");
+        }
+        assert_ne!(Decimal::parse("5"), Decimal::parse("-5"));
+        assert_ne!(Decimal::parse("5"), Decimal::parse("50"));
+        for wrong in ["", "-", ".", "e5", "1e", "NaN", "0x10", "1 ", "--1", "1.2.3", "1e99999999999"] {
+            assert_eq!(Decimal::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn integers_come_out_exactly() {
+        let integer = |text| Decimal::parse(text).and_then(|d| d.to_integer());
+        assert_eq!(integer("-9223372036854775808.0"), Some(i64::MIN.into()));
+        assert_eq!(integer("1e3"), Some(1000));
+        assert_eq!(integer("0.5"), None);
+        assert_eq!(integer("1e40"), None);
+        assert_eq!(integer("Infinity"), None);
+        assert_eq!(Decimal::of_double(-0.0).and_then(|d| d.to_integer()), Some(0));
+    }
+}

@@ -1,0 +1,64 @@
+//! What makes two filters the same.
+
+use super::{Match, Predicate};
+use crate::project::Value;
+
+/// A filter's identity: filters with equal keys let the same rows through, so those who have them can share work. The
+/// order of predicates, of an IN list and of an object's fields does not count, and neither do repetitions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilterKey(String);
+
+impl FilterKey {
+    /// The key of predicates that must all hold.
+    #[must_use]
+    pub fn of(predicates: &[Predicate]) -> FilterKey {
+        FilterKey(format!("[{}]", sorted(predicates.iter().map(predicate)).join(",")))
+    }
+
+    /// The key as text: JSON, the same for the same filter in every process.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn predicate(predicate: &Predicate) -> String {
+    let (kind, operand) = match &predicate.test {
+        Match::Equals(value) => ("in", list([value].into_iter())),
+        Match::In(values) => ("in", list(values.iter())),
+        Match::Prefix(prefix) => ("prefix", quoted(prefix)),
+        Match::Regex(pattern) => ("regex", quoted(pattern.as_str())),
+    };
+    format!("[{},\"{kind}\",{operand}]", quoted(&predicate.field))
+}
+
+fn list<'a>(values: impl Iterator<Item = &'a Value>) -> String {
+    format!("[{}]", sorted(values.map(canonical)).join(","))
+}
+
+fn canonical(value: &Value) -> String {
+    match value {
+        // Minus zero equals zero.
+        Value::Number(number) if *number == 0.0 => "0".to_owned(),
+        Value::List(items) => {
+            let items: Vec<String> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, v)| format!("{}:{}", quoted(name), canonical(v)));
+            format!("{{{}}}", sorted(fields).join(","))
+        }
+        simple => simple.to_json().to_string(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut texts: Vec<String> = texts.collect();
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}

@@ -1,0 +1,193 @@
+use std::collections::BTreeMap;
+
+use postgres_types::Type;
+use proptest::prelude::*;
+
+use super::*;
+use crate::key::KeyColumns;
+use crate::schema::{Column, Oid, TypeDef, TypeKind};
+use crate::tuple::{Cell, TupleBuf};
+
+const SHORT: Oid = 16_400;
+
+/// A table of one column `c`.
+fn schema(type_oid: Oid, is_text: bool) -> Schema {
+    let column =
+        Column { name: "c".into(), type_oid, type_modifier: -1, type_name: String::new(), not_null: false, is_text };
+    let short = TypeDef { name: "short".into(), kind: TypeKind::Domain(Type::INT2.oid()) };
+    Schema::new(vec![column], KeyColumns::new([0]), BTreeMap::from([(SHORT, short)]))
+}
+
+fn row(cell: &[u8]) -> TupleBuf {
+    [Cell::Value(cell)].into_iter().collect()
+}
+
+fn string(text: &str) -> Value {
+    Value::String(text.into())
+}
+
+fn on(field: &str, test: Match) -> Predicate {
+    Predicate { field: field.into(), test }
+}
+
+fn pattern(text: &str) -> Match {
+    Match::Regex(Pattern::new(text).unwrap())
+}
+
+fn passes(oid: Oid, cell: &[u8], test: Match) -> bool {
+    let alone = Filter::bind(&[on("c", test)], &schema(oid, false));
+    alone.matches(row(cell).as_ref())
+}
+
+fn equals(builtin: &Type, cell: &[u8], value: Value) -> bool {
+    let other = Value::String("something else".into());
+    let listed = passes(builtin.oid(), cell, Match::In(vec![other, value.clone()]));
+    assert_eq!(passes(builtin.oid(), cell, Match::Equals(value)), listed);
+    listed
+}
+
+/// A `numeric` of one group of digits and two decimals.
+fn numeric(whole: u16, decimals: u16) -> Vec<u8> {
+    [2, 0, 0, 2, whole, decimals * 100].iter().flat_map(|part| part.to_be_bytes()).collect()
+}
+
+#[test]
+fn numbers_compare_by_value() {
+    let five = [Value::Number(5.0), string("5"), string("5.00"), string("0.5e1")];
+    for value in five {
+        assert!(equals(&Type::INT2, &5_i16.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::INT4, &5_i32.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::INT8, &5_i64.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::OID, &5_u32.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::XID8, &5_u64.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::FLOAT4, &5_f32.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::FLOAT8, &5_f64.to_be_bytes(), value.clone()));
+        assert!(equals(&Type::NUMERIC, &numeric(5, 0), value.clone()));
+        assert!(!equals(&Type::NUMERIC, &numeric(5, 1), value.clone()));
+        assert!(!equals(&Type::INT4, &(-5_i32).to_be_bytes(), value.clone()));
+        assert!(passes(SHORT, &5_i16.to_be_bytes(), Match::Equals(value)));
+    }
+    assert!(equals(&Type::INT8, &i64::MAX.to_be_bytes(), string("9223372036854775807")));
+    assert!(!equals(&Type::INT8, &i64::MAX.to_be_bytes(), Value::Number(9_223_372_036_854_775_807.0)));
+    assert!(equals(&Type::XID8, &u64::MAX.to_be_bytes(), string("18446744073709551615")));
+    assert!(equals(&Type::NUMERIC, &numeric(0, 10), Value::Number(0.1)));
+    assert!(equals(&Type::FLOAT8, &(-0.0_f64).to_be_bytes(), Value::Number(0.0)));
+    assert!(equals(&Type::FLOAT8, &f64::INFINITY.to_be_bytes(), string("Infinity")));
+    assert!(!equals(&Type::FLOAT8, &f64::NAN.to_be_bytes(), string("NaN")));
+    assert!(!equals(&Type::NUMERIC, &[0, 0, 0, 0, 0xC0, 0, 0, 0], string("NaN")));
+    assert!(equals(&Type::NUMERIC, &[0, 0, 0, 0, 0xF0, 0, 0, 0], string("-Infinity")));
+    assert!(!equals(&Type::INT4, &1_i32.to_be_bytes(), Value::Bool(true)));
+    assert!(!equals(&Type::TEXT, b"5", Value::Number(5.0)));
+}
+
+#[test]
+fn text_compares_by_its_bytes() {
+    assert!(equals(&Type::TEXT, "é".as_bytes(), string("é")));
+    assert!(!equals(&Type::TEXT, b"a", string("A")));
+    assert!(!equals(&Type::BPCHAR, b"a  ", string("a")));
+    let text = |test| passes(25, b"berlin/mitte", test);
+    assert!(text(Match::Prefix("berlin/".into())));
+    assert!(text(Match::Prefix(String::new())));
+    assert!(!text(Match::Prefix("mitte".into())));
+    assert!(text(pattern("mit+e$")));
+    assert!(!text(pattern("^mitte")));
+    assert!(!text(Match::In(vec![])));
+    assert!(!passes(25, &[0xFF], pattern(".*")));
+    let marked = Filter::bind(&[on("c", Match::Equals(string("=r/x")))], &schema(1033, true));
+    assert!(marked.matches(row(b"=r/x").as_ref()));
+}
+
+#[test]
+fn other_types_compare_as_projected() {
+    assert!(equals(&Type::BOOL, &[1], Value::Bool(true)));
+    assert!(!equals(&Type::BOOL, &[1], string("true")));
+    assert!(equals(&Type::DATE, &[0; 4], string("2000-01-01")));
+    assert!(passes(1082, &[0; 4], Match::Prefix("2000-".into())));
+    assert!(passes(1082, &[0; 4], pattern("-01$")));
+    assert!(!passes(23, &[0; 4], Match::Prefix("0".into())));
+    let object = |names: [&str; 2]| Value::Object(names.map(|name| (name.into(), Value::Null)).into());
+    assert!(equals(&Type::JSON, b"{\"a\": null, \"b\": null}", object(["b", "a"])));
+    assert!(!equals(&Type::JSON, b"{\"a\": null, \"b\": 1}", object(["b", "a"])));
+    assert!(!equals(&Type::JSON, b"null", Value::Null));
+    assert!(!equals(&Type::JSON, b"{", object(["a", "b"])));
+    assert!(!equals(&Type::INT4, &[1], Value::Number(1.0)));
+}
+
+#[test]
+fn what_is_not_there_never_matches() {
+    let table = schema(25, false);
+    let everything = Match::Prefix(String::new());
+    let filter = Filter::bind(&[on("c", everything.clone())], &table);
+    for cell in [Cell::Null, Cell::Unchanged] {
+        let row: TupleBuf = [cell].into_iter().collect();
+        assert!(!filter.matches(row.as_ref()));
+    }
+    let missing = Filter::bind(&[on("c", everything.clone()), on("d", everything)], &table);
+    assert!(!missing.matches(row(b"x").as_ref()));
+    assert!(!missing.is_empty());
+    let alone = Filter::bind(&[on("d", Match::Equals(Value::Null))], &table);
+    assert!(!alone.is_empty() && !alone.matches(row(b"x").as_ref()));
+    let none = Filter::bind(&[], &table);
+    assert!(none.is_empty() && none.matches(row(b"x").as_ref()));
+}
+
+#[test]
+fn all_predicates_must_hold_and_rows_move_in_and_out() {
+    let both = [on("c", Match::Prefix("a".into())), on("c", pattern("z$"))];
+    let filter = Filter::bind(&both, &schema(25, false));
+    let (inside, outside) = (row(b"a to z"), row(b"a to y"));
+    let (inside, outside) = (Some(inside.as_ref()), Some(outside.as_ref()));
+    for (old, new, seen) in [
+        (None, inside, Seen::Insert),
+        (None, outside, Seen::Nothing),
+        (inside, inside, Seen::Update),
+        (inside, outside, Seen::Delete),
+        (outside, inside, Seen::Insert),
+        (outside, outside, Seen::Nothing),
+        (inside, None, Seen::Delete),
+        (outside, None, Seen::Nothing),
+        (None, None, Seen::Nothing),
+    ] {
+        assert_eq!(filter.classify(old, new), seen);
+    }
+}
+
+#[test]
+fn equal_filters_have_equal_keys() {
+    let key = |predicates: &[Predicate]| FilterKey::of(predicates);
+    let (a, b) = (on("a", Match::Equals(Value::Number(1.0))), on("b", Match::Prefix("x".into())));
+    assert_eq!(key(&[a.clone(), b.clone()]), key(&[b.clone(), a.clone(), b.clone()]));
+    assert_ne!(key(std::slice::from_ref(&a)), key(&[a, b]));
+    let one_of = |values: &[Value]| key(&[on("a", Match::In(values.to_vec()))]);
+    let (one, two) = (string("1"), string("2"));
+    assert_eq!(one_of(&[one.clone(), two.clone()]), one_of(&[two.clone(), one.clone(), one.clone()]));
+    assert_eq!(one_of(std::slice::from_ref(&one)), key(&[on("a", Match::Equals(one.clone()))]));
+    assert_ne!(one_of(std::slice::from_ref(&one)), one_of(&[Value::Number(1.0)]));
+    assert_eq!(one_of(&[Value::Number(0.0)]), one_of(&[Value::Number(-0.0)]));
+    assert_ne!(key(&[on("a", pattern("x"))]), key(&[on("a", Match::Prefix("x".into()))]));
+    let lists = |items: Vec<Value>| one_of(&[Value::List(items)]);
+    assert_ne!(lists(vec![one.clone(), two.clone()]), lists(vec![two, one]));
+    assert_eq!(key(&[]).as_str(), "[]");
+}
+
+proptest! {
+    #[test]
+    fn names_and_values_cannot_be_confused(a: (String, String), b: (String, String)) {
+        let key = |(field, value): &(String, String)| FilterKey::of(&[on(field, Match::Equals(string(value)))]);
+        prop_assert_eq!(key(&a) == key(&b), a == b);
+    }
+
+    #[test]
+    fn a_projected_value_matches_itself(number: i64, text: String, double: f64) {
+        for (builtin, cell) in [
+            (Type::INT8, number.to_be_bytes().to_vec()),
+            (Type::TIMESTAMP, number.to_be_bytes().to_vec()),
+            (Type::FLOAT8, double.to_be_bytes().to_vec()),
+            (Type::TEXT, text.clone().into_bytes()),
+            (Type::BYTEA, text.into_bytes()),
+        ] {
+            let value = crate::project_cell(&schema(builtin.oid(), false), 0, Cell::Value(&cell)).unwrap();
+            prop_assert!(double.is_nan() || equals(&builtin, &cell, value));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The words that every part of laredo shares: positions, rows as bytes, changes, transactions, and the one
+//! table state that server, client, archive and test oracle all run.
+//!
+//! Nothing here does I/O, waits, or reads a clock.
+
+mod change;
+mod decimal;
+mod filter;
+mod key;
+mod name;
+mod position;
+mod project;
+mod schema;
+mod state;
+mod tuple;
+
+pub use change::{Change, Effect, Transaction};
+pub use filter::{Filter, FilterKey, Match, Pattern, Predicate, Seen};
+pub use key::{Key, KeyColumns};
+pub use name::{TableName, TableNameError};
+pub use position::{CommitTime, Lsn, LsnError, Sequence, Xid};
+pub use project::{Problem, ProjectError, Value, project_cell, project_row};
+pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
+pub use state::{Index, IndexSpec, StateError, TableState};
+pub use tuple::{Cell, Tuple, TupleBuf, TupleError, TupleRef};

@@ -1,0 +1,153 @@
+//! Where in the WAL, and where in a journal.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A WAL position in bytes, written `X/X` in hexadecimal as PostgreSQL does.
+///
+/// Positions that laredo hands out are always commit *end* positions: the same on every slot of a database, and
+/// the value from which a stream continues without repeating the transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// `0/0`, PostgreSQL's invalid position: "nothing yet".
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// Bytes of WAL from `earlier` to here; zero when `earlier` is not earlier.
+    #[must_use]
+    pub fn bytes_since(self, earlier: Lsn) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// A text that is not a WAL position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a WAL position; one looks like 16/B374D848")]
+pub struct LsnError(String);
+
+impl FromStr for Lsn {
+    type Err = LsnError;
+
+    fn from_str(text: &str) -> Result<Self, LsnError> {
+        let half = |part: &str| {
+            let plain = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()
+        };
+        text.split_once('/')
+            .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
+            .ok_or_else(|| LsnError(text.to_owned()))
+    }
+}
+
+/// A number in one journal, one per entry, strictly increasing, and meaningless in any other journal.
+///
+/// Signed 64 bits on the wire, so never above `i64::MAX`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The sequence `count` entries later.
+    #[must_use]
+    pub fn plus(self, count: u64) -> Sequence {
+        Sequence(self.0.saturating_add(count))
+    }
+
+    /// How many entries lie between `earlier` and here; zero when `earlier` is not earlier.
+    #[must_use]
+    pub fn entries_since(self, earlier: Sequence) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The wire's form.
+    #[must_use]
+    pub fn to_wire(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
+    /// From the wire's form; negative numbers name no entry and become zero, which no journal issues.
+    #[must_use]
+    pub fn from_wire(value: i64) -> Sequence {
+        Sequence(u64::try_from(value).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A transaction id of PostgreSQL, widened to 64 bits (epoch in the high half) so that it never wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Xid(pub u64);
+
+impl Xid {
+    /// Widens the 32 bits of a message to the 64-bit id nearest to `near`, a recent id.
+    ///
+    /// Ids alive at one time span less than 2^31, so the nearest one is the right one.
+    #[must_use]
+    pub fn widen(narrow: u32, near: Xid) -> Xid {
+        let near_low = (near.0 & 0xffff_ffff) as u32;
+        let delta = i64::from(narrow.wrapping_sub(near_low).cast_signed());
+        Xid(near.0.saturating_add_signed(delta))
+    }
+}
+
+/// When a transaction committed: microseconds since 2000-01-01 00:00 UTC, PostgreSQL's own count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitTime(pub i64);
+
+impl CommitTime {
+    /// Microseconds from the Unix epoch to PostgreSQL's (2000-01-01).
+    pub const UNIX_OFFSET_US: i64 = 946_684_800_000_000;
+
+    /// Microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn unix_us(self) -> i64 {
+        self.0.saturating_add(Self::UNIX_OFFSET_US)
+    }
+
+    /// From microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn from_unix_us(unix_us: i64) -> CommitTime {
+        CommitTime(unix_us.saturating_sub(Self::UNIX_OFFSET_US))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn lsn_text_is_reversible(raw: u64) {
+            prop_assert_eq!(Lsn(raw).to_string().parse::<Lsn>().unwrap(), Lsn(raw));
+        }
+
+        #[test]
+        fn any_text_parses_or_is_refused(text: String) {
+            let _ = text.parse::<Lsn>();
+        }
+
+        #[test]
+        fn xids_widen_to_the_nearest(near in 0x1_0000_0000_u64..1 << 60, delta in -0x7fff_ffff_i64..0x7fff_ffff) {
+            let id = near.saturating_add_signed(delta);
+            prop_assert_eq!(Xid::widen((id & 0xffff_ffff) as u32, Xid(near)), Xid(id));
+        }
+    }
+
+    #[test]
+    fn refuses_what_postgres_refuses() {
+        for text in ["", "/", "1", "1/", "/1", "+1/2", "123456789/0", "g/1", "1/2/3", " 1/2"] {
+            assert!(text.parse::<Lsn>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Cells as values that people and other languages read: Struct rows, filters, and whatever is written as JSON.
+//!
+//! | type | value |
+//! |---|---|
+//! | `bool`, `int2`, `int4`, `float4`, `float8` | native; a `float4` is the double of exactly its value; `NaN`, `Infinity` and `-Infinity` are strings |
+//! | `int8` | native up to ±2^53, beyond that its digits as a string |
+//! | `numeric` | string, with its display scale |
+//! | `date`, `time`, `timetz`, `timestamp`, `timestamptz` | ISO 8601, `timestamptz` in UTC (`+00:00`); years before 1 end in ` BC`, and `infinity` and `-infinity` stand for themselves |
+//! | `interval` | ISO 8601 duration, each part with its own sign: `P1Y2M-3DT4H5M6.7S` |
+//! | `json`, `jsonb` | nested values; a number that no double prints as is the string of its digits, and what is nested deeper than 30 levels is the string of its text |
+//! | `bytea` | base64 |
+//! | array | nested lists; lower bounds other than 1 are not shown |
+//! | composite | object |
+//! | enum, `citext` | string |
+//! | domain | as its base type |
+//! | `oid`, `xid`, `cid`, `xid8`, `regclass` and its kin | the number as a string, for names need the catalogue |
+//! | `money` | two decimals, without currency and separators, whatever the server's `lc_monetary` |
+//! | range, multirange, every other built-in type | PostgreSQL's text form (times in UTC and intervals as above) |
+//! | a type that laredo does not know | its binary form in hex: `\x0a1b` |
+//! | a column whose cells are text | that text |
+//!
+//! All of it can be read back given the column's type, with these exceptions: an array's lower bounds; how a JSON
+//! document was spelled (white space, `1.10`, a name given twice), and in it whether a string was a number or a deep
+//! value that could not be native; where the elements of an array are lists themselves (JSON arrays, domains over
+//! arrays), which brackets are whose.
+
+mod geometry;
+mod json;
+mod nested;
+mod network;
+mod numeric;
+mod search;
+mod shape;
+mod time;
+mod value;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Buf;
+use postgres_types::Type;
+
+use crate::position::Lsn;
+use crate::schema::{Oid, Schema};
+use crate::tuple::{Cell, TupleRef};
+pub(crate) use shape::{Shape, is_object_number};
+use time::Style;
+use value::EXACT_INTEGER_MAX;
+pub use value::Value;
+
+/// How deeply values nest. A protobuf reader that goes no deeper than 100 messages, as is customary, can follow: each
+/// level of an object takes three.
+const NESTING_MAX: usize = 30;
+/// Characters of `numeric` text that one cell may become. A number of 140,000 digits may take ten bytes, so an array
+/// of them could grow beyond any memory.
+const NUMERIC_TEXT_MAX: usize = 64 << 20;
+
+/// A cell that cannot be shown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column `{column}` holds what is not a value of type {type_name}: {problem}")]
+pub struct ProjectError {
+    /// The column's name.
+    pub column: String,
+    /// Its type.
+    pub type_name: String,
+    /// What is wrong with the cell.
+    pub problem: Problem,
+}
+
+/// What is wrong with a cell's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The value goes on where the bytes end.
+    #[error("its bytes end too early")]
+    Torn,
+    /// The value ends before the bytes do.
+    #[error("{0} bytes are left over")]
+    LeftOver(usize),
+    /// Text is not UTF-8.
+    #[error("its text is not UTF-8")]
+    NotUtf8,
+    /// A part has a value that it cannot have.
+    #[error("its {0} is impossible")]
+    Impossible(&'static str),
+    /// A document is not JSON.
+    #[error("it is not JSON: {0}")]
+    Json(String),
+    /// Types stand in one another too deeply.
+    #[error("its types nest deeper than {NESTING_MAX} levels")]
+    TooDeep,
+    /// A few bytes stand for too much text.
+    #[error("its numbers have more than {NUMERIC_TEXT_MAX} digits")]
+    TooLarge,
+    /// The source did not send the value.
+    #[error("it was not sent")]
+    Unsent,
+    /// The schema has no such column.
+    #[error("the table has no such column")]
+    NoColumn,
+}
+
+/// The value of one cell.
+///
+/// # Errors
+/// When the bytes are no value of the column's type, or the schema has no such column.
+pub fn project_cell(schema: &Schema, column: usize, cell: Cell<'_>) -> Result<Value, ProjectError> {
+    let Some(definition) = schema.columns().get(column) else {
+        return Err(ProjectError {
+            column: column.to_string(),
+            type_name: "unknown".to_owned(),
+            problem: Problem::NoColumn,
+        });
+    };
+    let value = match cell {
+        Cell::Null => Ok(Value::Null),
+        Cell::Unchanged => Err(Problem::Unsent),
+        Cell::Value(bytes) if definition.is_text => text_value(bytes),
+        Cell::Value(bytes) => Decoder::new(schema).value(definition.type_oid, bytes),
+    };
+    value.map_err(|problem| ProjectError {
+        column: definition.name.clone(),
+        type_name: definition.type_name.clone(),
+        problem,
+    })
+}
+
+/// The values of a row, by column name, in the schema's order. A row that is too short ends in NULLs.
+///
+/// # Errors
+/// When the bytes of a cell are no value of the column's type.
+pub fn project_row<'s>(schema: &'s Schema, row: TupleRef<'_>) -> Result<Vec<(&'s str, Value)>, ProjectError> {
+    let mut cells = row.cells();
+    schema
+        .columns()
+        .iter()
+        .enumerate()
+        .map(|(number, column)| {
+            let cell = cells.next().unwrap_or(Cell::Null);
+            Ok((column.name.as_str(), project_cell(schema, number, cell)?))
+        })
+        .collect()
+}
+
+/// Decodes one cell, and carries what bounds it.
+struct Decoder<'s> {
+    schema: &'s Schema,
+    depth: usize,
+    numeric_room: usize,
+}
+
+impl<'s> Decoder<'s> {
+    fn new(schema: &'s Schema) -> Decoder<'s> {
+        Decoder { schema, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
+    }
+
+    /// A value as the table above says.
+    fn value(&mut self, oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
+        match self.enter(oid)? {
+            Shape::Text => text_value(bytes),
+            Shape::Builtin(builtin) => self.builtin_value(&builtin, bytes),
+            Shape::Array(element) => self.deeper(|inner| inner.array(element, bytes)),
+            Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, bytes)),
+            _ => self.text(oid, bytes).map(Value::String),
+        }
+    }
+
+    /// A value in PostgreSQL's text form.
+    fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, Problem> {
+        match self.enter(oid)? {
+            Shape::Text => Ok(wire::utf8(bytes)?.to_owned()),
+            Shape::Builtin(builtin) => self.builtin_text(&builtin, bytes),
+            Shape::Array(element) => self.deeper(|inner| inner.array_text(element, bytes)),
+            Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, bytes)),
+            Shape::Range(subtype) => self.deeper(|inner| inner.range(subtype, bytes)),
+            Shape::Multirange(range) => self.deeper(|inner| inner.multirange(range, bytes)),
+            Shape::Unknown => Ok(escaped_hex(bytes)),
+        }
+    }
+
+    fn enter(&self, oid: Oid) -> Result<Shape<'s>, Problem> {
+        if self.depth > NESTING_MAX {
+            return Err(Problem::TooDeep);
+        }
+        Shape::of(self.schema, oid)
+    }
+
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Problem>) -> Result<T, Problem> {
+        self.depth += 1;
+        let result = read(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn builtin_value(&mut self, builtin: &Type, bytes: &[u8]) -> Result<Value, Problem> {
+        Ok(match *builtin {
+            Type::BOOL => Value::Bool(boolean(bytes)?),
+            Type::INT2 => Value::Number(i16::from_be_bytes(wire::exactly(bytes)?).into()),
+            Type::INT4 => Value::Number(i32::from_be_bytes(wire::exactly(bytes)?).into()),
+            Type::INT8 => {
+                let value = i64::from_be_bytes(wire::exactly(bytes)?);
+                #[expect(clippy::cast_precision_loss, reason = "up to 2^53 none is lost")]
+                match value.unsigned_abs() {
+                    0..=EXACT_INTEGER_MAX => Value::Number(value as f64),
+                    _ => Value::String(value.to_string()),
+                }
+            }
+            Type::FLOAT4 => float_value(f32::from_be_bytes(wire::exactly(bytes)?).into()),
+            Type::FLOAT8 => float_value(f64::from_be_bytes(wire::exactly(bytes)?)),
+            Type::BYTEA => Value::String(BASE64.encode(bytes)),
+            Type::JSON => json::parse(wire::utf8(bytes)?, self.depth)?,
+            Type::JSONB => json::parse(wire::versioned(bytes)?, self.depth)?,
+            Type::TIMESTAMP => Value::String(time::timestamp(bytes, Style::Iso, false)?),
+            Type::TIMESTAMPTZ => Value::String(time::timestamp(bytes, Style::Iso, true)?),
+            Type::TIMETZ => Value::String(time::time_with_zone(bytes, Style::Iso)?),
+            _ => Value::String(self.builtin_text(builtin, bytes)?),
+        })
+    }
+
+    fn builtin_text(&mut self, builtin: &Type, bytes: &[u8]) -> Result<String, Problem> {
+        Ok(match *builtin {
+            Type::BOOL => if boolean(bytes)? { "t" } else { "f" }.to_owned(),
+            Type::INT2 => i16::from_be_bytes(wire::exactly(bytes)?).to_string(),
+            Type::INT4 => i32::from_be_bytes(wire::exactly(bytes)?).to_string(),
+            Type::INT8 => i64::from_be_bytes(wire::exactly(bytes)?).to_string(),
+            Type::FLOAT4 => numeric::single(f32::from_be_bytes(wire::exactly(bytes)?)),
+            Type::FLOAT8 => numeric::double(f64::from_be_bytes(wire::exactly(bytes)?)),
+            Type::NUMERIC => numeric::numeric(bytes, &mut self.numeric_room)?,
+            Type::MONEY => numeric::money(bytes)?,
+            Type::BYTEA => escaped_hex(bytes),
+            Type::JSON => wire::utf8(bytes)?.to_owned(),
+            Type::JSONB | Type::JSONPATH => wire::versioned(bytes)?.to_owned(),
+            Type::CHAR => char_text(bytes)?,
+            Type::DATE => time::date(bytes)?,
+            Type::TIME => time::time(bytes)?,
+            Type::TIMETZ => time::time_with_zone(bytes, Style::Text)?,
+            Type::TIMESTAMP => time::timestamp(bytes, Style::Text, false)?,
+            Type::TIMESTAMPTZ => time::timestamp(bytes, Style::Text, true)?,
+            Type::INTERVAL => time::interval(bytes)?,
+            Type::UUID => uuid(bytes)?,
+            Type::INET | Type::CIDR => network::address(bytes)?,
+            Type::MACADDR => network::hardware::<6>(bytes)?,
+            Type::MACADDR8 => network::hardware::<8>(bytes)?,
+            Type::BIT | Type::VARBIT => bits(bytes)?,
+            Type::POINT => geometry::point(bytes)?,
+            Type::LSEG => geometry::segment(bytes)?,
+            Type::BOX => geometry::rectangle(bytes)?,
+            Type::PATH => geometry::path(bytes)?,
+            Type::POLYGON => geometry::polygon(bytes)?,
+            Type::LINE => geometry::line(bytes)?,
+            Type::CIRCLE => geometry::circle(bytes)?,
+            Type::TS_VECTOR => search::document(bytes)?,
+            Type::TSQUERY => search::query(bytes)?,
+            Type::TID => tid(bytes)?,
+            Type::PG_LSN => Lsn(u64::from_be_bytes(wire::exactly(bytes)?)).to_string(),
+            Type::TXID_SNAPSHOT | Type::PG_SNAPSHOT => visible_transactions(bytes)?,
+            Type::XID8 => u64::from_be_bytes(wire::exactly(bytes)?).to_string(),
+            _ if is_object_number(builtin) => u32::from_be_bytes(wire::exactly(bytes)?).to_string(),
+            _ => escaped_hex(bytes),
+        })
+    }
+}
+
+fn text_value(bytes: &[u8]) -> Result<Value, Problem> {
+    Ok(Value::String(wire::utf8(bytes)?.to_owned()))
+}
+
+fn boolean(bytes: &[u8]) -> Result<bool, Problem> {
+    Ok(wire::exactly::<1>(bytes)? != [0])
+}
+
+fn float_value(value: f64) -> Value {
+    match value.is_finite() {
+        true => Value::Number(value),
+        false => Value::String(numeric::double(value)),
+    }
+}
+
+fn escaped_hex(bytes: &[u8]) -> String {
+    format!("\\x{}", wire::hex(bytes))
+}
+
+/// A `"char"`: one byte, written in octal where it is not ASCII, and as nothing where it is zero.
+fn char_text(bytes: &[u8]) -> Result<String, Problem> {
+    Ok(match wire::exactly(bytes)? {
+        [0] => String::new(),
+        [byte @ 1..0x80] => char::from(byte).to_string(),
+        [byte] => format!("\\{byte:03o}"),
+    })
+}
+
+fn uuid(bytes: &[u8]) -> Result<String, Problem> {
+    let hex = wire::hex(&wire::exactly::<16>(bytes)?);
+    let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Ok(groups.join("-"))
+}
+
+fn bits(mut input: &[u8]) -> Result<String, Problem> {
+    let count = wire::count(&mut input, 0)?;
+    if count.div_ceil(8) > input.len() {
+        return Err(Problem::Torn);
+    }
+    let bytes = wire::take(&mut input, count.div_ceil(8))?;
+    wire::end(input)?;
+    let bit = |number: usize| bytes[number / 8] & (0x80 >> (number % 8)) != 0;
+    Ok((0..count).map(|number| if bit(number) { '1' } else { '0' }).collect())
+}
+
+fn tid(mut input: &[u8]) -> Result<String, Problem> {
+    let (block, offset) = (input.try_get_u32()?, input.try_get_u16()?);
+    wire::end(input)?;
+    Ok(format!("({block},{offset})"))
+}
+
+fn visible_transactions(mut input: &[u8]) -> Result<String, Problem> {
+    let count = wire::count(&mut input, 8)?;
+    let (xmin, xmax) = (input.try_get_u64()?, input.try_get_u64()?);
+    let mut running = Vec::with_capacity(count);
+    for _ in 0..count {
+        running.push(input.try_get_u64()?.to_string());
+    }
+    wire::end(input)?;
+    Ok(format!("{xmin}:{xmax}:{}", running.join(",")))
+}

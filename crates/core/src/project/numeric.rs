@@ -1,0 +1,167 @@
+//! Numbers as PostgreSQL writes them.
+
+use std::fmt::{LowerExp, Write};
+use std::str::FromStr;
+
+use bytes::Buf;
+
+use super::{Problem, wire};
+
+/// Seventeen digits tell every double from all others.
+const DECIMALS_MAX: usize = 17;
+
+/// The text of a `numeric`, with its display scale. Eight bytes can mean 140,000 digits, so what has been written
+/// for the whole cell is taken off `room`.
+pub(super) fn numeric(mut input: &[u8], room: &mut usize) -> Result<String, Problem> {
+    let digit_count = usize::from(input.try_get_u16()?);
+    let weight = input.try_get_i16()?;
+    let sign = input.try_get_u16()?;
+    let scale = usize::from(input.try_get_u16()?);
+    let groups = wire::take(&mut input, digit_count * 2)?;
+    wire::end(input)?;
+    let negative = match sign {
+        0x0000 => false,
+        0x4000 => true,
+        0xC000 => return Ok("NaN".to_owned()),
+        0xD000 => return Ok("Infinity".to_owned()),
+        0xF000 => return Ok("-Infinity".to_owned()),
+        _ => return Err(Problem::Impossible("sign")),
+    };
+    if scale > 0x3FFF {
+        return Err(Problem::Impossible("scale"));
+    }
+    // The group `weight` holds the thousands to ones, the one after it the first four decimals.
+    let whole_groups = usize::try_from(i32::from(weight) + 1).unwrap_or(0);
+    let length = whole_groups * 4 + scale + 8;
+    *room = room.checked_sub(length).ok_or(Problem::TooLarge)?;
+    let group = |place: i32| group_at(groups, i32::from(weight) - place);
+    let mut digits = String::with_capacity(length);
+    for place in (0..=i32::from(weight)).rev() {
+        let _ = write!(digits, "{:04}", group(place)?);
+    }
+    let leading_zeros = digits.len() - digits.trim_start_matches('0').len();
+    digits.replace_range(..leading_zeros, "");
+    if digits.is_empty() {
+        digits.push('0');
+    }
+    if scale > 0 {
+        digits.push('.');
+        let end = digits.len() + scale;
+        let mut place = -1;
+        while digits.len() < end {
+            let _ = write!(digits, "{:04}", group(place)?);
+            place -= 1;
+        }
+        digits.truncate(end);
+    }
+    if negative && digits.bytes().any(|digit| digit.is_ascii_digit() && digit != b'0') {
+        digits.insert(0, '-');
+    }
+    Ok(digits)
+}
+
+/// Four decimal digits; those that are not sent are zeros.
+fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
+    let bytes = usize::try_from(index).ok().and_then(|index| groups.get(index * 2..index * 2 + 2));
+    match bytes {
+        None => Ok(0),
+        Some(bytes) => match u16::from_be_bytes([bytes[0], bytes[1]]) {
+            group @ 0..=9999 => Ok(group),
+            _ => Err(Problem::Impossible("digit")),
+        },
+    }
+}
+
+/// A `money` amount. How many decimals it has and what stands around them is the server's `lc_monetary`, which the
+/// bytes do not tell: two decimals and nothing else, as in most of the world.
+pub(super) fn money(input: &[u8]) -> Result<String, Problem> {
+    let cents = i64::from_be_bytes(wire::exactly(input)?);
+    let sign = if cents < 0 { "-" } else { "" };
+    let cents = cents.unsigned_abs();
+    Ok(format!("{sign}{}.{:02}", cents / 100, cents % 100))
+}
+
+/// A `float8` as text.
+pub(super) fn double(value: f64) -> String {
+    float(value, value, 15)
+}
+
+/// A `float4` as text: fewer digits tell it from its neighbours.
+pub(super) fn single(value: f32) -> String {
+    float(value, value.into(), 6)
+}
+
+/// The shortest digits, with an exponent where C's `%g` would have one.
+fn float<T: LowerExp + FromStr + PartialEq>(value: T, wide: f64, fixed_digits: i32) -> String {
+    if wide.is_nan() {
+        return "NaN".to_owned();
+    }
+    let sign = if wide.is_sign_negative() { "-" } else { "" };
+    if wide.is_infinite() {
+        return format!("{sign}Infinity");
+    }
+    let scientific = shortest(&value);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..fixed_digits).contains(&exponent) {
+        return fixed(sign, mantissa, exponent);
+    }
+    let exponent_sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{exponent_sign}{:02}", exponent.abs())
+}
+
+/// The shortest decimal that is nearer to this number than to any other, as `d.ddde0`. Rust's own is not it: it
+/// may lie just between two numbers, where reading relies on rounding to even, and of two that are equally near Rust
+/// takes the larger and PostgreSQL the even one.
+fn shortest<T: LowerExp + FromStr + PartialEq>(value: &T) -> String {
+    let inclusive = format!("{value:e}");
+    let mantissa = inclusive.split('e').next().unwrap_or_default();
+    (decimals_of(mantissa)..DECIMALS_MAX)
+        .map(|decimals| format!("{value:.decimals$e}"))
+        .find(|text| is_strictly_nearest(text, value))
+        .unwrap_or(inclusive)
+}
+
+/// Whether a decimal still reads as this number when it is moved a little either way: by less than a decimal of 17
+/// digits can be away from where two numbers meet, unless it is just there.
+fn is_strictly_nearest<T: FromStr + PartialEq>(text: &str, value: &T) -> bool {
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        return false;
+    };
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", mantissa),
+    };
+    let (Ok(digits), Ok(exponent)) = (digits.replace('.', "").parse::<u64>(), exponent.parse::<i64>()) else {
+        return false;
+    };
+    let Some(below) = digits.checked_sub(1) else {
+        return true;
+    };
+    let exponent = exponent - i64::try_from(decimals_of(mantissa)).unwrap_or(0) - 40;
+    let reads_back = |text: String| text.parse::<T>().is_ok_and(|read| read == *value);
+    reads_back(format!("{sign}{digits}{:040}e{exponent}", 1))
+        && reads_back(format!("{sign}{below}{:9<40}e{exponent}", 9))
+}
+
+fn decimals_of(mantissa: &str) -> usize {
+    mantissa.split_once('.').map_or(0, |(_, decimals)| decimals.len())
+}
+
+fn fixed(sign: &str, mantissa: &str, exponent: i32) -> String {
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    match usize::try_from(exponent) {
+        Err(_) => {
+            let zeros = "0".repeat(usize::try_from(-1 - exponent).unwrap_or(0));
+            format!("{sign}0.{zeros}{digits}")
+        }
+        Ok(exponent) if digits.len() <= exponent + 1 => {
+            let zeros = "0".repeat(exponent + 1 - digits.len());
+            format!("{sign}{digits}{zeros}")
+        }
+        Ok(exponent) => {
+            let (whole, decimals) = digits.split_at(exponent + 1);
+            format!("{sign}{whole}.{decimals}")
+        }
+    }
+}

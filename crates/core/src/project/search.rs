@@ -1,0 +1,180 @@
+//! Full-text search: documents and queries.
+
+use std::fmt::Write;
+
+use bytes::Buf;
+
+use super::{Problem, wire};
+
+/// A `tsvector`: each lexeme with its positions and their weights (D, the lowest, is not written).
+pub(super) fn document(mut input: &[u8]) -> Result<String, Problem> {
+    let mut text = String::new();
+    for number in 0..wire::count(&mut input, 3)? {
+        if number > 0 {
+            text.push(' ');
+        }
+        push_quoted(&mut text, wire::zero_ended(&mut input)?);
+        for position in 0..input.try_get_u16()? {
+            let place = input.try_get_u16()?;
+            text.push(if position == 0 { ':' } else { ',' });
+            let weight = ["", "C", "B", "A"][usize::from(place >> 14)];
+            let _ = write!(text, "{}{weight}", place & 0x3FFF);
+        }
+    }
+    wire::end(input)?;
+    Ok(text)
+}
+
+/// A part of a `tsquery`; operands are numbers of other parts.
+enum Part<'a> {
+    Lexeme { text: &'a str, weights: u8, prefix: bool },
+    Not(usize),
+    Both { operator: Operator, left: usize, right: usize },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Or,
+    And,
+    Phrase(u16),
+}
+
+/// What is still to be written of a query.
+enum Pending {
+    Part { part: usize, parent_rank: u8, right_of_phrase: bool },
+    Operator(Operator),
+    Close,
+}
+
+const NOT_RANK: u8 = 4;
+
+impl Operator {
+    fn rank(self) -> u8 {
+        match self {
+            Operator::Or => 1,
+            Operator::And => 2,
+            Operator::Phrase(_) => 3,
+        }
+    }
+}
+
+/// A `tsquery`. It is sent operator first and right operand before left, and can be nested as deeply as it is long, so
+/// both reading and writing keep their own stacks.
+pub(super) fn query(input: &[u8]) -> Result<String, Problem> {
+    let parts = query_parts(input)?;
+    let mut text = String::new();
+    let mut pending = Vec::new();
+    if let Some(root) = parts.len().checked_sub(1) {
+        pending.push(operand(root, 0, false));
+    }
+    while let Some(next) = pending.pop() {
+        match next {
+            Pending::Close => text.push_str(" )"),
+            Pending::Operator(Operator::Or) => text.push_str(" | "),
+            Pending::Operator(Operator::And) => text.push_str(" & "),
+            Pending::Operator(Operator::Phrase(1)) => text.push_str(" <-> "),
+            Pending::Operator(Operator::Phrase(distance)) => {
+                let _ = write!(text, " <{distance}> ");
+            }
+            Pending::Part { part, parent_rank, right_of_phrase } => match parts[part] {
+                Part::Lexeme { text: lexeme, weights, prefix } => push_lexeme(&mut text, lexeme, weights, prefix),
+                Part::Not(inner) => {
+                    open(&mut text, &mut pending, NOT_RANK < parent_rank);
+                    text.push('!');
+                    pending.push(operand(inner, NOT_RANK, false));
+                }
+                Part::Both { operator, left, right } => {
+                    let rank = operator.rank();
+                    let is_phrase = matches!(operator, Operator::Phrase(_));
+                    open(&mut text, &mut pending, rank < parent_rank || (is_phrase && right_of_phrase));
+                    pending.push(operand(right, rank, is_phrase));
+                    pending.push(Pending::Operator(operator));
+                    pending.push(operand(left, rank, false));
+                }
+            },
+        }
+    }
+    Ok(text)
+}
+
+fn operand(part: usize, parent_rank: u8, right_of_phrase: bool) -> Pending {
+    Pending::Part { part, parent_rank, right_of_phrase }
+}
+
+fn open(text: &mut String, pending: &mut Vec<Pending>, needed: bool) {
+    if needed {
+        text.push_str("( ");
+        pending.push(Pending::Close);
+    }
+}
+
+/// The parts with the root last: read backwards, every operator finds its operands on the stack, the left one below.
+fn query_parts(mut input: &[u8]) -> Result<Vec<Part<'_>>, Problem> {
+    let count = wire::count(&mut input, 2)?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(query_item(&mut input)?);
+    }
+    wire::end(input)?;
+    let mut stack = Vec::new();
+    let mut parts = Vec::with_capacity(count);
+    for mut item in items.into_iter().rev() {
+        match &mut item {
+            Part::Lexeme { .. } => {}
+            Part::Not(inner) => *inner = stack.pop().ok_or(Problem::Torn)?,
+            Part::Both { left, right, .. } => {
+                *right = stack.pop().ok_or(Problem::Torn)?;
+                *left = stack.pop().ok_or(Problem::Torn)?;
+            }
+        }
+        stack.push(parts.len());
+        parts.push(item);
+    }
+    if stack.len() > 1 {
+        return Err(Problem::Impossible("number of operands"));
+    }
+    Ok(parts)
+}
+
+/// One item, its operands not yet known.
+fn query_item<'a>(input: &mut &'a [u8]) -> Result<Part<'a>, Problem> {
+    let both = |operator| Part::Both { operator, left: 0, right: 0 };
+    match input.try_get_u8()? {
+        1 => {
+            let (weights, prefix) = (input.try_get_u8()?, input.try_get_u8()? != 0);
+            let text = wire::zero_ended(input)?;
+            Ok(Part::Lexeme { text, weights, prefix })
+        }
+        2 => match input.try_get_u8()? {
+            1 => Ok(Part::Not(0)),
+            2 => Ok(both(Operator::And)),
+            3 => Ok(both(Operator::Or)),
+            4 => Ok(both(Operator::Phrase(input.try_get_u16()?))),
+            _ => Err(Problem::Impossible("operator")),
+        },
+        _ => Err(Problem::Impossible("item")),
+    }
+}
+
+fn push_lexeme(text: &mut String, lexeme: &str, weights: u8, prefix: bool) {
+    push_quoted(text, lexeme);
+    if weights != 0 || prefix {
+        text.push(':');
+    }
+    if prefix {
+        text.push('*');
+    }
+    let letters = [(8, 'A'), (4, 'B'), (2, 'C'), (1, 'D')];
+    text.extend(letters.iter().filter(|(bit, _)| weights & bit != 0).map(|(_, letter)| letter));
+}
+
+fn push_quoted(text: &mut String, lexeme: &str) {
+    text.push('\'');
+    for character in lexeme.chars() {
+        if matches!(character, '\'' | '\\') {
+            text.push(character);
+        }
+        text.push(character);
+    }
+    text.push('\'');
+}

@@ -1,0 +1,75 @@
+//! What a cell looks like to people and to other languages.
+
+/// A projected cell: exactly what a protobuf `Value` and JSON can say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// SQL NULL, and JSON's `null`.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// A finite number.
+    Number(f64),
+    /// Everything that has no better form.
+    String(String),
+    /// An array.
+    List(Vec<Value>),
+    /// A composite or a JSON object: no name twice, in the order of the fields.
+    Object(Vec<(String, Value)>),
+}
+
+/// Up to here every integer is a double of its own: 2^53.
+pub(crate) const EXACT_INTEGER_MAX: u64 = 1 << 53;
+
+impl Value {
+    /// The same as JSON. Whole numbers that a double holds exactly are written without a fraction; an infinite or NaN
+    /// number, which no projection makes, becomes `null`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Number(value) => match whole(*value) {
+                Some(integer) => integer.into(),
+                None => (*value).into(),
+            },
+            Value::String(text) => text.as_str().into(),
+            Value::List(items) => items.iter().map(Value::to_json).collect(),
+            Value::Object(fields) => fields.iter().map(|(name, v)| (name.clone(), v.to_json())).collect(),
+        }
+    }
+}
+
+/// A number as an integer, where it is one that no other double could stand for. Minus zero is not.
+fn whole(value: f64) -> Option<i64> {
+    #[expect(clippy::cast_precision_loss, reason = "2^53 is a double")]
+    let exact = value.fract() == 0.0 && value.abs() <= EXACT_INTEGER_MAX as f64;
+    let minus_zero = value == 0.0 && value.is_sign_negative();
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and at most 2^53")]
+    let integer = value as i64;
+    (exact && !minus_zero).then_some(integer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_json_would() {
+        let json = |v: f64| Value::Number(v).to_json().to_string();
+        assert_eq!(json(5.0), "5");
+        assert_eq!(json(-0.0), "-0.0");
+        assert_eq!(json(0.1), "0.1");
+        assert_eq!(json(9_007_199_254_740_992.0), "9007199254740992");
+        assert_eq!(json(1e300), "1e+300");
+        assert_eq!(json(f64::NAN), "null");
+    }
+
+    #[test]
+    fn nested_values_stay_nested() {
+        let value = Value::Object(vec![
+            ("b".into(), Value::List(vec![Value::Null, Value::Bool(true)])),
+            ("a".into(), Value::String("\u{1F600}\"".into())),
+        ]);
+        assert_eq!(value.to_json(), serde_json::json!({"b": [null, true], "a": "\u{1F600}\""}));
+    }
+}

@@ -1,0 +1,84 @@
+//! Reading PostgreSQL's binary forms: what is not there is an error, and nothing is allocated on a length's word.
+
+use bytes::{Buf, TryGetError};
+
+use super::Problem;
+
+/// The next `count` bytes.
+pub(super) fn take<'a>(input: &mut &'a [u8], count: usize) -> Result<&'a [u8], Problem> {
+    input.split_off(..count).ok_or(Problem::Torn)
+}
+
+/// The next value that has its length before it; `None` for NULL (-1).
+pub(super) fn sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+    match input.try_get_i32()? {
+        -1 => Ok(None),
+        length => {
+            let length = usize::try_from(length).map_err(|_| Problem::Impossible("length"))?;
+            take(input, length).map(Some)
+        }
+    }
+}
+
+/// A count of things that take at least `each_bytes` bytes, so that it can be trusted as a capacity.
+pub(super) fn count(input: &mut &[u8], each_bytes: usize) -> Result<usize, Problem> {
+    let count = usize::try_from(input.try_get_i32()?).map_err(|_| Problem::Impossible("count"))?;
+    match count.checked_mul(each_bytes) {
+        Some(bytes) if bytes <= input.len() => Ok(count),
+        _ => Err(Problem::Torn),
+    }
+}
+
+/// The text up to the next zero byte.
+pub(super) fn zero_ended<'a>(input: &mut &'a [u8]) -> Result<&'a str, Problem> {
+    let end = input.iter().position(|&byte| byte == 0).ok_or(Problem::Torn)?;
+    let text = take(input, end)?;
+    input.advance(1);
+    utf8(text)
+}
+
+/// All of it as text.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
+}
+
+/// Nothing may be left.
+pub(super) fn end(input: &[u8]) -> Result<(), Problem> {
+    match input.len() {
+        0 => Ok(()),
+        left => Err(Problem::LeftOver(left)),
+    }
+}
+
+/// A value of exactly so many bytes.
+pub(super) fn exactly<const N: usize>(input: &[u8]) -> Result<[u8; N], Problem> {
+    let (value, rest) = input.split_first_chunk::<N>().ok_or(Problem::Torn)?;
+    end(rest)?;
+    Ok(*value)
+}
+
+/// What follows the version byte, which has always been 1.
+pub(super) fn versioned(input: &[u8]) -> Result<&str, Problem> {
+    match input.split_first() {
+        Some((1, text)) => utf8(text),
+        Some(_) => Err(Problem::Impossible("version")),
+        None => Err(Problem::Torn),
+    }
+}
+
+/// Bytes in lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+impl From<TryGetError> for Problem {
+    fn from(_: TryGetError) -> Problem {
+        Problem::Torn
+    }
+}

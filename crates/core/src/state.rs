@@ -1,0 +1,215 @@
+//! A table's rows and indexes, with one writer.
+
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::change::{Change, Effect, Transaction};
+use crate::key::{Key, KeyColumns};
+use crate::schema::{RowCast, Schema};
+use crate::tuple::{Tuple, TupleRef};
+
+mod index;
+
+pub use index::{Index, IndexSpec};
+
+/// All rows of a table by primary key, and its secondary indexes.
+///
+/// The same code runs in the server, in every client, in the archive and in the tests' oracle. It has one writer and
+/// knows nothing of threads; whoever needs concurrent readers wraps it.
+#[derive(Clone, Debug)]
+pub struct TableState {
+    schema: Arc<Schema>,
+    hasher: RandomState,
+    rows: HashTable<Tuple>,
+    indexes: Vec<Index>,
+    row_bytes: u64,
+}
+
+/// A change that does not fit the state: the copy is no longer the table's, and has to be made again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Insert of a key that is there.
+    #[error("a row was inserted whose key is there already")]
+    KeyExists,
+    /// Update or delete of a key that is not there.
+    #[error("a row was changed or deleted that is not there")]
+    KeyMissing,
+    /// An index on a column that the table no longer has.
+    #[error("index `{index}` needs column `{column}`, which the table does not have")]
+    IndexColumn {
+        /// The index's name.
+        index: String,
+        /// The missing column.
+        column: String,
+    },
+}
+
+impl TableState {
+    /// An empty state; `capacity` rows fit without growing.
+    ///
+    /// # Errors
+    /// When an index names a column that the schema lacks.
+    pub fn new(schema: Arc<Schema>, specs: &[IndexSpec], capacity: usize) -> Result<TableState, StateError> {
+        let hasher = RandomState::default();
+        let indexes =
+            specs.iter().map(|spec| Index::new(spec.clone(), &schema, hasher.clone())).collect::<Result<_, _>>()?;
+        Ok(TableState { schema, hasher, rows: HashTable::with_capacity(capacity), indexes, row_bytes: 0 })
+    }
+
+    /// The schema of the rows.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Bytes of all rows' cells.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        self.row_bytes
+    }
+
+    /// Every row, in no order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &Tuple> {
+        self.rows.iter()
+    }
+
+    /// The row of a key.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Tuple> {
+        self.get_by_cells(key.as_ref())
+    }
+
+    /// The row of a key given as a row of key cells.
+    #[must_use]
+    pub fn get_by_cells(&self, key: TupleRef<'_>) -> Option<&Tuple> {
+        let hash = KeyColumns::hash_key(&self.hasher, key);
+        self.rows.find(hash, |row| self.schema.key().row_has_key(row.as_ref(), key))
+    }
+
+    /// The row that has the same key as this whole row.
+    #[must_use]
+    pub fn get_like(&self, row: TupleRef<'_>) -> Option<&Tuple> {
+        let key = self.schema.key();
+        self.rows.find(key.hash_row(&self.hasher, row), |other| key.same_key(other.as_ref(), row))
+    }
+
+    /// An index by its name.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.spec().name == name)
+    }
+
+    /// All indexes.
+    #[must_use]
+    pub fn indexes(&self) -> &[Index] {
+        &self.indexes
+    }
+
+    /// Applies a whole transaction.
+    ///
+    /// # Errors
+    /// When a change does not fit; the changes before it are applied then, so the state must be discarded.
+    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), StateError> {
+        transaction.changes.iter().try_for_each(|change| self.apply_change(change).map(drop))
+    }
+
+    /// Applies one change and tells what it replaced.
+    ///
+    /// # Errors
+    /// When it does not fit. An insert or update has put its row in place all the same.
+    pub fn apply_change(&mut self, change: &Change) -> Result<Effect, StateError> {
+        match change {
+            Change::Insert(row) => match self.put(row.clone()) {
+                None => Ok(Effect { old: None, new: Some(row.clone()) }),
+                Some(_) => Err(StateError::KeyExists),
+            },
+            Change::Update(row) => match self.put(row.clone()) {
+                None => Err(StateError::KeyMissing),
+                old => Ok(Effect { old, new: Some(row.clone()) }),
+            },
+            Change::Delete(key) => {
+                let old = self.remove(key.as_ref()).ok_or(StateError::KeyMissing)?;
+                Ok(Effect { old: Some(old), new: None })
+            }
+            Change::Truncate => {
+                self.clear();
+                Ok(Effect { old: None, new: None })
+            }
+            Change::Schema(schema) => {
+                self.cast_to(schema.clone())?;
+                Ok(Effect { old: None, new: None })
+            }
+        }
+    }
+
+    /// Puts a row in place of the one with its key and returns that one.
+    pub fn put(&mut self, row: Tuple) -> Option<Tuple> {
+        let key = self.schema.key();
+        let hash = key.hash_row(&self.hasher, row.as_ref());
+        self.row_bytes += row.len() as u64;
+        let old = match self.rows.find_mut(hash, |other| key.same_key(other.as_ref(), row.as_ref())) {
+            Some(place) => Some(std::mem::replace(place, row.clone())),
+            None => {
+                let rehash = |other: &Tuple| key.hash_row(&self.hasher, other.as_ref());
+                self.rows.insert_unique(hash, row.clone(), rehash);
+                None
+            }
+        };
+        self.row_bytes -= old.as_ref().map_or(0, |old| old.len() as u64);
+        for index in &mut self.indexes {
+            index.replace(key, old.as_ref(), Some(&row));
+        }
+        old
+    }
+
+    /// Takes the row of a key away.
+    pub fn remove(&mut self, key: TupleRef<'_>) -> Option<Tuple> {
+        let columns = self.schema.key();
+        let hash = KeyColumns::hash_key(&self.hasher, key);
+        let entry = self.rows.find_entry(hash, |row| columns.row_has_key(row.as_ref(), key)).ok()?;
+        let old = entry.remove().0;
+        self.row_bytes -= old.len() as u64;
+        for index in &mut self.indexes {
+            index.replace(columns, Some(&old), None);
+        }
+        Some(old)
+    }
+
+    /// Takes every row away.
+    pub fn clear(&mut self) {
+        self.rows = HashTable::new();
+        self.row_bytes = 0;
+        self.indexes.iter_mut().for_each(Index::clear);
+    }
+
+    /// Moves every row to another schema.
+    ///
+    /// # Errors
+    /// When an index needs a column that is gone, or two rows have one key of the new schema.
+    pub fn cast_to(&mut self, schema: Arc<Schema>) -> Result<(), StateError> {
+        let cast = RowCast::new(&self.schema, &schema);
+        let specs: Vec<IndexSpec> = self.indexes.iter().map(|index| index.spec().clone()).collect();
+        let mut next = TableState::new(schema, &specs, self.len())?;
+        for row in std::mem::take(&mut self.rows) {
+            if next.put(cast.apply(row.as_ref()).as_ref().to_tuple()).is_some() {
+                return Err(StateError::KeyExists);
+            }
+        }
+        *self = next;
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! A secondary index: rows by the values of some columns.
+
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::StateError;
+use crate::key::{Key, KeyColumns};
+use crate::schema::Schema;
+use crate::tuple::{Tuple, TupleRef};
+
+/// What somebody wants an index to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// Its name, to look it up by.
+    pub name: String,
+    /// The columns, in the order in which values are given at a look-up.
+    pub columns: Vec<String>,
+    /// Whether at most one row is expected per key. Not enforced: PostgreSQL may pass through a duplicate inside a
+    /// transaction (deferred constraints), so duplicates are only counted ([`Index::duplicates`]).
+    pub unique: bool,
+}
+
+/// Rows by the values of some columns. NULLs are values like any other here.
+#[derive(Clone, Debug)]
+pub struct Index {
+    spec: Arc<IndexSpec>,
+    columns: KeyColumns,
+    hasher: RandomState,
+    groups: HashTable<Group>,
+}
+
+/// Rows of one index key. Nearly all groups are small; a large one is a table by primary key, so that taking one row out
+/// of a million costs no walk.
+#[derive(Clone, Debug)]
+enum Group {
+    One(Tuple),
+    Many(HashTable<Tuple>),
+}
+
+impl Group {
+    fn any(&self) -> &Tuple {
+        match self {
+            Group::One(row) => row,
+            Group::Many(rows) => rows.iter().next().expect("a group holds at least one row"),
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn new(spec: IndexSpec, schema: &Schema, hasher: RandomState) -> Result<Index, StateError> {
+        let columns = schema
+            .positions_of(&spec.columns)
+            .map_err(|column| StateError::IndexColumn { index: spec.name.clone(), column })?;
+        Ok(Index { spec: Arc::new(spec), columns, hasher, groups: HashTable::new() })
+    }
+
+    /// What it was asked to be.
+    #[must_use]
+    pub fn spec(&self) -> &IndexSpec {
+        &self.spec
+    }
+
+    /// The columns by their place in the schema.
+    #[must_use]
+    pub fn columns(&self) -> &KeyColumns {
+        &self.columns
+    }
+
+    /// Number of distinct keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether it has no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The rows whose columns have these values, in no order.
+    pub fn rows<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a Tuple> + use<'a> {
+        let hash = KeyColumns::hash_key(&self.hasher, key.as_ref());
+        let group = self.groups.find(hash, |g| self.columns.row_has_key(g.any().as_ref(), key.as_ref()));
+        let (one, many) = match group {
+            None => (None, None),
+            Some(Group::One(row)) => (Some(row), None),
+            Some(Group::Many(rows)) => (None, Some(rows.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.groups = HashTable::new();
+    }
+
+    /// Number of keys that more than one row has, NULLs left out: what a unique index should not have.
+    #[must_use]
+    pub fn duplicates(&self) -> usize {
+        let crowded = |g: &&Group| match g {
+            Group::One(_) => false,
+            Group::Many(rows) => {
+                rows.len() > 1 && self.columns.cells_of(g.any().as_ref()).all(|cell| cell.value().is_some())
+            }
+        };
+        self.groups.iter().filter(crowded).count()
+    }
+
+    pub(super) fn replace(&mut self, primary: &KeyColumns, old: Option<&Tuple>, new: Option<&Tuple>) {
+        if let Some(old) = old {
+            self.remove(primary, old.as_ref());
+        }
+        if let Some(new) = new {
+            self.insert(primary, new);
+        }
+    }
+
+    fn insert(&mut self, primary: &KeyColumns, row: &Tuple) {
+        let (columns, hasher) = (&self.columns, &self.hasher);
+        let hash = columns.hash_row(hasher, row.as_ref());
+        let same = |g: &Group| columns.same_key(g.any().as_ref(), row.as_ref());
+        let rehash = |g: &Group| columns.hash_row(hasher, g.any().as_ref());
+        match self.groups.entry(hash, same, rehash) {
+            Entry::Vacant(place) => {
+                place.insert(Group::One(row.clone()));
+            }
+            Entry::Occupied(mut place) => {
+                let by_key = |r: &Tuple| primary.hash_row(hasher, r.as_ref());
+                let group = place.get_mut();
+                if let Group::One(first) = group {
+                    let mut rows = HashTable::with_capacity(2);
+                    rows.insert_unique(by_key(first), first.clone(), by_key);
+                    *group = Group::Many(rows);
+                }
+                if let Group::Many(rows) = group {
+                    rows.insert_unique(by_key(row), row.clone(), by_key);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, primary: &KeyColumns, row: TupleRef<'_>) {
+        let (columns, hasher) = (&self.columns, &self.hasher);
+        let hash = columns.hash_row(hasher, row);
+        let Ok(mut place) = self.groups.find_entry(hash, |g| columns.same_key(g.any().as_ref(), row)) else {
+            return;
+        };
+        let emptied = match place.get_mut() {
+            Group::One(_) => true,
+            Group::Many(rows) => {
+                let by_key = primary.hash_row(hasher, row);
+                if let Ok(found) = rows.find_entry(by_key, |r| primary.same_key(r.as_ref(), row)) {
+                    found.remove();
+                }
+                rows.is_empty()
+            }
+        };
+        if emptied {
+            place.remove();
+        }
+    }
+}
