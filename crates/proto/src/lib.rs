@@ -1,0 +1,21 @@
+//! The wire: messages generated from the `.proto` files, the framing that gRPC, gRPC-Web and Connect share, and the batch
+//! encoding that carries PostgreSQL's own cells.
+
+pub mod batch;
+pub mod frame;
+pub mod schema;
+
+/// Package `laredo.replication.v1`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated; the .proto files are the documentation"
+)]
+pub mod replication {
+    include!(concat!(env!("OUT_DIR"), "/laredo.replication.v1.rs"));
+}
+
+/// The compiled `.proto` files, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/laredo.bin"));
