@@ -1,0 +1,284 @@
+//! An immutable run of all rows at a position: what newcomers get first.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use laredo_core::{CommitTime, Key, Lsn, RowCast, Schema, Sequence, Tuple, TupleRef};
+use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries};
+
+use crate::journal::{self, Head, InstanceId, Segment};
+use crate::spool::temporary_file;
+
+/// Bytes read or written in one go.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// All rows at a position, as frames in a file. The file has no name: it goes with the last reader.
+#[derive(Debug)]
+pub struct Base {
+    sequence: Sequence,
+    position: Lsn,
+    committed_at: CommitTime,
+    schema: Arc<Schema>,
+    rows: u64,
+    bytes: u64,
+    file: File,
+}
+
+/// Why a base could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The temporary file.
+    #[error("writing a base snapshot: {0}")]
+    Io(#[from] io::Error),
+    /// The journal or the older base is not what was written.
+    #[error("reading what a base snapshot is made of: {0}")]
+    Batch(#[from] BatchError),
+    /// A schema in the journal is not one.
+    #[error("reading what a base snapshot is made of: {0}")]
+    Schema(#[from] laredo_proto::schema::SchemaError),
+}
+
+impl Base {
+    /// The last journal entry that it covers.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// The commit that it shows.
+    #[must_use]
+    pub fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// When that committed.
+    #[must_use]
+    pub fn committed_at(&self) -> CommitTime {
+        self.committed_at
+    }
+
+    /// The schema of its rows.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of its frames.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Its name in one journal.
+    #[must_use]
+    pub fn snapshot_id(&self, instance: &InstanceId) -> String {
+        journal::snapshot_id(&instance.0, self.sequence)
+    }
+
+    /// Up to a megabyte of frames from `at` on, empty at the end. Slices need not begin or end with a frame; one after the
+    /// other they are all frames.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, at: u64) -> io::Result<Bytes> {
+        let length = usize::try_from((self.bytes.saturating_sub(at)).min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
+        let mut bytes = BytesMut::zeroed(length);
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes.freeze())
+    }
+
+    /// One whole frame (without its entries decoded) from `at` on, empty at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_frame(&self, at: u64) -> io::Result<Bytes> {
+        let mut prefix = [0; laredo_proto::frame::PREFIX_LENGTH];
+        if at >= self.bytes {
+            return Ok(Bytes::new());
+        }
+        self.file.read_exact_at(&mut prefix, at)?;
+        let length = laredo_proto::frame::length(&prefix).unwrap_or(0);
+        let mut bytes = BytesMut::zeroed(prefix.len() + length);
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes.freeze())
+    }
+
+    /// Calls `each` with every row.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the first error of `each`.
+    pub fn for_each_row<E: From<BaseError>>(
+        &self,
+        mut each: impl FnMut(TupleRef<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut at = 0;
+        loop {
+            let frame = self.read_frame(at).map_err(BaseError::Io)?;
+            at += frame.len() as u64;
+            let Some(frame) = journal::frames(frame).next() else {
+                return Ok(());
+            };
+            for entry in Entries::new(&frame.batch.entries, &self.schema) {
+                each(entry.map_err(BaseError::Batch)?.row)?;
+            }
+        }
+    }
+}
+
+/// Writes a base row by row.
+#[derive(Debug)]
+pub struct BaseWriter {
+    batch: BatchBuilder,
+    buffer: Vec<u8>,
+    file: File,
+    rows: u64,
+    bytes: u64,
+}
+
+impl BaseWriter {
+    /// Begins one in `folder`.
+    ///
+    /// # Errors
+    /// When no file can be made there.
+    pub fn new(folder: &Path) -> Result<BaseWriter, BaseError> {
+        let file = temporary_file(folder)?;
+        Ok(BaseWriter { batch: BatchBuilder::default(), buffer: Vec::new(), file, rows: 0, bytes: 0 })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn push(&mut self, row: TupleRef<'_>) -> Result<(), BaseError> {
+        self.batch.push(Action::Insert, row);
+        self.rows += 1;
+        if self.batch.is_full() {
+            self.batch.finish(&BatchHeader::default(), &mut self.buffer);
+            if self.buffer.len() >= CHUNK_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The base is complete; it shows this state.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish(mut self, head: Head, schema: Arc<Schema>) -> Result<Base, BaseError> {
+        if self.batch.count() > 0 {
+            self.batch.finish(&BatchHeader::default(), &mut self.buffer);
+        }
+        self.flush()?;
+        let Head { sequence, position, committed_at } = head;
+        let BaseWriter { file, rows, bytes, .. } = self;
+        Ok(Base { sequence, position, committed_at, schema, rows, bytes, file })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
+/// time beside the writer. Memory: the net changes.
+pub(crate) fn merge(base: &Base, after: &[Segment], head: Head, folder: &Path) -> Result<Base, BaseError> {
+    let mut net = Net::new(base.schema.clone());
+    for segment in after {
+        let (frames, _) = segment.data.read(0, 0)?;
+        for frame in journal::frames(frames) {
+            if let Some(schema) = frame.batch.schema.clone() {
+                net.cast(Arc::new(laredo_proto::schema::from_wire(schema)?));
+            }
+            for entry in Entries::new(&frame.batch.entries, &net.schema) {
+                let entry = entry?;
+                match entry.action {
+                    Action::Insert | Action::Update => {
+                        net.rows.insert(net.schema.key().key_of(entry.row), Some(entry.row.to_tuple()));
+                    }
+                    Action::Delete => {
+                        net.rows.insert(Key::from_tuple(entry.row.to_tuple()), None);
+                    }
+                    Action::Truncate => net.truncate(),
+                }
+            }
+        }
+    }
+    net.write(base, head, folder)
+}
+
+/// Net changes since a base.
+struct Net {
+    schema: Arc<Schema>,
+    rows: HashMap<Key, Option<Tuple>, RandomState>,
+    /// How rows of the base become rows of today's schema.
+    casts: Vec<RowCast>,
+    truncated: bool,
+}
+
+impl Net {
+    fn new(schema: Arc<Schema>) -> Net {
+        Net { schema, rows: HashMap::default(), casts: Vec::new(), truncated: false }
+    }
+
+    fn truncate(&mut self) {
+        self.truncated = true;
+        self.rows.clear();
+    }
+
+    fn cast(&mut self, schema: Arc<Schema>) {
+        let cast = RowCast::new(&self.schema, &schema);
+        let rows = std::mem::take(&mut self.rows);
+        for (key, row) in rows {
+            match row {
+                Some(row) => {
+                    let row = cast.apply(row.as_ref()).as_ref().to_tuple();
+                    self.rows.insert(schema.key().key_of(row.as_ref()), Some(row));
+                }
+                // A journal changes the key only together with a truncate, so a deleted key keeps its meaning.
+                None => {
+                    self.rows.insert(key, None);
+                }
+            }
+        }
+        self.casts.push(cast);
+        self.schema = schema;
+    }
+
+    fn write(mut self, base: &Base, head: Head, folder: &Path) -> Result<Base, BaseError> {
+        let mut writer = BaseWriter::new(folder)?;
+        if !self.truncated {
+            base.for_each_row::<BaseError>(|row| {
+                let mut cast = None;
+                for step in &self.casts {
+                    cast = Some(step.apply(cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref)));
+                }
+                let row = cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref);
+                match self.rows.remove(&self.schema.key().key_of(row)) {
+                    None => writer.push(row),
+                    Some(Some(newer)) => writer.push(newer.as_ref()),
+                    Some(None) => Ok(()),
+                }
+            })?;
+        }
+        for row in self.rows.values().flatten() {
+            writer.push(row.as_ref())?;
+        }
+        writer.finish(head, self.schema)
+    }
+}

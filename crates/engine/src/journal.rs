@@ -1,0 +1,294 @@
+//! A table's journal: a log of ready frames that any number of readers share.
+//!
+//! One writer appends each transaction once, encoded as the frames that go on the wire. A reader is a [`Cursor`] that takes
+//! slices of what is there; a slow reader is just a cursor far behind. What a reader may see is what [`Head`] covers, and it
+//! moves by whole transactions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::base::Base;
+
+mod cursor;
+mod readers;
+mod resolve;
+mod segment;
+mod writer;
+
+pub use cursor::{Cursor, CursorError, Frame, Origin, Piece, frames};
+pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
+pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
+pub use writer::JournalWriter;
+
+use readers::Readers;
+use resolve::resolve;
+pub(crate) use resolve::snapshot_id;
+pub(crate) use segment::Segment;
+
+/// How much of the past a journal keeps, and where.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Entries kept.
+    pub entries_max: u64,
+    /// How long entries are kept.
+    pub age_max: Duration,
+    /// Bytes kept, in memory and in files together.
+    pub bytes_max: u64,
+    /// Bytes kept in memory; beyond it the oldest go to temporary files.
+    pub memory_bytes_max: u64,
+    /// The folder for temporary files.
+    pub folder: PathBuf,
+}
+
+/// Names one journal: its sequences mean something only together with this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstanceId(pub String);
+
+/// The newest state that readers may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The last visible entry.
+    pub sequence: Sequence,
+    /// Every commit up to here is visible, or touched another table.
+    pub position: Lsn,
+    /// When the newest visible transaction committed.
+    pub committed_at: CommitTime,
+}
+
+/// The reader's side of a journal; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    instance: InstanceId,
+    options: JournalOptions,
+    head: watch::Sender<Head>,
+    inner: RwLock<Inner>,
+    readers: Readers,
+}
+
+#[derive(Debug)]
+struct Inner {
+    segments: VecDeque<Segment>,
+    /// The newest transaction that is no longer kept: a reader that has it can go on.
+    pruned: Boundary,
+    base: Arc<Base>,
+    schema: Arc<Schema>,
+    /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
+    spans: Vec<(Lsn, Lsn)>,
+    /// Readers that are being sent a base need everything after it.
+    pins: BTreeMap<Sequence, usize>,
+    memory_bytes: u64,
+    bytes: u64,
+    encoded_entries: u64,
+}
+
+/// A point between two transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boundary {
+    pub(crate) sequence: Sequence,
+    pub(crate) position: Lsn,
+}
+
+/// What a journal holds, for people and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalInfo {
+    /// The newest visible state.
+    pub head: Head,
+    /// The first entry that is still kept (one past the head when none is).
+    pub oldest_sequence: Sequence,
+    /// Entries kept.
+    pub entries: u64,
+    /// Bytes kept.
+    pub bytes: u64,
+    /// Bytes of them in memory.
+    pub memory_bytes: u64,
+    /// Entries encoded since the journal began: each change exactly once, however many readers there are.
+    pub encoded_entries: u64,
+    /// Rows in the newest base.
+    pub base_rows: u64,
+}
+
+/// A base that is being sent, and the promise that everything after it stays until this is dropped.
+#[derive(Debug)]
+pub struct PinnedBase {
+    journal: Journal,
+    base: Arc<Base>,
+}
+
+impl Journal {
+    /// A journal that goes on from `base`, and its one writer.
+    #[must_use]
+    pub fn new(instance: InstanceId, options: JournalOptions, base: Arc<Base>) -> (Journal, JournalWriter) {
+        let at = Boundary { sequence: base.sequence(), position: base.position() };
+        let head = Head { sequence: at.sequence, position: at.position, committed_at: base.committed_at() };
+        let schema = base.schema().clone();
+        let inner = Inner {
+            segments: VecDeque::new(),
+            pruned: at,
+            base,
+            schema,
+            spans: Vec::new(),
+            pins: BTreeMap::new(),
+            memory_bytes: 0,
+            bytes: 0,
+            encoded_entries: 0,
+        };
+        let shared = Shared {
+            instance,
+            options,
+            head: watch::Sender::new(head),
+            inner: RwLock::new(inner),
+            readers: Readers::default(),
+        };
+        let journal = Journal { shared: Arc::new(shared) };
+        let writer = JournalWriter::new(journal.clone());
+        (journal, writer)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn instance(&self) -> &InstanceId {
+        &self.shared.instance
+    }
+
+    /// The newest visible state.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        *self.shared.head.borrow()
+    }
+
+    /// Tells of every move of the head. Ends when the writer is gone.
+    #[must_use]
+    pub fn watch_head(&self) -> watch::Receiver<Head> {
+        self.shared.head.subscribe()
+    }
+
+    /// The schema of the newest rows.
+    #[must_use]
+    pub fn schema(&self) -> Arc<Schema> {
+        self.shared.inner.read().schema.clone()
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn info(&self) -> JournalInfo {
+        let head = self.head();
+        let inner = self.shared.inner.read();
+        JournalInfo {
+            head,
+            oldest_sequence: inner.pruned.sequence.plus(1),
+            entries: head.sequence.entries_since(inner.pruned.sequence),
+            bytes: inner.bytes,
+            memory_bytes: inner.memory_bytes,
+            encoded_entries: inner.encoded_entries,
+            base_rows: inner.base.rows(),
+        }
+    }
+
+    /// The newest base, pinned: what came after it is kept until the pin is dropped.
+    #[must_use]
+    pub fn pin_base(&self) -> PinnedBase {
+        let mut inner = self.shared.inner.write();
+        let base = inner.base.clone();
+        *inner.pins.entry(base.sequence()).or_insert(0) += 1;
+        PinnedBase { journal: self.clone(), base }
+    }
+
+    /// Decides how a request goes on: see the rules of [`Resolution`].
+    #[must_use]
+    pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
+        let head = self.head();
+        let inner = self.shared.inner.read();
+        let facts = resolve::Facts { instance: &self.shared.instance.0, head, pruned: inner.pruned };
+        resolve(
+            request,
+            &facts,
+            |position| inner.floor_position(position),
+            |sequence| inner.is_commit(sequence, head.sequence),
+        )
+    }
+
+    /// A reader of everything after `after`.
+    #[must_use]
+    pub fn cursor(&self, after: Sequence) -> Cursor {
+        Cursor::new(self.clone(), after)
+    }
+
+    /// Registers a reader, to be seen in the status and held to its buffer policy.
+    #[must_use]
+    pub fn register(&self, options: ReaderOptions, at: Sequence) -> Reader {
+        self.add_reader(options, at)
+    }
+
+    /// Everybody who reads.
+    #[must_use]
+    pub fn readers(&self) -> Vec<ReaderInfo> {
+        self.shared.readers.list()
+    }
+
+    /// Puts a newer base in place; what only the older one needed may go.
+    pub(crate) fn replace_base(&self, base: Arc<Base>) {
+        self.shared.inner.write().base = base;
+    }
+
+    /// The newest base and all visible segments after it: what the next base is made of.
+    pub(crate) fn base_and_after(&self) -> (Arc<Base>, Vec<Segment>, Head) {
+        let head = self.head();
+        let inner = self.shared.inner.read();
+        let from = inner.base.sequence();
+        let after = inner.segments.iter().filter(|s| s.last > from && s.last <= head.sequence);
+        (inner.base.clone(), after.cloned().collect(), head)
+    }
+
+    /// How much it keeps.
+    pub(crate) fn options(&self) -> &JournalOptions {
+        &self.shared.options
+    }
+
+    /// How old the first segment is that the newest base does not cover.
+    pub(crate) fn oldest_age_after_base(&self) -> Option<Duration> {
+        let inner = self.shared.inner.read();
+        let from = inner.base.sequence();
+        let index = inner.segments.partition_point(|segment| segment.last <= from);
+        inner.segments.get(index).map(|segment| segment.appended_at.elapsed())
+    }
+
+    /// Bytes of the newest base, and bytes and entries of the journal after it.
+    pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
+        let head = self.head();
+        let inner = self.shared.inner.read();
+        let from = inner.base.sequence();
+        let after = inner.segments.iter().rev().take_while(|s| s.last > from).map(|s| s.data.bytes() as u64).sum();
+        (inner.base.bytes(), after, head.sequence.entries_since(from))
+    }
+}
+
+impl PinnedBase {
+    /// The base.
+    #[must_use]
+    pub fn base(&self) -> &Arc<Base> {
+        &self.base
+    }
+}
+
+impl Drop for PinnedBase {
+    fn drop(&mut self) {
+        let mut inner = self.journal.shared.inner.write();
+        if let Some(count) = inner.pins.get_mut(&self.base.sequence()) {
+            *count -= 1;
+            if *count == 0 {
+                inner.pins.remove(&self.base.sequence());
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading a journal.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use laredo_core::{Lsn, Schema, Sequence};
+use laredo_proto::batch::BatchHeader;
+use laredo_proto::frame::PREFIX_LENGTH;
+use laredo_proto::replication::{RowBatch, SyncResponse, sync_response};
+use prost::Message;
+
+use super::segment::{Data, Mark};
+use super::{Inner, Journal};
+
+/// Small segments are joined up to this size, so that a reader a little behind does not get them one by one.
+const JOIN_BYTES: usize = 64 * 1024;
+
+/// A place in a journal.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    journal: Journal,
+    after: Sequence,
+}
+
+/// What a cursor takes in one step: whole frames, and the old rows that belong to them.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The frames as they go on the wire.
+    pub frames: Bytes,
+    /// Per frame a big-endian `u32` length and the old rows of its updates and deletes, each with such a length.
+    pub olds: Bytes,
+    /// Where a reader is that has everything before the piece.
+    pub before: Lsn,
+    /// The schema before the first frame.
+    pub schema: Arc<Schema>,
+    /// What comes in `frames` up to here the reader has already (it stopped inside a frame).
+    pub after: Sequence,
+    /// The last entry.
+    pub last: Sequence,
+    /// The last entry before the transaction that the piece begins in (or begins).
+    pub began_after: Sequence,
+    /// The commit end of the last transaction.
+    pub position: Lsn,
+    /// Whether that transaction ends here.
+    pub ends: bool,
+}
+
+/// What a reader stands on before it reads.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The schema of its rows.
+    pub schema: Arc<Schema>,
+    /// Every commit up to here it has whole.
+    pub position: Lsn,
+}
+
+struct Located {
+    piece: Piece,
+    data: Data,
+    mark: Mark,
+    index: usize,
+}
+
+/// Why a cursor cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CursorError {
+    /// What comes next is no longer kept.
+    #[error("the journal no longer holds what follows sequence {0}")]
+    Pruned(Sequence),
+    /// A temporary file cannot be read.
+    #[error("reading the journal: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Cursor {
+    pub(super) fn new(journal: Journal, after: Sequence) -> Cursor {
+        Cursor { journal, after }
+    }
+
+    /// The last entry taken.
+    #[must_use]
+    pub fn after(&self) -> Sequence {
+        self.after
+    }
+
+    /// What comes next, or nothing at the head. Blocks where it is in a file.
+    ///
+    /// # Errors
+    /// When it is no longer kept, or cannot be read.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>, CursorError> {
+        let head = self.journal.head();
+        if self.after >= head.sequence {
+            return Ok(None);
+        }
+        let (Located { mut piece, data, mark, .. }, rest) = {
+            let inner = self.journal.shared.inner.read();
+            let Some(located) = self.locate(&inner)? else {
+                return Ok(None);
+            };
+            let mut bytes = located.data.bytes();
+            let ends = located.piece.ends;
+            let joins = |next: &&super::Segment| {
+                bytes += next.data.bytes();
+                ends && next.begins
+                    && next.ends
+                    && next.data.in_memory()
+                    && bytes <= JOIN_BYTES
+                    && next.last <= head.sequence
+            };
+            let after = inner.segments.iter().skip(located.index + 1);
+            let rest: Vec<_> = after.take_while(joins).cloned().collect();
+            (located, rest)
+        };
+        (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
+        skip_known(&mut piece);
+        join(&mut piece, &rest)?;
+        self.after = piece.last;
+        Ok(Some(piece))
+    }
+
+    /// The segment that holds what comes next, visible or not.
+    fn locate(&self, inner: &Inner) -> Result<Option<Located>, CursorError> {
+        if self.after < inner.pruned.sequence {
+            return Err(CursorError::Pruned(self.after));
+        }
+        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
+        let Some(segment) = inner.segments.get(index) else {
+            return Ok(None);
+        };
+        let mark = segment.mark_for(self.after);
+        // A mark stands before a transaction, but the start of a segment may lie inside a large one.
+        let earlier = || inner.segments.range(..index).rev().find(|s| s.begins);
+        let began_after = match segment.begins {
+            true => mark.after,
+            false => earlier().map_or(mark.after, |s| Sequence(s.first.0 - 1)),
+        };
+        let piece = Piece {
+            frames: Bytes::new(),
+            olds: Bytes::new(),
+            before: mark.before,
+            schema: segment.schema.clone(),
+            after: self.after,
+            last: segment.last,
+            began_after,
+            position: segment.position,
+            ends: segment.ends,
+        };
+        let data = segment.data.clone();
+        Ok(Some(Located { piece, data, mark, index }))
+    }
+
+    /// What a reader stands on that has everything up to here. Blocks where that is in a file.
+    ///
+    /// # Errors
+    /// When what comes next is no longer kept, or cannot be read.
+    pub fn origin(&self) -> Result<Origin, CursorError> {
+        let head = self.journal.head();
+        let (mut piece, data, mark) = {
+            let inner = self.journal.shared.inner.read();
+            let Some(Located { piece, data, mark, .. }) = self.locate(&inner)? else {
+                return Ok(Origin { schema: inner.schema.clone(), position: head.position });
+            };
+            (piece, data, mark)
+        };
+        (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
+        skip_known(&mut piece);
+        Ok(Origin { schema: piece.schema, position: piece.before })
+    }
+
+    /// [`Cursor::next_piece`], without blocking the caller's thread while a file is read.
+    ///
+    /// # Errors
+    /// As [`Cursor::next_piece`].
+    pub async fn next_piece_async(&mut self) -> Result<Option<Piece>, CursorError> {
+        if self.is_in_memory() {
+            return self.next_piece();
+        }
+        let mut cursor = self.clone();
+        let read = tokio::task::spawn_blocking(move || (cursor.next_piece(), cursor));
+        let (piece, cursor) = read.await.map_err(io::Error::other)?;
+        *self = cursor;
+        piece
+    }
+
+    fn is_in_memory(&self) -> bool {
+        let inner = self.journal.shared.inner.read();
+        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
+        inner.segments.get(index).is_none_or(|segment| segment.data.in_memory())
+    }
+}
+
+/// Leaves out whole frames that the reader has already.
+fn skip_known(piece: &mut Piece) {
+    let (after, mut frames_at, mut olds_at, mut schema) = (piece.after, 0, 0, None);
+    for frame in frames(piece.frames.clone()) {
+        if frame.header.last_sequence > after {
+            break;
+        }
+        frames_at += frame.length;
+        olds_at += olds_length(piece.olds.get(olds_at..).unwrap_or_default());
+        if frame.header.ends {
+            piece.before = frame.header.position;
+            piece.began_after = frame.header.last_sequence;
+        }
+        if let Some(changed) = frame.batch.schema {
+            schema = laredo_proto::schema::from_wire(changed).ok();
+        }
+    }
+    piece.frames.advance(frames_at);
+    piece.olds.advance(olds_at.min(piece.olds.len()));
+    if let Some(schema) = schema {
+        piece.schema = Arc::new(schema);
+    }
+}
+
+fn olds_length(olds: &[u8]) -> usize {
+    olds.first_chunk::<4>().map_or(0, |head| 4 + u32::from_be_bytes(*head) as usize)
+}
+
+fn join(piece: &mut Piece, rest: &[super::Segment]) -> Result<(), CursorError> {
+    let Some(last) = rest.last() else { return Ok(()) };
+    let (mut frames, mut olds) = (piece.frames.to_vec(), piece.olds.to_vec());
+    for segment in rest {
+        let (more_frames, more_olds) = segment.data.read(0, 0)?;
+        frames.extend_from_slice(&more_frames);
+        olds.extend_from_slice(&more_olds);
+    }
+    (piece.frames, piece.olds) = (frames.into(), olds.into());
+    (piece.last, piece.position, piece.ends) = (last.last, last.position, last.ends);
+    Ok(())
+}
+
+/// One frame of a run.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// What stands beside its entries.
+    pub header: BatchHeader,
+    /// The whole message; its entries share the run's memory.
+    pub batch: RowBatch,
+    /// Bytes of the frame, prefix included.
+    pub length: usize,
+}
+
+/// The frames of a run that a journal or a base made.
+pub fn frames(mut run: Bytes) -> impl Iterator<Item = Frame> {
+    std::iter::from_fn(move || {
+        let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;
+        if run.len() < length {
+            return None;
+        }
+        let mut message = run.split_to(length);
+        message.advance(PREFIX_LENGTH);
+        match SyncResponse::decode(message).ok()?.message? {
+            sync_response::Message::Batch(batch) => Some(Frame { header: BatchHeader::of(&batch), batch, length }),
+            _ => None,
+        }
+    })
+}

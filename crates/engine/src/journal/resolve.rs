@@ -1,0 +1,173 @@
+//! Where a request goes on: one pure function.
+
+use laredo_core::{Lsn, Sequence};
+
+use super::segment::Segment;
+use super::{Boundary, Head, Inner};
+use crate::source::SourceIdentity;
+
+/// What a client says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResumeRequest {
+    /// The journal whose sequence it holds; empty when it does not say.
+    pub instance: String,
+    /// The last sequence it has; zero for none.
+    pub sequence: Sequence,
+    /// The snapshot it has loaded; empty for none.
+    pub snapshot_id: String,
+    /// The position it has applied everything up to.
+    pub position: Option<Lsn>,
+    /// The source that its position belongs to, when it says so.
+    pub source: Option<SourceIdentity>,
+    /// The source of this journal.
+    pub own_source: SourceIdentity,
+    /// Whether it takes whole transactions only, so that it cannot go on inside one.
+    pub whole_transactions: bool,
+}
+
+/// The reason of a [`Resolution::Delta`] from a position: what comes first may be a repeat.
+pub const BY_POSITION: &str = "source position";
+
+/// How it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// With a snapshot, because of this.
+    Full(&'static str),
+    /// With everything after a sequence, because of this.
+    Delta(Sequence, &'static str),
+    /// It is ahead of this journal: wait until the head is past this position, then ask again.
+    Wait(Lsn),
+}
+
+/// What a position is in a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Floor {
+    /// After this entry, the last of the newest transaction at or before the position.
+    Commit(Sequence),
+    /// Inside a span that became visible in one step.
+    InsideSpan,
+    /// Older than what is kept.
+    Pruned,
+}
+
+pub(super) struct Facts<'a> {
+    pub(super) instance: &'a str,
+    pub(super) head: Head,
+    pub(super) pruned: Boundary,
+}
+
+/// The id of the snapshot that a journal issues at a sequence.
+#[must_use]
+pub(crate) fn snapshot_id(instance: &str, sequence: Sequence) -> String {
+    format!("{instance}-{sequence}")
+}
+
+/// Resolves a request; the first rule that matches decides.
+///
+/// 1. It names this journal, and the journal reaches its sequence: exactly there.
+/// 2. A position: the newest commit at or before it. Above the head: wait. Inside a span, pruned, or of another history: a full
+///    snapshot.
+/// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
+/// 4. Otherwise a full snapshot; never a delta from sequence 0, nor from a sequence that may be somebody else's.
+pub(super) fn resolve(
+    request: &ResumeRequest,
+    facts: &Facts<'_>,
+    floor: impl Fn(Lsn) -> Floor,
+    is_commit: impl Fn(Sequence) -> bool,
+) -> Resolution {
+    let reached = |sequence: Sequence| {
+        sequence.0 > 0
+            && sequence >= facts.pruned.sequence
+            && sequence <= facts.head.sequence
+            && (!request.whole_transactions || is_commit(sequence))
+    };
+    if request.instance == facts.instance && reached(request.sequence) {
+        return Resolution::Delta(request.sequence, "sequence of this instance");
+    }
+    if let Some(position) = request.position {
+        return match history(request, position) {
+            Err(reason) => Resolution::Full(reason),
+            Ok(()) if position > facts.head.position => Resolution::Wait(position),
+            Ok(()) => match floor(position) {
+                Floor::Commit(sequence) => Resolution::Delta(sequence, BY_POSITION),
+                Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
+                Floor::Pruned => Resolution::Full("source position older than the journal"),
+            },
+        };
+    }
+    let issued = request.snapshot_id.strip_prefix(facts.instance).and_then(|rest| rest.strip_prefix('-'));
+    let Some(at) = issued.and_then(|text| text.parse::<u64>().ok()) else {
+        return Resolution::Full(if request.snapshot_id.is_empty() {
+            "fresh client"
+        } else {
+            "snapshot of another instance"
+        });
+    };
+    if request.sequence.0 >= at && reached(request.sequence) {
+        return Resolution::Delta(request.sequence, "sequence after a snapshot of this instance");
+    }
+    Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
+}
+
+/// Whether a position of the client's source is one of ours: an LSN says nothing of its timeline.
+fn history(request: &ResumeRequest, position: Lsn) -> Result<(), &'static str> {
+    let Some(theirs) = &request.source else { return Ok(()) };
+    let ours = &request.own_source;
+    if theirs.system_identifier != ours.system_identifier || theirs.database != ours.database {
+        return Err("source position of another database");
+    }
+    if theirs.timeline == ours.timeline {
+        return Ok(());
+    }
+    let left_at = ours.history.iter().find(|(timeline, _)| *timeline == theirs.timeline).map(|(_, lsn)| *lsn);
+    match left_at {
+        Some(lsn) if position <= lsn => Ok(()),
+        Some(_) => Err("source position beyond the fork of its timeline"),
+        None => Err("source position of a timeline that this server's history lacks"),
+    }
+}
+
+impl Inner {
+    /// Floors a position, at or below the head, to a commit.
+    pub(super) fn floor_position(&self, position: Lsn) -> Floor {
+        if position < self.pruned.position {
+            return Floor::Pruned;
+        }
+        if self.spans.iter().any(|(from, to)| *from < position && position < *to) {
+            return Floor::InsideSpan;
+        }
+        let index = self.segments.partition_point(|segment| segment.position <= position);
+        let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
+            Some(segment) => segment.last,
+            None => self.pruned.sequence,
+        };
+        match self.segments.get(index) {
+            Some(segment) => Floor::Commit(segment.last_commit(|seen, _| seen <= position).unwrap_or(before)),
+            None => Floor::Commit(before),
+        }
+    }
+
+    /// Whether a transaction ends with this sequence.
+    pub(super) fn is_commit(&self, sequence: Sequence, head: Sequence) -> bool {
+        if sequence == self.pruned.sequence || sequence == head {
+            return true;
+        }
+        let index = self.segments.partition_point(|segment| segment.last < sequence);
+        self.segments
+            .get(index)
+            .is_some_and(|s| s.last_commit(|_, last| last <= sequence).is_some_and(|last| last == sequence))
+    }
+}
+
+impl Segment {
+    /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds.
+    fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<Sequence> {
+        // An unreadable file is as good as a pruned one here: the reader meets the error when it reads.
+        let (bytes, _) = self.data.read(0, 0).ok()?;
+        super::frames(bytes)
+            .filter(|frame| frame.header.ends)
+            .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
+            .map(|frame| frame.header.last_sequence)
+            .last()
+    }
+}

@@ -1,0 +1,129 @@
+//! A contiguous run of frames, in memory or in a file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use laredo_core::{Lsn, Schema, Sequence};
+use tokio::time::Instant;
+
+/// Whole transactions, or a piece of one that is too large for one segment. Immutable.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) first: Sequence,
+    pub(crate) last: Sequence,
+    /// Where a reader is that has everything before this.
+    pub(crate) before: Lsn,
+    /// The commit end of its last transaction.
+    pub(crate) position: Lsn,
+    /// Set where its one transaction stands for all of (span_from, position].
+    pub(crate) span_from: Option<Lsn>,
+    pub(crate) begins: bool,
+    pub(crate) ends: bool,
+    /// The schema before its first frame.
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) marks: Vec<Mark>,
+    pub(crate) appended_at: Instant,
+    pub(crate) data: Data,
+}
+
+/// The place in a segment of the frame that begins after `after`: a sparse index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) after: Sequence,
+    pub(crate) before: Lsn,
+    pub(crate) frames_at: usize,
+    pub(crate) olds_at: usize,
+}
+
+/// Marks stand at least this many bytes of frames apart.
+const MARK_BYTES: usize = 4096;
+
+/// The frames, and beside them the old rows that projections need.
+#[derive(Clone, Debug)]
+pub(crate) enum Data {
+    Memory { frames: Bytes, olds: Bytes },
+    File { file: Arc<File>, at: u64, frames: usize, olds: usize },
+}
+
+impl Data {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Data::Memory { frames, olds } => frames.len() + olds.len(),
+            Data::File { frames, olds, .. } => frames + olds,
+        }
+    }
+
+    pub(crate) fn in_memory(&self) -> bool {
+        matches!(self, Data::Memory { .. })
+    }
+
+    /// Frames and old rows from these places on. Blocks where they are in a file.
+    pub(crate) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
+        match self {
+            Data::Memory { frames, olds } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
+            Data::File { file, at, frames, olds } => {
+                let frames_bytes = read_at(file, at + frames_at as u64, frames - frames_at)?;
+                let olds_bytes = read_at(file, at + (frames + olds_at) as u64, olds - olds_at)?;
+                Ok((frames_bytes, olds_bytes))
+            }
+        }
+    }
+}
+
+fn read_at(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
+    let mut bytes = BytesMut::zeroed(length);
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes.freeze())
+}
+
+impl Segment {
+    pub(crate) fn entries(&self) -> u64 {
+        self.last.entries_since(self.first) + 1
+    }
+
+    /// The last mark from which a reader that has everything up to `after` finds what comes next.
+    pub(crate) fn mark_for(&self, after: Sequence) -> Mark {
+        let index = self.marks.partition_point(|mark| mark.after <= after);
+        let start = Mark { after: Sequence(self.first.0 - 1), before: self.before, frames_at: 0, olds_at: 0 };
+        index.checked_sub(1).and_then(|i| self.marks.get(i)).copied().unwrap_or(start)
+    }
+
+    /// One segment out of several neighbours, each of whole transactions and in memory.
+    pub(crate) fn merge(parts: &[Segment]) -> Option<Segment> {
+        let (first, last) = (parts.first()?, parts.last()?);
+        let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.bytes()).sum());
+        let mut olds = BytesMut::new();
+        let mut marks: Vec<Mark> = Vec::new();
+        for part in parts {
+            let Data::Memory { frames: part_frames, olds: part_olds } = &part.data else {
+                return None;
+            };
+            let (frames_at, olds_at) = (frames.len(), olds.len());
+            let start = Mark { after: Sequence(part.first.0 - 1), before: part.before, frames_at, olds_at };
+            if marks.last().is_none_or(|m| frames_at - m.frames_at >= MARK_BYTES) {
+                marks.push(start);
+            }
+            let shifted = |m: &Mark| Mark {
+                after: m.after,
+                before: m.before,
+                frames_at: m.frames_at + frames_at,
+                olds_at: m.olds_at + olds_at,
+            };
+            marks.extend(part.marks.iter().filter(|m| m.frames_at > 0).map(shifted));
+            frames.extend_from_slice(part_frames);
+            olds.extend_from_slice(part_olds);
+        }
+        Some(Segment {
+            last: last.last,
+            position: last.position,
+            ends: last.ends,
+            marks,
+            appended_at: last.appended_at,
+            data: Data::Memory { frames: frames.freeze(), olds: olds.freeze() },
+            ..first.clone()
+        })
+    }
+}

@@ -1,0 +1,413 @@
+//! The one who appends.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use tokio::time::Instant;
+
+use super::readers::Patience;
+use super::segment::{Data, Segment};
+use super::{Boundary, Head, Inner, Journal};
+use crate::spool::temporary_file;
+
+/// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
+/// forget in steps.
+const SEGMENT_BYTES: usize = 1024 * 1024;
+/// Transactions that arrive together are published together up to this size.
+const PUBLISH_BYTES: usize = 256 * 1024;
+/// A new temporary file is begun at this size, so that forgetting frees the disk in steps.
+const SPILL_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Appends transactions to a journal; there is only one per journal.
+///
+/// `begin`, then `push` for each change, then `commit` or `abort`; nothing is visible before `publish`.
+#[derive(Debug)]
+pub struct JournalWriter {
+    journal: Journal,
+    batch: BatchBuilder,
+    /// Old rows of the batch's entries, in the entries' order.
+    batch_olds: Vec<u8>,
+    frames: Vec<u8>,
+    olds: Vec<u8>,
+    /// The last entry given a sequence, visible or not.
+    sequence: Sequence,
+    /// The last committed state, visible or not.
+    committed: Head,
+    schema: Arc<Schema>,
+    /// Facts of what stands in `frames`.
+    piece: Piece,
+    open: Option<Open>,
+    spill: Option<(Arc<File>, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Piece {
+    first: Sequence,
+    before: Lsn,
+    begins: bool,
+    schema: Arc<Schema>,
+}
+
+/// The transaction that is being written.
+#[derive(Clone, Debug)]
+struct Open {
+    header: BatchHeader,
+    /// To go back to, should it be aborted.
+    frames: usize,
+    olds: usize,
+    sequence: Sequence,
+    schema: Arc<Schema>,
+    /// Whether pieces of it are in the journal already (not visible).
+    pieces: bool,
+}
+
+impl JournalWriter {
+    pub(super) fn new(journal: Journal) -> JournalWriter {
+        let committed = journal.head();
+        let schema = journal.schema();
+        let piece = Piece {
+            first: committed.sequence.plus(1),
+            before: committed.position,
+            begins: true,
+            schema: schema.clone(),
+        };
+        JournalWriter {
+            journal,
+            batch: BatchBuilder::default(),
+            batch_olds: Vec::new(),
+            frames: Vec::new(),
+            olds: Vec::new(),
+            sequence: committed.sequence,
+            committed,
+            schema,
+            piece,
+            open: None,
+            spill: None,
+        }
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The newest committed state, visible or not yet.
+    #[must_use]
+    pub fn committed(&self) -> Head {
+        self.committed
+    }
+
+    /// Begins a transaction that ends at `position`; `span_from` where it stands for all of (`span_from`, `position`].
+    ///
+    /// # Errors
+    /// When older segments could not be moved to a temporary file.
+    pub fn begin(&mut self, position: Lsn, committed_at: CommitTime, span_from: Option<Lsn>) -> io::Result<()> {
+        debug_assert!(self.open.is_none(), "one transaction at a time");
+        if span_from.is_some() {
+            self.publish()?;
+        }
+        let header = BatchHeader { last_sequence: self.sequence, position, span_from, committed_at, ends: false };
+        self.open = Some(Open {
+            header,
+            frames: self.frames.len(),
+            olds: self.olds.len(),
+            sequence: self.sequence,
+            schema: self.schema.clone(),
+            pieces: false,
+        });
+        Ok(())
+    }
+
+    /// Adds a change: a whole row for insert and update, the key's cells for delete; `old` is the whole row before, of an
+    /// update or delete.
+    ///
+    /// # Errors
+    /// When older segments could not be moved to a temporary file.
+    pub fn push(&mut self, action: Action, row: TupleRef<'_>, old: Option<TupleRef<'_>>) -> io::Result<()> {
+        debug_assert_eq!(old.is_some(), matches!(action, Action::Update | Action::Delete), "old rows by action");
+        // A full batch is closed when the next entry comes, so that a transaction's last batch is never an empty one.
+        if self.batch.is_full() {
+            self.close_batch(false);
+            if self.frames.len() + self.olds.len() >= SEGMENT_BYTES {
+                self.close_part_of_open()?;
+            }
+        }
+        self.sequence = self.sequence.plus(1);
+        self.batch.push(action, row);
+        if let Some(old) = old {
+            put_length(&mut self.batch_olds, old.bytes().len());
+            self.batch_olds.extend_from_slice(old.bytes());
+        }
+        Ok(())
+    }
+
+    /// From here on rows have this schema. Takes a sequence of its own.
+    pub fn change_schema(&mut self, schema: &Arc<Schema>) {
+        if !self.batch.is_empty() {
+            self.close_batch(false);
+        }
+        self.sequence = self.sequence.plus(1);
+        self.batch.set_schema(schema);
+        self.schema = schema.clone();
+    }
+
+    /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which comes at once when much waits.
+    ///
+    /// # Errors
+    /// When older segments could not be moved to a temporary file; the transaction is in the journal all the same.
+    pub fn commit(&mut self) -> io::Result<()> {
+        let Some(open) = self.open.clone() else { return Ok(()) };
+        if let Some(from) = open.header.span_from {
+            self.journal.shared.inner.write().spans.push((from, open.header.position));
+        }
+        if self.sequence == open.sequence {
+            self.open = None;
+            self.advance(open.header.position);
+            return Ok(());
+        }
+        self.close_batch(true);
+        let Open { header, pieces, .. } = open;
+        self.committed = Head { sequence: self.sequence, position: header.position, committed_at: header.committed_at };
+        let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
+        self.open = None;
+        if pieces || header.span_from.is_some() || self.frames.len() + self.olds.len() >= PUBLISH_BYTES {
+            self.publish()?;
+        }
+        closed
+    }
+
+    /// Takes the open transaction back.
+    pub fn abort(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.batch = BatchBuilder::default();
+        self.batch_olds.clear();
+        self.sequence = open.sequence;
+        self.schema = open.schema;
+        if open.pieces {
+            self.frames.clear();
+            self.olds.clear();
+            self.start_piece(open.sequence, true);
+            self.journal.shared.inner.write().truncate_after(open.sequence);
+        } else {
+            self.frames.truncate(open.frames);
+            self.olds.truncate(open.olds);
+        }
+    }
+
+    /// Every commit up to `position` is known and touched other tables only, if it is not in the journal.
+    pub fn advance(&mut self, position: Lsn) {
+        self.committed.position = self.committed.position.max(position);
+        if self.frames.is_empty() {
+            self.piece.before = self.committed.position;
+        }
+    }
+
+    /// Makes all committed transactions visible, and waits for readers that may slow the source down.
+    ///
+    /// # Errors
+    /// When older segments could not be moved to a temporary file; everything is visible all the same.
+    pub fn publish(&mut self) -> io::Result<()> {
+        let spilled = if self.frames.is_empty() { Ok(()) } else { self.close_piece(true) };
+        let head = self.committed;
+        let moved = self.journal.shared.head.send_if_modified(|seen| {
+            let moved = *seen != head;
+            *seen = head;
+            moved
+        });
+        if moved {
+            self.prune();
+        }
+        spilled
+    }
+
+    /// Holds readers to their buffer policy; how long the writer should wait for slow ones, if at all.
+    #[must_use]
+    pub fn patience(&self) -> Option<Patience> {
+        self.journal.shared.readers.enforce(self.committed.sequence, Instant::now())
+    }
+
+    fn close_batch(&mut self, ends: bool) {
+        let Some(open) = &self.open else { return };
+        let header = BatchHeader { last_sequence: self.sequence, ends, ..open.header };
+        self.batch.finish(&header, &mut self.frames);
+        put_length(&mut self.olds, self.batch_olds.len());
+        self.olds.append(&mut self.batch_olds);
+    }
+
+    /// Moves what the open transaction has so far into the journal, and before it, apart, whatever was committed earlier:
+    /// a segment holds whole transactions or a piece of one, never both.
+    fn close_part_of_open(&mut self) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let earlier = (!open.pieces && open.frames > 0).then(|| {
+            (self.frames.split_off(open.frames), self.olds.split_off(open.olds), open.sequence, open.schema.clone())
+        });
+        open.pieces = true;
+        if let Some((frames, olds, before, schema)) = earlier {
+            let (newest, open, newest_schema) = (self.sequence, self.open.take(), self.schema.clone());
+            (self.sequence, self.schema) = (before, schema);
+            let closed = self.close_piece(true);
+            (self.sequence, self.schema, self.open) = (newest, newest_schema, open);
+            (self.frames, self.olds) = (frames, olds);
+            closed?;
+        }
+        self.close_piece(false)
+    }
+
+    /// Moves what is in `frames` into the journal.
+    fn close_piece(&mut self, ends: bool) -> io::Result<()> {
+        let (position, span_from) = match &self.open {
+            Some(open) => (open.header.position, open.header.span_from),
+            None => (self.committed.position, None),
+        };
+        let piece = self.piece.clone();
+        let segment = Segment {
+            first: piece.first,
+            last: self.sequence,
+            before: piece.before,
+            position,
+            span_from,
+            begins: piece.begins,
+            ends,
+            schema: piece.schema,
+            marks: Vec::new(),
+            appended_at: Instant::now(),
+            data: Data::Memory {
+                frames: Bytes::from(std::mem::take(&mut self.frames)),
+                olds: Bytes::from(std::mem::take(&mut self.olds)),
+            },
+        };
+        self.start_piece(self.sequence, ends);
+        let over = self.journal.shared.inner.write().append(segment, &self.schema);
+        if over > self.journal.shared.options.memory_bytes_max { self.spill() } else { Ok(()) }
+    }
+
+    fn start_piece(&mut self, after: Sequence, begins: bool) {
+        self.piece =
+            Piece { first: after.plus(1), before: self.committed.position, begins, schema: self.schema.clone() };
+    }
+}
+
+impl JournalWriter {
+    /// Moves the oldest segments to temporary files until memory is within its bound.
+    fn spill(&mut self) -> io::Result<()> {
+        let bound = self.journal.shared.options.memory_bytes_max;
+        loop {
+            let Some((last, data)) = self.journal.shared.inner.read().oldest_in_memory(bound) else {
+                return Ok(());
+            };
+            let Data::Memory { frames, olds } = &data else {
+                return Ok(());
+            };
+            let length = (frames.len() + olds.len()) as u64;
+            let (file, at) = match self.spill.take() {
+                Some((file, at)) if at < SPILL_FILE_BYTES => (file, at),
+                _ => (Arc::new(temporary_file(&self.journal.shared.options.folder)?), 0),
+            };
+            (&*file).write_all(frames)?;
+            (&*file).write_all(olds)?;
+            let moved = Data::File { file: file.clone(), at, frames: frames.len(), olds: olds.len() };
+            self.spill = Some((file, at + length));
+            self.journal.shared.inner.write().replace_data(last, moved);
+        }
+    }
+
+    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
+    fn prune(&mut self) {
+        let options = &self.journal.shared.options;
+        let now = Instant::now();
+        let mut inner = self.journal.shared.inner.write();
+        let keep = inner.pins.keys().next().copied().unwrap_or(inner.base.sequence()).min(inner.base.sequence());
+        while let Some(group_end) = inner.oldest_group() {
+            let group = &inner.segments[group_end];
+            let entries = self.committed.sequence.entries_since(inner.pruned.sequence);
+            let aged = now.duration_since(group.appended_at) > options.age_max;
+            let over = entries > options.entries_max || inner.bytes > options.bytes_max || aged;
+            if !over || group.last > keep || group.last > self.committed.sequence {
+                return;
+            }
+            inner.pruned = Boundary { sequence: group.last, position: group.position };
+            inner.forget_oldest(group_end + 1);
+        }
+    }
+}
+
+impl Inner {
+    /// Adds a segment and returns the bytes in memory. Small neighbours at the end become one once they are large
+    /// enough, so that a reader far behind takes large slices.
+    fn append(&mut self, segment: Segment, schema: &Arc<Schema>) -> u64 {
+        self.bytes += segment.data.bytes() as u64;
+        self.memory_bytes += segment.data.bytes() as u64;
+        self.encoded_entries += segment.entries();
+        self.schema = schema.clone();
+        self.segments.push_back(segment);
+        let is_small = |s: &&Segment| {
+            s.begins && s.ends && s.span_from.is_none() && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
+        };
+        let tail = self.segments.iter().rev().take_while(is_small).count();
+        let start = self.segments.len() - tail;
+        let tail_bytes: usize = self.segments.iter().skip(start).map(|s| s.data.bytes()).sum();
+        if tail > 1 && tail_bytes >= SEGMENT_BYTES / 2 {
+            let parts: Vec<Segment> = self.segments.drain(start..).collect();
+            match Segment::merge(&parts) {
+                Some(merged) => self.segments.push_back(merged),
+                None => self.segments.extend(parts),
+            }
+        }
+        self.memory_bytes
+    }
+
+    fn truncate_after(&mut self, sequence: Sequence) {
+        while self.segments.back().is_some_and(|s| s.first > sequence) {
+            let gone = self.segments.pop_back();
+            self.encoded_entries -= gone.as_ref().map_or(0, Segment::entries);
+            self.uncount(gone);
+        }
+    }
+
+    fn uncount(&mut self, gone: Option<Segment>) {
+        let Some(gone) = gone else { return };
+        self.bytes -= gone.data.bytes() as u64;
+        if gone.data.in_memory() {
+            self.memory_bytes -= gone.data.bytes() as u64;
+        }
+    }
+
+    /// The oldest segment in memory, while more than `bound` bytes are there.
+    fn oldest_in_memory(&self, bound: u64) -> Option<(Sequence, Data)> {
+        if self.memory_bytes <= bound {
+            return None;
+        }
+        self.segments.iter().find(|s| s.data.in_memory()).map(|s| (s.last, s.data.clone()))
+    }
+
+    fn replace_data(&mut self, last: Sequence, data: Data) {
+        if let Ok(index) = self.segments.binary_search_by_key(&last, |s| s.last) {
+            self.memory_bytes -= data.bytes() as u64;
+            self.segments[index].data = data;
+        }
+    }
+
+    /// The index of the segment that ends the oldest transactions which go together.
+    fn oldest_group(&self) -> Option<usize> {
+        self.segments.iter().position(|s| s.ends)
+    }
+
+    fn forget_oldest(&mut self, count: usize) {
+        for _ in 0..count {
+            let gone = self.segments.pop_front();
+            self.uncount(gone);
+        }
+        let pruned = self.pruned.position;
+        self.spans.retain(|(_, to)| *to > pruned);
+    }
+}
+
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    let length = u32::try_from(length).expect("rows and batches are far below 4 GiB");
+    out.extend_from_slice(&length.to_be_bytes());
+}

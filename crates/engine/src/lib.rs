@@ -1,0 +1,17 @@
+//! From a source's transactions to frames that readers share: table states, journals, bases, copies.
+//!
+//! No gRPC and no PostgreSQL here: a source is a [`source::Source`], a reader a [`journal::Journal`] cursor.
+
+pub mod base;
+mod engine;
+pub mod journal;
+mod pipeline;
+pub mod source;
+pub mod spool;
+mod status;
+mod table;
+
+pub use engine::{Engine, EngineHandle};
+pub use pipeline::{PipelineError, PipelineOptions, Transform};
+pub use status::{CopyProgress, TableHandle, TablePhase, TableStatus};
+pub use table::{Clock, TableOptions};

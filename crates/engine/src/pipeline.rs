@@ -1,0 +1,199 @@
+//! What of a table its readers get: filters on rows, then transforms of columns.
+
+use std::sync::Arc;
+
+use laredo_core::{Cell, Column, CommitTime, Filter, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef};
+
+/// One step that changes columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transform {
+    /// Leaves columns out.
+    DropFields(Vec<String>),
+    /// Gives columns other names: (old, new).
+    RenameFields(Vec<(String, String)>),
+    /// Adds a column with the time of the commit that last wrote the row.
+    AddTimestamp(String),
+}
+
+/// What of a table its readers get.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineOptions {
+    /// Rows that do not match all of these are left out.
+    pub filters: Vec<Predicate>,
+    /// Applied in their order.
+    pub transforms: Vec<Transform>,
+}
+
+/// A pipeline that does not fit its table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PipelineError {
+    /// A name that no column has.
+    #[error("{step} names column `{column}`, which the table does not have")]
+    UnknownColumn {
+        /// The filter or transform.
+        step: &'static str,
+        /// The name.
+        column: String,
+    },
+    /// Readers identify rows by the key.
+    #[error("drop-fields names column `{0}`, which is part of the key; readers could not tell rows apart without it")]
+    KeyColumn(String),
+    /// Two columns of one name.
+    #[error("{step} would make a second column named `{column}`; choose another name")]
+    Duplicate {
+        /// The transform.
+        step: &'static str,
+        /// The name.
+        column: String,
+    },
+}
+
+/// A pipeline bound to a table's schema.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    source: Arc<Schema>,
+    state: Arc<Schema>,
+    out: Arc<Schema>,
+    filter: Filter,
+    /// Columns of the state that readers get; `None` where they get all as they are.
+    columns: Option<Vec<usize>>,
+}
+
+/// `timestamptz`.
+const TIMESTAMPTZ_OID: u32 = 1184;
+
+impl Pipeline {
+    pub(crate) fn bind(options: &PipelineOptions, source: &Arc<Schema>) -> Result<Pipeline, PipelineError> {
+        for predicate in &options.filters {
+            let known = source.position_of(&predicate.field).is_some();
+            let column = predicate.field.clone();
+            known.then_some(()).ok_or(PipelineError::UnknownColumn { step: "a filter", column })?;
+        }
+        let mut out: Vec<(usize, Column)> = source.columns().iter().cloned().enumerate().collect();
+        let mut extra = None;
+        for transform in &options.transforms {
+            match transform {
+                Transform::DropFields(fields) => {
+                    for field in fields {
+                        let at = place(&out, "drop-fields", field)?;
+                        if source.key().contains(out[at].0) {
+                            return Err(PipelineError::KeyColumn(field.clone()));
+                        }
+                        out.remove(at);
+                    }
+                }
+                Transform::RenameFields(fields) => {
+                    for (old, new) in fields {
+                        let at = place(&out, "rename-fields", old)?;
+                        free(&out, "rename-fields", new)?;
+                        out[at].1.name.clone_from(new);
+                    }
+                }
+                Transform::AddTimestamp(field) => {
+                    free(&out, "add-timestamp", field)?;
+                    let column = extra.get_or_insert_with(|| timestamp_column(field)).clone();
+                    out.push((source.columns().len(), Column { name: field.clone(), ..column }));
+                }
+            }
+        }
+        Ok(Pipeline::bound(options, source, extra, out))
+    }
+
+    fn bound(
+        options: &PipelineOptions,
+        source: &Arc<Schema>,
+        extra: Option<Column>,
+        out: Vec<(usize, Column)>,
+    ) -> Pipeline {
+        let state = match extra {
+            None => source.clone(),
+            Some(column) => {
+                let columns = source.columns().iter().cloned().chain([column]).collect();
+                Arc::new(Schema::new(columns, source.key().clone(), source.types().clone()))
+            }
+        };
+        let filter = Filter::bind(&options.filters, &state);
+        if options.transforms.is_empty() {
+            return Pipeline { source: source.clone(), out: state.clone(), state, filter, columns: None };
+        }
+        let (from, columns): (Vec<usize>, Vec<Column>) = out.into_iter().unzip();
+        let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f == k));
+        let key = KeyColumns::new(key.collect::<Vec<_>>());
+        let out = Arc::new(Schema::new(columns, key, source.types().clone()));
+        Pipeline { source: source.clone(), state, out, filter, columns: Some(from) }
+    }
+
+    /// The schema of the source's rows.
+    pub(crate) fn source(&self) -> &Arc<Schema> {
+        &self.source
+    }
+
+    /// The schema of the state's rows: the source's, and a commit time where a transform wants one.
+    pub(crate) fn state(&self) -> &Arc<Schema> {
+        &self.state
+    }
+
+    /// The schema of what readers get.
+    pub(crate) fn out(&self) -> &Arc<Schema> {
+        &self.out
+    }
+
+    pub(crate) fn has_filter(&self) -> bool {
+        !self.filter.is_empty()
+    }
+
+    /// What readers see of a change of a state row.
+    pub(crate) fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> Seen {
+        self.filter.classify(old, new)
+    }
+
+    /// A row of the source as one of the state.
+    pub(crate) fn state_row<'a>(&self, row: TupleRef<'a>, at: CommitTime, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
+        if self.state.columns().len() == self.source.columns().len() {
+            return row;
+        }
+        scratch.clear();
+        row.cells().for_each(|cell| scratch.push(cell));
+        scratch.push(Cell::Value(&at.0.to_be_bytes()));
+        scratch.as_ref()
+    }
+
+    /// Whether two rows of the state are one row of the source.
+    pub(crate) fn same_source_row(&self, one: TupleRef<'_>, other: TupleRef<'_>) -> bool {
+        let count = self.source.columns().len();
+        one.bytes() == other.bytes()
+            || (self.state.columns().len() > count && one.cells().take(count).eq(other.cells().take(count)))
+    }
+
+    /// A row of the state as readers get it.
+    pub(crate) fn out_row<'a>(&self, row: TupleRef<'a>, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
+        let Some(columns) = &self.columns else { return row };
+        let cells: Vec<Cell<'_>> = row.cells().collect();
+        scratch.clear();
+        columns.iter().for_each(|&i| scratch.push(cells.get(i).copied().unwrap_or(Cell::Null)));
+        scratch.as_ref()
+    }
+}
+
+fn place(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<usize, PipelineError> {
+    let found = columns.iter().position(|(_, column)| column.name == name);
+    found.ok_or_else(|| PipelineError::UnknownColumn { step, column: name.to_owned() })
+}
+
+fn free(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<(), PipelineError> {
+    match columns.iter().any(|(_, column)| column.name == name) {
+        true => Err(PipelineError::Duplicate { step, column: name.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+fn timestamp_column(name: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        type_oid: TIMESTAMPTZ_OID,
+        type_modifier: -1,
+        type_name: "timestamp with time zone".to_owned(),
+        not_null: false,
+        is_text: false,
+    }
+}

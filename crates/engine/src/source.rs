@@ -1,0 +1,182 @@
+//! What the engine asks of a database.
+
+use std::sync::Arc;
+
+use laredo_core::{CommitTime, Lsn, Oid, Schema, TableName, Xid};
+use tokio::sync::{mpsc, watch};
+
+use crate::spool::Spool;
+
+/// A database that can be copied and followed.
+///
+/// One implementation is PostgreSQL's, the other the tests' simulated one; both pass the same conformance suite.
+pub trait Source: Send + Sync + 'static {
+    /// Checks that every table can be followed, and makes ready what following needs (publication, slot). The order of
+    /// `tables` gives them their [`TableIndex`].
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once, each as a sentence that says how to mend it.
+    fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
+
+    /// Sends every commit in commit order, until `events` is closed. Connections that break are made again inside; the
+    /// stream goes on after the last commit sent. `acknowledged` is what may be forgotten.
+    ///
+    /// # Errors
+    /// When it cannot go on without a person, or has used up its attempts.
+    fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: watch::Receiver<Lsn>,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then).
+    ///
+    /// # Errors
+    /// When the copy did not end; nothing of it counts then.
+    fn copy(
+        &self,
+        table: TableIndex,
+        admits: Admission,
+        rows: mpsc::Sender<CopyEvent>,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+}
+
+/// Whether a snapshot may be copied under: it must see every transaction that was applied already.
+pub type Admission = Arc<dyn Fn(&Snapshot) -> bool + Send + Sync>;
+
+/// A table's place in the list that the engine was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableIndex(pub usize);
+
+/// A table to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRequest {
+    /// Its name.
+    pub name: TableName,
+    /// What identifies a row where the table's replica identity does not say; empty otherwise.
+    pub key_fields: Vec<String>,
+}
+
+/// Which database this is, and which line of its history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceIdentity {
+    /// The cluster's system identifier.
+    pub system_identifier: String,
+    /// The database's name.
+    pub database: String,
+    /// The timeline it writes.
+    pub timeline: u32,
+    /// Earlier timelines and where each was left, oldest first.
+    pub history: Vec<(u32, Lsn)>,
+}
+
+/// What a stream says, in order.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// A transaction that changed at least one of the tables.
+    Commit(SourceCommit),
+    /// Every commit that ends here or before has been sent or touched none of the tables.
+    Progress(Lsn),
+    /// The table's definition may no longer be the one that was copied: it owes a copy from here on.
+    Moved {
+        /// The table.
+        table: TableIndex,
+        /// What was seen, for the log.
+        reason: String,
+    },
+    /// The table cannot be followed any more: dropped, or without a key.
+    Broken {
+        /// The table.
+        table: TableIndex,
+        /// What happened and how to mend it.
+        error: String,
+    },
+    /// The stream could not go on where it was (its slot is gone): whatever committed in between was never sent, so
+    /// every table owes a copy.
+    Restarted {
+        /// What happened, for the log.
+        reason: String,
+    },
+}
+
+/// A committed transaction.
+#[derive(Debug)]
+pub struct SourceCommit {
+    /// Its top-level id.
+    pub xid: Xid,
+    /// The end of its commit record.
+    pub end: Lsn,
+    /// When it committed.
+    pub committed_at: CommitTime,
+    /// Its changes, table by table.
+    pub tables: Vec<(TableIndex, Spool)>,
+}
+
+/// The columns of a table as the stream announces them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationShape {
+    /// Name, type and type modifier of each, in the order of a row's cells.
+    pub columns: Vec<(String, Oid, i32)>,
+}
+
+impl RelationShape {
+    /// Whether rows announced so are rows of this schema.
+    #[must_use]
+    pub fn fits(&self, schema: &Schema) -> bool {
+        let announced = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
+        announced.eq(schema.columns().iter().map(|c| (c.name.as_str(), c.type_oid, c.type_modifier)))
+    }
+}
+
+/// Which transactions a copy has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every id below is finished and seen.
+    pub xmin: Xid,
+    /// No id from here on is seen.
+    pub xmax: Xid,
+    /// Ids between the two that were still running, in order.
+    pub in_progress: Vec<Xid>,
+}
+
+impl Snapshot {
+    /// Whether a committed transaction is seen.
+    #[must_use]
+    pub fn sees(&self, xid: Xid) -> bool {
+        xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
+    }
+}
+
+/// A copy as it arrives.
+#[derive(Debug)]
+pub enum CopyEvent {
+    /// The copy begins. A second one discards what came before it: the source had to start over.
+    Begin {
+        /// The schema of its rows.
+        schema: Arc<Schema>,
+        /// Rows to expect, as PostgreSQL estimates them.
+        rows_estimated: u64,
+        /// Bytes to expect, as the table's size on disk says.
+        bytes_estimated: u64,
+    },
+    /// Whole rows, each a native-endian `u32` length and the row's cells.
+    Rows(Vec<u8>),
+    /// The copy is complete.
+    End {
+        /// What it has seen.
+        snapshot: Snapshot,
+        /// The end of the WAL after the snapshot was taken: everything it has seen lies before.
+        inserted: Lsn,
+    },
+}
+
+/// Why a source failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// Trying again may help: a lost connection, a server that starts.
+    #[error("{0}")]
+    Transient(String),
+    /// A person has to mend it; each entry is a sentence that says how.
+    #[error("{}", .0.join("\n"))]
+    Definite(Vec<String>),
+}

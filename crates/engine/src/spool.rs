@@ -1,0 +1,329 @@
+//! One transaction's changes to one table, kept until it commits: in memory while small, in an unnamed temporary file
+//! beyond that.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use laredo_core::{Schema, TupleRef};
+
+use crate::source::RelationShape;
+
+/// Where and when a spool leaves memory.
+#[derive(Clone, Debug)]
+pub struct SpoolOptions {
+    /// Bytes kept in memory.
+    pub memory_bytes_max: usize,
+    /// The folder for temporary files.
+    pub folder: PathBuf,
+}
+
+/// A change as a source tells it: rows may lack large values that did not change, and an old row may be its key only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawChange<'a> {
+    /// A new row, whole.
+    Insert {
+        /// The row.
+        new: TupleRef<'a>,
+    },
+    /// A changed row.
+    Update {
+        /// The row before, at least its key; absent where the key stayed and the source did not tell.
+        old: Option<TupleRef<'a>>,
+        /// The row after; [`laredo_core::Cell::Unchanged`] where a large value stayed.
+        new: TupleRef<'a>,
+    },
+    /// A row that went.
+    Delete {
+        /// The row before, at least its key.
+        old: TupleRef<'a>,
+    },
+    /// All rows went.
+    Truncate,
+}
+
+const INSERT: u8 = b'I';
+const UPDATE: u8 = b'U';
+const UPDATE_WITH_OLD: u8 = b'O';
+const DELETE: u8 = b'D';
+const TRUNCATE: u8 = b'T';
+const SHAPE: u8 = b'S';
+
+/// Takes changes as they arrive.
+#[derive(Debug)]
+pub struct SpoolWriter {
+    options: Arc<SpoolOptions>,
+    shapes: Vec<Arc<RelationShape>>,
+    aborted: BTreeSet<u32>,
+    buffer: Vec<u8>,
+    file: Option<File>,
+    file_bytes: u64,
+    changes: u64,
+}
+
+/// A committed transaction's changes to one table, in order.
+#[derive(Debug)]
+pub struct Spool {
+    shapes: Vec<Arc<RelationShape>>,
+    aborted: BTreeSet<u32>,
+    buffer: Vec<u8>,
+    file: Option<File>,
+    file_bytes: u64,
+    changes: u64,
+}
+
+/// What reading a spool gives.
+#[derive(Clone, Copy, Debug)]
+pub enum SpoolEntry<'a> {
+    /// The rows that follow look like this.
+    Shape(&'a Arc<RelationShape>),
+    /// A change.
+    Change(RawChange<'a>),
+}
+
+impl SpoolWriter {
+    /// An empty spool.
+    #[must_use]
+    pub fn new(options: Arc<SpoolOptions>) -> SpoolWriter {
+        SpoolWriter {
+            options,
+            shapes: Vec::new(),
+            aborted: BTreeSet::new(),
+            buffer: Vec::new(),
+            file: None,
+            file_bytes: 0,
+            changes: 0,
+        }
+    }
+
+    /// Says what the rows that follow look like; said again, it does nothing.
+    pub fn push_shape(&mut self, shape: &Arc<RelationShape>) {
+        if self.shapes.last().is_some_and(|last| Arc::ptr_eq(last, shape)) {
+            return;
+        }
+        let index = u32::try_from(self.shapes.len()).expect("a transaction holds far fewer schema changes");
+        self.shapes.push(shape.clone());
+        self.buffer.push(SHAPE);
+        self.buffer.extend_from_slice(&index.to_ne_bytes());
+    }
+
+    /// Adds a change of the (sub)transaction `xid`.
+    ///
+    /// # Errors
+    /// When the temporary file cannot be written: a full disk, mostly.
+    pub fn push(&mut self, xid: u32, change: RawChange<'_>) -> io::Result<()> {
+        let (kind, old, new) = match change {
+            RawChange::Insert { new } => (INSERT, None, Some(new)),
+            RawChange::Update { old: None, new } => (UPDATE, None, Some(new)),
+            RawChange::Update { old: Some(old), new } => (UPDATE_WITH_OLD, Some(old), Some(new)),
+            RawChange::Delete { old } => (DELETE, Some(old), None),
+            RawChange::Truncate => (TRUNCATE, None, None),
+        };
+        self.buffer.push(kind);
+        self.buffer.extend_from_slice(&xid.to_ne_bytes());
+        for row in [old, new].into_iter().flatten() {
+            let length = u32::try_from(row.bytes().len()).expect("PostgreSQL's rows are below 2 GiB");
+            self.buffer.extend_from_slice(&length.to_ne_bytes());
+            self.buffer.extend_from_slice(row.bytes());
+        }
+        self.changes += 1;
+        if self.buffer.len() > self.options.memory_bytes_max {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what a subtransaction did.
+    pub fn abort(&mut self, xid: u32) {
+        self.aborted.insert(xid);
+    }
+
+    /// The transaction has committed.
+    ///
+    /// # Errors
+    /// When the temporary file cannot be written.
+    pub fn finish(mut self) -> io::Result<Spool> {
+        if self.file.is_some() {
+            self.spill()?;
+        }
+        let SpoolWriter { shapes, aborted, buffer, file, file_bytes, changes, .. } = self;
+        Ok(Spool { shapes, aborted, buffer, file, file_bytes, changes })
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(temporary_file(&self.options.folder)?),
+        };
+        file.write_all(&self.buffer)?;
+        self.file_bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// An unnamed file that vanishes with its last handle.
+pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
+    tempfile::tempfile_in(folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("temporary file in {}: {error}", folder.display())))
+}
+
+impl Spool {
+    /// Whether all its rows are rows of this schema.
+    #[must_use]
+    pub fn fits(&self, schema: &Schema) -> bool {
+        self.shapes.iter().all(|shape| shape.fits(schema))
+    }
+
+    /// Number of changes, those of aborted subtransactions included.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Bytes that it holds in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Bytes that it holds in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.file_bytes + self.buffer.len() as u64
+    }
+
+    /// Moves what is in memory to a file, for a transaction that has to wait.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn to_file(&mut self, folder: &Path) -> io::Result<()> {
+        if self.file.is_none() {
+            let mut file = temporary_file(folder)?;
+            file.write_all(&self.buffer)?;
+            self.file_bytes = self.buffer.len() as u64;
+            self.buffer = Vec::new();
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every entry in order, leaving out aborted subtransactions.
+    ///
+    /// # Errors
+    /// The first error of `each`, or of reading the file.
+    pub fn read<E: From<io::Error>>(&mut self, mut each: impl FnMut(SpoolEntry<'_>) -> Result<(), E>) -> Result<(), E> {
+        let Spool { shapes, aborted, buffer, file, .. } = self;
+        let mut each = |entry: Record<'_>| match entry {
+            Record::Shape(index) => shapes.get(index).map_or(Ok(()), |shape| each(SpoolEntry::Shape(shape))),
+            Record::Change(xid, _) if aborted.contains(&xid) => Ok(()),
+            Record::Change(_, change) => each(SpoolEntry::Change(change)),
+        };
+        match file {
+            Some(file) => {
+                file.seek(SeekFrom::Start(0))?;
+                read_records(BufReader::with_capacity(256 * 1024, file), &mut each)
+            }
+            None => read_records(buffer.as_slice(), &mut each),
+        }
+    }
+}
+
+enum Record<'a> {
+    Shape(usize),
+    Change(u32, RawChange<'a>),
+}
+
+fn read_records<E: From<io::Error>>(
+    mut from: impl Read,
+    each: &mut impl FnMut(Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    let mut head = [0; 5];
+    loop {
+        match from.read(&mut head[..1])? {
+            0 => return Ok(()),
+            _ => from.read_exact(&mut head[1..])?,
+        }
+        let number = u32::from_ne_bytes([head[1], head[2], head[3], head[4]]);
+        if matches!(head[0], UPDATE_WITH_OLD | DELETE) {
+            read_row(&mut from, &mut old)?;
+        }
+        if matches!(head[0], INSERT | UPDATE | UPDATE_WITH_OLD) {
+            read_row(&mut from, &mut new)?;
+        }
+        let (old, new) = (TupleRef::trusted(&old), TupleRef::trusted(&new));
+        each(match head[0] {
+            SHAPE => Record::Shape(number as usize),
+            INSERT => Record::Change(number, RawChange::Insert { new }),
+            UPDATE => Record::Change(number, RawChange::Update { old: None, new }),
+            UPDATE_WITH_OLD => Record::Change(number, RawChange::Update { old: Some(old), new }),
+            DELETE => Record::Change(number, RawChange::Delete { old }),
+            TRUNCATE => Record::Change(number, RawChange::Truncate),
+            other => {
+                let what = format!("spooled transaction has an unknown record {other}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
+            }
+        })?;
+    }
+}
+
+fn read_row(from: &mut impl Read, row: &mut Vec<u8>) -> io::Result<()> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    row.resize(u32::from_ne_bytes(length) as usize, 0);
+    from.read_exact(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use laredo_core::{Cell, TupleBuf};
+
+    fn row(text: &str) -> TupleBuf {
+        [Cell::Value(text.as_bytes()), Cell::Null, Cell::Unchanged].into_iter().collect()
+    }
+
+    fn read_back(spool: &mut Spool) -> Vec<String> {
+        let mut seen = Vec::new();
+        spool
+            .read::<io::Error>(|entry| {
+                seen.push(format!("{entry:?}"));
+                Ok(())
+            })
+            .unwrap();
+        seen
+    }
+
+    fn fill(memory_bytes_max: usize) -> Spool {
+        let options = SpoolOptions { memory_bytes_max, folder: std::env::temp_dir() };
+        let mut writer = SpoolWriter::new(Arc::new(options));
+        writer.push_shape(&Arc::new(RelationShape { columns: vec![("a".into(), 25, -1)] }));
+        for i in 0..500 {
+            let (old, new) = (row(&format!("old {i}")), row(&format!("new {i}")));
+            let (old, new) = (old.as_ref(), new.as_ref());
+            writer.push(i % 3, RawChange::Insert { new }).unwrap();
+            writer.push(i % 3, RawChange::Update { old: None, new }).unwrap();
+            writer.push(i % 3, RawChange::Update { old: Some(old), new }).unwrap();
+            writer.push(i % 3, RawChange::Delete { old }).unwrap();
+            writer.push(i % 3, RawChange::Truncate).unwrap();
+        }
+        writer.abort(2);
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn a_file_holds_what_memory_holds() {
+        let mut small = fill(usize::MAX);
+        let mut large = fill(1000);
+        assert!(small.file.is_none() && large.file.is_some());
+        let entries = read_back(&mut small);
+        assert_eq!(entries.len(), 1 + 5 * 334, "two thirds stay: one subtransaction of three was rolled back");
+        assert_eq!(entries, read_back(&mut large));
+        small.to_file(&std::env::temp_dir()).unwrap();
+        assert_eq!(entries, read_back(&mut small), "and again, after it moved");
+        assert_eq!(small.memory_bytes(), 0);
+    }
+}

@@ -1,0 +1,151 @@
+//! What a table is doing, for health, metrics and status services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn, TableName};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::journal::Journal;
+
+/// What a table is doing. Without a durable journal none of it survives a restart: every start copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TablePhase {
+    /// A copy is being made; readers, if there are any, keep what they have.
+    Copying {
+        /// Why.
+        reason: String,
+    },
+    /// It follows its source.
+    Live,
+    /// It cannot be followed until somebody mends it; its neighbours can.
+    Failed {
+        /// What happened and how to mend it.
+        error: String,
+    },
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Rows so far.
+    pub rows: u64,
+    /// Bytes of cells so far.
+    pub bytes: u64,
+    /// Rows to expect, as the database estimates them; zero when it does not know.
+    pub rows_estimated: u64,
+    /// Bytes on the source's disk.
+    pub bytes_estimated: u64,
+    /// When it began.
+    pub started_at: Instant,
+}
+
+impl CopyProgress {
+    /// How long the rest takes at the pace so far, as the estimated rows have it; `None` before the first row.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.rows_estimated.saturating_sub(self.rows) as f64 / self.rows as f64;
+        Duration::try_from_secs_f64(self.started_at.elapsed().as_secs_f64() * left).ok()
+    }
+}
+
+/// A table's counters and state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableStatus {
+    /// What it is doing.
+    pub phase: TablePhase,
+    /// Rows of the source table.
+    pub rows: u64,
+    /// Bytes of their cells.
+    pub row_bytes: u64,
+    /// Every commit up to here is applied.
+    pub position: Lsn,
+    /// When the newest applied transaction committed.
+    pub committed_at: CommitTime,
+    /// When the table was last known to be the source's: the time of the newest applied commit, or of the source's word that
+    /// there is no newer one.
+    pub current_at: CommitTime,
+    /// Inserts applied since the start.
+    pub inserts: u64,
+    /// Updates applied since the start.
+    pub updates: u64,
+    /// Deletes applied since the start.
+    pub deletes: u64,
+    /// Truncates applied since the start.
+    pub truncates: u64,
+    /// Copies completed since the start.
+    pub copies: u64,
+    /// The copy that is under way.
+    pub copy: Option<CopyProgress>,
+    /// Bytes of transactions held while it is.
+    pub held_bytes: u64,
+}
+
+impl Default for TableStatus {
+    fn default() -> TableStatus {
+        TableStatus {
+            phase: TablePhase::Copying { reason: "first copy".to_owned() },
+            rows: 0,
+            row_bytes: 0,
+            position: Lsn::ZERO,
+            committed_at: CommitTime::default(),
+            current_at: CommitTime::default(),
+            inserts: 0,
+            updates: 0,
+            deletes: 0,
+            truncates: 0,
+            copies: 0,
+            copy: None,
+            held_bytes: 0,
+        }
+    }
+}
+
+/// What others may see and ask of a table; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TableHandle {
+    pub(crate) name: TableName,
+    pub(crate) status: Arc<Mutex<TableStatus>>,
+    pub(crate) journal: watch::Receiver<Option<Journal>>,
+    pub(crate) commands: mpsc::Sender<TableCommand>,
+}
+
+/// What may be asked of a table.
+#[derive(Debug)]
+pub(crate) enum TableCommand {
+    /// Copy it again.
+    Reload(String),
+}
+
+impl TableHandle {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> TableStatus {
+        self.status.lock().clone()
+    }
+
+    /// Its journal, once the first copy is complete.
+    #[must_use]
+    pub fn journal(&self) -> Option<Journal> {
+        self.journal.borrow().clone()
+    }
+
+    /// Waits for the journal; `None` when the engine has stopped.
+    pub async fn wait_journal(&self) -> Option<Journal> {
+        let mut journal = self.journal.clone();
+        journal.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Asks for a new copy of the table; readers get what differs. `false` when the engine has stopped.
+    pub async fn reload(&self, reason: impl Into<String> + Send) -> bool {
+        self.commands.send(TableCommand::Reload(reason.into())).await.is_ok()
+    }
+}

@@ -1,0 +1,472 @@
+//! One table: its state, its journal, and the copies that begin it or mend it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use laredo_core::{CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf, TupleRef, Xid};
+use laredo_proto::batch::Action;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::base::BaseError;
+use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
+use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
+use crate::source::{CopyEvent, SourceError, TableRequest};
+use crate::spool::Spool;
+use crate::status::{TablePhase, TableStatus};
+
+mod apply;
+mod copy;
+mod diff;
+mod worker;
+
+use apply::{Applied, ApplyError, apply_spool};
+use copy::{Completed, Copying, Held};
+pub(crate) use worker::{TableEvent, Worker};
+
+/// What a table is asked to be.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    /// Which table, and what identifies its rows.
+    pub request: TableRequest,
+    /// What of it readers get.
+    pub pipeline: PipelineOptions,
+    /// How much of the past is kept.
+    pub journal: JournalOptions,
+    /// Bytes of transactions held during a copy before the stream is no longer read.
+    pub held_bytes_max: u64,
+    /// Names the journal.
+    pub instance: InstanceId,
+    /// Where the journal's sequences begin: a random number below 2^52, so that a sequence of another journal is never taken
+    /// for one of this.
+    pub first_sequence: Sequence,
+    /// The folder for temporary files.
+    pub folder: PathBuf,
+}
+
+/// Tells the time of day.
+pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
+
+/// How many applied transaction ids are remembered, to make sure that a copy's snapshot sees them all. A commit is not
+/// visible yet for a moment after it is logged (longer only while it waits for a synchronous standby).
+const RECENT_MAX: usize = 65_536;
+
+/// A table as a state machine: events in, journal out. It never waits.
+#[derive(Debug)]
+pub(crate) struct Table {
+    options: TableOptions,
+    clock: ClockHandle,
+    phase: Phase,
+    /// The table as it was last known; absent before the first copy.
+    live: Option<Live>,
+    recent: VecDeque<Xid>,
+    /// When the state was last known to be the source's.
+    current_at: CommitTime,
+    /// A copy was asked for while one was being made.
+    owes_copy: Option<String>,
+    status: Arc<Mutex<TableStatus>>,
+    journal: watch::Sender<Option<Journal>>,
+}
+
+struct ClockHandle(Clock);
+
+impl std::fmt::Debug for ClockHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    Copying(Box<Copying>),
+    Live,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Live {
+    state: TableState,
+    pipeline: Pipeline,
+    writer: JournalWriter,
+    /// The state no longer shows what readers have; only a reset mends that.
+    diverged: bool,
+}
+
+/// What a table wants done, after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    Nothing,
+    /// Begin a copy (and give up the one that is under way).
+    Copy,
+    /// The same after a pause, longer each time: the last copy could not be used.
+    CopyLater,
+}
+
+/// A committed transaction's part in one table.
+#[derive(Debug)]
+pub(crate) struct TableCommit {
+    pub(crate) xid: Xid,
+    pub(crate) end: Lsn,
+    pub(crate) committed_at: CommitTime,
+    pub(crate) spool: Spool,
+}
+
+/// Why a table cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TableError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("copying the table: {0}")]
+    Copy(#[from] SourceError),
+    #[error("{0}")]
+    Source(String),
+}
+
+impl Table {
+    pub(crate) fn new(
+        options: TableOptions,
+        clock: Clock,
+        status: Arc<Mutex<TableStatus>>,
+        journal: watch::Sender<Option<Journal>>,
+    ) -> Table {
+        let phase = Phase::Copying(Box::new(Copying::new(None)));
+        let clock = ClockHandle(clock);
+        Table {
+            options,
+            clock,
+            phase,
+            live: None,
+            recent: VecDeque::new(),
+            current_at: CommitTime::default(),
+            owes_copy: None,
+            status,
+            journal,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &TableName {
+        &self.options.request.name
+    }
+
+    /// The ids that a copy's snapshot must see.
+    pub(crate) fn recent(&self) -> Vec<Xid> {
+        self.recent.iter().copied().collect()
+    }
+
+    /// Whether so much is held that the stream should wait for the copy.
+    pub(crate) fn is_holding_enough(&self) -> bool {
+        matches!(&self.phase, Phase::Copying(copying) if copying.is_full(self.options.held_bytes_max))
+    }
+
+    /// The journal's writer, unless there is none yet or the table has failed.
+    pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
+        match self.phase {
+            Phase::Failed => None,
+            Phase::Copying(_) | Phase::Live => self.live.as_mut().map(|live| &mut live.writer),
+        }
+    }
+
+    /// A transaction has committed.
+    pub(crate) fn on_commit(&mut self, commit: TableCommit) -> Result<Wants, TableError> {
+        match &mut self.phase {
+            Phase::Failed => {
+                // A copy that is made once the table is mended has to see it.
+                self.remember(commit.xid);
+                Ok(Wants::Nothing)
+            }
+            Phase::Copying(copying) => {
+                copying.hold(commit, &self.options.folder)?;
+                self.complete_when_reached()
+            }
+            Phase::Live => {
+                let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
+                if fits {
+                    return self.apply(commit);
+                }
+                let wants = self.copy_again("the table's columns have changed")?;
+                self.on_commit(commit)?;
+                Ok(wants)
+            }
+        }
+    }
+
+    /// Every commit up to `position` has been told; the last of them at `current_at`, or there is no other one now.
+    pub(crate) fn on_progress(&mut self, position: Lsn, current_at: Option<CommitTime>) -> Result<Wants, TableError> {
+        match (&mut self.phase, &mut self.live) {
+            (Phase::Copying(copying), _) => {
+                copying.reached(position);
+                self.complete_when_reached()
+            }
+            (Phase::Live, Some(live)) => {
+                live.writer.advance(position);
+                self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
+                Ok(Wants::Nothing)
+            }
+            _ => Ok(Wants::Nothing),
+        }
+    }
+
+    /// The copy that is known may not be the table's any more.
+    pub(crate) fn on_moved(&mut self, reason: &str) -> Result<Wants, TableError> {
+        match &self.phase {
+            Phase::Failed => self.revive(reason),
+            // The copy under way may have been taken before the move.
+            Phase::Copying(_) => {
+                self.owes_copy = Some(reason.to_owned());
+                Ok(Wants::Nothing)
+            }
+            Phase::Live => self.copy_again(reason),
+        }
+    }
+
+    /// Commits may be missing before this point of the stream: a copy that is under way may lack them too.
+    pub(crate) fn on_restarted(&mut self, reason: &str) -> Result<Wants, TableError> {
+        match &mut self.phase {
+            Phase::Failed => Ok(Wants::Nothing),
+            Phase::Copying(copying) => {
+                copying.start_over();
+                Ok(Wants::Copy)
+            }
+            Phase::Live => self.copy_again(reason),
+        }
+    }
+
+    /// The table cannot be followed any more. Readers keep what they have.
+    pub(crate) fn fail(&mut self, error: &TableError) {
+        let error = error.to_string();
+        tracing::error!(table = %self.name(), %error, "table stopped");
+        self.phase = Phase::Failed;
+        let mut status = self.status.lock();
+        status.phase = TablePhase::Failed { error };
+        status.copy = None;
+    }
+
+    /// Part of a copy has arrived.
+    pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<Wants, TableError> {
+        let Phase::Copying(copying) = &mut self.phase else {
+            return Ok(Wants::Nothing);
+        };
+        let known = self.live.as_ref().map(|live| (&live.state, &live.pipeline));
+        copying.receive(event, &self.options, known, (self.clock.0)())?;
+        copying.log_progress(&self.options.request.name);
+        self.complete_when_reached()
+    }
+
+    /// The copy ended without success; another one has to be made.
+    pub(crate) fn on_copy_lost(&mut self) -> Wants {
+        match &mut self.phase {
+            Phase::Copying(copying) if !copying.has_ended() => {
+                copying.start_over();
+                Wants::CopyLater
+            }
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// What kept the table from being followed may be mended: a copy tells.
+    fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
+        if self.live.is_some() {
+            return self.copy_again(reason);
+        }
+        // A journal without its writer cannot be gone on with.
+        if self.journal.borrow().is_some() {
+            return Ok(Wants::Nothing);
+        }
+        self.phase = Phase::Copying(Box::new(Copying::new(None)));
+        self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
+        Ok(Wants::Copy)
+    }
+
+    fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
+        tracing::info!(table = %self.name(), reason, "the table is copied again");
+        let Some(live) = &mut self.live else {
+            return Ok(Wants::Nothing);
+        };
+        live.writer.publish()?;
+        self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
+        self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
+        Ok(Wants::Copy)
+    }
+
+    fn apply(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
+        let Some(live) = &mut self.live else {
+            return Ok(Wants::Nothing);
+        };
+        if commit.end <= live.writer.committed().position {
+            return Ok(Wants::Nothing);
+        }
+        live.writer.begin(commit.end, commit.committed_at, None)?;
+        let mut counts = Counts::default();
+        let Live { state, pipeline, writer, .. } = live;
+        let mut scratch = Scratch::default();
+        let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
+            counts.count(applied);
+            emit(writer, pipeline, applied, &mut scratch)
+        });
+        match applied {
+            Ok(()) => {
+                live.writer.commit()?;
+                self.current_at = commit.committed_at;
+                self.remember(commit.xid);
+                counts.add_to(&mut self.status.lock());
+                Ok(Wants::Nothing)
+            }
+            Err(error) => {
+                live.writer.abort();
+                live.diverged = true;
+                match error {
+                    ApplyError::Io(error) => Err(error.into()),
+                    ApplyError::Diverged(_) => {
+                        tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
+                        let wants = self.copy_again(&error.to_string())?;
+                        self.on_commit(commit)?;
+                        Ok(wants)
+                    }
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, xid: Xid) {
+        self.recent.push_back(xid);
+        if self.recent.len() > RECENT_MAX {
+            self.recent.pop_front();
+        }
+    }
+
+    fn complete_when_reached(&mut self) -> Result<Wants, TableError> {
+        let Phase::Copying(copying) = &mut self.phase else {
+            return Ok(Wants::Nothing);
+        };
+        if !copying.is_complete() {
+            return Ok(Wants::Nothing);
+        }
+        match copying.complete()? {
+            Completed::StartOver(reason) => {
+                tracing::warn!(table = %self.name(), reason, "the copy is made again");
+                Ok(Wants::CopyLater)
+            }
+            Completed::Done(done) => {
+                let xids: Vec<Xid> = done.held.iter().map(|held: &Held| held.xid).collect();
+                self.live = Some(match self.live.take() {
+                    None => self.begin_journal(*done)?,
+                    Some(live) => diff::publish(live, *done)?,
+                });
+                xids.into_iter().for_each(|xid| self.remember(xid));
+                self.phase = Phase::Live;
+                self.current_at = (self.clock.0)();
+                self.report_copied();
+                match self.owes_copy.take() {
+                    Some(reason) => self.copy_again(&reason),
+                    None => Ok(Wants::Nothing),
+                }
+            }
+        }
+    }
+
+    fn begin_journal(&mut self, done: copy::Done) -> Result<Live, TableError> {
+        let (base, state, pipeline) = done.into_base(self.options.first_sequence, &self.options.folder)?;
+        let options = self.options.journal.clone();
+        let (journal, writer) = Journal::new(self.options.instance.clone(), options, Arc::new(base));
+        self.journal.send_replace(Some(journal));
+        Ok(Live { state, pipeline, writer, diverged: false })
+    }
+
+    fn report_copied(&mut self) {
+        let Some(live) = &self.live else { return };
+        let mut status = self.status.lock();
+        status.phase = TablePhase::Live;
+        status.copies += 1;
+        let (rows, position) = (live.state.len(), live.writer.committed().position);
+        let seconds = status.copy.take().map_or(0.0, |copy| copy.started_at.elapsed().as_secs_f64());
+        tracing::info!(table = %self.options.request.name, rows, %position, seconds, "table copied");
+    }
+
+    /// Shows what is known, once per burst of events.
+    pub(crate) fn report(&mut self) {
+        let mut status = self.status.lock();
+        if let Some(live) = &self.live {
+            let committed = live.writer.committed();
+            status.rows = live.state.len() as u64;
+            status.row_bytes = live.state.row_bytes();
+            status.position = committed.position;
+            status.committed_at = committed.committed_at;
+            status.current_at = self.current_at;
+        }
+        let (copy, held) = match &self.phase {
+            Phase::Copying(copying) => (copying.progress(), copying.held_bytes()),
+            Phase::Live | Phase::Failed => (None, 0),
+        };
+        (status.copy, status.held_bytes) = (copy, held);
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    inserts: u64,
+    updates: u64,
+    deletes: u64,
+    truncates: u64,
+}
+
+impl Counts {
+    fn count(&mut self, applied: Applied<'_>) {
+        match applied {
+            Applied::Row(None, _) => self.inserts += 1,
+            Applied::Row(Some(_), Some(_)) => self.updates += 1,
+            Applied::Row(Some(_), None) => self.deletes += 1,
+            Applied::Truncate => self.truncates += 1,
+        }
+    }
+
+    fn add_to(&self, status: &mut TableStatus) {
+        status.inserts += self.inserts;
+        status.updates += self.updates;
+        status.deletes += self.deletes;
+        status.truncates += self.truncates;
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    new: TupleBuf,
+    old: TupleBuf,
+    key: TupleBuf,
+}
+
+/// Writes what readers see of a change into the journal.
+fn emit(
+    writer: &mut JournalWriter,
+    pipeline: &Pipeline,
+    applied: Applied<'_>,
+    scratch: &mut Scratch,
+) -> io::Result<()> {
+    let (old, new) = match applied {
+        Applied::Truncate => {
+            return writer.push(Action::Truncate, TupleRef::trusted(&[]), None);
+        }
+        Applied::Row(old, new) => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
+    };
+    let Scratch { new: new_out, old: old_out, key } = scratch;
+    match (pipeline.classify(old, new), old, new) {
+        (Seen::Insert, _, Some(new)) => writer.push(Action::Insert, pipeline.out_row(new, new_out), None),
+        (Seen::Update, Some(old), Some(new)) => {
+            writer.push(Action::Update, pipeline.out_row(new, new_out), Some(pipeline.out_row(old, old_out)))
+        }
+        (Seen::Delete, Some(old), _) => {
+            let old = pipeline.out_row(old, old_out);
+            key.clear();
+            pipeline.out().key().cells_of(old).for_each(|cell| key.push(cell));
+            writer.push(Action::Delete, key.as_ref(), Some(old))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! What differs between the table as readers know it and a new copy of it, as one transaction.
+
+use std::sync::Arc;
+
+use laredo_core::{Schema, Tuple, TupleRef};
+use laredo_proto::batch::Action;
+
+use super::copy::Done;
+use super::{Applied, Live, Scratch, TableError, emit};
+use crate::journal::JournalWriter;
+
+/// Publishes a new copy: a transaction that stands for everything since the last position known.
+pub(super) fn publish(mut live: Live, done: Done) -> Result<Live, TableError> {
+    let from = done.from.unwrap_or(live.writer.committed().position);
+    live.writer.begin(done.to, done.committed_at, Some(from))?;
+    match cast_known(&mut live, &done)? {
+        true => write_differences(&mut live.writer, &live.state, &done)?,
+        false => write_everything(&mut live.writer, &live.pipeline.out().clone(), &done)?,
+    }
+    live.writer.commit()?;
+    live.writer.publish()?;
+    Ok(Live { state: done.state, pipeline: done.pipeline, writer: live.writer, diverged: false })
+}
+
+/// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the state has diverged
+/// from what readers have, the key is another, or the filter would judge cast rows otherwise than it judged them before.
+fn cast_known(live: &mut Live, done: &Done) -> Result<bool, TableError> {
+    let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
+    if live.diverged {
+        return Ok(false);
+    }
+    if live.pipeline.state() == done.pipeline.state() {
+        return Ok(true);
+    }
+    if key_names(&old) != key_names(new) || live.pipeline.has_filter() {
+        return Ok(false);
+    }
+    if live.state.cast_to(done.pipeline.state().clone()).is_err() {
+        return Ok(false);
+    }
+    if old != *new {
+        live.writer.change_schema(new);
+    }
+    Ok(true)
+}
+
+fn key_names(schema: &Schema) -> Vec<(&str, u32)> {
+    let column = |&i: &usize| schema.columns().get(i).map(|c| (c.name.as_str(), c.type_oid));
+    schema.key().columns().iter().filter_map(column).collect()
+}
+
+fn write_differences(
+    writer: &mut JournalWriter,
+    known: &laredo_core::TableState,
+    done: &Done,
+) -> Result<(), TableError> {
+    let mut scratch = Scratch::default();
+    let mut write =
+        |old: Option<&Tuple>, new: Option<&Tuple>| emit(writer, &done.pipeline, Applied::Row(old, new), &mut scratch);
+    for old in known.rows() {
+        if done.state.get_like(old.as_ref()).is_none() {
+            write(Some(old), None)?;
+        }
+    }
+    for new in done.state.rows() {
+        let old = known.get_like(new.as_ref());
+        if !old.is_some_and(|old| old.is_same(new) || old.as_ref().bytes() == new.as_ref().bytes()) {
+            write(old, Some(new))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_everything(writer: &mut JournalWriter, known: &Arc<Schema>, done: &Done) -> Result<(), TableError> {
+    let mut scratch = Scratch::default();
+    writer.push(Action::Truncate, TupleRef::trusted(&[]), None)?;
+    if known != done.pipeline.out() {
+        writer.change_schema(done.pipeline.out());
+    }
+    for row in done.state.rows() {
+        emit(writer, &done.pipeline, Applied::Row(None, Some(row)), &mut scratch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The thread that runs a table: it waits, so that the table itself never has to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Table, TableCommit, TableError, Wants};
+use crate::base;
+use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
+use crate::status::TableCommand;
+
+/// Chunks of a copy that may wait for the table.
+const COPY_QUEUE: usize = 8;
+/// A copy that failed is tried again after this, doubled each time up to the maximum.
+const COPY_BACKOFF: Duration = Duration::from_millis(100);
+const COPY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A new base is made when the journal after the last one is larger than it, and than this many bytes.
+const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What a stream says to one table.
+#[derive(Debug)]
+pub(crate) enum TableEvent {
+    Commit(TableCommit),
+    /// Every commit up to here is told; `current_at` is when the last of them committed, nothing where the source says that there is
+    /// no other one.
+    Progress {
+        position: Lsn,
+        current_at: Option<CommitTime>,
+    },
+    Moved(String),
+    Broken(String),
+    Restarted(String),
+}
+
+/// Runs one table.
+pub(crate) struct Worker<S> {
+    pub(crate) table: Table,
+    pub(crate) index: TableIndex,
+    pub(crate) source: Arc<S>,
+    pub(crate) events: mpsc::Receiver<TableEvent>,
+    pub(crate) commands: mpsc::Receiver<TableCommand>,
+    /// Told after every move of the table, so that what may be forgotten is computed anew.
+    pub(crate) moved: Arc<tokio::sync::Notify>,
+}
+
+struct RunningCopy {
+    events: mpsc::Receiver<CopyEvent>,
+    task: JoinHandle<Result<(), SourceError>>,
+}
+
+impl Drop for RunningCopy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<S: Source> Worker<S> {
+    /// Runs the table on this thread until the stream is closed.
+    pub(crate) fn run(mut self, runtime: &Handle) {
+        runtime.block_on(self.run_async());
+    }
+
+    async fn run_async(&mut self) {
+        let mut attempts = 0;
+        let mut copy = Some(self.start_copy(attempts));
+        let mut merging: Option<JoinHandle<()>> = None;
+        loop {
+            let outcome = match self.step(&mut copy).await {
+                Some(outcome) => outcome,
+                None => return,
+            };
+            match outcome {
+                Ok(Wants::Nothing) => {}
+                Ok(Wants::Copy) => {
+                    attempts = 0;
+                    copy = Some(self.start_copy(attempts));
+                }
+                Ok(Wants::CopyLater) => {
+                    attempts += 1;
+                    copy = Some(self.start_copy(attempts));
+                }
+                Err(error) => {
+                    copy = None;
+                    self.table.fail(&error);
+                }
+            }
+            if self.events.is_empty() {
+                self.settle(&mut merging).await;
+            }
+        }
+    }
+
+    /// Handles the next thing that happens; `None` when the stream is closed.
+    async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
+        let holding_enough = self.table.is_holding_enough();
+        tokio::select! {
+            event = next_of(copy) => Some(match event {
+                Some(event) => self.table.on_copy(event),
+                None => self.copy_ended(copy).await,
+            }),
+            event = self.events.recv(), if !holding_enough => event.map(|event| self.on_event(event)),
+            Some(TableCommand::Reload(reason)) = self.commands.recv() => Some(self.table.on_moved(&reason)),
+        }
+    }
+
+    fn on_event(&mut self, event: TableEvent) -> Result<Wants, TableError> {
+        match event {
+            TableEvent::Commit(commit) => self.table.on_commit(commit),
+            TableEvent::Progress { position, current_at } => self.table.on_progress(position, current_at),
+            TableEvent::Moved(reason) => self.table.on_moved(&reason),
+            TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
+            TableEvent::Broken(error) => Err(TableError::Source(error)),
+        }
+    }
+
+    /// Everything that had arrived is handled: show it, and make readers and disk keep up.
+    async fn settle(&mut self, merging: &mut Option<JoinHandle<()>>) {
+        if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
+            self.table.fail(&error.into());
+        }
+        while let Some(patience) = self.table.writer().and_then(|writer| writer.patience()) {
+            patience.wait().await;
+        }
+        if merging.as_ref().is_none_or(JoinHandle::is_finished) {
+            *merging = self.merge_base_if_due();
+        }
+        self.table.report();
+        self.moved.notify_one();
+    }
+
+    fn start_copy(&self, attempts: u32) -> RunningCopy {
+        let recent = self.table.recent();
+        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.iter().all(|xid| snapshot.sees(*xid)));
+        let (sender, events) = mpsc::channel(COPY_QUEUE);
+        let (source, index, name) = (self.source.clone(), self.index, self.table.name().clone());
+        let task = tokio::spawn(async move {
+            let mut backoff = COPY_BACKOFF * 2_u32.saturating_pow(attempts.min(10)) / 2;
+            if attempts > 0 {
+                tokio::time::sleep(backoff.min(COPY_BACKOFF_MAX)).await;
+            }
+            loop {
+                match source.copy(index, admits.clone(), sender.clone()).await {
+                    Err(SourceError::Transient(error)) => {
+                        tracing::warn!(table = %name, %error, "copying the table failed and is tried again");
+                        backoff = (backoff * 2).min(COPY_BACKOFF_MAX);
+                        tokio::time::sleep(backoff).await;
+                    }
+                    ended => return ended,
+                }
+            }
+        });
+        RunningCopy { events, task }
+    }
+
+    /// The copy's task has ended: well, if the copy is complete.
+    async fn copy_ended(&mut self, copy: &mut Option<RunningCopy>) -> Result<Wants, TableError> {
+        let Some(mut ended) = copy.take() else {
+            return Ok(Wants::Nothing);
+        };
+        match (&mut ended.task).await {
+            Ok(Ok(())) => Ok(self.table.on_copy_lost()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(panic) => Err(TableError::Source(format!("the copy's task failed: {panic}"))),
+        }
+    }
+
+    /// Starts making the next base when the journal since the last one has grown large, or has to be pruned.
+    fn merge_base_if_due(&mut self) -> Option<JoinHandle<()>> {
+        let journal = self.table.writer()?.journal().clone();
+        let (base_bytes, after_bytes, after_entries) = journal.base_debt();
+        let limits = journal.options();
+        let grown = after_bytes > base_bytes.max(BASE_DEBT_BYTES);
+        let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
+        // Age alone: half of it, so that a base is there before the limit asks for pruning.
+        let aged = journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
+        if !(grown || over || aged) {
+            return None;
+        }
+        let name = self.table.name().clone();
+        Some(tokio::task::spawn_blocking(move || {
+            let (base, after, head) = journal.base_and_after();
+            match base::merge(&base, &after, head, &journal.options().folder) {
+                Ok(next) => {
+                    tracing::info!(table = %name, rows = next.rows(), position = %next.position(), "new base snapshot");
+                    journal.replace_base(Arc::new(next));
+                }
+                Err(error) => tracing::error!(table = %name, %error, "no new base snapshot; the journal grows"),
+            }
+        }))
+    }
+}
+
+async fn next_of(copy: &mut Option<RunningCopy>) -> Option<CopyEvent> {
+    match copy {
+        Some(copy) => copy.events.recv().await,
+        None => std::future::pending().await,
+    }
+}
