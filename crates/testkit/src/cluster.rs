@@ -1,0 +1,314 @@
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::installation::Installation;
+use crate::watchdog::Watchdog;
+use crate::{Error, Result, Tls, data_dir, free_port};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+/// How a private cluster differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterOptions {
+    /// Sync to disk, as a real one does. Off by default, for speed.
+    pub fsync: bool,
+    /// Keep the data on disk: set it when there will be gigabytes of it, or when speed is measured.
+    /// Otherwise it is in memory where the system has room there, which starts ten times faster.
+    pub on_disk: bool,
+    /// Lines of `postgresql.conf`, as (`name`, `value`); these win over the harness's own.
+    pub settings: Vec<(String, String)>,
+    /// Lines of `pg_hba.conf` for TCP, read before the harness's own.
+    pub hba: Vec<String>,
+    /// Offer TLS with a certificate of a test authority, see [`Cluster::ca_path`].
+    pub tls: Option<Tls>,
+    /// Ask on TCP for this password of user `postgres`, by scram-sha-256. Without it everybody is trusted.
+    pub password: Option<String>,
+    /// Run `initdb` instead of copying an earlier result of it. Takes a second longer, and gives the
+    /// cluster a system identifier of its own: copies all have the same one.
+    pub own_identity: bool,
+}
+
+impl ClusterOptions {
+    /// Adds a line to `postgresql.conf`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// How to stop a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// Ends all sessions and writes a checkpoint.
+    Fast,
+    /// As a crash would: the next start recovers from WAL.
+    Immediate,
+}
+
+/// A PostgreSQL cluster of its own: a fresh data directory, a port of 127.0.0.1, a socket that only
+/// this test knows, the superuser `postgres`. Gone when dropped, and when the test process dies.
+///
+/// It has `wal_level=logical` and room for 20 slots and 20 walsenders.
+#[derive(Debug)]
+pub struct Cluster {
+    installation: Installation,
+    port: u16,
+    password: Option<String>,
+    server: Option<Child>,
+    // The watchdog is called off last: fields are dropped in this order.
+    dir: TempDir,
+    _watchdog: Watchdog,
+}
+
+impl Cluster {
+    /// Starts one, and returns when it takes connections. Blocks for a few tenths of a second.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or does not start; the error has the end of its log.
+    pub fn start(options: ClusterOptions) -> Result<Self> {
+        let installation = Installation::find()?;
+        let dir = tempfile::Builder::new()
+            .prefix("laredo-pg-")
+            .tempdir_in(data_dir::place(options.on_disk))
+            .map_err(Error::io("make a temporary directory"))?;
+        installation.give(dir.path())?;
+        let watchdog = watch(dir.path())?;
+        let mut cluster =
+            Self { installation, port: free_port()?, password: None, server: None, dir, _watchdog: watchdog };
+        data_dir::make(&cluster.installation, cluster.dir.path(), &options)?;
+        cluster.launch()?;
+        if let Some(password) = options.password {
+            cluster.psql(&format!("ALTER USER postgres PASSWORD '{}'", password.replace('\'', "''")))?;
+            cluster.password = Some(password);
+        }
+        Ok(cluster)
+    }
+
+    /// A connection URL for `database` over TCP, with the password if there is one.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        let password = self.password.as_ref().map(|p| format!(":{p}")).unwrap_or_default();
+        format!("postgresql://postgres{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Its TCP port, the same after every restart.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its Unix socket is: `host=` of a connection string. Everybody is trusted there.
+    #[must_use]
+    pub fn socket_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The certificate of the test authority (PEM), when [`ClusterOptions::tls`] is set.
+    #[must_use]
+    pub fn ca_path(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A program of the PostgreSQL that this cluster runs.
+    #[must_use]
+    pub fn bin(&self, name: &str) -> PathBuf {
+        self.installation.bin(name)
+    }
+
+    /// 15 for PostgreSQL 15.
+    #[must_use]
+    pub fn major_version(&self) -> u32 {
+        let digits = self.installation.version().split(|c: char| !c.is_ascii_digit()).next();
+        digits.and_then(|major| major.parse().ok()).unwrap_or_default()
+    }
+
+    /// What the server has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// A session of the superuser in the database `postgres`, its driver spawned on this runtime.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect(&self) -> Result<tokio_postgres::Client> {
+        self.connect_to("postgres").await
+    }
+
+    /// A session of the superuser in `database`, its driver spawned on this runtime.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect_to(&self, database: &str) -> Result<tokio_postgres::Client> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host_path(self.dir.path())
+            .port(self.port)
+            .user("postgres")
+            .dbname(database)
+            .connect(tokio_postgres::NoTls)
+            .await?;
+        // Its end is seen by the client's next call.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Runs SQL by psql in the database `postgres`, statement by statement, and returns the bare rows.
+    ///
+    /// # Errors
+    /// [`Error::Program`] at the first statement that fails.
+    pub fn psql(&self, sql: &str) -> Result<String> {
+        self.psql_in("postgres", sql)
+    }
+
+    /// Runs SQL by psql in `database`, statement by statement, and returns the bare rows.
+    ///
+    /// # Errors
+    /// [`Error::Program`] at the first statement that fails.
+    pub fn psql_in(&self, database: &str, sql: &str) -> Result<String> {
+        let mut child = Command::new(self.bin("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
+            .args(["-p", &self.port.to_string(), "-h"])
+            .arg(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Error::io("run psql"))?;
+        let mut stdin = child.stdin.take().expect("it was asked for");
+        let sql = sql.to_owned();
+        // From another thread: psql may fill its output before it has read all its input. If it stops
+        // reading, it says why on its standard error.
+        let writer = thread::spawn(move || stdin.write_all(sql.as_bytes()));
+        let done = child.wait_with_output().map_err(Error::io("run psql"))?;
+        let _ = writer.join();
+        if !done.status.success() {
+            return Err(Error::Program {
+                program: "psql".to_owned(),
+                output: String::from_utf8_lossy(&done.stderr).into_owned(),
+            });
+        }
+        Ok(String::from_utf8_lossy(&done.stdout).trim_end_matches('\n').to_owned())
+    }
+
+    /// Stops the server, and returns when it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when it is still there after a minute.
+    pub fn stop(&mut self, mode: StopMode) -> Result<()> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let signal = match mode {
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+        };
+        // It can only fail when the server is gone, which is what is wanted.
+        let _ = kill_process(Pid::from_child(server), signal);
+        let deadline = Instant::now() + PATIENCE;
+        while server.try_wait().map_err(Error::io("wait for postgres"))?.is_none() {
+            if Instant::now() > deadline {
+                let what = "postgres to stop".to_owned();
+                return Err(Error::Timeout { what, waited: PATIENCE });
+            }
+            thread::sleep(POLL);
+        }
+        self.server = None;
+        Ok(())
+    }
+
+    /// Starts the server again on the same data and port, after stopping it (fast) if it runs.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`] and [`Cluster::stop`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop(StopMode::Fast)?;
+        // A crash leaves it behind, with a status that is not ours.
+        let _ = fs::remove_file(self.data_dir().join("postmaster.pid"));
+        self.launch()
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let dir = self.dir.path();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .map_err(Error::io("open the server's log"))?;
+        let mut server = self
+            .installation
+            .command("postgres", dir)
+            .arg("-D")
+            .arg(self.data_dir())
+            .args(["-p", &self.port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(Error::io("start postgres"))?;
+        let ready = self.await_ready(&mut server);
+        self.server = Some(server);
+        ready
+    }
+
+    /// The server writes its status to the eighth line of `postmaster.pid`.
+    fn await_ready(&self, server: &mut Child) -> Result<()> {
+        let status = self.data_dir().join("postmaster.pid");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            if text.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+                return Ok(());
+            }
+            let ended = server.try_wait().map_err(Error::io("wait for postgres"))?.is_some();
+            if ended || Instant::now() > deadline {
+                let (program, output) = ("postgres".to_owned(), self.end_of_log());
+                return Err(Error::Program { program, output });
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("-- the end of PostgreSQL's log:\n{}", self.end_of_log());
+        }
+        if self.stop(StopMode::Immediate).is_err() {
+            // The watchdog and the operating system are left with it.
+            eprintln!("PostgreSQL in {} did not stop", self.dir.path().display());
+        }
+    }
+}
+
+/// Kills the server and deletes its directory when this process dies.
+fn watch(dir: &Path) -> Result<Watchdog> {
+    const SCRIPT: &str = r#"
+        pid=$(head -n 1 "$1/data/postmaster.pid") && kill -QUIT "$pid" && {
+            n=0
+            while [ $n -lt 100 ] && kill -0 "$pid"; do sleep 0.1; n=$((n + 1)); done
+            kill -KILL "$pid"
+        }
+        rm -rf "$1""#;
+    Watchdog::start(SCRIPT, &[&dir.to_string_lossy()])
+}

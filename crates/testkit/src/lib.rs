@@ -1,0 +1,32 @@
+//! What laredo's tests, demo and benchmarks stand on: private PostgreSQL clusters, a TCP proxy that
+//! makes faults, and child processes that cannot outlive the test.
+//!
+//! Everything here cleans up after itself: when it is dropped, when the test panics, and (by a
+//! watchdog process) when the test is killed.
+
+mod cluster;
+mod data_dir;
+mod error;
+mod installation;
+pub mod oracle;
+mod port;
+mod process;
+mod proxy;
+mod sim;
+mod tls;
+pub mod types;
+mod wait;
+mod watchdog;
+pub mod workload;
+
+pub use cluster::{Cluster, ClusterOptions, StopMode};
+pub use error::Error;
+pub use port::free_port;
+pub use process::Process;
+pub use proxy::{Direction, Proxy};
+pub use sim::{SimChange, SimDatabase, SimRows, sim_table};
+pub use tls::Tls;
+pub use wait::eventually;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,251 @@
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use regex::Regex;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::sync::watch;
+
+use crate::watchdog::Watchdog;
+use crate::{Error, Result};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A child process whose output is captured. It is killed when this is dropped and when the test
+/// process dies; its output is shown when the test panics.
+#[derive(Debug)]
+pub struct Process {
+    program: String,
+    pid: Pid,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Reaped only under this lock, so that a signal sent under it cannot reach another process.
+    child: Mutex<Child>,
+    lines: Mutex<Vec<String>>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    lines: usize,
+    /// Of the two streams, how many have ended.
+    ended: usize,
+    exit: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command`; its standard input is empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such program.
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Error::io(format!("start {program}")))?;
+        let pid = Pid::from_child(&child);
+        let streams: [Option<Box<dyn Read + Send>>; 2] = [
+            child.stdout.take().map(|stream| Box::new(stream) as _),
+            child.stderr.take().map(|stream| Box::new(stream) as _),
+        ];
+        let shared =
+            Arc::new(Shared { child: Mutex::new(child), lines: Mutex::default(), progress: watch::Sender::default() });
+        let process = Self { program, pid, shared };
+        let watchdog = Watchdog::start(r#"kill -KILL "$1""#, &[&pid.to_string()])?;
+        for stream in streams.into_iter().flatten() {
+            let shared = Arc::clone(&process.shared);
+            thread::spawn(move || shared.read(stream));
+        }
+        let shared = Arc::clone(&process.shared);
+        thread::spawn(move || shared.await_exit(pid, watchdog));
+        Ok(process)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// The lines that it has written to its standard output and standard error.
+    #[must_use]
+    pub fn output(&self) -> Vec<String> {
+        lock(&self.shared.lines).clone()
+    }
+
+    /// Waits, up to a minute, for a line that matches the regular expression `pattern`, and returns
+    /// the first such line since the process started.
+    ///
+    /// # Errors
+    /// As [`Process::wait_for_nth_line`].
+    pub async fn wait_for_line(&self, pattern: &str) -> Result<String> {
+        self.wait_for_nth_line(pattern, 1).await
+    }
+
+    /// Waits, up to a minute, for the `nth` line (from 1) that matches the regular expression `pattern`.
+    ///
+    /// # Errors
+    /// [`Error::Program`] when the output ended without it, [`Error::Timeout`], [`Error::Pattern`].
+    pub async fn wait_for_nth_line(&self, pattern: &str, nth: usize) -> Result<String> {
+        let regex = Regex::new(pattern)?;
+        let mut progress = self.shared.progress.subscribe();
+        let found = async {
+            let (mut seen, mut matches) = (0, 0);
+            loop {
+                // Asked for before looking: what ended now can have no line that is not there yet.
+                let ended = progress.borrow_and_update().ended == 2;
+                for line in &lock(&self.shared.lines)[seen..] {
+                    seen += 1;
+                    matches += usize::from(regex.is_match(line));
+                    if matches == nth {
+                        return Some(line.clone());
+                    }
+                }
+                if ended || progress.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(Some(line)) => Ok(line),
+            Ok(None) => Err(Error::Program {
+                program: self.program.clone(),
+                output: format!("it ended without writing {pattern:?}\n{}", self.output().join("\n")),
+            }),
+            Err(_) => Err(Error::Timeout { what: format!("{pattern:?} from {}", self.program), waited: PATIENCE }),
+        }
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) {
+        self.shared.signal(Signal::TERM);
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill9(&self) {
+        self.shared.signal(Signal::KILL);
+    }
+
+    /// Stops it where it is (SIGSTOP), as an overloaded machine might, until [`Process::thaw`].
+    pub fn freeze(&self) {
+        self.shared.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Process::freeze`] (SIGCONT).
+    pub fn thaw(&self) {
+        self.shared.signal(Signal::CONT);
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`].
+    pub async fn wait(&self, timeout: Duration) -> Result<ExitStatus> {
+        let mut progress = self.shared.progress.subscribe();
+        let ended = progress.wait_for(|progress| progress.exit.is_some());
+        let exit = match tokio::time::timeout(timeout, ended).await {
+            Ok(Ok(progress)) => progress.exit,
+            _ => None,
+        };
+        exit.ok_or_else(|| Error::Timeout { what: format!("{} to end", self.program), waited: timeout })
+    }
+
+    /// Its resident memory now, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it has ended.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it has ended.
+    pub fn peak_rss_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// The processor time that it has used in user and kernel mode, to 10 ms.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = self.proc("stat")?;
+        // The program's name comes before, in parentheses, and may hold anything.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        Ok(Duration::from_millis(ticks * 1000 / per_second))
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
+        let status = self.proc("status")?;
+        let kib =
+            status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        // A process that has ended and was not waited for has no memory at all.
+        kib.map(|kib| kib * 1024).ok_or_else(|| {
+            Error::io(format!("read the memory of {}", self.program))(std::io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn proc(&self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/{file}", self.id());
+        fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+        let _ = lock(&self.shared.child).wait();
+        if thread::panicking() {
+            eprintln!("-- the output of {}:\n{}", self.program, self.output().join("\n"));
+        }
+    }
+}
+
+impl Shared {
+    fn signal(&self, signal: Signal) {
+        let mut child = lock(&self.child);
+        if matches!(child.try_wait(), Ok(None)) {
+            // It can only fail when the process is gone.
+            let _ = kill_process(Pid::from_child(&child), signal);
+        }
+    }
+
+    fn read(&self, stream: impl Read) {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            lock(&self.lines).push(text);
+            self.progress.send_modify(|progress| progress.lines += 1);
+            line.clear();
+        }
+        self.progress.send_modify(|progress| progress.ended += 1);
+    }
+
+    fn await_exit(&self, pid: Pid, watchdog: Watchdog) {
+        // Returns when the process has ended, and leaves the reaping to the line below.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
+        let exit = lock(&self.child).wait().ok();
+        drop(watchdog);
+        self.progress.send_modify(|progress| progress.exit = exit);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

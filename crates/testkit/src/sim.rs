@@ -1,0 +1,322 @@
+//! A database in memory, as a source for the engine: commits become visible to snapshots in another order than they are
+//! logged, as PostgreSQL's do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
+use laredo_engine::source::{
+    Admission, CopyEvent, RelationShape, Snapshot, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity,
+    TableIndex, TableRequest,
+};
+use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
+use tokio::sync::{mpsc, watch};
+
+/// Rows of the simulated table: id and text.
+pub type SimRows = BTreeMap<i64, String>;
+
+/// A change to the simulated table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SimChange {
+    /// A row that was not there.
+    Insert(i64, String),
+    /// A row that was there.
+    Update(i64, String),
+    /// A row gets another key.
+    Rekey(i64, i64, String),
+    /// An update that leaves the text untouched and does not send it.
+    Touch(i64),
+    /// A row goes.
+    Delete(i64),
+    /// All rows go.
+    Truncate,
+}
+
+#[derive(Clone, Debug)]
+struct SimCommit {
+    xid: u64,
+    end: Lsn,
+    changes: Vec<(usize, SimChange)>,
+    visible: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Vec<SimCommit>,
+    next_lsn: u64,
+    tables: usize,
+}
+
+/// A simulated database; clones share it.
+#[derive(Clone, Debug)]
+pub struct SimDatabase {
+    state: Arc<watch::Sender<State>>,
+    /// What was handed to the stream as safe to forget.
+    acknowledged: Arc<watch::Sender<Lsn>>,
+    extra: Arc<mpsc::Sender<SourceEvent>>,
+    extra_events: Arc<tokio::sync::Mutex<mpsc::Receiver<SourceEvent>>>,
+}
+
+impl SimDatabase {
+    /// A database of `tables` empty tables.
+    #[must_use]
+    pub fn new(tables: usize) -> SimDatabase {
+        let (extra, events) = mpsc::channel(16);
+        SimDatabase {
+            state: Arc::new(watch::Sender::new(State { log: Vec::new(), next_lsn: 1000, tables })),
+            acknowledged: Arc::new(watch::Sender::new(Lsn::ZERO)),
+            extra: Arc::new(extra),
+            extra_events: Arc::new(tokio::sync::Mutex::new(events)),
+        }
+    }
+
+    /// Commits a transaction on one table, visible at once, and returns its end.
+    pub fn commit(&self, table: usize, changes: Vec<SimChange>) -> Lsn {
+        let end = self.commit_unseen(changes.into_iter().map(|change| (table, change)).collect());
+        self.show(end);
+        end
+    }
+
+    /// Logs a commit that snapshots do not see yet.
+    pub fn commit_unseen(&self, changes: Vec<(usize, SimChange)>) -> Lsn {
+        let mut end = Lsn::ZERO;
+        self.state.send_modify(|state| {
+            state.next_lsn += 10 + changes.len() as u64;
+            end = Lsn(state.next_lsn);
+            let xid = 700 + state.log.len() as u64;
+            state.log.push(SimCommit { xid, end, changes, visible: false });
+        });
+        end
+    }
+
+    /// Makes a commit visible to snapshots.
+    pub fn show(&self, end: Lsn) {
+        self.state.send_modify(|state| {
+            state.log.iter_mut().filter(|commit| commit.end == end).for_each(|commit| commit.visible = true);
+        });
+    }
+
+    /// Injects what a source may say beside commits.
+    pub async fn say(&self, event: SourceEvent) {
+        // The receiver lives as long as this.
+        let _ = self.extra.send(event).await;
+    }
+
+    /// What a table holds after every commit up to `position`: the oracle.
+    #[must_use]
+    pub fn rows_at(&self, table: usize, position: Lsn) -> SimRows {
+        rows_of(&self.state.borrow(), table, |commit| commit.end <= position)
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.state.borrow().log.last().map_or(Lsn(1000), |commit| commit.end)
+    }
+
+    /// What may be forgotten, as the engine said.
+    #[must_use]
+    pub fn acknowledged(&self) -> Lsn {
+        *self.acknowledged.borrow()
+    }
+
+    /// The schema of every simulated table: `id` int8 (the key) and `body` text.
+    #[must_use]
+    pub fn schema() -> Arc<Schema> {
+        let column = |name: &str, type_oid, type_name: &str| Column {
+            name: name.to_owned(),
+            type_oid,
+            type_modifier: -1,
+            type_name: type_name.to_owned(),
+            not_null: type_oid == 20,
+            is_text: false,
+        };
+        let columns = vec![column("id", 20, "bigint"), column("body", 25, "text")];
+        Arc::new(Schema::new(columns, KeyColumns::new([0]), BTreeMap::new()))
+    }
+
+    /// A row as the engine has it.
+    #[must_use]
+    pub fn row(id: i64, body: &str) -> TupleBuf {
+        [Cell::Value(&id.to_be_bytes()), Cell::Value(body.as_bytes())].into_iter().collect()
+    }
+
+    /// The id and text of a row of the engine; `None` when it is not one.
+    #[must_use]
+    pub fn parse(row: TupleRef<'_>) -> Option<(i64, String)> {
+        let id = i64::from_be_bytes(row.cell(0).value()?.try_into().ok()?);
+        Some((id, String::from_utf8(row.cell(1).value()?.to_vec()).ok()?))
+    }
+
+    fn to_event(commit: &SimCommit) -> Result<SourceEvent, SourceError> {
+        let options = Arc::new(SpoolOptions { memory_bytes_max: 256, folder: std::env::temp_dir() });
+        let columns = vec![("id".to_owned(), 20, -1), ("body".to_owned(), 25, -1)];
+        let shape = Arc::new(RelationShape { columns });
+        let mut spools: BTreeMap<usize, SpoolWriter> = BTreeMap::new();
+        for (table, change) in &commit.changes {
+            let spool = spools.entry(*table).or_insert_with(|| SpoolWriter::new(options.clone()));
+            spool.push_shape(&shape);
+            push(spool, change).map_err(|error| SourceError::Transient(error.to_string()))?;
+        }
+        let tables = spools
+            .into_iter()
+            .map(|(table, spool)| Ok((TableIndex(table), spool.finish()?)))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(|error| SourceError::Transient(error.to_string()))?;
+        let committed_at = CommitTime(i64::try_from(commit.end.0).unwrap_or(0));
+        Ok(SourceEvent::Commit(SourceCommit { xid: Xid(commit.xid), end: commit.end, committed_at, tables }))
+    }
+}
+
+fn push(spool: &mut SpoolWriter, change: &SimChange) -> std::io::Result<()> {
+    let key = |id: &i64| -> TupleBuf { [Cell::Value(&id.to_be_bytes()), Cell::Null].into_iter().collect() };
+    match change {
+        SimChange::Insert(id, body) => spool.push(0, RawChange::Insert { new: SimDatabase::row(*id, body).as_ref() }),
+        SimChange::Update(id, body) => {
+            spool.push(0, RawChange::Update { old: None, new: SimDatabase::row(*id, body).as_ref() })
+        }
+        SimChange::Rekey(old, new, body) => {
+            let (old, new) = (key(old), SimDatabase::row(*new, body));
+            spool.push(0, RawChange::Update { old: Some(old.as_ref()), new: new.as_ref() })
+        }
+        SimChange::Touch(id) => {
+            let new: TupleBuf = [Cell::Value(&id.to_be_bytes()), Cell::Unchanged].into_iter().collect();
+            spool.push(0, RawChange::Update { old: None, new: new.as_ref() })
+        }
+        SimChange::Delete(id) => spool.push(0, RawChange::Delete { old: key(id).as_ref() }),
+        SimChange::Truncate => spool.push(0, RawChange::Truncate),
+    }
+}
+
+fn rows_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> SimRows {
+    let mut rows = SimRows::new();
+    for (_, change) in state.log.iter().filter(|c| wanted(c)).flat_map(|c| &c.changes).filter(|(t, _)| *t == table) {
+        match change {
+            SimChange::Insert(id, body) | SimChange::Update(id, body) => drop(rows.insert(*id, body.clone())),
+            SimChange::Rekey(old, new, body) => {
+                rows.remove(old);
+                rows.insert(*new, body.clone());
+            }
+            SimChange::Touch(_) => {}
+            SimChange::Delete(id) => drop(rows.remove(id)),
+            SimChange::Truncate => rows.clear(),
+        }
+    }
+    rows
+}
+
+async fn next_of(extra: Option<&mut mpsc::Receiver<SourceEvent>>) -> Option<SourceEvent> {
+    match extra {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Source for SimDatabase {
+    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+        if tables.len() > self.state.borrow().tables {
+            return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
+        }
+        let system_identifier = "simulated".to_owned();
+        Ok(SourceIdentity { system_identifier, database: "sim".to_owned(), timeline: 1, history: Vec::new() })
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        mut acknowledged: watch::Receiver<Lsn>,
+    ) -> Result<(), SourceError> {
+        let mut log = self.state.subscribe();
+        // Where several engines follow one database, the first hears what is injected.
+        let mut extra = self.extra_events.try_lock().ok();
+        let (mut sent, mut reached) = (0, Lsn(1000));
+        loop {
+            let new: Vec<SimCommit> = log.borrow_and_update().log.iter().skip(sent).cloned().collect();
+            reached = new.last().map_or(reached, |commit| commit.end);
+            sent += new.len();
+            for commit in &new {
+                let event = if commit.changes.is_empty() {
+                    SourceEvent::Progress(commit.end)
+                } else {
+                    SimDatabase::to_event(commit)?
+                };
+                if events.send(event).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // As PostgreSQL's keepalives do, so that a copy of an idle table ends.
+            if events.send(SourceEvent::Progress(reached)).await.is_err() {
+                return Ok(());
+            }
+            self.acknowledged.send_replace(*acknowledged.borrow_and_update());
+            tokio::select! {
+                changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
+                changed = acknowledged.changed() => if changed.is_err() { return Ok(()) },
+                Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
+            }
+        }
+    }
+
+    async fn copy(
+        &self,
+        table: TableIndex,
+        admits: Admission,
+        rows: mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        let mut log = self.state.subscribe();
+        let (snapshot, inserted, copied) = loop {
+            {
+                let state = log.borrow_and_update();
+                let hidden: Vec<Xid> = state.log.iter().filter(|c| !c.visible).map(|c| Xid(c.xid)).collect();
+                let xmax = Xid(700 + state.log.len() as u64);
+                let xmin = hidden.first().copied().unwrap_or(xmax);
+                let snapshot = Snapshot { xmin, xmax, in_progress: hidden };
+                if admits(&snapshot) {
+                    let inserted = state.log.last().map_or(Lsn(1000), |commit| commit.end);
+                    break (snapshot, inserted, rows_of(&state, table.0, |commit| commit.visible));
+                }
+            }
+            log.changed().await.map_err(|error| SourceError::Transient(error.to_string()))?;
+        };
+        let rows_estimated = copied.len() as u64;
+        let begin =
+            CopyEvent::Begin { schema: SimDatabase::schema(), rows_estimated, bytes_estimated: 64 * rows_estimated };
+        let chunks = copied.iter().map(|(id, body)| {
+            let row = SimDatabase::row(*id, body);
+            let bytes = row.as_ref().bytes();
+            let length = u32::try_from(bytes.len()).unwrap_or(0);
+            CopyEvent::Rows([&length.to_ne_bytes(), bytes].concat())
+        });
+        let all = std::iter::once(begin).chain(chunks).chain([CopyEvent::End { snapshot, inserted }]);
+        for event in all {
+            if rows.send(event).await.is_err() {
+                break;
+            }
+            // Lets commits come in between the rows of a copy.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// The options of one simulated table; temporary files go to the system's folder.
+#[must_use]
+pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
+    let folder: PathBuf = std::env::temp_dir();
+    laredo_engine::TableOptions {
+        request: TableRequest { name: laredo_core::TableName::new("public", name), key_fields: Vec::new() },
+        pipeline: laredo_engine::PipelineOptions::default(),
+        journal: laredo_engine::journal::JournalOptions {
+            entries_max: 100_000,
+            age_max: std::time::Duration::from_secs(3600),
+            bytes_max: 1 << 30,
+            memory_bytes_max: 1 << 28,
+            folder: folder.clone(),
+        },
+        held_bytes_max: 1 << 20,
+        instance: laredo_engine::journal::InstanceId(format!("sim-{name}")),
+        first_sequence: laredo_core::Sequence(5000),
+        folder,
+    }
+}

@@ -1,0 +1,26 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{Error, Result};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds, asking again every 10 ms.
+///
+/// # Errors
+/// [`Error::Timeout`] when it did not hold `within` that time.
+pub async fn eventually<F>(within: Duration, mut condition: impl FnMut() -> F) -> Result<()>
+where
+    F: Future<Output = bool>,
+{
+    let deadline = Instant::now() + within;
+    while !condition().await {
+        if Instant::now() >= deadline {
+            let what = "a condition to hold".to_owned();
+            return Err(Error::Timeout { what, waited: within });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+use crate::{Error, Result};
+
+/// A shell that runs `script` when this process dies without saying goodbye, be it by SIGKILL.
+///
+/// It blocks on reading a pipe whose other end only this process holds (Rust opens it close-on-exec),
+/// so there is nothing to poll. It has a process group of its own, for Ctrl-C must not reach it.
+#[derive(Debug)]
+pub(crate) struct Watchdog(Child);
+
+impl Watchdog {
+    /// `script` sees `args` as `$1`, `$2`...
+    pub(crate) fn start(script: &str, args: &[&str]) -> Result<Self> {
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("read -r _ && exit 0\n{script}"))
+            .arg("laredo-watchdog")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map(Self)
+            .map_err(Error::io("start a watchdog shell"))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Some(mut pipe) = self.0.stdin.take() {
+            // If the shell is gone, there is nobody left to call off.
+            let _ = pipe.write_all(b"done\n");
+        }
+        let _ = self.0.wait();
+    }
+}

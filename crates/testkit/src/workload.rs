@@ -1,0 +1,223 @@
+//! Many sessions that write at random into tables of every type, so that it can be stopped between transactions.
+
+mod script;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+use crate::{Error, Result};
+pub use script::{Script, ScriptTransaction};
+pub use tables::{Shape, TABLES, WorkloadTable, schema_sql};
+
+/// How often a session tries to connect again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// What a workload does beside writing.
+#[derive(Clone, Debug)]
+pub struct WorkloadOptions {
+    /// Sessions at the same time.
+    pub sessions: u64,
+    /// How long each session rests after a transaction.
+    pub rest: Duration,
+    /// The largest value, in bytes.
+    pub value_bytes_max: u32,
+    /// Whether tables are truncated now and then.
+    pub truncates: bool,
+    /// Errors that are part of the test, beside lost races.
+    pub tolerated: Vec<SqlState>,
+}
+
+impl Default for WorkloadOptions {
+    /// Eight sessions, values of up to 1 MiB.
+    fn default() -> Self {
+        Self {
+            sessions: 8,
+            rest: Duration::from_millis(2),
+            value_bytes_max: 1 << 20,
+            truncates: true,
+            tolerated: Vec::new(),
+        }
+    }
+}
+
+/// What sessions have done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Transactions that committed.
+    pub committed: u64,
+    /// Transactions that were rolled back on purpose.
+    pub rolled_back: u64,
+    /// Transactions that lost a race (a deadlock, a key that somebody else took) or their connection.
+    pub failed: u64,
+}
+
+/// A running workload on [`TABLES`]; it ends when it is stopped or dropped.
+#[derive(Debug)]
+pub struct Workload {
+    shared: Arc<Shared>,
+    sessions: JoinSet<Result<()>>,
+}
+
+/// No session is inside a transaction while this is held.
+#[derive(Debug)]
+pub struct Paused {
+    _gate: OwnedRwLockWriteGuard<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    url: String,
+    options: WorkloadOptions,
+    gate: Arc<RwLock<()>>,
+    stopped: AtomicBool,
+    committed: AtomicU64,
+    rolled_back: AtomicU64,
+    failed: AtomicU64,
+    errors: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Workload {
+    /// Starts the sessions on a database in which [`schema_sql`] has been run. What each one does is decided by `seed`; in which
+    /// order their statements meet is not.
+    #[must_use]
+    pub fn start(url: &str, seed: u64, options: WorkloadOptions) -> Self {
+        let scripts = (0..options.sessions).map(|session| Script::new(seed, session, &options)).collect::<Vec<_>>();
+        let shared = Arc::new(Shared {
+            url: url.to_owned(),
+            options,
+            gate: Arc::default(),
+            stopped: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            rolled_back: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            errors: Mutex::default(),
+        });
+        let mut sessions = JoinSet::new();
+        for script in scripts {
+            sessions.spawn(Arc::clone(&shared).session(script));
+        }
+        Self { shared, sessions }
+    }
+
+    /// Waits until no session is inside a transaction, and keeps it so until [`Workload::resume`].
+    pub async fn pause(&self) -> Paused {
+        Paused { _gate: Arc::clone(&self.shared.gate).write_owned().await }
+    }
+
+    /// Lets the sessions go on.
+    pub fn resume(&self, paused: Paused) {
+        drop(paused);
+    }
+
+    /// What the sessions have done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        let shared = &self.shared;
+        Counts {
+            committed: read(&shared.committed),
+            rolled_back: read(&shared.rolled_back),
+            failed: read(&shared.failed),
+        }
+    }
+
+    /// Transactions that failed, by the reason.
+    #[must_use]
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        self.shared.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the sessions between transactions.
+    ///
+    /// # Errors
+    /// [`Error::Workload`] when a session gave up, for a statement failed that should not have.
+    pub async fn stop(mut self) -> Result<Counts> {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        while let Some(ended) = self.sessions.join_next().await {
+            ended.map_err(|error| Error::Workload(error.to_string()))??;
+        }
+        Ok(self.counts())
+    }
+}
+
+impl Shared {
+    async fn session(self: Arc<Self>, mut script: Script) -> Result<()> {
+        let mut client = self.connect().await;
+        while !self.stopped.load(Ordering::SeqCst) {
+            let turn = self.gate.read().await;
+            let transaction = script.next_transaction();
+            match run(&client, &transaction).await {
+                Ok(true) => self.committed.fetch_add(1, Ordering::SeqCst),
+                Ok(false) => self.rolled_back.fetch_add(1, Ordering::SeqCst),
+                Err((statement, error)) => {
+                    self.judge(statement, &error)?;
+                    // Without a connection there is nothing to roll back.
+                    let _ = client.batch_execute("ROLLBACK").await;
+                    self.failed.fetch_add(1, Ordering::SeqCst)
+                }
+            };
+            drop(turn);
+            if client.is_closed() {
+                client = self.connect().await;
+            }
+            tokio::time::sleep(self.options.rest).await;
+        }
+        Ok(())
+    }
+
+    /// Whether an error is one that happens.
+    fn judge(&self, statement: &str, error: &tokio_postgres::Error) -> Result<()> {
+        let races = [
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+        ];
+        let expected = match error.code() {
+            None => true,
+            Some(code) => races.contains(code) || self.options.tolerated.contains(code),
+        };
+        let reason = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+        if !expected {
+            let statement: String = statement.chars().take(2000).collect();
+            return Err(Error::Workload(format!("{reason}: {statement}")));
+        }
+        *self.errors.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        Ok(())
+    }
+
+    /// Tries until it is connected or the workload is stopped (then with a client that is closed).
+    async fn connect(&self) -> Client {
+        loop {
+            if let Ok((client, connection)) = tokio_postgres::connect(&self.url, NoTls).await {
+                // Its end is seen by the client's next call.
+                tokio::spawn(connection);
+                return client;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Runs a transaction: whether it committed, or the statement that failed.
+async fn run<'a>(
+    client: &Client,
+    transaction: &'a ScriptTransaction,
+) -> Result<bool, (&'a str, tokio_postgres::Error)> {
+    let end = if transaction.commits { "COMMIT" } else { "ROLLBACK" };
+    let statements = transaction.statements.iter().map(String::as_str);
+    for statement in std::iter::once("BEGIN").chain(statements).chain([end]) {
+        client.batch_execute(statement).await.map_err(|error| (statement, error))?;
+    }
+    Ok(transaction.commits)
+}
