@@ -1,0 +1,349 @@
+use laredo_engine::spool::SpoolEntry;
+
+use super::*;
+use crate::message_bytes::{self as bytes, Sent};
+
+/// Table 0 is `public.users` (number 10), table 1 `public.orders` (20).
+struct Stream {
+    assembler: Assembler,
+    events: VecDeque<SourceEvent>,
+}
+
+impl Stream {
+    fn new() -> Stream {
+        let tables = ["users", "orders"].map(|table| TableName::new("public", table));
+        let options = SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() };
+        let mut assembler = Assembler::new(tables, Arc::new(options));
+        assembler.connected(Lsn(50), Xid(1000));
+        Stream { assembler, events: VecDeque::new() }
+    }
+
+    fn take(&mut self, message: impl AsRef<[u8]>) -> &mut Stream {
+        self.assembler.take(message.as_ref(), &mut self.events).unwrap();
+        self
+    }
+
+    fn refuse(&mut self, message: impl AsRef<[u8]>) -> String {
+        let refused = self.assembler.take(message.as_ref(), &mut self.events);
+        refused.unwrap_err().to_string()
+    }
+
+    fn users(&mut self, xid: Option<u32>) -> &mut Stream {
+        self.take(bytes::relation(xid, 10, "users", b'd', &["*id", "note"]))
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events).into_iter().map(tell).collect()
+    }
+}
+
+fn tell(event: SourceEvent) -> String {
+    match event {
+        SourceEvent::Commit(commit) => {
+            let tables = commit.tables.into_iter().map(|(table, mut spool)| {
+                let mut entries = Vec::new();
+                let read = spool.read::<io::Error>(|entry| {
+                    entries.push(entry_text(entry));
+                    Ok(())
+                });
+                read.unwrap();
+                format!("{}: {}", table.0, entries.join(" "))
+            });
+            let tables: Vec<_> = tables.collect();
+            format!("{} at {}: {}", commit.xid.0, commit.end, tables.join("; "))
+        }
+        SourceEvent::Progress(lsn) => format!("progress {lsn}"),
+        SourceEvent::Moved { table, reason } => format!("moved {}: {reason}", table.0),
+        SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
+        SourceEvent::Restarted { reason } => format!("restarted: {reason}"),
+    }
+}
+
+fn entry_text(entry: SpoolEntry<'_>) -> String {
+    let row = |row: laredo_core::TupleRef<'_>| {
+        let cells = row.cells().map(|cell| match cell {
+            laredo_core::Cell::Null => "-".to_owned(),
+            laredo_core::Cell::Unchanged => "?".to_owned(),
+            laredo_core::Cell::Value(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        });
+        cells.collect::<Vec<_>>().join(",")
+    };
+    match entry {
+        SpoolEntry::Shape(shape) => {
+            let names: Vec<_> = shape.columns.iter().map(|c| c.0.as_str()).collect();
+            format!("[{}]", names.join(","))
+        }
+        SpoolEntry::Change(RawChange::Insert { new }) => format!("+{}", row(new)),
+        SpoolEntry::Change(RawChange::Update { old: None, new }) => format!("={}", row(new)),
+        SpoolEntry::Change(RawChange::Update { old: Some(old), new }) => format!("{}={}", row(old), row(new)),
+        SpoolEntry::Change(RawChange::Delete { old }) => format!("-{}", row(old)),
+        SpoolEntry::Change(RawChange::Truncate) => "0".to_owned(),
+    }
+}
+
+fn insert(xid: Option<u32>, cells: [&str; 2]) -> Vec<u8> {
+    bytes::insert(xid, 10, &cells.map(Sent::Text))
+}
+
+#[test]
+fn a_transaction_is_told_at_its_commit() {
+    let mut stream = Stream::new();
+    stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
+    assert!(stream.told().is_empty());
+    stream.take(bytes::commit(100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"]);
+}
+
+#[test]
+fn old_rows_come_as_they_were_sent() {
+    use Sent::{Null, Text, Unchanged};
+    let mut stream = Stream::new();
+    stream.take(bytes::begin(7, 100)).users(None);
+    let key = [Text("1"), Null];
+    let update = |old, new: [Sent<'_>; 2]| bytes::update(None, 10, old, &new);
+    // A plain one; one that touched a large value elsewhere; a key in a row whose key stayed; a large key that stayed;
+    // a key that changed; a whole old row.
+    stream.take(update(None, [Text("1"), Text("b")]));
+    stream.take(update(None, [Text("1"), Unchanged]));
+    stream.take(update(Some((b'K', &key)), [Text("1"), Text("c")]));
+    stream.take(update(Some((b'K', &key)), [Unchanged, Text("d")]));
+    stream.take(update(Some((b'K', &key)), [Text("2"), Unchanged]));
+    stream.take(update(Some((b'O', &[Text("2"), Text("d")])), [Text("2"), Null]));
+    stream.take(bytes::delete(None, 10, b'K', &key));
+    stream.take(bytes::commit(100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] =1,b =1,? 1,-=1,c 1,-=?,d 1,-=2,? 2,d=2,- -1,-"]);
+}
+
+#[test]
+fn streamed_transactions_interleave_and_are_told_in_commit_order() {
+    let mut stream = Stream::new();
+    stream.take(bytes::stream_start(7, true)).users(Some(7));
+    stream.take(insert(Some(7), ["1", "seven"])).take(bytes::stream_stop());
+    stream.take(bytes::stream_start(8, true)).users(Some(8));
+    stream.take(insert(Some(8), ["2", "eight"])).take(bytes::stream_stop());
+    // One that is not streamed commits in between.
+    stream.take(bytes::begin(9, 90)).users(None).take(insert(None, ["3", "nine"])).take(bytes::commit(90));
+    stream.take(bytes::stream_start(7, false));
+    stream.take(insert(Some(7), ["4", "seven"])).take(bytes::stream_stop());
+    stream.take(bytes::stream_commit(8, 100)).take(bytes::stream_commit(7, 110));
+    assert_eq!(
+        stream.told(),
+        [
+            "9 at 0/62: 0: [id,note] +3,nine",
+            "8 at 0/6C: 0: [id,note] +2,eight",
+            "7 at 0/76: 0: [id,note] +1,seven +4,seven"
+        ]
+    );
+}
+
+#[test]
+fn what_was_rolled_back_is_not_told() {
+    let mut stream = Stream::new();
+    stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "kept"]));
+    stream.take(insert(Some(71), ["2", "gone"])).take(bytes::stream_stop());
+    stream.take(bytes::stream_abort(7, 71));
+    stream.take(bytes::stream_start(7, false));
+    stream.take(insert(Some(72), ["3", "kept"])).take(bytes::truncate(Some(73), &[10]));
+    stream.take(bytes::stream_stop()).take(bytes::stream_abort(7, 73));
+    // All of another one.
+    stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["4", "gone"]));
+    stream.take(bytes::stream_stop()).take(bytes::stream_abort(8, 8));
+    stream.take(bytes::stream_commit(7, 100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,kept +3,kept"]);
+    assert!(stream.refuse(bytes::stream_commit(8, 110)).contains("has not begun"));
+}
+
+#[test]
+fn a_streamed_transaction_sees_its_own_tables() {
+    let wide = |xid| bytes::relation(xid, 10, "users", b'd', &["*id", "note", "more"]);
+    let three = ["1", "b", "c"].map(Sent::Text);
+    let mut stream = Stream::new();
+    stream.take(bytes::stream_start(7, true)).take(wide(Some(7)));
+    stream.take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
+    // For the others it is as it was, until the transaction commits; and then it is not announced again.
+    stream.take(bytes::begin(8, 100)).users(None).take(insert(None, ["2", "a"])).take(bytes::commit(100));
+    stream.take(bytes::stream_start(7, false)).take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
+    stream.take(bytes::begin(9, 110)).take(insert(None, ["3", "a"])).take(bytes::commit(110));
+    assert_eq!(stream.told().len(), 2);
+    stream.take(bytes::stream_commit(7, 120));
+    assert_eq!(stream.told(), ["7 at 0/80: 0: [id,note,more] +1,b,c +1,b,c"]);
+    // The announcement to number 8 was the later one.
+    stream.take(bytes::begin(10, 130)).take(insert(None, ["4", "a"])).take(bytes::commit(130));
+    assert_eq!(stream.told(), ["10 at 0/8A: 0: [id,note] +4,a"]);
+}
+
+#[test]
+fn what_a_streamed_transaction_was_told_holds_for_all_once_it_commits() {
+    let mut stream = Stream::new();
+    stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
+    stream.take(bytes::stream_stop());
+    stream.take(bytes::begin(8, 100));
+    assert!(stream.refuse(insert(None, ["2", "b"])).contains("not announced"));
+
+    let mut stream = Stream::new();
+    stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
+    stream.take(bytes::stream_stop()).take(bytes::stream_commit(7, 100));
+    stream.take(bytes::begin(8, 110)).take(insert(None, ["2", "b"])).take(bytes::commit(110));
+    assert_eq!(stream.told().len(), 2);
+}
+
+#[test]
+fn a_table_that_changes_within_a_transaction_is_announced_within_its_rows() {
+    let mut stream = Stream::new();
+    stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
+    stream.take(bytes::relation(None, 10, "users", b'd', &["*id"]));
+    stream.take(bytes::insert(None, 10, &[Sent::Text("2")])).take(bytes::commit(100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a [id] +2"]);
+    assert!(stream.assembler.take_announced() && !stream.assembler.take_announced());
+}
+
+#[test]
+fn truncate_empties_every_table_that_is_ours() {
+    let mut stream = Stream::new();
+    stream.take(bytes::begin(7, 100)).users(None);
+    stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
+    stream.take(bytes::relation(None, 30, "other", b'd', &["*id"]));
+    stream.take(insert(None, ["1", "a"])).take(bytes::truncate(None, &[20, 30, 10]));
+    stream.take(bytes::commit(100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a 0; 1: [id] 0"]);
+    stream.take(bytes::begin(8, 110));
+    assert!(stream.refuse(bytes::truncate(None, &[99])).contains("table 99"));
+}
+
+#[test]
+fn transactions_without_our_tables_are_progress() {
+    let mut stream = Stream::new();
+    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "where it begins");
+    assert!(stream.assembler.progress().is_none(), "said once");
+    stream.take(bytes::begin(7, 100)).take(bytes::commit(100));
+    stream.take(bytes::begin(8, 110)).take(bytes::relation(None, 30, "other", b'd', &["*id"]));
+    stream.take(bytes::insert(None, 30, &[Sent::Text("1")])).take(bytes::commit(110));
+    assert!(stream.told().is_empty());
+    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/76"));
+    assert!(stream.assembler.progress().is_none(), "said once");
+}
+
+#[test]
+fn a_keepalive_inside_a_transaction_is_no_progress() {
+    let mut stream = Stream::new();
+    stream.take(bytes::begin(7, 100)).users(None);
+    stream.assembler.keepalive(Lsn(500));
+    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "no further than it began");
+    stream.take(insert(None, ["1", "a"])).take(bytes::commit(100));
+    assert_eq!(stream.told().len(), 1, "it is not taken for one that was told already");
+    stream.assembler.keepalive(Lsn(60));
+    assert!(stream.assembler.progress().is_none(), "never backwards");
+    // A transaction that is streamed ahead commits later than what PostgreSQL has read.
+    stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["2", "b"]));
+    stream.assembler.keepalive(Lsn(500));
+    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/1F4"));
+}
+
+#[test]
+fn a_new_connection_repeats_nothing_and_keeps_nothing_half() {
+    let mut stream = Stream::new();
+    let first = [bytes::begin(7, 100), insert(None, ["1", "a"]), bytes::commit(100)];
+    stream.users(None);
+    first.iter().for_each(|message| _ = stream.take(message));
+    stream.take(bytes::stream_start(9, true)).users(Some(9)).take(insert(Some(9), ["2", "b"]));
+    stream.take(bytes::stream_stop());
+    stream.take(bytes::begin(8, 110)).take(insert(None, ["3", "c"]));
+    assert_eq!(stream.told().len(), 1);
+
+    let position = stream.assembler.position();
+    stream.assembler.connected(position, Xid(1000));
+    assert!(stream.refuse(bytes::commit(110)).contains("no transaction is open"));
+    stream.users(None);
+    first.iter().for_each(|message| _ = stream.take(message));
+    assert!(stream.told().is_empty(), "told before");
+    stream.take(bytes::stream_start(9, true)).users(Some(9)).take(insert(Some(9), ["2", "b"]));
+    stream.take(bytes::stream_stop()).take(bytes::stream_commit(9, 120));
+    assert_eq!(stream.told(), ["9 at 0/80: 0: [id,note] +2,b"]);
+}
+
+#[test]
+fn a_table_with_another_identity_has_moved() {
+    let mut stream = Stream::new();
+    stream.users(None).users(None);
+    assert!(stream.told().is_empty(), "the first announcement is compared by the catalogue check");
+    stream.take(bytes::relation(None, 10, "users", b'i', &["id", "*note"]));
+    assert_eq!(
+        stream.told(),
+        ["moved 0: public.users told its rows apart by (id) of the primary key and now does by (note) of an index"]
+    );
+    stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
+    assert_eq!(stream.told(), ["moved 0: public.users is another table now: its number in pg_class was 10 and is 11"]);
+    // A streamed transaction says so when it commits, before its rows.
+    stream.take(bytes::stream_start(7, true)).take(bytes::relation(Some(7), 11, "users", b'f', &["*id", "*note"]));
+    stream.take(bytes::insert(Some(7), 11, &[Sent::Null, Sent::Null])).take(bytes::stream_stop());
+    assert!(stream.told().is_empty());
+    stream.take(bytes::stream_commit(7, 100));
+    let told = stream.told();
+    assert!(told[0].starts_with("moved 0: ") && told[1].starts_with("7 at"), "{told:?}");
+}
+
+#[test]
+fn a_table_without_identity_is_broken_and_only_that_one() {
+    for (identity, columns, what) in [
+        (b'd', ["id", "note"], "has lost its primary key"),
+        (b'i', ["id", "note"], "has lost the index"),
+        (b'n', ["id", "note"], "has REPLICA IDENTITY NOTHING"),
+    ] {
+        let mut stream = Stream::new();
+        stream.users(None);
+        stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
+        stream.take(bytes::relation(None, 10, "users", identity, &columns));
+        let told = stream.told();
+        assert!(told.len() == 1 && told[0].starts_with("broken 0: public.users"), "{told:?}");
+        assert!(told[0].contains(what) && told[0].contains("ADD PRIMARY KEY"), "{told:?}");
+        stream.users(None);
+        assert!(stream.told()[0].starts_with("moved 0"), "mended, it owes a copy");
+    }
+}
+
+#[test]
+fn ids_are_widened_past_the_wrap() {
+    let mut stream = Stream::new();
+    stream.assembler.connected(Lsn(50), Xid(0x1_ffff_fff0));
+    stream.users(None);
+    for (xid, at) in [(0xffff_fffe, 100), (5, 110)] {
+        stream.take(bytes::begin(xid, at)).take(insert(None, ["1", "a"])).take(bytes::commit(at));
+    }
+    let told = stream.told();
+    assert!(told[0].starts_with(&format!("{} at", 0x1_ffff_fffe_u64)), "{told:?}");
+    assert!(told[1].starts_with(&format!("{} at", 0x2_0000_0005_u64)), "{told:?}");
+}
+
+#[test]
+fn messages_out_of_order_are_refused() {
+    let refuse = |messages: &[Vec<u8>]| {
+        let mut stream = Stream::new();
+        let (last, first) = messages.split_last().unwrap();
+        first.iter().for_each(|message| _ = stream.take(message));
+        stream.refuse(last)
+    };
+    let (begin, block) = (bytes::begin(7, 100), bytes::stream_start(7, true));
+    for messages in [
+        vec![begin.clone(), begin.clone()],
+        vec![begin.clone(), block.clone()],
+        vec![begin.clone(), bytes::stream_commit(7, 100)],
+        vec![begin.clone(), bytes::stream_abort(7, 7)],
+        vec![begin.clone(), bytes::stream_stop()],
+        vec![block.clone(), begin],
+        vec![block.clone(), block.clone()],
+        vec![block.clone(), bytes::commit(100)],
+        vec![block, bytes::stream_stop(), bytes::stream_start(7, true)],
+        vec![bytes::stream_start(7, false)],
+        vec![bytes::commit(100)],
+        vec![bytes::stream_stop()],
+        vec![insert(None, ["1", "a"])],
+    ] {
+        assert!(refuse(&messages).starts_with("pgoutput sent"), "{}", refuse(&messages));
+    }
+    let relation = bytes::relation(None, 10, "users", b'd', &["*id", "note"]);
+    let narrow = bytes::insert(None, 10, &[Sent::Null]);
+    assert_eq!(
+        refuse(&[bytes::begin(7, 100), relation, narrow]),
+        "pgoutput sent a row of 1 cells for public.users, which has 2 columns"
+    );
+}

@@ -1,0 +1,39 @@
+//! A transaction that has not committed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use laredo_core::Oid;
+use laredo_engine::source::TableIndex;
+use laredo_engine::spool::{Spool, SpoolOptions, SpoolWriter};
+
+use super::relation::Known;
+
+/// Its changes, and what it alone was told of the tables.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) xid: u32,
+    /// Announced inside its streamed blocks: others see these tables as they were until it commits.
+    pub(super) relations: HashMap<Oid, Known>,
+    pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
+}
+
+impl Transaction {
+    pub(super) fn new(xid: u32) -> Transaction {
+        Transaction { xid, relations: HashMap::new(), spools: BTreeMap::new() }
+    }
+
+    pub(super) fn abort(&mut self, subtransaction: u32) {
+        self.spools.values_mut().for_each(|spool| spool.abort(subtransaction));
+    }
+
+    pub(super) fn finish(self) -> io::Result<Vec<(TableIndex, Spool)>> {
+        self.spools.into_iter().map(|(table, spool)| Ok((table, spool.finish()?))).collect()
+    }
+}
+
+pub(super) fn spool(options: &Arc<SpoolOptions>) -> SpoolWriter {
+    SpoolWriter::new(Arc::clone(options))
+}

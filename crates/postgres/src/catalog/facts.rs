@@ -1,0 +1,160 @@
+use laredo_core::{Oid, TableName};
+use serde::Deserialize;
+
+/// A table as the catalogue has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Facts {
+    /// What it is. A copy is good as long as this stays.
+    pub(crate) definition: Definition,
+    /// What matters only for whether it may be followed.
+    pub(crate) access: Access,
+}
+
+/// What a table is: the fingerprint of its definition. A copy taken under another one may not fit the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Definition {
+    pub(crate) oid: Oid,
+    /// Changes when the table is rewritten or truncated.
+    pub(crate) file: Oid,
+    /// `relkind`: `r` table, `p` partitioned table, and what cannot be followed.
+    pub(crate) kind: char,
+    /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
+    pub(crate) persistence: char,
+    pub(crate) identity: Identity,
+    /// The columns of the identity's index in its order; those of the primary key where the identity has no index.
+    pub(crate) key: Option<Vec<String>>,
+    /// The partitioned tables above it, as schema and name.
+    pub(crate) ancestors: Vec<(String, String)>,
+    /// In `attnum` order, dropped ones left out.
+    pub(crate) columns: Vec<ColumnFacts>,
+    /// The partitions that hold rows.
+    pub(crate) leaves: Vec<Leaf>,
+    /// Every type that a column needs, by oid.
+    pub(crate) types: Vec<TypeFacts>,
+    /// How the publication has it; `None` where it does not.
+    pub(crate) published: Option<Published>,
+}
+
+/// `relreplident`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum Identity {
+    #[serde(rename = "d")]
+    Default,
+    #[serde(rename = "i")]
+    Index,
+    #[serde(rename = "f")]
+    Full,
+    #[serde(rename = "n")]
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct ColumnFacts {
+    pub(crate) number: i16,
+    pub(crate) name: String,
+    pub(crate) type_oid: Oid,
+    pub(crate) type_modifier: i32,
+    pub(crate) type_name: String,
+    pub(crate) not_null: bool,
+    pub(crate) generated: bool,
+}
+
+/// A partition that holds rows. Its own replica identity decides what its old rows say.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Leaf {
+    pub(crate) oid: Oid,
+    pub(crate) file: Oid,
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) kind: char,
+    pub(crate) persistence: char,
+    pub(crate) identity: Identity,
+    pub(crate) key: Option<Vec<String>>,
+}
+
+impl Leaf {
+    pub(crate) fn name(&self) -> TableName {
+        TableName::new(&self.schema, &self.table)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct TypeFacts {
+    pub(crate) oid: Oid,
+    pub(crate) name: String,
+    /// Whether it has a binary form.
+    pub(crate) sends: bool,
+    pub(crate) kind: KindFacts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KindFacts {
+    Base,
+    Enum(Vec<String>),
+    Domain(Oid),
+    Composite(Vec<(String, Oid)>),
+    Array(Oid),
+    Range(Oid),
+    Multirange(Oid),
+}
+
+/// How a publication has a table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Published {
+    /// The published columns; `None` before PostgreSQL 15, where all are.
+    pub(crate) columns: Option<Vec<String>>,
+    /// The row filter, an SQL condition.
+    pub(crate) filter: Option<String>,
+    pub(crate) insert: bool,
+    pub(crate) update: bool,
+    pub(crate) delete: bool,
+    pub(crate) truncate: bool,
+    pub(crate) via_root: bool,
+}
+
+/// Whether our role may follow the table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Access {
+    pub(crate) owner: String,
+    /// Whether our role has the owner's rights.
+    pub(crate) owned: bool,
+    /// On the schema.
+    pub(crate) usage: bool,
+    pub(crate) select: bool,
+    /// Row-level security applies to our role.
+    pub(crate) hides_rows: bool,
+    /// The primary key is deferrable, so PostgreSQL does not take it for a replica identity.
+    pub(crate) deferrable_key: bool,
+    /// Column sets of unique indexes.
+    pub(crate) unique: Vec<Option<Vec<String>>>,
+}
+
+impl Definition {
+    /// What differs, for people; `None` when nothing does.
+    pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
+        let Definition { oid, file, kind, persistence, identity, key, ancestors, columns, leaves, types, published } =
+            self;
+        let differences = [
+            ("the table was dropped and made again", *oid != newer.oid),
+            ("its rows were rewritten or truncated", *file != newer.file),
+            ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
+            ("its replica identity changed", *identity != newer.identity || *key != newer.key),
+            ("its columns changed", *columns != newer.columns),
+            ("a type that it uses changed", *types != newer.types),
+            ("its partitions changed", *leaves != newer.leaves || *ancestors != newer.ancestors),
+            ("its publication changed", *published != newer.published),
+        ];
+        let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
+        (!seen.is_empty()).then(|| seen.join(", "))
+    }
+
+    /// The columns that are sent, in the order of a row's cells.
+    pub(crate) fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
+        let named = self.published.as_ref().and_then(|published| published.columns.as_ref());
+        self.columns.iter().filter(move |column| match named {
+            Some(names) => names.contains(&column.name),
+            None => !column.generated,
+        })
+    }
+}

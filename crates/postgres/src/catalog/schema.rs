@@ -1,0 +1,204 @@
+use std::collections::BTreeMap;
+
+use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef, TypeKind};
+use laredo_engine::source::TableRequest;
+
+use super::facts::{Access, Definition, Identity, KindFacts, TypeFacts};
+
+/// The schema of the rows that the copy and the stream send.
+///
+/// # Errors
+/// Sentences that say why the table cannot be followed and how to mend it.
+pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Result<Schema, Vec<String>> {
+    let name = &request.name;
+    let types: BTreeMap<Oid, &TypeFacts> = definition.types.iter().map(|facts| (facts.oid, facts)).collect();
+    let mut problems = Vec::new();
+    let mut columns = Vec::new();
+    for column in definition.sent_columns() {
+        let facts = types.get(&column.type_oid).copied();
+        if let Some(inner) = facts.filter(|facts| facts.sends).and_then(|facts| mute(facts, &types, 0)) {
+            problems.push(format!(
+                "table {name}: column \"{column}\" is of type {type_name}, and PostgreSQL cannot send its part \
+                 {inner}, which has no binary form; leave the column out: ALTER TABLE {table} DROP COLUMN \
+                 {quoted}, or change its type to text",
+                column = column.name,
+                type_name = column.type_name,
+                table = name.quoted(),
+                quoted = quoted(&column.name),
+            ));
+        }
+        columns.push(Column {
+            name: column.name.clone(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            type_name: column.type_name.clone(),
+            not_null: column.not_null,
+            is_text: facts.is_some_and(|facts| !facts.sends),
+        });
+    }
+    let key = key_columns(definition, request, &columns).map_err(|problem| problems.push(problem));
+    match key {
+        Ok(key) if problems.is_empty() => {
+            let types = definition.types.iter().map(|facts| (facts.oid, type_def(facts)));
+            Ok(Schema::new(columns, key, types.collect()))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// What is doubtful about the key though PostgreSQL lets it pass; only for the log.
+pub(crate) fn key_problems(access: &Access, request: &TableRequest) -> Option<String> {
+    let fields = &request.key_fields;
+    let covered = |index: &Option<Vec<String>>| {
+        let columns = index.as_ref().filter(|columns| !columns.is_empty());
+        columns.is_some_and(|columns| columns.iter().all(|column| fields.contains(column)))
+    };
+    (!fields.is_empty() && !access.unique.iter().any(covered)).then(|| {
+        format!(
+            "table {}: no unique index says that key_fields [{}] tell rows apart; two rows of one key become one",
+            request.name,
+            fields.join(", ")
+        )
+    })
+}
+
+/// The name of the part of a type that keeps it from being sent.
+fn mute(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Option<String> {
+    // A table's row type may not contain itself, but nothing here depends on that.
+    if depth > 64 {
+        return None;
+    }
+    let parts: Vec<Oid> = match &facts.kind {
+        KindFacts::Base | KindFacts::Enum(_) => Vec::new(),
+        KindFacts::Domain(oid) | KindFacts::Array(oid) | KindFacts::Range(oid) | KindFacts::Multirange(oid) => {
+            vec![*oid]
+        }
+        KindFacts::Composite(fields) => fields.iter().map(|(_, oid)| *oid).collect(),
+    };
+    parts.into_iter().find_map(|oid| {
+        let part = types.get(&oid)?;
+        match part.sends {
+            true => mute(part, types, depth + 1),
+            false => Some(part.name.clone()),
+        }
+    })
+}
+
+fn key_columns(definition: &Definition, request: &TableRequest, columns: &[Column]) -> Result<KeyColumns, String> {
+    let name = &request.name;
+    let table = name.quoted();
+    let fields = &request.key_fields;
+    let names: &[String] = match (definition.identity, &definition.key) {
+        (Identity::Nothing, _) => {
+            return Err(format!(
+                "table {name} has REPLICA IDENTITY NOTHING, so updates and deletes do not say which row; run ALTER \
+                 TABLE {table} REPLICA IDENTITY DEFAULT where it has a primary key, otherwise ALTER TABLE {table} \
+                 REPLICA IDENTITY FULL and name its key_fields"
+            ));
+        }
+        (Identity::Full, _) if !fields.is_empty() => fields,
+        (Identity::Full, Some(key)) => key,
+        (Identity::Full, None) => {
+            return Err(format!(
+                "table {name} has REPLICA IDENTITY FULL and no primary key; name the columns that tell its rows \
+                 apart: key_fields = [ … ]"
+            ));
+        }
+        (Identity::Default | Identity::Index, Some(key)) => {
+            if !fields.is_empty() && !same_set(fields, key) {
+                return Err(format!(
+                    "table {name}: key_fields [{}] differ from its replica identity [{}], which is all that deletes \
+                     say; leave key_fields out, or run ALTER TABLE {table} REPLICA IDENTITY FULL",
+                    fields.join(", "),
+                    key.join(", ")
+                ));
+            }
+            key
+        }
+        (Identity::Default, None) => {
+            return Err(format!(
+                "table {name} has no primary key, so updates and deletes do not say which row; run ALTER TABLE \
+                 {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique \
+                 index of NOT NULL columns, or ALTER TABLE {table} REPLICA IDENTITY FULL and name its key_fields"
+            ));
+        }
+        (Identity::Index, None) => {
+            return Err(format!(
+                "table {name}: the index of its replica identity was dropped; run ALTER TABLE {table} REPLICA \
+                 IDENTITY DEFAULT, or USING INDEX another one"
+            ));
+        }
+    };
+    leaves_cover(definition, request, names)?;
+    let position = |field: &String| columns.iter().position(|column| column.name == *field);
+    let places: Result<Vec<usize>, String> = names
+        .iter()
+        .map(|field| position(field).ok_or_else(|| missing_key_column(definition, request, field)))
+        .collect();
+    places.map(KeyColumns::new)
+}
+
+fn same_set(one: &[String], other: &[String]) -> bool {
+    one.len() == other.len() && one.iter().all(|name| other.contains(name))
+}
+
+fn missing_key_column(definition: &Definition, request: &TableRequest, field: &str) -> String {
+    let name = &request.name;
+    let column = definition.columns.iter().find(|column| column.name == field);
+    match column {
+        None => {
+            let known: Vec<&str> = definition.columns.iter().map(|column| column.name.as_str()).collect();
+            format!(
+                "table {name}: key_fields names \"{field}\", which is no column of it; its columns are {}",
+                known.join(", ")
+            )
+        }
+        Some(column) if column.generated => {
+            format!("table {name}: key_fields names \"{field}\", a generated column, and those are not sent")
+        }
+        Some(_) => format!(
+            "table {name}: the publication's column list leaves out \"{field}\" of the key, and PostgreSQL refuses \
+             the table's updates and deletes for that; add it to the list with ALTER PUBLICATION … SET TABLE"
+        ),
+    }
+}
+
+/// A partitioned table's changes carry the old rows that each partition's own replica identity gives.
+fn leaves_cover(definition: &Definition, request: &TableRequest, key: &[String]) -> Result<(), String> {
+    let poor = definition.leaves.iter().find(|leaf| match (leaf.identity, &leaf.key) {
+        (Identity::Full, _) => false,
+        (Identity::Nothing, _) | (_, None) => true,
+        (_, Some(columns)) => !key.iter().all(|column| columns.contains(column)),
+    });
+    match poor {
+        None => Ok(()),
+        Some(leaf) => Err(format!(
+            "table {}: its partition {} has another replica identity, so its deletes do not say the key [{}]; run \
+             ALTER TABLE {} REPLICA IDENTITY FULL",
+            request.name,
+            leaf.name(),
+            key.join(", "),
+            leaf.name().quoted()
+        )),
+    }
+}
+
+fn type_def(facts: &TypeFacts) -> TypeDef {
+    TypeDef {
+        name: facts.name.clone(),
+        kind: match &facts.kind {
+            KindFacts::Base => TypeKind::Base,
+            KindFacts::Enum(labels) => TypeKind::Enum(labels.clone()),
+            KindFacts::Domain(oid) => TypeKind::Domain(*oid),
+            KindFacts::Composite(fields) => TypeKind::Composite(fields.clone()),
+            KindFacts::Array(oid) => TypeKind::Array(*oid),
+            KindFacts::Range(oid) => TypeKind::Range(*oid),
+            KindFacts::Multirange(oid) => TypeKind::Multirange(*oid),
+        },
+    }
+}
+
+/// A name as SQL wants it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,54 @@
+//! Which database it is, and which line of its history.
+
+use laredo_core::Lsn;
+use laredo_engine::source::SourceIdentity;
+
+use crate::options::ConnectionOptions;
+use crate::transport::{ReplicationConnection, Row, TransportError};
+
+/// Asks a walsender, which also shows that one can be had.
+pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
+    let mut connection = ReplicationConnection::connect(options).await?;
+    let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
+    let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
+    let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
+    let history = match timeline {
+        // The first has no history, and no file that says so.
+        ..=1 => Vec::new(),
+        _ => {
+            let rows = connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+            parse_history(text(&rows, 1).ok_or_else(|| unexpected(&rows))?)
+        }
+    };
+    Ok(SourceIdentity { system_identifier: field(0)?.to_owned(), database: field(3)?.to_owned(), timeline, history })
+}
+
+fn text(rows: &[Row], column: usize) -> Option<&str> {
+    rows.first()?.get(column)?.as_deref()
+}
+
+fn unexpected(rows: &[Row]) -> TransportError {
+    TransportError::Protocol(format!("a walsender says of itself: {rows:?}"))
+}
+
+/// Reads lines of a timeline, the position where it was left, and a reason.
+fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_read_as_postgres_writes_it() {
+        let text = "1\t0/4000148\tno recovery target specified\n\n# a comment\n2\t0/50000A0\tbefore 2000-01-01\n";
+        assert_eq!(parse_history(text), [(1, Lsn(0x400_0148)), (2, Lsn(0x500_00A0))]);
+    }
+}

@@ -1,0 +1,26 @@
+//! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as transactions.
+
+mod catalog;
+mod copy;
+mod identity;
+mod options;
+mod publication;
+mod slot;
+mod source;
+mod tls;
+pub mod transport;
+mod validate;
+mod watch;
+
+pub use options::{
+    ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions,
+};
+pub use publication::PublicationOptions;
+pub use source::{PostgresOptions, PostgresSource};
+
+pub mod assemble;
+pub mod pgoutput;
+pub mod stream;
+
+#[cfg(test)]
+mod message_bytes;

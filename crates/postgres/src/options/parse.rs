@@ -1,0 +1,397 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions};
+
+const SUPPORTED: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "connect_timeout",
+    "application_name",
+    "options",
+    "channel_binding",
+];
+
+/// Keys that may be left aside without weakening what the user asked for.
+const IGNORED: &[&str] = &[
+    "client_encoding",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "sslcompression",
+    "sslsni",
+    "tcp_user_timeout",
+];
+
+/// Keys that would be a promise which is not kept.
+const UNSUPPORTED: &[&str] = &[
+    "gssdelegation",
+    "gsslib",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "passfile",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "service",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcertmode",
+    "sslcrl",
+    "sslcrldir",
+    "sslkeylogfile",
+    "sslnegotiation",
+    "sslpassword",
+    "target_session_attrs",
+];
+
+/// Where libpq looks for a socket on Debian.
+const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
+
+type Pairs = BTreeMap<&'static str, String>;
+
+pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, OptionsError> {
+    let text = text.trim();
+    let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
+    let pairs = match rest {
+        Some(rest) => url(rest)?,
+        None if text.contains("://") => {
+            return Err(syntax("a connection URL begins with postgresql:// or postgres://"));
+        }
+        None => dsn(text)?,
+    };
+    options(&pairs)
+}
+
+fn syntax(problem: &str) -> OptionsError {
+    OptionsError::Syntax(problem.to_owned())
+}
+
+fn put(pairs: &mut Pairs, key: &str, value: String) -> Result<(), OptionsError> {
+    if let Some(known) = SUPPORTED.iter().find(|known| **known == key) {
+        pairs.insert(known, value);
+        return Ok(());
+    }
+    if IGNORED.contains(&key) {
+        return Ok(());
+    }
+    if UNSUPPORTED.contains(&key) {
+        return Err(OptionsError::Unsupported(key.to_owned()));
+    }
+    let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
+    let nearest = SUPPORTED.iter().min_by_key(distance).filter(|known| distance(known) <= 3);
+    Err(OptionsError::UnknownKey { key: key.to_owned(), nearest: nearest.copied() })
+}
+
+/// `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
+fn url(rest: &str) -> Result<Pairs, OptionsError> {
+    let mut pairs = Pairs::new();
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
+    let (authority, database) = rest.split_once('/').map_or((rest, ""), |(a, b)| (a, b));
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
+    if user.contains('@') {
+        return Err(syntax("write an @ in a user name or password as %40"));
+    }
+    let (user, password) = user.split_once(':').map_or((user, ""), |(a, b)| (a, b));
+    let (host, port) = host_and_port(host)?;
+    for (key, value) in [("user", user), ("password", password), ("host", host), ("port", port), ("dbname", database)] {
+        if !value.is_empty() {
+            put(&mut pairs, key, percent_decoded(value)?)?;
+        }
+    }
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| syntax("a parameter after ? is written key=value"))?;
+        let (key, value) = (percent_decoded(key)?, percent_decoded(value)?);
+        match (key.as_str(), value.as_str()) {
+            // JDBC's spelling, which libpq understands too.
+            ("ssl", "true") => put(&mut pairs, "sslmode", "require".to_owned())?,
+            _ => put(&mut pairs, &key, value)?,
+        }
+    }
+    Ok(pairs)
+}
+
+fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
+    let Some(bracketed) = text.strip_prefix('[') else {
+        return Ok(text.rsplit_once(':').unwrap_or((text, "")));
+    };
+    let (address, rest) = bracketed.split_once(']').ok_or_else(|| syntax("an IPv6 address ends with ]"))?;
+    match rest.strip_prefix(':') {
+        Some(port) => Ok((address, port)),
+        None if rest.is_empty() => Ok((address, "")),
+        None => Err(syntax("after [IPv6 address] comes :PORT, / or ?")),
+    }
+}
+
+fn percent_decoded(text: &str) -> Result<String, OptionsError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        match tail {
+            [high, low, tail @ ..] => match (digit(high), digit(low)) {
+                (Some(high), Some(low)) if high + low > 0 => {
+                    bytes.push(u8::try_from(high * 16 + low).expect("two hexadecimal digits are a byte"));
+                    rest = tail;
+                }
+                _ => {
+                    return Err(syntax("after % come two hexadecimal digits (and not 00); write % itself as %25"));
+                }
+            },
+            _ => return Err(syntax("after % come two hexadecimal digits; write % itself as %25")),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| syntax("percent-encoded bytes are not UTF-8"))
+}
+
+/// `key = value` pairs; a value with blanks is quoted with `'`, and `\` takes the next character as it is.
+fn dsn(text: &str) -> Result<Pairs, OptionsError> {
+    let mut pairs = Pairs::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (key, value) = rest
+            .split_once('=')
+            .ok_or_else(|| syntax("write key=value pairs with blanks between them, or a postgresql:// URL"))?;
+        let key = key.trim();
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return Err(syntax("each key is followed by = and its value"));
+        }
+        let (value, after) = dsn_value(value.trim_start())?;
+        put(&mut pairs, key, value)?;
+        rest = after.trim_start();
+    }
+    Ok(pairs)
+}
+
+fn dsn_value(text: &str) -> Result<(String, &str), OptionsError> {
+    let quoted = text.starts_with('\'');
+    let mut value = String::new();
+    let mut chars = text.char_indices().skip(usize::from(quoted));
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some((_, escaped)) => value.push(escaped),
+                None if quoted => break,
+                None => return Ok((value, "")),
+            },
+            '\'' if quoted => return Ok((value, &text[at + 1..])),
+            _ if !quoted && c.is_whitespace() => return Ok((value, &text[at..])),
+            _ => value.push(c),
+        }
+    }
+    match quoted {
+        true => Err(syntax("a value that begins with ' must end with '")),
+        false => Ok((value, "")),
+    }
+}
+
+fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
+    let get = |key: &str| pairs.get(key).map(String::as_str).filter(|value| !value.is_empty());
+    let user = get("user").ok_or_else(|| OptionsError::Value {
+        key: "user",
+        problem: "is missing; add the role to connect as".to_owned(),
+    })?;
+    let host_address: Option<IpAddr> =
+        get("hostaddr").map(|text| number("hostaddr", text, "an IP address")).transpose()?;
+    let host = match (get("host"), host_address) {
+        (Some(host), _) if host.contains(',') => {
+            return Err(OptionsError::Value {
+                key: "host",
+                problem: "several hosts are not supported; name the primary".to_owned(),
+            });
+        }
+        (Some(host), _) if host.starts_with('/') => Host::Unix(PathBuf::from(host)),
+        (Some(host), _) => Host::Tcp(host.to_owned()),
+        (None, Some(address)) => Host::Tcp(address.to_string()),
+        (None, None) => Host::Unix(PathBuf::from(DEFAULT_SOCKET_FOLDER)),
+    };
+    Ok(ConnectionOptions {
+        host,
+        host_address,
+        port: get("port").map_or(Ok(5432), |text| number("port", text, "a port from 1 to 65535"))?,
+        user: user.to_owned(),
+        password: get("password").map(Secret::new),
+        database: get("dbname").unwrap_or(user).to_owned(),
+        tls: tls_options(&get)?,
+        channel_binding: match get("channel_binding") {
+            Some("disable") => ChannelBinding::Disable,
+            Some("prefer") | None => ChannelBinding::Prefer,
+            Some("require") => ChannelBinding::Require,
+            Some(other) => return Err(choice("channel_binding", other, "disable, prefer or require")),
+        },
+        connect_timeout: match get("connect_timeout") {
+            None => Some(Duration::from_secs(10)),
+            Some(text) => match number("connect_timeout", text, "a number of seconds")? {
+                0_u32 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
+        },
+        application_name: get("application_name").unwrap_or("laredo").to_owned(),
+        server_options: get("options").map(str::to_owned),
+    })
+}
+
+fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<TlsOptions, OptionsError> {
+    let roots = get("sslrootcert").map(|text| match text {
+        "system" => RootCertificates::System,
+        path => RootCertificates::File(PathBuf::from(path)),
+    });
+    let system = roots == Some(RootCertificates::System);
+    let mode = match get("sslmode") {
+        Some("disable") => SslMode::Disable,
+        Some("allow") => SslMode::Allow,
+        Some("prefer") => SslMode::Prefer,
+        Some("require") => SslMode::Require,
+        Some("verify-ca") => SslMode::VerifyCa,
+        Some("verify-full") => SslMode::VerifyFull,
+        None if system => SslMode::VerifyFull,
+        None => SslMode::Prefer,
+        Some(other) => {
+            let possible = "disable, allow, prefer, require, verify-ca or verify-full";
+            return Err(choice("sslmode", other, possible));
+        }
+    };
+    // Anybody can get a certificate from a public authority, so its name is all that such a certificate proves.
+    if system && mode != SslMode::VerifyFull {
+        return Err(OptionsError::Value {
+            key: "sslmode",
+            problem: "must be verify-full with sslrootcert=system".to_owned(),
+        });
+    }
+    let (certificate, key) = (get("sslcert").map(PathBuf::from), get("sslkey").map(PathBuf::from));
+    if certificate.is_some() != key.is_some() {
+        return Err(OptionsError::Value { key: "sslcert", problem: "sslcert and sslkey go together".to_owned() });
+    }
+    Ok(TlsOptions { mode, roots, certificate, key })
+}
+
+fn number<T: FromStr>(key: &'static str, text: &str, wanted: &str) -> Result<T, OptionsError> {
+    text.trim().parse().map_err(|_| OptionsError::Value { key, problem: format!("`{text}` is not {wanted}") })
+}
+
+fn choice(key: &'static str, found: &str, possible: &str) -> OptionsError {
+    OptionsError::Value { key, problem: format!("`{found}` is not one of {possible}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> ConnectionOptions {
+        ConnectionOptions::parse(text).unwrap()
+    }
+
+    fn error(text: &str) -> String {
+        ConnectionOptions::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_url_and_a_dsn_say_the_same() {
+        let url = parse(
+            "postgres://al%40ice:p%3A%2F%27@db.example:6432/my%20db?sslmode=verify-full&sslrootcert=/ca.pem\
+             &application_name=x&connect_timeout=3&options=-c%20geqo%3Doff",
+        );
+        let dsn = parse(
+            r"host=db.example port = 6432 user='al@ice' password='p:/\'' dbname='my db' sslmode=verify-full
+              sslrootcert=/ca.pem application_name=x connect_timeout=3 options='-c geqo=off'",
+        );
+        assert_eq!(url, dsn);
+        assert_eq!(url.password, Some(Secret::new("p:/'")));
+        assert_eq!(url.database, "my db");
+        assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(url.server_options.as_deref(), Some("-c geqo=off"));
+    }
+
+    #[test]
+    fn hosts() {
+        let host = |text| parse(text).host;
+        assert_eq!(host("postgresql://u@[::1]:7/d"), Host::Tcp("::1".into()));
+        assert_eq!(host("postgresql://u@%2Ftmp%2Fpg/d"), Host::Unix("/tmp/pg".into()));
+        assert_eq!(host("postgresql://u@/d?host=/tmp/pg"), Host::Unix("/tmp/pg".into()));
+        assert_eq!(host("user=u hostaddr=10.0.0.1"), Host::Tcp("10.0.0.1".into()));
+        assert_eq!(host("user=u"), Host::Unix(DEFAULT_SOCKET_FOLDER.into()));
+        assert_eq!(parse("host=/tmp user=u port=77").address(), "/tmp/.s.PGSQL.77");
+        assert_eq!(parse("host=::1 user=u").address(), "[::1]:5432");
+        assert_eq!(parse("user=u").database, "u", "the database is the user's own unless named");
+    }
+
+    #[test]
+    fn passwords_are_never_printed() {
+        let options = parse("postgresql://u:hunter2@h/d");
+        assert!(!format!("{options:?}").contains("hunter2"));
+        for text in ["postgresql://u:hunter2@@h/d", "postgresql://u:hunter2%zz@h", "user=u password='hunter2"] {
+            assert!(!error(text).contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_a_hint() {
+        let cases = [
+            ("user=u sslmod=require", "unknown connection parameter `sslmod`; did you mean `sslmode`?"),
+            ("user=u zzzzzzzzzzzz=1", "unknown connection parameter `zzzzzzzzzzzz`"),
+            ("user=u sslcrl=/x", "connection parameter `sslcrl` is not supported by laredo: remove it"),
+            ("host=h", "connection parameter `user`: is missing; add the role to connect as"),
+            ("user=u port=0x1", "connection parameter `port`: `0x1` is not a port from 1 to 65535"),
+            (
+                "user=u sslmode=on",
+                "connection parameter `sslmode`: `on` is not one of disable, allow, prefer, require, verify-ca or verify-full",
+            ),
+            (
+                "user=u sslrootcert=system sslmode=require",
+                "connection parameter `sslmode`: must be verify-full with sslrootcert=system",
+            ),
+            (
+                "mysql://u@h",
+                "the connection string is malformed: a connection URL begins with postgresql:// or postgres://",
+            ),
+            ("user=u host=a,b", "connection parameter `host`: several hosts are not supported; name the primary"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_is_left_aside() {
+        parse("user=u keepalives=1 keepalives_idle=30 gssencmode=disable client_encoding=UTF8");
+        assert_eq!(parse("user=u sslrootcert=system").tls.mode, SslMode::VerifyFull);
+        assert_eq!(parse("postgres://u@h/d?ssl=true").tls.mode, SslMode::Require);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses_or_is_refused(text: String) {
+            let _ = ConnectionOptions::parse(&text);
+            let _ = ConnectionOptions::parse(&format!("postgresql://{text}"));
+        }
+
+        #[test]
+        fn any_password_can_be_written(password in "[^\0]{1,20}") {
+            let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
+            prop_assert_eq!(parse(&format!("user=u password='{quoted}' port=1")).password, Some(Secret::new(password)));
+        }
+    }
+}

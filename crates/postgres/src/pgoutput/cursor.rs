@@ -1,0 +1,184 @@
+//! Reads a message's fields and says where it went wrong.
+
+use laredo_core::{CommitTime, Lsn};
+
+/// A message that pgoutput does not send.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("pgoutput message {}, byte {offset} of {length}: {problem}", name(*.kind))]
+pub struct DecodeError {
+    /// The message's first byte; zero when there is none.
+    pub kind: u8,
+    /// Where in the message.
+    pub offset: usize,
+    /// Bytes of the whole message.
+    pub length: usize,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// It ends too early.
+    #[error("{wanted} more bytes belong here and {left} are left")]
+    Short {
+        /// Bytes that should follow.
+        wanted: usize,
+        /// Bytes that follow.
+        left: usize,
+    },
+    /// It goes on after its end.
+    #[error("{0} bytes follow the end of the message")]
+    Long(usize),
+    /// No such message exists.
+    #[error("there is no message of kind {0:#04x}")]
+    Unknown(u8),
+    /// Prepared transactions are sent ahead only through a slot made with `two_phase`.
+    #[error("message {:?} announces a prepared transaction: the slot was made with two_phase, drop it and let laredo make it", char::from(*.0))]
+    TwoPhase(u8),
+    /// A length or count below zero.
+    #[error("length {0} is impossible")]
+    Length(i32),
+    /// Neither an old nor a new row.
+    #[error("{0:#04x} introduces neither an old nor a new row")]
+    Part(u8),
+    /// No such kind of cell exists.
+    #[error("there is no cell of kind {0:#04x}")]
+    Cell(u8),
+    /// A text without its closing zero.
+    #[error("the text does not end")]
+    Endless,
+    /// A name that is not UTF-8.
+    #[error("the name is not UTF-8")]
+    NotUtf8,
+}
+
+fn name(kind: u8) -> &'static str {
+    match kind {
+        b'B' => "Begin",
+        b'C' => "Commit",
+        b'O' => "Origin",
+        b'R' => "Relation",
+        b'Y' => "Type",
+        b'I' => "Insert",
+        b'U' => "Update",
+        b'D' => "Delete",
+        b'T' => "Truncate",
+        b'M' => "Message",
+        b'S' => "Stream Start",
+        b'E' => "Stream Stop",
+        b'c' => "Stream Commit",
+        b'A' => "Stream Abort",
+        _ => "of an unknown kind",
+    }
+}
+
+/// A place in a message.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    message: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(message: &'a [u8]) -> Cursor<'a> {
+        Cursor { message, rest: message }
+    }
+
+    pub(super) fn kind(&mut self) -> Result<u8, DecodeError> {
+        self.u8()
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, DecodeError> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    pub(super) fn lsn(&mut self) -> Result<Lsn, DecodeError> {
+        self.array().map(u64::from_be_bytes).map(Lsn)
+    }
+
+    pub(super) fn time(&mut self) -> Result<CommitTime, DecodeError> {
+        self.array().map(i64::from_be_bytes).map(CommitTime)
+    }
+
+    /// A number of columns.
+    pub(super) fn count(&mut self) -> Result<usize, DecodeError> {
+        let count = self.array().map(i16::from_be_bytes)?;
+        usize::try_from(count).map_err(|_| self.error_back(2, Problem::Length(count.into())))
+    }
+
+    /// A text that a zero ends.
+    pub(super) fn text(&mut self) -> Result<&'a str, DecodeError> {
+        let Some(length) = self.rest.iter().position(|byte| *byte == 0) else {
+            return Err(self.error_back(0, Problem::Endless));
+        };
+        let text = std::str::from_utf8(&self.rest[..length]).map_err(|_| self.error_back(0, Problem::NotUtf8))?;
+        self.rest = &self.rest[length + 1..];
+        Ok(text)
+    }
+
+    /// Bytes behind their length.
+    pub(super) fn sized(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = self.i32()?;
+        match usize::try_from(length) {
+            Ok(length) => self.bytes(length),
+            Err(_) => Err(self.error_back(4, Problem::Length(length))),
+        }
+    }
+
+    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
+            return Err(self.short(length));
+        };
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    pub(super) fn finish(&self) -> Result<(), DecodeError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            left => Err(self.error_back(0, Problem::Long(left))),
+        }
+    }
+
+    pub(super) fn error_at_start(&self, problem: Problem) -> DecodeError {
+        self.error_back(self.message.len() - self.rest.len(), problem)
+    }
+
+    /// An error about the byte just read.
+    pub(super) fn error_before(&self, problem: Problem) -> DecodeError {
+        self.error_back(1, problem)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let Some((array, rest)) = self.rest.split_first_chunk() else {
+            return Err(self.short(N));
+        };
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    #[cold]
+    fn short(&self, wanted: usize) -> DecodeError {
+        let left = self.rest.len();
+        self.error_back(0, Problem::Short { wanted, left })
+    }
+
+    #[cold]
+    fn error_back(&self, bytes: usize, problem: Problem) -> DecodeError {
+        DecodeError {
+            kind: self.message.first().copied().unwrap_or_default(),
+            offset: (self.message.len() - self.rest.len()).saturating_sub(bytes),
+            length: self.message.len(),
+            problem,
+        }
+    }
+}

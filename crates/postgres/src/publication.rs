@@ -1,0 +1,129 @@
+//! The publication: what it carries, and making it carry what is wanted. It is never narrowed: others may read it.
+
+use laredo_core::TableName;
+use postgres_protocol::escape::escape_literal;
+
+use crate::catalog::{Facts, quoted};
+use crate::transport::{Connection, TransportError};
+
+/// Which publication is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicationOptions {
+    /// Its name.
+    pub name: String,
+    /// Whether it may be created, and tables added to it.
+    pub create: bool,
+}
+
+/// What the catalogue says of a publication as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Publication {
+    /// Whether our role may alter it.
+    pub(crate) owned: bool,
+    /// Whether inserts, updates, deletes and truncates are all published.
+    pub(crate) has_all_operations: bool,
+    /// Whether partitions' changes come as their root's.
+    pub(crate) via_root: bool,
+}
+
+/// Reads what there is of it.
+pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Option<Publication>, TransportError> {
+    let sql = format!(
+        "SELECT pg_has_role(pubowner, 'USAGE'), pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot
+         FROM pg_publication WHERE pubname = {}",
+        escape_literal(name)
+    );
+    let rows = connection.simple_query(&sql).await?;
+    Ok(rows.first().map(|row| {
+        let is = |column: usize| row.get(column).is_some_and(|value| value.as_deref() == Some("t"));
+        Publication { owned: is(0), has_all_operations: is(1), via_root: is(2) }
+    }))
+}
+
+/// The statement that makes the publication carry `tables`, all of which exist; `None` when it does.
+pub(crate) fn mending(
+    options: &PublicationOptions,
+    found: Option<&Publication>,
+    tables: &[(&TableName, &Facts)],
+) -> Option<String> {
+    let missing: Vec<String> = tables
+        .iter()
+        .filter(|(_, facts)| facts.definition.published.is_none())
+        .map(|(name, facts)| match facts.definition.kind {
+            // A partitioned table brings its partitions in any case; children by inheritance are tables of their own.
+            'p' => name.quoted(),
+            _ => format!("ONLY {}", name.quoted()),
+        })
+        .collect();
+    let name = quoted(&options.name);
+    if found.is_some() {
+        return (!missing.is_empty()).then(|| format!("ALTER PUBLICATION {name} ADD TABLE {}", missing.join(", ")));
+    }
+    Some(format!(
+        "CREATE PUBLICATION {name} FOR TABLE {} WITH (publish = 'insert, update, delete, truncate', \
+         publish_via_partition_root = true)",
+        missing.join(", ")
+    ))
+}
+
+/// What is wrong with the publication, each with what to run.
+pub(crate) fn problems(
+    options: &PublicationOptions,
+    found: Option<&Publication>,
+    tables: &[(&TableName, &Facts)],
+    may_create: bool,
+) -> Vec<String> {
+    let name = &options.name;
+    let mut problems = Vec::new();
+    let mending = mending(options, found, tables);
+    match (found, mending) {
+        (None, Some(sql)) if !options.create => problems.push(format!(
+            "publication {name} does not exist; run {sql}, or let laredo do so with publication.create = true"
+        )),
+        (Some(_), Some(sql)) if !options.create => problems.push(format!(
+            "publication {name} lacks tables; run {sql}, or let laredo do so with publication.create = true"
+        )),
+        (None, Some(sql)) if !may_create => problems.push(format!(
+            "publication {name} does not exist, and this role may not create one in the database; grant it CREATE on \
+             the database, or as a superuser run {sql}"
+        )),
+        (Some(publication), Some(sql)) if !publication.owned => problems
+            .push(format!("publication {name} lacks tables and belongs to another role; as its owner run {sql}")),
+        (_, Some(sql)) => {
+            let foreign: Vec<String> = tables
+                .iter()
+                .filter(|(_, facts)| facts.definition.published.is_none() && !facts.access.owned)
+                .map(|(table, facts)| format!("{table} (of {})", facts.access.owner))
+                .collect();
+            if !foreign.is_empty() {
+                problems.push(format!(
+                    "only their owner may publish the tables {}; as a superuser run {sql}",
+                    foreign.join(", ")
+                ));
+            }
+        }
+        (_, None) => {}
+    }
+    problems.extend(found.map_or_else(Vec::new, |found| flag_problems(name, found, tables)));
+    problems
+}
+
+fn flag_problems(name: &str, found: &Publication, tables: &[(&TableName, &Facts)]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !found.has_all_operations {
+        problems.push(format!(
+            "publication {name} does not publish every kind of change, so copies would go stale; run ALTER PUBLICATION \
+             {} SET (publish = 'insert, update, delete, truncate')",
+            quoted(name)
+        ));
+    }
+    let root = tables.iter().find(|(_, facts)| facts.definition.kind == 'p');
+    if let (false, Some((root, _))) = (found.via_root, root) {
+        problems.push(format!(
+            "publication {name} publishes the partitions of {root} one by one; run ALTER PUBLICATION {} SET \
+             (publish_via_partition_root = true)",
+            quoted(name)
+        ));
+    }
+    problems
+}

@@ -1,0 +1,93 @@
+//! The replication slot: what the catalogue says of it, and what its creation waits for.
+
+use std::time::Duration;
+
+use postgres_protocol::escape::escape_literal;
+
+use crate::options::ConnectionOptions;
+use crate::stream::SlotMode;
+use crate::transport::{Connection, TransportError};
+
+/// A slot's creation that takes longer than this is explained, and again after each [`AGAIN`].
+const PATIENCE: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A slot that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) plugin: Option<String>,
+    pub(crate) database: Option<String>,
+    pub(crate) temporary: bool,
+}
+
+/// Reads what there is of the slot that `mode` names.
+pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Slot>, TransportError> {
+    let SlotMode::Stateful { name } = mode else {
+        return Ok(None);
+    };
+    let sql = format!(
+        "SELECT plugin, database, temporary FROM pg_replication_slots WHERE slot_name = {}",
+        escape_literal(name)
+    );
+    let rows = connection.simple_query(&sql).await?;
+    Ok(rows.into_iter().next().map(|row| {
+        let mut values = row.into_iter();
+        let mut next = || values.next().flatten();
+        Slot { plugin: next(), database: next(), temporary: next().as_deref() == Some("t") }
+    }))
+}
+
+/// What is wrong with the slot, each with what to do.
+pub(crate) fn problems(mode: &SlotMode, found: Option<&Slot>, database: &str) -> Vec<String> {
+    let (key, name) = match mode {
+        SlotMode::Stateful { name } => ("slot_name", name),
+        SlotMode::Ephemeral { name_prefix } => ("slot_name", name_prefix),
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    // An ephemeral slot's name ends with a process number.
+    let length_max = if matches!(mode, SlotMode::Stateful { .. }) { 63 } else { 50 };
+    if name.is_empty() || name.len() > length_max || !name.chars().all(plain) {
+        return vec![format!(
+            "{key} `{name}` is no name for a slot; use up to {length_max} lower-case letters, digits and underscores"
+        )];
+    }
+    let Some(slot) = found else { return Vec::new() };
+    let drop = format!("SELECT pg_drop_replication_slot('{name}')");
+    let problem = match (slot.plugin.as_deref(), slot.database.as_deref()) {
+        (Some("pgoutput"), Some(of)) if of == database && slot.temporary => {
+            "is another session's temporary one".to_owned()
+        }
+        (Some("pgoutput"), Some(of)) if of == database => return Vec::new(),
+        (Some("pgoutput"), of) => format!("belongs to database {}", of.unwrap_or_default()),
+        (plugin, _) => format!("is of plugin {}, not pgoutput", plugin.unwrap_or("(none: it is physical)")),
+    };
+    vec![format!("replication slot {name} {problem}; choose another slot_name, or run {drop}")]
+}
+
+/// While a walsender makes a slot, logs which transactions it waits for: all that were open, in every database.
+/// Never returns.
+pub(crate) async fn explain_creation(options: &ConnectionOptions, process_id: i32) -> std::convert::Infallible {
+    tokio::time::sleep(PATIENCE).await;
+    loop {
+        match blockers(options, process_id).await {
+            Ok(blockers) => {
+                tracing::warn!(%blockers, "the replication slot can only be made when older transactions end")
+            }
+            Err(error) => tracing::warn!(%error, "cannot find out what the replication slot waits for"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn blockers(options: &ConnectionOptions, process_id: i32) -> Result<String, TransportError> {
+    let sql = format!(
+        "SELECT coalesce(string_agg(what, '; '), 'nothing that this role can see') FROM (
+            SELECT format('process %s of %s in database %s since %s', a.pid, a.usename, a.datname, a.xact_start) AS what
+            FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids({process_id}))
+            UNION ALL
+            SELECT format('prepared transaction %L of %s in database %s since %s', p.gid, p.owner, p.database, p.prepared)
+            FROM pg_prepared_xacts p) blockers"
+    );
+    let rows = Connection::connect(options).await?.simple_query(&sql).await?;
+    Ok(rows.into_iter().flatten().flatten().collect())
+}

@@ -1,0 +1,137 @@
+//! A PostgreSQL database as the engine sees it.
+
+use std::sync::{Arc, OnceLock};
+
+use laredo_core::Lsn;
+use laredo_engine::source::{
+    Admission, CopyEvent, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+};
+use laredo_engine::spool::SpoolOptions;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::catalog::Definition;
+use crate::options::ConnectionOptions;
+use crate::publication::PublicationOptions;
+use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
+use crate::transport::Connection;
+use crate::{copy, identity, validate, watch as definitions};
+
+/// How a database is followed.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// How to reach it.
+    pub connection: ConnectionOptions,
+    /// The replication slot.
+    pub slot: SlotMode,
+    /// The publication.
+    pub publication: PublicationOptions,
+    /// What happens when the connection breaks.
+    pub reconnect: ReconnectOptions,
+    /// Where transactions are kept until they commit.
+    pub spool: Arc<SpoolOptions>,
+    /// Seeds the jitter of reconnects.
+    pub seed: u64,
+}
+
+/// A PostgreSQL database, followed through one replication slot.
+#[derive(Debug)]
+pub struct PostgresSource {
+    options: PostgresOptions,
+    tables: OnceLock<Vec<Followed>>,
+    signals: Signals,
+}
+
+/// A table that is followed.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) request: TableRequest,
+    pub(crate) progress: Mutex<Progress>,
+}
+
+/// How far copying it has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// What the last complete copy was made under.
+    pub(crate) copied: Option<Arc<Definition>>,
+    /// The connection of the stream (by its number) since which all earlier writers are known to have ended.
+    settled: u64,
+}
+
+impl PostgresSource {
+    /// A source that does nothing until it is prepared.
+    #[must_use]
+    pub fn new(options: PostgresOptions) -> PostgresSource {
+        PostgresSource { options, tables: OnceLock::new(), signals: Signals::new() }
+    }
+
+    fn tables(&self) -> Result<&[Followed], SourceError> {
+        let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
+        self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)
+    }
+
+    /// Waits until the slot keeps what commits, and until nobody is left who wrote the table before that.
+    async fn settle(&self, connection: &mut Connection, table: &Followed) -> Result<(), SourceError> {
+        let mut slots = self.signals.slots.subscribe();
+        let slot = *slots
+            .wait_for(|slots| *slots > 0)
+            .await
+            .map_err(|_| SourceError::Transient("the stream has ended".to_owned()))?;
+        if table.progress.lock().settled < slot {
+            copy::wait_for_writers(connection, &table.request.name).await?;
+            table.progress.lock().settled = slot;
+        }
+        Ok(())
+    }
+}
+
+impl Source for PostgresSource {
+    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        validate::prepare(&mut connection, &self.options, tables).await?;
+        let identity = identity::read(&self.options.connection).await?;
+        let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
+        match self.tables.set(followed.collect()) {
+            Ok(()) => Ok(identity),
+            Err(_) => Err(SourceError::Definite(vec!["the source is prepared already".to_owned()])),
+        }
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: watch::Receiver<Lsn>,
+    ) -> Result<(), SourceError> {
+        let tables = self.tables()?;
+        let options = StreamOptions {
+            connection: self.options.connection.clone(),
+            slot: self.options.slot.clone(),
+            publication: self.options.publication.name.clone(),
+            tables: tables.iter().map(|table| table.request.name.clone()).collect(),
+            reconnect: self.options.reconnect.clone(),
+            spool: self.options.spool.clone(),
+            seed: self.options.seed,
+        };
+        tokio::select! {
+            result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
+            never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
+        }
+    }
+
+    async fn copy(
+        &self,
+        table: TableIndex,
+        admits: Admission,
+        rows: mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
+        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        self.settle(&mut connection, table).await?;
+        let publication = &self.options.publication.name;
+        let (definition, end) = copy::copy_table(&mut connection, publication, &table.request, &admits, &rows).await?;
+        table.progress.lock().copied = Some(Arc::new(definition));
+        let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
+        rows.send(end).await.map_err(given_up)
+    }
+}

@@ -1,0 +1,283 @@
+//! The loop on a replication connection: messages in, events out, and word to PostgreSQL about both.
+//!
+//! Events are sent into a bounded channel. While nobody takes them nothing is read, and PostgreSQL waits; it still
+//! hears from us every second, or it would end the connection. A connection that breaks is made again, and the stream
+//! goes on after the last commit that was told.
+
+mod backoff;
+mod error;
+mod session;
+mod start;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{Lsn, TableName, Xid};
+use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_engine::spool::SpoolOptions;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::assemble::Assembler;
+use crate::options::ConnectionOptions;
+use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
+pub use backoff::ReconnectOptions;
+use error::StreamError;
+use session::Session;
+pub use start::SlotMode;
+
+/// How often PostgreSQL hears from us, at least; and how often it is asked when it is silent. Its own word may come as
+/// rarely as every 20 s while it reads WAL that is not ours.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// A server that was asked every second and says nothing for so long is taken for gone.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A server that shuts down asks again and again until everything is acknowledged, and does not end before. One that
+/// asks so often between two words of ours is let go: what is not acknowledged stays in the slot.
+const ASKED_MAX: u32 = 10;
+/// PostgreSQL sends each change in a packet of its own. Of a transaction that is already so large, changes are taken
+/// many at once: to be woken for each costs both sides more than the change itself.
+const GATHER_BYTES: usize = 64 * 1024;
+/// How long they are gathered.
+const GATHER: Duration = Duration::from_millis(1);
+/// A connection that lasted so long was a good one: counting attempts begins anew.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// What following a database needs.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// Where the database is.
+    pub connection: ConnectionOptions,
+    /// Which slot to use.
+    pub slot: SlotMode,
+    /// The publication's name.
+    pub publication: String,
+    /// The tables, in the order of their [`laredo_engine::source::TableIndex`]. The publication may have more.
+    pub tables: Vec<TableName>,
+    /// How a lost connection is made again.
+    pub reconnect: ReconnectOptions,
+    /// Where transactions are kept until they commit.
+    pub spool: Arc<SpoolOptions>,
+    /// Seeds the jitter of reconnects.
+    pub seed: u64,
+}
+
+/// What the stream and the source's other connections tell each other.
+#[derive(Debug)]
+pub struct Signals {
+    /// Counts the times that a slot was found or made: from one on, whatever commits is kept for the stream.
+    pub slots: watch::Sender<u64>,
+    /// A transaction id that the server gave out lately.
+    pub recent: watch::Sender<Xid>,
+    /// One of the tables was announced: its definition may have changed.
+    pub announced: Notify,
+}
+
+impl Default for Signals {
+    fn default() -> Signals {
+        Signals::new()
+    }
+}
+
+impl Signals {
+    /// Nothing told yet.
+    #[must_use]
+    pub fn new() -> Signals {
+        Signals { slots: watch::Sender::new(0), recent: watch::Sender::new(Xid(0)), announced: Notify::new() }
+    }
+}
+
+/// Sends every commit into `events` until that is closed.
+///
+/// # Errors
+/// When it cannot go on without a person, or has used up its attempts.
+pub async fn follow(
+    options: &StreamOptions,
+    signals: &Signals,
+    events: mpsc::Sender<SourceEvent>,
+    acknowledged: watch::Receiver<Lsn>,
+) -> Result<(), SourceError> {
+    let stream = Stream {
+        options,
+        signals,
+        assembler: Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool)),
+        queue: VecDeque::new(),
+        events: events.clone(),
+        acknowledged,
+        floor: Lsn::ZERO,
+        received: Lsn::ZERO,
+        heard: false,
+        asked: 0,
+        unfinished_bytes: 0,
+    };
+    tokio::select! {
+        result = stream.run() => result,
+        () = events.closed() => Ok(()),
+    }
+}
+
+struct Stream<'a> {
+    options: &'a StreamOptions,
+    signals: &'a Signals,
+    assembler: Assembler,
+    /// Complete, and not yet taken by the consumer. Survives the connection.
+    queue: VecDeque<SourceEvent>,
+    events: mpsc::Sender<SourceEvent>,
+    acknowledged: watch::Receiver<Lsn>,
+    /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
+    floor: Lsn,
+    received: Lsn,
+    /// Whether changes came since PostgreSQL last heard from us.
+    heard: bool,
+    /// How often PostgreSQL asked for an answer since then.
+    asked: u32,
+    /// Bytes of the transaction, or block, that is being received.
+    unfinished_bytes: usize,
+}
+
+impl Stream<'_> {
+    async fn run(mut self) -> Result<(), SourceError> {
+        let mut rng = StdRng::seed_from_u64(self.options.seed);
+        let mut start = start::Start::new(self.options);
+        let mut attempts = 0;
+        loop {
+            let began = Instant::now();
+            let before = self.assembler.position();
+            let error = match start.open(self.signals).await {
+                Ok(session) => self.connected(&mut start, session).await,
+                Err(error) => error,
+            };
+            start.failed(&error);
+            if !error.is_transient() {
+                return Err(error.into());
+            }
+            if self.assembler.position() > before || began.elapsed() >= GOOD_AFTER {
+                attempts = 0;
+            }
+            let Some(delay) = self.options.reconnect.delay(attempts, &mut rng) else {
+                return Err(error.into());
+            };
+            attempts += 1;
+            tracing::warn!(%error, attempt = attempts, delay_ms = delay.as_millis(), "the replication stream broke, connecting again");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Follows one connection to its end.
+    async fn connected(&mut self, start: &mut start::Start<'_>, session: Session) -> StreamError {
+        tracing::info!(from = %session.from, slot = session.slot, "following the database");
+        self.assembler.connected(session.from, session.recent);
+        self.queue.extend(session.restarted.map(|reason| SourceEvent::Restarted { reason }));
+        self.floor = session.floor;
+        self.received = session.from;
+        let error = self.pump(session.reader, session.writer).await;
+        start.resume = Some(self.assembler.position());
+        error
+    }
+
+    async fn pump(&mut self, mut reader: ReplicationReader, mut writer: ReplicationWriter) -> StreamError {
+        let mut tick = tokio::time::interval(STATUS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let step = async {
+                self.deliver(&mut tick, &mut writer).await?;
+                self.read(&mut reader, &mut tick, &mut writer).await
+            };
+            if let Err(error) = step.await {
+                return error;
+            }
+        }
+    }
+
+    /// Hands over what is complete. While the consumer is slow, PostgreSQL still hears from us.
+    async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
+        while !self.queue.is_empty() {
+            tokio::select! {
+                permit = self.events.reserve() => {
+                    let permit = permit.map_err(|_| StreamError::Closed)?;
+                    if let Some(event) = self.queue.pop_front() {
+                        permit.send(event);
+                    }
+                }
+                _ = tick.tick() => self.status(writer, false).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a message, then takes all that have arrived with it.
+    async fn read(
+        &mut self,
+        reader: &mut ReplicationReader,
+        tick: &mut Interval,
+        writer: &mut ReplicationWriter,
+    ) -> Result<(), StreamError> {
+        if self.unfinished_bytes >= GATHER_BYTES && !reader.buffered() {
+            tokio::time::sleep(GATHER).await;
+        }
+        let waiting_since = Instant::now();
+        let mut answer = loop {
+            tokio::select! {
+                biased;
+                _ = tick.tick() => {
+                    if waiting_since.elapsed() > SILENCE_MAX {
+                        return Err(StreamError::Silent(SILENCE_MAX));
+                    }
+                    self.assembler.set_recent(*self.signals.recent.borrow());
+                    let ask = !std::mem::take(&mut self.heard);
+                    self.asked = 0;
+                    self.status(writer, ask).await?;
+                }
+                message = reader.next() => break self.take(message?.ok_or(StreamError::Ended)?)?,
+            }
+        };
+        while reader.buffered() {
+            answer |= self.take(reader.next().await?.ok_or(StreamError::Ended)?)?;
+        }
+        if self.assembler.take_announced() {
+            self.signals.announced.notify_one();
+        }
+        self.queue.extend(self.assembler.progress());
+        if answer {
+            self.asked += 1;
+            if self.asked > ASKED_MAX {
+                return Err(StreamError::Ended);
+            }
+            self.status(writer, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether PostgreSQL wants an answer.
+    fn take(&mut self, message: ReplicationMessage<'_>) -> Result<bool, StreamError> {
+        match message {
+            ReplicationMessage::XLogData { start, data, .. } => {
+                self.heard = true;
+                self.received = self.received.max(start);
+                self.assembler.take(data, &mut self.queue)?;
+                self.unfinished_bytes = match self.assembler.is_inside() {
+                    true => self.unfinished_bytes + data.len(),
+                    false => 0,
+                };
+                Ok(false)
+            }
+            ReplicationMessage::KeepAlive { wal_end, reply_requested, .. } => {
+                self.received = self.received.max(wal_end);
+                self.assembler.keepalive(wal_end);
+                Ok(reply_requested)
+            }
+        }
+    }
+
+    /// Says what has arrived and what may be forgotten.
+    async fn status(&self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
+        let position = self.assembler.position();
+        // Never more than has arrived, whatever we are told.
+        let acknowledged = (*self.acknowledged.borrow()).min(position);
+        let flushed = if acknowledged < self.floor { Lsn::ZERO } else { acknowledged };
+        let received = self.received.max(position);
+        Ok(writer.standby_status(received, flushed, flushed, ask).await?)
+    }
+}

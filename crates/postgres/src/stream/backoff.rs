@@ -1,0 +1,70 @@
+//! How long to wait before the next attempt.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+/// How a lost connection is made again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReconnectOptions {
+    /// Attempts in a row that may fail; `None` is no limit.
+    pub attempts_max: Option<u32>,
+    /// The wait before the first attempt.
+    pub backoff_initial: Duration,
+    /// No wait is longer.
+    pub backoff_max: Duration,
+    /// Each wait is longer than the one before by this factor.
+    pub multiplier: f64,
+}
+
+impl Default for ReconnectOptions {
+    fn default() -> ReconnectOptions {
+        ReconnectOptions {
+            attempts_max: None,
+            backoff_initial: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(30),
+            multiplier: 2.0,
+        }
+    }
+}
+
+impl ReconnectOptions {
+    /// The wait after `failed` attempts in a row, between half and all of what the options say, so that many do not
+    /// come back at once; `None` when no attempt is left.
+    pub(super) fn delay(&self, failed: u32, rng: &mut impl Rng) -> Option<Duration> {
+        if self.attempts_max.is_some_and(|max| failed >= max) {
+            return None;
+        }
+        let exponent = i32::try_from(failed).unwrap_or(i32::MAX);
+        let factor = self.multiplier.max(1.0).powi(exponent);
+        let seconds = (self.backoff_initial.as_secs_f64() * factor).min(self.backoff_max.as_secs_f64());
+        Some(Duration::from_secs_f64(seconds * rng.random_range(0.5..=1.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn waits_grow_to_their_bound_and_differ() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let options = ReconnectOptions {
+            attempts_max: Some(100),
+            backoff_initial: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(1),
+            multiplier: 2.0,
+        };
+        for (failed, full) in [(0, 100), (1, 200), (3, 800), (4, 1000), (99, 1000)] {
+            let delays: Vec<_> = (0..50).map(|_| options.delay(failed, &mut rng).unwrap()).collect();
+            let full = Duration::from_millis(full);
+            assert!(delays.iter().all(|delay| (full / 2..=full).contains(delay)), "{failed}: {delays:?}");
+            assert!(delays.iter().any(|delay| *delay != delays[0]));
+        }
+        assert_eq!(options.delay(100, &mut rng), None);
+        let endless = ReconnectOptions { attempts_max: None, ..options };
+        assert!(endless.delay(u32::MAX, &mut rng).is_some());
+    }
+}

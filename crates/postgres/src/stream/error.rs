@@ -1,0 +1,63 @@
+//! Why a connection's stream ended.
+
+use std::time::Duration;
+
+use laredo_engine::source::SourceError;
+
+use crate::assemble::AssembleError;
+use crate::transport::TransportError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// Nothing will mend it but a person.
+    #[error("{0}")]
+    Definite(String),
+    #[error("PostgreSQL ended the stream: it shuts down")]
+    Ended,
+    #[error("PostgreSQL has been silent for {0:?}")]
+    Silent(Duration),
+    #[error("nobody takes the events any more")]
+    Closed,
+}
+
+impl StreamError {
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            // What the start of the next connection finds out more about.
+            StreamError::Transport(error) => {
+                let unusable = error.server().is_some_and(|server| server.code == "55000");
+                error.is_transient() || unusable || self.concerns_slot_or_publication()
+            }
+            // A disk may become empty again; a message stays what it is.
+            StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_)),
+            StreamError::Ended | StreamError::Silent(_) => true,
+            StreamError::Definite(_) | StreamError::Closed => false,
+        }
+    }
+
+    /// Whether PostgreSQL misses the slot, the publication (which it looks up as of each change: one that was made after
+    /// the slot is missed for ever), or WAL that the slot needs.
+    pub(super) fn concerns_slot_or_publication(&self) -> bool {
+        match self {
+            StreamError::Transport(error) => {
+                let code = error.server().map(|server| server.code.as_str());
+                matches!(code, Some("42704" | "58P01"))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<StreamError> for SourceError {
+    fn from(error: StreamError) -> SourceError {
+        match error {
+            StreamError::Transport(error) => error.into(),
+            error if error.is_transient() => SourceError::Transient(error.to_string()),
+            error => SourceError::Definite(vec![error.to_string()]),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! From nothing to a stream: the slot found or made, and where it begins.
+
+use laredo_core::{Lsn, Xid};
+
+use super::error::StreamError;
+use super::session::Session;
+use super::{Signals, StreamOptions};
+use crate::slot;
+use crate::transport::{ReplicationConnection, Row, TransportError};
+
+/// Which replication slot is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotMode {
+    /// One that stays in the database, keeps what was not acknowledged, and has this name.
+    Stateful {
+        /// Its name: lower-case letters, digits and underscores.
+        name: String,
+    },
+    /// One that lives as long as its connection. After a lost connection every table is copied again.
+    Ephemeral {
+        /// How its name begins; the rest makes it unique.
+        name_prefix: String,
+    },
+}
+
+/// Starts the connections of one stream.
+pub(super) struct Start<'a> {
+    options: &'a StreamOptions,
+    /// Where the stream goes on; `None` until there was a slot.
+    pub(super) resume: Option<Lsn>,
+    /// The system identifier of the first connection's cluster.
+    cluster: Option<String>,
+    /// The timeline of the last connection.
+    timeline: Option<u32>,
+    /// PostgreSQL could not stream from the slot, or missed the publication.
+    suspect: bool,
+}
+
+/// What a new connection finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Found {
+    slot: Option<Slot>,
+    wal_end: Lsn,
+    /// The server writes another timeline than the last connection's did.
+    is_promoted: bool,
+    is_suspect: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slot {
+    confirmed: Lsn,
+    is_lost: bool,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// Go on with the slot.
+    Use { from: Lsn, restarted: Option<String> },
+    /// Drop it, if it exists, and make it (again).
+    Make { restarted: Option<String> },
+}
+
+impl<'a> Start<'a> {
+    pub(super) fn new(options: &'a StreamOptions) -> Start<'a> {
+        Start { options, resume: None, cluster: None, timeline: None, suspect: false }
+    }
+
+    /// Notes why a connection ended.
+    pub(super) fn failed(&mut self, error: &StreamError) {
+        self.suspect |= error.concerns_slot_or_publication();
+    }
+
+    /// Connects and begins to stream.
+    pub(super) async fn open(&mut self, signals: &Signals) -> Result<Session, StreamError> {
+        let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
+        let mut found = self.identify(&mut connection).await?;
+        if self.suspect {
+            self.check_publication(&mut connection).await?;
+        }
+        let name = self.slot_name(&connection);
+        found.slot = self.slot(&mut connection, &name).await?;
+        found.is_suspect = std::mem::take(&mut self.suspect);
+        let (from, floor, restarted) = match plan(&name, &found, self.resume) {
+            Plan::Use { from, restarted } => (from, found.slot.map_or(from, |slot| slot.confirmed), restarted),
+            Plan::Make { restarted } => {
+                if found.slot.is_some() {
+                    let drop = format!("DROP_REPLICATION_SLOT {}", quoted(&name));
+                    connection.simple_query(&drop).await?;
+                }
+                let from = self.make(&mut connection, &name).await?;
+                (from, from, restarted)
+            }
+        };
+        if let Some(reason) = &restarted {
+            tracing::error!(%reason, "every table has to be copied again");
+        }
+        // Copies may begin now. If this connection fails before it streams, its slot's beginning must not be forgotten.
+        self.resume.get_or_insert(from);
+        signals.slots.send_modify(|slots| *slots += 1);
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+        let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
+        let sql = start_replication(&name, from, &self.options.publication);
+        let (reader, writer) = connection.start_replication(&sql).await?;
+        Ok(Session { reader, writer, slot: name, from, floor, recent, restarted })
+    }
+
+    /// Makes sure that it is the server we know.
+    async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<Found, StreamError> {
+        const WHAT: &str = "IDENTIFY_SYSTEM";
+        let rows = connection.simple_query(WHAT).await?;
+        let cluster: String = field(&rows, 0, WHAT)?;
+        let known = self.cluster.get_or_insert_with(|| cluster.clone());
+        if *known != cluster {
+            return Err(StreamError::Definite(format!(
+                "{} is another database cluster now: its system identifier was {known} and is {cluster}. Restart \
+                 laredo if that is intended",
+                self.options.connection.address()
+            )));
+        }
+        let timeline = field(&rows, 1, WHAT)?;
+        let before = self.timeline.replace(timeline);
+        Ok(Found {
+            wal_end: field(&rows, 2, WHAT)?,
+            is_promoted: before.is_some_and(|before| before != timeline),
+            ..Found::default()
+        })
+    }
+
+    async fn check_publication(&self, connection: &mut ReplicationConnection) -> Result<(), StreamError> {
+        let name = &self.options.publication;
+        let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", literal(name));
+        if connection.simple_query(&sql).await?.is_empty() {
+            return Err(StreamError::Definite(format!(
+                "publication {name} is gone, and without it PostgreSQL sends nothing. Create it again, or restart \
+                 laredo, which then does (if its configuration allows it)"
+            )));
+        }
+        Ok(())
+    }
+
+    fn slot_name(&self, connection: &ReplicationConnection) -> String {
+        match &self.options.slot {
+            SlotMode::Stateful { name } => name.clone(),
+            // Unique: a lingering slot of this name would belong to a live process of this number.
+            SlotMode::Ephemeral { name_prefix } => format!("{name_prefix}_{}", connection.process_id()),
+        }
+    }
+
+    async fn slot(&self, connection: &mut ReplicationConnection, name: &str) -> Result<Option<Slot>, StreamError> {
+        let sql = format!(
+            "SELECT confirmed_flush_lsn, wal_status = 'lost', plugin = 'pgoutput' AND database = current_database() \
+             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            literal(name)
+        );
+        let rows = connection.simple_query(&sql).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let is = |column: usize| row.get(column).is_some_and(|value| value.as_deref() == Some("t"));
+        if !is(2) {
+            return Err(StreamError::Definite(format!(
+                "replication slot {name} belongs to another database or to another output plugin. Give laredo another \
+                 slot name, or drop that slot: SELECT pg_drop_replication_slot({})",
+                literal(name)
+            )));
+        }
+        Ok(Some(Slot {
+            // A lost slot may have none.
+            confirmed: field(&rows, 0, "confirmed_flush_lsn").unwrap_or(Lsn::ZERO),
+            is_lost: is(1),
+        }))
+    }
+
+    /// Makes the slot, and says from where on it keeps what commits.
+    async fn make(&self, connection: &mut ReplicationConnection, name: &str) -> Result<Lsn, StreamError> {
+        let temporary = match self.options.slot {
+            SlotMode::Stateful { .. } => "",
+            SlotMode::Ephemeral { .. } => "TEMPORARY ",
+        };
+        // Without an exported snapshot: reading under one can destroy rows of the source.
+        let sql = format!("CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput NOEXPORT_SNAPSHOT", quoted(name));
+        let process_id = connection.process_id();
+        let rows = tokio::select! {
+            rows = connection.simple_query(&sql) => rows?,
+            never = slot::explain_creation(&self.options.connection, process_id) => match never {},
+        };
+        Ok(field(&rows, 1, "CREATE_REPLICATION_SLOT")?)
+    }
+}
+
+fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
+    let make = |why: String| Plan::Make {
+        restarted: resume.map(|resume| format!("{why}; commits after {resume} may be missing")),
+    };
+    let Some(slot) = &found.slot else {
+        return make(format!("replication slot {name} is gone"));
+    };
+    if slot.is_lost {
+        return make(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"));
+    }
+    if found.is_suspect {
+        return make(format!("PostgreSQL can no longer stream from replication slot {name}"));
+    }
+    match resume {
+        Some(resume) if resume > found.wal_end => make(format!(
+            "the server's WAL ends at {}, before what was received: it was restored to an earlier state",
+            found.wal_end
+        )),
+        // What was received from the old server need not be in the new one's history.
+        Some(resume) if found.is_promoted => Plan::Use {
+            from: slot.confirmed,
+            restarted: Some(format!(
+                "the server was promoted to a new timeline; what was received up to {resume} may not be in it"
+            )),
+        },
+        // It would silently begin at its own position.
+        Some(resume) if resume < slot.confirmed => Plan::Use {
+            from: slot.confirmed,
+            restarted: Some(format!(
+                "replication slot {name} was moved to {}; commits after {resume} are missing",
+                slot.confirmed
+            )),
+        },
+        resume => Plan::Use { from: resume.unwrap_or(slot.confirmed), restarted: None },
+    }
+}
+
+fn start_replication(slot: &str, from: Lsn, publication: &str) -> String {
+    // A list of identifiers within a literal.
+    let publications = literal(&quoted(publication));
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {publications}, binary 'true', \
+         streaming 'on')",
+        quoted(slot)
+    )
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn field<T: std::str::FromStr>(rows: &[Row], column: usize, what: &str) -> Result<T, TransportError> {
+    let text = rows.first().and_then(|row| row.get(column)?.as_deref());
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| TransportError::Protocol(format!("the answer to {what} is {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(confirmed: u64) -> Found {
+        Found { slot: Some(Slot { confirmed: Lsn(confirmed), is_lost: false }), wal_end: Lsn(500), ..Found::default() }
+    }
+
+    #[test]
+    fn a_slot_goes_on_where_the_stream_ended() {
+        let use_from = |from| Plan::Use { from: Lsn(from), restarted: None };
+        assert_eq!(plan("s", &found(100), None), use_from(100), "a first start");
+        assert_eq!(plan("s", &found(100), Some(Lsn(300))), use_from(300));
+        assert_eq!(plan("s", &found(300), Some(Lsn(300))), use_from(300));
+        let none = Plan::Make { restarted: None };
+        assert_eq!(plan("s", &Found::default(), None), none, "a first start copies in any case");
+    }
+
+    #[test]
+    fn a_slot_that_lost_commits_says_so() {
+        let mut lost = found(100);
+        lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
+        let suspect = Found { is_suspect: true, ..found(100) };
+        let promoted = Found { is_promoted: true, ..found(100) };
+        for (found, resume, made, reason) in [
+            (Found::default(), 300, true, "is gone; commits after 0/12C may be missing"),
+            (lost, 300, true, "was invalidated"),
+            (suspect, 300, true, "can no longer stream"),
+            (found(100), 900, true, "restored to an earlier state"),
+            (found(100), 50, false, "was moved to 0/64"),
+            (promoted, 300, false, "was promoted"),
+        ] {
+            let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
+                Plan::Use { restarted, .. } => (false, restarted.unwrap()),
+                Plan::Make { restarted } => (true, restarted.unwrap()),
+            };
+            assert!(was_made == made && said.contains(reason), "{said}");
+        }
+    }
+
+    #[test]
+    fn names_are_quoted() {
+        assert_eq!(
+            start_replication("s", Lsn(16), "it's \"one\""),
+            "START_REPLICATION SLOT \"s\" LOGICAL 0/10 (proto_version '2', publication_names '\"it''s \"\"one\"\"\"', \
+             binary 'true', streaming 'on')"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::AsyncWriteExt;
+
+use super::error::TransportError;
+use super::frame::FrameReader;
+use super::open::BoxStream;
+use crate::options::{ChannelBinding, ConnectionOptions};
+
+/// What a password exchange can be bound to.
+pub(super) enum Binding {
+    /// No TLS.
+    Plain,
+    /// The hash of the server's certificate, where it has one.
+    Tls(Option<Vec<u8>>),
+}
+
+/// Does what the server asks for until it is content.
+pub(super) async fn authenticate(
+    options: &ConnectionOptions,
+    frames: &mut FrameReader<BoxStream>,
+    binding: &Binding,
+) -> Result<(), TransportError> {
+    let refuse = |problem: &str| TransportError::Login { address: options.address(), problem: problem.to_owned() };
+    let password = || match &options.password {
+        Some(secret) => Ok(secret.expose().as_bytes()),
+        None => Err(refuse("the server asks for a password; add password=… to the connection string")),
+    };
+    let unbound = || match options.channel_binding {
+        ChannelBinding::Require => {
+            Err(refuse("channel_binding=require, and the server did not ask for SCRAM over TLS"))
+        }
+        ChannelBinding::Prefer | ChannelBinding::Disable => Ok(()),
+    };
+    loop {
+        match authentication_message(frames).await? {
+            Message::AuthenticationOk => return unbound(),
+            Message::AuthenticationCleartextPassword => {
+                unbound()?;
+                send(frames, |out| frontend::password_message(password()?, out).map_err(Into::into)).await?;
+            }
+            Message::AuthenticationMd5Password(body) => {
+                unbound()?;
+                let hash = md5_hash(options.user.as_bytes(), password()?, body.salt());
+                send(frames, |out| frontend::password_message(hash.as_bytes(), out).map_err(Into::into)).await?;
+            }
+            Message::AuthenticationSasl(body) => {
+                let (mechanism, channel) = mechanism(options, &body, binding).map_err(&refuse)?;
+                let scram = ScramSha256::new(password()?, channel);
+                return exchange(frames, mechanism, scram).await.map_err(|error| match error {
+                    // What goes wrong here is the exchange itself, never the connection's loss.
+                    TransportError::Protocol(problem) => refuse(&problem),
+                    other => other,
+                });
+            }
+            _ => {
+                let asked = "the server asks for a kind of authentication that laredo does not have; use \
+                             scram-sha-256 in pg_hba.conf";
+                return Err(refuse(asked));
+            }
+        }
+    }
+}
+
+/// SCRAM with or without a binding, by what both sides can.
+fn mechanism(
+    options: &ConnectionOptions,
+    offered: &AuthenticationSaslBody,
+    binding: &Binding,
+) -> Result<(&'static str, sasl::ChannelBinding), &'static str> {
+    let (mut plain, mut plus) = (false, false);
+    let mut mechanisms = offered.mechanisms();
+    while let Ok(Some(name)) = mechanisms.next() {
+        plain |= name == SCRAM_SHA_256;
+        plus |= name == SCRAM_SHA_256_PLUS;
+    }
+    match (binding, options.channel_binding) {
+        (Binding::Tls(Some(hash)), ChannelBinding::Prefer | ChannelBinding::Require) if plus => {
+            return Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash.clone())));
+        }
+        (_, ChannelBinding::Require) => {
+            return Err("channel_binding=require needs TLS and SCRAM-SHA-256-PLUS, which one side does not have");
+        }
+        _ if !plain => return Err("the server offers no SASL mechanism that laredo has (SCRAM-SHA-256)"),
+        _ => {}
+    }
+    // "Unrequested" tells the server that we could have: it notices when somebody between us took its offer away.
+    let channel = match (binding, options.channel_binding) {
+        (Binding::Tls(Some(_)), ChannelBinding::Prefer) => sasl::ChannelBinding::unrequested(),
+        _ => sasl::ChannelBinding::unsupported(),
+    };
+    Ok((SCRAM_SHA_256, channel))
+}
+
+async fn exchange(
+    frames: &mut FrameReader<BoxStream>,
+    mechanism: &str,
+    mut scram: ScramSha256,
+) -> Result<(), TransportError> {
+    let broken = |error: std::io::Error| TransportError::Protocol(error.to_string());
+    send(frames, |out| frontend::sasl_initial_response(mechanism, scram.message(), out).map_err(broken)).await?;
+    let Message::AuthenticationSaslContinue(body) = authentication_message(frames).await? else {
+        return Err(TransportError::Protocol("SCRAM did not go on".to_owned()));
+    };
+    scram.update(body.data()).map_err(broken)?;
+    send(frames, |out| frontend::sasl_response(scram.message(), out).map_err(broken)).await?;
+    let Message::AuthenticationSaslFinal(body) = authentication_message(frames).await? else {
+        return Err(TransportError::Protocol("SCRAM did not end".to_owned()));
+    };
+    // Here the server proves that it knows the password, too.
+    scram.finish(body.data()).map_err(broken)?;
+    match authentication_message(frames).await? {
+        Message::AuthenticationOk => Ok(()),
+        _ => Err(TransportError::Protocol("SCRAM ended without a verdict".to_owned())),
+    }
+}
+
+async fn authentication_message(frames: &mut FrameReader<BoxStream>) -> Result<Message, TransportError> {
+    loop {
+        let frame = frames.next().await?;
+        match frame.tag() {
+            b'E' => return Err(frame.error().into()),
+            b'R' => return frame.message(),
+            b'N' => {}
+            _ => return Err(frame.unexpected("the login")),
+        }
+    }
+}
+
+async fn send(
+    frames: &mut FrameReader<BoxStream>,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), TransportError>,
+) -> Result<(), TransportError> {
+    let mut out = BytesMut::new();
+    write(&mut out)?;
+    frames.get_mut().write_all(&out).await?;
+    Ok(frames.get_mut().flush().await?)
+}

@@ -1,0 +1,142 @@
+use std::fmt;
+use std::io;
+
+use fallible_iterator::FallibleIterator;
+use laredo_engine::source::SourceError;
+use postgres_protocol::message::backend::ErrorFields;
+
+/// What PostgreSQL said went wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`.
+    pub severity: String,
+    /// The SQLSTATE.
+    pub code: String,
+    /// The message, in the server's language.
+    pub message: String,
+    /// More of it.
+    pub detail: Option<String>,
+    /// What PostgreSQL advises.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.code)?;
+        if let Some(detail) = &self.detail {
+            write!(f, "; {detail}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl ServerError {
+    pub(super) fn read(mut fields: ErrorFields<'_>) -> ServerError {
+        let mut error = ServerError::default();
+        // A torn message still says what it says.
+        while let Ok(Some(field)) = fields.next() {
+            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'S' if error.severity.is_empty() => error.severity = value,
+                b'V' => error.severity = value,
+                b'C' => error.code = value,
+                b'M' => error.message = value,
+                b'D' => error.detail = Some(value),
+                b'H' => error.hint = Some(value),
+                _ => {}
+            }
+        }
+        error
+    }
+
+    /// Whether the same may succeed later without anybody's help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let class = self.code.get(..2).unwrap_or_default();
+        match self.code.as_str() {
+            // Changed settings that need a person.
+            "57P04" => false,
+            // The object is in use by another session (a slot of a connection that is just ending).
+            "55006" | "55P03" | "58030" => true,
+            // Connections, lack of resources, the operator's intervention, conflicts.
+            _ => matches!(class, "08" | "53" | "57" | "40"),
+        }
+    }
+}
+
+/// Why a connection could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The server cannot be reached.
+    #[error("cannot connect to PostgreSQL at {address}: {source}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection was made and cannot be encrypted as asked.
+    #[error("cannot connect to PostgreSQL at {address} by TLS: {problem}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why.
+        problem: String,
+    },
+    /// The server did not let us in, or not in the way that was asked for.
+    #[error("cannot log in to PostgreSQL at {address}: {problem}")]
+    Login {
+        /// Where.
+        address: String,
+        /// Why.
+        problem: String,
+    },
+    /// The connection broke.
+    #[error("lost the connection to PostgreSQL: {0}")]
+    Lost(#[from] io::Error),
+    /// The server refused.
+    #[error("PostgreSQL: {0}")]
+    Server(#[from] ServerError),
+    /// The server sent what the protocol does not have.
+    #[error("PostgreSQL broke its protocol: {0}")]
+    Protocol(String),
+}
+
+impl TransportError {
+    /// Whether the same may succeed later without anybody's help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            TransportError::Connect { .. } | TransportError::Lost(_) => true,
+            TransportError::Server(error) => error.is_transient(),
+            TransportError::Tls { .. } | TransportError::Login { .. } | TransportError::Protocol(_) => false,
+        }
+    }
+
+    /// What the server said, if it was the server.
+    #[must_use]
+    pub fn server(&self) -> Option<&ServerError> {
+        match self {
+            TransportError::Server(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    pub(super) fn closed() -> TransportError {
+        TransportError::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it"))
+    }
+}
+
+impl From<TransportError> for SourceError {
+    fn from(error: TransportError) -> SourceError {
+        match error.is_transient() {
+            true => SourceError::Transient(error.to_string()),
+            false => SourceError::Definite(vec![error.to_string()]),
+        }
+    }
+}

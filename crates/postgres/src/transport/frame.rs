@@ -1,0 +1,207 @@
+use bytes::{Buf, BytesMut};
+use postgres_protocol::message::backend::Message;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
+
+use super::error::{ServerError, TransportError};
+
+/// Tag and length.
+const HEADER: usize = 5;
+/// PostgreSQL builds its messages in buffers of less than 1 GiB.
+const FRAME_BYTES_MAX: usize = (1 << 30) + (1 << 16);
+/// Nothing long is said before the login is complete.
+const LOGIN_FRAME_BYTES_MAX: usize = 1 << 20;
+/// What one read asks for.
+const READ_BYTES: usize = 256 * 1024;
+/// A buffer that one large frame has grown beyond this is not kept.
+const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
+
+/// Splits what the server sends into its messages.
+pub(super) struct FrameReader<R> {
+    from: R,
+    buffer: BytesMut,
+    /// Bytes of the frame that was handed out last.
+    taken: usize,
+    bytes_max: usize,
+}
+
+/// One message, borrowed from the read buffer.
+pub(super) struct Frame<'a>(&'a [u8]);
+
+impl<'a> Frame<'a> {
+    pub(super) fn tag(&self) -> u8 {
+        self.0[0]
+    }
+
+    pub(super) fn body(&self) -> &'a [u8] {
+        &self.0[HEADER..]
+    }
+
+    /// The message taken apart; it is copied for that.
+    pub(super) fn message(&self) -> Result<Message, TransportError> {
+        match Message::parse(&mut BytesMut::from(self.0)) {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(TransportError::Protocol("a message ends before its end".to_owned())),
+            Err(error) => Err(TransportError::Protocol(error.to_string())),
+        }
+    }
+
+    /// What an `ErrorResponse` or `NoticeResponse` says.
+    pub(super) fn error(&self) -> ServerError {
+        match self.message() {
+            Ok(Message::ErrorResponse(body)) => ServerError::read(body.fields()),
+            Ok(Message::NoticeResponse(body)) => ServerError::read(body.fields()),
+            _ => ServerError::default(),
+        }
+    }
+
+    pub(super) fn unexpected(&self, during: &str) -> TransportError {
+        TransportError::Protocol(format!("unexpected message {:?} during {during}", char::from(self.tag())))
+    }
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// A reader that takes only short frames, until [`FrameReader::logged_in`].
+    pub(super) fn new(from: R) -> FrameReader<R> {
+        FrameReader { from, buffer: BytesMut::new(), taken: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
+    }
+
+    pub(super) fn logged_in(&mut self) {
+        self.bytes_max = FRAME_BYTES_MAX;
+    }
+
+    /// The next message; the one before it is gone. May be cancelled: nothing is lost.
+    pub(super) async fn next(&mut self) -> Result<Frame<'_>, TransportError> {
+        self.advance().await?;
+        Ok(self.frame())
+    }
+
+    /// Goes on to the next message and says its tag. May be cancelled: nothing is lost.
+    pub(super) async fn advance(&mut self) -> Result<u8, TransportError> {
+        self.release();
+        self.taken = loop {
+            match self.length_at(0)? {
+                Some(length) => break length,
+                None => self.fill().await?,
+            }
+        };
+        Ok(self.buffer[0])
+    }
+
+    /// The message that [`FrameReader::advance`] went to.
+    pub(super) fn frame(&self) -> Frame<'_> {
+        Frame(&self.buffer[..self.taken])
+    }
+
+    /// Whether [`FrameReader::next`] has a whole message without reading.
+    pub(super) fn has_next(&self) -> bool {
+        matches!(self.length_at(self.taken), Ok(Some(_)))
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut R {
+        &mut self.from
+    }
+
+    fn release(&mut self) {
+        self.buffer.advance(self.taken);
+        self.taken = 0;
+        if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// The length of the frame that begins `at`, if all of it has arrived.
+    fn length_at(&self, at: usize) -> Result<Option<usize>, TransportError> {
+        let rest = &self.buffer[at..];
+        let Some(([_, length @ ..], _)) = rest.split_first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        // The length counts itself, not the tag.
+        let length = u32::from_be_bytes(*length) as usize + 1;
+        if !(HEADER..=self.bytes_max).contains(&length) {
+            return Err(TransportError::Protocol(format!("a message of {length} bytes")));
+        }
+        Ok((rest.len() >= length).then_some(length))
+    }
+
+    async fn fill(&mut self) -> Result<(), TransportError> {
+        // Room grows with what has arrived, not with what a header claims.
+        if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 2 {
+            self.buffer.reserve(READ_BYTES);
+        }
+        match self.from.read_buf(&mut self.buffer).await? {
+            0 => Err(TransportError::closed()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> FrameReader<S> {
+    /// Parts reading from writing. What is buffered stays with the reader.
+    pub(super) fn split(self) -> (FrameReader<ReadHalf<S>>, WriteHalf<S>) {
+        let (from, writer) = tokio::io::split(self.from);
+        let reader = FrameReader { from, buffer: self.buffer, taken: self.taken, bytes_max: self.bytes_max };
+        (reader, writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[tag], length.to_be_bytes().as_slice(), body].concat()
+    }
+
+    #[tokio::test]
+    async fn frames_come_whole_however_they_arrive() {
+        let bytes = [frame(b'a', b"one"), frame(b'b', b""), frame(b'c', &[7; 7_000])].concat();
+        for step in [1, 4, 5, 6, 9, 4096, bytes.len()] {
+            let pieces: Vec<_> = bytes.chunks(step).map(<[u8]>::to_vec).collect();
+            let mut reader = FrameReader::new(Pieces(pieces.into()));
+            for (tag, length) in [(b'a', 3), (b'b', 0), (b'c', 7_000)] {
+                let frame = reader.next().await.unwrap();
+                assert_eq!((frame.tag(), frame.body().len()), (tag, length));
+            }
+            assert!(matches!(reader.next().await, Err(TransportError::Lost(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn impossible_lengths_are_refused_before_they_are_believed() {
+        for length in [0_u32, 3, 1 << 21, u32::MAX] {
+            let bytes = [b"d".as_slice(), &length.to_be_bytes()].concat();
+            let mut reader = FrameReader::new(bytes.as_slice());
+            assert!(matches!(reader.next().await, Err(TransportError::Protocol(_))), "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tells_what_is_buffered() {
+        let bytes = [frame(b'a', b"x"), frame(b'b', b"y"), b"c".to_vec()].concat();
+        let mut reader = FrameReader::new(bytes.as_slice());
+        reader.next().await.unwrap();
+        assert!(reader.has_next());
+        reader.next().await.unwrap();
+        assert!(!reader.has_next(), "a header without its end is not a message");
+    }
+
+    struct Pieces(std::collections::VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            into: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            if let Some(mut piece) = self.0.pop_front() {
+                let rest = piece.split_off(piece.len().min(into.remaining()));
+                into.put_slice(&piece);
+                if !rest.is_empty() {
+                    self.0.push_front(rest);
+                }
+            }
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+}

@@ -1,0 +1,201 @@
+use std::collections::BTreeMap;
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+use tokio::io::AsyncWriteExt;
+
+use super::error::{ServerError, TransportError};
+use super::frame::{Frame, FrameReader};
+use super::open::{self, BoxStream, Purpose};
+use crate::options::ConnectionOptions;
+
+/// A row of a plain query: every value as text, `None` for NULL.
+pub type Row = Vec<Option<String>>;
+
+/// A session that takes SQL.
+pub struct Connection {
+    frames: FrameReader<BoxStream>,
+    parameters: BTreeMap<String, String>,
+    process_id: i32,
+    /// A query was sent whose end was not read.
+    busy: bool,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("process_id", &self.process_id).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Connects for SQL.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not let us in.
+    pub async fn connect(options: &ConnectionOptions) -> Result<Connection, TransportError> {
+        open::open(options, Purpose::Sql).await
+    }
+
+    pub(super) async fn connect_replication(options: &ConnectionOptions) -> Result<Connection, TransportError> {
+        open::open(options, Purpose::Replication).await
+    }
+
+    /// The session after its login, when the server has said all about itself.
+    pub(super) async fn ready(frames: FrameReader<BoxStream>) -> Result<Connection, TransportError> {
+        let mut connection = Connection { frames, parameters: BTreeMap::new(), process_id: 0, busy: false };
+        loop {
+            let frame = connection.frames.next().await?;
+            match frame.tag() {
+                b'Z' => break,
+                b'E' => return Err(frame.error().into()),
+                b'S' | b'K' => match frame.message()? {
+                    Message::ParameterStatus(body) => {
+                        let pair = body.name().and_then(|name| Ok((name.to_owned(), body.value()?.to_owned())));
+                        connection.parameters.extend(pair);
+                    }
+                    Message::BackendKeyData(body) => connection.process_id = body.process_id(),
+                    _ => {}
+                },
+                b'N' => {}
+                _ => return Err(frame.unexpected("the start of the session")),
+            }
+        }
+        connection.frames.logged_in();
+        Ok(connection)
+    }
+
+    /// The server process that serves this session.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    /// The server's major version: 15 for PostgreSQL 15.18.
+    #[must_use]
+    pub fn major_version(&self) -> u32 {
+        let version = self.parameters.get("server_version").map_or("", String::as_str);
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse().unwrap_or(0)
+    }
+
+    /// Runs one or more statements, and returns the rows of all of them.
+    ///
+    /// # Errors
+    /// [`TransportError::Server`] leaves the session usable; any other error, and giving up waiting, ends it.
+    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, TransportError> {
+        self.send(sql).await?;
+        let mut rows = Vec::new();
+        let mut error = None;
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag() {
+                b'D' => rows.push(text_row(&frame)?),
+                b'E' => error = error.or(Some(frame.error())),
+                b'Z' => break,
+                b'T' | b'C' | b'I' | b'N' | b'S' | b'A' => {}
+                _ => return Err(frame.unexpected("a query")),
+            }
+        }
+        self.finish(error).map(|()| rows)
+    }
+
+    /// Begins a `COPY … TO STDOUT`.
+    pub(crate) async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, TransportError> {
+        self.send(sql).await?;
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag() {
+                b'H' => break,
+                b'E' => {
+                    let error = frame.error();
+                    return Err(self.fail(error).await);
+                }
+                b'N' | b'S' | b'A' => {}
+                _ => return Err(frame.unexpected("the start of a COPY")),
+            }
+        }
+        Ok(CopyOut { connection: self })
+    }
+
+    /// Sends what turns the session into a stream of both directions, and hands over its reader.
+    pub(super) async fn into_copy_both(mut self, sql: &str) -> Result<FrameReader<BoxStream>, TransportError> {
+        self.send(sql).await?;
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag() {
+                b'W' => return Ok(self.frames),
+                b'E' => return Err(frame.error().into()),
+                b'N' | b'S' | b'A' => {}
+                _ => return Err(frame.unexpected("the start of replication")),
+            }
+        }
+    }
+
+    async fn send(&mut self, sql: &str) -> Result<(), TransportError> {
+        if self.busy {
+            return Err(TransportError::closed());
+        }
+        self.busy = true;
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.frames.get_mut().write_all(&out).await?;
+        Ok(self.frames.get_mut().flush().await?)
+    }
+
+    /// Reads on after an error until the session takes the next query.
+    async fn fail(&mut self, error: ServerError) -> TransportError {
+        loop {
+            match self.frames.advance().await {
+                Ok(b'Z') => break,
+                Ok(_) => {}
+                // A FATAL error is followed by nothing.
+                Err(_) => return error.into(),
+            }
+        }
+        self.busy = false;
+        error.into()
+    }
+
+    fn finish(&mut self, error: Option<ServerError>) -> Result<(), TransportError> {
+        self.busy = false;
+        error.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// A running `COPY … TO STDOUT`. Dropped before its end, it ends the session.
+pub(crate) struct CopyOut<'a> {
+    connection: &'a mut Connection,
+}
+
+impl CopyOut<'_> {
+    /// The next message's bytes; `None` when the copy is complete.
+    pub(crate) async fn next(&mut self) -> Result<Option<&[u8]>, TransportError> {
+        loop {
+            match self.connection.frames.advance().await? {
+                b'd' => break,
+                b'c' | b'C' | b'N' | b'S' | b'A' => {}
+                b'Z' => return self.connection.finish(None).map(|()| None),
+                b'E' => {
+                    let error = self.connection.frames.frame().error();
+                    return Err(self.connection.fail(error).await);
+                }
+                _ => return Err(self.connection.frames.frame().unexpected("a COPY")),
+            }
+        }
+        Ok(Some(self.connection.frames.frame().body()))
+    }
+}
+
+fn text_row(frame: &Frame<'_>) -> Result<Row, TransportError> {
+    let broken = |error: std::io::Error| TransportError::Protocol(error.to_string());
+    let Message::DataRow(body) = frame.message()? else {
+        return Err(frame.unexpected("a query"));
+    };
+    let ranges = body.ranges().map(|range| {
+        let text = range.map(|range| String::from_utf8_lossy(&body.buffer()[range]).into_owned());
+        Ok(text)
+    });
+    ranges.collect().map_err(broken)
+}

@@ -1,0 +1,274 @@
+//! Everything that can be wrong before following begins, found at once. Nothing is changed until all of it is right.
+
+use std::collections::BTreeMap;
+
+use laredo_core::TableName;
+use laredo_engine::source::{SourceError, TableRequest};
+use serde::Deserialize;
+
+use crate::catalog::{self, Facts, Identity, quoted};
+use crate::publication::{self, Publication};
+use crate::slot::{self, Slot};
+use crate::source::PostgresOptions;
+use crate::transport::{Connection, TransportError};
+
+const VERSION_MIN: u32 = 14;
+
+/// Checks everything, then makes the publication carry the tables where that is allowed.
+pub(crate) async fn prepare(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+) -> Result<(), SourceError> {
+    let version = connection.major_version();
+    if version < VERSION_MIN {
+        return Err(SourceError::Definite(vec![format!(
+            "PostgreSQL {version} is too old: laredo needs {VERSION_MIN} or newer"
+        )]));
+    }
+    let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
+    let found = Found {
+        server: server(connection).await?,
+        slot: slot::read(connection, &options.slot).await?,
+        publication: publication::read(connection, &options.publication.name).await?,
+        tables: catalog::read(connection, &options.publication.name, &names).await?,
+    };
+    let problems = problems(options, requests, &found);
+    if !problems.is_empty() {
+        return Err(SourceError::Definite(problems));
+    }
+    for (request, facts) in requests.iter().zip(&found.tables) {
+        let doubt = facts.as_ref().and_then(|facts| catalog::key_problems(&facts.access, request));
+        if let Some(doubt) = doubt {
+            tracing::warn!("{doubt}");
+        }
+    }
+    if let Some(sql) = publication::mending(&options.publication, found.publication.as_ref(), &found.known(requests)) {
+        tracing::info!(%sql, "changing the publication");
+        connection.simple_query(&sql).await.map_err(|error| refused(&sql, &error))?;
+    }
+    let unpublished = unpublished(connection, options, &names).await?;
+    match unpublished.is_empty() {
+        true => Ok(()),
+        false => Err(SourceError::Definite(unpublished)),
+    }
+}
+
+/// A partition that the publication has cannot be followed when it is published as its root.
+async fn unpublished(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    names: &[TableName],
+) -> Result<Vec<String>, TransportError> {
+    let publication = &options.publication.name;
+    let found = catalog::read(connection, publication, names).await?;
+    let missing = names.iter().zip(found).filter(|(_, facts)| {
+        let definition = facts.as_ref().map(|facts| &facts.definition);
+        definition.is_none_or(|definition| definition.published.is_none())
+    });
+    Ok(missing
+        .map(|(name, _)| {
+            format!(
+                "publication {publication} does not send the changes of {name} under that name; if it is a partition, \
+                 follow the partitioned table above it"
+            )
+        })
+        .collect())
+}
+
+fn refused(sql: &str, error: &TransportError) -> SourceError {
+    SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")])
+}
+
+/// What was found.
+struct Found {
+    server: Server,
+    slot: Option<Slot>,
+    publication: Option<Publication>,
+    tables: Vec<Option<Facts>>,
+}
+
+impl Found {
+    fn known<'a>(&'a self, requests: &'a [TableRequest]) -> Vec<(&'a TableName, &'a Facts)> {
+        let pairs = requests.iter().zip(&self.tables);
+        pairs.filter_map(|(request, facts)| Some((&request.name, facts.as_ref()?))).collect()
+    }
+}
+
+/// The server's settings and our role.
+#[derive(Debug, Deserialize)]
+struct Server {
+    database: String,
+    encoding: String,
+    role: String,
+    may_replicate: bool,
+    may_create: bool,
+    is_standby: bool,
+    wal_level: String,
+    slots: u32,
+    slots_max: u32,
+    walsenders: u32,
+    walsenders_max: u32,
+}
+
+async fn server(connection: &mut Connection) -> Result<Server, TransportError> {
+    // On Amazon RDS the right to replicate is membership of a role.
+    let sql = "SELECT json_build_object(
+        'database', current_database(),
+        'encoding', current_setting('server_encoding'),
+        'role', current_user,
+        'may_replicate', EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolreplication))
+            OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'USAGE')),
+        'may_create', has_database_privilege(current_database(), 'CREATE'),
+        'is_standby', pg_is_in_recovery(),
+        'wal_level', current_setting('wal_level'),
+        'slots', (SELECT count(*) FROM pg_replication_slots),
+        'slots_max', current_setting('max_replication_slots')::int,
+        'walsenders', (SELECT count(*) FROM pg_stat_replication),
+        'walsenders_max', current_setting('max_wal_senders')::int)";
+    let rows = connection.simple_query(sql).await?;
+    let json = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+    serde_json::from_str(&json).map_err(|error| TransportError::Protocol(format!("{error} in {json}")))
+}
+
+fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &Found) -> Vec<String> {
+    let mut problems = server_problems(&found.server, found.slot.is_some());
+    problems.extend(slot::problems(&options.slot, found.slot.as_ref(), &found.server.database));
+    let known = found.known(requests);
+    let (publication, may_create) = (found.publication.as_ref(), found.server.may_create);
+    if !known.is_empty() {
+        problems.extend(publication::problems(&options.publication, publication, &known, may_create));
+    }
+    let mut seen = BTreeMap::new();
+    for (request, facts) in requests.iter().zip(&found.tables) {
+        if seen.insert(&request.name, ()).is_some() {
+            problems.push(format!("table {} is configured twice", request.name));
+        }
+        match facts {
+            None => problems.push(missing(&request.name, &found.server.database)),
+            Some(facts) => problems.extend(table_problems(facts, request, requests, &found.server.role)),
+        }
+    }
+    problems
+}
+
+fn server_problems(server: &Server, has_slot: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    if server.encoding != "UTF8" {
+        problems.push(format!(
+            "database {} is encoded in {}, and laredo needs UTF8; dump it and restore it into a database made with \
+             CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            server.database, server.encoding
+        ));
+    }
+    if server.is_standby {
+        problems.push("the server is a standby; connect to its primary".to_owned());
+    }
+    if server.wal_level != "logical" {
+        problems.push(format!(
+            "wal_level is {} and must be logical; run ALTER SYSTEM SET wal_level = logical and restart PostgreSQL",
+            server.wal_level
+        ));
+    }
+    if !server.may_replicate {
+        problems.push(format!(
+            "role {role} may not replicate; as a superuser run ALTER ROLE {quoted} REPLICATION (on Amazon RDS: GRANT \
+             rds_replication TO {quoted})",
+            role = server.role,
+            quoted = quoted(&server.role)
+        ));
+    }
+    if !has_slot && server.slots >= server.slots_max {
+        problems.push(format!(
+            "all {max} replication slots are taken; drop one that is not needed (SELECT slot_name, active FROM \
+             pg_replication_slots), or run ALTER SYSTEM SET max_replication_slots = {more} and restart PostgreSQL",
+            max = server.slots_max,
+            more = server.slots_max + 5
+        ));
+    }
+    if server.walsenders >= server.walsenders_max {
+        problems.push(format!(
+            "all {max} walsenders are busy; end a replication connection that is not needed (SELECT pid, \
+             application_name FROM pg_stat_replication), or run ALTER SYSTEM SET max_wal_senders = {more} and restart \
+             PostgreSQL",
+            max = server.walsenders_max,
+            more = server.walsenders_max + 5
+        ));
+    }
+    problems
+}
+
+fn missing(name: &TableName, database: &str) -> String {
+    format!(
+        "table {name} does not exist in database {database}; names are case-sensitive here, as in the catalogue: see \
+         SELECT schemaname, tablename FROM pg_tables"
+    )
+}
+
+fn table_problems(facts: &Facts, request: &TableRequest, requests: &[TableRequest], role: &str) -> Vec<String> {
+    let (definition, access, name) = (&facts.definition, &facts.access, &request.name);
+    let (table, role) = (name.quoted(), quoted(role));
+    let what = match (definition.kind, definition.persistence) {
+        ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it"),
+        ('m', _) => Some("a materialized view, and only tables have a stream of changes; follow the tables below it"),
+        ('f', _) => Some("a foreign table, and its changes happen elsewhere; follow it where it is stored"),
+        (_, 'u') => Some("unlogged, so its changes are not in the WAL; run ALTER TABLE … SET LOGGED"),
+        (_, 't') => Some("temporary, so its changes are not in the WAL"),
+        _ => None,
+    };
+    if let Some(what) = what {
+        return vec![format!("{name} is {}", what.replace('…', &table))];
+    }
+    let mut problems = Vec::new();
+    if !access.usage {
+        let schema = quoted(&name.schema);
+        problems.push(format!(
+            "table {name}: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA {schema} TO {role}"
+        ));
+    }
+    if !access.select {
+        problems.push(format!(
+            "table {name} cannot be read by this role; as its owner run GRANT SELECT ON {table} TO {role}"
+        ));
+    } else if access.hides_rows {
+        problems.push(format!(
+            "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {role} \
+             BYPASSRLS"
+        ));
+    }
+    if definition.identity == Identity::Default && definition.key.is_none() && access.deferrable_key {
+        problems.push(format!(
+            "table {name}: its primary key is DEFERRABLE, so it does not identify rows for replication; make it NOT \
+             DEFERRABLE, or run ALTER TABLE {table} REPLICA IDENTITY FULL"
+        ));
+    } else if let Err(more) = catalog::schema_of(definition, request) {
+        problems.extend(more);
+    }
+    problems.extend(partition_problems(facts, request, requests));
+    problems
+}
+
+fn partition_problems(facts: &Facts, request: &TableRequest, requests: &[TableRequest]) -> Vec<String> {
+    let name = &request.name;
+    let ancestors = facts.definition.ancestors.iter();
+    let mut ancestors = ancestors.map(|(schema, table)| TableName::new(schema, table));
+    let followed = ancestors.find(|ancestor| requests.iter().any(|other| other.name == *ancestor));
+    let mut problems: Vec<String> = followed
+        .map(|root| {
+            format!("table {name} is a partition of {root}, whose rows include its own; follow only one of them")
+        })
+        .into_iter()
+        .collect();
+    for leaf in &facts.definition.leaves {
+        if leaf.kind != 'r' || leaf.persistence != 'p' {
+            problems.push(format!(
+                "table {name}: its partition {} is a foreign or unlogged table, so its changes are not in the WAL; run \
+                 ALTER TABLE {} DETACH PARTITION {}",
+                leaf.name(),
+                name.quoted(),
+                leaf.name().quoted()
+            ));
+        }
+    }
+    problems
+}

@@ -1,0 +1,187 @@
+//! A private PostgreSQL, and a stream of it that can be looked at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{Cell, Lsn, TupleRef};
+use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
+use laredo_postgres::ConnectionOptions;
+use laredo_postgres::stream::{ReconnectOptions, Signals, SlotMode, StreamOptions, follow};
+use laredo_testkit::{Cluster, ClusterOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Nothing here takes so long, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with the tables `users` (0) and `orders` (1), `other` that nobody follows, and a publication of all.
+pub(crate) fn cluster(options: ClusterOptions) -> Cluster {
+    let cluster = Cluster::start(options.set("wal_writer_delay", "10ms")).unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE users (id text PRIMARY KEY, note text);
+             CREATE TABLE orders (id text PRIMARY KEY, note text);
+             CREATE TABLE other (id text PRIMARY KEY, note text);
+             CREATE PUBLICATION laredo FOR TABLE users, orders, other WITH (publish_via_partition_root = true);",
+        )
+        .unwrap();
+    cluster
+}
+
+pub(crate) fn stateful() -> SlotMode {
+    SlotMode::Stateful { name: "laredo".into() }
+}
+
+pub(crate) fn ephemeral() -> SlotMode {
+    SlotMode::Ephemeral { name_prefix: "laredo".into() }
+}
+
+pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
+    StreamOptions {
+        connection: ConnectionOptions::parse(url).unwrap(),
+        slot,
+        publication: "laredo".into(),
+        tables: vec!["public.users".parse().unwrap(), "public.orders".parse().unwrap()],
+        reconnect: ReconnectOptions {
+            attempts_max: None,
+            backoff_initial: Duration::from_millis(2),
+            backoff_max: Duration::from_millis(100),
+            multiplier: 2.0,
+        },
+        spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
+        seed: 1,
+    }
+}
+
+/// A commit, for comparison: its tables' changes as text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) xid: u64,
+    pub(crate) end: Lsn,
+    pub(crate) tables: BTreeMap<usize, Vec<String>>,
+}
+
+pub(crate) struct Follower {
+    pub(crate) acknowledged: watch::Sender<Lsn>,
+    events: mpsc::Receiver<SourceEvent>,
+    task: JoinHandle<Result<(), SourceError>>,
+}
+
+impl Follower {
+    /// Follows, and returns when the slot is there.
+    pub(crate) async fn start(cluster: &Cluster, slot: SlotMode) -> Follower {
+        Follower::start_with(options(&cluster.url("postgres"), slot), 64).await
+    }
+
+    pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> Follower {
+        let (sender, events) = mpsc::channel(capacity);
+        let (acknowledged, acknowledged_receiver) = watch::channel(Lsn::ZERO);
+        let signals = Arc::new(Signals::new());
+        let seen = Arc::clone(&signals);
+        let task = tokio::spawn(async move { follow(&options, &seen, sender, acknowledged_receiver).await });
+        let mut slots = signals.slots.subscribe();
+        let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
+        drop(wait.await.expect("a slot").unwrap());
+        Follower { acknowledged, events, task }
+    }
+
+    pub(crate) async fn next(&mut self) -> SourceEvent {
+        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+        match event.expect("an event in time") {
+            Some(event) => event,
+            None => panic!("the stream ended: {:?}", (&mut self.task).await),
+        }
+    }
+
+    /// The next commit; acknowledges what comes.
+    pub(crate) async fn commit(&mut self) -> Told {
+        loop {
+            match self.next().await {
+                SourceEvent::Commit(commit) => {
+                    self.acknowledged.send_replace(commit.end);
+                    let tables = commit.tables.into_iter().map(|(table, spool)| (table.0, texts(spool)));
+                    return Told { xid: commit.xid.0, end: commit.end, tables: tables.collect() };
+                }
+                SourceEvent::Progress(lsn) => drop(self.acknowledged.send_replace(lsn)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The changes of the next commit to one table.
+    pub(crate) async fn changes(&mut self, table: usize) -> Vec<String> {
+        self.commit().await.tables.remove(&table).unwrap_or_default()
+    }
+
+    /// Waits until the stream is past `lsn`, and acknowledges that. Nothing else may come.
+    pub(crate) async fn progress(&mut self, past: Lsn) {
+        loop {
+            match self.next().await {
+                SourceEvent::Progress(lsn) => {
+                    self.acknowledged.send_replace(lsn);
+                    if lsn >= past {
+                        return;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The reason of a restart, which comes before anything else but progress.
+    pub(crate) async fn restarted(&mut self) -> String {
+        loop {
+            match self.next().await {
+                SourceEvent::Restarted { reason } => return reason,
+                SourceEvent::Progress(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub(crate) async fn ended(mut self) -> SourceError {
+        while self.events.recv().await.is_some() {}
+        (&mut self.task).await.unwrap().unwrap_err()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A spool's changes: `+new`, `old=new`, `-old`, `0` for a truncate.
+pub(crate) fn texts(mut spool: Spool) -> Vec<String> {
+    let mut changes = Vec::new();
+    let read = spool.read::<std::io::Error>(|entry| {
+        if let SpoolEntry::Change(change) = entry {
+            changes.push(match change {
+                RawChange::Insert { new } => format!("+{}", row(new)),
+                RawChange::Update { old: None, new } => format!("={}", row(new)),
+                RawChange::Update { old: Some(old), new } => format!("{}={}", row(old), row(new)),
+                RawChange::Delete { old } => format!("-{}", row(old)),
+                RawChange::Truncate => "0".to_owned(),
+            });
+        }
+        Ok(())
+    });
+    read.unwrap();
+    changes
+}
+
+fn row(row: TupleRef<'_>) -> String {
+    let cell = |cell| match cell {
+        Cell::Null => "NULL".to_owned(),
+        Cell::Unchanged => "?".to_owned(),
+        Cell::Value(bytes) if bytes.len() > 100 => format!("{} bytes", bytes.len()),
+        Cell::Value(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+    };
+    row.cells().map(cell).collect::<Vec<_>>().join(",")
+}
+
+pub(crate) fn lsn(cluster: &Cluster, sql: &str) -> Lsn {
+    cluster.psql(&format!("SELECT {sql}")).unwrap().parse().unwrap()
+}
