@@ -1,0 +1,118 @@
+//! The Replication service over gRPC. `Sync` is served by hand: its frames are ready, and go out without being decoded and
+//! encoded again. The other methods are the generated ones.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response};
+use http_body::Frame;
+use laredo_proto::replication::SyncRequest;
+use laredo_proto::replication::laredo_replication_service_server::LaredoReplicationServiceServer;
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use crate::refusal;
+use crate::request::Ask;
+use crate::session::{Pulled, Session, SyncStream};
+use crate::shared::Shared;
+
+mod receive;
+mod unary;
+
+use unary::Unary;
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct Replication {
+    shared: Arc<Shared>,
+    unary: LaredoReplicationServiceServer<Unary>,
+}
+
+impl NamedService for Replication {
+    const NAME: &'static str = <LaredoReplicationServiceServer<Unary> as NamedService>::NAME;
+}
+
+impl Replication {
+    pub(crate) fn new(shared: Arc<Shared>) -> Replication {
+        let unary = LaredoReplicationServiceServer::new(Unary::new(shared.clone()));
+        Replication { shared, unary }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Service<Request<Body>> for Replication {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let is_sync = request.uri().path().rsplit('/').next() == Some("Sync");
+        if !is_sync {
+            return self.unary.call(request);
+        }
+        let shared = self.shared.clone();
+        Box::pin(async move { Ok(sync(shared, request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|value| {
+        let value = value.as_bytes();
+        value == b"application/grpc" || value.starts_with(b"application/grpc+proto")
+    });
+    if !is_grpc {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Ok(response);
+    }
+    let message = receive::one_message(request.into_body(), shared.waits.request).await?;
+    let request = SyncRequest::decode(message).map_err(|e| refusal::malformed("SyncRequest", e))?;
+    let mut response = Response::new(Body::new(SyncBody(open(shared, request)?)));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    Ok(response)
+}
+
+fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status> {
+    if shared.stop.is_cancelled() {
+        return Err(refusal::stopping());
+    }
+    let table = shared.table(&request.schema, &request.table)?.clone();
+    let ask = Ask::new(request)?;
+    let seat = table.take_seat()?;
+    let session = Session { shared, table, ask, seat };
+    Ok(session.into_stream())
+}
+
+/// A stream as an HTTP/2 body; its status goes into the trailers.
+struct SyncBody(SyncStream);
+
+impl http_body::Body for SyncBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        self.0.poll_next(cx).map(|pulled| {
+            pulled.map(|pulled| match pulled {
+                Pulled::Frames(bytes) => Ok(Frame::data(bytes)),
+                Pulled::End(status) => {
+                    let mut trailers = http::HeaderMap::new();
+                    status.add_header(&mut trailers)?;
+                    Ok(Frame::trailers(trailers))
+                }
+            })
+        })
+    }
+}

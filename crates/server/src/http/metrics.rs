@@ -1,0 +1,149 @@
+//! Numbers for Prometheus. They are read from where they are kept when somebody asks, so counting costs the data path nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use laredo_engine::TablePhase;
+use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::report::lag_ms;
+use crate::shared::Shared;
+use crate::table::Served;
+
+/// A server's own recorder: two servers in one process do not mix.
+pub(super) struct Metrics {
+    shared: Arc<Shared>,
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    pub(super) fn new(shared: Arc<Shared>) -> Metrics {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        with_local_recorder(&recorder, describe);
+        Metrics { shared, recorder, handle }
+    }
+
+    pub(super) fn render(&self) -> String {
+        with_local_recorder(&self.recorder, || {
+            let now = self.shared.clock.as_ref()();
+            self.shared.tables.iter().for_each(|table| {
+                read_table(table, now);
+                read_journal(table);
+                read_clients(table);
+            });
+            gauge!("process_resident_memory_bytes").set(float(resident_bytes().unwrap_or(0)));
+        });
+        self.handle.render()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "what Prometheus stores is a double")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn read_table(table: &Served, now: laredo_core::CommitTime) {
+    let name = || [("table", table.name().to_string())];
+    let status = table.handle().status();
+    gauge!("laredo_rows", &name()).set(float(status.rows));
+    gauge!("laredo_row_bytes", &name()).set(float(status.row_bytes));
+    gauge!("laredo_position_bytes", &name()).set(float(status.position.0));
+    let lag_ms = lag_ms(&status, now).and_then(|ms| u64::try_from(ms).ok());
+    gauge!("laredo_lag_ms", &name()).set(float(lag_ms.unwrap_or(0)));
+    gauge!("laredo_table_ready", &name()).set(float(table.is_ready().into()));
+    let phase = |known: &str, is: bool| {
+        let labels = [("table", table.name().to_string()), ("state", known.to_owned())];
+        gauge!("laredo_table_state", &labels).set(float(is.into()));
+    };
+    phase("copying", matches!(status.phase, TablePhase::Copying { .. }));
+    phase("live", matches!(status.phase, TablePhase::Live));
+    phase("failed", matches!(status.phase, TablePhase::Failed { .. }));
+    gauge!("laredo_held_bytes", &name()).set(float(status.held_bytes));
+    gauge!("laredo_copy_rows", &name()).set(float(status.copy.map_or(0, |copy| copy.rows)));
+    counter!("laredo_copies_total", &name()).absolute(status.copies);
+    let changes = [
+        ("insert", status.inserts),
+        ("update", status.updates),
+        ("delete", status.deletes),
+        ("truncate", status.truncates),
+    ];
+    for (action, count) in changes {
+        let labels = [("table", table.name().to_string()), ("action", action.to_owned())];
+        counter!("laredo_changes_total", &labels).absolute(count);
+    }
+}
+
+fn read_journal(table: &Served) {
+    let Some(journal) = table.handle().journal() else { return };
+    let name = || [("table", table.name().to_string())];
+    let info = journal.info();
+    gauge!("laredo_journal_sequence", &name()).set(float(info.head.sequence.0));
+    gauge!("laredo_journal_entries", &name()).set(float(info.entries));
+    gauge!("laredo_journal_bytes", &name()).set(float(info.bytes));
+    gauge!("laredo_journal_memory_bytes", &name()).set(float(info.memory_bytes));
+    gauge!("laredo_base_rows", &name()).set(float(info.base_rows));
+    counter!("laredo_encoded_entries_total", &name()).absolute(info.encoded_entries);
+    let (as_structs, filtered) = table.views.projected_entries();
+    for (kind, count) in [("struct", as_structs), ("filtered", filtered)] {
+        let labels = [("table", table.name().to_string()), ("kind", kind.to_owned())];
+        counter!("laredo_projected_entries_total", &labels).absolute(count);
+    }
+    gauge!("laredo_projection_bytes", &name()).set(float(table.views.bytes()));
+}
+
+fn read_clients(table: &Served) {
+    let name = || [("table", table.name().to_string())];
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &table.counters;
+    gauge!("laredo_clients", &name()).set(float(table.clients() as u64));
+    counter!("laredo_sent_bytes_total", &name()).absolute(read(&counters.bytes_sent));
+    counter!("laredo_deltas_total", &name()).absolute(read(&counters.deltas));
+    counter!("laredo_clients_cut_total", &name()).absolute(read(&counters.clients_cut));
+    counter!("laredo_clients_refused_total", &name()).absolute(read(&counters.clients_refused));
+    for (reason, count) in counters.snapshots.lock().iter() {
+        let labels = [("table", table.name().to_string()), ("reason", (*reason).to_owned())];
+        counter!("laredo_snapshots_total", &labels).absolute(*count);
+    }
+}
+
+fn describe() {
+    describe_gauge!("laredo_rows", "Rows of the source table.");
+    describe_gauge!("laredo_row_bytes", "Bytes of their cells.");
+    describe_gauge!("laredo_position_bytes", "WAL position up to which every commit is applied.");
+    describe_gauge!("laredo_lag_ms", "Milliseconds since the newest applied commit.");
+    describe_gauge!("laredo_table_ready", "1 where the table is served and has not failed.");
+    describe_gauge!("laredo_table_state", "1 for what the table is doing.");
+    describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
+    describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");
+    describe_counter!("laredo_copies_total", "Copies of the table completed.");
+    describe_counter!("laredo_changes_total", "Changes applied.");
+    describe_gauge!("laredo_journal_sequence", "Sequence of the newest entry.");
+    describe_gauge!("laredo_journal_entries", "Entries kept.");
+    describe_gauge!("laredo_journal_bytes", "Bytes kept, in memory and in files.");
+    describe_gauge!("laredo_journal_memory_bytes", "Bytes of them in memory.");
+    describe_gauge!("laredo_base_rows", "Rows of the newest base snapshot.");
+    describe_counter!("laredo_encoded_entries_total", "Entries encoded: each once, however many clients.");
+    describe_counter!(
+        "laredo_projected_entries_total",
+        "Entries and rows projected for a group of clients: once a group."
+    );
+    describe_gauge!("laredo_projection_bytes", "Bytes of projections kept for other clients.");
+    describe_gauge!("laredo_clients", "Streams open.");
+    describe_counter!("laredo_sent_bytes_total", "Bytes handed to connections.");
+    describe_counter!("laredo_deltas_total", "Streams that went on where the client was.");
+    describe_counter!("laredo_snapshots_total", "Streams that began with a full snapshot.");
+    describe_counter!("laredo_clients_cut_total", "Streams ended because the client was too far behind.");
+    describe_counter!("laredo_clients_refused_total", "Streams refused because the table had its clients.");
+    describe_gauge!("process_resident_memory_bytes", "Resident memory of this process.");
+}
+
+/// `None` where there is no /proc.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}

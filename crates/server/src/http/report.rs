@@ -1,0 +1,97 @@
+//! What the readiness endpoint says of each table.
+
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn};
+use laredo_engine::{CopyProgress, TablePhase, TableStatus};
+use serde::Serialize;
+
+use crate::shared::Shared;
+use crate::table::Served;
+
+/// The whole server.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    ready: bool,
+    tables: Vec<TableReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableReport {
+    schema: String,
+    table: String,
+    /// `copying`, `live` or `failed`.
+    state: &'static str,
+    ready: bool,
+    rows: u64,
+    /// Every commit up to here is applied.
+    position: String,
+    /// Milliseconds since the newest applied commit. It grows while nothing is committed, too.
+    lag_ms: Option<i64>,
+    clients: usize,
+    /// Why it is being copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<CopyReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct CopyReport {
+    rows: u64,
+    bytes: u64,
+    rows_estimated: u64,
+    bytes_estimated: u64,
+    elapsed_ms: u64,
+    /// Absent while there is nothing to judge by.
+    left_ms: Option<u64>,
+}
+
+impl Report {
+    pub(super) fn new(shared: &Shared, ready: bool) -> Report {
+        let now = shared.clock.as_ref()();
+        Report { ready, tables: shared.tables.iter().map(|table| table_report(table, now)).collect() }
+    }
+}
+
+fn table_report(table: &Served, now: CommitTime) -> TableReport {
+    let status = table.handle().status();
+    let lag_ms = lag_ms(&status, now);
+    let (state, reason, error) = match status.phase {
+        TablePhase::Copying { reason } => ("copying", Some(reason), None),
+        TablePhase::Live => ("live", None, None),
+        TablePhase::Failed { error } => ("failed", None, Some(error)),
+    };
+    TableReport {
+        schema: table.name().schema.clone(),
+        table: table.name().table.clone(),
+        state,
+        ready: table.is_ready(),
+        rows: status.rows,
+        position: status.position.to_string(),
+        lag_ms,
+        clients: table.clients(),
+        reason,
+        error,
+        copy: status.copy.map(|copy| copy_report(&copy)),
+    }
+}
+
+/// `None` before the first copy.
+pub(super) fn lag_ms(status: &TableStatus, now: CommitTime) -> Option<i64> {
+    (status.position > Lsn::ZERO).then(|| (now.0.saturating_sub(status.current_at.0) / 1000).max(0))
+}
+
+fn copy_report(copy: &CopyProgress) -> CopyReport {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    CopyReport {
+        rows: copy.rows,
+        bytes: copy.bytes,
+        rows_estimated: copy.rows_estimated,
+        bytes_estimated: copy.bytes_estimated,
+        elapsed_ms: ms(copy.started_at.elapsed()),
+        left_ms: copy.left().map(ms),
+    }
+}

@@ -1,0 +1,20 @@
+//! The server: sessions over the engine's journals, the Replication service, health and metrics.
+//!
+//! A stream to a client is a body that is pulled: HTTP/2's flow control asks for the next bytes, and only then is the next
+//! piece of the journal looked for. No queue stands between the journal and a connection, so a slow client costs one piece.
+
+mod grpc;
+mod http;
+mod options;
+mod refusal;
+mod request;
+mod serve;
+mod session;
+mod shared;
+mod table;
+mod view;
+
+pub use options::{
+    BufferOptions, HttpOptions, Listeners, ServeError, ServedTableOptions, ServerOptions, TlsOptions, Waits,
+};
+pub use serve::Server;

@@ -1,0 +1,157 @@
+//! What a server is asked to be.
+
+use std::time::Duration;
+
+use laredo_engine::journal::BufferPolicy;
+use laredo_engine::source::SourceIdentity;
+use laredo_engine::{Clock, TableHandle};
+use tokio::net::TcpListener;
+
+/// A server's tables and manners.
+#[derive(Clone)]
+pub struct ServerOptions {
+    /// What it serves. Where two have one name, the first is served.
+    pub tables: Vec<ServedTableOptions>,
+    /// Certificates; none for plain HTTP/2.
+    pub tls: Option<TlsOptions>,
+    /// Paths of the HTTP endpoints.
+    pub http: HttpOptions,
+    /// How long things may take.
+    pub waits: Waits,
+    /// Tells the time of day.
+    pub clock: Clock,
+}
+
+/// One table and how its clients are treated.
+#[derive(Clone, Debug)]
+pub struct ServedTableOptions {
+    /// The table.
+    pub handle: TableHandle,
+    /// The database it comes from.
+    pub source: SourceIdentity,
+    /// Streams at a time; `None` for no limit.
+    pub clients_max: Option<usize>,
+    /// How far a live client may fall behind.
+    pub buffer: BufferOptions,
+    /// A heartbeat is sent when nothing else was for this long.
+    pub heartbeat_interval: Duration,
+    /// Bytes of projections (Struct rows, filtered batches) that are kept for other clients who want the same.
+    pub projection_bytes_max: u64,
+}
+
+/// How far a live client may fall behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferOptions {
+    /// Entries; `u64::MAX` for no bound but the journal's own.
+    pub behind_max: u64,
+    /// What happens beyond.
+    pub policy: BufferPolicy,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// The certificate, its chain behind it.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// Clients must show a certificate of this authority; `None` to ask for none.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+/// Paths of the HTTP endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Whether the process is alive.
+    pub liveness_path: String,
+    /// Whether every table is served.
+    pub readiness_path: String,
+    /// Whether the first copies are over.
+    pub startup_path: String,
+    /// Numbers for Prometheus.
+    pub metrics_path: String,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// A client that is ahead of this server waits for it so long, and one whose table is not ready for that.
+    pub ready: Duration,
+    /// A client that is being sent a snapshot and takes nothing for so long is cut: the journal is kept for its sake.
+    pub stalled: Duration,
+    /// A request must have arrived after this.
+    pub request: Duration,
+    /// Clients may take so long to hear that the server stops.
+    pub stop: Duration,
+}
+
+/// Where a server listens.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// gRPC; every one of them offers everything.
+    pub grpc: Vec<TcpListener>,
+    /// Health over HTTP.
+    pub health: Option<TcpListener>,
+    /// Metrics over HTTP; they are also served beside health.
+    pub metrics: Option<TcpListener>,
+}
+
+/// Why a server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The certificate, the key or the client authority is not one.
+    #[error("setting up TLS: {0}; check cert_path, key_path and client_ca_path")]
+    Tls(#[source] tonic::transport::Error),
+    /// The gRPC server.
+    #[error("serving gRPC: {0}")]
+    Grpc(#[source] tonic::transport::Error),
+    /// The HTTP server.
+    #[error("serving HTTP: {0}")]
+    Http(#[source] std::io::Error),
+    /// The service descriptions that are built in cannot be read.
+    #[error("offering gRPC reflection: {0}")]
+    Reflection(String),
+}
+
+impl Default for BufferOptions {
+    fn default() -> BufferOptions {
+        BufferOptions { behind_max: u64::MAX, policy: BufferPolicy::DropDisconnect }
+    }
+}
+
+impl Default for HttpOptions {
+    fn default() -> HttpOptions {
+        HttpOptions {
+            liveness_path: "/health/live".to_owned(),
+            readiness_path: "/health/ready".to_owned(),
+            startup_path: "/health/startup".to_owned(),
+            metrics_path: "/metrics".to_owned(),
+        }
+    }
+}
+
+impl Default for Waits {
+    fn default() -> Waits {
+        Waits {
+            ready: Duration::from_secs(10),
+            stalled: Duration::from_secs(60),
+            request: Duration::from_secs(10),
+            stop: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ServedTableOptions {
+    /// A table with the defaults: no limits, a heartbeat every 5 s.
+    #[must_use]
+    pub fn new(handle: TableHandle, source: SourceIdentity) -> ServedTableOptions {
+        ServedTableOptions {
+            handle,
+            source,
+            clients_max: None,
+            buffer: BufferOptions::default(),
+            heartbeat_interval: Duration::from_secs(5),
+            projection_bytes_max: 64 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What clients are told when a stream cannot begin or go on. Each sentence says what to do.
+
+use std::time::Duration;
+
+use laredo_core::{Lsn, TableName};
+use laredo_engine::journal::{BufferPolicy, CursorError};
+use tonic::Status;
+
+pub(crate) fn stopping() -> Status {
+    Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
+}
+
+pub(crate) fn unknown_table(name: &TableName) -> Status {
+    Status::not_found(format!("this server has no table {name}; ask for one of its configuration"))
+}
+
+pub(crate) fn required(field: &str) -> Status {
+    Status::invalid_argument(format!("`{field}` is required and is empty"))
+}
+
+pub(crate) fn malformed(field: &str, problem: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("`{field}` is malformed: {problem}"))
+}
+
+pub(crate) fn not_ready(name: &TableName) -> Status {
+    Status::unavailable(format!("table {name} is still being copied for the first time; reconnect later"))
+}
+
+pub(crate) fn failed(name: &TableName, error: &str) -> Status {
+    Status::failed_precondition(format!("table {name} cannot be followed: {error}"))
+}
+
+pub(crate) fn ahead(position: Lsn, ours: Lsn, waited: Duration) -> Status {
+    let waited = waited.as_secs_f64();
+    Status::unavailable(format!(
+        "this server is at {ours}, behind the client's {position}, and did not get there in {waited} s; reconnect, here or \
+         to another server"
+    ))
+}
+
+pub(crate) fn too_many_clients(name: &TableName, clients_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "table {name} has its {clients_max} clients (`max_clients`); reconnect later, or raise the limit"
+    ))
+}
+
+pub(crate) fn too_far_behind(behind_max: u64, policy: BufferPolicy) -> Status {
+    let what = match policy {
+        BufferPolicy::DropDisconnect => "",
+        BufferPolicy::SlowDown => ", and slowing down the source for it did not help in time",
+    };
+    Status::resource_exhausted(format!(
+        "too far behind: more than {behind_max} entries (`client_buffer.max_size`){what}; reconnect to go on where this \
+         stream ends"
+    ))
+}
+
+pub(crate) fn stalled(stalled: Duration) -> Status {
+    let seconds = stalled.as_secs_f64();
+    Status::resource_exhausted(format!(
+        "too far behind: the snapshot was not read for {seconds} s; reconnect for a newer one"
+    ))
+}
+
+pub(crate) fn cursor(error: &CursorError) -> Status {
+    match error {
+        CursorError::Pruned(_) => Status::resource_exhausted(format!(
+            "too far behind: {error} (`journal.max_entries`, `max_age`, `max_bytes`); reconnect for a snapshot"
+        )),
+        CursorError::Io(_) => Status::internal(error.to_string()),
+    }
+}
+
+pub(crate) fn no_store() -> Status {
+    Status::failed_precondition("no snapshot store configured; Sync sends a snapshot without one")
+}

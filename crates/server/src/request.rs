@@ -1,0 +1,166 @@
+//! From a request's bytes to what a client wants: pure, and at home with hostile input.
+
+use laredo_core::{Lsn, Match, Predicate, Sequence, Value};
+use laredo_engine::journal::ResumeRequest;
+use laredo_engine::source::SourceIdentity;
+use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
+use prost_types::value::Kind;
+use tonic::Status;
+
+use crate::refusal;
+
+/// Names in requests are no longer than this.
+const CLIENT_ID_MAX: usize = 1024;
+
+/// A client's wish, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) client_id: String,
+    pub(crate) encoding: RowEncoding,
+    pub(crate) predicates: Vec<Predicate>,
+    /// Where it was; the server's own source is filled in later.
+    pub(crate) resume: ResumeRequest,
+    /// Whether it knows the extensions.
+    pub(crate) is_ours: bool,
+}
+
+impl Ask {
+    /// # Errors
+    /// The first field that is malformed, by name.
+    pub(crate) fn new(request: SyncRequest) -> Result<Ask, Status> {
+        if request.client_id.len() > CLIENT_ID_MAX {
+            return Err(refusal::malformed("client_id", format!("it is longer than {CLIENT_ID_MAX} bytes")));
+        }
+        if request.last_known_sequence < 0 {
+            return Err(refusal::malformed("last_known_sequence", "it is negative"));
+        }
+        let position = match request.last_known_source_position.as_str() {
+            "" => None,
+            text => Some(text.parse::<Lsn>().map_err(|e| refusal::malformed("last_known_source_position", e))?),
+        };
+        let is_ours = !request.accept.is_empty() || !request.instance_id.is_empty() || request.source.is_some();
+        let encoding = encoding(&request.accept)?;
+        let predicates = request.filters.into_iter().enumerate();
+        let predicates = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        let resume = ResumeRequest {
+            instance: request.instance_id,
+            sequence: Sequence::from_wire(request.last_known_sequence),
+            snapshot_id: request.last_snapshot_id,
+            position,
+            source: request.source.map(identity_from_wire),
+            own_source: SourceIdentity::default(),
+            whole_transactions: encoding == RowEncoding::PostgresBinary,
+        };
+        Ok(Ask { client_id: request.client_id, encoding, predicates, resume, is_ours })
+    }
+}
+
+/// The first encoding of the list that we know; Structs where there is no list.
+fn encoding(accept: &[i32]) -> Result<RowEncoding, Status> {
+    if accept.is_empty() {
+        return Ok(RowEncoding::Struct);
+    }
+    let known = accept.iter().find_map(|number| RowEncoding::try_from(*number).ok());
+    known.ok_or_else(|| refusal::malformed("accept", "it names no row encoding that this server can send"))
+}
+
+fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> {
+    let name = |part: &str| format!("filters[{index}].{part}");
+    if filter.field.is_empty() {
+        return Err(refusal::required(&name("field")));
+    }
+    let test = match filter.r#match {
+        None => return Err(refusal::required(&name("match"))),
+        Some(field_predicate::Match::Prefix(prefix)) => Match::Prefix(prefix),
+        Some(field_predicate::Match::Equals(operand)) => {
+            Match::Equals(value(operand).ok_or_else(|| refusal::required(&name("equals")))?)
+        }
+        Some(field_predicate::Match::In(list)) => {
+            let values = list.values.into_iter().map(value).collect::<Option<_>>();
+            Match::In(values.ok_or_else(|| refusal::malformed(&name("in"), "one of its values is empty"))?)
+        }
+    };
+    Ok(Predicate { field: filter.field, test })
+}
+
+/// `None` for a value without a kind, which protobuf calls an error.
+fn value(value: prost_types::Value) -> Option<Value> {
+    Some(match value.kind? {
+        Kind::NullValue(_) => Value::Null,
+        Kind::BoolValue(value) => Value::Bool(value),
+        Kind::NumberValue(value) => Value::Number(value),
+        Kind::StringValue(value) => Value::String(value),
+        Kind::ListValue(list) => Value::List(list.values.into_iter().map(self::value).collect::<Option<_>>()?),
+        Kind::StructValue(object) => {
+            let field = |(name, v): (String, prost_types::Value)| Some((name, self::value(v)?));
+            Value::Object(object.fields.into_iter().map(field).collect::<Option<_>>()?)
+        }
+    })
+}
+
+fn identity_from_wire(source: wire::SourceIdentity) -> SourceIdentity {
+    SourceIdentity {
+        system_identifier: source.system_identifier,
+        database: source.database,
+        timeline: source.timeline,
+        history: source.history.iter().map(|s| (s.timeline, Lsn(s.switched_at))).collect(),
+    }
+}
+
+/// A source's identity as clients get it.
+pub(crate) fn identity_to_wire(source: &SourceIdentity) -> wire::SourceIdentity {
+    let switch = |(timeline, at): &(u32, Lsn)| wire::TimelineSwitch { timeline: *timeline, switched_at: at.0 };
+    wire::SourceIdentity {
+        system_identifier: source.system_identifier.clone(),
+        database: source.database.clone(),
+        timeline: source.timeline,
+        history: source.history.iter().map(switch).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(request: SyncRequest) -> String {
+        let status = Ask::new(request).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        status.message().to_owned()
+    }
+
+    fn filter(field: &str, r#match: Option<field_predicate::Match>) -> SyncRequest {
+        let field = field.to_owned();
+        SyncRequest { filters: vec![FieldPredicate { field, r#match }], ..SyncRequest::default() }
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        let position = SyncRequest { last_known_source_position: "16-B3".to_owned(), ..SyncRequest::default() };
+        assert!(refused(position).contains("`last_known_source_position`"));
+        let sequence = SyncRequest { last_known_sequence: -1, ..SyncRequest::default() };
+        assert!(refused(sequence).contains("`last_known_sequence`"));
+        assert!(refused(SyncRequest { accept: vec![77], ..SyncRequest::default() }).contains("`accept`"));
+        let client_id = "x".repeat(CLIENT_ID_MAX + 1);
+        assert!(refused(SyncRequest { client_id, ..SyncRequest::default() }).contains("`client_id`"));
+        assert!(refused(filter("", None)).contains("`filters[0].field`"));
+        assert!(refused(filter("a", None)).contains("`filters[0].match`"));
+        let empty = field_predicate::Match::Equals(prost_types::Value { kind: None });
+        assert!(refused(filter("a", Some(empty))).contains("`filters[0].equals`"));
+    }
+
+    #[test]
+    fn the_first_encoding_that_is_known_is_taken() {
+        let encoding_of =
+            |accept: Vec<i32>| Ask::new(SyncRequest { accept, ..SyncRequest::default() }).unwrap().encoding;
+        assert_eq!(encoding_of(vec![]), RowEncoding::Struct);
+        assert_eq!(encoding_of(vec![99, 1, 0]), RowEncoding::PostgresBinary);
+        assert_eq!(encoding_of(vec![0, 1]), RowEncoding::Struct);
+    }
+
+    #[test]
+    fn only_who_asks_gets_the_extensions() {
+        assert!(!Ask::new(SyncRequest::default()).unwrap().is_ours);
+        let instance_id = "a".to_owned();
+        assert!(Ask::new(SyncRequest { instance_id, ..SyncRequest::default() }).unwrap().is_ours);
+    }
+}

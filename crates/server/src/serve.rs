@@ -1,0 +1,169 @@
+//! Putting it together, running it, and stopping it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_engine::Clock;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::grpc::Replication;
+use crate::http;
+use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
+use crate::shared::Shared;
+use crate::table::Served;
+
+/// A peer that does not answer pings is gone after the sum of these.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests are small, but a client may ask for many tables at once.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+const FRAME_BYTES_MAX: u32 = 1024 * 1024;
+/// How often health is looked at and clients that hold up others are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Serves tables to clients.
+pub struct Server {
+    shared: Arc<Shared>,
+    tls: Option<TlsOptions>,
+}
+
+impl Server {
+    /// A server that does not run yet.
+    #[must_use]
+    pub fn new(options: ServerOptions) -> Server {
+        let ServerOptions { tables, tls, http, waits, clock } = options;
+        let tables = tables.into_iter().map(|table| Arc::new(Served::new(table))).collect();
+        Server { shared: Arc::new(Shared::new(tables, clock, waits, http)), tls }
+    }
+
+    /// A server with no TLS and the default paths and waits.
+    #[must_use]
+    pub fn with_tables(tables: Vec<crate::ServedTableOptions>, clock: Clock) -> Server {
+        Server::new(ServerOptions {
+            tables,
+            tls: None,
+            http: crate::HttpOptions::default(),
+            waits: crate::Waits::default(),
+            clock,
+        })
+    }
+
+    /// Serves until `stop` resolves; then every stream ends with UNAVAILABLE, and this returns when the clients have heard it, or
+    /// soon after.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up, or a listener fails.
+    pub async fn serve(self, listeners: Listeners, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let Server { shared, tls } = self;
+        let closing = CancellationToken::new();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        report(&shared, &reporter).await;
+        let mut tasks = JoinSet::new();
+        for listener in listeners.grpc {
+            let mut builder = tls_builder(tls.as_ref())?;
+            let router = builder
+                .add_service(Replication::new(shared.clone()))
+                .add_service(health.clone())
+                .add_service(reflection()?);
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let closed = closing.clone().cancelled_owned();
+            tasks.spawn(async move {
+                let served = router.serve_with_incoming_shutdown(incoming, closed).await;
+                served.map_err(ServeError::Grpc)
+            });
+        }
+        let http = [
+            listeners.health.map(|listener| (listener, http::router(&shared))),
+            listeners.metrics.map(|listener| (listener, http::metrics_router(&shared))),
+        ];
+        for (listener, router) in http.into_iter().flatten() {
+            tasks.spawn(serve_http(listener, router, closing.clone()));
+        }
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            () = watch(&shared, &reporter) => Ok(()),
+            Some(ended) = tasks.join_next() => flatten(ended),
+        };
+        shared.stop.cancel();
+        report(&shared, &reporter).await;
+        closing.cancel();
+        // A client that reads nothing cannot be told, and must not keep the process.
+        let waited = tokio::time::timeout(shared.waits.stop, join_all(&mut tasks)).await;
+        ended.and(waited.unwrap_or(Ok(())))
+    }
+}
+
+async fn join_all(tasks: &mut JoinSet<Result<(), ServeError>>) -> Result<(), ServeError> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        outcome = outcome.and(flatten(ended));
+    }
+    outcome
+}
+
+fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Result<(), ServeError> {
+    ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
+}
+
+async fn serve_http(listener: TcpListener, router: axum::Router, closing: CancellationToken) -> Result<(), ServeError> {
+    let serving = axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned());
+    serving.await.map_err(ServeError::Http)
+}
+
+fn tls_builder(tls: Option<&TlsOptions>) -> Result<tonic::transport::Server, ServeError> {
+    let builder = tonic::transport::Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .tcp_nodelay(true);
+    let Some(tls) = tls else { return Ok(builder) };
+    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
+    if let Some(authority) = &tls.client_ca {
+        config = config.client_ca_root(Certificate::from_pem(authority));
+    }
+    builder.tls_config(config).map_err(ServeError::Tls)
+}
+
+fn reflection() -> Result<
+    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
+    ServeError,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(laredo_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServeError::Reflection(error.to_string()))
+}
+
+/// Looks after health and clients as long as it is polled.
+async fn watch(shared: &Shared, reporter: &HealthReporter) {
+    let mut ticks = interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.sweep(Instant::now());
+        report(shared, reporter).await;
+    }
+}
+
+/// The Replication service serves once the first copies are over, whatever came of them: a failed table does not stop its
+/// neighbours. The server as a whole is what readiness says.
+async fn report(shared: &Shared, reporter: &HealthReporter) {
+    let serving = |is_well| match is_well {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    let replicates = shared.is_started() && !shared.stop.is_cancelled();
+    reporter.set_service_status(Replication::NAME, serving(replicates)).await;
+    reporter.set_service_status("", serving(shared.is_ready())).await;
+}

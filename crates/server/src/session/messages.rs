@@ -1,0 +1,116 @@
+//! The messages of a stream that are not rows.
+
+use laredo_core::CommitTime;
+use laredo_core::Lsn;
+use laredo_engine::base::Base;
+use laredo_engine::journal::{Head, Journal};
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{
+    Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+};
+use laredo_proto::{frame, schema};
+
+use super::{Ask, Start};
+use crate::request::identity_to_wire;
+use crate::table::Served;
+use crate::view::{Marker, marker, timestamp};
+
+/// What the messages of one stream are made of.
+pub(super) struct Greeting<'a> {
+    pub(super) table: &'a Served,
+    pub(super) journal: &'a Journal,
+    pub(super) ask: &'a Ask,
+    pub(super) start: &'a Start,
+    pub(super) is_filtered: bool,
+}
+
+impl Greeting<'_> {
+    pub(super) fn is_binary(&self) -> bool {
+        self.ask.encoding == RowEncoding::PostgresBinary
+    }
+
+    pub(super) fn handshake(&self, base: Option<&Base>, out: &mut Vec<u8>) {
+        let (start, ask) = (self.start, self.ask);
+        let info = self.journal.info();
+        let (mode, snapshot_id) = match base {
+            Some(base) => (SyncMode::FullSnapshot, base.snapshot_id(self.journal.instance())),
+            // The client's own: it stays the one that names the journal.
+            None => (SyncMode::Delta, ask.resume.snapshot_id.clone()),
+        };
+        let mut handshake = SyncHandshake {
+            mode: mode.into(),
+            server_current_sequence: info.head.sequence.to_wire(),
+            journal_oldest_sequence: info.oldest_sequence.to_wire(),
+            resume_from_sequence: start.after.to_wire(),
+            columns: schema::column_definitions(&start.schema),
+            snapshot_id,
+            ..SyncHandshake::default()
+        };
+        if ask.is_ours {
+            handshake.encoding = self
+                .is_binary()
+                .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(&start.schema)) });
+            handshake.instance_id.clone_from(&self.journal.instance().0);
+            handshake.source = Some(identity_to_wire(&self.table.options.source));
+            handshake.reason = start.reason.to_owned();
+            handshake.server_current_position = info.head.position.0;
+        }
+        put(Message::Handshake(handshake), out);
+    }
+
+    /// Its row count is 0, for unknown, where a filter is yet to count.
+    pub(super) fn snapshot_begin(&self, base: &Base, out: &mut Vec<u8>) {
+        let rows = if self.is_filtered { 0 } else { base.rows() };
+        let begin = SnapshotBegin {
+            snapshot_id: base.snapshot_id(self.journal.instance()),
+            sequence: base.sequence().to_wire(),
+            row_count: count(rows),
+            source_position: self.position(Some(base.position())),
+        };
+        put(Message::SnapshotBegin(begin), out);
+    }
+
+    pub(super) fn snapshot_end(&self, base: &Base, rows: u64, out: &mut Vec<u8>) {
+        let end = SnapshotEnd {
+            sequence: base.sequence().to_wire(),
+            rows_sent: count(rows),
+            source_position: self.position(Some(base.position())),
+        };
+        put(Message::SnapshotEnd(end), out);
+    }
+
+    /// For readers of Structs: an entry that says no more than where they are.
+    pub(super) fn marker(&self, out: &mut Vec<u8>) {
+        if !self.is_binary() {
+            let Start { after: sequence, position, committed_at, .. } = *self.start;
+            marker(Marker { sequence, position, committed_at }, out);
+        }
+    }
+
+    /// `sent` where every commit up to there was sent.
+    pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Lsn>) -> Vec<u8> {
+        let Head { sequence, .. } = self.journal.head();
+        let heartbeat = Heartbeat {
+            current_sequence: sequence.to_wire(),
+            server_time: Some(timestamp(now)),
+            source_position: self.position(sent),
+        };
+        let mut out = Vec::new();
+        put(Message::Heartbeat(heartbeat), &mut out);
+        out
+    }
+
+    /// Only for clients that know the extensions.
+    fn position(&self, position: Option<Lsn>) -> String {
+        position.filter(|_| self.ask.is_ours).map_or_else(String::new, |position| position.to_string())
+    }
+}
+
+fn put(message: Message, out: &mut Vec<u8>) {
+    let message = Some(message);
+    frame::encode(&SyncResponse { message }, out);
+}
+
+fn count(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}

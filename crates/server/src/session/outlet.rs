@@ -1,0 +1,111 @@
+//! From a task that sends to a body that is pulled: the task runs while the body is polled, and stops at each send until the
+//! next poll. There is room for one send, and no queue.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::Lease;
+use crate::table::Served;
+
+/// What was sent and not yet pulled.
+pub(crate) type Slot = Arc<Mutex<Option<Bytes>>>;
+
+/// A stream as its transport sees it.
+pub(crate) struct SyncStream {
+    slot: Slot,
+    task: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
+}
+
+/// What a stream gives.
+#[derive(Debug)]
+pub(crate) enum Pulled {
+    /// Whole frames.
+    Frames(Bytes),
+    /// The end; it comes once.
+    End(Status),
+}
+
+impl SyncStream {
+    pub(super) fn new<T: Future<Output = Status> + Send + 'static>(task: impl FnOnce(Slot) -> T) -> SyncStream {
+        let slot = Slot::default();
+        let task = task(slot.clone());
+        SyncStream { slot, task: Some(Box::pin(task)) }
+    }
+
+    /// The next frames, or the end; `None` after it.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+        let Some(task) = &mut self.task else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(status) = task.as_mut().poll(cx) {
+            self.task = None;
+            return Poll::Ready(Some(Pulled::End(status)));
+        }
+        match self.slot.lock().take() {
+            Some(bytes) => Poll::Ready(Some(Pulled::Frames(bytes))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// The sending side of a stream.
+pub(super) struct Outlet {
+    slot: Slot,
+    table: Arc<Served>,
+    lease: Arc<Lease>,
+    stalled: Duration,
+    sent_at: Instant,
+}
+
+impl Outlet {
+    pub(super) fn new(slot: Slot, table: Arc<Served>, lease: Arc<Lease>, stalled: Duration) -> Outlet {
+        let sent_at = Instant::now();
+        Outlet { slot, table, lease, stalled, sent_at }
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// When something was last sent.
+    pub(super) fn sent_at(&self) -> Instant {
+        self.sent_at
+    }
+
+    /// Sends frames, and goes on when there is room for more.
+    ///
+    /// # Errors
+    /// When the client was cut meanwhile.
+    pub(super) async fn send(&mut self, frames: Bytes) -> Result<(), Status> {
+        self.check()?;
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let counters = &self.table.counters;
+        counters.bytes_sent.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        self.sent_at = Instant::now();
+        *self.slot.lock() = Some(frames);
+        let slot = &self.slot;
+        // Whoever polls the stream takes the frames at once and polls again when it has room: no waker is needed.
+        poll_fn(|_| if slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
+        self.lease.progressed();
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        let checked = self.lease.check(self.stalled);
+        if checked.is_err() {
+            self.table.counters.clients_cut.fetch_add(1, Ordering::Relaxed);
+        }
+        checked
+    }
+}

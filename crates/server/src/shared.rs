@@ -1,0 +1,61 @@
+//! What all services of one server share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use laredo_core::TableName;
+use laredo_engine::Clock;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::options::{HttpOptions, Waits};
+use crate::refusal;
+use crate::table::Served;
+
+pub(crate) struct Shared {
+    pub(crate) tables: Vec<Arc<Served>>,
+    pub(crate) clock: Clock,
+    pub(crate) waits: Waits,
+    pub(crate) http: HttpOptions,
+    /// Ends every stream.
+    pub(crate) stop: CancellationToken,
+    started: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(tables: Vec<Arc<Served>>, clock: Clock, waits: Waits, http: HttpOptions) -> Shared {
+        Shared { tables, clock, waits, http, stop: CancellationToken::new(), started: AtomicBool::new(false) }
+    }
+
+    /// # Errors
+    /// A name that is empty, or that no table has.
+    pub(crate) fn table(&self, schema: &str, table: &str) -> Result<&Arc<Served>, Status> {
+        if schema.is_empty() {
+            return Err(refusal::required("schema"));
+        }
+        if table.is_empty() {
+            return Err(refusal::required("table"));
+        }
+        let found = self.tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
+        found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
+    }
+
+    /// Whether every table can be served: it has been copied, and it has not failed.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.stop.is_cancelled() && self.tables.iter().all(|table| table.is_ready())
+    }
+
+    /// Whether every table's first copy is over, well or not. It stays so.
+    pub(crate) fn is_started(&self) -> bool {
+        if !self.started.load(Ordering::Relaxed) && self.tables.iter().all(|table| table.is_started()) {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Cuts clients that hold what others need.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
+    }
+}

@@ -1,0 +1,115 @@
+//! A table as it is served.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use laredo_core::TableName;
+use laredo_engine::{TableHandle, TablePhase};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::options::ServedTableOptions;
+use crate::refusal;
+use crate::session::Lease;
+use crate::view::Views;
+
+pub(crate) struct Served {
+    pub(crate) options: ServedTableOptions,
+    pub(crate) views: Views,
+    pub(crate) counters: Counters,
+    clients: AtomicUsize,
+    leases: Mutex<Vec<Weak<Lease>>>,
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) deltas: AtomicU64,
+    pub(crate) clients_cut: AtomicU64,
+    pub(crate) clients_refused: AtomicU64,
+    /// Full snapshots, by the reason for them.
+    pub(crate) snapshots: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// One of a table's places for clients, taken until it is dropped.
+pub(crate) struct Seat(Arc<Served>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Served {
+    pub(crate) fn new(options: ServedTableOptions) -> Served {
+        Served {
+            views: Views::new(options.projection_bytes_max),
+            options,
+            counters: Counters::default(),
+            clients: AtomicUsize::new(0),
+            leases: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn handle(&self) -> &TableHandle {
+        &self.options.handle
+    }
+
+    pub(crate) fn name(&self) -> &TableName {
+        self.options.handle.name()
+    }
+
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.failure().is_none() && self.handle().journal().is_some()
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.failure().is_some() || self.handle().journal().is_some()
+    }
+
+    /// Why it cannot be followed any more.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match self.handle().status().phase {
+            TablePhase::Failed { error } => Some(error),
+            TablePhase::Copying { .. } | TablePhase::Live => None,
+        }
+    }
+
+    /// # Errors
+    /// When all seats are taken.
+    pub(crate) fn take_seat(self: &Arc<Self>) -> Result<Seat, Status> {
+        let clients_max = self.options.clients_max.unwrap_or(usize::MAX);
+        let taken = self.clients.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(self.clone());
+        if taken < clients_max {
+            return Ok(seat);
+        }
+        self.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
+        Err(refusal::too_many_clients(self.name(), clients_max))
+    }
+
+    pub(crate) fn watch(&self, lease: &Arc<Lease>) {
+        self.leases.lock().push(Arc::downgrade(lease));
+    }
+
+    pub(crate) fn sweep(&self, now: Instant, stalled: Duration) {
+        self.leases.lock().retain(|lease| match lease.upgrade() {
+            Some(lease) => lease.sweep(now, stalled),
+            None => false,
+        });
+    }
+}
+
+impl Counters {
+    pub(crate) fn count_snapshot(&self, reason: &'static str) {
+        *self.snapshots.lock().entry(reason).or_insert(0) += 1;
+    }
+}

@@ -1,0 +1,243 @@
+//! What a group of clients gets of a journal: everybody with one encoding and one filter shares one view, and what is made for
+//! one of them is kept for the others.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use laredo_core::{Filter, FilterKey, Predicate, ProjectError, Schema, Sequence};
+use laredo_engine::journal::Frame;
+use laredo_proto::batch::BatchError;
+use laredo_proto::replication::RowEncoding;
+use laredo_proto::schema::SchemaError;
+use parking_lot::Mutex;
+
+mod binary;
+mod changes;
+mod structs;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub(crate) use binary::empty_batch;
+pub(crate) use structs::{Marker, marker, timestamp};
+pub(crate) use walk::{Chunk, Walk};
+
+use changes::FrameChanges;
+
+/// A table's views: only those that somebody uses.
+#[derive(Debug)]
+pub(crate) struct Views {
+    views: Mutex<HashMap<ViewKey, Weak<View>>>,
+    usage: Arc<Usage>,
+}
+
+type ViewKey = (RowEncoding, FilterKey);
+
+/// What all views of a table keep, together.
+#[derive(Debug)]
+struct Usage {
+    bytes: AtomicU64,
+    bytes_max: u64,
+    struct_entries: AtomicU64,
+    filtered_entries: AtomicU64,
+}
+
+/// One encoding and one filter.
+#[derive(Debug)]
+pub(crate) struct View {
+    encoding: RowEncoding,
+    predicates: Vec<Predicate>,
+    /// The filter for the schema that was met last.
+    bound: Mutex<Option<(Arc<Schema>, Arc<Filter>)>>,
+    cache: Mutex<Cache>,
+    usage: Arc<Usage>,
+}
+
+/// The frame of a journal (by its last entry), or of a base (by the base and its place).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Journal(Sequence),
+    Base(Sequence, u64),
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    slots: HashMap<Place, Slot>,
+    /// Oldest first: clients move forward, so what came first is needed least.
+    order: VecDeque<(Place, u64)>,
+}
+
+type Slot = Arc<OnceLock<Result<Projected, ViewError>>>;
+
+/// A frame as a view shows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Projected {
+    /// Ready frames; empty where nothing is left of it.
+    pub(crate) bytes: Bytes,
+    /// Rows or changes in them.
+    pub(crate) count: u64,
+    /// Whether the last message carries the end of the transaction.
+    pub(crate) carries_end: bool,
+}
+
+/// A frame that cannot be shown: a fault of the server, or of what PostgreSQL sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ViewError {
+    #[error("showing a row: {0}")]
+    Project(#[from] ProjectError),
+    #[error("reading the journal: {0}")]
+    Batch(#[from] BatchError),
+    #[error("reading the journal: {0}")]
+    Schema(#[from] SchemaError),
+    #[error("reading the journal: an old row is missing")]
+    OldRow,
+    #[error("reading the journal: it holds something that is not a frame")]
+    Frame,
+}
+
+/// Bookkeeping of one kept projection, beside its bytes.
+const SLOT_BYTES: u64 = 256;
+
+impl Views {
+    pub(crate) fn new(bytes_max: u64) -> Views {
+        let usage = Usage {
+            bytes: AtomicU64::new(0),
+            bytes_max,
+            struct_entries: AtomicU64::new(0),
+            filtered_entries: AtomicU64::new(0),
+        };
+        Views { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
+    }
+
+    /// The view of an encoding and a filter; `None` where the journal's own frames are just that.
+    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<View>> {
+        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() {
+            return None;
+        }
+        let key = (encoding, FilterKey::of(predicates));
+        let mut views = self.views.lock();
+        if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
+            return Some(view);
+        }
+        views.retain(|_, view| view.strong_count() > 0);
+        let view = Arc::new(View {
+            encoding,
+            predicates: predicates.to_vec(),
+            bound: Mutex::new(None),
+            cache: Mutex::new(Cache::default()),
+            usage: self.usage.clone(),
+        });
+        views.insert(key, Arc::downgrade(&view));
+        Some(view)
+    }
+
+    /// Entries that were made into Structs since the start, and entries that were looked at for a filter.
+    pub(crate) fn projected_entries(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.usage.struct_entries), read(&self.usage.filtered_entries))
+    }
+
+    /// Bytes of projections that are kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.usage.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl View {
+    pub(crate) fn is_filtered(&self) -> bool {
+        !self.predicates.is_empty()
+    }
+
+    /// The filter for rows of a schema.
+    fn filter(&self, schema: &Arc<Schema>) -> Option<Arc<Filter>> {
+        if self.predicates.is_empty() {
+            return None;
+        }
+        let mut bound = self.bound.lock();
+        if let Some((known, filter)) = &*bound
+            && (Arc::ptr_eq(known, schema) || known == schema)
+        {
+            return Some(filter.clone());
+        }
+        let filter = Arc::new(Filter::bind(&self.predicates, schema));
+        *bound = Some((schema.clone(), filter.clone()));
+        Some(filter)
+    }
+
+    /// Rows of a base's frame. Takes a while.
+    ///
+    /// # Errors
+    /// When they cannot be shown.
+    pub(crate) fn rows(&self, frame: &Frame, place: Place, schema: &Arc<Schema>) -> Result<Projected, ViewError> {
+        self.shared(place, || {
+            self.count(u64::from(frame.batch.count));
+            let filter = self.filter(schema);
+            match self.encoding {
+                RowEncoding::Struct => structs::rows(frame, schema, filter.as_deref()),
+                RowEncoding::PostgresBinary => binary::rows(frame, schema, filter.as_deref()),
+            }
+        })
+    }
+
+    /// Changes of a journal's frame. Takes a while.
+    fn changes(&self, changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+        let make = || {
+            self.count(u64::from(changes.frame.batch.count));
+            match self.encoding {
+                RowEncoding::Struct => structs::changes(changes),
+                RowEncoding::PostgresBinary => binary::changes(changes),
+            }
+        };
+        match changes.is_ordinary() {
+            true => self.shared(Place::Journal(changes.frame.header.last_sequence), make),
+            false => make(),
+        }
+    }
+
+    fn count(&self, entries: u64) {
+        let counter = match self.encoding {
+            RowEncoding::Struct => &self.usage.struct_entries,
+            RowEncoding::PostgresBinary => &self.usage.filtered_entries,
+        };
+        counter.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// What is kept, or else what `make` makes. Whoever comes while it is being made waits for it.
+    fn shared(
+        &self,
+        place: Place,
+        make: impl FnOnce() -> Result<Projected, ViewError>,
+    ) -> Result<Projected, ViewError> {
+        let slot = self.cache.lock().slots.entry(place).or_default().clone();
+        let mut is_new = false;
+        let projected = slot.get_or_init(|| {
+            is_new = true;
+            make()
+        });
+        if is_new {
+            let bytes = SLOT_BYTES + projected.as_ref().map_or(0, |p| p.bytes.len() as u64);
+            self.keep(place, bytes);
+        }
+        projected.clone()
+    }
+
+    fn keep(&self, place: Place, bytes: u64) {
+        let mut cache = self.cache.lock();
+        cache.order.push_back((place, bytes));
+        let mut used = self.usage.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        while used > self.usage.bytes_max {
+            let Some((oldest, bytes)) = cache.order.pop_front() else { return };
+            cache.slots.remove(&oldest);
+            used = self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        let bytes = self.cache.get_mut().order.iter().map(|(_, bytes)| bytes).sum();
+        self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}

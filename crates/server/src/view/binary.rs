@@ -1,0 +1,52 @@
+//! Binary batches with only the rows that a filter lets through.
+
+use laredo_core::{CommitTime, Filter, Lsn, Schema, Sequence};
+use laredo_engine::journal::Frame;
+use laredo_proto::batch::{Action, BatchBuilder, BatchHeader, Entries};
+
+use super::changes::{Change, FrameChanges};
+use super::{Projected, ViewError};
+
+pub(super) fn rows(frame: &Frame, schema: &Schema, filter: Option<&Filter>) -> Result<Projected, ViewError> {
+    let mut batch = BatchBuilder::default();
+    for entry in Entries::new(&frame.batch.entries, schema) {
+        let row = entry?.row;
+        if filter.is_none_or(|filter| filter.matches(row)) {
+            batch.push(Action::Insert, row);
+        }
+    }
+    Ok(finish(batch, &frame.header))
+}
+
+pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+    let mut batch = BatchBuilder::default();
+    if changes.has_schema() {
+        batch.set_schema(changes.schema);
+    }
+    let key = changes.schema.key();
+    changes.each(|_, change| {
+        match change {
+            Change::Insert(new) => batch.push(Action::Insert, new),
+            Change::Update { new, .. } => batch.push(Action::Update, new),
+            Change::Delete(old) => batch.push(Action::Delete, key.key_of(old).as_ref()),
+            Change::Truncate => batch.push(Action::Truncate, laredo_core::TupleRef::trusted(&[])),
+        }
+        Ok(())
+    })?;
+    Ok(finish(batch, &changes.frame.header))
+}
+
+fn finish(mut batch: BatchBuilder, header: &BatchHeader) -> Projected {
+    let count = u64::from(batch.count());
+    let mut out = Vec::new();
+    if !batch.is_empty() {
+        batch.finish(header, &mut out);
+    }
+    Projected { carries_end: header.ends && !out.is_empty(), bytes: out.into(), count }
+}
+
+/// A batch without entries: nothing is left of the transactions up to here.
+pub(crate) fn empty_batch(sequence: Sequence, position: Lsn, committed_at: CommitTime, out: &mut Vec<u8>) {
+    let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true };
+    BatchBuilder::default().finish(&header, out);
+}

@@ -1,0 +1,110 @@
+//! The changes of one frame with their old rows, seen through a filter.
+
+use laredo_core::{Filter, Lsn, Schema, Seen, Sequence, TupleRef};
+use laredo_engine::journal::Frame;
+use laredo_proto::batch::{Action, Entries};
+
+use super::ViewError;
+
+/// One frame of a journal, and what has to be known to show it.
+pub(super) struct FrameChanges<'a> {
+    pub(super) frame: &'a Frame,
+    /// The old rows of its updates and deletes, each after its length.
+    pub(super) olds: &'a [u8],
+    /// Of its entries.
+    pub(super) schema: &'a Schema,
+    /// Before its schema change, if it begins with one.
+    pub(super) schema_before: &'a Schema,
+    pub(super) filter: Option<&'a Filter>,
+    /// The end of the commit before its transaction.
+    pub(super) before: Lsn,
+    /// The last entry before its transaction.
+    pub(super) began_after: Sequence,
+    /// The reader has everything up to here.
+    pub(super) after: Sequence,
+    /// The reader may have this transaction already.
+    pub(super) may_repeat: bool,
+}
+
+/// A change as a reader sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change<'a> {
+    Insert(TupleRef<'a>),
+    Update { old: TupleRef<'a>, new: TupleRef<'a> },
+    Delete(TupleRef<'a>),
+    Truncate,
+}
+
+impl FrameChanges<'_> {
+    /// The sequence of the frame's first entry, or of its schema change.
+    pub(super) fn first(&self) -> Sequence {
+        let count = u64::from(self.frame.batch.count) + u64::from(self.has_schema());
+        Sequence((self.frame.header.last_sequence.0 + 1).saturating_sub(count))
+    }
+
+    pub(super) fn has_schema(&self) -> bool {
+        self.frame.batch.schema.is_some()
+    }
+
+    /// Whether every reader of the view gets the same of it.
+    pub(super) fn is_ordinary(&self) -> bool {
+        !self.may_repeat && self.after < self.first()
+    }
+
+    /// Calls `each` with what the reader does not have yet and the filter lets through.
+    pub(super) fn each(
+        &self,
+        mut each: impl FnMut(Sequence, Change<'_>) -> Result<(), ViewError>,
+    ) -> Result<(), ViewError> {
+        let mut olds = self.olds;
+        let mut sequence = self.first().plus(u64::from(self.has_schema()));
+        for entry in Entries::new(&self.frame.batch.entries, self.schema) {
+            let entry = entry?;
+            let old = match entry.action {
+                Action::Update | Action::Delete => Some(take_row(&mut olds, self.schema)?),
+                Action::Insert | Action::Truncate => None,
+            };
+            let change = match (entry.action, old) {
+                (Action::Update, Some(old)) => Some(Change::Update { old, new: entry.row }),
+                (Action::Delete, Some(old)) => Some(Change::Delete(old)),
+                (Action::Truncate, _) => Some(Change::Truncate),
+                _ => Some(Change::Insert(entry.row)),
+            };
+            let change = match self.filter {
+                Some(filter) => change.and_then(|change| seen(filter, change)),
+                None => change,
+            };
+            if let Some(change) = change
+                && sequence > self.after
+            {
+                each(sequence, change)?;
+            }
+            sequence = sequence.plus(1);
+        }
+        Ok(())
+    }
+}
+
+fn take_row<'a>(olds: &mut &'a [u8], schema: &Schema) -> Result<TupleRef<'a>, ViewError> {
+    let (length, rest) = olds.split_first_chunk::<4>().ok_or(ViewError::OldRow)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (row, rest) = rest.split_at_checked(length).ok_or(ViewError::OldRow)?;
+    *olds = rest;
+    Ok(TupleRef::parse(row, schema.columns().len()).map_err(laredo_proto::batch::BatchError::Row)?)
+}
+
+/// A change through a filter: an update may bring a row in or take it out.
+fn seen<'a>(filter: &Filter, change: Change<'a>) -> Option<Change<'a>> {
+    let (old, new) = match change {
+        Change::Insert(new) => (None, Some(new)),
+        Change::Update { old, new } => (Some(old), Some(new)),
+        Change::Delete(old) => (Some(old), None),
+        Change::Truncate => return Some(change),
+    };
+    match (filter.classify(old, new), old, new) {
+        (Seen::Insert, _, Some(new)) => Some(Change::Insert(new)),
+        (Seen::Update, Some(old), Some(new)) => Some(Change::Update { old, new }),
+        (Seen::Delete, Some(old), _) => Some(Change::Delete(old)),
+        _ => None,
+    }
+}

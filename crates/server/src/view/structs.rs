@@ -1,0 +1,172 @@
+//! Rows as Structs, one message each, for clients that know the protocol without extensions.
+
+use laredo_core::{CommitTime, Filter, Lsn, Schema, Sequence, TupleRef, Value, project_row};
+use laredo_engine::journal::Frame;
+use laredo_proto::batch::Entries;
+use laredo_proto::frame;
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotification, SnapshotRow, SyncResponse};
+use prost_types::{Struct, Timestamp, value::Kind};
+
+use super::changes::{Change, FrameChanges};
+use super::{Projected, ViewError};
+
+pub(super) fn rows(from: &Frame, schema: &Schema, filter: Option<&Filter>) -> Result<Projected, ViewError> {
+    let (mut out, mut count) = (Vec::new(), 0);
+    for entry in Entries::new(&from.batch.entries, schema) {
+        let row = entry?.row;
+        if filter.is_none_or(|filter| filter.matches(row)) {
+            let row = Some(to_struct(schema, row)?);
+            put(Message::SnapshotRow(SnapshotRow { row }), &mut out);
+            count += 1;
+        }
+    }
+    Ok(Projected { bytes: out.into(), count, carries_end: false })
+}
+
+pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+    let mut out = Vec::new();
+    if changes.has_schema() && changes.first() > changes.after {
+        let notice = SchemaChangeNotification {
+            sequence: changes.first().to_wire(),
+            old_columns: laredo_proto::schema::column_definitions(changes.schema_before),
+            new_columns: laredo_proto::schema::column_definitions(changes.schema),
+        };
+        put(Message::SchemaChange(notice), &mut out);
+    }
+    let mut writer = Writer { changes, out, pending: None, count: 0 };
+    changes.each(|sequence, change| writer.change(sequence, change))?;
+    Ok(writer.finish())
+}
+
+/// Writes entries one behind: only the last one of a transaction carries its end, and which one that is shows at the end.
+struct Writer<'a> {
+    changes: &'a FrameChanges<'a>,
+    out: Vec<u8>,
+    pending: Option<(Sequence, ReplicationJournalEntry)>,
+    count: u64,
+}
+
+impl Writer<'_> {
+    fn change(&mut self, sequence: Sequence, change: Change<'_>) -> Result<(), ViewError> {
+        let row = |row: TupleRef<'_>| to_struct(self.changes.schema, row).map(Some);
+        let (action, old, new) = match change {
+            Change::Insert(new) => ("INSERT", None, row(new)?),
+            Change::Update { old, new } => ("UPDATE", row(old)?, row(new)?),
+            Change::Delete(old) => ("DELETE", row(old)?, None),
+            Change::Truncate => ("TRUNCATE", None, None),
+        };
+        if self.changes.may_repeat && action == "DELETE" {
+            // Some clients take a delete of a row they no longer have for a truncate, so they get the row first. It has the
+            // sequence before: whoever is cut here goes on with the delete.
+            self.push(Sequence(sequence.0 - 1), "UPDATE", old.clone(), old.clone());
+        }
+        self.push(sequence, action, old, new);
+        Ok(())
+    }
+
+    fn push(&mut self, sequence: Sequence, action: &str, old_values: Option<Struct>, new_values: Option<Struct>) {
+        self.flush(None);
+        self.count += 1;
+        let entry = ReplicationJournalEntry {
+            sequence: sequence.to_wire(),
+            source_position: String::new(),
+            timestamp: Some(timestamp(self.changes.frame.header.committed_at)),
+            action: action.to_owned(),
+            old_values,
+            new_values,
+        };
+        self.pending = Some((sequence, entry));
+    }
+
+    fn flush(&mut self, end: Option<Lsn>) {
+        let Some((sequence, mut entry)) = self.pending.take() else { return };
+        let nth = sequence.entries_since(self.changes.began_after);
+        let position = end.unwrap_or_else(|| between(self.changes.before, nth, self.changes.frame.header.position));
+        entry.source_position = position.to_string();
+        put(Message::JournalEntry(entry), &mut self.out);
+    }
+
+    fn finish(mut self) -> Projected {
+        let header = &self.changes.frame.header;
+        let carries_end = header.ends && self.pending.is_some();
+        self.flush(carries_end.then_some(header.position));
+        Projected { bytes: self.out.into(), count: self.count, carries_end }
+    }
+}
+
+/// The position of a transaction's nth entry, not its last: after the commit before it and before its own end, so that who goes
+/// on from there gets the whole transaction again.
+fn between(before: Lsn, nth: u64, end: Lsn) -> Lsn {
+    let last = Lsn(end.0.saturating_sub(1));
+    Lsn(before.0.saturating_add(nth)).min(last).max(before)
+}
+
+/// What stands in an entry that marks a place only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marker {
+    pub(crate) sequence: Sequence,
+    pub(crate) position: Lsn,
+    pub(crate) committed_at: CommitTime,
+}
+
+/// Appends an entry without action and values.
+pub(crate) fn marker(marker: Marker, out: &mut Vec<u8>) {
+    let entry = ReplicationJournalEntry {
+        sequence: marker.sequence.to_wire(),
+        source_position: marker.position.to_string(),
+        timestamp: Some(timestamp(marker.committed_at)),
+        ..ReplicationJournalEntry::default()
+    };
+    put(Message::JournalEntry(entry), out);
+}
+
+pub(crate) fn timestamp(time: CommitTime) -> Timestamp {
+    let us = time.unix_us();
+    Timestamp { seconds: us.div_euclid(1_000_000), nanos: i32::try_from(us.rem_euclid(1_000_000) * 1000).unwrap_or(0) }
+}
+
+fn put(message: Message, out: &mut Vec<u8>) {
+    let message = Some(message);
+    frame::encode(&SyncResponse { message }, out);
+}
+
+fn to_struct(schema: &Schema, row: TupleRef<'_>) -> Result<Struct, ViewError> {
+    let fields = project_row(schema, row)?.into_iter();
+    let fields = fields.map(|(name, value)| (name.to_owned(), to_wire(value))).collect();
+    Ok(Struct { fields })
+}
+
+fn to_wire(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(value),
+        Value::Number(value) => Kind::NumberValue(value),
+        Value::String(text) => Kind::StringValue(text),
+        Value::List(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(to_wire).collect() })
+        }
+        Value::Object(fields) => Kind::StructValue(Struct {
+            fields: fields.into_iter().map(|(name, value)| (name, to_wire(value))).collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_inside_a_transaction_lie_between_its_neighbours_and_the_last_repeats() {
+        let inside: Vec<u64> = (1..6).map(|nth| between(Lsn(100), nth, Lsn(104)).0).collect();
+        assert_eq!(inside, [101, 102, 103, 103, 103]);
+        assert_eq!(between(Lsn(100), 1, Lsn(101)), Lsn(100), "no room: the transaction comes again");
+    }
+
+    #[test]
+    fn times_before_1970_have_positive_nanoseconds() {
+        let time = timestamp(CommitTime::from_unix_us(-1));
+        assert_eq!((time.seconds, time.nanos), (-1, 999_999_000));
+    }
+}

@@ -1,0 +1,126 @@
+//! A schema change in the middle, as each kind of view shows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TupleBuf, Value};
+use laredo_engine::base::BaseWriter;
+use laredo_engine::journal::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
+use laredo_proto::batch::Action;
+use laredo_proto::frame::PREFIX_LENGTH;
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{RowEncoding, SyncResponse};
+use prost::Message as _;
+
+use super::{Views, Walk};
+
+fn schema(names: &[&str]) -> Arc<Schema> {
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        type_oid: 25,
+        type_modifier: -1,
+        type_name: "text".to_owned(),
+        not_null: false,
+        is_text: false,
+    };
+    Arc::new(Schema::new(names.iter().map(column).collect(), KeyColumns::new([0]), Default::default()))
+}
+
+fn row(cells: &[&str]) -> TupleBuf {
+    cells.iter().map(|cell| Cell::Value(cell.as_bytes())).collect()
+}
+
+fn journal() -> (Journal, JournalWriter) {
+    let folder = std::env::temp_dir();
+    let head = Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0) };
+    let base = BaseWriter::new(&folder).unwrap().finish(head, schema(&["a"])).unwrap();
+    let (entries_max, bytes_max) = (1000, 1 << 20);
+    let options = JournalOptions {
+        entries_max,
+        age_max: Duration::from_secs(60),
+        bytes_max,
+        memory_bytes_max: bytes_max,
+        folder,
+    };
+    Journal::new(InstanceId("test".to_owned()), options, Arc::new(base))
+}
+
+/// One row, then a column `b` and two rows with it, of which the second is updated; in one transaction.
+fn write(writer: &mut JournalWriter) {
+    writer.begin(Lsn(2000), CommitTime(1), None).unwrap();
+    writer.push(Action::Insert, row(&["one"]).as_ref(), None).unwrap();
+    writer.change_schema(&schema(&["a", "b"]));
+    writer.push(Action::Insert, row(&["two", "x"]).as_ref(), None).unwrap();
+    writer.push(Action::Insert, row(&["three", "y"]).as_ref(), None).unwrap();
+    writer.push(Action::Update, row(&["three", "z"]).as_ref(), Some(row(&["three", "y"]).as_ref())).unwrap();
+    writer.commit().unwrap();
+    writer.publish().unwrap();
+}
+
+fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, after: u64) -> Vec<u8> {
+    let test = |value: &str| Match::Equals(Value::String(value.to_owned()));
+    let predicates: Vec<_> =
+        filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
+    let view = Views::new(1 << 20).get(encoding, &predicates).unwrap();
+    let mut walk = Walk::new(view, journal.schema(), Sequence(after), false);
+    walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
+    let mut out = Vec::new();
+    while let Some(chunk) = walk.next_chunk().unwrap() {
+        out.extend_from_slice(&chunk.bytes);
+    }
+    out
+}
+
+/// What a reader of Structs gets, in short.
+fn structs(mut bytes: &[u8]) -> Vec<String> {
+    let mut seen = Vec::new();
+    while let Some(length) = laredo_proto::frame::length(bytes) {
+        let (message, rest) = bytes[PREFIX_LENGTH..].split_at(length);
+        bytes = rest;
+        seen.push(match SyncResponse::decode(message).unwrap().message.unwrap() {
+            Message::JournalEntry(entry) => {
+                let fields = entry.new_values.map_or(0, |row| row.fields.len());
+                format!("{} {} {} {fields}", entry.sequence, entry.action, entry.source_position)
+            }
+            Message::SchemaChange(notice) => {
+                format!("{} {}->{}", notice.sequence, notice.old_columns.len(), notice.new_columns.len())
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    seen
+}
+
+#[test]
+fn structs_tell_of_the_new_columns_in_their_place() {
+    let (journal, mut writer) = journal();
+    write(&mut writer);
+    let all = structs(&walk(&journal, RowEncoding::Struct, None, 100));
+    let wanted = ["101 INSERT 0/3E9 1", "102 1->2", "103 INSERT 0/3EB 2", "104 INSERT 0/3EC 2", "105 UPDATE 0/7D0 2"];
+    assert_eq!(all, wanted);
+    for after in 101..105 {
+        let rest = structs(&walk(&journal, RowEncoding::Struct, None, after));
+        assert_eq!(rest, wanted[after as usize - 100..], "from the middle of a frame: {after}");
+    }
+}
+
+#[test]
+fn a_filter_is_bound_to_each_schema() {
+    let (journal, mut writer) = journal();
+    write(&mut writer);
+    // The last entry that is let through carries the end; where none of the last frame is, an entry without values does.
+    let seen = structs(&walk(&journal, RowEncoding::Struct, Some(("b", "y")), 100));
+    assert_eq!(seen, ["102 1->2", "104 INSERT 0/3EC 2", "105 DELETE 0/7D0 0"]);
+    let seen = structs(&walk(&journal, RowEncoding::Struct, Some(("a", "one")), 100));
+    assert_eq!(seen, ["101 INSERT 0/3E9 1", "102 1->2", "105  0/7D0 0"]);
+}
+
+#[test]
+fn filtered_batches_keep_the_schema_and_the_end() {
+    let (journal, mut writer) = journal();
+    write(&mut writer);
+    let batches: Vec<_> = frames(walk(&journal, RowEncoding::PostgresBinary, Some(("a", "one")), 100).into()).collect();
+    let short: Vec<_> = batches.iter().map(|f| (f.batch.count, f.batch.schema.is_some(), f.header.ends)).collect();
+    assert_eq!(short, [(1, false, false), (0, true, true)]);
+    assert_eq!(batches[1].header.position, Lsn(2000));
+}

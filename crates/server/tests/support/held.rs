@@ -1,0 +1,37 @@
+//! A source whose copies wait until they are let go.
+
+use laredo_core::Lsn;
+use laredo_engine::source::{
+    Admission, CopyEvent, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+};
+use laredo_testkit::SimDatabase;
+use tokio::sync::{mpsc, watch};
+
+pub(crate) struct Held {
+    pub(crate) database: SimDatabase,
+    pub(crate) may_copy: watch::Receiver<bool>,
+}
+
+impl Source for Held {
+    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+        self.database.prepare(tables).await
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: watch::Receiver<Lsn>,
+    ) -> Result<(), SourceError> {
+        self.database.stream(events, acknowledged).await
+    }
+
+    async fn copy(
+        &self,
+        table: TableIndex,
+        admits: Admission,
+        rows: mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        let _ = self.may_copy.clone().wait_for(|may| *may).await;
+        self.database.copy(table, admits, rows).await
+    }
+}
