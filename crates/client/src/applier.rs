@@ -1,0 +1,391 @@
+//! The thread that turns messages into states: it takes them in order, applies them, and shows them. It is a thread of its
+//! own because applying is work, not waiting, and because readers that hold a view may make it wait: neither belongs on a
+//! runtime's thread.
+
+use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use laredo_core::{IndexSpec, Lsn, Sequence, StateError, TableState, Transaction};
+use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use crate::assembler::{AssembleError, Assembler, Event};
+use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
+use crate::layout::Layout;
+use crate::publish::{Front, Side, WriteError, Writer};
+use crate::status::{ReplicaError, Status};
+
+/// While messages wait, this many are applied before what they brought is shown.
+const MESSAGES_PER_STATE: usize = 16;
+/// `at_head` before the replica was ever there.
+const NEVER: u64 = u64::MAX;
+
+/// What all parts of a replica share.
+pub(crate) struct Shared {
+    pub(crate) front: Arc<Front>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) now: Box<dyn Fn() -> Instant + Send + Sync>,
+    started: Instant,
+    /// When the replica was last known to be at the server's head, in nanoseconds since `started`.
+    at_head: AtomicU64,
+}
+
+/// What the applier is given.
+pub(crate) enum Input {
+    /// A stream is about to be opened: what the last one half brought is void. Answered with where to go on from, once
+    /// everything before is applied.
+    Open(oneshot::Sender<Resume>),
+    /// A message, with its share of the bytes that may wait.
+    Message(Box<SyncResponse>, OwnedSemaphorePermit),
+}
+
+/// Where a stream may go on from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Resume {
+    /// The journal that `sequence` is of.
+    pub(crate) instance_id: String,
+    pub(crate) sequence: Option<Sequence>,
+    /// Zero: nowhere.
+    pub(crate) position: Lsn,
+    pub(crate) source: Option<SourceIdentity>,
+}
+
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    faults: mpsc::UnboundedSender<ReplicaError>,
+    assembler: Assembler,
+    writer: Writer,
+    resume: Resume,
+    /// The stream's handshake; `None` before it came and after a fault.
+    opened: Option<Box<SyncHandshake>>,
+    /// The newest sequence that the server is known to have.
+    head: Sequence,
+    /// Whether everything up to the head has come, as of the newest message.
+    heartbeat_at_head: bool,
+    /// Transactions that are applied but not shown; with their changes if somebody followed from the first on.
+    outbox: Vec<CommittedTransaction>,
+    is_collecting: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// The replica has everything that the server is known to have.
+    at_head: bool,
+    /// It has what the server had when the stream began: it is ready.
+    was_at_head: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(front: Arc<Front>, hub: Arc<Hub>, now: Box<dyn Fn() -> Instant + Send + Sync>) -> Shared {
+        Shared { front, hub, status: watch::Sender::default(), started: now(), now, at_head: AtomicU64::new(NEVER) }
+    }
+
+    /// When the replica was last known to be at the server's head.
+    pub(crate) fn at_head(&self) -> Option<Instant> {
+        match self.at_head.load(Ordering::Acquire) {
+            NEVER => None,
+            nanos => self.started.checked_add(Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn set_at_head(&self) {
+        let since = (self.now)().saturating_duration_since(self.started);
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(NEVER - 1);
+        self.at_head.store(nanos, Ordering::Release);
+    }
+
+    pub(crate) fn fail(&self, error: &ReplicaError) {
+        self.status.send_modify(|status| {
+            status.connected = false;
+            status.error = Some(error.clone());
+            status.last_error = Some(error.clone());
+        });
+    }
+}
+
+impl Applier {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        indexes: Vec<IndexSpec>,
+        inputs: mpsc::UnboundedReceiver<Input>,
+        faults: mpsc::UnboundedSender<ReplicaError>,
+    ) -> Applier {
+        Applier {
+            writer: Writer::new(shared.front.clone()),
+            assembler: Assembler::new(indexes),
+            shared,
+            inputs,
+            faults,
+            resume: Resume::default(),
+            opened: None,
+            head: Sequence(0),
+            heartbeat_at_head: false,
+            outbox: Vec::new(),
+            is_collecting: false,
+        }
+    }
+
+    /// Until the other end is dropped.
+    pub(crate) fn run(mut self) {
+        while let Some(input) = self.inputs.blocking_recv() {
+            self.take(input);
+            for _ in 1..MESSAGES_PER_STATE {
+                let Ok(next) = self.inputs.try_recv() else { break };
+                self.take(next);
+            }
+            self.show();
+            if self.inputs.is_empty() {
+                self.note_standing();
+                self.writer.catch_up();
+            }
+        }
+        self.shared.hub.close();
+        self.shared.status.send_modify(|status| {
+            status.connected = false;
+            status.stopped = true;
+        });
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Open(answer) => {
+                self.show();
+                self.assembler.reset();
+                self.opened = None;
+                self.heartbeat_at_head = false;
+                // Where nobody waits for the answer any more, the replica is being stopped.
+                let _ = answer.send(self.resume.clone());
+            }
+            Input::Message(message, _share) => {
+                let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
+                if self.opened.is_some() || is_handshake {
+                    self.message(*message);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, message: SyncResponse) {
+        let event = {
+            let current = self.writer.current();
+            let latest = self.writer.unpublished().unwrap_or(&current);
+            let state = latest.table.as_ref().map(|table| (table.schema(), self.resume.position));
+            self.assembler.feed(message, state)
+        };
+        match event {
+            Ok(Event::Nothing) => {}
+            Ok(Event::Opened(handshake)) => self.open(handshake),
+            Ok(Event::Snapshot { table, position, sequence }) => self.replace(*table, position, sequence),
+            Ok(Event::Transaction { transaction, sequence }) => self.apply(transaction, sequence),
+            Ok(Event::Repeated { sequence }) => self.reached(sequence),
+            Ok(Event::Heartbeat { current_sequence, position }) => self.heartbeat(current_sequence, position),
+            Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
+            Err(AssembleError::Encoding) => self.fault(ReplicaError::Encoding),
+            Err(AssembleError::Index(error)) => self.start_over(state_error(error)),
+        }
+    }
+
+    fn open(&mut self, handshake: Box<SyncHandshake>) {
+        tracing::debug!(mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
+        self.shared.status.send_modify(|status| {
+            status.connected = true;
+            status.connects += 1;
+            status.mode = Some(handshake.mode());
+            status.reason.clone_from(&handshake.reason);
+            status.error = None;
+        });
+        self.head = Sequence::from_wire(handshake.server_current_sequence);
+        if self.assembler.is_live() {
+            self.adopt(&handshake);
+        }
+        self.opened = Some(handshake);
+    }
+
+    /// From here on the state is of this stream's journal.
+    fn adopt(&mut self, handshake: &SyncHandshake) {
+        if self.resume.instance_id != handshake.instance_id {
+            self.resume.instance_id.clone_from(&handshake.instance_id);
+            self.resume.sequence = None;
+        }
+        self.resume.source.clone_from(&handshake.source);
+    }
+
+    fn replace(&mut self, table: TableState, position: Lsn, sequence: Sequence) {
+        let Some(handshake) = self.opened.take() else { return };
+        self.show();
+        let ours = self.resume.position;
+        if position < ours && handshake.source == self.resume.source {
+            let theirs = position;
+            return self.fault(ReplicaError::Behind { ours, theirs });
+        }
+        let old = self.writer.current().clone();
+        let side = Side {
+            layout: Arc::new(Layout::new(table.schema().clone())),
+            table: Some(table),
+            position,
+            committed_at: None,
+        };
+        let writer = &mut self.writer;
+        self.shared.hub.publish(|followed| {
+            let told =
+                followed.then(|| CommittedTransaction { position, committed_at: None, changes: between(&old, &side) });
+            writer.replace(side);
+            told.into_iter().collect()
+        });
+        if old.table.is_some() {
+            self.shared.status.send_modify(|status| status.resyncs += 1);
+        }
+        self.adopt(&handshake);
+        self.opened = Some(handshake);
+        self.resume.position = position;
+        self.reached(sequence);
+    }
+
+    fn apply(&mut self, transaction: Transaction, sequence: Sequence) {
+        if self.outbox.is_empty() {
+            self.is_collecting = self.shared.hub.is_followed();
+        }
+        let mut changes: Vec<RowChange> = Vec::new();
+        let (position, committed_at) = (transaction.position, transaction.committed_at);
+        match self.writer.apply(transaction, self.is_collecting.then_some(&mut changes)) {
+            Ok(()) => {
+                self.resume.position = self.resume.position.max(position);
+                self.outbox.push(CommittedTransaction { position, committed_at: Some(committed_at), changes });
+                self.reached(sequence);
+            }
+            Err(WriteError::State(error)) => self.start_over(state_error(error)),
+            // What comes now comes to nothing; the network's side is about to end.
+            Err(WriteError::Closing) => self.opened = None,
+        }
+    }
+
+    fn reached(&mut self, sequence: Sequence) {
+        self.resume.sequence = Some(sequence);
+        self.head = self.head.max(sequence);
+        self.heartbeat_at_head = false;
+    }
+
+    fn heartbeat(&mut self, current: Sequence, position: Option<Lsn>) {
+        self.head = self.head.max(current);
+        if !self.assembler.is_live() {
+            return;
+        }
+        // A heartbeat with a position comes when everything up to there was sent, and nothing else waits.
+        self.heartbeat_at_head = position.is_some_and(|position| position >= self.resume.position);
+        if let Some(position) = position
+            && position > self.resume.position
+        {
+            let transaction = Transaction {
+                position,
+                span_from: None,
+                committed_at: laredo_core::CommitTime::default(),
+                changes: Vec::new(),
+            };
+            if self.outbox.is_empty() {
+                self.is_collecting = self.shared.hub.is_followed();
+            }
+            match self.writer.apply(transaction, None) {
+                Ok(()) => {
+                    self.resume.position = position;
+                    self.outbox.push(CommittedTransaction { position, committed_at: None, changes: Vec::new() });
+                }
+                Err(WriteError::State(error)) => self.start_over(state_error(error)),
+                Err(WriteError::Closing) => self.opened = None,
+            }
+        }
+    }
+
+    /// Shows what was applied since the last time, at once and in whole transactions.
+    fn show(&mut self) {
+        if self.writer.unpublished().is_none() {
+            return;
+        }
+        let at_head = self.inputs.is_empty() && self.standing().at_head;
+        let (writer, outbox, is_collecting) = (&mut self.writer, &mut self.outbox, self.is_collecting);
+        let shared = &self.shared;
+        self.shared.hub.publish(|followed| {
+            let mut told = std::mem::take(outbox);
+            if followed
+                && !is_collecting
+                && let (Some(last), Some(next)) = (told.pop(), writer.unpublished())
+            {
+                // Somebody began to follow after the changes had been applied without noting the old rows.
+                let changes = between(&writer.current(), next);
+                told = vec![CommittedTransaction { changes, ..last }];
+            }
+            writer.publish();
+            // Before anybody is told, so that nobody who is finds the state older than it is.
+            if at_head {
+                shared.set_at_head();
+            }
+            if followed { told } else { Vec::new() }
+        });
+    }
+
+    /// Where the replica is, compared with the server.
+    fn standing(&self) -> Standing {
+        let Some(handshake) = self.opened.as_ref().filter(|_| self.assembler.is_live()) else {
+            return Standing::default();
+        };
+        let (sequence, position) = (self.resume.sequence, self.resume.position);
+        let reached = |head: Sequence| sequence.is_some_and(|sequence| sequence >= head);
+        let first_head = Sequence::from_wire(handshake.server_current_sequence);
+        let first_position = Lsn(handshake.server_current_position);
+        let position_reached = first_position != Lsn::ZERO && position >= first_position;
+        let at_head = self.heartbeat_at_head || reached(self.head) || (position_reached && self.head == first_head);
+        Standing { at_head, was_at_head: at_head || reached(first_head) || position_reached }
+    }
+
+    fn note_standing(&self) {
+        let standing = self.standing();
+        if standing.at_head {
+            self.shared.set_at_head();
+        }
+        if standing.was_at_head {
+            let status = &self.shared.status;
+            status.send_if_modified(|status| !std::mem::replace(&mut status.ready, true));
+        }
+    }
+
+    /// What the replica has can no longer be gone on from.
+    fn start_over(&mut self, error: ReplicaError) {
+        self.resume = Resume::default();
+        self.fault(error);
+    }
+
+    /// The stream is of no use any more.
+    fn fault(&mut self, error: ReplicaError) {
+        tracing::warn!(%error, "the stream is given up");
+        self.show();
+        self.outbox.clear();
+        self.assembler.reset();
+        self.opened = None;
+        // Where nobody hears it, the replica is being stopped.
+        let _ = self.faults.send(error);
+    }
+}
+
+fn state_error(error: StateError) -> ReplicaError {
+    match error {
+        StateError::IndexColumn { .. } => ReplicaError::Index(error),
+        StateError::KeyExists | StateError::KeyMissing => ReplicaError::State(error),
+    }
+}
+
+fn between(old: &Side, new: &Side) -> Vec<RowChange> {
+    let Some(table) = &new.table else { return Vec::new() };
+    difference(old.table.as_ref().map(|t| (t, &old.layout)), (table, &new.layout))
+}
+
+/// What a waiting message counts for.
+pub(crate) fn weight(message: &SyncResponse) -> usize {
+    let entries = match &message.message {
+        Some(sync_response::Message::Batch(batch)) => batch.entries.len(),
+        _ => 0,
+    };
+    size_of::<SyncResponse>() + entries
+}

@@ -1,0 +1,346 @@
+//! From the messages of a stream to whole snapshots and whole transactions. Pure: it knows neither sockets nor readers.
+
+use std::sync::Arc;
+
+use laredo_core::{Change, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction};
+use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{
+    Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+};
+use laredo_proto::schema::{self, SchemaError};
+
+/// A server's row count makes no more room than this beforehand.
+const ROWS_EXPECTED_MAX: usize = 1 << 20;
+
+/// Something whole that a stream brought.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Nothing yet.
+    Nothing,
+    /// The stream began.
+    Opened(Box<SyncHandshake>),
+    /// Every row of the table.
+    Snapshot { table: Box<TableState>, position: Lsn, sequence: Sequence },
+    /// A transaction to apply.
+    Transaction { transaction: Transaction, sequence: Sequence },
+    /// A transaction that the state has already.
+    Repeated { sequence: Sequence },
+    /// Nothing happened, up to here.
+    Heartbeat { current_sequence: Sequence, position: Option<Lsn> },
+}
+
+/// A stream that does not keep to the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A message where another one belongs.
+    #[error("the server sent {found} where {expected} belongs")]
+    Unexpected {
+        /// What came.
+        found: &'static str,
+        /// What should have come.
+        expected: &'static str,
+    },
+    /// Entries that are not entries of this table.
+    #[error("the server sent a broken batch: {0}")]
+    Batch(#[from] BatchError),
+    /// A schema that cannot be one.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// A position that cannot be one.
+    #[error("the server sent a broken position: {0}")]
+    Position(#[from] LsnError),
+    /// A snapshot with a row too many or too few.
+    #[error("the server's snapshot says it has {expected} rows, but has {found}")]
+    SnapshotRows {
+        /// As it says.
+        expected: i64,
+        /// As found; rows of the same key count once.
+        found: usize,
+    },
+    /// A position before that of the transaction before.
+    #[error("the server went back from position {from} to {to}")]
+    Backwards {
+        /// Where it was.
+        from: Lsn,
+        /// Where it went.
+        to: Lsn,
+    },
+}
+
+/// What made a stream useless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AssembleError {
+    /// It breaks the protocol.
+    Protocol(ProtocolError),
+    /// The server cannot send what this client reads.
+    Encoding,
+    /// The declared indexes do not fit the table.
+    Index(StateError),
+}
+
+/// Puts the messages of one stream after another together.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    indexes: Vec<IndexSpec>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing of this stream was seen.
+    New,
+    /// A snapshot is promised.
+    Promised(Arc<Schema>),
+    /// A snapshot is coming in.
+    Snapshot(Box<Snapshot>),
+    /// Changes are coming in.
+    Live(Live),
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    table: TableState,
+    begin: SnapshotBegin,
+}
+
+#[derive(Debug)]
+struct Live {
+    /// Of the next entry.
+    schema: Arc<Schema>,
+    /// What the state had when the stream began: transactions up to here are repeats.
+    floor: Lsn,
+    /// Of the newest transaction.
+    position: Lsn,
+    /// Of the transaction that has not ended.
+    pending: Vec<Change>,
+}
+
+impl Assembler {
+    pub(crate) fn new(indexes: Vec<IndexSpec>) -> Assembler {
+        Assembler { indexes, phase: Phase::New }
+    }
+
+    /// Forgets what was half received.
+    pub(crate) fn reset(&mut self) {
+        self.phase = Phase::New;
+    }
+
+    /// Whether the state is this stream's: a snapshot is complete, or none was needed.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live(_))
+    }
+
+    /// Takes the next message. `state` is what the replica has: its schema and position.
+    ///
+    /// # Errors
+    /// When the stream is of no use any more; [`Assembler::reset`] follows.
+    pub(crate) fn feed(
+        &mut self,
+        response: SyncResponse,
+        state: Option<(&Arc<Schema>, Lsn)>,
+    ) -> Result<Event, AssembleError> {
+        let Some(message) = response.message else {
+            return Ok(Event::Nothing);
+        };
+        if matches!(self.phase, Phase::New) && !matches!(message, Message::Handshake(_)) {
+            return unexpected(name_of(&message), "a handshake");
+        }
+        match message {
+            Message::Handshake(handshake) => self.handshake(handshake, state),
+            Message::SnapshotBegin(begin) => self.snapshot_begin(begin),
+            Message::SnapshotEnd(end) => self.snapshot_end(&end),
+            Message::Batch(batch) => self.batch(&batch),
+            Message::Heartbeat(heartbeat) => heartbeat_event(&heartbeat).map_err(AssembleError::Protocol),
+            Message::GoAway(_) => Ok(Event::Nothing),
+            other @ (Message::SnapshotRow(_) | Message::JournalEntry(_) | Message::SchemaChange(_)) => {
+                unexpected(name_of(&other), "a batch of binary rows")
+            }
+        }
+    }
+
+    fn handshake(
+        &mut self,
+        mut handshake: SyncHandshake,
+        state: Option<(&Arc<Schema>, Lsn)>,
+    ) -> Result<Event, AssembleError> {
+        if !matches!(self.phase, Phase::New) {
+            return unexpected("a handshake", "a batch");
+        }
+        let encoding = handshake.encoding.take();
+        let encoding = encoding.filter(|e| e.format() == RowEncoding::PostgresBinary);
+        let schema = encoding.and_then(|e| e.schema).ok_or(AssembleError::Encoding)?;
+        self.phase = match (handshake.mode(), state) {
+            (SyncMode::FullSnapshot, _) => Phase::Promised(new_schema(schema)?),
+            // The rows that come are in the schema of the position that the client resumes from, and that it knows.
+            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((schema, position))) => {
+                Phase::Live(Live::new(schema.clone(), position))
+            }
+            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, None) => {
+                return unexpected("changes only", "a snapshot");
+            }
+            _ => return unexpected("an unknown mode", "a snapshot or changes"),
+        };
+        Ok(Event::Opened(Box::new(handshake)))
+    }
+
+    fn snapshot_begin(&mut self, begin: SnapshotBegin) -> Result<Event, AssembleError> {
+        let schema = match &self.phase {
+            Phase::Promised(schema) => schema.clone(),
+            Phase::Live(live) if live.pending.is_empty() => live.schema.clone(),
+            _ => return unexpected("the beginning of a snapshot", "a batch"),
+        };
+        let rows = usize::try_from(begin.row_count).unwrap_or(0).min(ROWS_EXPECTED_MAX);
+        let table = TableState::new(schema, &self.indexes, rows).map_err(AssembleError::Index)?;
+        self.phase = Phase::Snapshot(Box::new(Snapshot { table, begin }));
+        Ok(Event::Nothing)
+    }
+
+    fn snapshot_end(&mut self, end: &SnapshotEnd) -> Result<Event, AssembleError> {
+        let Phase::Snapshot(snapshot) = std::mem::replace(&mut self.phase, Phase::New) else {
+            return unexpected("the end of a snapshot", "its beginning");
+        };
+        let Snapshot { table, begin } = *snapshot;
+        if usize::try_from(end.rows_sent) != Ok(table.len()) {
+            let (expected, found) = (end.rows_sent, table.len());
+            return Err(AssembleError::Protocol(ProtocolError::SnapshotRows { expected, found }));
+        }
+        let position = match (position(&end.source_position)?, position(&begin.source_position)?) {
+            (Some(position), _) | (None, Some(position)) => position,
+            (None, None) => Lsn::ZERO,
+        };
+        self.phase = Phase::Live(Live::new(table.schema().clone(), position));
+        Ok(Event::Snapshot { table: Box::new(table), position, sequence: Sequence::from_wire(end.sequence) })
+    }
+
+    fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
+        match &mut self.phase {
+            Phase::Snapshot(snapshot) => snapshot.batch(batch),
+            Phase::Live(live) => live.batch(batch).map_err(AssembleError::Protocol),
+            Phase::New | Phase::Promised(_) => unexpected("a batch", "the beginning of a snapshot"),
+        }
+    }
+}
+
+impl Snapshot {
+    fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
+        if let Some(schema) = &batch.schema {
+            let schema = new_schema(schema.clone())?;
+            self.table.cast_to(schema).map_err(AssembleError::Index)?;
+        }
+        let schema = self.table.schema().clone();
+        let mut found = 0;
+        for entry in Entries::new(&batch.entries, &schema) {
+            let entry = entry.map_err(|e| AssembleError::Protocol(e.into()))?;
+            if entry.action != Action::Insert {
+                return unexpected("a change", "a row of the snapshot");
+            }
+            self.table.put(entry.row.to_tuple());
+            found += 1;
+        }
+        check_count(batch, found).map_err(AssembleError::Protocol)?;
+        Ok(Event::Nothing)
+    }
+}
+
+impl Live {
+    fn new(schema: Arc<Schema>, position: Lsn) -> Live {
+        Live { schema, floor: position, position, pending: Vec::new() }
+    }
+
+    fn batch(&mut self, batch: &RowBatch) -> Result<Event, ProtocolError> {
+        let header = BatchHeader::of(batch);
+        if header.position <= self.floor && header.position != Lsn::ZERO {
+            // A repeat, perhaps of an older schema: it is not even looked into.
+            let sequence = header.last_sequence;
+            return Ok(if header.ends { Event::Repeated { sequence } } else { Event::Nothing });
+        }
+        if header.position < self.position || header.position == Lsn::ZERO {
+            let (from, to) = (self.position, header.position);
+            return Err(ProtocolError::Backwards { from, to });
+        }
+        if let Some(schema) = &batch.schema {
+            self.schema = Arc::new(schema::from_wire(schema.clone())?);
+            self.pending.push(Change::Schema(self.schema.clone()));
+        }
+        self.pending.reserve(capacity(batch));
+        let before = self.pending.len();
+        for entry in Entries::new(&batch.entries, &self.schema) {
+            self.pending.push(entry?.to_change());
+        }
+        check_count(batch, self.pending.len() - before)?;
+        if !header.ends {
+            return Ok(Event::Nothing);
+        }
+        self.position = header.position;
+        Ok(Event::Transaction {
+            transaction: Transaction {
+                position: header.position,
+                span_from: header.span_from,
+                committed_at: header.committed_at,
+                changes: std::mem::take(&mut self.pending),
+            },
+            sequence: header.last_sequence,
+        })
+    }
+}
+
+/// Room for a batch's entries, each of which takes at least its five bytes of header.
+fn capacity(batch: &RowBatch) -> usize {
+    let said = usize::try_from(batch.count).unwrap_or(usize::MAX);
+    said.min(batch.entries.len() / 5)
+}
+
+fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
+    match u32::try_from(found) {
+        Ok(found) if found == batch.count => Ok(()),
+        found => {
+            Err(ProtocolError::Batch(BatchError::Count { expected: batch.count, found: found.unwrap_or(u32::MAX) }))
+        }
+    }
+}
+
+fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
+    Ok(Event::Heartbeat {
+        current_sequence: Sequence::from_wire(heartbeat.current_sequence),
+        position: parse_position(&heartbeat.source_position)?,
+    })
+}
+
+fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
+fn position(text: &str) -> Result<Option<Lsn>, AssembleError> {
+    parse_position(text).map_err(|e| AssembleError::Protocol(e.into()))
+}
+
+fn new_schema(wire: laredo_proto::replication::TypedSchema) -> Result<Arc<Schema>, AssembleError> {
+    let schema = schema::from_wire(wire).map_err(|e| AssembleError::Protocol(e.into()))?;
+    Ok(Arc::new(schema))
+}
+
+fn unexpected(found: &'static str, expected: &'static str) -> Result<Event, AssembleError> {
+    Err(AssembleError::Protocol(ProtocolError::Unexpected { found, expected }))
+}
+
+fn name_of(message: &Message) -> &'static str {
+    match message {
+        Message::Handshake(_) => "a handshake",
+        Message::SnapshotBegin(_) => "the beginning of a snapshot",
+        Message::SnapshotRow(_) => "a row as a Struct",
+        Message::SnapshotEnd(_) => "the end of a snapshot",
+        Message::JournalEntry(_) => "a change as a Struct",
+        Message::SchemaChange(_) => "a notice of a schema change",
+        Message::Heartbeat(_) => "a heartbeat",
+        Message::GoAway(_) => "a farewell",
+        Message::Batch(_) => "a batch",
+    }
+}
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+use super::*;
+use laredo_core::{Cell, Column, KeyColumns, TupleBuf};
+use laredo_proto::batch::BatchBuilder;
+use laredo_proto::replication::{Encoding, GoAway, TypedSchema};
+use proptest::prelude::*;
+use prost::Message as _;
+
+fn schema() -> Arc<Schema> {
+    let column = |name: &str| Column {
+        name: name.to_owned(),
+        type_oid: 25,
+        type_modifier: -1,
+        type_name: "text".to_owned(),
+        not_null: false,
+        is_text: false,
+    };
+    let columns = vec![column("a"), column("b")];
+    Arc::new(Schema::new(columns, KeyColumns::new([0]), Default::default()))
+}
+
+fn handshake(mode: SyncMode) -> Message {
+    Message::Handshake(SyncHandshake {
+        mode: mode.into(),
+        encoding: Some(Encoding {
+            format: RowEncoding::PostgresBinary.into(),
+            schema: Some(schema::to_wire(&schema())),
+        }),
+        ..SyncHandshake::default()
+    })
+}
+
+fn entries(rows: &[(Action, Vec<Vec<u8>>)]) -> bytes::Bytes {
+    let mut builder = BatchBuilder::default();
+    for (action, cells) in rows {
+        let row: TupleBuf = cells.iter().map(|c| Cell::Value(c)).collect();
+        builder.push(*action, row.as_ref());
+    }
+    let mut out = Vec::new();
+    builder.finish(&BatchHeader::default(), &mut out);
+    let response = SyncResponse::decode(&out[laredo_proto::frame::PREFIX_LENGTH..]).unwrap();
+    let Some(Message::Batch(batch)) = response.message else { panic!("not a batch") };
+    batch.entries
+}
+
+fn bytes_of_entries() -> impl Strategy<Value = bytes::Bytes> {
+    let action = prop_oneof![Just(Action::Insert), Just(Action::Update), Just(Action::Delete), Just(Action::Truncate)];
+    let cells = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3), 0..4);
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(bytes::Bytes::from),
+        prop::collection::vec((action, cells), 0..4).prop_map(|rows| entries(&rows)),
+    ]
+}
+
+fn typed_schema() -> impl Strategy<Value = Option<TypedSchema>> {
+    let keys = prop::collection::vec(0_u32..4, 0..3);
+    prop_oneof![
+        3 => Just(None),
+        1 => keys.prop_map(|key| Some(TypedSchema { key, ..schema::to_wire(&schema()) })),
+    ]
+}
+
+fn batch() -> impl Strategy<Value = Message> {
+    let numbers = (0_u32..5, 0_u64..4, any::<i64>());
+    (numbers, any::<bool>(), typed_schema(), bytes_of_entries()).prop_map(
+        |((count, position, last_sequence), ends, schema, entries)| {
+            Message::Batch(RowBatch {
+                last_sequence,
+                count,
+                position,
+                span_from: 0,
+                committed_at_us: i64::MIN,
+                ends,
+                schema,
+                entries,
+            })
+        },
+    )
+}
+
+fn any_message() -> impl Strategy<Value = Message> {
+    let position = prop_oneof![Just(String::new()), Just("0/1".to_owned()), Just("wrong".to_owned())];
+    prop_oneof![
+        2 => (0..5_i32).prop_map(|mode| handshake(SyncMode::try_from(mode).unwrap())),
+        2 => any::<i64>().prop_map(|row_count| Message::SnapshotBegin(SnapshotBegin { row_count, ..Default::default() })),
+        2 => (position.clone(), 0..3_i64).prop_map(|(source_position, rows_sent)| {
+            Message::SnapshotEnd(SnapshotEnd { source_position, rows_sent, ..Default::default() })
+        }),
+        6 => batch(),
+        1 => position.prop_map(|source_position| Message::Heartbeat(Heartbeat { source_position, ..Default::default() })),
+        1 => Just(Message::GoAway(GoAway::default())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_stream_panics_and_positions_only_grow(
+        messages in prop::collection::vec(any_message(), 0..20),
+        resumes: bool,
+    ) {
+        let mut assembler = Assembler::new(vec![IndexSpec {
+            name: "i".to_owned(),
+            columns: vec!["b".to_owned()],
+            unique: true,
+        }]);
+        let schema = schema();
+        let opening = if resumes { SyncMode::Delta } else { SyncMode::FullSnapshot };
+        let state = resumes.then_some((&schema, Lsn(1)));
+        let mut last = Lsn::ZERO;
+        for message in [handshake(opening)].into_iter().chain(messages) {
+            match assembler.feed(SyncResponse { message: Some(message) }, state) {
+                Ok(Event::Transaction { transaction, .. }) => {
+                    prop_assert!(transaction.position >= last && transaction.position > Lsn::ZERO);
+                    last = transaction.position;
+                }
+                Ok(Event::Snapshot { position, .. }) => last = position,
+                Ok(_) => {}
+                Err(_) => assembler.reset(),
+            }
+            if !assembler.is_live() {
+                last = Lsn::ZERO;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
+    let rows = [(Action::Insert, vec![vec![1], vec![2]]), (Action::Insert, vec![vec![1], vec![3]])];
+    let mut assembler = Assembler::new(Vec::new());
+    let batch = RowBatch { count: 2, entries: entries(&rows), ..RowBatch::default() };
+    for message in
+        [handshake(SyncMode::FullSnapshot), Message::SnapshotBegin(SnapshotBegin::default()), Message::Batch(batch)]
+    {
+        assembler.feed(SyncResponse { message: Some(message) }, None).unwrap();
+    }
+    let end = Message::SnapshotEnd(SnapshotEnd { rows_sent: 2, ..SnapshotEnd::default() });
+    let error = assembler.feed(SyncResponse { message: Some(end) }, None).unwrap_err();
+    assert_eq!(error, AssembleError::Protocol(ProtocolError::SnapshotRows { expected: 2, found: 1 }));
+}

@@ -1,0 +1,135 @@
+//! How a replica is doing, and what went wrong.
+
+use std::time::Duration;
+
+use laredo_core::{Lsn, StateError, TableName};
+use laredo_proto::replication::SyncMode;
+
+use crate::assembler::ProtocolError;
+
+/// How a replica is doing.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Whether a stream is open and its server has answered.
+    pub connected: bool,
+    /// Whether the replica has ever been at the head that the server had when it connected. Stays true.
+    pub ready: bool,
+    /// How the newest stream began; `None` before the first.
+    pub mode: Option<SyncMode>,
+    /// Why it began so, in the server's words.
+    pub reason: String,
+    /// Streams that were opened.
+    pub connects: u64,
+    /// Full snapshots that replaced a state which was there before.
+    pub resyncs: u64,
+    /// Every commit up to here is applied.
+    pub position: Lsn,
+    /// Rows now.
+    pub rows: usize,
+    /// What ended the newest stream or kept one from being opened; `None` since the last one was.
+    pub error: Option<ReplicaError>,
+    /// The newest error there ever was.
+    pub last_error: Option<ReplicaError>,
+    /// Whether the replica has stopped; it goes on serving what it had.
+    pub stopped: bool,
+}
+
+/// What ended a stream, or kept one from being opened. The replica goes on trying and serves what it has meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicaError {
+    /// No connection.
+    #[error("cannot connect to {server}: {reason}")]
+    Connect {
+        /// The server's address.
+        server: String,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// The server said no, and will say so again until something is changed.
+    #[error("the server refuses {table}: {reason} ({code:?})")]
+    Refused {
+        /// The table.
+        table: TableName,
+        /// The gRPC status code.
+        code: tonic::Code,
+        /// In the server's words.
+        reason: String,
+    },
+    /// The stream ended.
+    #[error("the stream ended: {reason} ({code:?})")]
+    Ended {
+        /// The gRPC status code.
+        code: tonic::Code,
+        /// In the server's words.
+        reason: String,
+    },
+    /// Nothing came for too long, not even a heartbeat.
+    #[error("the server was silent for {} s; the connection is given up", .0.as_secs())]
+    Silent(Duration),
+    /// The server asks its clients to go to another one.
+    #[error("the server asks its clients to connect anew ({reason})")]
+    GoAway {
+        /// "draining" or "admin".
+        reason: String,
+    },
+    /// The stream does not keep to the protocol, so that it cannot be trusted: a full snapshot is asked for.
+    #[error("{0}; a full snapshot is asked for")]
+    Protocol(#[from] ProtocolError),
+    /// A change does not fit the state, so that it cannot be trusted: a full snapshot is asked for.
+    #[error("{0}; a full snapshot is asked for")]
+    State(StateError),
+    /// The declared indexes do not fit the table.
+    #[error("{0}; change the columns given to the replica's builder")]
+    Index(StateError),
+    /// The server cannot send binary rows.
+    #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
+    Encoding,
+    /// The server has only an older state than this replica.
+    #[error("the server is at {theirs}, behind this replica's {ours}; waiting until it catches up")]
+    Behind {
+        /// The replica's position.
+        ours: Lsn,
+        /// The snapshot's position.
+        theirs: Lsn,
+    },
+}
+
+impl ReplicaError {
+    /// Whether trying again is no use before somebody changes something.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        matches!(self, ReplicaError::Refused { .. } | ReplicaError::Index(_) | ReplicaError::Encoding)
+    }
+
+    pub(crate) fn from_status(status: &tonic::Status, table: &TableName) -> ReplicaError {
+        use tonic::Code;
+        let (code, reason) = (status.code(), status.message().to_owned());
+        match code {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::Unimplemented => ReplicaError::Refused { table: table.clone(), code, reason },
+            _ => ReplicaError::Ended { code, reason },
+        }
+    }
+}
+
+/// Why a replica is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It cannot become ready before somebody changes something.
+    #[error(transparent)]
+    Definite(ReplicaError),
+    /// It took too long.
+    #[error("not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
+    Timeout {
+        /// How long it was waited.
+        waited: Duration,
+        /// What last went wrong, if anything.
+        last: Option<ReplicaError>,
+    },
+    /// It was stopped.
+    #[error("the replica was stopped before it was ready")]
+    Stopped,
+}

@@ -1,0 +1,435 @@
+//! What a replica promises, each against a scripted server.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use laredo_client::{CellError, KeyError, Lagged, NotReady, Predicate, Replica, ReplicaError, Row, Unique};
+use laredo_core::{Cell, Change, Lsn, Sequence};
+use laredo_proto::replication::{GoAway, SyncMode, sync_response};
+use support::*;
+use tonic::{Code, Status};
+
+fn small() -> Journal {
+    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+    journal.commit(vec![update(1, "a2", "x")]);
+    journal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_found_and_typed() {
+    let server = Server::start(|_, request| Ok(then_hang(small().answer(&request)))).await;
+    let replica = server.replica().filter(Predicate::equals("group", "x")).start().unwrap();
+    replica.ready(LONG).await.unwrap();
+
+    let row = replica.get(1).unwrap();
+    assert_eq!(row.get::<i64>("id").unwrap(), 1);
+    assert_eq!(row.get::<Option<String>>(1).unwrap().as_deref(), Some("a2"));
+    assert!(!row.is_null("name") && row.is_null("nothing"));
+    assert_eq!(row.cells().count(), 3);
+    assert_eq!(replica.lookup("b").unwrap().get::<i64>(0).unwrap(), 2);
+    assert_eq!(replica.get(99), None);
+    let error = row.get::<i32>("name").unwrap_err();
+    assert_eq!(error.to_string(), "column `name` is text, which cannot be read as i32");
+    assert!(matches!(row.get::<i32>("nope"), Err(CellError::NoColumn { .. })));
+
+    let view = replica.view();
+    assert_eq!((view.len(), view.position()), (3, Lsn(0x200)));
+    assert_eq!(view.committed_at().unwrap().0, 0x200);
+    assert_eq!(view.index("by_group", "x").count(), 2);
+    assert!(matches!(view.try_index("by_age", 1), Err(KeyError::NoIndex(_))));
+    assert!(matches!(view.try_get((1, 2)), Err(KeyError::Count { expected: 1, found: 2 })));
+    assert!(matches!(view.try_get("one"), Err(KeyError::Value { .. })));
+    drop(view);
+
+    let status = replica.status();
+    assert_eq!((status.mode, status.rows), (Some(SyncMode::FullSnapshot), 3));
+    assert_eq!(status.reason, "the script says so");
+    assert_eq!(server.requests.lock().unwrap()[0].filters.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_is_the_head_that_the_server_had() {
+    let (sender, feed) = feeder(|| {
+        let mut journal = small();
+        journal.commit(vec![delete(2)]);
+        let mut messages = journal.snapshot_at(0);
+        messages.extend(journal.batches(0));
+        messages
+    });
+    let server = Server::start(feed).await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.position() == Lsn(0x200)).await;
+    assert!(!replica.status().ready);
+    let waited = replica.ready(Duration::from_millis(1)).await;
+    assert!(matches!(waited, Err(NotReady::Timeout { .. })), "{waited:?}");
+    let mut journal = small();
+    journal.commit(vec![delete(2)]);
+    journal.batches(1).into_iter().for_each(|m| send(&sender, m));
+    replica.ready(LONG).await.unwrap();
+    assert_eq!(replica.view().position(), Lsn(0x300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_move_the_position_and_make_a_filtered_replica_ready_and_young() {
+    let (sender, feed) = feeder(|| {
+        let mut journal = small();
+        let messages = journal.snapshot_at(0);
+        journal.commit(vec![]);
+        messages
+    });
+    let server = Server::start(feed).await;
+    let start = Instant::now();
+    let now = Arc::new(Mutex::new(Duration::ZERO));
+    let clock = now.clone();
+    let replica = server.replica().clock(move || start + *clock.lock().unwrap()).start().unwrap();
+    until(&replica, |view| view.is_loaded()).await;
+    assert!(!replica.status().ready);
+    assert_eq!(replica.view().age(), Duration::MAX);
+    send(&sender, heartbeat(Sequence(9999), Some(Lsn(0x500))));
+    until(&replica, |view| view.position() == Lsn(0x500)).await;
+    replica.ready(LONG).await.unwrap();
+    *now.lock().unwrap() = Duration::from_secs(7);
+    assert_eq!(replica.view().age(), Duration::from_secs(7));
+    send(&sender, heartbeat(Sequence(9999), Some(Lsn(0x600))));
+    until(&replica, |view| view.position() == Lsn(0x600) && view.age() == Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_snapshot_takes_the_place_of_the_old_state_in_one_step() {
+    let old = small();
+    let mut new = small();
+    new.commit((10..200).map(|id| insert(id, &format!("n{id}"), "z")).collect());
+    new.commit(vec![delete(2)]);
+    new.instance = "another".to_owned();
+    let (before, after) = (old.states()[&old.head()].clone(), new.states()[&new.head()].clone());
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let opened = gate.clone();
+    let server = Server::start(move |number, request| {
+        if number == 0 {
+            return Ok(then_cut(small().answer(&request)));
+        }
+        let mut messages = new.snapshot_at(3);
+        let rest = messages.split_off(messages.len() / 2);
+        let gate = gate.clone();
+        let rest = futures::stream::once(async move {
+            gate.acquire().await.unwrap().forget();
+            futures::stream::iter(rest).map(Ok)
+        });
+        let first = futures::stream::iter(messages).map(Ok);
+        Ok(first.chain(rest.flatten()).chain(futures::stream::pending()).boxed())
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.position() == old.head()).await;
+    let mut transactions = replica.transactions();
+    let reader = replica.clone();
+    let (wanted_before, wanted_after) = (before.clone(), after.clone());
+    let polling = std::thread::spawn(move || {
+        loop {
+            let view = reader.view();
+            let rows = rows_in(&view);
+            check_indexes(&view);
+            if rows == wanted_after {
+                return;
+            }
+            assert_eq!(rows, wanted_before);
+        }
+    });
+    let mut status = replica.watch_status();
+    status.wait_for(|s| s.connects == 2).await.unwrap();
+    assert_eq!(rows_in(&replica.view()), before);
+    opened.add_permits(1);
+    tokio::task::spawn_blocking(|| polling.join().unwrap()).await.unwrap();
+    let told = transactions.next().await.unwrap().unwrap();
+    assert_eq!(told.committed_at, None);
+    assert_eq!(told.changes.iter().filter(|c| c.old.is_none()).count(), 190);
+    let gone: Vec<i64> = told.changes.iter().filter(|c| c.new.is_none()).map(|c| id(c.old.as_ref())).collect();
+    assert_eq!(gone, [2]);
+    assert_eq!(told.changes.len(), 191, "rows that did not change are not told of");
+    assert_eq!(replica.status().resyncs, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_does_not_fit_ends_in_a_full_snapshot_while_the_old_state_is_served() {
+    let server = Server::start(|number, request| {
+        let mut messages = small().answer(&request);
+        if number == 0 {
+            let mut wrong = small();
+            wrong.commit(vec![update(3, "c3", "y")]);
+            wrong.commit(vec![insert(2, "again", "x")]);
+            messages.extend(wrong.batches(1));
+            messages.extend(wrong.batches(2));
+        } else {
+            assert_eq!((request.last_known_source_position.as_str(), request.instance_id.as_str()), ("", ""));
+        }
+        Ok(then_hang(messages))
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut status = replica.watch_status();
+    let seen = status.wait_for(|s| s.last_error.is_some()).await.unwrap().clone();
+    assert!(matches!(seen.last_error, Some(ReplicaError::State(_))), "{seen:?}");
+    assert_eq!(replica.view().len(), 3);
+    status.wait_for(|s| s.resyncs == 1 && s.error.is_none()).await.unwrap();
+    until(&replica, |view| view.position() == small().head()).await;
+    assert_eq!(rows_in(&replica.view()), small().states()[&small().head()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_frames_end_in_a_full_snapshot() {
+    const ATTEMPTS: usize = 24;
+    let server = Server::start(|number, request| {
+        let mut messages = small().snapshot_at(0);
+        if number >= ATTEMPTS {
+            return Ok(then_hang(small().answer(&request)));
+        }
+        // Bytes that look like entries more and more: random ones, unknown actions, lengths past the end, torn cells.
+        let random = |i: usize| (number.wrapping_mul(31).wrapping_add(i * i * 17) % 251) as u8;
+        let mut bytes: Vec<u8> = (0..number * 5).map(random).collect();
+        if number % 3 == 0 && bytes.len() > 9 {
+            bytes[..5].copy_from_slice(&[1, 0, 0, 0, 4]);
+        }
+        let place = if number % 2 == 0 { messages.len() - 1 } else { messages.len() };
+        let mut bad = small().batches(0).remove(0);
+        let Some(sync_response::Message::Batch(batch)) = &mut bad.message else { panic!("{bad:?}") };
+        match number {
+            0 => batch.count = 7,
+            1 => batch.position = 0,
+            _ => (batch.entries, batch.count) = (bytes.into(), u32::MAX),
+        }
+        messages.insert(place, bad);
+        Ok(then_hang(messages))
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut status = replica.watch_status();
+    let seen = status.wait_for(|s| s.last_error.is_some()).await.unwrap().clone();
+    assert!(matches!(seen.last_error, Some(ReplicaError::Protocol(_))), "{seen:?}");
+    // The waits between attempts grow, so not all of them are waited for.
+    while server.requests.lock().unwrap().len() < 6 {
+        status.changed().await.unwrap();
+    }
+    assert!(rows_in(&replica.view()).len() <= 3);
+    let asked = server.requests.lock().unwrap().clone();
+    assert!(asked.iter().all(|r| r.last_known_source_position.is_empty()), "{asked:?}");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_told_at_once() {
+    let server = Server::start(|_, _| Err(Status::not_found("no table public.t"))).await;
+    let replica = server.replica().start().unwrap();
+    let refused = replica.ready(LONG).await.unwrap_err();
+    assert!(matches!(&refused, NotReady::Definite(ReplicaError::Refused { code: Code::NotFound, .. })));
+    assert_eq!(refused.to_string(), "the server refuses public.t: no table public.t (NotFound)");
+
+    let server = Server::start(|_, request| Ok(then_hang(small().answer(&request)))).await;
+    let replica = server.replica().index("by_age", ["age"], Unique::No).start().unwrap();
+    let refused = replica.ready(LONG).await.unwrap_err();
+    assert!(matches!(refused, NotReady::Definite(ReplicaError::Index(_))), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_tried_again() {
+    let server = Server::start(|number, request| match number {
+        0 | 1 => Err(Status::unavailable("starting")),
+        _ => Ok(then_hang(small().answer(&request))),
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    replica.ready(LONG).await.unwrap();
+    assert!(matches!(replica.status().last_error, Some(ReplicaError::Ended { code: Code::Unavailable, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_farewell_moves_the_replica_to_the_next_stream() {
+    let server = Server::start(|number, request| {
+        let mut messages = small().answer(&request);
+        if number == 0 {
+            let farewell = GoAway { reason: "draining".to_owned(), drain_deadline_unix_ms: 0 };
+            messages.push(message(sync_response::Message::GoAway(farewell)));
+        }
+        Ok(then_hang(messages))
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut status = replica.watch_status();
+    let status = status.wait_for(|s| s.connects == 2).await.unwrap().clone();
+    assert_eq!(status.mode, Some(SyncMode::Delta));
+    assert_eq!(server.requests.lock().unwrap()[1].last_known_source_position, "0/200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_server_does_not_take_the_replica_back() {
+    let server = Server::start(|number, request| match number {
+        0 => Ok(then_cut(small().answer(&request))),
+        1 => Ok(then_hang(small().snapshot_at(0))),
+        _ => Ok(then_hang(small().answer(&request))),
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut status = replica.watch_status();
+    status
+        .wait_for(|s| matches!(s.last_error, Some(ReplicaError::Behind { ours: Lsn(0x200), theirs: Lsn(0x100) })))
+        .await
+        .unwrap();
+    assert_eq!(replica.view().position(), Lsn(0x200));
+    status.wait_for(|s| s.connects == 3 && s.error.is_none()).await.unwrap();
+    assert_eq!(replica.view().position(), Lsn(0x200));
+    assert_eq!(server.requests.lock().unwrap()[2].last_known_source_position, "0/200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_lags_is_told() {
+    let mut journal = Journal::new(&[]);
+    for id in 0..20 {
+        journal.commit(vec![insert(id, &format!("n{id}"), "x")]);
+    }
+    let head = journal.head();
+    let (sender, feed) = feeder(|| Journal::new(&[]).snapshot_at(0));
+    let server = Server::start(feed).await;
+    let replica = server.replica().pending_changes_max(5).start().unwrap();
+    until(&replica, |view| view.is_loaded()).await;
+    let mut slow = replica.transactions();
+    (0..20).flat_map(|i| journal.batches(i)).for_each(|m| send(&sender, m));
+    until(&replica, |view| view.position() == head).await;
+    // The view may show transactions that the stream is about to be told of, so what it says now is all of them in parts.
+    let (mut left_out, mut told) = (0, 0);
+    while left_out + told < 20 {
+        match slow.next().await.unwrap() {
+            Ok(_) => told += 1,
+            Err(Lagged { transactions }) => left_out += transactions,
+        }
+    }
+    assert!(left_out > 0 && left_out + told == 20, "{left_out} left out, {told} told");
+    let next = journal.commit(vec![delete(3)]);
+    journal.batches(20).into_iter().for_each(|m| send(&sender, m));
+    let told = slow.next().await.unwrap().unwrap();
+    assert_eq!((told.position, id(told.changes[0].old.as_ref())), (next, 3));
+    replica.stop().await;
+    assert!(slow.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_get_old_and_new_and_one_that_panics_harms_nobody() {
+    let (sender, feed) = feeder(|| Journal::new(&[row(1, &["a", "x"])]).snapshot_at(0));
+    let server = Server::start(feed).await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.is_loaded()).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let list = heard.clone();
+    let name = |row: Option<&Row>| row.map(|row| row.get::<String>("name").unwrap());
+    let _bad = replica.listen(|_, _| panic!("a listener that panics"));
+    let looking = replica.clone();
+    let good = replica.listen(move |old, new| {
+        assert_eq!(looking.get(1).as_ref(), new, "a change is told of when it is visible");
+        list.lock().unwrap().push((name(old), name(new)));
+    });
+    let mut journal = Journal::new(&[row(1, &["a", "x"])]);
+    journal.commit(vec![update(1, "b", "x")]);
+    journal.batches(0).into_iter().for_each(|m| send(&sender, m));
+    until(&replica, |view| view.position() == journal.head()).await;
+    journal.commit(vec![Change::Truncate]);
+    journal.batches(1).into_iter().for_each(|m| send(&sender, m));
+    let mut after = replica.transactions();
+    until(&replica, |view| view.is_empty()).await;
+    drop(good);
+    journal.commit(vec![insert(1, "c", "x")]);
+    journal.batches(2).into_iter().for_each(|m| send(&sender, m));
+    while replica.view().is_empty() {
+        after.next().await.unwrap().unwrap();
+    }
+    let some = |s: &str| Some(s.to_owned());
+    assert_eq!(*heard.lock().unwrap(), [(some("a"), some("b")), (some("b"), None)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_view_stops_the_stream_and_its_end_lets_it_go_on() {
+    let mut journal = Journal::new(&[]);
+    let wide = "w".repeat(10_000);
+    for id in 0..400 {
+        journal.commit(vec![insert(id, &format!("{id}{wide}"), "x")]);
+    }
+    let (head, states) = (journal.head(), journal.states());
+    let server = Server::start(move |_, request| Ok(then_hang(journal.answer(&request)))).await;
+    let replica = server.replica().pending_bytes_max(50_000).start().unwrap();
+    until(&replica, |view| view.len() >= 2).await;
+    let held = replica.view();
+    let (position, rows) = (held.position(), rows_in(&held));
+    // Others see one newer state at most while it is held.
+    let seen: BTreeSet<Lsn> = (0..1000).map(|_| replica.view().position()).collect();
+    assert!(seen.iter().all(|p| *p >= position) && !seen.contains(&head) && seen.len() <= 2, "{seen:?} {position}");
+    assert_eq!((held.position(), rows_in(&held)), (position, rows));
+    drop(held);
+    until(&replica, |view| view.position() == head).await;
+    assert_eq!(rows_in(&replica.view()), states[&head]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_replica_serves_what_it_had() {
+    let server = Server::start(|_, request| Ok(then_hang(small().answer(&request)))).await;
+    let replica = server.replica().start().unwrap();
+    replica.ready(LONG).await.unwrap();
+    let other = replica.clone();
+    let held = other.view();
+    replica.stop().await;
+    assert_eq!(rows_in(&held), small().states()[&small().head()]);
+    assert!(replica.status().stopped && !replica.status().connected);
+    assert_eq!(replica.lookup("b").unwrap().get::<i64>("id").unwrap(), 2);
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn addresses_are_checked_at_the_start() {
+    let table = laredo_client::TableName::new("public", "t");
+    for server in ["", "laredo:4002", "ftp://laredo", "https://laredo:4002"] {
+        let started = Replica::builder(server, table.clone()).start();
+        assert!(started.is_err(), "{server}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_are_nulls() {
+    let mut null = laredo_core::TupleBuf::new();
+    null.push(Cell::Value(&5_i64.to_be_bytes()));
+    null.push(Cell::Null);
+    null.push(Cell::Null);
+    let journal = Journal::new(&[null.as_ref().to_tuple()]);
+    let server = Server::start(move |_, request| Ok(then_hang(journal.answer(&request)))).await;
+    let replica = server.replica().start().unwrap();
+    replica.ready(LONG).await.unwrap();
+    let row = replica.lookup(None::<&str>).unwrap();
+    assert!(row.is_null("name"));
+    assert_eq!(row.get::<Option<&str>>("name").unwrap(), None);
+    assert!(matches!(row.get::<&str>("name"), Err(CellError::Value { .. })));
+}
+
+fn id(row: Option<&Row>) -> i64 {
+    row.unwrap().get("id").unwrap()
+}
+
+type Sender = Arc<Mutex<Option<tokio::sync::mpsc::UnboundedSender<laredo_proto::replication::SyncResponse>>>>;
+
+/// A script of one stream: first these messages, then what the test sends.
+fn feeder(
+    messages: impl Fn() -> Vec<laredo_proto::replication::SyncResponse> + Send + Sync + 'static,
+) -> (Sender, impl Fn(usize, laredo_proto::replication::SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static)
+{
+    let sender = Sender::default();
+    let place = sender.clone();
+    (sender, move |_, _| {
+        let (sender, stream) = then_fed(messages());
+        *place.lock().unwrap() = Some(sender);
+        Ok(stream)
+    })
+}
+
+fn send(sender: &Sender, message: laredo_proto::replication::SyncResponse) {
+    sender.lock().unwrap().as_ref().expect("the stream is open").send(message).unwrap();
+}
