@@ -1,0 +1,181 @@
+//! What may be asked on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use laredo_core::TableName;
+
+const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`: the server is ready; `tail`: ended by Ctrl-C or by its reader\n  \
+                          1  `status`: the server is not ready\n  2  an error, told on standard error";
+
+/// Look into laredo: live changes of a table, and how a server and its clients are doing.
+#[derive(Debug, Parser)]
+#[command(name = "laredo", version, after_help = EXIT_CODES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print a table's changes as they happen, one line each.
+    ///
+    /// On a terminal a line is for people; otherwise it is JSON: {"action", "position", "committed_at", "key", "old", "new"}.
+    /// It keeps a copy of the rows that pass the filters in memory, to tell the old row of each change.
+    #[command(after_help = EXIT_CODES)]
+    Tail(TailArgs),
+    /// Tell whether a server is ready, and what each of its tables is doing.
+    #[command(after_help = EXIT_CODES)]
+    Status(StatusArgs),
+    /// Look into a table's fan-out.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Fanout(FanoutCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FanoutCommand {
+    /// Print what a table's journal holds, and for how many clients.
+    Status(FanoutArgs),
+    /// Print the clients that follow a table.
+    Clients(FanoutArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TailArgs {
+    /// The table, as the database spells it: case counts, and there are no quotes.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+    /// Only rows whose FIELD is VALUE; may be given several times, then all must hold.
+    #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = pair)]
+    pub(super) filters: Vec<(String, String)>,
+    /// Only rows whose FIELD begins with PREFIX; may be given several times, then all must hold.
+    #[arg(long = "filter-prefix", value_name = "FIELD=PREFIX", value_parser = pair)]
+    pub(super) prefixes: Vec<(String, String)>,
+    /// Print the rows that are there first, in no order.
+    #[arg(long)]
+    pub(super) snapshot: bool,
+    /// Print JSON lines, on a terminal too.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// The server's health endpoint; its path is /health/ready unless another one is given.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
+    pub(super) health: String,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FanoutArgs {
+    /// The table, as the database spells it: case counts, and there are no quotes.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ServerArgs {
+    /// The server's fan-out address; https:// for TLS.
+    #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = url)]
+    pub(super) server: String,
+    /// The certificates (PEM) to check an https:// server against.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// How long to wait for the first connection.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.is_empty() => Ok((field.to_owned(), value.to_owned())),
+        _ => Err("write FIELD=VALUE, for example region=eu".to_owned()),
+    }
+}
+
+/// HOST:PORT is short for http://HOST:PORT.
+fn url(text: &str) -> Result<String, String> {
+    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let wrong = || "write http://HOST:PORT or https://HOST:PORT".to_owned();
+    let uri: http::Uri = full.parse().map_err(|_| wrong())?;
+    match uri.scheme_str() {
+        Some("http" | "https") if uri.authority().is_some_and(|a| !a.host().is_empty()) => Ok(full),
+        _ => Err(wrong()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|d| !d.is_zero()).ok_or_else(|| "write a number of seconds above zero, for example 5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        Args::try_parse_from(line.split(' ')).map(|args| args.command).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn tail_takes_filters_and_a_server_without_a_scheme() {
+        let line = "laredo tail public.t --server db1:4002 --filter a=1 --filter b==x --filter-prefix c= --snapshot";
+        let Ok(Command::Tail(args)) = parse(line) else { panic!("no tail") };
+        assert_eq!(args.table, TableName::new("public", "t"));
+        assert_eq!(args.server.server, "http://db1:4002");
+        assert_eq!(args.server.timeout, Duration::from_secs(5));
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(args.filters, [pair("a", "1"), pair("b", "=x")]);
+        assert_eq!(args.prefixes, [pair("c", "")]);
+        assert!(args.snapshot && !args.json);
+    }
+
+    #[test]
+    fn status_and_fanout_have_their_flags() {
+        let Ok(Command::Status(args)) = parse("laredo status --timeout 0.5 --json") else { panic!("no status") };
+        assert_eq!((args.health.as_str(), args.json), ("http://127.0.0.1:8080", true));
+        assert_eq!(args.timeout, Duration::from_millis(500));
+        let Ok(Command::Fanout(FanoutCommand::Clients(args))) =
+            parse("laredo fanout clients public.a.b --server https://x:1")
+        else {
+            panic!("no clients")
+        };
+        assert_eq!(args.table, TableName::new("public", "a.b"));
+        assert_eq!(args.server.server, "https://x:1");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_way_out() {
+        let said = |line: &str| parse(line).unwrap_err();
+        assert!(said("laredo tail t").contains("write SCHEMA.TABLE"));
+        assert!(said("laredo tail public.t --filter a").contains("write FIELD=VALUE"));
+        assert!(said("laredo tail public.t --filter =a").contains("write FIELD=VALUE"));
+        assert!(said("laredo tail public.t --server ftp://x").contains("write http://HOST:PORT"));
+        assert!(said("laredo status --health http://").contains("write http://HOST:PORT"));
+        for wrong in ["0", "-1", "soon", "NaN", "1e99"] {
+            let line = format!("laredo status --timeout={wrong}");
+            assert!(said(&line).contains("seconds above zero"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! One change as one line: for people, or as JSON.
+
+use laredo_client::{CommitTime, Lsn, RowRef};
+use laredo_core::{ProjectError, Schema, TupleRef, Value, project_row};
+use prost_types::Timestamp;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// Characters of a value on a line for people.
+const VALUE_CHARS_MAX: usize = 120;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// JSON lines.
+    Json,
+    /// For people.
+    Plain,
+    /// For people, in colours.
+    Coloured,
+}
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing: it was there at the beginning.
+    Snapshot,
+    Insert,
+    Update,
+    Delete,
+}
+
+/// A change and the commit it belongs to.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    action: Action,
+    position: Lsn,
+    committed_at: Option<CommitTime>,
+    key: Vec<&'a str>,
+    old: Option<Fields<'a>>,
+    new: Option<Fields<'a>>,
+}
+
+/// The values of a row, in the table's order.
+#[derive(Debug)]
+struct Fields<'a>(Vec<(&'a str, Value)>);
+
+impl Style {
+    /// The style of an output, from the environment's `NO_COLOR` and `TERM` where it is a terminal.
+    pub(super) fn of(json: bool, is_terminal: bool, no_color: Option<&str>, term: Option<&str>) -> Style {
+        match (json || !is_terminal, no_color.unwrap_or_default().is_empty() && term != Some("dumb")) {
+            (true, _) => Style::Json,
+            (false, true) => Style::Coloured,
+            (false, false) => Style::Plain,
+        }
+    }
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Action::Snapshot => "SNAPSHOT",
+            Action::Insert => "INSERT",
+            Action::Update => "UPDATE",
+            Action::Delete => "DELETE",
+        }
+    }
+
+    /// As terminals number it.
+    fn colour(self) -> &'static str {
+        match self {
+            Action::Snapshot => "36",
+            Action::Insert => "32",
+            Action::Update => "33",
+            Action::Delete => "31",
+        }
+    }
+}
+
+impl<'a> Change<'a> {
+    /// A row that is there at the beginning.
+    pub(super) fn snapshot(position: Lsn, row: RowRef<'a>) -> Result<Change<'a>, ProjectError> {
+        let change = Change::of(position, None, None, Some((row.schema(), row.tuple().as_ref())))?;
+        Ok(Change { action: Action::Snapshot, ..change })
+    }
+
+    /// What a transaction did to a row.
+    pub(super) fn new(
+        position: Lsn,
+        committed_at: Option<CommitTime>,
+        old: Option<RowRef<'a>>,
+        new: Option<RowRef<'a>>,
+    ) -> Result<Change<'a>, ProjectError> {
+        let parts = |row: RowRef<'a>| (&**row.schema(), row.tuple().as_ref());
+        Change::of(position, committed_at, old.map(parts), new.map(parts))
+    }
+
+    fn of(
+        position: Lsn,
+        committed_at: Option<CommitTime>,
+        old: Option<(&'a Schema, TupleRef<'_>)>,
+        new: Option<(&'a Schema, TupleRef<'_>)>,
+    ) -> Result<Change<'a>, ProjectError> {
+        let action = match (&old, &new) {
+            (_, None) => Action::Delete,
+            (None, Some(_)) => Action::Insert,
+            (Some(_), Some(_)) => Action::Update,
+        };
+        let schema = new.or(old).map(|(schema, _)| schema);
+        let columns = |schema: &'a Schema| {
+            let names = schema.key().columns().iter().filter_map(|&number| schema.columns().get(number));
+            names.map(|column| column.name.as_str()).collect()
+        };
+        let fields = |(schema, row)| project_row(schema, row).map(Fields);
+        Ok(Change {
+            action,
+            position,
+            committed_at,
+            key: schema.map(columns).unwrap_or_default(),
+            old: old.map(fields).transpose()?,
+            new: new.map(fields).transpose()?,
+        })
+    }
+
+    /// The line, without its end.
+    pub(super) fn line(&self, style: Style) -> String {
+        match style {
+            Style::Json => escaped(self.json()),
+            Style::Plain => self.text(|_, text| text.to_owned()),
+            Style::Coloured => self.text(|code, text| format!("\x1b[{code}m{text}\x1b[0m")),
+        }
+    }
+
+    fn json(&self) -> String {
+        #[derive(serde::Serialize)]
+        struct Line<'a> {
+            action: &'static str,
+            position: String,
+            committed_at: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            key: Option<Picked<'a>>,
+            old: Option<&'a Fields<'a>>,
+            new: Option<&'a Fields<'a>>,
+        }
+        let row = self.new.as_ref().or(self.old.as_ref());
+        let line = Line {
+            action: self.action.name(),
+            position: self.position.to_string(),
+            committed_at: self.committed_at.map(time),
+            key: row.filter(|_| !self.key.is_empty()).map(|row| Picked(row, &self.key)),
+            old: self.old.as_ref(),
+            new: self.new.as_ref(),
+        };
+        serde_json::to_string(&line).expect("text, maps with text keys and finite numbers can be written as JSON")
+    }
+
+    /// `paint` is given the number of a colour and a text.
+    fn text(&self, paint: impl Fn(&str, &str) -> String) -> String {
+        let mut line = match self.committed_at {
+            Some(at) => format!("{} ", paint("2", &time(at))),
+            None => String::new(),
+        };
+        line += &paint(self.action.colour(), &format!("{:<6}", self.action.name()));
+        line += &format!(" {}", paint("2", &self.position.to_string()));
+        let Some(row) = self.new.as_ref().or(self.old.as_ref()) else { return line };
+        for name in &self.key {
+            line += &format!(" {}={}", paint("1", &escaped((*name).to_owned())), shown(row.get(name)));
+        }
+        let others = row.0.iter().filter(|(name, _)| !self.key.contains(name));
+        let mut told = 0;
+        for (name, value) in others {
+            let before = self.old.as_ref().filter(|_| self.action == Action::Update).and_then(|old| old.get(name));
+            if self.action == Action::Update && before == Some(value) {
+                continue;
+            }
+            told += 1;
+            line += &format!(" {}=", escaped((*name).to_owned()));
+            if before.is_some() {
+                line += &format!("{} → ", paint("31", &shown(before)));
+            }
+            line += &shown(Some(value));
+        }
+        if told == 0 && self.action == Action::Update {
+            line += " (no value changed)";
+        }
+        line
+    }
+}
+
+impl Fields<'_> {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value.to_json())))
+    }
+}
+
+/// Some of a row's values.
+struct Picked<'a>(&'a Fields<'a>, &'a [&'a str]);
+
+impl Serialize for Picked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.1.len()))?;
+        for name in self.1 {
+            map.serialize_entry(name, &self.0.get(name).map(Value::to_json))?;
+        }
+        map.end()
+    }
+}
+
+/// A point in time as RFC 3339 has it, in UTC.
+fn time(at: CommitTime) -> String {
+    let unix_us = at.unix_us();
+    let nanos = i32::try_from(unix_us.rem_euclid(1_000_000) * 1000).unwrap_or(0);
+    Timestamp { seconds: unix_us.div_euclid(1_000_000), nanos }.to_string()
+}
+
+/// A value for people: JSON, cut where it is long.
+fn shown(value: Option<&Value>) -> String {
+    let text = escaped(value.map_or(serde_json::Value::Null, Value::to_json).to_string());
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// JSON, or a name, without a character that could steer a terminal. JSON lets some pass: DEL, and those from U+0080 on.
+fn escaped(text: String) -> String {
+    match text.contains(char::is_control) {
+        false => text,
+        true => {
+            let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+            text.chars().map(escape).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use laredo_core::{Cell, Column, KeyColumns, Tuple, TupleBuf};
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema(key: &[usize]) -> Schema {
+        let column = |name: &str, type_oid, type_name: &str| Column {
+            name: name.to_owned(),
+            type_oid,
+            type_modifier: -1,
+            type_name: type_name.to_owned(),
+            not_null: false,
+            is_text: false,
+        };
+        let columns = vec![column("name", 25, "text"), column("id", 20, "bigint"), column("note", 25, "text")];
+        Schema::new(columns, KeyColumns::new(key), BTreeMap::new())
+    }
+
+    fn row(id: i64, name: &str, note: Option<&str>) -> Tuple {
+        let id = id.to_be_bytes();
+        let note = note.map_or(Cell::Null, |note| Cell::Value(note.as_bytes()));
+        let row: TupleBuf = [Cell::Value(name.as_bytes()), Cell::Value(&id), note].into_iter().collect();
+        row.as_ref().to_tuple()
+    }
+
+    fn line(schema: &Schema, old: Option<&Tuple>, new: Option<&Tuple>, style: Style) -> String {
+        let row = |tuple: &Tuple| (schema, tuple.clone());
+        let (old, new) = (old.map(row), new.map(row));
+        let part = |row: &Option<(_, Tuple)>| row.is_some();
+        assert!(part(&old) || part(&new));
+        let old = old.as_ref().map(|(schema, tuple)| (*schema, tuple.as_ref()));
+        let new = new.as_ref().map(|(schema, tuple)| (*schema, tuple.as_ref()));
+        Change::of(Lsn(0x1_0000_0200), Some(CommitTime(-1)), old, new).unwrap().line(style)
+    }
+
+    #[test]
+    fn json_has_the_whole_rows_in_the_tables_order() {
+        let (schema, a, b) = (schema(&[1]), row(1, "a", None), row(1, "b", Some("x\u{9b}")));
+        let text = line(&schema, Some(&a), Some(&b), Style::Json);
+        assert_eq!(
+            text,
+            "{\"action\":\"UPDATE\",\"position\":\"1/200\",\"committed_at\":\"1999-12-31T23:59:59.999999Z\",\
+             \"key\":{\"id\":1},\"old\":{\"name\":\"a\",\"id\":1,\"note\":null},\
+             \"new\":{\"name\":\"b\",\"id\":1,\"note\":\"x\\u009b\"}}"
+        );
+        let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["new"]["note"], "x\u{9b}");
+    }
+
+    #[test]
+    fn json_of_a_table_without_a_key_has_none() {
+        let (schema, a) = (schema(&[]), row(1 << 60, "a", None));
+        let back: serde_json::Value = serde_json::from_str(&line(&schema, None, Some(&a), Style::Json)).unwrap();
+        assert_eq!(
+            back,
+            json!({"action": "INSERT", "position": "1/200", "committed_at": "1999-12-31T23:59:59.999999Z",
+                   "old": null, "new": {"name": "a", "id": "1152921504606846976", "note": null}})
+        );
+    }
+
+    #[test]
+    fn people_see_the_key_and_what_changed() {
+        let schema = schema(&[1]);
+        let (a, b) = (row(1, "a", None), row(1, "b", None));
+        let text = |old, new| line(&schema, old, new, Style::Plain);
+        let at = "1999-12-31T23:59:59.999999Z";
+        assert_eq!(text(None, Some(&a)), format!("{at} INSERT 1/200 id=1 name=\"a\" note=null"));
+        assert_eq!(text(Some(&a), Some(&b)), format!("{at} UPDATE 1/200 id=1 name=\"a\" → \"b\""));
+        assert_eq!(text(Some(&a), Some(&a)), format!("{at} UPDATE 1/200 id=1 (no value changed)"));
+        assert_eq!(text(Some(&a), None), format!("{at} DELETE 1/200 id=1 name=\"a\" note=null"));
+        let long = row(1, &"é\n\u{1b}".repeat(100), None);
+        let text = text(None, Some(&long));
+        assert!(text.contains("name=\"é\\n\\u001bé") && text.contains("… note"), "{text}");
+        assert!(!text.contains(char::is_control));
+    }
+
+    #[test]
+    fn colours_are_only_added() {
+        let (schema, a, b) = (schema(&[1]), row(1, "a", None), row(1, "b", None));
+        for (old, new) in [(None, Some(&a)), (Some(&a), Some(&b)), (Some(&a), None)] {
+            let coloured = line(&schema, old, new, Style::Coloured);
+            let without = ["0", "1", "2", "31", "32", "33"]
+                .iter()
+                .fold(coloured.clone(), |text, code| text.replace(&format!("\x1b[{code}m"), ""));
+            assert_eq!(without, line(&schema, old, new, Style::Plain));
+            assert_ne!(without, coloured);
+        }
+    }
+
+    #[test]
+    fn a_cell_that_is_none_is_an_error() {
+        let wrong: TupleBuf = [Cell::Null, Cell::Value(b"x")].into_iter().collect();
+        let schema = schema(&[1]);
+        let error = Change::of(Lsn::ZERO, None, None, Some((&schema, wrong.as_ref()))).unwrap_err();
+        assert!(error.to_string().contains("column `id`"), "{error}");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        assert_eq!(Style::of(false, false, None, None), Style::Json);
+        assert_eq!(Style::of(true, true, None, None), Style::Json);
+        assert_eq!(Style::of(false, true, None, Some("xterm")), Style::Coloured);
+        assert_eq!(Style::of(false, true, Some(""), None), Style::Coloured);
+        assert_eq!(Style::of(false, true, Some("0"), None), Style::Plain);
+        assert_eq!(Style::of(false, true, None, Some("dumb")), Style::Plain);
+    }
+}

@@ -1,0 +1,121 @@
+//! What can go wrong, said so that an operator knows what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use laredo_client::{ReplicaError, StartError};
+use laredo_core::{ProjectError, TableName};
+
+/// Why a command could not do what was asked. All but a broken pipe end the process with exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The runtime did not start.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+    /// Standard output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[source] io::Error),
+    /// The certificates cannot be read.
+    #[error("cannot read the certificates in {}: {reason}; --ca-file wants a PEM file", file.display())]
+    Certificates {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// There are no certificates for an https:// server.
+    #[error("{0} is spoken to over TLS; give the certificates to check it against with --ca-file FILE")]
+    NoCertificates(String),
+    /// Nobody answers, or not in time.
+    #[error("{server} cannot be reached: {reason}; check that laredo-server runs there, and its {option}")]
+    Unreachable {
+        /// The address.
+        server: String,
+        /// Why, as far as it is known.
+        reason: String,
+        /// How another address is given.
+        option: &'static str,
+    },
+    /// The server does not replicate this table.
+    #[error(
+        "{server} has no table {table}; `laredo status` lists its tables, and names are spelled as in the database"
+    )]
+    NoTable {
+        /// The address.
+        server: String,
+        /// The table.
+        table: TableName,
+    },
+    /// The server answered with an error.
+    #[error("{server} refuses to tell of {table}: {reason}")]
+    Refused {
+        /// The address.
+        server: String,
+        /// The table.
+        table: TableName,
+        /// In the server's words.
+        reason: String,
+    },
+    /// The filter can never match.
+    #[error("{table} has no column `{column}`, so no row passes the filter; it has {columns}")]
+    NoColumn {
+        /// The table.
+        table: TableName,
+        /// As given.
+        column: String,
+        /// What there is, with commas.
+        columns: String,
+    },
+    /// Somebody else answers.
+    #[error(
+        "{url} does not answer like laredo's health endpoint ({reason}); give health.http_port of its configuration with --health"
+    )]
+    NotHealth {
+        /// The address.
+        url: String,
+        /// What came.
+        reason: String,
+    },
+    /// A replica cannot be started.
+    #[error("cannot follow the table: {0}")]
+    Start(#[from] StartError),
+    /// A row cannot be shown.
+    #[error("cannot show a row: {0}")]
+    Row(#[from] ProjectError),
+    /// The replica has ended.
+    #[error("the replica has ended by itself{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
+    Stopped(Option<ReplicaError>),
+}
+
+/// How another fan-out address is given.
+pub(super) const SERVER_OPTION: &str = "fan-out address (--server or LAREDO_SERVER)";
+/// How another health endpoint is given.
+pub(super) const HEALTH_OPTION: &str = "health endpoint (--health)";
+
+impl CliError {
+    /// No answer in this time.
+    pub(super) fn timeout(server: &str, timeout: Duration, option: &'static str) -> CliError {
+        let reason = format!("no answer within {} s", timeout.as_secs_f64());
+        CliError::Unreachable { server: server.to_owned(), reason, option }
+    }
+
+    /// What a gRPC status means.
+    pub(super) fn from_status(server: &str, table: &TableName, code: tonic::Code, reason: &str) -> CliError {
+        let (server, table) = (server.to_owned(), table.clone());
+        match code {
+            tonic::Code::NotFound => CliError::NoTable { server, table },
+            code if reason.is_empty() => CliError::Refused { server, table, reason: code.description().to_owned() },
+            _ => CliError::Refused { server, table, reason: reason.to_owned() },
+        }
+    }
+}
+
+/// The innermost cause: what is around it says only "transport error".
+pub(super) fn deepest(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,74 @@
+//! The operator's command `laredo`: what happens in a table, and how a server and its clients are doing.
+//!
+//! Each command asks (over gRPC or HTTP), turns the answer into text with a pure function, and writes that.
+
+mod args;
+mod change;
+mod error;
+mod fanout;
+mod status;
+mod table;
+mod tail;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+use args::{Args, Command};
+pub use error::CliError;
+
+/// Runs the command that the process' arguments ask for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    // Output is written on this thread, which may wait for its reader; the network goes on beside it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime.map_err(CliError::Runtime).and_then(|runtime| runtime.block_on(run(args.command)));
+    match result {
+        Ok(code) => code,
+        // Whoever read the output has seen enough.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error.to_string());
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Tail(args) => tail::run(args, end_at_interrupt()).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Fanout(command) => fanout::run(command).await,
+    }
+}
+
+/// Cancelled by the first Ctrl-C. A second one ends the process, which may be waiting for whoever reads its output.
+fn end_at_interrupt() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        // Where the signal cannot be waited for, it ends the process as it does without us.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stopped.cancel();
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(130);
+            }
+        }
+    });
+    stop
+}
+
+/// Writes to standard output in one piece.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// Tells the person at the terminal.
+fn tell(message: &str) {
+    // Where standard error is closed, nobody wants to know.
+    let _ = writeln!(io::stderr().lock(), "laredo: {}", table::printable(message));
+}

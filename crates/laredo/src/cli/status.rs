@@ -1,0 +1,182 @@
+//! `laredo status`.
+
+use std::process::ExitCode;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+
+use super::args::StatusArgs;
+use super::error::{CliError, HEALTH_OPTION, deepest};
+use super::print;
+use super::table::{self, bytes, grouped};
+
+const PATH: &str = "/health/ready";
+/// Tens of thousands of tables fit.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// What `/health/ready` says.
+#[derive(Debug, Default, Deserialize)]
+struct Health {
+    ready: bool,
+    #[serde(default)]
+    tables: Vec<Table>,
+}
+
+/// What it says of a table. What is not known is left out.
+#[derive(Debug, Default, Deserialize)]
+struct Table {
+    schema: String,
+    table: String,
+    state: String,
+    rows: Option<u64>,
+    position: Option<String>,
+    /// Since the newest applied commit.
+    lag_ms: Option<u64>,
+    clients: Option<u64>,
+    error: Option<String>,
+    reason: Option<String>,
+    copy: Option<Copied>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Default, Deserialize)]
+struct Copied {
+    rows: u64,
+    #[serde(default)]
+    bytes: u64,
+    /// Zero when the database does not know; it may well be wrong.
+    #[serde(default)]
+    rows_estimated: u64,
+    left_ms: Option<u64>,
+}
+
+/// Asks, and prints the answer.
+pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
+    let url = with_path(&args.health);
+    let asked = tokio::time::timeout(args.timeout, ask(&url)).await;
+    let (status, body) = asked.map_err(|_| CliError::timeout(&url, args.timeout, HEALTH_OPTION))??;
+    let (health, json) = read(&body)
+        .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
+    print(&if args.json { format!("{json}\n") } else { text(&health) })?;
+    Ok(ExitCode::from(u8::from(!health.ready)))
+}
+
+/// The address with the usual path, unless it has another one.
+fn with_path(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    match rest.split_once('/') {
+        None => format!("{url}{PATH}"),
+        Some((_, "")) => format!("{}{PATH}", url.trim_end_matches('/')),
+        Some(_) => url.to_owned(),
+    }
+}
+
+async fn ask(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
+    let unreachable = |reason: String| CliError::Unreachable { server: url.to_owned(), reason, option: HEALTH_OPTION };
+    let uri = url.parse().map_err(|e: http::uri::InvalidUri| unreachable(e.to_string()))?;
+    let client: Client<HttpConnector, Empty<&'static [u8]>> =
+        Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+    let answer = client.get(uri).await.map_err(|e| unreachable(deepest(&e)))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|e| unreachable(deepest(&*e)))?;
+    Ok((status, body.to_bytes().to_vec()))
+}
+
+/// The answer, and the same as JSON on one line.
+fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
+    let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "what it says is no JSON".to_owned())?;
+    let health = Health::deserialize(&json).map_err(|e| format!("its JSON is another: {e}"))?;
+    Ok((health, json))
+}
+
+fn text(health: &Health) -> String {
+    let verdict = if health.ready { "ready" } else { "not ready" };
+    if health.tables.is_empty() {
+        return format!("{verdict}, no tables\n");
+    }
+    let rows = health.tables.iter().map(|table| {
+        [
+            format!("{}.{}", table.schema, table.table),
+            table.state.clone(),
+            table.rows.map_or_else(String::new, grouped),
+            table.position.clone().unwrap_or_default(),
+            table.lag_ms.map_or_else(String::new, duration),
+            table.clients.map_or_else(String::new, grouped),
+            detail(table),
+        ]
+    });
+    let headings = ["TABLE", "STATE", "ROWS", "POSITION", "LAG", "CLIENTS", "DETAIL"];
+    format!("{verdict}\n\n{}", table::table(headings, &[2, 4, 5], rows.collect()))
+}
+
+fn detail(table: &Table) -> String {
+    let copy = table.copy.as_ref().map(|copy| {
+        let mut text = format!("copied {}", grouped(copy.rows));
+        // Beyond the estimate there is no telling how much is left.
+        let is_judged = copy.rows < copy.rows_estimated;
+        if is_judged {
+            text += &format!(" of about {}", grouped(copy.rows_estimated));
+        }
+        text += &format!(" rows, {}", bytes(copy.bytes));
+        if let Some(ms) = copy.left_ms.filter(|_| is_judged) {
+            text += &format!(", about {} left", duration(ms));
+        }
+        text
+    });
+    let parts = [table.error.clone(), table.reason.clone(), copy];
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// A duration in the unit that leaves up to four digits.
+fn duration(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms"),
+        10_000..600_000 => format!("{} s", ms / 1000),
+        600_000..36_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_columns() {
+        let body = br#"{"ready": false, "since": 1, "tables": [
+            {"schema": "public", "table": "t", "state": "live", "rows": 1234, "position": "0/200", "lag_ms": 12, "clients": 3},
+            {"schema": "public", "table": "big", "state": "copying", "reason": "first copy", "rows": 0, "lag_ms": null,
+             "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "left_ms": 12400}},
+            {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one"}]}"#;
+        let (health, json) = read(body).unwrap();
+        assert_eq!(
+            text(&health),
+            "not ready\n\n\
+             TABLE       STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
+             public.t    live     1,234  0/200     12 ms        3\n\
+             public.big  copying      0                            \
+             first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, about 12 s left\n\
+             app.x       failed                     61 s           no key\\nset one\n"
+        );
+        assert_eq!(json["since"], 1);
+        let (health, _) = read(br#"{"ready": true}"#).unwrap();
+        assert_eq!(text(&health), "ready, no tables\n");
+    }
+
+    #[test]
+    fn what_is_not_from_laredo_is_refused() {
+        assert_eq!(read(b"<html>").unwrap_err(), "what it says is no JSON");
+        assert!(read(b"{\"ok\":true}").unwrap_err().contains("missing field `ready`"));
+    }
+
+    #[test]
+    fn the_path_is_added_where_there_is_none() {
+        assert_eq!(with_path("http://h:1"), "http://h:1/health/ready");
+        assert_eq!(with_path("http://h:1/"), "http://h:1/health/ready");
+        assert_eq!(with_path("http://h:1/up"), "http://h:1/up");
+    }
+}

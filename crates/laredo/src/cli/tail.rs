@@ -1,0 +1,228 @@
+//! `laredo tail`.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::StreamExt;
+use laredo_client::{CommittedTransaction, NotReady, Predicate, PredicateValue, Replica, ReplicaError, Row, Status};
+use laredo_core::{Schema, TableName};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::args::TailArgs;
+use super::change::{Change, Style};
+use super::error::{CliError, SERVER_OPTION};
+use super::{fanout, tell};
+
+/// Waits without a bound are told to end by Ctrl-C.
+const FOREVER: Duration = Duration::MAX;
+
+/// Prints changes until it is told to stop.
+pub(super) async fn run(args: TailArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
+    let variable = |name| std::env::var(name).ok();
+    let style =
+        Style::of(args.json, io::stdout().is_terminal(), variable("NO_COLOR").as_deref(), variable("TERM").as_deref());
+    let replica = start(&args)?;
+    let result = match connected(&replica, &args, &stop).await {
+        Ok(Some(())) => follow(&replica, &args, style, stop).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    replica.stop().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn start(args: &TailArgs) -> Result<Replica, CliError> {
+    let equals = args.filters.iter().map(|(field, value)| equals(field, value));
+    let prefixes = args.prefixes.iter().map(|(field, prefix)| Predicate::prefix(field, prefix));
+    let mut builder = Replica::builder(&args.server.server, args.table.clone());
+    builder = equals.chain(prefixes).fold(builder, |builder, predicate| builder.filter(predicate));
+    if let Some(pem) = fanout::certificates(&args.server)? {
+        builder = builder.ca_pem(pem);
+    }
+    Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
+}
+
+/// A value as it was typed. Numbers in strings compare as numbers; only booleans must say that they are.
+fn equals(field: &str, value: &str) -> Predicate {
+    match value.parse::<bool>() {
+        Ok(boolean) => Predicate::any_of(field, [PredicateValue::from(boolean), value.into()]),
+        Err(_) => Predicate::equals(field, value),
+    }
+}
+
+/// Waits for the first stream. Nothing is tried again and again where it never worked: the address is more likely to be wrong.
+async fn connected(replica: &Replica, args: &TailArgs, stop: &CancellationToken) -> Result<Option<()>, CliError> {
+    let server = &args.server.server;
+    let mut status = replica.watch_status();
+    let settled = status.wait_for(|s| s.connects > 0 || s.stopped || s.error.as_ref().is_some_and(|e| e.is_definite()));
+    let settled = tokio::select! {
+        () = stop.cancelled() => return Ok(None),
+        settled = tokio::time::timeout(args.server.timeout, settled) => settled.map(|s| s.map(|s| s.clone())),
+    };
+    let status = match settled {
+        Ok(Ok(status)) => status,
+        Ok(Err(_)) => return Err(CliError::Stopped(None)),
+        Err(_) => replica.status(),
+    };
+    match status.error.or(status.last_error) {
+        _ if status.connects > 0 => Ok(Some(())),
+        Some(error) => Err(failed(server, &args.table, error)),
+        None => Err(CliError::timeout(server, args.server.timeout, SERVER_OPTION)),
+    }
+}
+
+fn failed(server: &str, table: &TableName, error: ReplicaError) -> CliError {
+    let server = server.to_owned();
+    match error {
+        ReplicaError::Refused { code, reason, .. } => CliError::from_status(&server, table, code, &reason),
+        ReplicaError::Connect { reason, .. } => CliError::Unreachable { server, reason, option: SERVER_OPTION },
+        error => CliError::Refused { server, table: table.clone(), reason: error.to_string() },
+    }
+}
+
+async fn follow(replica: &Replica, args: &TailArgs, style: Style, stop: CancellationToken) -> Result<(), CliError> {
+    let mut connection = Connection { status: replica.watch_status(), error: None, connects: 1, stop };
+    match connection.telling(replica.ready(FOREVER)).await {
+        None => return Ok(()),
+        Some(Ok(())) => {}
+        Some(Err(NotReady::Definite(error))) => return Err(failed(&args.server.server, &args.table, error)),
+        Some(Err(_)) => return Err(CliError::Stopped(replica.status().last_error)),
+    }
+    // In this order: what the view has is skipped in the stream, and nothing is missing between them.
+    let mut transactions = replica.transactions();
+    let (start, rows, schema) = {
+        let view = replica.view();
+        let rows: Vec<Row> = if args.snapshot { view.rows().map(|row| row.to_row()).collect() } else { Vec::new() };
+        tell(&format!("following {} from {}, {} rows", args.table, view.position(), view.len()));
+        (view.position(), rows, view.schema().clone())
+    };
+    check_columns(args, &schema)?;
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    for row in rows {
+        write(&mut out, &Change::snapshot(start, row.as_ref())?, style)?;
+    }
+    out.flush().map_err(CliError::Output)?;
+    while let Some(next) = connection.telling(transactions.next()).await {
+        match next {
+            Some(Ok(transaction)) if transaction.position <= start => {}
+            Some(Ok(transaction)) => write_all(&mut out, &transaction, style)?,
+            Some(Err(lagged)) => {
+                let count = lagged.transactions;
+                tell(&format!("{count} transactions are not shown: the output is read too slowly for them"));
+            }
+            None => return Err(CliError::Stopped(replica.status().last_error)),
+        }
+    }
+    Ok(())
+}
+
+fn check_columns(args: &TailArgs, schema: &Schema) -> Result<(), CliError> {
+    let asked = args.filters.iter().chain(&args.prefixes).map(|(field, _)| field);
+    match asked.into_iter().find(|field| schema.position_of(field).is_none()) {
+        None => Ok(()),
+        Some(column) => {
+            let columns: Vec<&str> = schema.columns().iter().map(|c| c.name.as_str()).collect();
+            let (table, column) = (args.table.clone(), column.clone());
+            Err(CliError::NoColumn { table, column, columns: columns.join(", ") })
+        }
+    }
+}
+
+fn write_all(out: &mut impl Write, transaction: &CommittedTransaction, style: Style) -> Result<(), CliError> {
+    for change in &transaction.changes {
+        let (old, new) = (change.old.as_ref().map(Row::as_ref), change.new.as_ref().map(Row::as_ref));
+        write(out, &Change::new(transaction.position, transaction.committed_at, old, new)?, style)?;
+    }
+    out.flush().map_err(CliError::Output)
+}
+
+fn write(out: &mut impl Write, change: &Change<'_>, style: Style) -> Result<(), CliError> {
+    writeln!(out, "{}", change.line(style)).map_err(CliError::Output)
+}
+
+/// What the person was told of the connection.
+struct Connection {
+    status: watch::Receiver<Status>,
+    error: Option<ReplicaError>,
+    connects: u64,
+    stop: CancellationToken,
+}
+
+impl Connection {
+    /// Waits for a value and meanwhile tells of the connection; `None` when it is to stop.
+    async fn telling<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
+        let mut wanted = pin!(wanted);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                Ok(()) = self.status.changed() => {
+                    let status = self.status.borrow_and_update().clone();
+                    news(&status, &mut self.error, &mut self.connects).iter().for_each(|news| tell(news));
+                }
+                value = &mut wanted => return Some(value),
+            }
+        }
+    }
+}
+
+/// What there is to tell of a connection, beside what was told before.
+fn news(status: &Status, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
+    let mut news = Vec::new();
+    let told = |error: &ReplicaError| format!("{error}; connecting anew");
+    if status.connects > *connects {
+        // It may all have happened between two looks.
+        let unseen = status.last_error.as_ref().filter(|_| error.is_none() && status.error.is_none());
+        news.extend(unseen.map(told));
+        *connects = status.connects;
+        *error = None;
+        news.push(match status.reason.as_str() {
+            "" => "connected again".to_owned(),
+            reason => format!("connected again: {reason}"),
+        });
+    }
+    if let Some(now) = &status.error
+        && error.as_ref() != Some(now)
+    {
+        *error = Some(now.clone());
+        news.push(told(now));
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_once_and_so_is_a_connection() {
+        let (mut error, mut connects) = (None, 1);
+        let mut told = |status: &Status| news(status, &mut error, &mut connects);
+        let mut status = Status { connects: 1, connected: true, ..Status::default() };
+        assert!(told(&status).is_empty());
+        status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
+        assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting anew"]);
+        assert!(told(&status).is_empty());
+        status.error = None;
+        assert!(told(&status).is_empty());
+        (status.connects, status.reason) = (2, "resumed".to_owned());
+        assert_eq!(told(&status), ["connected again: resumed"]);
+        // One connection was lost before anybody looked.
+        (status.connects, status.error) = (3, None);
+        status.last_error = Some(ReplicaError::Silent(Duration::from_secs(30)));
+        assert_eq!(told(&status).len(), 2);
+        // And now one more.
+        status.connects = 4;
+        status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
+        assert_eq!(told(&status).len(), 2);
+    }
+
+    #[test]
+    fn a_boolean_is_asked_for_as_such_and_as_a_word() {
+        assert_eq!(equals("a", "5"), Predicate::equals("a", "5"));
+        assert_eq!(equals("a", "true"), Predicate::any_of("a", [PredicateValue::from(true), "true".into()]));
+    }
+}

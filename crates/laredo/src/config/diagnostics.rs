@@ -1,0 +1,146 @@
+//! What is wrong with a configuration: every problem at once, each with its place.
+
+use std::fmt;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode, SourceSpan};
+
+use super::sources::{Excerpt, Sources};
+use super::tree::{KeyPath, Place};
+
+/// One problem: where, with which key, what, and how to mend it.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    pub(crate) place: Place,
+    pub(crate) path: KeyPath,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
+
+/// Everything that is wrong with a configuration.
+///
+/// `Display` is one line for each problem, `file:line:column: path: message (help)`;
+/// [`Report::render`] shows the lines of the files too. Secrets are masked in both.
+#[derive(Debug, Clone)]
+pub struct Report {
+    sources: Sources,
+    problems: Vec<Problem>,
+}
+
+impl Report {
+    pub(crate) fn new(sources: Sources, problems: Vec<Problem>) -> Self {
+        Report { sources, problems }
+    }
+
+    /// How many problems there are; never 0.
+    pub fn problem_count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// The problems with the text around them, for a terminal.
+    pub fn render(&self, color: bool) -> String {
+        let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false);
+        let mut out = String::new();
+        for problem in &self.problems {
+            // Writing to a string does not fail; if a theme ever does, the plain line still says it.
+            if handler.render_report(&mut out, &Shown::new(problem, &self.sources)).is_err() {
+                out.push_str(&problem.line(&self.sources));
+            }
+            out.push('\n');
+        }
+        let count = self.problems.len();
+        let s = if count == 1 { "" } else { "s" };
+        out.push_str(&format!("The configuration has {count} error{s}; nothing was started.\n"));
+        out
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.problems.iter().map(|p| p.line(&self.sources)).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl Problem {
+    pub(crate) fn new(place: &Place, path: &KeyPath, message: impl Into<String>) -> Self {
+        Problem { place: place.clone(), path: path.clone(), message: message.into(), help: None }
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The problem in one line.
+    fn line(&self, sources: &Sources) -> String {
+        let mut line = sources.name(&self.place);
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&self.headline());
+        if let Some(help) = &self.help {
+            line.push_str(&format!(" ({help})"));
+        }
+        line
+    }
+
+    /// The path and the message in one.
+    fn headline(&self) -> String {
+        let path = self.path.to_string();
+        if path.is_empty() { self.message.clone() } else { format!("{path}: {}", self.message) }
+    }
+}
+
+/// One problem in miette's terms.
+#[derive(Debug)]
+struct Shown {
+    headline: String,
+    help: Option<String>,
+    excerpt: Option<(Excerpt, SourceSpan)>,
+}
+
+impl Shown {
+    fn new(problem: &Problem, sources: &Sources) -> Self {
+        let excerpt = sources.excerpt(&problem.place);
+        let place = sources.name(&problem.place);
+        Shown {
+            headline: if excerpt.is_some() || place.is_empty() {
+                problem.headline()
+            } else {
+                format!("{place}: {}", problem.headline())
+            },
+            help: problem.help.clone(),
+            excerpt,
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.headline)
+    }
+}
+
+impl std::error::Error for Shown {}
+
+impl Diagnostic for Shown {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.excerpt.as_ref().map(|(e, _)| e as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let (_, span) = self.excerpt.as_ref()?;
+        let label = LabeledSpan::new_primary_with_span(Some("here".to_owned()), *span);
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+use super::*;
+
+#[test]
+fn columns_count_characters() {
+    let mut sources = Sources::default();
+    let source = sources.add("x.conf".to_owned(), "a = 1\nb { \"ü\" = 1, wrong = 2 }\n");
+    let place = Place::File { source, line: 2, column: 14 };
+    let report = Report::new(sources, vec![Problem::new(&place, &KeyPath::default().key("b"), "no").help("so")]);
+    assert_eq!(report.to_string(), "x.conf:2:14: b: no (so)");
+    let shown = report.render(false);
+    assert!(shown.contains("[x.conf:2:14]"), "{shown}");
+    assert!(shown.contains("help: so"), "{shown}");
+}

@@ -1,0 +1,149 @@
+//! Reading one file and the files it includes: its values for the HOCON library to merge and
+//! resolve, and its places for the errors.
+//!
+//! The library's syntax tree (`hocon::parser`) is not part of its stable interface; everything that
+//! uses it is here, in `marks` and in `syntax`.
+
+use std::path::{Path, PathBuf};
+
+use hocon::parser::AstNode;
+use hocon::{Config, ParseOptions};
+
+use super::diagnostics::Problem;
+use super::marks::{Marker, Marks};
+use super::sources::Sources;
+use super::syntax::{SyntaxError, parse, plain};
+use super::tree::{KeyPath, Place};
+
+/// How many files may include one another in a chain.
+const INCLUDE_DEPTH_MAX: usize = 16;
+
+/// A file that is being read.
+pub(crate) struct OpenFile {
+    pub(crate) source: usize,
+    /// Where its includes are looked for; `None` for a text that is not a file.
+    folder: Option<PathBuf>,
+    depth: usize,
+}
+
+/// Reads documents into one set of marks, collecting what is wrong with them.
+pub(crate) struct Reader<'r> {
+    pub(crate) sources: &'r mut Sources,
+    pub(crate) problems: &'r mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// Reads a file's text. `None` when it has errors, which are then in `problems`.
+    pub(crate) fn document(&mut self, path: &Path, text: &str, marks: &mut Marks) -> Option<Config> {
+        let problems_before = self.problems.len();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let folder = path.parent().map(Path::to_path_buf);
+        let file =
+            OpenFile { source: self.sources.add(path.display().to_string(), text), folder: folder.clone(), depth: 0 };
+        self.mark(text, &file, marks, &[]);
+        if self.problems.len() > problems_before {
+            return None;
+        }
+        let mut options = ParseOptions::defaults().with_resolve_substitutions(false);
+        if let Some(folder) = folder {
+            options = options.with_base_dir(folder);
+        }
+        match hocon::parse_string_with_options(text, options) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                self.syntax_error(&file, text, &error.into());
+                None
+            }
+        }
+    }
+
+    /// Follows an include, writing the included file's keys into the block that includes it.
+    pub(crate) fn include(&mut self, node: &AstNode, from: &OpenFile, owner: &mut Marks, path: &[String]) {
+        let AstNode::Include { path: name, required, is_file, pos } = node else {
+            return;
+        };
+        let place = Place::File { source: from.source, line: pos.line, column: pos.col };
+        if from.depth >= INCLUDE_DEPTH_MAX {
+            self.problem(&place, "files include one another in a circle, or too deep");
+            return;
+        }
+        // The library resolves `file(…)` against the working directory, the plain form against the
+        // including file. Without an extension it takes all three kinds, the last winning.
+        let base = match &from.folder {
+            Some(folder) if !is_file => folder.clone(),
+            _ => PathBuf::new(),
+        };
+        let whole = base.join(name);
+        let candidates = if whole.extension().is_some() {
+            vec![whole]
+        } else {
+            ["properties", "json", "conf"].map(|extension| whole.with_extension(extension)).to_vec()
+        };
+        let present: Vec<_> = candidates.into_iter().filter(|c| c.exists()).collect();
+        if present.is_empty() && *required {
+            self.problem(&place, format!("the included file \"{name}\" does not exist"));
+        } else if present.is_empty() && *is_file {
+            // The language would skip it silently, which is what happens to everybody who expects
+            // the path to be relative to the file it is written in.
+            let help = format!("write include \"{name}\" for a path relative to this file");
+            self.problems.push(
+                Problem::new(
+                    &place,
+                    &KeyPath::default(),
+                    format!("\"{name}\" does not exist in the working directory, where file(…) looks"),
+                )
+                .help(help),
+            );
+        }
+        for candidate in present {
+            self.included(&candidate, &place, from.depth + 1, owner, path);
+        }
+    }
+
+    fn included(&mut self, file: &Path, place: &Place, depth: usize, owner: &mut Marks, path: &[String]) {
+        match std::fs::read_to_string(file) {
+            // Properties files have their own syntax; their keys stand where the include stands.
+            Ok(_) if file.extension().is_some_and(|e| e == "properties") => {}
+            Ok(text) => {
+                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                let opened = OpenFile {
+                    source: self.sources.add(file.display().to_string(), text),
+                    folder: file.parent().map(Path::to_path_buf),
+                    depth,
+                };
+                self.mark(text, &opened, owner, path);
+            }
+            Err(error) => self.problem(place, format!("cannot read the included file {}: {error}", file.display())),
+        }
+    }
+
+    fn mark(&mut self, text: &str, file: &OpenFile, owner: &mut Marks, path: &[String]) {
+        match parse(text, path.len()) {
+            Ok(AstNode::Object { fields, .. }) => Marker { file, reader: self }.object(&fields, owner, path),
+            Ok(_) => {
+                let message = "the file is a list; a configuration is a block of keys";
+                self.syntax_error(file, text, &SyntaxError::new(message, 1, 1));
+            }
+            Err(error) => self.syntax_error(file, text, &error),
+        }
+    }
+
+    fn syntax_error(&mut self, file: &OpenFile, text: &str, error: &SyntaxError) {
+        let (line, column) = match error.line {
+            0 => (text.lines().count().max(1), 1),
+            line => (line, error.column.max(1)),
+        };
+        // The library's message may quote the text.
+        let message = if self.sources.hides_on_line(file.source, line, text) {
+            "syntax error in a line that holds a secret; is the value in quotes?".to_owned()
+        } else {
+            plain(&error.message)
+        };
+        let place = Place::File { source: file.source, line, column };
+        self.problem(&place, message);
+    }
+
+    fn problem(&mut self, place: &Place, message: impl Into<String>) {
+        self.problems.push(Problem::new(place, &KeyPath::default(), message));
+    }
+}

@@ -1,0 +1,223 @@
+//! Typed reading of a block that has been checked against its schema.
+//!
+//! A value that the check refused reads as absent: its error has been reported, and the rest of the
+//! configuration is still read so that its errors are too.
+
+use std::time::Duration;
+
+use super::leaf::Leaf;
+use super::schema::{Block, Kind};
+use super::tree::{KeyPath, Node, Place};
+
+/// A block and its path; of a block that is absent every key is.
+pub(crate) struct Fields<'a> {
+    node: Option<&'a Node>,
+    block: &'static Block,
+    pub(crate) path: KeyPath,
+    /// Where the block, or the nearest block above it, was written.
+    pub(crate) place: Place,
+}
+
+/// A block whose keys depend on one word, which is `tag`.
+pub(crate) struct Variant<'a> {
+    pub(crate) tag: &'static str,
+    pub(crate) fields: Fields<'a>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn root(node: &'a Node, block: &'static Block) -> Self {
+        Fields { node: Some(node), block, path: KeyPath::default(), place: node.key_place.clone() }
+    }
+
+    fn get(&self, name: &str) -> (Option<&'a Node>, &'static Kind) {
+        let key = self.block.key(name).expect("only keys of the block's own schema are read");
+        let node = self
+            .node
+            .and_then(Node::object)
+            .and_then(|fields| fields.get(name))
+            .filter(|node| !node.is_null() || matches!(key.kind, Kind::Scalar));
+        (node, &key.kind)
+    }
+
+    fn leaf(&self, name: &str) -> Option<Leaf> {
+        let (node, kind) = self.get(name);
+        Leaf::read(node?, kind).ok()
+    }
+
+    /// Whether the key is given, well or badly.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.get(name).0.is_some()
+    }
+
+    /// Where a key's value was written; where the block was, if the key is absent.
+    pub(crate) fn place_of(&self, name: &str) -> &Place {
+        self.get(name).0.map_or(&self.place, |node| &node.place)
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        match self.leaf(name)? {
+            Leaf::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A string in which empty means absent.
+    pub(crate) fn text_if_any(&self, name: &str) -> Option<String> {
+        self.text(name).filter(|text| !text.is_empty())
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
+        match self.leaf(name)? {
+            Leaf::Flag(flag) => Some(flag),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn count(&self, name: &str) -> Option<u64> {
+        match self.leaf(name)? {
+            Leaf::Count(count) => Some(count),
+            _ => None,
+        }
+    }
+
+    /// A count whose schema keeps it within 16 bits.
+    pub(crate) fn port(&self, name: &str) -> Option<u16> {
+        self.count(name).and_then(|port| u16::try_from(port).ok())
+    }
+
+    /// A count whose schema keeps it within 32 bits.
+    pub(crate) fn count_u32(&self, name: &str) -> Option<u32> {
+        self.count(name).and_then(|count| u32::try_from(count).ok())
+    }
+
+    pub(crate) fn ratio(&self, name: &str) -> Option<f64> {
+        match self.leaf(name)? {
+            Leaf::Ratio(ratio) => Some(ratio),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn time(&self, name: &str) -> Option<Duration> {
+        match self.leaf(name)? {
+            Leaf::Time(time) => Some(time),
+            _ => None,
+        }
+    }
+
+    /// A size in bytes.
+    pub(crate) fn size(&self, name: &str) -> Option<u64> {
+        match self.leaf(name)? {
+            Leaf::Size(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// The printed spelling of a choice.
+    pub(crate) fn word(&self, name: &str) -> Option<&'static str> {
+        match self.leaf(name)? {
+            Leaf::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// The node of a `Scalar` key.
+    pub(crate) fn scalar(&self, name: &str) -> Option<&'a Node> {
+        self.get(name).0.filter(|node| node.scalar().is_some())
+    }
+
+    /// A block, which reads as empty where it is absent.
+    pub(crate) fn block(&self, name: &str) -> Fields<'a> {
+        let (node, kind) = self.get(name);
+        let block = match kind {
+            Kind::Block(block) => block,
+            Kind::Beside { tag, variants } => {
+                let word = self.get(tag).0.and_then(Node::scalar).map(|s| &s.raw);
+                variants
+                    .iter()
+                    .find(|(name, _)| word.is_some_and(|word| word == name))
+                    .map_or(variants[0].1, |(_, block)| *block)
+            }
+            _ => unreachable!("{name} is a block in its schema"),
+        };
+        self.inner(node, block, self.path.key(name))
+    }
+
+    /// The entries of a map of blocks with variants, by name. One of no known variant is left out.
+    pub(crate) fn variants_by_name(&self, name: &str) -> Vec<(&'a str, Variant<'a>)> {
+        let (node, kind) = self.get(name);
+        let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
+        let path = self.path.key(name);
+        node.and_then(Node::object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, node)| Some((name.as_str(), self.variant(node, kind, path.key(name))?)))
+            .collect()
+    }
+
+    /// The items of a list of blocks with variants. One of no known variant is left out.
+    pub(crate) fn variants(&self, name: &str) -> Vec<Variant<'a>> {
+        let (node, kind) = self.get(name);
+        let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
+        let path = self.path.key(name);
+        let items = node.and_then(Node::items).unwrap_or_default();
+        items.into_iter().enumerate().filter_map(|(i, node)| self.variant(node, kind, path.index(i))).collect()
+    }
+
+    /// The items of a list of blocks.
+    pub(crate) fn blocks(&self, name: &str) -> Vec<Fields<'a>> {
+        let (node, kind) = self.get(name);
+        let Kind::List(Kind::Block(block)) = kind else { unreachable!("{name} is a list of blocks in its schema") };
+        let path = self.path.key(name);
+        let items = node.and_then(Node::items).unwrap_or_default();
+        items.into_iter().enumerate().map(|(i, node)| self.inner(Some(node), block, path.index(i))).collect()
+    }
+
+    /// The names in a map, of entries good and bad.
+    pub(crate) fn names(&self, name: &str) -> Vec<&'a str> {
+        self.get(name).0.and_then(Node::object).into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// How many items a list has, read or not.
+    pub(crate) fn item_count(&self, name: &str) -> usize {
+        self.get(name).0.and_then(Node::items).map_or(0, |items| items.len())
+    }
+
+    /// The strings of a list.
+    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        let (node, kind) = self.get(name);
+        let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
+        let items = node.and_then(Node::items).unwrap_or_default();
+        items
+            .into_iter()
+            .filter_map(|item| match Leaf::read(item, kind) {
+                Ok(Leaf::Text(text)) => Some(text),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The strings of a map, by name.
+    pub(crate) fn texts_by_name(&self, name: &str) -> Vec<(String, String)> {
+        let (node, kind) = self.get(name);
+        let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
+        node.and_then(Node::object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, node)| match Leaf::read(node, kind) {
+                Ok(Leaf::Text(text)) => Some((name.clone(), text)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn variant(&self, node: &'a Node, kind: &'static Kind, path: KeyPath) -> Option<Variant<'a>> {
+        let Kind::Tagged(tagged) = kind else { unreachable!("{path} has variants in its schema") };
+        let word = &node.object()?.get(tagged.tag)?.scalar()?.raw;
+        let (tag, block) = tagged.variant(word)?;
+        Some(Variant { tag, fields: self.inner(Some(node), block, path) })
+    }
+
+    fn inner(&self, node: Option<&'a Node>, block: &'static Block, path: KeyPath) -> Fields<'a> {
+        Fields { node, block, path, place: node.map_or(&self.place, |node| &node.key_place).clone() }
+    }
+}

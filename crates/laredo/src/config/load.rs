@@ -1,0 +1,129 @@
+//! Putting a configuration together from its layers: files, folders, variables and arguments.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::check::check;
+use super::diagnostics::{Problem, Report};
+use super::layers::Merging;
+use super::overrides::Override;
+use super::schema::Schema;
+use super::sources::Sources;
+use super::tree::{KeyPath, Node, Place};
+
+/// The stack of the thread that reads; only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
+
+/// The layers of a configuration. Later ones win: the file, `*.conf` of the configuration folder and
+/// then of the init folder by name, `LAREDO_…` variables, and settings in the order they were given.
+#[derive(Clone)]
+pub struct Loader {
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) file: Option<PathBuf>,
+    pub(super) conf_dir: Option<PathBuf>,
+    pub(super) init_dir: Option<PathBuf>,
+    pub(super) settings: Vec<Result<Override, Problem>>,
+}
+
+impl Loader {
+    /// A loader that sees these environment variables and no others.
+    pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        Loader {
+            environment: environment.into_iter().collect(),
+            file: None,
+            conf_dir: None,
+            init_dir: None,
+            settings: Vec::new(),
+        }
+    }
+
+    /// A loader that sees the process's environment, without variables that are not UTF-8.
+    pub fn from_process() -> Self {
+        Loader::new(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+    }
+
+    /// Names the configuration file (`--config`), over the one that `LAREDO_CONFIG` names.
+    pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
+    }
+
+    /// Names the configuration folder (`--conf-dir`). A named folder must exist; the default one,
+    /// `/etc/laredo/conf.d`, need not.
+    pub fn conf_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.conf_dir = Some(folder.into());
+        self
+    }
+
+    /// Names the init folder (`--init-dir`). A named folder must exist; the default one,
+    /// `/docker-entrypoint-init.d`, need not.
+    pub fn init_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.init_dir = Some(folder.into());
+        self
+    }
+
+    /// Adds the `key=value` of a `--set`. What is wrong with it is reported when loading.
+    pub fn set(mut self, assignment: &str) -> Self {
+        self.settings.push(Override::parse(assignment));
+        self
+    }
+
+    /// Adds a key that is set by a flag of its own, such as `--health-port`; errors name the flag.
+    pub fn flag(mut self, flag: &str, key: &str, value: impl Into<String>) -> Self {
+        self.settings.push(Ok(Override {
+            path: key.split('.').map(str::to_owned).collect(),
+            value: value.into(),
+            place: Place::Argument(flag.to_owned()),
+        }));
+        self
+    }
+
+    /// Reads and merges the layers, checks them against a schema, and hands the tree to `read`,
+    /// which adds the problems that no schema sees. Errors keep nothing from being read on, so that
+    /// one report has them all.
+    pub(crate) fn load<T: Send>(
+        &self,
+        schema: &'static Schema,
+        read: impl FnOnce(&Node, &mut Vec<Problem>) -> T + Send,
+    ) -> Result<T, Report> {
+        // Merging and resolving recurse; within the limits on documents this stack is enough.
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("configuration".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, || self.load_here(schema, read))
+                .map_err(|error| {
+                    let message = format!("cannot start a thread to read the configuration: {error}");
+                    let problem = Problem::new(&Place::Nowhere, &KeyPath::default(), message);
+                    Report::new(Sources::default(), vec![problem])
+                })?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn load_here<T>(&self, schema: &Schema, read: impl FnOnce(&Node, &mut Vec<Problem>) -> T) -> Result<T, Report> {
+        let mut merging = Merging::new();
+        let tree = merging.tree(self, schema);
+        let Merging { sources, mut problems, .. } = merging;
+        let value = tree.map(|tree| {
+            check(schema, &tree, &mut problems);
+            read(&tree, &mut problems)
+        });
+        match value {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => {
+                problems.sort_by_key(|problem| order(&problem.place));
+                Err(Report::new(sources, problems))
+            }
+        }
+    }
+}
+
+/// Problems are told file by file and from the top; those without a file come last.
+fn order(place: &Place) -> (usize, usize, usize) {
+    match place {
+        Place::File { source, line, column } => (*source, *line, *column),
+        _ => (usize::MAX, 0, 0),
+    }
+}

@@ -1,0 +1,152 @@
+//! Where each key was last written: the shape of the configuration without its values.
+//!
+//! The HOCON library gives values without positions, and syntax trees with positions but without
+//! merging. `Marks` follows the merging closely enough to say where a value came from; where it
+//! cannot know (a value that arrived through a substitution) there is no mark, and the nearest key
+//! above it stands in.
+
+use std::collections::BTreeMap;
+
+use hocon::parser::{AstField, AstNode};
+
+use super::document::{OpenFile, Reader};
+use super::tree::Place;
+
+/// The places of one key, of its value, and of everything inside.
+#[derive(Debug, Clone)]
+pub(crate) struct Marks {
+    pub(crate) key_place: Place,
+    pub(crate) place: Place,
+    pub(crate) children: BTreeMap<String, Marks>,
+    pub(crate) items: Vec<Marks>,
+}
+
+impl Marks {
+    pub(crate) fn new(place: Place) -> Marks {
+        Marks { key_place: place.clone(), place, children: BTreeMap::new(), items: Vec::new() }
+    }
+
+    /// Marks one key as written at `place`, whole, by something that is not a file.
+    pub(crate) fn set(&mut self, path: &[String], place: &Place) {
+        let mut marks = self;
+        for key in path {
+            marks = marks.child(key, place);
+        }
+        marks.place = place.clone();
+    }
+
+    /// Enters a key of a block, which a scalar or list that stood there before no longer is.
+    fn child(&mut self, key: &str, key_place: &Place) -> &mut Marks {
+        self.items.clear();
+        let child = self.children.entry(key.to_owned()).or_insert_with(|| Marks::new(key_place.clone()));
+        child.key_place = key_place.clone();
+        child
+    }
+}
+
+/// Writes one file's fields into the marks, in the order in which HOCON merges them. The reader
+/// follows the file's includes.
+pub(crate) struct Marker<'a, 'r> {
+    pub(crate) file: &'a OpenFile,
+    pub(crate) reader: &'a mut Reader<'r>,
+}
+
+impl Marker<'_, '_> {
+    pub(crate) fn object(&mut self, fields: &[AstField], owner: &mut Marks, path: &[String]) {
+        for field in fields {
+            if field.key.is_empty() {
+                self.reader.include(&field.value, self.file, owner, path);
+                continue;
+            }
+            let key_place = self.place(&field.pos);
+            let mut full = path.to_vec();
+            let mut marks = &mut *owner;
+            for key in &field.key {
+                marks = marks.child(key, &key_place);
+                full.push(key.clone());
+            }
+            marks.place = key_place;
+            if field.append {
+                let item = self.item(&field.value, &full);
+                marks.items.push(item);
+            } else {
+                self.value(&field.value, marks, &full);
+            }
+        }
+    }
+
+    fn value(&mut self, value: &AstNode, marks: &mut Marks, path: &[String]) {
+        match value {
+            AstNode::Object { fields, .. } => {
+                marks.items.clear();
+                self.object(fields, marks, path);
+            }
+            AstNode::Array { items, .. } => {
+                marks.children.clear();
+                marks.place = self.value_place(value);
+                marks.items = items.iter().map(|item| self.item(item, path)).collect();
+            }
+            AstNode::Concat { nodes, .. } => {
+                marks.place = self.value_place(value);
+                self.concatenation(nodes, marks, path);
+            }
+            AstNode::Scalar { pos, .. } => {
+                marks.children.clear();
+                marks.items.clear();
+                marks.place = self.place(pos);
+            }
+            // What a substitution brings may merge with what stands here, so its marks stay.
+            AstNode::Substitution { pos, .. } => marks.place = self.place(pos),
+            AstNode::Include { .. } => {}
+        }
+    }
+
+    fn item(&mut self, item: &AstNode, path: &[String]) -> Marks {
+        let mut marks = Marks::new(self.value_place(item));
+        self.value(item, &mut marks, path);
+        marks
+    }
+
+    fn concatenation(&mut self, nodes: &[AstNode], marks: &mut Marks, path: &[String]) {
+        let mut counted = true;
+        for (i, node) in nodes.iter().enumerate() {
+            match node {
+                AstNode::Object { fields, .. } => self.object(fields, marks, path),
+                AstNode::Array { items, .. } => {
+                    if i == 0 {
+                        marks.items.clear();
+                    }
+                    if counted {
+                        let items: Vec<_> = items.iter().map(|item| self.item(item, path)).collect();
+                        marks.items.extend(items);
+                    }
+                }
+                // `a = ${a} [x]` appends to what is known; any other list has a length we do not see.
+                AstNode::Substitution { segments, .. } => {
+                    let own = segments.iter().map(|s| &s.text).eq(path.iter());
+                    if !own {
+                        counted = false;
+                        marks.items.clear();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn place(&self, pos: &hocon::parser::Pos) -> Place {
+        Place::File { source: self.file.source, line: pos.line, column: pos.col }
+    }
+
+    fn value_place(&self, value: &AstNode) -> Place {
+        match value {
+            // These two stand where their inside begins.
+            AstNode::Object { pos, .. } => self.reader.sources.bracket(self.place(pos), '{'),
+            AstNode::Array { pos, .. } => self.reader.sources.bracket(self.place(pos), '['),
+            AstNode::Scalar { pos, .. }
+            | AstNode::Concat { pos, .. }
+            | AstNode::Substitution { pos, .. }
+            | AstNode::Include { pos, .. } => self.place(pos),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Configuration: from files, variables and arguments to checked values.
+//!
+//! ```text
+//! files, variables, arguments ──load──▶ tree with places ──check──▶ problems
+//!                                             └──read (server)──▶ ServerConfig
+//! ```
+//!
+//! [`Loader`] merges the layers; a program's schema says which keys there are; the program's reader
+//! makes typed values and finds what no schema sees. Everything wrong comes at once, in a [`Report`].
+
+mod check;
+mod credentials;
+mod diagnostics;
+mod document;
+mod fields;
+mod layers;
+mod leaf;
+mod load;
+mod marks;
+mod nearest;
+mod overrides;
+mod schema;
+mod secret;
+pub mod server;
+mod sources;
+mod syntax;
+mod tree;
+mod value;
+mod variables;
+mod write;
+
+pub use credentials::Credentials;
+pub use diagnostics::Report;
+pub use load::Loader;
+pub use secret::{MASK, Secret};
+pub use server::ServerConfig;

@@ -1,0 +1,132 @@
+//! Single keys set outside the files: by `LAREDO_…` variables, `--set` and other flags.
+
+use hocon::{Config, HoconValue};
+
+use super::diagnostics::Problem;
+use super::syntax::DEPTH_MAX;
+use super::tree::{KeyPath, Node, Place, Value};
+use super::value::value_document;
+
+/// One key, its new value as it was given, and who gave it.
+#[derive(Clone)]
+pub(crate) struct Override {
+    pub(crate) path: Vec<String>,
+    pub(crate) value: String,
+    pub(crate) place: Place,
+}
+
+impl Override {
+    /// Reads the `key=value` of a `--set`. Keys may be quoted: `sources."a.b".connection=…`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, when there is no `=` or no key.
+    pub(crate) fn parse(assignment: &str) -> Result<Override, Problem> {
+        let mut path = vec![String::new()];
+        let mut quoted = false;
+        let mut chars = assignment.char_indices();
+        let equals = chars.find_map(|(i, c)| {
+            match c {
+                '"' => quoted = !quoted,
+                '=' if !quoted => return Some(i),
+                '.' if !quoted => path.push(String::new()),
+                c => path.last_mut().expect("a path has a first key").push(c),
+            }
+            None
+        });
+        let trimmed: Vec<_> = path.iter().map(|key| key.trim().to_owned()).collect();
+        match equals {
+            Some(_) if path.len() > DEPTH_MAX => Err(Problem::new(
+                &Place::Argument("--set".to_owned()),
+                &KeyPath::default(),
+                format!("keys nest at most {DEPTH_MAX} levels deep"),
+            )),
+            Some(equals) if trimmed.iter().all(|key| !key.is_empty()) => Ok(Override {
+                value: assignment[equals + 1..].trim().to_owned(),
+                place: Place::Argument(format!("--set {}", assignment[..equals].trim())),
+                path: trimmed,
+            }),
+            _ => Err(Problem::new(
+                &Place::Argument("--set".to_owned()),
+                &KeyPath::default(),
+                "expected key=value, as in --set grpc.port=4001",
+            )),
+        }
+    }
+
+    /// Whether the path reaches into a list, which only a resolved configuration has.
+    pub(crate) fn reaches_into_list(&self) -> bool {
+        self.path.iter().any(|key| key.parse::<usize>().is_ok())
+    }
+
+    /// The override as a layer of configuration to merge.
+    pub(crate) fn layer(&self) -> Result<Config, Problem> {
+        value_document(&self.path, &self.text()).map_err(|error| self.problem(error))
+    }
+
+    /// Sets the key in a resolved tree, for a path with an index: `tables.0.targets.0.grpc.port`.
+    pub(crate) fn apply(&self, root: &mut Node) -> Result<(), Problem> {
+        let key = "value".to_owned();
+        let config = value_document(std::slice::from_ref(&key), &self.text()).map_err(|error| self.problem(error))?;
+        let null = HoconValue::Scalar(hocon::ScalarValue::null());
+        let node = Node::join(config.get(&key).unwrap_or(&null), None, &self.place);
+        let slot = self.slot(root)?;
+        *slot = node;
+        Ok(())
+    }
+
+    fn slot<'n>(&self, root: &'n mut Node) -> Result<&'n mut Node, Problem> {
+        let mut node = root;
+        for key in &self.path {
+            if !matches!(node.value, Value::Object(_) | Value::List(_)) {
+                *node = Node::empty(self.place.clone());
+            }
+            node = match &mut node.value {
+                Value::List(items) => {
+                    let count = items.len();
+                    key.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
+                        self.problem(format!("there is no item {key} in a list of {count}; the first item is 0"))
+                    })?
+                }
+                Value::Object(fields) => fields.entry(key.clone()).or_insert_with(|| Node::empty(self.place.clone())),
+                Value::Scalar(_) | Value::Unresolved => {
+                    unreachable!("what is neither a block nor a list was replaced above")
+                }
+            };
+        }
+        Ok(node)
+    }
+
+    /// The value as HOCON: lists, blocks and quoted strings as they are, numbers and the like bare,
+    /// everything else as a string, so that a connection string needs no quotes.
+    fn text(&self) -> String {
+        let value = self.value.trim();
+        let bare = matches!(value, "true" | "false" | "null")
+            || (value.parse::<f64>().is_ok_and(f64::is_finite)
+                && value.starts_with(|c: char| c == '-' || c.is_ascii_digit()));
+        if bare || value.starts_with(['[', '{', '"']) {
+            value.to_owned()
+        } else {
+            serde_json::Value::from(value).to_string()
+        }
+    }
+
+    fn problem(&self, message: impl Into<String>) -> Problem {
+        Problem::new(&self.place, &KeyPath::from_keys(&self.path), message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Override;
+
+    #[test]
+    fn an_assignment_is_split_at_its_first_unquoted_equals_sign() {
+        let set = Override::parse("sources.\"a.b=c\".connection = host=h password=p").expect("valid");
+        assert_eq!(set.path, ["sources", "a.b=c", "connection"]);
+        assert_eq!(set.value, "host=h password=p");
+        for wrong in ["", "=", "grpc.port", "=5", "a..b=1", ".a=1", "\"a=1"] {
+            assert!(Override::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a configuration may hold, as data: the keys of each block, the kind of each value.
+//!
+//! One table serves the check for unknown keys and wrong types, the names of environment variables
+//! and the typed reading (`fields`). A second program needs a second table and nothing else here.
+
+use std::time::Duration;
+
+/// A whole configuration.
+pub(crate) struct Schema {
+    pub(crate) root: &'static Block,
+    /// Keys that are known from elsewhere and have no meaning here: name and the sentence to say.
+    pub(crate) refused: &'static [(&'static str, &'static str)],
+    /// The variable that names the configuration file.
+    pub(crate) file_variable: &'static str,
+    /// Beginnings of `LAREDO_` variables that are for somebody else.
+    pub(crate) foreign_variables: &'static [&'static str],
+}
+
+/// The keys of one `{ … }`.
+pub(crate) struct Block {
+    pub(crate) keys: &'static [Key],
+}
+
+/// One key of a block.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) required: bool,
+}
+
+/// The kind of a value.
+pub(crate) enum Kind {
+    /// A string for which `accepts` holds; `expected` says in words what that is.
+    Text {
+        accepts: fn(&str) -> bool,
+        expected: &'static str,
+    },
+    /// A string that no message shows.
+    Secret,
+    Flag,
+    /// A whole number within a range.
+    Count {
+        min: u64,
+        max: u64,
+    },
+    /// Any number within a range.
+    Ratio {
+        min: f64,
+        max: f64,
+    },
+    /// A duration with a unit: `200ms`, `5m`.
+    Time {
+        min: Duration,
+        max: Duration,
+    },
+    /// A size in bytes: `512k`, `32MiB`.
+    Size {
+        min: u64,
+        max: u64,
+    },
+    /// One of some words, each with its other spellings.
+    Choice(&'static [&'static [&'static str]]),
+    /// Any string, number, boolean or null.
+    Scalar,
+    /// A block with known keys.
+    Block(&'static Block),
+    /// A block whose keys are names that the user chooses.
+    Map(&'static Kind),
+    List(&'static Kind),
+    /// A block whose other keys depend on the word under `tag`.
+    Tagged(&'static Tagged),
+    /// A block whose keys depend on the word under another key of the same block.
+    Beside {
+        tag: &'static str,
+        variants: &'static [(&'static str, &'static Block)],
+    },
+    /// A key of another program or a later version; the sentence says why it is refused.
+    Refused(&'static str),
+}
+
+/// The variants of a block.
+pub(crate) struct Tagged {
+    /// The key that chooses: `type`. Each variant's block has it too, as a `Choice`.
+    pub(crate) tag: &'static str,
+    /// What the block describes, for messages: "source type".
+    pub(crate) what: &'static str,
+    /// The words of each variant, the first being the one that is printed, and its block.
+    pub(crate) variants: &'static [(&'static [&'static str], &'static Block)],
+}
+
+impl Schema {
+    /// The paths of all keys with a value, `*` standing for names that the user chooses.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        collect(&Kind::Block(self.root), "", &mut keys);
+        keys.dedup();
+        keys
+    }
+}
+
+fn collect(kind: &Kind, path: &str, keys: &mut Vec<String>) {
+    match kind {
+        Kind::Refused(_) => {}
+        Kind::List(kind) => collect(kind, path, keys),
+        Kind::Map(kind) => collect(kind, &format!("{path}.*"), keys),
+        _ => {
+            let blocks = kind.blocks();
+            if blocks.is_empty() {
+                keys.push(path.trim_start_matches('.').to_owned());
+            }
+            for key in blocks.into_iter().flat_map(|block| block.keys) {
+                collect(&key.kind, &format!("{path}.{}", key.name), keys);
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// The blocks that a value of this kind may be.
+    pub(crate) fn blocks(&self) -> Vec<&'static Block> {
+        match self {
+            Kind::Block(block) => vec![*block],
+            Kind::Tagged(tagged) => tagged.variants.iter().map(|(_, block)| *block).collect(),
+            Kind::Beside { variants, .. } => variants.iter().map(|(_, block)| *block).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Key {
+    pub(crate) const fn new(name: &'static str, kind: Kind) -> Key {
+        Key { name, kind, required: false }
+    }
+
+    pub(crate) const fn required(name: &'static str, kind: Kind) -> Key {
+        Key { name, kind, required: true }
+    }
+}
+
+impl Block {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.keys.iter().filter(|key| !matches!(key.kind, Kind::Refused(_))).map(|key| key.name)
+    }
+}
+
+impl Tagged {
+    /// The variant that a word chooses: its printed name and its block.
+    pub(crate) fn variant(&self, word: &str) -> Option<(&'static str, &'static Block)> {
+        self.variants.iter().find(|(words, _)| words.contains(&word)).map(|(words, block)| (words[0], *block))
+    }
+
+    /// All words, for messages.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.variants.iter().flat_map(|(words, _)| words.iter().copied())
+    }
+}
+
+/// A string that says something.
+pub(crate) const TEXT: Kind =
+    Kind::Text { accepts: |text| !text.trim().is_empty(), expected: "a string that is not empty" };
+
+/// A string in which empty means absent.
+pub(crate) const TEXT_OR_EMPTY: Kind = Kind::Text { accepts: |_| true, expected: "a string" };
+
+/// A path of an HTTP endpoint.
+pub(crate) const URL_PATH: Kind = Kind::Text {
+    accepts: |text| text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !"?#{}*".contains(c)),
+    expected: "a path that begins with / and has no ?, #, *, braces or spaces",
+};
+
+/// A TCP port; 0 takes any free one.
+pub(crate) const PORT: Kind = Kind::Count { min: 0, max: u16::MAX as u64 };
+
+/// A whole number from 1.
+pub(crate) const AT_LEAST_ONE: Kind = Kind::Count { min: 1, max: i64::MAX as u64 };
+
+/// Ten years are for ever, and no sum of such times overflows.
+pub(crate) const AGE: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(3650 * 86_400) };

@@ -1,0 +1,138 @@
+//! Secrets: values that are never printed, and the masking of text that may hold one.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// What is printed in place of a secret.
+pub const MASK: &str = "****";
+
+/// A string that no message, log or dump shows. Its `Debug` is a mask, and it has no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a value out of sight.
+    pub fn new(value: impl Into<String>) -> Self {
+        Secret(value.into())
+    }
+
+    /// The value itself, for the one place that uses it. Not to be logged.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The value as a connection string with its passwords masked, in both of libpq's forms:
+    /// `postgresql://user:****@host/db` and `host=db user=u password=****`. Anything that has
+    /// neither form is masked whole.
+    pub fn masked_connection(&self) -> String {
+        static URL: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*postgres(?:ql)?://"));
+        static PAIRS: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*[a-z_]+\s*="));
+        static USER_INFO: LazyLock<Regex> = LazyLock::new(|| regex(r"(://[^:@/?]*):.*@"));
+        static PARAMETER: LazyLock<Regex> = LazyLock::new(|| regex(r"(password=)[^&]*"));
+        static PAIR: LazyLock<Regex> =
+            LazyLock::new(|| regex(r"(?s)(password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])*)"));
+
+        if URL.is_match(&self.0) {
+            let masked = USER_INFO.replace(&self.0, format!("$1:{MASK}@"));
+            PARAMETER.replace_all(&masked, format!("$1{MASK}")).into_owned()
+        } else if PAIRS.is_match(&self.0) {
+            PAIR.replace_all(&self.0, format!("$1{MASK}")).into_owned()
+        } else {
+            MASK.to_owned()
+        }
+    }
+}
+
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the pattern is a literal that the tests compile")
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({MASK})")
+    }
+}
+
+/// Masks what may be secret in a piece of configuration, one `*` for each character so that columns
+/// stay: the values of keys with a secret's name, the passwords of URLs, and `password=` anywhere.
+///
+/// It reads the text, not the syntax tree, because it must work for text that has none: a file with a
+/// syntax error, or a connection string under a mistyped key. It rather masks too much.
+pub(crate) fn mask_text(text: &str) -> String {
+    static KEY: LazyLock<Regex> = LazyLock::new(|| regex(r#"([A-Za-z_][A-Za-z0-9_-]*)"?\s*(?:\+?=|:)"#));
+    static URL: LazyLock<Regex> = LazyLock::new(|| regex(r#"://[^\s"':@/]*:([^\s"']+)@"#));
+
+    let mut hidden = vec![false; text.len()];
+    for found in URL.captures_iter(text) {
+        if let Some(password) = found.get(1) {
+            hidden[password.range()].fill(true);
+        }
+    }
+    for found in KEY.captures_iter(text) {
+        if let (Some(all), Some(key)) = (found.get(0), found.get(1))
+            && is_secret_name(key.as_str())
+        {
+            hide_value(text, all.end(), &mut hidden);
+        }
+    }
+    text.char_indices().map(|(i, c)| if hidden[i] && c != '\n' { '*' } else { c }).collect()
+}
+
+/// Whether a key's name, or a slip of it, says that its value is secret.
+fn is_secret_name(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["passw", "secret", "token", "connection", "dsn"].iter().any(|part| key.contains(part))
+        || strsim::damerau_levenshtein(&key, "connection") <= 3
+        || strsim::damerau_levenshtein(&key, "password") <= 2
+}
+
+/// Marks the value that begins at `start` as hidden: strings and bare words up to the end of the
+/// value, be it a list or block, but not the names of substitutions.
+fn hide_value(text: &str, start: usize, hidden: &mut [bool]) {
+    let mut at = start;
+    let mut depth = 0_usize;
+    while let Some(c) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let end = match c {
+            '\n' | ',' | '}' | ']' if depth == 0 => return,
+            _ if c.is_whitespace() || "[{]},".contains(c) => {
+                match c {
+                    '[' | '{' => depth += 1,
+                    ']' | '}' => depth -= 1,
+                    _ => {}
+                }
+                at += c.len_utf8();
+                continue;
+            }
+            '$' if rest.starts_with("${") => {
+                at += rest.find('}').map_or(rest.len(), |i| i + 1);
+                continue;
+            }
+            '"' if rest.starts_with("\"\"\"") => rest[3..].find("\"\"\"").map_or(rest.len(), |i| i + 6),
+            '"' | '\'' => quoted_end(rest, c),
+            _ => c.len_utf8(),
+        };
+        hidden[at..at + end].fill(true);
+        at += end;
+    }
+}
+
+/// The length of the quoted string that `rest` begins with: to its closing quote or the line's end.
+fn quoted_end(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (i, c) in rest.char_indices().skip(1) {
+        match c {
+            '\n' => return i,
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if c == quote => return i + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! The fan-out target: what is kept for clients, and how they are served.
+
+use std::time::Duration;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::leaf::show_time;
+use super::super::schema::{AT_LEAST_ONE, Block, Key, Kind, PORT, Tagged};
+use super::super::write;
+use super::Known;
+use super::filters::{self, Filter};
+use super::journal::{self, JournalConfig};
+use super::keeping::{self, ArchiveConfig, SnapshotConfig};
+use super::transforms::{self, Transform};
+
+/// A `replication-fanout` target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FanoutConfig {
+    /// The changes that are kept for clients to resume from.
+    pub journal: JournalConfig,
+    /// The snapshots that are kept for a restart, if any.
+    pub snapshot: Option<SnapshotConfig>,
+    /// Where clients connect.
+    pub grpc: FanoutGrpc,
+    /// How far a live client may be behind.
+    pub client_buffer: ClientBuffer,
+    /// How often an idle client hears from the server. Default 5 s.
+    pub heartbeat_interval: Duration,
+    /// The archive that the server writes, if any.
+    pub archive: Option<ArchiveConfig>,
+    /// Rows must pass all of these.
+    pub filters: Vec<Filter>,
+    /// What is done to rows, in order.
+    pub transforms: Vec<Transform>,
+}
+
+/// Where the clients of one table connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanoutGrpc {
+    /// The TCP port, 0 being any free one. Default 4002. Tables, and the control service, may share one.
+    pub port: u16,
+    /// The most clients at once; `None`, the default, is without limit.
+    pub max_clients: Option<u32>,
+}
+
+/// The bound on how far a live client may be behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientBuffer {
+    /// Entries behind the head (`max_size`). Default 50 000.
+    pub max_entries: u64,
+    /// What happens beyond them.
+    pub policy: BufferPolicy,
+}
+
+/// What happens to a client that is too far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferPolicy {
+    /// It is disconnected, and resumes. The default.
+    DropDisconnect,
+    /// The source is read no faster than the slowest client for a while, and then it is disconnected.
+    SlowDown,
+}
+
+/// The schema of an item of `targets`.
+pub(super) static TARGET: Tagged =
+    Tagged { tag: "type", what: "target type", variants: &[(&["replication-fanout"], &FANOUT)] };
+
+static FANOUT: Block = Block {
+    keys: &[
+        Key::required("type", Kind::Choice(&[&["replication-fanout"]])),
+        Key::new("journal", Kind::Block(&journal::JOURNAL)),
+        Key::new("snapshot", Kind::Block(&keeping::SNAPSHOT)),
+        Key::new("grpc", Kind::Block(&GRPC)),
+        Key::new("max_clients", MAX_CLIENTS),
+        Key::new("client_buffer", Kind::Block(&CLIENT_BUFFER)),
+        Key::new("heartbeat_interval", HEARTBEAT),
+        Key::new("archive", Kind::Block(&keeping::ARCHIVE)),
+        Key::new("filters", filters::FILTERS),
+        Key::new("transforms", transforms::TRANSFORMS),
+    ],
+};
+
+static GRPC: Block = Block { keys: &[Key::new("port", PORT), Key::new("max_clients", MAX_CLIENTS)] };
+
+static CLIENT_BUFFER: Block = Block {
+    keys: &[
+        Key::new("max_size", AT_LEAST_ONE),
+        Key::new("policy", Kind::Choice(&[&["drop_disconnect"], &["slow_down"]])),
+    ],
+};
+
+const MAX_CLIENTS: Kind = Kind::Count { min: 1, max: u32::MAX as u64 };
+const HEARTBEAT: Kind = Kind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3600) };
+
+impl FanoutConfig {
+    pub(super) fn read(fields: &Fields, table: &str, known: &Known, problems: &mut Vec<Problem>) -> Self {
+        let journal = JournalConfig::read(&fields.block("journal"), known, problems);
+        FanoutConfig {
+            journal,
+            snapshot: fields.has("snapshot").then(|| SnapshotConfig::read(&fields.block("snapshot"), known, problems)),
+            grpc: FanoutGrpc::read(fields, known.fanout_port, problems),
+            client_buffer: ClientBuffer::read(&fields.block("client_buffer")),
+            heartbeat_interval: fields.time("heartbeat_interval").unwrap_or(Duration::from_secs(5)),
+            archive: fields
+                .has("archive")
+                .then(|| ArchiveConfig::read(&fields.block("archive"), table, known, problems)),
+            filters: Filter::read_all(fields, problems),
+            transforms: Transform::read_all(fields, problems),
+        }
+    }
+
+    /// What stands in for a target that could not be read.
+    pub(super) fn with_defaults(port: u16) -> Self {
+        FanoutConfig {
+            journal: JournalConfig::default(),
+            snapshot: None,
+            grpc: FanoutGrpc { port, max_clients: None },
+            client_buffer: ClientBuffer::default(),
+            heartbeat_interval: Duration::from_secs(5),
+            archive: None,
+            filters: Vec::new(),
+            transforms: Vec::new(),
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("type", "replication-fanout");
+        out.block("journal", |out| self.journal.write(out));
+        if let Some(snapshot) = &self.snapshot {
+            out.block("snapshot", |out| snapshot.write(out));
+        }
+        out.block("grpc", |out| {
+            out.put("port", self.grpc.port);
+            out.put_if("max_clients", self.grpc.max_clients);
+        });
+        out.block("client_buffer", |out| {
+            out.put("max_size", self.client_buffer.max_entries);
+            out.put(
+                "policy",
+                match self.client_buffer.policy {
+                    BufferPolicy::DropDisconnect => "drop_disconnect",
+                    BufferPolicy::SlowDown => "slow_down",
+                },
+            );
+        });
+        out.put("heartbeat_interval", show_time(self.heartbeat_interval));
+        if let Some(archive) = &self.archive {
+            out.block("archive", |out| archive.write(out));
+        }
+        if !self.filters.is_empty() {
+            out.blocks("filters", &self.filters, |filter, out| filter.write(out));
+        }
+        if !self.transforms.is_empty() {
+            out.blocks("transforms", &self.transforms, |transform, out| {
+                transform.write(out);
+            });
+        }
+    }
+}
+
+impl FanoutGrpc {
+    /// The limit may stand in the target or in its `grpc` block, but not in both and differ.
+    fn read(target: &Fields, port: u16, problems: &mut Vec<Problem>) -> Self {
+        let grpc = target.block("grpc");
+        let outer = target.count_u32("max_clients");
+        let inner = grpc.count_u32("max_clients");
+        if let (Some(outer), Some(inner)) = (outer, inner)
+            && outer != inner
+        {
+            problems.push(Problem::new(
+                target.place_of("max_clients"),
+                &target.path.key("max_clients"),
+                format!("is {outer}, but grpc.max_clients is {inner}; write one of them"),
+            ));
+        }
+        FanoutGrpc { port: grpc.port("port").unwrap_or(port), max_clients: inner.or(outer) }
+    }
+}
+
+impl Default for ClientBuffer {
+    fn default() -> Self {
+        ClientBuffer { max_entries: 50_000, policy: BufferPolicy::DropDisconnect }
+    }
+}
+
+impl ClientBuffer {
+    fn read(fields: &Fields) -> Self {
+        let default = ClientBuffer::default();
+        ClientBuffer {
+            max_entries: fields.count("max_size").unwrap_or(default.max_entries),
+            policy: match fields.word("policy") {
+                Some("slow_down") => BufferPolicy::SlowDown,
+                _ => default.policy,
+            },
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The configuration of `laredo-server`.
+
+mod fanout;
+mod filters;
+mod journal;
+mod keeping;
+mod observability;
+mod refused;
+mod services;
+mod source;
+mod store;
+mod table;
+mod transforms;
+
+use std::collections::BTreeMap;
+
+pub use fanout::{BufferPolicy, ClientBuffer, FanoutConfig, FanoutGrpc};
+pub use filters::{Filter, FilterValue, Pattern};
+pub use journal::{JournalConfig, JournalStore};
+pub use keeping::{ArchiveConfig, ArchiveFormat, SnapshotConfig, SnapshotRetention, SnapshotSerializer};
+pub use observability::{LogLevel, LogType, LoggingConfig, MetricsConfig, ObservabilityConfig};
+pub use services::{GrpcConfig, HealthConfig, TlsConfig};
+pub use source::{PublicationConfig, ReconnectConfig, SlotConfig, SourceConfig};
+pub use store::Store;
+pub use table::TableConfig;
+pub use transforms::Transform;
+
+use super::credentials::{CREDENTIALS, Credentials};
+use super::diagnostics::{Problem, Report};
+use super::fields::Fields;
+use super::load::Loader;
+use super::schema::{Block, Key, Kind, PORT, Schema};
+use super::tree::Node;
+use super::write;
+
+/// Everything `laredo-server` is told, checked: references exist, values are in range, defaults are
+/// filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerConfig {
+    /// The sources, by the name that tables use; at least one.
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// The tables, in the order they are written; at least one, no two alike.
+    pub tables: Vec<TableConfig>,
+    /// The control port, and TLS for every gRPC port.
+    pub grpc: GrpcConfig,
+    /// The health endpoints.
+    pub health: HealthConfig,
+    /// Metrics and logs.
+    pub observability: ObservabilityConfig,
+    /// The profiles that object stores name.
+    pub credentials: BTreeMap<String, Credentials>,
+}
+
+/// Where clients are served unless a table says otherwise.
+const FANOUT_PORT_DEFAULT: u16 = 4002;
+
+static SCHEMA: Schema = Schema {
+    root: &ROOT,
+    refused: refused::KEYS,
+    file_variable: "LAREDO_CONFIG",
+    foreign_variables: &["SNAPSHOTTER_"],
+};
+
+static ROOT: Block = Block {
+    keys: &[
+        Key::required("sources", source::SOURCES),
+        Key::required("tables", Kind::List(&Kind::Block(&table::TABLE))),
+        Key::new("fanout", Kind::Block(&FANOUT)),
+        Key::new("grpc", Kind::Block(&services::GRPC)),
+        Key::new("health", Kind::Block(&services::HEALTH)),
+        Key::new("observability", Kind::Block(&observability::OBSERVABILITY)),
+        Key::new("credentials", CREDENTIALS),
+        Key::new(
+            "snapshot",
+            Kind::Refused(
+                "snapshots of the whole server have no meaning in this version; \
+                 write the snapshot block inside the target",
+            ),
+        ),
+    ],
+};
+
+static FANOUT: Block = Block { keys: &[Key::new("grpc", Kind::Block(&FANOUT_GRPC))] };
+
+static FANOUT_GRPC: Block = Block { keys: &[Key::new("port", PORT)] };
+
+impl ServerConfig {
+    /// Loads, merges and checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, at once.
+    pub fn load(loader: &Loader) -> Result<Self, Report> {
+        loader.load(&SCHEMA, Self::read)
+    }
+
+    /// The paths of all keys, `*` standing for the names that a user chooses and list items without
+    /// their number: `sources.*.connection`, `tables.targets.grpc.port`.
+    pub fn keys() -> Vec<String> {
+        SCHEMA.keys()
+    }
+
+    /// The effective configuration as HOCON that loads to the same again, but for the passwords of
+    /// connections, which are masked.
+    pub fn to_hocon(&self) -> String {
+        let mut out = write::Block::default();
+        out.block("sources", |out| {
+            for (name, source) in &self.sources {
+                out.block(name, |out| source.write(out));
+            }
+        });
+        out.blocks("tables", &self.tables, |table, out| table.write(out));
+        out.block("grpc", |out| self.grpc.write(out));
+        out.block("health", |out| self.health.write(out));
+        out.block("observability", |out| self.observability.write(out));
+        if !self.credentials.is_empty() {
+            out.block("credentials", |out| {
+                for (name, profile) in &self.credentials {
+                    out.block(name, |out| profile.write(out));
+                }
+            });
+        }
+        out.into_document()
+    }
+
+    fn read(root: &Node, problems: &mut Vec<Problem>) -> ServerConfig {
+        let root = Fields::root(root, &ROOT);
+        let fanout_port = root.block("fanout").block("grpc").port("port").unwrap_or(FANOUT_PORT_DEFAULT);
+        let sources = source::read_all(&root, problems);
+        let credentials = read_credentials(&root, problems);
+        let known = Known { sources: root.names("sources"), credentials: root.names("credentials"), fanout_port };
+        let config = ServerConfig {
+            sources,
+            tables: table::read_all(&root, &known, problems),
+            grpc: GrpcConfig::read(&root.block("grpc"), problems),
+            health: HealthConfig::read(&root.block("health"), problems),
+            observability: ObservabilityConfig::read(&root.block("observability")),
+            credentials,
+        };
+        config.check_ports(&root, problems);
+        config
+    }
+
+    /// gRPC and HTTP cannot share a port; a gRPC port may serve both control and clients.
+    fn check_ports(&self, root: &Fields, problems: &mut Vec<Problem>) {
+        let grpc = root.block("grpc");
+        let mut taken = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
+        for (i, (table, fields)) in self.tables.iter().zip(root.blocks("tables")).enumerate() {
+            let of = format!("tables[{i}].targets[0].grpc.port");
+            taken.push((table.fanout.grpc.port, of, fields.place_of("targets").clone()));
+        }
+        let health = (root.block("health"), "http_port", self.health.http_port);
+        let metrics = root.block("observability").block("metrics");
+        let metrics = (metrics, "port", self.observability.metrics.port);
+        for (fields, key, port) in [health, metrics] {
+            let path = fields.path.key(key);
+            let twin = taken.iter().find(|(other, ..)| *other == port && port != 0);
+            if let Some((_, of, place_of_twin)) = twin {
+                // The one that was written down is the one to change.
+                let written = fields.has(key);
+                let place = if written { fields.place_of(key) } else { place_of_twin };
+                let message = format!("port {port} is taken by {of}; give each its own");
+                problems.push(Problem::new(place, &path, message));
+            }
+            taken.push((port, path.to_string(), fields.place_of(key).clone()));
+        }
+    }
+}
+
+/// What the parts of a configuration may refer to.
+struct Known<'a> {
+    sources: Vec<&'a str>,
+    credentials: Vec<&'a str>,
+    fanout_port: u16,
+}
+
+fn read_credentials(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, Credentials> {
+    let names = root.names("credentials");
+    root.variants_by_name("credentials")
+        .into_iter()
+        .map(|(name, profile)| {
+            let credentials = Credentials::read(&profile);
+            if let Credentials::AssumeRole { base: Some(base), .. } = &credentials {
+                if base == name {
+                    problems.push(Problem::new(
+                        profile.fields.place_of("base"),
+                        &profile.fields.path.key("base"),
+                        "a profile cannot be its own base",
+                    ));
+                } else {
+                    dangling(&profile.fields, "base", base, &names, "credentials profile", problems);
+                }
+            }
+            (name.to_owned(), credentials)
+        })
+        .collect()
+}
+
+/// Reports a reference to something that does not exist.
+fn dangling(fields: &Fields, key: &str, name: &str, known: &[&str], what: &str, problems: &mut Vec<Problem>) {
+    if known.contains(&name) {
+        return;
+    }
+    let message = format!("there is no {what} named \"{name}\"");
+    let problem = Problem::new(fields.place_of(key), &fields.path.key(key), message);
+    let help = match super::nearest::nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => format!("no {what} is configured"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    problems.push(problem.help(help));
+}

@@ -1,0 +1,128 @@
+//! Metrics and logs.
+
+use super::super::fields::Fields;
+use super::super::schema::{Block, Key, Kind, PORT, URL_PATH};
+use super::super::write::{self, text};
+
+/// Metrics and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservabilityConfig {
+    /// The metrics endpoint, in Prometheus' format.
+    pub metrics: MetricsConfig,
+    /// The log.
+    pub logging: LoggingConfig,
+}
+
+/// The metrics endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// The TCP port, 0 being any free one. Default 9090.
+    pub port: u16,
+    /// Default `/metrics`.
+    pub path: String,
+}
+
+/// The log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggingConfig {
+    /// How a line looks (`type`).
+    pub log_type: LogType,
+    /// The least level that is written.
+    pub level: LogLevel,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogType {
+    /// One JSON object a line. The default.
+    Structured,
+    /// For people.
+    Text,
+}
+
+/// A log level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// What a developer asks for.
+    Debug,
+    /// What an operator wants to know. The default.
+    Info,
+    /// What may need attention.
+    Warn,
+    /// What does.
+    Error,
+}
+
+/// The schema of `observability`.
+pub(super) static OBSERVABILITY: Block =
+    Block { keys: &[Key::new("metrics", Kind::Block(&METRICS)), Key::new("logging", Kind::Block(&LOGGING))] };
+
+static METRICS: Block = Block {
+    keys: &[Key::new("type", Kind::Choice(&[&["prometheus"]])), Key::new("port", PORT), Key::new("path", URL_PATH)],
+};
+
+static LOGGING: Block = Block {
+    keys: &[
+        Key::new("type", Kind::Choice(&[&["structured"], &["text"]])),
+        Key::new("level", Kind::Choice(&[&["trace"], &["debug"], &["info"], &["warn"], &["error"]])),
+    ],
+};
+
+impl ObservabilityConfig {
+    pub(super) fn read(fields: &Fields) -> Self {
+        let metrics = fields.block("metrics");
+        let logging = fields.block("logging");
+        ObservabilityConfig {
+            metrics: MetricsConfig {
+                port: metrics.port("port").unwrap_or(9090),
+                path: metrics.text("path").unwrap_or_else(|| "/metrics".to_owned()),
+            },
+            logging: LoggingConfig {
+                log_type: match logging.word("type") {
+                    Some("text") => LogType::Text,
+                    _ => LogType::Structured,
+                },
+                level: match logging.word("level") {
+                    Some("trace") => LogLevel::Trace,
+                    Some("debug") => LogLevel::Debug,
+                    Some("warn") => LogLevel::Warn,
+                    Some("error") => LogLevel::Error,
+                    _ => LogLevel::Info,
+                },
+            },
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.block("metrics", |out| {
+            out.put("type", "prometheus");
+            out.put("port", self.metrics.port);
+            out.put("path", text(&self.metrics.path));
+        });
+        out.block("logging", |out| {
+            out.put(
+                "type",
+                match self.logging.log_type {
+                    LogType::Structured => "structured",
+                    LogType::Text => "text",
+                },
+            );
+            out.put("level", self.logging.level.name());
+        });
+    }
+}
+
+impl LogLevel {
+    /// The level as it is written in configurations and in `tracing`'s filters.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Trace => "trace",
+            LogLevel::Debug => "debug",
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Keys of other implementations that have no meaning here, and what to do instead.
+
+/// Name and sentence, wherever in the configuration the key stands.
+pub(super) const KEYS: &[(&str, &str)] = &[
+    (
+        "always_baseline",
+        "has no meaning in this version: a copy is taken whenever the position it could resume from is lost; \
+         slot_mode = ephemeral takes one at every start",
+    ),
+    (
+        "buffer",
+        "has no meaning in this version: the journal holds what clients have yet to read; see client_buffer and journal",
+    ),
+    (
+        "error_handling",
+        "has no meaning in this version: a change is never skipped, and an error stops its table until it is mended",
+    ),
+    ("ttl", "has no meaning in this version: rows do not expire"),
+    ("validation", "has no meaning in this version: rows are passed on as the source has them"),
+    ("lookup_fields", "has no meaning in this version: clients declare the indexes they look up by"),
+    ("additional_indexes", "has no meaning in this version: clients declare their indexes"),
+];

@@ -1,0 +1,125 @@
+//! The server's own endpoints: control and health.
+
+use std::path::PathBuf;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::schema::{Block, Key, Kind, PORT, TEXT_OR_EMPTY, URL_PATH};
+use super::super::write::{self, text};
+
+/// The control port, and TLS for every gRPC port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcConfig {
+    /// The TCP port, 0 being any free one. Default 4001.
+    pub port: u16,
+    /// TLS for this port and the clients' ports; `None` where it is not enabled.
+    pub tls: Option<TlsConfig>,
+}
+
+/// A server's side of TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate chain, PEM.
+    pub cert_path: PathBuf,
+    /// The private key, PEM.
+    pub key_path: PathBuf,
+    /// The authorities whose client certificates are asked for and accepted, PEM; if absent, none is
+    /// asked for.
+    pub client_ca_path: Option<PathBuf>,
+}
+
+/// The health endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// The TCP port, 0 being any free one. Default 8080.
+    pub http_port: u16,
+    /// Ready to serve. Default `/health/ready`.
+    pub readiness_path: String,
+    /// Alive. Default `/health/live`.
+    pub liveness_path: String,
+}
+
+/// The schema of `grpc`.
+pub(super) static GRPC: Block = Block { keys: &[Key::new("port", PORT), Key::new("tls", Kind::Block(&TLS))] };
+
+static TLS: Block = Block {
+    keys: &[
+        Key::new("enabled", Kind::Flag),
+        Key::new("cert_path", TEXT_OR_EMPTY),
+        Key::new("key_path", TEXT_OR_EMPTY),
+        Key::new("client_ca_path", TEXT_OR_EMPTY),
+    ],
+};
+
+/// The schema of `health`.
+pub(super) static HEALTH: Block = Block {
+    keys: &[Key::new("http_port", PORT), Key::new("readiness_path", URL_PATH), Key::new("liveness_path", URL_PATH)],
+};
+
+impl GrpcConfig {
+    pub(super) fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let tls = fields.block("tls");
+        let enabled = tls.flag("enabled").unwrap_or(false);
+        GrpcConfig { port: fields.port("port").unwrap_or(4001), tls: enabled.then(|| TlsConfig::read(&tls, problems)) }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("port", self.port);
+        out.block("tls", |out| {
+            out.put("enabled", self.tls.is_some());
+            if let Some(tls) = &self.tls {
+                let path = |path: &PathBuf| text(&path.to_string_lossy());
+                out.put("cert_path", path(&tls.cert_path));
+                out.put("key_path", path(&tls.key_path));
+                out.put_if("client_ca_path", tls.client_ca_path.as_ref().map(path));
+            }
+        });
+    }
+}
+
+impl TlsConfig {
+    fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let mut required = |key: &str| {
+            let path = fields.text_if_any(key);
+            if path.is_none() {
+                problems.push(Problem::new(
+                    fields.place_of("enabled"),
+                    &fields.path.key(key),
+                    "is required with enabled = true",
+                ));
+            }
+            PathBuf::from(path.unwrap_or_default())
+        };
+        TlsConfig {
+            cert_path: required("cert_path"),
+            key_path: required("key_path"),
+            client_ca_path: fields.text_if_any("client_ca_path").map(PathBuf::from),
+        }
+    }
+}
+
+impl HealthConfig {
+    pub(super) fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let path = |key: &str, default: &str| fields.text(key).unwrap_or_else(|| default.to_owned());
+        let config = HealthConfig {
+            http_port: fields.port("http_port").unwrap_or(8080),
+            readiness_path: path("readiness_path", "/health/ready"),
+            liveness_path: path("liveness_path", "/health/live"),
+        };
+        if config.readiness_path == config.liveness_path {
+            let key = if fields.has("readiness_path") { "readiness_path" } else { "liveness_path" };
+            problems.push(Problem::new(
+                fields.place_of(key),
+                &fields.path.key(key),
+                "readiness and liveness have the same path; a server that is not ready would be restarted",
+            ));
+        }
+        config
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("http_port", self.http_port);
+        out.put("readiness_path", text(&self.readiness_path));
+        out.put("liveness_path", text(&self.liveness_path));
+    }
+}

@@ -1,0 +1,251 @@
+//! Sources: where rows come from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::leaf::show_time;
+use super::super::schema::{Block, Key, Kind, Tagged};
+use super::super::secret::Secret;
+use super::super::write::{self, text};
+
+/// A PostgreSQL database that is followed through one replication slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceConfig {
+    /// libpq's connection string, as a URL or as key=value pairs.
+    pub connection: Secret,
+    /// The replication slot.
+    pub slot: SlotConfig,
+    /// The publication.
+    pub publication: PublicationConfig,
+    /// What happens when the connection is lost.
+    pub reconnect: ReconnectConfig,
+}
+
+/// The kind of replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotConfig {
+    /// A permanent slot: PostgreSQL keeps WAL while the server is away, and a restart resumes.
+    Stateful {
+        /// The slot's name.
+        slot_name: String,
+    },
+    /// A temporary slot, and a full copy at each start.
+    Ephemeral {
+        /// The slot's name; if absent, a name is made from the source's and something unique to the
+        /// process.
+        slot_name: Option<String>,
+    },
+}
+
+/// The publication that is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationConfig {
+    /// Its name. Default `{slot_name}_pub`, or `laredo_{source}_pub` where no slot is named.
+    pub name: String,
+    /// Whether to create it where it does not exist, and to add tables that it lacks. Default false.
+    pub create: bool,
+}
+
+/// How a lost connection is sought again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReconnectConfig {
+    /// After how many failures in a row the source gives up; `None`, the default, is never.
+    pub max_attempts: Option<u32>,
+    /// The wait after the first failure. Default 1 s.
+    pub initial_backoff: Duration,
+    /// The longest wait. Default 60 s.
+    pub max_backoff: Duration,
+    /// By how much each wait is longer than the one before. Default 2.
+    pub backoff_multiplier: f64,
+}
+
+/// The schema of `sources { NAME { … } }`.
+pub(super) const SOURCES: Kind = Kind::Map(&Kind::Tagged(&SOURCE));
+
+static SOURCE: Tagged = Tagged { tag: "type", what: "source type", variants: &[(&["postgresql", "pg"], &POSTGRESQL)] };
+
+static POSTGRESQL: Block = Block {
+    keys: &[
+        Key::required("type", Kind::Choice(&[&["postgresql", "pg"]])),
+        Key::required("connection", Kind::Secret),
+        Key::new("slot_mode", Kind::Choice(&[&["ephemeral"], &["stateful"]])),
+        Key::new("slot_name", SLOT_NAME),
+        Key::new("publication", Kind::Block(&PUBLICATION)),
+        Key::new("reconnect", Kind::Block(&RECONNECT)),
+    ],
+};
+
+static PUBLICATION: Block = Block {
+    keys: &[
+        Key::new("name", IDENTIFIER),
+        Key::new("create", Kind::Flag),
+        Key::new(
+            "publish",
+            Kind::Refused(
+                "is refused: laredo publishes inserts, updates, deletes and truncates alike, because a copy \
+                 that is not told of one of them is wrong",
+            ),
+        ),
+        Key::new(
+            "tables",
+            Kind::Refused(
+                "is refused: a publication whose row filter or column list lacks a column of the replica \
+                 identity makes PostgreSQL fail your own UPDATE and DELETE; filter in the target instead \
+                 (filters, transforms)",
+            ),
+        ),
+    ],
+};
+
+static RECONNECT: Block = Block {
+    keys: &[
+        Key::new("max_attempts", Kind::Count { min: 1, max: u32::MAX as u64 }),
+        Key::new("initial_backoff", BACKOFF),
+        Key::new("max_backoff", BACKOFF),
+        Key::new("backoff_multiplier", Kind::Ratio { min: 1.0, max: 100.0 }),
+    ],
+};
+
+const BACKOFF: Kind = Kind::Time { min: Duration::from_millis(10), max: Duration::from_secs(3600) };
+
+/// PostgreSQL's own rule for the names of slots.
+const SLOT_NAME: Kind = Kind::Text {
+    accepts: |name| {
+        (1..=NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    },
+    expected: "a slot name: lower-case letters, digits and underscores, at most 63",
+};
+
+const IDENTIFIER: Kind = Kind::Text {
+    accepts: |name| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0'),
+    expected: "a PostgreSQL name of at most 63 bytes",
+};
+
+/// Longer names PostgreSQL cuts off.
+const NAME_BYTES_MAX: usize = 63;
+
+pub(super) fn read_all(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, SourceConfig> {
+    if root.has("sources") && root.names("sources").is_empty() {
+        problems.push(Problem::new(
+            root.place_of("sources"),
+            &root.path.key("sources"),
+            "there is no source; describe at least one database",
+        ));
+    }
+    root.variants_by_name("sources")
+        .into_iter()
+        .map(|(name, source)| {
+            let fields = &source.fields;
+            if !is_name(name) {
+                problems.push(Problem::new(
+                    &fields.place,
+                    &fields.path,
+                    "a source's name has letters, digits, underscores and hyphens, at most 63",
+                ));
+            }
+            (name.to_owned(), SourceConfig::read(name, fields, problems))
+        })
+        .collect()
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+impl SourceConfig {
+    fn read(source: &str, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let slot_name = fields.text("slot_name");
+        let slot = match fields.word("slot_mode") {
+            Some("stateful") => {
+                if !fields.has("slot_name") {
+                    problems.push(Problem::new(
+                        fields.place_of("slot_mode"),
+                        &fields.path.key("slot_name"),
+                        "is required with slot_mode = stateful: the slot must be found again",
+                    ));
+                }
+                SlotConfig::Stateful { slot_name: slot_name.clone().unwrap_or_default() }
+            }
+            _ => SlotConfig::Ephemeral { slot_name: slot_name.clone() },
+        };
+        SourceConfig {
+            connection: Secret::new(fields.text("connection").unwrap_or_default()),
+            publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
+            reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),
+            slot,
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("type", "postgresql");
+        out.put("connection", text(&self.connection.masked_connection()));
+        match &self.slot {
+            SlotConfig::Stateful { slot_name } => {
+                out.put("slot_mode", "stateful");
+                out.put("slot_name", text(slot_name));
+            }
+            SlotConfig::Ephemeral { slot_name } => {
+                out.put("slot_mode", "ephemeral");
+                out.put_if("slot_name", slot_name.as_deref().map(text));
+            }
+        }
+        out.block("publication", |out| {
+            out.put("name", text(&self.publication.name));
+            out.put("create", self.publication.create);
+        });
+        out.block("reconnect", |out| {
+            out.put_if("max_attempts", self.reconnect.max_attempts);
+            out.put("initial_backoff", show_time(self.reconnect.initial_backoff));
+            out.put("max_backoff", show_time(self.reconnect.max_backoff));
+            out.put("backoff_multiplier", self.reconnect.backoff_multiplier);
+        });
+    }
+}
+
+impl PublicationConfig {
+    fn read(source: &str, slot_name: Option<&str>, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let base = match slot_name {
+            Some(slot_name) => slot_name.to_owned(),
+            None => format!("laredo_{source}"),
+        };
+        let name = fields.text("name").unwrap_or(format!("{base}_pub"));
+        if name.len() > NAME_BYTES_MAX {
+            problems.push(Problem::new(
+                &fields.place,
+                &fields.path.key("name"),
+                format!("is required: the default, {name}, is longer than {NAME_BYTES_MAX} bytes"),
+            ));
+        }
+        PublicationConfig { name, create: fields.flag("create").unwrap_or(false) }
+    }
+}
+
+impl ReconnectConfig {
+    fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+        let initial = fields.time("initial_backoff");
+        let longest = fields.time("max_backoff");
+        let config = ReconnectConfig {
+            max_attempts: fields.count_u32("max_attempts"),
+            initial_backoff: initial.unwrap_or(Duration::from_secs(1)),
+            max_backoff: longest.unwrap_or(Duration::from_secs(60)),
+            backoff_multiplier: fields.ratio("backoff_multiplier").unwrap_or(2.0),
+        };
+        if config.initial_backoff > config.max_backoff {
+            let key = if longest.is_some() { "max_backoff" } else { "initial_backoff" };
+            problems.push(Problem::new(
+                fields.place_of(key),
+                &fields.path.key(key),
+                format!(
+                    "initial_backoff, {}, is longer than max_backoff, {}",
+                    show_time(config.initial_backoff),
+                    show_time(config.max_backoff)
+                ),
+            ));
+        }
+        config
+    }
+}

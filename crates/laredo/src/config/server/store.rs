@@ -1,0 +1,92 @@
+//! Where something durable is kept.
+
+use std::path::PathBuf;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::schema::{Block, Key, TEXT, TEXT_OR_EMPTY};
+use super::super::write::{self, text};
+use super::{Known, dangling};
+
+/// A place for files: `store` and the `store_config` beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// A folder.
+    Local {
+        /// The folder's path.
+        path: PathBuf,
+    },
+    /// A bucket.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// What every key in it begins with; empty by default.
+        prefix: String,
+        /// The bucket's region; if absent, what the environment says.
+        region: Option<String>,
+        /// The credentials profile; if absent, the SDK's default chain.
+        credentials: Option<String>,
+    },
+}
+
+/// The `store_config` of a local store.
+pub(super) static LOCAL: Block = Block { keys: &[Key::required("path", TEXT)] };
+
+/// The `store_config` of an S3 store.
+pub(super) static S3: Block = Block {
+    keys: &[
+        Key::required("bucket", TEXT),
+        Key::new("prefix", TEXT_OR_EMPTY),
+        Key::new("region", TEXT),
+        Key::new("credentials", TEXT),
+    ],
+};
+
+impl Store {
+    /// Reads `store` and `store_config` of a block in which `store` has been given.
+    pub(super) fn read(fields: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Store {
+        if !fields.has("store_config") && fields.word("store").is_some() {
+            problems.push(Problem::new(
+                fields.place_of("store"),
+                &fields.path.key("store_config"),
+                "is required: where the store is",
+            ));
+        }
+        let config = fields.block("store_config");
+        if fields.word("store") == Some("s3") {
+            let credentials = config.text("credentials");
+            if let Some(name) = &credentials {
+                let what = "credentials profile";
+                dangling(&config, "credentials", name, &known.credentials, what, problems);
+            }
+            Store::S3 {
+                bucket: config.text("bucket").unwrap_or_default(),
+                prefix: config.text("prefix").unwrap_or_default(),
+                region: config.text("region"),
+                credentials,
+            }
+        } else {
+            Store::Local { path: config.text("path").unwrap_or_default().into() }
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        match self {
+            Store::Local { path } => {
+                out.put("store", "local");
+                out.block("store_config", |out| {
+                    out.put("path", text(&path.to_string_lossy()));
+                });
+            }
+            Store::S3 { bucket, prefix, region, credentials } => {
+                out.put("store", "s3");
+                out.block("store_config", |out| {
+                    out.put("bucket", text(bucket));
+                    out.put("prefix", text(prefix));
+                    out.put_if("region", region.as_deref().map(text));
+                    out.put_if("credentials", credentials.as_deref().map(text));
+                });
+            }
+        }
+    }
+}

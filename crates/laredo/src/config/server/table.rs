@@ -1,0 +1,132 @@
+//! Tables: what is copied from where, and to whom.
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::schema::{Block, Key, Kind, TEXT};
+use super::super::write::{self, list, text};
+use super::fanout::{FanoutConfig, TARGET};
+use super::transforms::Transform;
+use super::{Known, dangling};
+
+/// A table and the fan-out that serves it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableConfig {
+    /// The name of its source in `sources`.
+    pub source: String,
+    /// Its schema in the database.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The columns by which rows are told apart, where the table has no usable replica identity key.
+    /// Empty: the table's own key.
+    pub key_fields: Vec<String>,
+    /// The fan-out to clients.
+    pub fanout: FanoutConfig,
+}
+
+/// The schema of an item of `tables`.
+pub(super) static TABLE: Block = Block {
+    keys: &[
+        Key::required("source", TEXT),
+        Key::required("schema", TEXT),
+        Key::required("table", TEXT),
+        Key::new("key_fields", Kind::List(&TEXT)),
+        Key::required("targets", Kind::List(&Kind::Tagged(&TARGET))),
+    ],
+};
+
+pub(super) fn read_all(root: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Vec<TableConfig> {
+    let all = root.blocks("tables");
+    if root.has("tables") && all.is_empty() && root.item_count("tables") == 0 {
+        problems.push(Problem::new(
+            root.place_of("tables"),
+            &root.path.key("tables"),
+            "there is no table; name at least one to serve",
+        ));
+    }
+    let mut tables: Vec<TableConfig> = Vec::new();
+    for fields in all {
+        let table = TableConfig::read(&fields, known, problems);
+        // Clients ask by schema and table alone, so those name one table in a server.
+        let twin = tables.iter().position(|t| (&t.schema, &t.table) == (&table.schema, &table.table));
+        if let Some(twin) = twin
+            && !table.table.is_empty()
+        {
+            problems.push(Problem::new(
+                fields.place_of("table"),
+                &fields.path.key("table"),
+                format!(
+                    "{}.{} is served by tables[{twin}] already; clients could not tell them apart",
+                    table.schema, table.table
+                ),
+            ));
+        }
+        tables.push(table);
+    }
+    tables
+}
+
+impl TableConfig {
+    fn read(fields: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Self {
+        let source = fields.text("source").unwrap_or_default();
+        if fields.text("source").is_some() {
+            dangling(fields, "source", &source, &known.sources, "source", problems);
+        }
+        let count = fields.item_count("targets");
+        if fields.has("targets") && count != 1 {
+            problems.push(Problem::new(
+                fields.place_of("targets"),
+                &fields.path.key("targets"),
+                format!("a table has exactly one replication-fanout target, not {count}"),
+            ));
+        }
+        let table = fields.text("table").unwrap_or_default();
+        let targets = fields.variants("targets");
+        let fanout = match targets.first() {
+            Some(target) => FanoutConfig::read(&target.fields, &table, known, problems),
+            // Its absence has been reported.
+            None => FanoutConfig::with_defaults(known.fanout_port),
+        };
+        let config = TableConfig {
+            source,
+            schema: fields.text("schema").unwrap_or_default(),
+            table,
+            key_fields: fields.texts("key_fields"),
+            fanout,
+        };
+        config.check_key(fields, problems);
+        config
+    }
+
+    /// The key must name each column once, and reach the clients.
+    fn check_key(&self, fields: &Fields, problems: &mut Vec<Problem>) {
+        let path = fields.path.key("key_fields");
+        for (i, field) in self.key_fields.iter().enumerate() {
+            if self.key_fields[..i].contains(field) {
+                problems.push(Problem::new(fields.place_of("key_fields"), &path, format!("names {field} twice")));
+            }
+            let dropped = self
+                .fanout
+                .transforms
+                .iter()
+                .any(|transform| matches!(transform, Transform::DropFields { fields } if fields.contains(field)));
+            if dropped {
+                problems.push(Problem::new(
+                    fields.place_of("key_fields"),
+                    &path,
+                    format!("{field} is dropped by a transform; clients need the key"),
+                ));
+            }
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("source", text(&self.source));
+        out.put("schema", text(&self.schema));
+        out.put("table", text(&self.table));
+        if !self.key_fields.is_empty() {
+            out.put("key_fields", list(self.key_fields.iter().map(|f| text(f))));
+        }
+        out.blocks("targets", [&self.fanout], |fanout, out| fanout.write(out));
+    }
+}

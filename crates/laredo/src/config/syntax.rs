@@ -1,0 +1,136 @@
+//! What is checked in a document's syntax before the HOCON library builds anything from it, and the
+//! library's errors in our words.
+
+use hocon::parser::{AstField, AstNode, parse_tokens};
+use hocon::{HoconError, ParseError, Token, TokenKind};
+
+/// How deep keys may nest. Both the library and we recurse by key.
+pub(crate) const DEPTH_MAX: usize = 128;
+/// How many substitutions a file may have.
+const SUBSTITUTIONS_MAX: usize = 1000;
+
+/// Parses a text that is sound enough for the library to go on with.
+pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, SyntaxError> {
+    let tokens = hocon::tokenize(text)?;
+    check_braces(&tokens)?;
+    check_substitutions(&tokens)?;
+    let document = parse_tokens(&tokens)?;
+    if let AstNode::Object { fields, .. } = &document
+        && let Some(error) = too_deep(fields, depth)
+    {
+        return Err(error);
+    }
+    Ok(document)
+}
+
+/// A `}` that closes nothing ends the document for the library, which then drops the rest in silence.
+pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), SyntaxError> {
+    let mut open = Vec::new();
+    for token in tokens {
+        match token.kind {
+            TokenKind::LBrace => open.push(token),
+            TokenKind::RBrace if open.pop().is_none() => {
+                return Err(SyntaxError::new(
+                    "this } closes no block; everything after it would be ignored",
+                    token.line,
+                    token.col,
+                ));
+            }
+            _ => {}
+        }
+    }
+    match open.last() {
+        Some(token) => Err(SyntaxError::new("this { is never closed", token.line, token.col)),
+        None => Ok(()),
+    }
+}
+
+/// One substitution may lead to the next, and the library follows them by recursion.
+fn check_substitutions(tokens: &[Token]) -> Result<(), SyntaxError> {
+    let mut substitutions = tokens.iter().filter(|token| token.kind == TokenKind::Substitution);
+    match substitutions.nth(SUBSTITUTIONS_MAX) {
+        Some(token) => {
+            let message = format!("a file may have at most {SUBSTITUTIONS_MAX} substitutions");
+            Err(SyntaxError::new(message, token.line, token.col))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Finds a key that nests deeper than the recursion over the tree should go.
+fn too_deep(fields: &[AstField], depth: usize) -> Option<SyntaxError> {
+    fields.iter().find_map(|field| {
+        let depth = depth + field.key.len();
+        if depth > DEPTH_MAX {
+            let message = format!("keys nest deeper than {DEPTH_MAX} levels");
+            return Some(SyntaxError::new(&message, field.pos.line, field.pos.col));
+        }
+        value_too_deep(&field.value, depth)
+    })
+}
+
+fn value_too_deep(value: &AstNode, depth: usize) -> Option<SyntaxError> {
+    match value {
+        AstNode::Object { fields, .. } => too_deep(fields, depth),
+        AstNode::Array { items, .. } => items.iter().find_map(|i| value_too_deep(i, depth)),
+        AstNode::Concat { nodes, .. } => nodes.iter().find_map(|n| value_too_deep(n, depth)),
+        AstNode::Substitution { segments, pos, .. } if segments.len() > DEPTH_MAX => {
+            Some(SyntaxError::new("this substitution's path is too long", pos.line, pos.col))
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with a document's syntax, and where in it, from 1; 0 where the library does not say.
+pub(crate) struct SyntaxError {
+    pub(crate) message: String,
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+impl SyntaxError {
+    pub(crate) fn new(message: impl Into<String>, line: usize, column: usize) -> Self {
+        SyntaxError { message: message.into(), line, column }
+    }
+}
+
+impl From<ParseError> for SyntaxError {
+    fn from(error: ParseError) -> Self {
+        SyntaxError::new(error.message, error.line, error.col)
+    }
+}
+
+impl From<HoconError> for SyntaxError {
+    fn from(error: HoconError) -> Self {
+        match error {
+            HoconError::Parse(error) => error.into(),
+            HoconError::Resolve(error) => {
+                SyntaxError::new(format!("{} ({})", error.message, error.path), error.line, error.col)
+            }
+            error => SyntaxError::new(error.to_string(), 0, 0),
+        }
+    }
+}
+
+/// The library's words for tokens, in the words of somebody who writes a configuration.
+pub(crate) fn plain(message: &str) -> String {
+    [
+        ("Equals", "="),
+        ("Colon", ":"),
+        ("RBrace", "}"),
+        ("LBrace", "{"),
+        ("RBracket", "]"),
+        ("LBracket", "["),
+        ("Comma", "a comma"),
+        ("Eof", "the end of the file"),
+        ("QuotedString", "a quoted string"),
+        ("Unquoted", "a word"),
+        ("Substitution", "a substitution"),
+        ("Newline", "the end of the line"),
+    ]
+    .iter()
+    .fold(message.to_owned(), |message, (theirs, ours)| match message.strip_suffix(theirs) {
+        Some(start) if start.ends_with(' ') => format!("{start}{ours}"),
+        _ => message,
+    })
+}

@@ -1,0 +1,178 @@
+//! The merged configuration as a tree in which every value knows where it was written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hocon::{HoconValue, ScalarType, ScalarValue};
+
+use super::marks::Marks;
+
+/// One value, where it stands, and where its key stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    /// Where the value was written; errors about the value point here.
+    pub(crate) place: Place,
+    /// Where the key was written; errors about the key (unknown, missing inside) point here.
+    pub(crate) key_place: Place,
+}
+
+/// What a key can hold.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Object(BTreeMap<String, Node>),
+    List(Vec<Node>),
+    Scalar(ScalarValue),
+    /// A substitution without a value. It has been reported, so nothing else is said about it.
+    Unresolved,
+}
+
+/// Where something was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A file: its index in `Sources`, and line and column from 1, in characters.
+    File { source: usize, line: usize, column: usize },
+    /// An environment variable, by name.
+    Variable(String),
+    /// A command line argument, without its value: `--set grpc.port`.
+    Argument(String),
+    /// Nowhere: what is missing from a configuration without files.
+    Nowhere,
+}
+
+/// The path of a key from the root: `tables[0].targets[0].grpc.port`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct KeyPath(Vec<Step>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Node {
+    /// Joins the resolved values with the places where they were written. A value without a mark of
+    /// its own (it came through a substitution) stands where the nearest key above it stands.
+    pub(crate) fn join(value: &HoconValue, marks: Option<&Marks>, above: &Place) -> Node {
+        let place = marks.map_or(above, |m| &m.place).clone();
+        let key_place = marks.map_or(above, |m| &m.key_place).clone();
+        let value = match value {
+            HoconValue::Object(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|(key, value)| {
+                        let marks = marks.and_then(|m| m.children.get(key));
+                        (key.clone(), Node::join(value, marks, &key_place))
+                    })
+                    .collect(),
+            ),
+            HoconValue::Array(items) => Value::List(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(i, item)| Node::join(item, marks.and_then(|m| m.items.get(i)), &place))
+                    .collect(),
+            ),
+            HoconValue::Scalar(scalar) => Value::Scalar(scalar.clone()),
+            _ => Value::Unresolved,
+        };
+        Node { value, place, key_place }
+    }
+
+    /// A block with nothing in it.
+    pub(crate) fn empty(place: Place) -> Node {
+        Node { value: Value::Object(BTreeMap::new()), key_place: place.clone(), place }
+    }
+
+    pub(crate) fn object(&self) -> Option<&BTreeMap<String, Node>> {
+        match &self.value {
+            Value::Object(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// The items of a list. As HOCON has it, an object whose keys are all numbers is a list too.
+    pub(crate) fn items(&self) -> Option<Vec<&Node>> {
+        match &self.value {
+            Value::List(items) => Some(items.iter().collect()),
+            Value::Object(fields) if !fields.is_empty() => {
+                let mut numbered = fields
+                    .iter()
+                    .map(|(key, node)| key.parse::<u32>().ok().map(|n| (n, node)))
+                    .collect::<Option<Vec<_>>>()?;
+                numbered.sort_by_key(|(n, _)| *n);
+                Some(numbered.into_iter().map(|(_, node)| node).collect())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn scalar(&self) -> Option<&ScalarValue> {
+        match &self.value {
+            Value::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// Whether this is an explicit `null`, which unsets a key.
+    pub(crate) fn is_null(&self) -> bool {
+        self.scalar().is_some_and(|s| s.value_type == ScalarType::Null)
+    }
+
+    /// What stands here, for "found …" in an error. The caller masks it.
+    pub(crate) fn describe(&self) -> String {
+        match &self.value {
+            Value::Object(_) => "a block { … }".to_owned(),
+            Value::List(_) => "a list [ … ]".to_owned(),
+            Value::Unresolved => "a substitution without a value".to_owned(),
+            Value::Scalar(s) if s.value_type == ScalarType::String => {
+                let mut shown: String = s.raw.chars().take(60).collect();
+                if shown.len() < s.raw.len() {
+                    shown.push('…');
+                }
+                format!("\"{shown}\"")
+            }
+            Value::Scalar(s) => s.raw.clone(),
+        }
+    }
+}
+
+impl KeyPath {
+    pub(crate) fn key(&self, key: &str) -> KeyPath {
+        let mut steps = self.0.clone();
+        steps.push(Step::Key(key.to_owned()));
+        KeyPath(steps)
+    }
+
+    pub(crate) fn index(&self, index: usize) -> KeyPath {
+        let mut steps = self.0.clone();
+        steps.push(Step::Index(index));
+        KeyPath(steps)
+    }
+
+    pub(crate) fn from_keys(keys: &[String]) -> KeyPath {
+        KeyPath(keys.iter().cloned().map(Step::Key).collect())
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => {
+                    if i > 0 {
+                        f.write_str(".")?;
+                    }
+                    let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+                    if plain {
+                        f.write_str(key)?;
+                    } else {
+                        write!(f, "{key:?}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

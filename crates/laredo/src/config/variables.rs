@@ -1,0 +1,147 @@
+//! Which key an environment variable sets.
+//!
+//! `LAREDO_SOURCES_PG_MAIN_CONNECTION` is `sources.pg_main.connection`: an underscore may be a dot or
+//! part of a name, so the variable is matched against the schema and the names that the files use.
+
+use super::marks::Marks;
+use super::schema::{Kind, Schema};
+
+/// The prefix of every variable that sets a key.
+pub(crate) const PREFIX: &str = "LAREDO_";
+
+/// Whether a variable is for this program's configuration at all.
+///
+/// Kubernetes gives every pod variables for the services of its namespace; those of a service named
+/// `laredo` or `laredo-server` begin as ours do.
+pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return false;
+    };
+    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let of_service = rest.ends_with("SERVICE_HOST")
+        || rest.contains("SERVICE_PORT")
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
+            ["", "_PROTO", "_PORT", "_ADDR"].iter().any(|end| rest.ends_with(&format!("{protocol}{end}")))
+        })
+        || (address && rest.ends_with("PORT"));
+    name != schema.file_variable
+        && !of_service
+        && !schema.foreign_variables.iter().any(|foreign| rest.starts_with(foreign))
+}
+
+/// The keys that a variable may mean. Where a name that is in use fits, new ones are not considered.
+pub(crate) fn keys(schema: &Schema, variable: &str, marks: &Marks) -> Vec<Vec<String>> {
+    let rest = variable.strip_prefix(PREFIX).unwrap_or(variable);
+    let mut search = Search { found: Vec::new(), path: Vec::new() };
+    search.block(rest, &Kind::Block(schema.root), Some(marks));
+    search.found.sort();
+    search.found.dedup();
+    search.found
+}
+
+/// All variables that set a key of the schema, for "did you mean"; lists by their first item.
+pub(crate) fn names(schema: &Schema, marks: &Marks) -> Vec<String> {
+    let mut names = Vec::new();
+    collect(&Kind::Block(schema.root), Some(marks), "LAREDO", &mut names);
+    names.sort();
+    names.dedup();
+    names
+}
+
+struct Search {
+    found: Vec<Vec<String>>,
+    path: Vec<String>,
+}
+
+impl Search {
+    fn value(&mut self, rest: &str, kind: &Kind, marks: Option<&Marks>) {
+        if rest.is_empty() {
+            self.found.push(self.path.clone());
+        } else {
+            self.block(rest, kind, marks);
+        }
+    }
+
+    /// Takes the next key off the front of what is left of the variable's name.
+    fn block(&mut self, rest: &str, kind: &Kind, marks: Option<&Marks>) {
+        let child = |name: &str| marks.and_then(|m| m.children.get(name));
+        match kind {
+            Kind::Map(kind) => {
+                let before = self.found.len();
+                for (name, marks) in marks.iter().flat_map(|m| &m.children) {
+                    self.step(rest, name, kind, Some(marks));
+                }
+                if self.found.len() == before {
+                    for (i, _) in rest.match_indices('_') {
+                        self.path.push(rest[..i].to_ascii_lowercase());
+                        self.block(&rest[i + 1..], kind, None);
+                        self.path.pop();
+                    }
+                }
+            }
+            Kind::List(kind) => {
+                let digits = rest.split('_').next().unwrap_or_default();
+                if let Ok(index) = digits.parse::<usize>() {
+                    let marks = marks.and_then(|m| m.items.get(index));
+                    self.step(rest, digits, kind, marks);
+                }
+            }
+            _ => {
+                for key in kind.blocks().into_iter().flat_map(|block| block.keys) {
+                    self.step(rest, key.name, &key.kind, child(key.name));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, rest: &str, name: &str, kind: &Kind, marks: Option<&Marks>) {
+        let Some(rest) = rest.strip_prefix(&capitals(name)) else {
+            return;
+        };
+        let rest = match rest.strip_prefix('_') {
+            Some(rest) if !rest.is_empty() => rest,
+            None if rest.is_empty() => rest,
+            _ => return,
+        };
+        self.path.push(name.to_owned());
+        self.value(rest, kind, marks);
+        self.path.pop();
+    }
+}
+
+fn collect(kind: &Kind, marks: Option<&Marks>, prefix: &str, names: &mut Vec<String>) {
+    let named = |name: &str| format!("{prefix}_{}", capitals(name));
+    match kind {
+        Kind::Map(kind) => {
+            for (name, marks) in marks.iter().flat_map(|m| &m.children) {
+                collect(kind, Some(marks), &named(name), names);
+            }
+        }
+        Kind::List(kind) => {
+            let items = marks.map_or(0, |m| m.items.len()).max(1);
+            for i in 0..items {
+                let marks = marks.and_then(|m| m.items.get(i));
+                collect(kind, marks, &format!("{prefix}_{i}"), names);
+            }
+        }
+        _ => {
+            let blocks = kind.blocks();
+            if blocks.is_empty() {
+                names.push(prefix.to_owned());
+            }
+            for key in blocks.into_iter().flat_map(|block| block.keys) {
+                let marks = marks.and_then(|m| m.children.get(key.name));
+                collect(&key.kind, marks, &named(key.name), names);
+            }
+        }
+    }
+}
+
+fn capitals(name: &str) -> String {
+    name.chars()
+        .map(|c| match c {
+            '-' | '.' => '_',
+            c => c.to_ascii_uppercase(),
+        })
+        .collect()
+}

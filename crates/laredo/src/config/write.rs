@@ -1,0 +1,80 @@
+//! Writing a configuration as HOCON, for the effective configuration.
+
+use std::fmt::Write;
+
+/// A block that is being written; keys come out in the order they were put.
+#[derive(Default)]
+pub(crate) struct Block {
+    lines: Vec<String>,
+}
+
+/// A string as HOCON, in quotes.
+pub(crate) fn text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A list of values that are HOCON already.
+pub(crate) fn list(items: impl IntoIterator<Item = String>) -> String {
+    format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+impl Block {
+    /// A key and a value that is HOCON already.
+    pub(crate) fn put(&mut self, key: &str, value: impl ToString) {
+        self.lines.push(format!("{} = {}", name(key), value.to_string()));
+    }
+
+    pub(crate) fn put_if(&mut self, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.put(key, value);
+        }
+    }
+
+    /// A key and the block that `fill` writes.
+    pub(crate) fn block(&mut self, key: &str, fill: impl FnOnce(&mut Block)) {
+        let mut inner = Block::default();
+        fill(&mut inner);
+        self.lines.push(format!("{} {{", name(key)));
+        self.lines.extend(inner.indented());
+        self.lines.push("}".to_owned());
+    }
+
+    /// A key and a list of blocks, each of which `fill` writes.
+    pub(crate) fn blocks<T>(
+        &mut self,
+        key: &str,
+        items: impl IntoIterator<Item = T>,
+        mut fill: impl FnMut(T, &mut Block),
+    ) {
+        self.lines.push(format!("{} = [", name(key)));
+        for item in items {
+            let mut inner = Block::default();
+            fill(item, &mut inner);
+            self.lines.push("  {".to_owned());
+            self.lines.extend(inner.indented().map(|line| format!("  {line}")));
+            self.lines.push("  }".to_owned());
+        }
+        self.lines.push("]".to_owned());
+    }
+
+    /// The whole as a document.
+    pub(crate) fn into_document(self) -> String {
+        self.lines.into_iter().fold(String::new(), |mut out, line| {
+            // Writing to a string does not fail.
+            let _ = writeln!(out, "{line}");
+            out
+        })
+    }
+
+    fn indented(self) -> impl Iterator<Item = String> {
+        self.lines.into_iter().map(|line| format!("  {line}"))
+    }
+}
+
+/// A key, quoted where HOCON would take it for something else.
+fn name(key: &str) -> String {
+    let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && key != "include"
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if plain { key.to_owned() } else { text(key) }
+}

@@ -1,0 +1,120 @@
+//! From the configuration's words to those of the parts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use laredo_core::{Match, Pattern, Predicate, Sequence, TableName, Value};
+use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
+use laredo_engine::source::TableRequest;
+use laredo_engine::spool::SpoolOptions;
+use laredo_engine::{PipelineOptions, TableOptions};
+use laredo_postgres::stream::{ReconnectOptions, SlotMode};
+use laredo_postgres::{ConnectionOptions, OptionsError, PostgresOptions, PublicationOptions};
+use laredo_server::BufferOptions;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::config::server::{self as config, FanoutConfig, Filter, FilterValue, SlotConfig, SourceConfig, TableConfig};
+
+/// A transaction stays in memory up to this many bytes for each table it touches.
+const SPOOL_MEMORY_BYTES: usize = 256 * 1024;
+/// A copy lets so much commit meanwhile (it waits on disk) before the stream is no longer read.
+const HELD_BYTES_MAX: u64 = 8 << 30;
+/// Sequences begin below this, so that there is room for any number of entries and no two journals are likely to share one.
+const FIRST_SEQUENCE_MAX: u64 = 1 << 52;
+
+pub(super) fn postgres(
+    name: &str,
+    source: &SourceConfig,
+    folder: &Path,
+    random: &mut StdRng,
+) -> Result<PostgresOptions, OptionsError> {
+    let slot = match &source.slot {
+        SlotConfig::Stateful { slot_name } => SlotMode::Stateful { name: slot_name.clone() },
+        SlotConfig::Ephemeral { slot_name } => {
+            SlotMode::Ephemeral { name_prefix: slot_name.clone().unwrap_or_else(|| slot_name_of(name)) }
+        }
+    };
+    Ok(PostgresOptions {
+        connection: ConnectionOptions::parse(source.connection.expose())?,
+        slot,
+        publication: PublicationOptions { name: source.publication.name.clone(), create: source.publication.create },
+        reconnect: ReconnectOptions {
+            attempts_max: source.reconnect.max_attempts,
+            backoff_initial: source.reconnect.initial_backoff,
+            backoff_max: source.reconnect.max_backoff,
+            multiplier: source.reconnect.backoff_multiplier,
+        },
+        spool: Arc::new(SpoolOptions { memory_bytes_max: SPOOL_MEMORY_BYTES, folder: folder.to_owned() }),
+        seed: random.random(),
+    })
+}
+
+/// A name that PostgreSQL accepts.
+fn slot_name_of(source: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    format!("laredo_{}", source.chars().map(plain).take(30).collect::<String>())
+}
+
+pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> TableOptions {
+    let journal = &table.fanout.journal;
+    TableOptions {
+        request: TableRequest {
+            name: TableName::new(&table.schema, &table.table),
+            key_fields: table.key_fields.clone(),
+        },
+        pipeline: pipeline(&table.fanout),
+        journal: JournalOptions {
+            entries_max: journal.max_entries,
+            age_max: journal.max_age,
+            bytes_max: journal.max_bytes,
+            memory_bytes_max: journal.memory_max_bytes,
+            folder: folder.to_owned(),
+        },
+        held_bytes_max: HELD_BYTES_MAX,
+        instance: InstanceId(format!("{:032x}", random.random::<u128>())),
+        first_sequence: Sequence(random.random_range(1..FIRST_SEQUENCE_MAX)),
+        folder: folder.to_owned(),
+    }
+}
+
+fn pipeline(fanout: &FanoutConfig) -> PipelineOptions {
+    PipelineOptions {
+        filters: fanout.filters.iter().map(predicate).collect(),
+        transforms: fanout.transforms.iter().map(transform).collect(),
+    }
+}
+
+fn predicate(filter: &Filter) -> Predicate {
+    let (field, test) = match filter {
+        Filter::FieldEquals { field, value } => (field, Match::Equals(value_of(value))),
+        Filter::FieldPrefix { field, prefix } => (field, Match::Prefix(prefix.clone())),
+        Filter::FieldRegex { field, pattern } => (field, Match::Regex(Pattern::from(pattern.0.clone()))),
+    };
+    Predicate { field: field.clone(), test }
+}
+
+/// A number is given as its digits, which compare with numbers as numbers and lose nothing.
+fn value_of(value: &FilterValue) -> Value {
+    match value {
+        FilterValue::String(text) | FilterValue::Number(text) => Value::String(text.clone()),
+        FilterValue::Bool(flag) => Value::Bool(*flag),
+        FilterValue::Null => Value::Null,
+    }
+}
+
+fn transform(transform: &config::Transform) -> laredo_engine::Transform {
+    match transform {
+        config::Transform::DropFields { fields } => laredo_engine::Transform::DropFields(fields.clone()),
+        config::Transform::RenameFields { fields } => laredo_engine::Transform::RenameFields(fields.clone()),
+        config::Transform::AddTimestamp { field } => laredo_engine::Transform::AddTimestamp(field.clone()),
+    }
+}
+
+pub(super) fn buffer(fanout: &FanoutConfig) -> BufferOptions {
+    let policy = match fanout.client_buffer.policy {
+        config::BufferPolicy::DropDisconnect => BufferPolicy::DropDisconnect,
+        config::BufferPolicy::SlowDown => BufferPolicy::SlowDown,
+    };
+    BufferOptions { behind_max: fanout.client_buffer.max_entries, policy }
+}

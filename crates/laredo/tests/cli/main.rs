@@ -1,0 +1,263 @@
+//! The program `laredo`, run as an operator runs it, against a server of the test's own.
+
+mod server;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+
+use server::{Server, delete, insert, update};
+
+fn laredo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_laredo"));
+    command.args(args).stdin(Stdio::null()).env_remove("NO_COLOR").env_remove("LAREDO_SERVER").env("TERM", "xterm");
+    command
+}
+
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    told(laredo(args).output().expect("it runs"))
+}
+
+fn told(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A `tail` that is at the head of its table.
+struct Tail {
+    child: Child,
+    errors: BufReader<std::process::ChildStderr>,
+    started: String,
+}
+
+impl Tail {
+    fn start(mut command: Command) -> Tail {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut errors = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut started = String::new();
+        errors.read_line(&mut started).expect("it says that it follows");
+        assert!(started.starts_with("laredo: following"), "{started}");
+        Tail { child, errors, started }
+    }
+
+    fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(self.child.stdout.take().expect("it is piped")).lines().map(|line| line.expect("it is UTF-8"))
+    }
+
+    /// Waits for its end: the exit code, and what it still said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.errors.read_to_string(&mut said).expect("it is UTF-8");
+        (self.child.wait().expect("it ends").code(), said)
+    }
+
+    fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    }
+}
+
+#[test]
+fn tail_writes_a_json_line_for_each_row_and_change_and_ends_at_an_interrupt() {
+    let server = Server::start();
+    let mut command = laredo(&["tail", "public.t", "--snapshot", "--filter", "flag=true", "--filter-prefix", "name=a"]);
+    let mut tail = Tail::start({
+        command.env("LAREDO_SERVER", &server.url).stdout(Stdio::piped());
+        command
+    });
+    assert_eq!(tail.started, "laredo: following public.t from 0/100, 1 rows\n");
+    server.commit(0x200, vec![insert(2, "b")]);
+    server.commit(0x300, vec![update(1, "a2"), delete(2)]);
+    let lines: Vec<Value> =
+        tail.lines().take(4).map(|line| serde_json::from_str(&line).expect("each line is JSON")).collect();
+    let row = |id: i64, name: &str| json!({"id": id, "name": name, "flag": null});
+    let line = |action: &str, position: &str, id: i64, old: Value, new: Value| {
+        let at = (action != "SNAPSHOT").then_some("2000-01-01T00:00:00.000005Z");
+        json!({"action": action, "position": position, "committed_at": at, "key": {"id": id}, "old": old, "new": new})
+    };
+    assert_eq!(
+        lines,
+        [
+            line("SNAPSHOT", "0/100", 1, Value::Null, row(1, "a")),
+            line("INSERT", "0/200", 2, Value::Null, row(2, "b")),
+            line("UPDATE", "0/300", 1, row(1, "a"), row(1, "a2")),
+            line("DELETE", "0/300", 2, row(2, "b"), Value::Null),
+        ]
+    );
+    let filters = server.requests()[0].filters.clone();
+    assert_eq!(filters.iter().map(|f| f.field.as_str()).collect::<Vec<_>>(), ["flag", "name"]);
+    tail.interrupt();
+    assert_eq!(tail.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn tail_ends_quietly_when_its_reader_does() {
+    let server = Server::start();
+    let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
+    command.stdout(Stdio::piped());
+    let mut tail = Tail::start(command);
+    drop(tail.child.stdout.take());
+    server.commit(0x200, vec![insert(2, "b")]);
+    assert_eq!(tail.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn tail_tells_of_a_lost_connection_and_goes_on() {
+    let server = Server::start();
+    let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
+    command.stdout(Stdio::piped());
+    let mut tail = Tail::start(command);
+    let mut lines = tail.lines();
+    server.commit(0x200, vec![insert(2, "b")]);
+    assert!(lines.next().expect("a line").contains("\"id\":2"));
+    server.cut();
+    let mut said = String::new();
+    tail.errors.read_line(&mut said).expect("it says so");
+    assert!(said.starts_with("laredo: the stream ended: cut by the test (Unavailable)"), "{said}");
+    said.clear();
+    tail.errors.read_line(&mut said).expect("it says so");
+    assert_eq!(said, "laredo: connected again: the test says so\n");
+    server.commit(0x300, vec![delete(2)]);
+    assert!(lines.next().expect("a line").contains("\"DELETE\""));
+    tail.interrupt();
+    assert_eq!(tail.end().0, Some(0));
+}
+
+#[test]
+fn tail_is_coloured_on_a_terminal_unless_told_otherwise() {
+    let coloured = on_a_terminal(&[], None);
+    assert!(coloured.contains("\x1b[32mINSERT\x1b[0m") && coloured.contains(" name=\"b\""), "{coloured:?}");
+    let plain = on_a_terminal(&[], Some("1"));
+    assert!(plain.starts_with("2000-01-01T00:00:00.000005Z INSERT 0/200 id=2 name=\"b\" flag=null"), "{plain:?}");
+    let json: Value = serde_json::from_str(on_a_terminal(&["--json"], None).trim_end()).expect("it is JSON");
+    assert_eq!(json["new"]["name"], "b");
+}
+
+/// The first line that `tail` writes to a terminal.
+fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
+    let server = Server::start();
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
+    grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("it is ours");
+    let name = ptsname(&controller, Vec::new()).expect("it has a name").into_string().expect("it is UTF-8");
+    let terminal = File::options().read(true).write(true).open(name).expect("it opens");
+    let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
+    command.args(args).stdout(terminal);
+    if let Some(value) = no_color {
+        command.env("NO_COLOR", value);
+    }
+    let tail = Tail::start(command);
+    server.commit(0x200, vec![insert(2, "b")]);
+    let mut line = String::new();
+    BufReader::new(File::from(controller)).read_line(&mut line).expect("a line comes");
+    tail.interrupt();
+    assert_eq!(tail.end().0, Some(0));
+    line
+}
+
+#[test]
+fn what_goes_wrong_is_told_with_what_to_do() {
+    let server = Server::start();
+    let url = server.url.as_str();
+    let nobody = {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        format!("http://{}", listener.local_addr().expect("it is bound"))
+    };
+    let cases: [(&[&str], &str); 8] = [
+        (&["tail", "public.none", "--server", url], "has no table public.none; `laredo status` lists"),
+        (&["fanout", "status", "public.none", "--server", url], "has no table public.none; `laredo status` lists"),
+        (
+            &["tail", "public.t", "--server", url, "--filter", "nme=a"],
+            "no column `nme`, so no row passes the filter; it has id, name, flag",
+        ),
+        (&["tail", "public.t", "--server", &nobody, "--timeout", "0.2"], "Connection refused"),
+        (&["fanout", "clients", "public.t", "--server", &nobody], "Connection refused"),
+        (&["status", "--health", &nobody], "Connection refused"),
+        (&["tail", "public.t", "--server", "https://127.0.0.1:1"], "--ca-file FILE"),
+        (
+            &["tail", "public.t", "--server", "https://127.0.0.1:1", "--ca-file", "/no.pem"],
+            "cannot read the certificates in /no.pem",
+        ),
+    ];
+    for (args, expected) in cases {
+        let (code, out, said) = run(args);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {said}");
+        let last = said.lines().last().expect("it says what is wrong");
+        assert!(last.starts_with("laredo: ") && last.contains(expected), "{args:?}: {said}");
+    }
+    let (code, _, said) = run(&["tail", "t"]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("write SCHEMA.TABLE"), "{said}");
+    let (code, help, _) = run(&["status", "--help"]);
+    assert_eq!(code, Some(0));
+    assert!(help.contains("Exit codes:") && help.contains("1  `status`: the server is not ready"), "{help}");
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("http://{}", silent.local_addr().expect("it is bound"));
+    for args in [
+        ["tail", "public.t", "--server", &url, "--timeout", "0.2"].as_slice(),
+        &["fanout", "status", "public.t", "--server", &url, "--timeout", "0.2"],
+        &["status", "--health", &url, "--timeout", "0.2"],
+    ] {
+        let (code, _, said) = run(args);
+        assert_eq!(code, Some(2), "{args:?}: {said}");
+        assert!(said.contains("no answer within 0.2 s"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn fanout_tells_people_and_programs() {
+    let server = Server::start();
+    let (code, text, _) = run(&["fanout", "clients", "public.t", "--server", &server.url]);
+    assert_eq!(code, Some(0));
+    assert!(text.starts_with("CLIENT  STATE  SEQUENCE"), "{text}");
+    assert!(text.contains("\nmyapp   live "), "{text}");
+    let (code, text, _) = run(&["fanout", "status", "public.t", "--server", &server.url, "--json"]);
+    let json: Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!((code, &json["table"], &json["row_count"]), (Some(0), &json!("t"), &json!(7)));
+}
+
+#[test]
+fn status_says_whether_the_server_is_ready() {
+    let cases = [
+        (
+            "200 OK",
+            r#"{"ready":true,"tables":[{"schema":"public","table":"t","state":"live","rows":7}]}"#,
+            0,
+            "ready\n\nTABLE",
+        ),
+        ("503 Service Unavailable", r#"{"ready":false,"tables":[]}"#, 1, "not ready"),
+        ("404 Not Found", "nothing", 2, ""),
+    ];
+    for (line, body, expected, starts) in cases {
+        let url = answering(line, body);
+        let (code, text, said) = run(&["status", "--health", &url]);
+        assert_eq!(code, Some(expected), "{text}{said}");
+        assert!(text.starts_with(starts), "{text}");
+        assert_eq!(said.is_empty(), expected < 2, "{said}");
+    }
+    let (code, text, _) = run(&["status", "--json", "--health", &answering(cases[1].0, cases[1].1)]);
+    assert_eq!((code, text), (Some(1), format!("{}\n", cases[1].1)));
+}
+
+/// The address of a server that answers one request so.
+fn answering(line: &str, body: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let answer = format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("somebody asks");
+        let mut stream = BufReader::new(stream);
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") && stream.read_line(&mut request).is_ok_and(|read| read > 0) {}
+        assert!(request.starts_with("GET /health/ready HTTP/1.1\r\n"), "{request}");
+        stream.get_mut().write_all(answer.as_bytes()).expect("it listens");
+    });
+    url
+}

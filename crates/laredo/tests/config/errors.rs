@@ -1,0 +1,391 @@
+//! What is refused, and how it is said: file, line, column, path, expectation, hint.
+
+use laredo::config::ServerConfig;
+
+use super::{Folder, MINIMAL, problems};
+
+/// A configuration whose line 2 is the source, line 4 the table and line 6 the target.
+fn with(source: &str, table: &str, target: &str) -> String {
+    format!(
+        "sources.pg {{ type = postgresql, connection = \"host=h\"\n\
+         {source}\n\
+         }}, tables = [{{ source = pg, schema = s, table = t\n\
+         {table}\n\
+         targets = [{{ type = replication-fanout\n\
+         {target}\n\
+         }}] }}]\n"
+    )
+}
+
+#[track_caller]
+fn refused(text: &str, expected: &[&str]) {
+    assert_eq!(problems(text), expected, "{text}");
+}
+
+#[test]
+fn unknown_keys_get_the_nearest_known_one() {
+    for (target, expected) in [
+        (
+            "journal { max_entires = 5 }",
+            "laredo.conf:6:11: tables[0].targets[0].journal.max_entires: unknown key (did you mean max_entries?)",
+        ),
+        (
+            "grpc { maxClients = 5 }",
+            "laredo.conf:6:8: tables[0].targets[0].grpc.maxClients: unknown key (did you mean max_clients?)",
+        ),
+        (
+            "client_buffer.colour = red",
+            "laredo.conf:6:1: tables[0].targets[0].client_buffer.colour: unknown key (the keys here are max_size, policy)",
+        ),
+        (
+            "filters = [{ type = field-equals, field = a, value = 1 }, { type = field-prefix, field = a, value = 1, prefix = b }]",
+            "laredo.conf:6:93: tables[0].targets[0].filters[1].value: unknown key (the keys here are type, field, prefix)",
+        ),
+    ] {
+        refused(&with("", "", target), &[expected]);
+    }
+    refused(
+        &format!("{MINIMAL}\n  observabilty {{ }}"),
+        &["laredo.conf:5:3: observabilty: unknown key (did you mean observability?)"],
+    );
+}
+
+#[test]
+fn wrong_types_and_ranges_say_what_was_expected() {
+    for (target, expected) in [
+        (
+            "grpc.port = 70000",
+            "6:13: tables[0].targets[0].grpc.port: expected a whole number from 0 to 65535, found 70000",
+        ),
+        (
+            "grpc.port = many",
+            "6:13: tables[0].targets[0].grpc.port: expected a whole number from 0 to 65535, found \"many\"",
+        ),
+        (
+            "max_clients = 0",
+            "6:15: tables[0].targets[0].max_clients: expected a whole number from 1 to 4294967295, found 0",
+        ),
+        (
+            "max_clients = 1.5",
+            "6:15: tables[0].targets[0].max_clients: expected a whole number from 1 to 4294967295, found 1.5",
+        ),
+        ("journal = 5", "6:11: tables[0].targets[0].journal: expected a block { … }, found 5"),
+        (
+            "journal { max_age = 24 }",
+            "6:21: tables[0].targets[0].journal.max_age: expected a duration with a unit, from 1s to 3650d, found 24 \
+             (a number without a unit is milliseconds; write 5s, 10m or 24h)",
+        ),
+        (
+            "journal { max_age = 24 hors }",
+            "6:21: tables[0].targets[0].journal.max_age: expected a duration with a unit, from 1s to 3650d, found \"24 hors\"",
+        ),
+        (
+            "journal { memory_max_bytes = 1k }",
+            "6:30: tables[0].targets[0].journal.memory_max_bytes: expected a size such as 32MiB, at least 1MiB, found \"1k\"",
+        ),
+        (
+            "journal { memory_max_bytes = [1] }",
+            "6:30: tables[0].targets[0].journal.memory_max_bytes: expected a size such as 32MiB, at least 1MiB, found a list [ … ]",
+        ),
+        (
+            "client_buffer { policy = drop_disconect }",
+            "6:26: tables[0].targets[0].client_buffer.policy: expected drop_disconnect or slow_down, found \"drop_disconect\" \
+             (did you mean drop_disconnect?)",
+        ),
+        ("filters { }", "6:1: tables[0].targets[0].filters: expected a list [ … ], found a block { … }"),
+        (
+            "filters = [ { type = field-regex, field = a, pattern = \"a(\" } ]",
+            "6:56: tables[0].targets[0].filters[0].pattern: expected a regular expression, found \"a(\": unclosed group",
+        ),
+        (
+            "filters = [ { type = field-equals, field = a, value = [1] } ]",
+            "6:55: tables[0].targets[0].filters[0].value: expected a string, a number, true, false or null, found a list [ … ]",
+        ),
+        (
+            "transforms = [ { type = drop-fields, fields = secret } ]",
+            "6:47: tables[0].targets[0].transforms[0].fields: expected a list [ … ], found \"secret\"",
+        ),
+        (
+            "transforms = [ { type = drop-field, fields = [secret] } ]",
+            "6:25: tables[0].targets[0].transforms[0].type: \"drop-field\" is not a transform type of this version; \
+             expected drop-fields, rename-fields or add-timestamp (did you mean drop-fields?)",
+        ),
+        (
+            "transforms = [ { type = rename-fields, fields { a = x, b = x } } ]",
+            "6:40: tables[0].targets[0].transforms[0].fields: a and b would both be named x",
+        ),
+    ] {
+        refused(&with("", "", target), &[&format!("laredo.conf:{expected}")]);
+    }
+}
+
+#[test]
+fn missing_keys_are_named_where_they_belong() {
+    refused(
+        "sources { pg { type = pg } }\ntables = [ { source = pg } ]",
+        &[
+            "laredo.conf:1:11: sources.pg.connection: is required: a string that is not empty",
+            "laredo.conf:2:14: tables[0].schema: is required: a string that is not empty",
+            "laredo.conf:2:14: tables[0].table: is required: a string that is not empty",
+            "laredo.conf:2:14: tables[0].targets: is required: a list [ … ]",
+        ],
+    );
+    refused("", &["sources: is required: a block { … }", "tables: is required: a list [ … ]"]);
+    refused(
+        "sources { }\ntables = []",
+        &[
+            "laredo.conf:1:1: sources: there is no source; describe at least one database",
+            "laredo.conf:2:10: tables: there is no table; name at least one to serve",
+        ],
+    );
+    refused(
+        &with("slot_mode = stateful", "", "snapshot { store = local }"),
+        &[
+            "laredo.conf:2:13: sources.pg.slot_name: is required with slot_mode = stateful: the slot must be found again",
+            "laredo.conf:6:20: tables[0].targets[0].snapshot.store_config: is required: where the store is",
+        ],
+    );
+    refused(
+        &format!("{MINIMAL}\ngrpc.tls {{ enabled = true, cert_path = \"\", key_path = k }}"),
+        &["laredo.conf:5:22: grpc.tls.cert_path: is required with enabled = true"],
+    );
+}
+
+#[test]
+fn references_must_exist() {
+    let text = with("", "", "").replace("source = pg,", "source = pgg,");
+    refused(&text, &["laredo.conf:3:25: tables[0].source: there is no source named \"pgg\" (did you mean pg?)"]);
+    let archive = "archive { store = s3, store_config { bucket = b, credentials = writer } }";
+    refused(
+        &with("", "", archive),
+        &["laredo.conf:6:64: tables[0].targets[0].archive.store_config.credentials: \
+           there is no credentials profile named \"writer\" (no credentials profile is configured)"],
+    );
+    refused(
+        &(with("", "", archive) + "credentials { writer { type = assume_role, role_arn = r, base = wrter } }"),
+        &[
+            "laredo.conf:8:65: credentials.writer.base: there is no credentials profile named \"wrter\" (did you mean writer?)",
+        ],
+    );
+    // A source with an error of its own exists all the same.
+    refused(
+        &with("slot_nam = x", "", ""),
+        &["laredo.conf:2:1: sources.pg.slot_nam: unknown key (did you mean slot_name?)"],
+    );
+}
+
+#[test]
+fn keys_without_a_meaning_are_refused_with_a_sentence() {
+    for key in
+        ["always_baseline", "buffer", "error_handling", "ttl", "validation", "lookup_fields", "additional_indexes"]
+    {
+        let lines = problems(&with("", "", &format!("{key} = 1")));
+        let start = format!("laredo.conf:6:1: tables[0].targets[0].{key}: has no meaning in this version");
+        assert!(lines.len() == 1 && lines[0].starts_with(&start), "{lines:?}");
+        assert!(!lines[0].contains("did you mean"), "{lines:?}");
+    }
+    let lines = problems(&format!("{MINIMAL}\nsnapshot {{ interval = 5m }}"));
+    assert!(lines[0].contains("snapshot: snapshots of the whole server have no meaning"), "{lines:?}");
+
+    let lines = problems(&with("publication { publish = [insert], tables = [{ where = x }] }", "", ""));
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("laredo.conf:2:15: sources.pg.publication.publish: is refused: "));
+    assert!(lines[1].contains("replica identity makes PostgreSQL fail your own UPDATE and DELETE"));
+
+    refused(
+        &with("type = mysql", "", ""),
+        &["laredo.conf:2:8: sources.pg.type: \"mysql\" is not a source type of this version; expected postgresql"],
+    );
+    refused(
+        &with("", "", "type = http"),
+        &[
+            "laredo.conf:6:8: tables[0].targets[0].type: \"http\" is not a target type of this version; expected replication-fanout",
+        ],
+    );
+}
+
+#[test]
+fn what_only_makes_sense_together_is_checked_together() {
+    for (source, table, target, expected) in [
+        (
+            "reconnect { initial_backoff = 2m }",
+            "",
+            "",
+            "2:31: sources.pg.reconnect.initial_backoff: initial_backoff, 2m, is longer than max_backoff, 1m",
+        ),
+        (
+            "slot_name = Upper",
+            "",
+            "",
+            "2:13: sources.pg.slot_name: expected a slot name: lower-case letters, digits and underscores, at most 63, found \"Upper\"",
+        ),
+        ("", "key_fields = [a, a]", "", "4:14: tables[0].key_fields: names a twice"),
+        (
+            "",
+            "key_fields = [a]",
+            "transforms = [{ type = drop-fields, fields = [a] }]",
+            "4:14: tables[0].key_fields: a is dropped by a transform; clients need the key",
+        ),
+        (
+            "",
+            "",
+            "max_clients = 5, grpc.max_clients = 6",
+            "6:15: tables[0].targets[0].max_clients: is 5, but grpc.max_clients is 6; write one of them",
+        ),
+        (
+            "",
+            "",
+            "journal { store_config { path = x } }",
+            "6:11: tables[0].targets[0].journal.store_config: has a meaning only beside store = local",
+        ),
+        (
+            "",
+            "",
+            "}, { type = replication-fanout",
+            "5:11: tables[0].targets: a table has exactly one replication-fanout target, not 2",
+        ),
+    ] {
+        refused(&with(source, table, target), &[&format!("laredo.conf:{expected}")]);
+    }
+    refused(
+        &format!(
+            "{MINIMAL}\ntables += {{ source = pg, schema = public, table = t, targets = [{{ type = replication-fanout }}] }}"
+        ),
+        &[
+            "laredo.conf:5:51: tables[1].table: public.t is served by tables[0] already; clients could not tell them apart",
+        ],
+    );
+    refused(
+        &format!("{MINIMAL}\nhealth {{ http_port = 9090, readiness_path = /x, liveness_path = /x }}"),
+        &[
+            "laredo.conf:5:22: observability.metrics.port: port 9090 is taken by health.http_port; give each its own",
+            "laredo.conf:5:45: health.readiness_path: readiness and liveness have the same path; \
+             a server that is not ready would be restarted",
+        ],
+    );
+    refused(
+        &format!("{MINIMAL}\nobservability.metrics.port = 4002"),
+        &[
+            "laredo.conf:5:30: observability.metrics.port: port 4002 is taken by tables[0].targets[0].grpc.port; give each its own",
+        ],
+    );
+}
+
+#[test]
+fn syntax_errors_have_a_place() {
+    for (text, expected) in [
+        ("a = 1\n}\ngrpc.port = 1", "2:1: this } closes no block; everything after it would be ignored"),
+        ("grpc { port = 1 } }\nhealth {}", "1:19: this } closes no block; everything after it would be ignored"),
+        ("grpc {\n  tls {\n}\n", "1:6: this { is never closed"),
+        ("grpc { port = \"1 }", "1:15: unterminated string"),
+        ("grpc.port 5\n", "2:1: expected value"),
+        ("= 5", "1:1: expected key, got ="),
+        ("a = [1, 2", "1:10: expected ]"),
+        ("[1]", "1:1: the file is a list; a configuration is a block of keys"),
+        ("a = ${b", "1:5: unterminated substitution"),
+    ] {
+        let lines = problems(text);
+        assert_eq!(lines, [format!("laredo.conf:{expected}")], "{text}");
+    }
+    let lines = problems(&format!("{MINIMAL}\ngrpc.port = ${{health.http_port}}, health.http_port = ${{grpc.port}}"));
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("laredo.conf:5:") && lines[0].contains("circular substitution"), "{lines:?}");
+    let deep = format!("{}a = 1", "a.".repeat(50_000));
+    assert_eq!(problems(&deep), ["laredo.conf:1:1: keys nest deeper than 128 levels"]);
+}
+
+#[test]
+fn includes_that_go_wrong_are_told_where_they_stand() {
+    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let include = |statement: &str| {
+        folder.write("laredo.conf", format!("{MINIMAL}\n{statement}").as_bytes());
+        let loader = folder.loader().file(folder.path("laredo.conf"));
+        folder.lines(&ServerConfig::load(&loader).expect_err(statement))
+    };
+    assert_eq!(
+        include("include required(\"absent.conf\")"),
+        ["laredo.conf:5:9: the included file \"absent.conf\" does not exist"]
+    );
+    assert_eq!(
+        include("include file(\"absent.conf\")"),
+        ["laredo.conf:5:9: \"absent.conf\" does not exist in the working directory, where file(…) looks \
+          (write include \"absent.conf\" for a path relative to this file)"]
+    );
+    folder.write("broken.conf", b"a = 1\n}");
+    assert_eq!(
+        include("include \"broken.conf\""),
+        ["broken.conf:2:1: this } closes no block; everything after it would be ignored"]
+    );
+    folder.write("latin1.conf", b"a = \"\xe9\"");
+    assert_eq!(
+        include("include \"latin1.conf\""),
+        ["laredo.conf:5:9: cannot read the included file latin1.conf: stream did not contain valid UTF-8"]
+    );
+    folder.write("round.conf", b"include \"./round.conf\"");
+    let lines = include("include \"round.conf\"");
+    assert!(
+        lines.len() == 1 && lines[0].ends_with("round.conf:1:9: files include one another in a circle, or too deep"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn everything_is_told_at_once_file_by_file() {
+    let folder = Folder::new(&[
+        ("conf.d/1.conf", "sources.pg { type = pg, conection = x }\ngrpc.port = -1"),
+        ("conf.d/2.conf", "health.http_prt = 1\ntables = [{ source = p, schema = s, table = t, targets = [{}] }]"),
+    ]);
+    let loader = folder
+        .loader_with(&[("LAREDO_OBSERVABILITY_LOGGING_LEVEL", "loud")])
+        .conf_dir(folder.path("conf.d"))
+        .set("observability.logging.type=xml");
+    let report = ServerConfig::load(&loader).expect_err("much is wrong");
+    assert_eq!(
+        folder.lines(&report),
+        [
+            "conf.d/1.conf:1:1: sources.pg.connection: is required: a string that is not empty",
+            "conf.d/1.conf:1:25: sources.pg.conection: unknown key (did you mean connection?)",
+            "conf.d/1.conf:2:13: grpc.port: expected a whole number from 0 to 65535, found -1",
+            "conf.d/2.conf:1:1: health.http_prt: unknown key (did you mean http_port?)",
+            "conf.d/2.conf:2:22: tables[0].source: there is no source named \"p\" (did you mean pg?)",
+            "conf.d/2.conf:2:59: tables[0].targets[0].type: is required: replication-fanout",
+            "environment variable LAREDO_OBSERVABILITY_LOGGING_LEVEL: observability.logging.level: \
+             expected trace, debug, info, warn or error, found \"loud\"",
+            "--set observability.logging.type: observability.logging.type: expected structured or text, found \"xml\"",
+        ]
+    );
+    assert_eq!(report.problem_count(), 8);
+
+    // Files that cannot be parsed are told together, without guesses about the keys of the rest.
+    folder.write("conf.d/1.conf", b"a {");
+    folder.write("conf.d/2.conf", b"b }");
+    let report = ServerConfig::load(&loader).expect_err("neither can be read");
+    assert_eq!(
+        folder.lines(&report),
+        [
+            "conf.d/1.conf:1:3: this { is never closed",
+            "conf.d/2.conf:1:3: this } closes no block; everything after it would be ignored",
+        ]
+    );
+}
+
+#[test]
+fn the_rendered_report_shows_the_line() {
+    let folder = Folder::new(&[("laredo.conf", &with("", "", "journal { max_entires = 5 }"))]);
+    let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("a mistyped key");
+    let shown = report.render(false).replace(&format!("{}/", folder.path("").display()).replace("//", "/"), "");
+    assert_eq!(
+        shown,
+        "  × tables[0].targets[0].journal.max_entires: unknown key\n   \
+           ╭─[laredo.conf:6:11]\n \
+         5 │ targets = [{ type = replication-fanout\n \
+         6 │ journal { max_entires = 5 }\n   \
+           ·           ─────┬─────\n   \
+           ·                ╰── here\n \
+         7 │ }] }]\n   \
+           ╰────\n  \
+         help: did you mean max_entries?\n\n\
+         The configuration has 1 error; nothing was started.\n"
+    );
+    assert!(report.render(true).contains("\u{1b}["));
+}

@@ -1,0 +1,79 @@
+//! Secrets are in no report, no dump and no debug output.
+
+use laredo::config::ServerConfig;
+
+use super::{Folder, MINIMAL, fixture, load};
+
+const PASSWORD: &str = "hunter2";
+
+#[test]
+fn the_effective_configuration_masks_both_forms_of_connection() {
+    let text = |connection: &str| MINIMAL.replace("postgresql://u@h/d", connection);
+    for (connection, shown) in [
+        ("postgresql://u:hunter2@h/d?sslmode=require", "\"postgresql://u:****@h/d?sslmode=require\""),
+        (
+            "postgresql://h/d?user=u&password=hunter2&sslmode=require",
+            "\"postgresql://h/d?user=u&password=****&sslmode=require\"",
+        ),
+        ("host=h user=u password=hunter2 dbname=d", "\"host=h user=u password=**** dbname=d\""),
+        ("host=h password = 'it is hunter2' dbname=d", "\"host=h password = **** dbname=d\""),
+        ("hunter2", "\"****\""),
+    ] {
+        let config = load(&text(connection)).expect("valid");
+        let hocon = config.to_hocon();
+        assert!(hocon.contains(&format!("connection = {shown}\n")), "{hocon}");
+        assert!(!format!("{config:?}").contains(PASSWORD));
+        assert_eq!(config.sources["pg"].connection.expose(), connection);
+    }
+    let folder = Folder::new(&[]);
+    let config = ServerConfig::load(&folder.loader().file(fixture("every-key.conf"))).expect("valid");
+    assert!(!config.to_hocon().contains("hunter"));
+}
+
+#[test]
+fn reports_hold_no_secret() {
+    let secret_lines = [
+        // One line has the secret and the error.
+        "sources { pg { type = postgrsql, connection = \"postgresql://u:hunter2@h/d\" } }",
+        "sources { pg { type = pg, conection = \"postgresql://u:hunter2@h/d\" } }",
+        "sources { pg { type = pg, url = \"host=h password=hunter2\" } }",
+        "sources { pg { type = pg, slot_name = \"postgresql://u:hunter2@h/d\", connection = x } }",
+        "sources { pg { type = \"postgresql://u:hunter2@h/d\", connection = x } }",
+        "sources { pg { type = pg, connection = { password = hunter2 } } }",
+        "sources { pg { type = pg, connection = [hunter2], passwrd = hunter2 } }",
+        // Syntax errors around it.
+        "sources { pg { connection = postgresql://u:hunter2@h/d } }",
+        "sources { pg { connection = \"postgresql://u:hunter2@h/d } }",
+        "sources { pg { connection = hunter2+more } }",
+        "sources { pg { connection = \"hunter2\\q\" } }",
+        "sources { pg { connection = \"hunter2\" } } }",
+        "connection = \"\"\"hunter2\n",
+    ];
+    for line in secret_lines {
+        let folder = Folder::new(&[("laredo.conf", line)]);
+        let report =
+            ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("the line is wrong");
+        for shown in [report.to_string(), report.render(false), report.render(true), format!("{report:?}")] {
+            assert!(!shown.contains(PASSWORD), "{line}\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn reports_about_variables_and_settings_hold_no_secret() {
+    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let loader = folder
+        .loader_with(&[
+            ("LAREDO_SOURCES_PG_CONECTION", "postgresql://u:hunter2@h/d"),
+            ("LAREDO_SOURCES_PG_CONNECTION", "[\"hunter2\"]"),
+        ])
+        .file(folder.path("laredo.conf"))
+        .set("sources.pg.connection=[\"hunter2")
+        .set("sources.pg.slot_name=postgresql://u:hunter2@h/d")
+        .set("postgresql://u:hunter2@h/d");
+    let report = ServerConfig::load(&loader).expect_err("all of them are wrong");
+    assert_eq!(report.problem_count(), 5, "{report}");
+    for shown in [report.to_string(), report.render(false), format!("{report:?}")] {
+        assert!(!shown.contains(PASSWORD), "{shown}");
+    }
+}

@@ -1,0 +1,88 @@
+//! PostgreSQL stopped and started under load, and the connection to it cut again and again: nothing is lost, nothing doubled.
+
+use std::time::Duration;
+
+use laredo_testkit::workload::{Workload, WorkloadOptions};
+use laredo_testkit::{Direction, Proxy, StopMode, eventually};
+
+use crate::support::fleet::{Pair, cluster, compare_all, fleet, more, serve_all};
+use crate::support::is_full;
+use crate::support::server::PATIENCE;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_restarted_under_load_loses_nothing() {
+    let rounds = if is_full() { 20 } else { 2 };
+    let mut cluster = cluster();
+    let workload = Workload::start(&cluster.url("postgres"), 7, WorkloadOptions::default());
+    more(&workload, 100).await;
+    let server = serve_all(cluster.url("postgres")).slot("laredo_restarts").start().await;
+    let pairs = fleet(&server.url());
+    for round in 1..=rounds {
+        for mode in [StopMode::Fast, StopMode::Immediate] {
+            more(&workload, 50).await;
+            cluster.stop(mode).unwrap();
+            cluster.restart().unwrap();
+        }
+        more(&workload, 50).await;
+        let sql = cluster.connect().await.unwrap();
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
+        workload.resume(paused);
+    }
+    undisturbed(&pairs);
+    workload.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_cut_from_postgres_again_and_again_loses_nothing() {
+    let (rounds, cuts) = if is_full() { (8, 20) } else { (2, 10) };
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+    let workload = Workload::start(&cluster.url("postgres"), 8, WorkloadOptions::default());
+    more(&workload, 100).await;
+    let url = cluster.url("postgres").replace(&cluster.port().to_string(), &proxy.addr().port().to_string());
+    let server = serve_all(url).slot("laredo_cuts").start().await;
+    let pairs = fleet(&server.url());
+    for round in 1..=rounds {
+        for cut in 0..cuts {
+            let before = proxy.bytes(Direction::ToClient);
+            if cut % 2 == 0 {
+                // Inside a message, more often than not.
+                proxy.cut_after_bytes(Direction::ToClient, 5000 + 7919 * cut);
+            }
+            proxy.cut_all();
+            let flows = async || proxy.bytes(Direction::ToClient) > before + 4000;
+            eventually(PATIENCE, flows).await.unwrap();
+        }
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
+        workload.resume(paused);
+    }
+    undisturbed(&pairs);
+    workload.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_comes_back_equal() {
+    let rounds = if is_full() { 10 } else { 2 };
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    let workload = Workload::start(&cluster.url("postgres"), 9, WorkloadOptions::default());
+    more(&workload, 100).await;
+    let mut server = serve_all(cluster.url("postgres")).slot("laredo_kills").start().await;
+    let pairs = fleet(&server.url());
+    for round in 1..=rounds {
+        more(&workload, 100).await;
+        server.restart().await;
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
+        workload.resume(paused);
+    }
+    tokio::time::timeout(Duration::from_secs(60), workload.stop()).await.unwrap().unwrap();
+}
+
+/// Clients are not concerned: their server goes on from where the slot is.
+fn undisturbed(pairs: &[Pair]) {
+    for pair in pairs {
+        let status = pair.replica.status();
+        assert_eq!((status.connects, status.resyncs), (1, 0), "{status:?}");
+    }
+}

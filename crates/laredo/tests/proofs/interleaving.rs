@@ -1,0 +1,217 @@
+//! Transactions whose changes interleave and that commit in another order than they began: a client that is cut after any frame and goes
+//! on, by sequence on the same server or by position on another server with its own slot, ends with the database's rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use laredo_core::TableName;
+use laredo_proto::replication::{SyncRequest, SyncResponse};
+use laredo_testkit::oracle::{Rows, flushed, rows_at_rest};
+use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use tokio_postgres::Client;
+
+use crate::support::binary::BinaryState;
+use crate::support::compare::json_differences;
+use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::simple::{JsonRow, SimpleState, key_of, open};
+
+const KEY: &[&str] = &["id"];
+
+/// The protocol that a client speaks, and by what it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    StructBySequence,
+    StructByPosition,
+    BinaryBySequence,
+    BinaryByPosition,
+}
+
+const KINDS: [Kind; 4] =
+    [Kind::StructBySequence, Kind::StructByPosition, Kind::BinaryBySequence, Kind::BinaryByPosition];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cut_after_any_frame_ends_equal() {
+    let mut setting = Setting::start().await;
+    setting.interleave(1).await;
+    setting.large_transaction().await;
+    setting.interleave(2).await;
+    setting.finish().await;
+    setting.cut_everywhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cut_around_a_new_copy_ends_equal() {
+    let mut setting = Setting::start().await;
+    setting.interleave(1).await;
+    // Each server copies the table by itself, so their spans differ.
+    for statement in ["ALTER TABLE t ADD note text DEFAULT 'x'", "UPDATE t SET note = 'y' WHERE id % 2 = 0"] {
+        setting.one.batch_execute(statement).await.unwrap();
+        setting.interleave(2).await;
+    }
+    setting.interleave(3).await;
+    setting.finish().await;
+    setting.cut_everywhere().await;
+}
+
+/// One database, and two servers with a slot each.
+struct Setting {
+    _cluster: Cluster,
+    one: Client,
+    other: Client,
+    servers: [Server; 2],
+    /// Ids that no round has used yet.
+    next: i32,
+    mark: i32,
+}
+
+impl Setting {
+    async fn start() -> Setting {
+        let cluster = Cluster::start(ClusterOptions::default().set("logical_decoding_work_mem", "64kB")).unwrap();
+        let sql = "CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t SELECT i, 'v' || i, i FROM generate_series(1, 10) i";
+        cluster.psql(sql).unwrap();
+        let config = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]);
+        let servers = [config.clone().slot("laredo_one").start().await, config.slot("laredo_two").start().await];
+        let (one, other) = (cluster.connect().await.unwrap(), cluster.connect().await.unwrap());
+        Setting { _cluster: cluster, one, other, servers, next: 100, mark: 0 }
+    }
+
+    /// The first transaction begins first, writes first, and commits last; then they meet on the same rows, one after another.
+    async fn interleave(&mut self, times: i32) {
+        for _ in 0..times {
+            let id = self.next;
+            self.next += 10;
+            let (one, other) = (&self.one, &self.other);
+            let run = async |session: &Client, sql: String| session.batch_execute(&sql).await.unwrap();
+            run(
+                one,
+                format!("BEGIN; INSERT INTO t (id, v, n) VALUES ({id}, 'one', 0); UPDATE t SET n = n + 1 WHERE id = 1"),
+            )
+            .await;
+            run(other, format!("BEGIN; INSERT INTO t (id, v, n) VALUES ({}, 'other', 0)", id + 1)).await;
+            run(other, "UPDATE t SET n = n - 1 WHERE id = 2; DELETE FROM t WHERE id = 3".to_owned()).await;
+            run(one, format!("INSERT INTO t (id, v, n) VALUES ({}, 'one again', 0)", id + 2)).await;
+            run(other, format!("UPDATE t SET id = {} WHERE id = {}; COMMIT", id + 3, id + 1)).await;
+            // What the other one did, undone: who takes them in the order of their first changes ends wrong.
+            run(one, "INSERT INTO t (id, v, n) VALUES (3, 'back', 3); UPDATE t SET v = 'one' WHERE id = 2".to_owned())
+                .await;
+            run(other, format!("BEGIN; INSERT INTO t (id, v, n) VALUES ({}, 'third', 0)", id + 4)).await;
+            run(one, format!("UPDATE t SET id = {} WHERE id = {id}; COMMIT", id + 1)).await;
+            run(other, "UPDATE t SET v = v || '+' WHERE id IN (2, 3); COMMIT".to_owned()).await;
+        }
+    }
+
+    /// One that takes several batches, around one that does not.
+    async fn large_transaction(&self) {
+        let large = "BEGIN; INSERT INTO t SELECT i, repeat(md5(i::text), 400), i FROM generate_series(1000, 1060) i";
+        self.one.batch_execute(large).await.unwrap();
+        self.other.batch_execute("UPDATE t SET n = -1 WHERE id = 4").await.unwrap();
+        self.one.batch_execute("DELETE FROM t WHERE id > 1005 AND id < 2000; COMMIT").await.unwrap();
+    }
+
+    /// Commits the last row, when both servers have all others.
+    async fn finish(&mut self) {
+        let position = flushed(&self.one).await.unwrap();
+        for server in &self.servers {
+            eventually(PATIENCE, async || server.is_live_at(position).await).await.unwrap();
+        }
+        self.mark = self.next;
+        self.one.batch_execute(&format!("INSERT INTO t (id, v, n) VALUES ({}, 'last', 0)", self.mark)).await.unwrap();
+    }
+
+    async fn cut_everywhere(&self) {
+        let table = TableName::new("public", "t");
+        let oracle = rows_at_rest(&self.one, &table, KEY, "true").await.unwrap();
+        for kind in KINDS {
+            let goal = Goal { kind, oracle: &oracle, mark: self.mark, json: self.json().await };
+            let frames = goal.cut_after(&self.servers, usize::MAX).await;
+            assert!(frames > 6, "{kind:?}: only {frames} frames");
+            for cut in 1..frames {
+                goal.cut_after(&self.servers, cut).await;
+            }
+        }
+    }
+
+    async fn json(&self) -> BTreeMap<String, JsonRow> {
+        let rows = self.one.query("SELECT to_jsonb(t)::text FROM t", &[]).await.unwrap();
+        let rows = rows.iter().map(|row| serde_json::from_str::<JsonRow>(row.get(0)).unwrap());
+        rows.map(|row| (key_of(KEY, &row), row)).collect()
+    }
+}
+
+/// How a client has to end.
+struct Goal<'a> {
+    kind: Kind,
+    oracle: &'a Rows,
+    /// The id of the row that was committed last.
+    mark: i32,
+    json: BTreeMap<String, JsonRow>,
+}
+
+enum Raw {
+    Struct(SimpleState),
+    Binary(BinaryState),
+}
+
+impl Goal<'_> {
+    /// Cuts a new client after so many frames, lets it go on to the end, and returns the number of frames that it read in all.
+    async fn cut_after(&self, servers: &[Server; 2], cut: usize) -> usize {
+        let mut client = match self.kind {
+            Kind::StructBySequence | Kind::StructByPosition => Raw::Struct(SimpleState::new(KEY)),
+            Kind::BinaryBySequence | Kind::BinaryByPosition => Raw::Binary(BinaryState::default()),
+        };
+        if let Raw::Struct(state) = &mut client {
+            state.resumes_exactly = self.kind == Kind::StructBySequence;
+        }
+        let by_position = matches!(self.kind, Kind::StructByPosition | Kind::BinaryByPosition);
+        let fresh = match client {
+            Raw::Struct(_) => SyncRequest::default(),
+            Raw::Binary(_) => BinaryState::fresh(),
+        };
+        let mut frames = self.read(&servers[0], fresh, &mut client, cut).await;
+        if frames == cut {
+            let request = match (&client, by_position) {
+                (Raw::Struct(state), true) => state.resume_by_position(),
+                (Raw::Struct(state), false) => state.resume_by_sequence(),
+                (Raw::Binary(state), true) => state.resume_by_position(),
+                (Raw::Binary(state), false) => state.resume_by_sequence(),
+            };
+            frames += self.read(&servers[usize::from(by_position)], request, &mut client, usize::MAX).await;
+        }
+        let differences = match &client {
+            Raw::Struct(state) => json_differences(&state.rows, &self.json) + &state.violations.concat(),
+            Raw::Binary(state) => {
+                let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
+                    (state.rows.keys().collect(), self.oracle.rows.keys().collect());
+                match state.rows == self.oracle.rows && state.violations.is_empty() {
+                    true => String::new(),
+                    false => format!("{:?} {:?}", ours.symmetric_difference(&theirs), state.violations),
+                }
+            }
+        };
+        assert!(differences.is_empty(), "{:?}, cut after {cut} of {frames} frames:\n{differences}", self.kind);
+        frames
+    }
+
+    /// Reads a stream until the client has everything, at least two frames, or at most so many; returns how many.
+    async fn read(&self, server: &Server, request: SyncRequest, client: &mut Raw, max: usize) -> usize {
+        let request = SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..request };
+        let mut stream = open(&server.url(), request).await.unwrap();
+        for frames in 1.. {
+            let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the stream goes on");
+            let message: SyncResponse = message.unwrap().expect("the stream does not end");
+            let is_over = match client {
+                Raw::Struct(state) => {
+                    state.apply(message);
+                    state.rows.contains_key(&format!("[{}]", self.mark))
+                }
+                Raw::Binary(state) => {
+                    state.apply(message);
+                    state.rows.contains_key(&[4_i32.to_be_bytes(), self.mark.to_be_bytes()].concat())
+                }
+            };
+            if (is_over && frames >= 2) || frames == max {
+                return frames;
+            }
+        }
+        unreachable!("a stream has fewer frames than that")
+    }
+}

@@ -1,0 +1,13 @@
+//! That what clients have is what PostgreSQL has: real processes against a real PostgreSQL. `./dev test --full` runs them long.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod atomicity;
+mod bad_input;
+mod bounds;
+mod copies;
+mod equality;
+mod faults;
+mod interleaving;
+mod schema_changes;

@@ -1,0 +1,100 @@
+//! A client's table against the database's, cell by cell.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use laredo_client::View;
+use laredo_core::{Schema, Tuple, project_row};
+use laredo_testkit::oracle::{Rows, key_bytes};
+
+use super::simple::{JsonRow, key_of};
+
+/// Differences that are shown; more would hide them.
+const SHOWN: usize = 5;
+
+/// What differs between a view and the database's rows: nothing, or lines that name key, column and both values.
+pub fn view_differences(view: &View<'_>, oracle: &Rows, key: &[&str]) -> String {
+    let names: Vec<&str> = view.schema().columns().iter().map(|column| column.name.as_str()).collect();
+    if names != oracle.columns {
+        return format!("columns: {:?} in the database, {names:?} in the client\n", oracle.columns);
+    }
+    let places: Vec<usize> = key.iter().filter_map(|name| names.iter().position(|column| column == name)).collect();
+    let keyed = |row: &Tuple| (key_bytes(row.as_ref(), &places), row.clone());
+    let ours: BTreeMap<Vec<u8>, Tuple> = view.rows().map(|row| keyed(row.tuple())).collect();
+    let mut found = Vec::new();
+    if ours.len() != view.len() {
+        found.push("the client has two rows of one key".to_owned());
+    }
+    for (key, theirs) in &oracle.rows {
+        match ours.get(key) {
+            None => found.push(format!("the client lacks {}", shown(key))),
+            Some(row) if row != theirs => {
+                let cells = names.iter().zip(theirs.as_ref().cells().zip(row.as_ref().cells()));
+                for (column, (theirs, ours)) in cells.filter(|(_, (theirs, ours))| theirs != ours) {
+                    let (theirs, ours) = (cell(theirs.value()), cell(ours.value()));
+                    found.push(format!("{}, {column}: {theirs} in the database, {ours} in the client", shown(key)));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    let more = ours.keys().filter(|key| !oracle.rows.contains_key(*key));
+    found.extend(more.map(|key| format!("the client still has {}", shown(key))));
+    lines(&found)
+}
+
+/// What differs between a Struct client's rows and the database's.
+pub fn struct_differences(ours: &BTreeMap<String, JsonRow>, oracle: &Rows, schema: &Schema, key: &[&str]) -> String {
+    let theirs = oracle.rows.values().map(|row| {
+        let fields = project_row(schema, row.as_ref()).expect("PostgreSQL's cells are values of their types");
+        let row: JsonRow = fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_json())).collect();
+        (key_of(key, &row), row)
+    });
+    json_differences(ours, &theirs.collect())
+}
+
+/// What differs in the columns that the database's rows have.
+pub fn json_differences(ours: &BTreeMap<String, JsonRow>, theirs: &BTreeMap<String, JsonRow>) -> String {
+    let mut found = Vec::new();
+    for (key, theirs) in theirs {
+        let Some(row) = ours.get(key) else {
+            found.push(format!("the client lacks {}", start(key)));
+            continue;
+        };
+        for (column, value) in theirs.iter().filter(|(column, value)| row.get(*column) != Some(value)) {
+            let (theirs, ours) = (start(&value.to_string()), start(&format!("{:?}", row.get(column))));
+            found.push(format!("{}, {column}: {theirs} in the database, {ours} in the client", start(key)));
+        }
+    }
+    let more = ours.keys().filter(|key| !theirs.contains_key(*key));
+    found.extend(more.map(|key| format!("the client still has {}", start(key))));
+    lines(&found)
+}
+
+fn lines(found: &[String]) -> String {
+    let mut text = String::new();
+    for line in found.iter().take(SHOWN) {
+        let _ = writeln!(text, "  {line}");
+    }
+    if found.len() > SHOWN {
+        let _ = writeln!(text, "  and {} more", found.len() - SHOWN);
+    }
+    text
+}
+
+fn shown(key: &[u8]) -> String {
+    let cells = laredo_core::TupleRef::trusted(key).cells().map(|part| cell(part.value()));
+    format!("({})", cells.collect::<Vec<_>>().join(", "))
+}
+
+/// The start of a cell, as text as far as it is one.
+fn cell(value: Option<&[u8]>) -> String {
+    match value {
+        None => "NULL".to_owned(),
+        Some(bytes) => format!("{}:\"{}\"", bytes.len(), bytes[..bytes.len().min(60)].escape_ascii()),
+    }
+}
+
+fn start(text: &str) -> String {
+    text.chars().take(200).collect()
+}
