@@ -1,0 +1,66 @@
+//! The first copy of a table until a client can be served, against `psql`'s `\copy` of the same table to `/dev/null`.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::bail;
+use laredo_testkit::Cluster;
+use tokio::process::Command;
+
+use super::child::Remote;
+use super::parts::Answered;
+use super::report::{Better, Pair, Report};
+use super::{Options, PATIENCE, progress, stage};
+
+/// Rows of the full size.
+const ROWS: u64 = 5_000_000;
+
+pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+    let rows = options.rows.unwrap_or(ROWS);
+    let cluster = stage::cluster()?;
+    progress(format!("filling a table with {rows} rows"));
+    stage::create_table(&cluster)?;
+    stage::fill(&cluster, rows)?;
+    let warm_s = reference(&cluster).await?;
+    progress(format!("the table is in memory ({warm_s:.2} s)"));
+    let mut pairs = Vec::new();
+    for number in 1..=options.pairs {
+        let (seconds, usage) = ours(&cluster).await?;
+        let reference_s = reference(&cluster).await?;
+        progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
+        pairs.push(Pair {
+            ours: rows as f64 / seconds,
+            reference: rows as f64 / reference_s,
+            cpu_s: usage.cpu_s,
+            peak_bytes: usage.peak_bytes,
+        });
+    }
+    let more = [("rows".to_owned(), rows.into())].into_iter().collect();
+    Ok(Report { bench: "baseline", unit: "rows/s", better: Better::More, pairs, scaled: rows < ROWS, more })
+}
+
+/// From the start of the server's process until a client has its handshake.
+async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, stage::Usage)> {
+    let began = Instant::now();
+    let server = stage::Server::start(cluster, None, "")?;
+    let mut client = Remote::start("handshake", &["--server", &server.address()])?;
+    let answered: Answered = server.lasting(client.hear(PATIENCE)).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    if !answered.has_snapshot {
+        bail!("the client was to get the table");
+    }
+    let usage = server.usage()?;
+    server.stop(cluster).await?;
+    Ok((seconds, usage))
+}
+
+async fn reference(cluster: &Cluster) -> anyhow::Result<f64> {
+    let mut command = Command::new(cluster.bin("psql"));
+    command.args(["-X", "-q", "-c", r"\copy bench to /dev/null binary", "-d", &cluster.url("postgres")]);
+    let began = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).status().await?;
+    if !status.success() {
+        bail!("psql failed: {status}");
+    }
+    Ok(began.elapsed().as_secs_f64())
+}

@@ -1,0 +1,46 @@
+//! A part that another process plays: its orders go to its standard input, and what it says is a line of JSON each.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// A process that plays a part. It ends with this, or with the benchmark.
+pub(super) struct Remote {
+    name: String,
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Remote {
+    /// Starts this program again as the part `name`.
+    pub(super) fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Remote> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["part", name]).args(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let stdin = child.stdin.take().context("the part's standard input")?;
+        let stdout = child.stdout.take().context("the part's standard output")?;
+        Ok(Remote { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout).lines() })
+    }
+
+    /// Gives it an order.
+    pub(super) async fn say(&mut self, order: &str) -> anyhow::Result<()> {
+        self.stdin.write_all(format!("{order}\n").as_bytes()).await.with_context(|| format!("telling {}", self.name))
+    }
+
+    /// What it says next.
+    pub(super) async fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> anyhow::Result<T> {
+        let name = &self.name;
+        let Ok(line) = tokio::time::timeout(patience, self.stdout.next_line()).await else {
+            bail!("{name} said nothing for {} s", patience.as_secs());
+        };
+        match line? {
+            Some(line) => serde_json::from_str(&line).with_context(|| format!("{name} said {line:?}")),
+            None => bail!("{name} ended: {}", self.child.wait().await?),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One journal to many clients at full rate, against raw sockets that send the same bytes from memory to as many readers.
+
+use anyhow::{Context, bail};
+use laredo_testkit::Cluster;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::child::Remote;
+use super::parts::{Listening, Streamed};
+use super::report::{Better, Pair, Report, median, ratio, rounded};
+use super::{Options, PATIENCE, progress, stage};
+
+/// Changes of the full size: about 400 MB.
+const CHANGES: u64 = 1_750_000;
+/// How many clients at once; the last is what counts.
+const CLIENTS: [u32; 3] = [1, 10, 100];
+/// Everything stays in memory, for the disk is not what is measured.
+const JOURNAL: &str = "journal { max_entries = 100000000, max_bytes = 16GiB, memory_max_bytes = 8GiB }";
+
+pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+    let changes = stage::whole_thousands(options.changes.unwrap_or(CHANGES))?;
+    let cluster = stage::cluster()?;
+    let fan = Fan::fill(&cluster, changes).await?;
+    let mut pairs: [Vec<Pair>; CLIENTS.len()] = Default::default();
+    for number in 1..=options.pairs {
+        for (clients, pairs) in CLIENTS.into_iter().zip(&mut pairs) {
+            let pair = fan.pair(clients).await?;
+            let (ours, reference) = (pair.ours, pair.reference);
+            progress(format!("pair {number}: {clients} clients: ours {ours:.0} MB/s, reference {reference:.0} MB/s"));
+            pairs.push(pair);
+        }
+    }
+    // Once more, now that everybody was served.
+    fan.check_encoded(changes).await?;
+    fan.server.stop(&cluster).await?;
+    let mut more = Map::new();
+    more.insert("changes".to_owned(), changes.into());
+    more.insert("encoded".to_owned(), changes.into());
+    more.insert("bytes".to_owned(), fan.bytes.into());
+    for (clients, pairs) in CLIENTS.into_iter().zip(&pairs) {
+        more.insert(format!("clients_{clients}"), figures(pairs));
+    }
+    let [.., pairs] = pairs;
+    Ok(Report { bench: "fanout", unit: "MB/s", better: Better::More, pairs, scaled: changes < CHANGES, more })
+}
+
+fn figures(pairs: &[Pair]) -> Value {
+    json!({
+        "ours": rounded(median(pairs.iter().map(|pair| pair.ours).collect())),
+        "reference": rounded(median(pairs.iter().map(|pair| pair.reference).collect())),
+        "ratio": ratio(pairs, Better::More),
+    })
+}
+
+/// A server whose journal is full, and what one client of it is sent.
+struct Fan {
+    server: stage::Server,
+    position: String,
+    /// The file that holds a stream's bytes.
+    stream: std::path::PathBuf,
+    bytes: u64,
+    _folder: TempDir,
+}
+
+impl Fan {
+    async fn fill(cluster: &Cluster, changes: u64) -> anyhow::Result<Fan> {
+        stage::create_churn(cluster)?;
+        let server = stage::Server::start(cluster, None, JOURNAL)?;
+        server.ready().await?;
+        let position = cluster.psql("SELECT pg_current_wal_insert_lsn()")?;
+        progress(format!("filling the journal with {changes} changes"));
+        stage::churn(cluster, changes)?;
+        let folder = tempfile::tempdir()?;
+        let stream = folder.path().join("stream");
+        let mut fan = Fan { server, position, stream, bytes: 0, _folder: folder };
+        while fan.server.metric("laredo_encoded_entries_total").await? < changes as f64 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        fan.server.idle().await?;
+        fan.check_encoded(changes).await?;
+        fan.bytes = fan.probe().await?;
+        progress(format!("a client is sent {:.0} MB", fan.bytes as f64 / 1e6));
+        Ok(fan)
+    }
+
+    /// Every change was encoded once, however many clients there are.
+    async fn check_encoded(&self, changes: u64) -> anyhow::Result<()> {
+        let encoded = self.server.metric("laredo_encoded_entries_total").await?;
+        if encoded != changes as f64 {
+            bail!("{encoded} entries were encoded for {changes} changes");
+        }
+        Ok(())
+    }
+
+    /// Keeps what one client is sent.
+    async fn probe(&self) -> anyhow::Result<u64> {
+        let file = self.stream.to_str().context("a path in Unicode")?;
+        let port = self.server.port().to_string();
+        let arguments = ["--port", &port, "--position", &self.position, "--file", file];
+        let mut client = Remote::start("save-stream", &arguments)?;
+        let saved: Streamed = self.server.lasting(client.hear(PATIENCE)).await?;
+        Ok(saved.bytes)
+    }
+
+    async fn pair(&self, clients: u32) -> anyhow::Result<Pair> {
+        let before = self.server.usage()?;
+        let ours = self.server.lasting(self.ours(clients)).await?;
+        let usage = self.server.usage()?;
+        let reference = self.reference(clients).await?;
+        Ok(Pair {
+            ours: ours.bytes as f64 / 1e6 / ours.seconds,
+            reference: reference.bytes as f64 / 1e6 / reference.seconds,
+            cpu_s: usage.cpu_s - before.cpu_s,
+            peak_bytes: usage.peak_bytes,
+        })
+    }
+
+    async fn ours(&self, clients: u32) -> anyhow::Result<Streamed> {
+        let (port, clients, bytes) = (self.server.port().to_string(), clients.to_string(), self.bytes.to_string());
+        let arguments = ["--port", &port, "--position", &self.position, "--clients", &clients, "--bytes", &bytes];
+        Remote::start("read-streams", &arguments)?.hear(PATIENCE).await
+    }
+
+    async fn reference(&self, clients: u32) -> anyhow::Result<Streamed> {
+        let file = self.stream.to_str().context("a path in Unicode")?;
+        let mut sender = Remote::start("send-bytes", &["--file", file])?;
+        let Listening { port } = sender.hear(PATIENCE).await?;
+        let (port, clients, bytes) = (port.to_string(), clients.to_string(), self.bytes.to_string());
+        let arguments = ["--port", &port, "--clients", &clients, "--bytes", &bytes];
+        Remote::start("read-bytes", &arguments)?.hear(PATIENCE).await
+    }
+}

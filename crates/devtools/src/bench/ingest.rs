@@ -1,0 +1,83 @@
+//! Changes that wait in the WAL until a client's view shows the last one, against `pg_recvlogical` to `/dev/null`.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::bail;
+use laredo_testkit::Cluster;
+use tokio::process::Command;
+
+use super::child::Remote;
+use super::parts::{Begun, Reached};
+use super::report::{Better, Pair, Report};
+use super::{Options, PATIENCE, progress, stage};
+
+/// Changes of the full size.
+const CHANGES: u64 = 2_000_000;
+/// The reference's slot, and ours: it stays if a slow machine makes the frozen server lose its connection.
+const SLOTS: [&str; 2] = ["bench_reference", "bench_ours"];
+
+pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+    let changes = stage::whole_thousands(options.changes.unwrap_or(CHANGES))?;
+    let cluster = stage::cluster()?;
+    let mut pairs = Vec::new();
+    for number in 1..=options.pairs {
+        let pair = pair(&cluster, number, changes).await?;
+        for slot in SLOTS {
+            cluster.psql(&format!("SELECT pg_drop_replication_slot('{slot}')"))?;
+        }
+        pairs.push(pair);
+    }
+    let more = [("changes".to_owned(), changes.into())].into_iter().collect();
+    Ok(Report { bench: "ingest", unit: "changes/s", better: Better::More, pairs, scaled: changes < CHANGES, more })
+}
+
+async fn pair(cluster: &Cluster, number: usize, changes: u64) -> anyhow::Result<Pair> {
+    stage::create_churn(cluster)?;
+    cluster.psql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", SLOTS[0]))?;
+    // Every start of the server copies the table, so it starts while there is next to nothing, and the changes come while
+    // it cannot read them.
+    let server =
+        stage::Server::start(cluster, Some(SLOTS[1]), "journal { max_entries = 100000000, max_bytes = 16GiB }")?;
+    server.ready().await?;
+    server.idle().await?;
+    server.process().freeze();
+    progress(format!("pair {number}: making {changes} changes"));
+    let churned = stage::churn(cluster, changes)?;
+    cluster.psql("CHECKPOINT")?;
+    let last_id = churned.last_id.to_string();
+    let mut client = Remote::start("follow", &["--server", &server.address(), "--last-id", &last_id])?;
+    let Begun {} = client.hear(PATIENCE).await?;
+    let before = server.usage()?;
+    let began = Instant::now();
+    server.process().thaw();
+    let reached: Reached = server.lasting(client.hear(PATIENCE)).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let usage = server.usage()?;
+    if reached.rows != churned.rows {
+        bail!("the client has {} rows, the database {}", reached.rows, churned.rows);
+    }
+    server.stop(cluster).await?;
+    let reference_s = reference(cluster, &churned.end).await?;
+    progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
+    Ok(Pair {
+        ours: changes as f64 / seconds,
+        reference: changes as f64 / reference_s,
+        cpu_s: usage.cpu_s - before.cpu_s,
+        peak_bytes: usage.peak_bytes,
+    })
+}
+
+async fn reference(cluster: &Cluster, end: &str) -> anyhow::Result<f64> {
+    let mut command = Command::new(cluster.bin("pg_recvlogical"));
+    command.args(["--start", "--slot", SLOTS[0], "--file", "/dev/null", "--fsync-interval", "0", "--no-loop"]);
+    let publication = format!("publication_names={}", stage::PUBLICATION);
+    command.args(["--endpos", end, "-o", "proto_version=1", "-o", "binary=true", "-o", &publication]);
+    command.args(["-d", &cluster.url("postgres")]);
+    let began = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).status().await?;
+    if !status.success() {
+        bail!("pg_recvlogical failed: {status}");
+    }
+    Ok(began.elapsed().as_secs_f64())
+}

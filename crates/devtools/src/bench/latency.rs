@@ -1,0 +1,102 @@
+//! From a commit until a client shows it, at a steady rate, against LISTEN and NOTIFY of the same rows.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, bail};
+use laredo_testkit::Cluster;
+use serde_json::{Map, Value, json};
+
+use super::child::Remote;
+use super::parts::{Begun, Times};
+use super::report::{Better, Pair, Report, median, rounded};
+use super::{Options, PATIENCE, progress, stage};
+use crate::percentile::percentile;
+
+/// Transactions of the full size: 10 s.
+const CHANGES: u64 = 10_000;
+/// Transactions per second.
+const RATE: u32 = 1000;
+/// The part of the transactions that warm everything up and are not counted.
+const WARM_UP: f64 = 0.05;
+
+pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+    let changes = options.changes.unwrap_or(CHANGES);
+    let cluster = stage::cluster()?;
+    let (mut pairs, mut medians) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for number in 1..=options.pairs {
+        let (ours, usage) = ours(&cluster, changes).await?;
+        let reference = reference(&cluster, changes).await?;
+        progress(format!("pair {number}: ours {ours}, reference {reference}"));
+        pairs.push(Pair {
+            ours: ours.p99_ms,
+            reference: reference.p99_ms,
+            cpu_s: usage.cpu_s,
+            peak_bytes: usage.peak_bytes,
+        });
+        medians[0].push(ours.p50_ms);
+        medians[1].push(reference.p50_ms);
+    }
+    let mut more = Map::new();
+    more.insert("transactions".to_owned(), changes.into());
+    more.insert("rate_per_s".to_owned(), RATE.into());
+    let [ours, reference] = medians.map(|values| Value::from(rounded(median(values))));
+    more.insert("p50".to_owned(), json!({ "ours": ours, "reference": reference }));
+    Ok(Report { bench: "latency", unit: "ms (p99)", better: Better::Less, pairs, scaled: changes < CHANGES, more })
+}
+
+struct Lag {
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+impl std::fmt::Display for Lag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "p50 {:.3} ms, p99 {:.3} ms", self.p50_ms, self.p99_ms)
+    }
+}
+
+async fn ours(cluster: &Cluster, changes: u64) -> anyhow::Result<(Lag, stage::Usage)> {
+    stage::create_table(cluster)?;
+    let server = stage::Server::start(cluster, None, "")?;
+    server.ready().await?;
+    let watcher = Remote::start("watch", &["--server", &server.address()])?;
+    let before = server.usage()?;
+    let lag = server.lasting(measure(cluster, changes, watcher, &[])).await?;
+    let mut usage = server.usage()?;
+    usage.cpu_s -= before.cpu_s;
+    server.stop(cluster).await?;
+    Ok((lag, usage))
+}
+
+async fn reference(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
+    stage::create_table(cluster)?;
+    let listener = Remote::start("listen", &["--database", &cluster.url("postgres")])?;
+    measure(cluster, changes, listener, &["--notify"]).await
+}
+
+/// Lets one process commit and the other one see.
+async fn measure(cluster: &Cluster, changes: u64, mut seer: Remote, more: &[&str]) -> anyhow::Result<Lag> {
+    let Begun {} = seer.hear(PATIENCE).await?;
+    let (url, count, rate) = (cluster.url("postgres"), changes.to_string(), RATE.to_string());
+    let mut arguments = vec!["--database", &url, "--count", &count, "--rate", &rate];
+    arguments.extend(more);
+    let committed: Times = Remote::start("commit", &arguments)?.hear(PATIENCE).await?;
+    seer.say(&format!("tell {changes}")).await?;
+    let seen: Times = seer.hear(PATIENCE).await?;
+    lag(&committed, &seen, changes)
+}
+
+fn lag(committed: &Times, seen: &Times, changes: u64) -> anyhow::Result<Lag> {
+    let seen: HashMap<i64, i64> = seen.0.iter().copied().collect();
+    if committed.0.len() as u64 != changes {
+        bail!("{} transactions were committed, not {changes}", committed.0.len());
+    }
+    let mut lags = Vec::new();
+    for (id, at) in &committed.0 {
+        let seen = seen.get(id).with_context(|| format!("row {id} was never seen"))?;
+        if *id as f64 > changes as f64 * WARM_UP {
+            lags.push((seen - at) as f64 / 1000.0);
+        }
+    }
+    Ok(Lag { p50_ms: percentile(&mut lags, 0.5), p99_ms: percentile(&mut lags, 0.99) })
+}

@@ -1,0 +1,85 @@
+//! Parts that are clients of ours.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use laredo_client::{Replica, Row, TableName};
+use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
+use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, sync_response};
+use tokio::sync::mpsc;
+use tonic::transport::Endpoint;
+
+use super::{Answered, Begun, Reached, Times, now_us, say};
+use crate::bench::stage::TABLE;
+
+/// Between two attempts to connect to a server that is not there yet.
+const RETRY: Duration = Duration::from_millis(5);
+/// Between two looks at a view.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Asks for the table until it is being sent.
+pub(super) async fn handshake(server: String) -> anyhow::Result<()> {
+    loop {
+        match ask(server.clone()).await {
+            Ok(mode) => return say(&Answered { has_snapshot: mode == SyncMode::FullSnapshot }),
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn ask(server: String) -> anyhow::Result<SyncMode> {
+    let table: TableName = TABLE.parse()?;
+    let channel = Endpoint::from_shared(server)?.connect().await?;
+    let mut client = LaredoReplicationServiceClient::new(channel);
+    let request = SyncRequest {
+        schema: table.schema,
+        table: table.table,
+        accept: vec![RowEncoding::PostgresBinary.into()],
+        ..SyncRequest::default()
+    };
+    let first = client.sync(request).await?.into_inner().message().await?;
+    match first.and_then(|response| response.message) {
+        Some(sync_response::Message::Handshake(handshake)) => Ok(handshake.mode()),
+        other => anyhow::bail!("a stream begins with {other:?}"),
+    }
+}
+
+/// Keeps a replica until it has a row.
+pub(super) async fn follow(server: String, last_id: i64) -> anyhow::Result<()> {
+    let replica = Replica::builder(server, TABLE.parse()?).start()?;
+    say(&Begun {})?;
+    while replica.get(last_id).is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
+    say(&Reached { rows: replica.view().len() as u64 })
+}
+
+/// Keeps a replica, and notes when rows appear.
+pub(super) async fn watch(server: String, mut orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
+    let replica = Replica::builder(server, TABLE.parse()?).start()?;
+    replica.ready(Duration::from_secs(60)).await?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let _listener = replica.listen(move |_: Option<&Row>, new: Option<&Row>| {
+        if let Some(Ok(id)) = new.map(|row| row.get::<i64>("id")) {
+            noted.lock().unwrap_or_else(PoisonError::into_inner).push((id, now_us()));
+        }
+    });
+    say(&Begun {})?;
+    let count = count(orders.recv().await)?;
+    loop {
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if seen.len() >= count {
+            return say(&Times(seen));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// `tell COUNT`: what was noted, once it is so much.
+pub(super) fn count(order: Option<String>) -> anyhow::Result<usize> {
+    let order = order.context("no order came")?;
+    let count = order.strip_prefix("tell ").with_context(|| format!("not understood: {order}"))?;
+    Ok(count.parse()?)
+}

@@ -1,0 +1,118 @@
+//! Parts that take gRPC streams as bytes, without looking at what they say.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use laredo_core::TableName;
+use laredo_proto::frame;
+use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, SyncResponse, sync_response};
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::{Streamed, say};
+use crate::bench::stage::TABLE;
+
+/// As our own client has them.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Nothing more is to come after so long a silence; shorter than the time between heartbeats.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Keeps what one client is sent until nothing more comes.
+pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut body = open(connect(port).await?, port, position).await?;
+    let mut out = tokio::io::BufWriter::new(tokio::fs::File::create(file).await?);
+    let (mut bytes, mut first) = (0, Vec::new());
+    while let Ok(chunk) = tokio::time::timeout(SILENCE, body.data()).await {
+        let chunk = chunk.context("the stream has ended")??;
+        body.flow_control().release_capacity(chunk.len())?;
+        out.write_all(&chunk).await?;
+        bytes += chunk.len() as u64;
+        if first.len() < 64 * 1024 {
+            first.extend_from_slice(&chunk);
+        }
+    }
+    out.flush().await?;
+    check_handshake(&first)?;
+    say(&Streamed { bytes, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// A client that starts anew would be sent something else.
+fn check_handshake(bytes: &[u8]) -> anyhow::Result<()> {
+    let length = frame::length(bytes).context("the stream has no first message")?;
+    let message = bytes.get(frame::PREFIX_LENGTH..frame::PREFIX_LENGTH + length);
+    match SyncResponse::decode(message.context("the first message is not whole")?)?.message {
+        Some(sync_response::Message::Handshake(handshake)) if handshake.mode() == SyncMode::Delta => Ok(()),
+        other => bail!("the stream begins with {other:?}"),
+    }
+}
+
+/// Many clients at once; each has its own connection.
+pub(super) async fn read(port: u16, position: &str, clients: usize, bytes: u64) -> anyhow::Result<()> {
+    let mut connections = Vec::new();
+    for _ in 0..clients {
+        connections.push(connect(port).await?);
+    }
+    let mut readers = JoinSet::new();
+    let began = Instant::now();
+    for connection in connections {
+        let position = position.to_owned();
+        readers.spawn(async move { take(open(connection, port, &position).await?, bytes).await });
+    }
+    let mut taken = 0;
+    while let Some(reader) = readers.join_next().await {
+        taken += reader??;
+    }
+    say(&Streamed { bytes: taken, seconds: began.elapsed().as_secs_f64() })
+}
+
+async fn take(mut body: h2::RecvStream, bytes: u64) -> anyhow::Result<u64> {
+    let mut taken = 0;
+    while taken < bytes {
+        let chunk = body.data().await.with_context(|| format!("a stream has ended after {taken} bytes"))??;
+        body.flow_control().release_capacity(chunk.len())?;
+        taken += chunk.len() as u64;
+    }
+    Ok(taken)
+}
+
+async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
+    let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+    socket.set_nodelay(true)?;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let (sender, connection) = builder.handshake(socket).await?;
+    // When it breaks, its stream says so.
+    tokio::spawn(connection);
+    Ok(sender.ready().await?)
+}
+
+/// Asks for everything after a position.
+async fn open(mut connection: SendRequest<Bytes>, port: u16, position: &str) -> anyhow::Result<h2::RecvStream> {
+    let table: TableName = TABLE.parse()?;
+    let ask = SyncRequest {
+        schema: table.schema,
+        table: table.table,
+        last_known_source_position: position.to_owned(),
+        accept: vec![RowEncoding::PostgresBinary.into()],
+        ..SyncRequest::default()
+    };
+    let request =
+        http::Request::post(format!("http://127.0.0.1:{port}/laredo.replication.v1.LaredoReplicationService/Sync"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+    let (response, mut sender) = connection.send_request(request, false)?;
+    sender.send_data(frame::to_bytes(&ask), true)?;
+    let response = response.await?;
+    if let Some(status) = response.headers().get("grpc-status") {
+        bail!("the server refuses: {status:?} {:?}", response.headers().get("grpc-message"));
+    }
+    Ok(response.into_body())
+}

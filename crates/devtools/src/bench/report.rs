@@ -1,0 +1,149 @@
+//! What a benchmark says at last.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::PAIRS;
+
+/// One turn of ours and of the reference.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) ours: f64,
+    pub(super) reference: f64,
+    /// Processor time of the server while ours was measured.
+    pub(super) cpu_s: f64,
+    /// The most memory that the server ever had.
+    pub(super) peak_bytes: u64,
+}
+
+/// What makes a value a good one. Ratios are always such that more is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Better {
+    More,
+    Less,
+}
+
+/// Everything that a benchmark has found.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) bench: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: Better,
+    pub(super) pairs: Vec<Pair>,
+    /// Whether less was measured than the full size.
+    pub(super) scaled: bool,
+    /// What was measured, and more figures of it.
+    pub(super) more: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    bench: &'a str,
+    ours: f64,
+    reference: f64,
+    unit: &'a str,
+    ratio: Ratio,
+    pairs: usize,
+    cpu_s: f64,
+    peak_mb: f64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    scaled: bool,
+    #[serde(flatten)]
+    more: &'a Map<String, Value>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Ratio {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Report {
+    /// One line of JSON: medians over the pairs, and the ratios within them.
+    pub(super) fn line(&self) -> serde_json::Result<String> {
+        let each = |value: fn(&Pair) -> f64| self.pairs.iter().map(value).collect::<Vec<_>>();
+        let peak_bytes = self.pairs.iter().map(|pair| pair.peak_bytes).max().unwrap_or(0);
+        serde_json::to_string(&Line {
+            bench: self.bench,
+            ours: rounded(median(each(|pair| pair.ours))),
+            reference: rounded(median(each(|pair| pair.reference))),
+            unit: self.unit,
+            ratio: ratio(&self.pairs, self.better),
+            pairs: self.pairs.len(),
+            cpu_s: rounded(median(each(|pair| pair.cpu_s))),
+            peak_mb: rounded(peak_bytes as f64 / 1e6),
+            scaled: self.scaled || self.pairs.len() < PAIRS,
+            more: &self.more,
+        })
+    }
+}
+
+pub(super) fn ratio(pairs: &[Pair], better: Better) -> Ratio {
+    let of = |pair: &Pair| match better {
+        Better::More => pair.ours / pair.reference,
+        Better::Less => pair.reference / pair.ours,
+    };
+    let ratios: Vec<f64> = pairs.iter().map(of).collect();
+    Ratio {
+        min: rounded(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
+        max: rounded(ratios.iter().copied().fold(0.0, f64::max)),
+        median: rounded(median(ratios)),
+    }
+}
+
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => match values.get(middle.wrapping_sub(1)..=middle) {
+            Some([low, high]) => f64::midpoint(*low, *high),
+            _ => 0.0,
+        },
+        _ => values[middle],
+    }
+}
+
+/// To a thousandth, or to a whole where thousandths say nothing.
+pub(super) fn rounded(value: f64) -> f64 {
+    if value.abs() >= 1000.0 { value.round() } else { (value * 1000.0).round() / 1000.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(ours: f64, reference: f64) -> Pair {
+        Pair { ours, reference, cpu_s: 1.25, peak_bytes: 2_000_000 }
+    }
+
+    fn report(better: Better, pairs: Vec<Pair>) -> Report {
+        Report { bench: "x", unit: "rows/s", better, pairs, scaled: false, more: Map::new() }
+    }
+
+    #[test]
+    fn a_line_has_what_everybody_expects() {
+        let pairs = [(50.0, 100.0), (90.0, 100.0), (70.0, 100.0), (60.0, 100.0), (80.0, 100.0)];
+        let mut report = report(Better::More, pairs.map(|(ours, reference)| pair(ours, reference)).to_vec());
+        report.more.insert("rows".to_owned(), 7.into());
+        assert_eq!(
+            report.line().unwrap(),
+            r#"{"bench":"x","ours":70.0,"reference":100.0,"unit":"rows/s","ratio":{"median":0.7,"min":0.5,"max":0.9},"pairs":5,"cpu_s":1.25,"peak_mb":2.0,"rows":7}"#
+        );
+    }
+
+    #[test]
+    fn fewer_pairs_are_a_scaled_run_and_less_may_be_better() {
+        let line = report(Better::Less, vec![pair(2.0, 4.0), pair(4.0, 4.0)]).line().unwrap();
+        assert!(line.contains(r#""ratio":{"median":1.5,"min":1.0,"max":2.0}"#), "{line}");
+        assert!(line.contains(r#""scaled":true"#), "{line}");
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0]), 3.0);
+        assert_eq!(median(vec![9.0, 1.0]), 5.0);
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+    }
+}

@@ -1,0 +1,248 @@
+//! What every benchmark plays on: a private PostgreSQL, the table, and the server.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use laredo_testkit::{Cluster, ClusterOptions, Process, free_port};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::PATIENCE;
+
+/// The table that everything is measured with.
+pub(super) const TABLE: &str = "public.bench";
+/// The publication that ours and the references read.
+pub(super) const PUBLICATION: &str = "bench_pub";
+
+/// 8 columns of mixed types; a row's cells are about 210 bytes. The columns of a row follow from its number.
+const SCHEMA: &str = "
+    CREATE TABLE bench (id bigint PRIMARY KEY, customer uuid NOT NULL, status text NOT NULL, amount numeric(12,2) NOT NULL,
+        quantity int NOT NULL, discount float8, placed_at timestamptz NOT NULL, note text NOT NULL);
+    CREATE OR REPLACE FUNCTION bench_row(i bigint, round bigint) RETURNS SETOF bench LANGUAGE sql STABLE AS $$
+        SELECT i, md5(i::text)::uuid, (ARRAY['open','paid','shipped'])[(1 + (i + round) % 3)::int],
+            ((i % 1000000) / 100.0)::numeric(12,2), (round % 1000)::int, ((i % 7) / 7.0)::float8,
+            timestamptz '2026-01-01' + i * interval '1 ms', repeat(md5(i::text), 4) || 'in transit, say 5d'
+    $$;
+    CREATE PUBLICATION bench_pub FOR TABLE bench";
+
+/// Transactions of 1,000 changes: 500 inserts, 400 updates and 100 deletes of the rows that the transaction before inserted
+/// (the first 500 are there from the beginning). The last insert has the largest number.
+const CHURN: &str = "
+    CREATE PROCEDURE bench_churn(transactions bigint) LANGUAGE plpgsql AS $$ BEGIN
+        FOR t IN 1..transactions LOOP
+            DELETE FROM bench WHERE id > t * 500 - 500 AND id <= t * 500 - 400;
+            UPDATE bench SET (status, quantity, placed_at) = ('returned', t % 1000, placed_at + interval '1 day')
+                WHERE id > t * 500 - 400 AND id <= t * 500;
+            INSERT INTO bench SELECT r.* FROM generate_series(t * 500 + 1, t * 500 + 500) i, bench_row(i, t) r;
+            COMMIT;
+        END LOOP;
+    END $$";
+/// Changes in each of those transactions.
+pub(super) const CHURN_CHANGES: u64 = 1000;
+
+/// A PostgreSQL on disk that does not wait for it, so that the disk is not what is measured.
+pub(super) fn cluster() -> anyhow::Result<Cluster> {
+    let options = ClusterOptions { on_disk: true, ..ClusterOptions::default() };
+    let settings = [
+        ("shared_buffers", "2GB"),
+        ("max_wal_size", "32GB"),
+        ("checkpoint_timeout", "1h"),
+        ("wal_sender_timeout", "0"),
+        ("autovacuum", "off"),
+    ];
+    let options = settings.iter().fold(options, |options, (name, value)| options.set(name, value));
+    Cluster::start(options).context("starting a private PostgreSQL")
+}
+
+/// The table, new and empty.
+pub(super) fn create_table(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.psql("DROP TABLE IF EXISTS bench CASCADE; DROP PUBLICATION IF EXISTS bench_pub")?;
+    cluster.psql(SCHEMA)?;
+    Ok(())
+}
+
+/// Puts rows into the table.
+pub(super) fn fill(cluster: &Cluster, rows: u64) -> anyhow::Result<()> {
+    cluster.psql(&format!("INSERT INTO bench SELECT r.* FROM generate_series(1, {rows}) i, bench_row(i, 0) r"))?;
+    cluster.psql("VACUUM (FREEZE, ANALYZE) bench; CHECKPOINT")?;
+    Ok(())
+}
+
+/// The table with its first rows, ready for [`churn`].
+pub(super) fn create_churn(cluster: &Cluster) -> anyhow::Result<()> {
+    create_table(cluster)?;
+    cluster.psql(&format!("DROP PROCEDURE IF EXISTS bench_churn; {CHURN}"))?;
+    fill(cluster, CHURN_CHANGES / 2)
+}
+
+/// What [`churn`] has left behind.
+pub(super) struct Churned {
+    /// Where the WAL ended after the last transaction.
+    pub(super) end: String,
+    /// The row that the last transaction inserted last.
+    pub(super) last_id: i64,
+    pub(super) rows: u64,
+}
+
+/// Makes the changes.
+pub(super) fn churn(cluster: &Cluster, changes: u64) -> anyhow::Result<Churned> {
+    let transactions = changes / CHURN_CHANGES;
+    let sql = format!("CALL bench_churn({transactions}); SELECT pg_current_wal_insert_lsn()");
+    let end = cluster.psql(&sql).context("making changes")?;
+    let count = cluster.psql("SELECT count(*), max(id) FROM bench")?;
+    let (rows, last_id) = count.split_once('|').context("two numbers")?;
+    Ok(Churned { end, last_id: last_id.parse()?, rows: rows.parse()? })
+}
+
+/// Changes in whole transactions of a thousand.
+pub(super) fn whole_thousands(changes: u64) -> anyhow::Result<u64> {
+    if changes == 0 || !changes.is_multiple_of(CHURN_CHANGES) {
+        bail!("--changes must be whole thousands, not {changes}");
+    }
+    Ok(changes)
+}
+
+/// A running `laredo-server`.
+pub(super) struct Server {
+    process: Process,
+    fanout: u16,
+    health: u16,
+    _folder: TempDir,
+}
+
+/// What a server has used so far.
+pub(super) struct Usage {
+    pub(super) cpu_s: f64,
+    pub(super) peak_bytes: u64,
+}
+
+impl Server {
+    /// Starts one; it copies the table at once. `slot` names a slot that stays, `target` holds more keys of the fan-out.
+    pub(super) fn start(cluster: &Cluster, slot: Option<&str>, target: &str) -> anyhow::Result<Server> {
+        let (grpc, fanout, health, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let slot =
+            slot.map_or("slot_mode = ephemeral".to_owned(), |slot| format!("slot_mode = stateful, slot_name = {slot}"));
+        let config = format!(
+            r#"sources {{ bench {{ type = postgresql, connection = "{}", {slot}, publication {{ name = {PUBLICATION} }} }} }}
+tables = [{{ source = bench, schema = public, table = bench
+             targets = [{{ type = replication-fanout, grpc {{ port = {fanout} }}
+             {target} }}] }}]
+grpc {{ port = {grpc} }}
+health {{ http_port = {health} }}
+observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
+"#,
+            cluster.url("postgres")
+        );
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("laredo.conf");
+        std::fs::write(&path, config)?;
+        let program = std::env::current_exe()?.with_file_name("laredo-server");
+        let mut command = Command::new(&program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAREDO_")) {
+            command.env_remove(name);
+        }
+        let process = Process::spawn(command_with(command, &path)).with_context(|| {
+            format!("starting {}; it is built by `cargo build --release -p laredo`", program.display())
+        })?;
+        Ok(Server { process, fanout, health, _folder: folder })
+    }
+
+    /// Where clients go.
+    pub(super) fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.fanout)
+    }
+
+    /// What somebody else does with it; an error, with the end of its log, if it ends or that fails.
+    pub(super) async fn lasting<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let done = tokio::select! {
+            done = work => done,
+            ended = self.process.wait(PATIENCE) => Err(anyhow::anyhow!("the server has ended: {ended:?}")),
+        };
+        done.with_context(|| self.log())
+    }
+
+    /// The port of the fan-out.
+    pub(super) fn port(&self) -> u16 {
+        self.fanout
+    }
+
+    /// The process, to be frozen and thawed.
+    pub(super) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Waits until it serves the table.
+    pub(super) async fn ready(&self) -> anyhow::Result<()> {
+        self.lasting(async {
+            while !matches!(self.get("/health/ready").await, Some((200, _))) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until it has nothing left to do.
+    pub(super) async fn idle(&self) -> anyhow::Result<()> {
+        loop {
+            let before = self.process.cpu_time()?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.process.cpu_time()? - before <= Duration::from_millis(20) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A number that it tells Prometheus, summed over its labels.
+    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let (_, text) = self.get("/metrics").await.context("asking the server for its metrics")?;
+        let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        if values.is_empty() {
+            bail!("the server has no metric {name}");
+        }
+        Ok(values.iter().sum())
+    }
+
+    /// What it has used so far.
+    pub(super) fn usage(&self) -> anyhow::Result<Usage> {
+        let cpu_s = self.process.cpu_time()?.as_secs_f64();
+        Ok(Usage { cpu_s, peak_bytes: self.process.peak_rss_bytes()? })
+    }
+
+    /// The end of what it has logged.
+    fn log(&self) -> String {
+        let lines = self.process.output();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Ends it, and returns when it is gone, and its connections to the database with it.
+    pub(super) async fn stop(self, cluster: &Cluster) -> anyhow::Result<()> {
+        self.process.terminate();
+        if self.process.wait(Duration::from_secs(20)).await.is_err() {
+            self.process.kill9();
+        }
+        drop(self);
+        while cluster.psql("SELECT count(*) FROM pg_stat_replication")? != "0" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health)).await.ok()?;
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+}
+
+fn command_with(mut command: Command, config: &std::path::Path) -> Command {
+    command.arg("--config").arg(config);
+    command
+}

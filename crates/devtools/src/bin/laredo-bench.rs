@@ -1,0 +1,51 @@
+//! `./dev bench NAME`: ours against a reference, side by side.
+
+use clap::{Parser, Subcommand};
+use laredo_devtools::bench;
+
+#[derive(Parser)]
+#[command(about = "Ours against a reference, side by side; ends with one line of JSON")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Rows to copy, where not the full size (baseline).
+    #[arg(long, global = true)]
+    rows: Option<u64>,
+    /// Changes to make, where not the full size (ingest, fanout, latency); whole thousands.
+    #[arg(long, global = true)]
+    changes: Option<u64>,
+    /// How often ours and the reference take turns.
+    #[arg(long, global = true, default_value_t = bench::PAIRS)]
+    pairs: usize,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// The first copy of a table until a client can be served, against psql's \copy to /dev/null.
+    Baseline,
+    /// Changes that wait in the WAL until a client shows the last one, against pg_recvlogical to /dev/null.
+    Ingest,
+    /// One journal to 1, 10 and 100 clients at full rate, against raw sockets with the same bytes.
+    Fanout,
+    /// From a commit until a client shows it, against LISTEN and NOTIFY.
+    Latency,
+    /// One of the benchmark's processes (started by the benchmark itself).
+    #[command(hide = true)]
+    Part {
+        #[command(subcommand)]
+        part: bench::Part,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Arguments { bench, rows, changes, pairs } = Arguments::parse();
+    let bench = match bench {
+        Bench::Baseline => bench::Bench::Baseline,
+        Bench::Ingest => bench::Bench::Ingest,
+        Bench::Fanout => bench::Bench::Fanout,
+        Bench::Latency => bench::Bench::Latency,
+        Bench::Part { part } => return bench::play(part).await,
+    };
+    bench::run(bench, bench::Options { rows, changes, pairs: pairs.max(1) }).await
+}

@@ -1,0 +1,33 @@
+//! `./dev demo`: a PostgreSQL table, live in two other processes.
+
+use clap::{Parser, Subcommand};
+use laredo_devtools::demo;
+
+#[derive(Parser)]
+#[command(about = "A PostgreSQL table, live in two other processes; Ctrl-C ends it")]
+struct Arguments {
+    /// End after this many seconds with a comparison of every client with the database.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Commits per second to aim for.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// One of the two clients (started by the demo itself).
+    #[command(hide = true)]
+    Client(demo::ClientArguments),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        Some(Part::Client(client)) => demo::run_client(client).await,
+        None => demo::run(arguments.seconds, arguments.rate).await,
+    }
+}

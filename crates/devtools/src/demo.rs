@@ -1,0 +1,160 @@
+//! A private PostgreSQL, a table with a steady workload, the server, and two clients in processes of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use laredo_testkit::{Cluster, ClusterOptions, Process, free_port};
+use tokio::time::Instant;
+
+mod client;
+mod database;
+mod remote;
+
+pub use client::{ClientArguments, run as run_client};
+
+use crate::percentile::percentile;
+use remote::{Final, Remote};
+
+/// The table that everybody here talks of.
+const TABLE: &str = "public.orders";
+
+/// What a client wants, as it says it and as SQL says it.
+const CLIENTS: [(&str, &str, &str); 2] =
+    [("open-orders", "status=open", "status = 'open'"), ("europe", "region^=eu-", "region LIKE 'eu-%'")];
+
+/// Runs the demo for some seconds, or until Ctrl-C.
+///
+/// # Errors
+/// When a part could not be started or failed, or a client's table is not the database's.
+pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
+    let cluster = Cluster::start(ClusterOptions::default()).context("starting a private PostgreSQL")?;
+    database::create(&cluster).await.context("creating the sample table")?;
+    let folder = tempfile::tempdir()?;
+    let (server, address) = start_server(&cluster, folder.path()).await.context("starting laredo-server")?;
+    let mut clients = Vec::new();
+    for (id, filter, sql) in CLIENTS {
+        clients.push((Remote::start(id, filter, &address).context("starting a client process")?, sql));
+    }
+    introduce(&cluster, &server, &address);
+    let workload = database::Workload::start(&cluster, rate).await?;
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    watch(&mut clients, &workload, deadline).await?;
+    let position = workload.stop(&cluster).await.context("stopping the workload")?;
+    let mut finals = Vec::new();
+    for (client, sql) in &mut clients {
+        let rows_file = folder.path().join(client.id());
+        let last = client.finish(position, &rows_file).await?;
+        let equal = same_rows(&cluster, sql, &rows_file).await?;
+        finals.push((last, equal));
+    }
+    server.terminate();
+    let equal = finals.iter().all(|(_, equal)| *equal);
+    println!("{}", verdict(finals.into_iter().map(|(last, _)| last), equal));
+    if !equal {
+        bail!("a client's table is not the database's");
+    }
+    Ok(())
+}
+
+fn verdict(finals: impl Iterator<Item = Final>, equal: bool) -> String {
+    let (mut rows, mut changes, mut clients, mut lags) = (0, 0, 0, Vec::new());
+    for last in finals {
+        rows += last.rows;
+        changes += last.changes;
+        clients += 1;
+        lags.extend(last.lags_ms);
+    }
+    let p50 = percentile(&mut lags, 0.5);
+    let p99 = percentile(&mut lags, 0.99);
+    format!(
+        r#"{{"rows":{rows},"changes":{changes},"clients":{clients},"equal":{equal},"lag_ms_p50":{p50:.2},"lag_ms_p99":{p99:.2}}}"#
+    )
+}
+
+/// The program of the same build.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name(name);
+    if !beside.exists() {
+        bail!("{} is not there; build it with `cargo build -p laredo`", beside.display());
+    }
+    Ok(beside)
+}
+
+async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<(Process, String)> {
+    let (grpc, fanout, health, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
+    let config = format!(
+        r#"sources {{ demo {{ type = postgresql, connection = "{}", slot_mode = ephemeral
+                  publication {{ name = demo_pub, create = true }} }} }}
+tables = [{{ source = demo, schema = public, table = orders
+             targets = [{{ type = replication-fanout, grpc {{ port = {fanout}, max_clients = 500 }} }}] }}]
+grpc {{ port = {grpc} }}
+health {{ http_port = {health} }}
+observability {{ metrics {{ port = {metrics} }} }}
+"#,
+        cluster.url("postgres")
+    );
+    let path = folder.join("laredo.conf");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new(program("laredo-server")?);
+    command.arg("--config").arg(&path);
+    let server = Process::spawn(command)?;
+    server.wait_for_line("table copied").await.map_err(|error| {
+        anyhow::anyhow!("the server did not copy the table: {error}\n{}", server.output().join("\n"))
+    })?;
+    println!(
+        "laredo-server: gRPC 127.0.0.1:{fanout}, http://127.0.0.1:{health}/health/ready, http://127.0.0.1:{metrics}/metrics"
+    );
+    Ok((server, format!("http://127.0.0.1:{fanout}")))
+}
+
+fn introduce(cluster: &Cluster, server: &Process, address: &str) {
+    println!("PostgreSQL:    psql '{}'   (look at {TABLE}; change a row and see it arrive)", cluster.url("postgres"));
+    println!(
+        "               process {} is the server; {} clients are processes of their own",
+        server.id(),
+        CLIENTS.len()
+    );
+    println!("live changes:  target/debug/laredo tail {TABLE} --server {address}");
+    println!();
+}
+
+/// Prints a line a second until the deadline or Ctrl-C.
+async fn watch(
+    clients: &mut [(Remote, &str)],
+    workload: &database::Workload,
+    deadline: Option<Instant>,
+) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.tick().await;
+    let mut commits = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+        }
+        let now = workload.commits();
+        let mut line = format!("{:>5} commits/s", now - commits);
+        commits = now;
+        for (client, _) in clients.iter_mut() {
+            line.push_str(&format!("   {}", client.latest()?));
+        }
+        println!("{line}");
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(());
+        }
+    }
+}
+
+/// Compares the rows that a client wrote down with those that the database has under the same filter, byte by byte.
+async fn same_rows(cluster: &Cluster, filter: &str, rows_file: &Path) -> anyhow::Result<bool> {
+    let mut ours = client::read_rows(&std::fs::read(rows_file)?).context("reading a client's rows")?;
+    let mut theirs = database::rows(cluster, filter).await?;
+    ours.sort();
+    theirs.sort();
+    if ours != theirs {
+        eprintln!("unequal under {filter}: the client has {} rows, the database {}", ours.len(), theirs.len());
+    }
+    Ok(ours == theirs && !theirs.is_empty())
+}

@@ -1,0 +1,133 @@
+//! One of the demo's clients: a process that keeps a replica, and says how it is doing on its standard output.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use futures::StreamExt;
+use laredo_client::{Lsn, Predicate, Replica, TableName, Transactions};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::remote::{Final, Second};
+use crate::percentile::percentile;
+
+/// What a client is told.
+#[derive(Args)]
+pub struct ClientArguments {
+    /// Its name.
+    #[arg(long)]
+    id: String,
+    /// The server.
+    #[arg(long)]
+    server: String,
+    /// `COLUMN=VALUE`, or `COLUMN^=PREFIX`.
+    #[arg(long)]
+    filter: String,
+}
+
+/// Runs a client until its standard input ends, or says `finish POSITION FILE`: then it writes its rows down.
+///
+/// # Errors
+/// When the replica does not become ready, or something is told that is not understood.
+pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
+    let table: TableName = super::TABLE.parse()?;
+    let replica = Replica::builder(arguments.server, table)
+        .client_id(arguments.id)
+        .index("by_status", ["status"], laredo_client::Unique::No)
+        .filter(predicate(&arguments.filter)?)
+        .start()?;
+    let mut transactions = replica.transactions();
+    replica.ready(Duration::from_secs(60)).await?;
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut changes, mut lags, mut recent) = (0, Vec::new(), Vec::new());
+    loop {
+        tokio::select! {
+            transaction = transactions.next() => {
+                let transaction = transaction.context("the replica has stopped")??;
+                changes += transaction.changes.len() as u64;
+                if let Some(committed_at) = transaction.committed_at {
+                    recent.push((now_us() - committed_at.unix_us()) as f64 / 1000.0);
+                }
+            }
+            _ = ticks.tick() => {
+                let second = Second { rows: replica.view().len(), changes, lag_ms: percentile(&mut recent, 0.5) };
+                lags.append(&mut recent);
+                say(&second)?;
+            }
+            line = lines.next_line() => {
+                let Some(line) = line? else { return Ok(()) };
+                let Some(["finish", position, file]) = line.split(' ').collect::<Vec<_>>().first_chunk().copied() else {
+                    bail!("not understood: {line}");
+                };
+                lags.append(&mut recent);
+                let position: Lsn = position.parse()?;
+                reach(&replica, &mut transactions, position, &mut changes).await?;
+                let rows = write_rows(&replica, file.into())?;
+                return say(&Final { rows, changes, lags_ms: lags });
+            }
+        }
+    }
+}
+
+fn predicate(text: &str) -> anyhow::Result<Predicate> {
+    if let Some((column, prefix)) = text.split_once("^=") {
+        return Ok(Predicate::prefix(column, prefix));
+    }
+    let (column, value) = text.split_once('=').context("a filter is COLUMN=VALUE or COLUMN^=PREFIX")?;
+    Ok(Predicate::equals(column, value))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program's edge: lag is measured by the clock of this machine")]
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn say(what: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(what)?)?;
+    Ok(out.flush()?)
+}
+
+/// Follows until every commit up to `position` is in the view.
+async fn reach(
+    replica: &Replica,
+    transactions: &mut Transactions,
+    position: Lsn,
+    changes: &mut u64,
+) -> anyhow::Result<()> {
+    while replica.view().position() < position {
+        let next = tokio::time::timeout(Duration::from_secs(60), transactions.next()).await;
+        let next = next.with_context(|| format!("at {} for a minute, not at {position}", replica.view().position()))?;
+        *changes += next.context("the replica has stopped")??.changes.len() as u64;
+    }
+    Ok(())
+}
+
+/// Writes the view's rows: each a length and its cells.
+fn write_rows(replica: &Replica, file: PathBuf) -> anyhow::Result<usize> {
+    let view = replica.view();
+    let mut out = Vec::new();
+    for row in view.rows() {
+        let cells = row.tuple().as_ref().bytes();
+        out.extend_from_slice(&u32::try_from(cells.len())?.to_be_bytes());
+        out.extend_from_slice(cells);
+    }
+    std::fs::write(file, out)?;
+    Ok(view.len())
+}
+
+/// What [`write_rows`] wrote.
+pub(super) fn read_rows(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut rows = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let (row, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        rows.push(row.to_vec());
+        bytes = rest;
+    }
+    Some(rows)
+}

@@ -1,0 +1,111 @@
+//! A client process, as the demo sees it.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use laredo_core::Lsn;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+
+/// What a client says every second.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Second {
+    pub(super) rows: usize,
+    pub(super) changes: u64,
+    pub(super) lag_ms: f64,
+}
+
+/// What a client says at last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Final {
+    pub(super) rows: usize,
+    pub(super) changes: u64,
+    pub(super) lags_ms: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Final(Final),
+    Second(Second),
+}
+
+/// A client process; it ends with this, or with the demo.
+pub(super) struct Remote {
+    id: &'static str,
+    child: Child,
+    stdin: ChildStdin,
+    said: mpsc::UnboundedReceiver<String>,
+    before: Second,
+}
+
+/// One client's part of the line that is printed every second.
+pub(super) struct Line {
+    id: &'static str,
+    rows: usize,
+    changes: u64,
+    lag_ms: f64,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Line { id, rows, changes, lag_ms } = self;
+        write!(f, "{id}: {rows:>6} rows {changes:>5} changes/s {lag_ms:>6.2} ms behind")
+    }
+}
+
+impl Remote {
+    pub(super) fn start(id: &'static str, filter: &str, server: &str) -> anyhow::Result<Remote> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["client", "--id", id, "--filter", filter, "--server", server]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let stdin = child.stdin.take().context("the client's standard input")?;
+        let stdout = child.stdout.take().context("the client's standard output")?;
+        let (sender, said) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Remote { id, child, stdin, said, before: Second::default() })
+    }
+
+    pub(super) fn id(&self) -> &'static str {
+        self.id
+    }
+
+    /// What it has said last.
+    pub(super) fn latest(&mut self) -> anyhow::Result<Line> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("client {} has ended: {status}", self.id);
+        }
+        let before = self.before.clone();
+        while let Ok(line) = self.said.try_recv() {
+            if let Said::Second(second) = serde_json::from_str(&line)? {
+                self.before = second;
+            }
+        }
+        let Second { rows, changes, lag_ms } = self.before;
+        Ok(Line { id: self.id, rows, changes: changes - before.changes, lag_ms })
+    }
+
+    /// Lets it get to a position and write its rows down.
+    pub(super) async fn finish(&mut self, position: Lsn, rows_file: &Path) -> anyhow::Result<Final> {
+        self.stdin.write_all(format!("finish {position} {}\n", rows_file.display()).as_bytes()).await?;
+        loop {
+            let said = tokio::time::timeout(Duration::from_secs(90), self.said.recv()).await;
+            let line = said.ok().flatten().with_context(|| format!("client {} did not finish", self.id))?;
+            if let Said::Final(last) = serde_json::from_str(&line)? {
+                return Ok(last);
+            }
+        }
+    }
+}

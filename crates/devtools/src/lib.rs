@@ -1,0 +1,5 @@
+//! The demo and the benchmarks: programs for developers, made of the same parts that users run.
+
+pub mod bench;
+pub mod demo;
+pub mod percentile;
