@@ -19,6 +19,8 @@ mod cursor;
 mod readers;
 mod resolve;
 mod segment;
+#[cfg(test)]
+pub(crate) mod tests;
 mod writer;
 
 pub use cursor::{Cursor, CursorError, Frame, Origin, Piece, frames};
@@ -78,6 +80,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Inner {
+    /// In order. None holds entries on both sides of the head: what is joined was visible before.
     segments: VecDeque<Segment>,
     /// The newest transaction that is no longer kept: a reader that has it can go on.
     pruned: Boundary,
@@ -182,8 +185,8 @@ impl Journal {
     /// What it holds.
     #[must_use]
     pub fn info(&self) -> JournalInfo {
-        let head = self.head();
         let inner = self.shared.inner.read();
+        let head = self.head();
         JournalInfo {
             head,
             oldest_sequence: inner.pruned.sequence.plus(1),
@@ -243,8 +246,9 @@ impl Journal {
 
     /// The newest base and all visible segments after it: what the next base is made of.
     pub(crate) fn base_and_after(&self) -> (Arc<Base>, Vec<Segment>, Head) {
-        let head = self.head();
         let inner = self.shared.inner.read();
+        // Read under the lock: no segment that is here now then holds entries on both sides of it.
+        let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().filter(|s| s.last > from && s.last <= head.sequence);
         (inner.base.clone(), after.cloned().collect(), head)
@@ -265,8 +269,8 @@ impl Journal {
 
     /// Bytes of the newest base, and bytes and entries of the journal after it.
     pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
-        let head = self.head();
         let inner = self.shared.inner.read();
+        let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().rev().take_while(|s| s.last > from).map(|s| s.data.bytes() as u64).sum();
         (inner.base.bytes(), after, head.sequence.entries_since(from))

@@ -192,7 +192,7 @@ impl JournalWriter {
             self.frames.clear();
             self.olds.clear();
             self.start_piece(open.sequence, true);
-            self.journal.shared.inner.write().truncate_after(open.sequence);
+            self.journal.shared.inner.write().truncate_after(open.sequence, &self.schema);
         } else {
             self.frames.truncate(open.frames);
             self.olds.truncate(open.olds);
@@ -220,7 +220,9 @@ impl JournalWriter {
             moved
         });
         if moved {
-            self.prune();
+            let mut inner = self.journal.shared.inner.write();
+            inner.join_small(head.sequence);
+            self.prune(&mut inner);
         }
         spilled
     }
@@ -317,10 +319,9 @@ impl JournalWriter {
     }
 
     /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
-    fn prune(&mut self) {
+    fn prune(&self, inner: &mut Inner) {
         let options = &self.journal.shared.options;
         let now = Instant::now();
-        let mut inner = self.journal.shared.inner.write();
         let keep = inner.pins.keys().next().copied().unwrap_or(inner.base.sequence()).min(inner.base.sequence());
         while let Some(group_end) = inner.oldest_group() {
             let group = &inner.segments[group_end];
@@ -337,16 +338,22 @@ impl JournalWriter {
 }
 
 impl Inner {
-    /// Adds a segment and returns the bytes in memory. Small neighbours at the end become one once they are large
-    /// enough, so that a reader far behind takes large slices.
+    /// Adds a segment, visible or not, and returns the bytes in memory.
     fn append(&mut self, segment: Segment, schema: &Arc<Schema>) -> u64 {
         self.bytes += segment.data.bytes() as u64;
         self.memory_bytes += segment.data.bytes() as u64;
         self.encoded_entries += segment.entries();
         self.schema = schema.clone();
         self.segments.push_back(segment);
+        self.memory_bytes
+    }
+
+    /// Small neighbours at the end become one once they are large enough, so that a reader far behind takes large slices.
+    /// Only what is visible: a segment with entries on both sides of the head could be neither shown nor left out.
+    fn join_small(&mut self, head: Sequence) {
         let is_small = |s: &&Segment| {
-            s.begins && s.ends && s.span_from.is_none() && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
+            let is_whole = s.begins && s.ends && s.span_from.is_none();
+            is_whole && s.last <= head && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
         };
         let tail = self.segments.iter().rev().take_while(is_small).count();
         let start = self.segments.len() - tail;
@@ -358,10 +365,10 @@ impl Inner {
                 None => self.segments.extend(parts),
             }
         }
-        self.memory_bytes
     }
 
-    fn truncate_after(&mut self, sequence: Sequence) {
+    fn truncate_after(&mut self, sequence: Sequence, schema: &Arc<Schema>) {
+        self.schema = schema.clone();
         while self.segments.back().is_some_and(|s| s.first > sequence) {
             let gone = self.segments.pop_back();
             self.encoded_entries -= gone.as_ref().map_or(0, Segment::entries);

@@ -1,0 +1,176 @@
+//! What only the writer, the merging of bases and readers together can break.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_proto::batch::{Action, Entries};
+use laredo_testkit::SimDatabase;
+
+use super::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
+use crate::base::{self, Base, BaseWriter};
+
+/// Ids and texts.
+pub(crate) type Rows = BTreeMap<i64, String>;
+
+pub(crate) fn options() -> JournalOptions {
+    JournalOptions {
+        entries_max: 1_000_000,
+        age_max: Duration::from_secs(3600),
+        bytes_max: 1 << 40,
+        memory_bytes_max: 1 << 40,
+        folder: std::env::temp_dir(),
+    }
+}
+
+/// An empty table at sequence 1000 and position 500.
+pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
+    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+    let base = BaseWriter::new(&std::env::temp_dir()).unwrap().finish(head, SimDatabase::schema()).unwrap();
+    Journal::new(InstanceId("j".to_owned()), options, Arc::new(base))
+}
+
+pub(crate) fn insert(writer: &mut JournalWriter, id: i64, body: &str) {
+    writer.push(Action::Insert, SimDatabase::row(id, body).as_ref(), None).unwrap();
+}
+
+pub(crate) fn begin(writer: &mut JournalWriter) {
+    let position = Lsn(writer.committed().position.0 + 10);
+    writer.begin(position, CommitTime(1), None).unwrap();
+}
+
+pub(crate) fn commit(writer: &mut JournalWriter, changes: impl FnOnce(&mut JournalWriter)) {
+    begin(writer);
+    changes(writer);
+    writer.commit().unwrap();
+    writer.publish().unwrap();
+}
+
+pub(crate) fn rows_of_base(base: &Base) -> Rows {
+    let mut rows = Rows::new();
+    base.for_each_row::<base::BaseError>(|row| {
+        let (id, body) = SimDatabase::parse(row).unwrap();
+        assert!(rows.insert(id, body).is_none(), "row {id} is there twice");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(rows.len() as u64, base.rows());
+    rows
+}
+
+/// What a newcomer has that gets this base and everything after it.
+pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
+    let mut rows = rows_of_base(base);
+    let mut cursor = journal.cursor(base.sequence());
+    while let Some(piece) = cursor.next_piece().unwrap() {
+        assert!(piece.last <= journal.head().sequence, "beyond the head");
+        for frame in frames(piece.frames) {
+            for entry in Entries::new(&frame.batch.entries, &SimDatabase::schema()) {
+                let entry = entry.unwrap();
+                match entry.action {
+                    Action::Insert | Action::Update => {
+                        let (id, body) = SimDatabase::parse(entry.row).unwrap();
+                        rows.insert(id, body);
+                    }
+                    Action::Delete => {
+                        let id = entry.row.cell(0).value().unwrap().try_into().unwrap();
+                        rows.remove(&i64::from_be_bytes(id));
+                    }
+                    Action::Truncate => rows.clear(),
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// Makes the next base and puts it in place.
+pub(crate) fn merge_base(journal: &Journal) {
+    let (base, after, head) = journal.base_and_after();
+    let next = base::merge(&base, &after, head, &journal.options().folder).unwrap();
+    journal.replace_base(Arc::new(next));
+}
+
+#[test]
+fn what_is_visible_is_never_joined_with_what_is_not() {
+    let (journal, mut writer) = journal(options());
+    for id in 0..10 {
+        commit(&mut writer, |writer| insert(writer, id, &"v".repeat(30_000)));
+    }
+    let head = journal.head();
+    // Committed and small, so it waits; the large one after it moves both into the journal, where they cannot be seen yet.
+    begin(&mut writer);
+    insert(&mut writer, 10, &"w".repeat(250_000));
+    writer.commit().unwrap();
+    begin(&mut writer);
+    for id in 11..21 {
+        insert(&mut writer, id, &"x".repeat(300_000));
+    }
+    assert_eq!(journal.head(), head);
+    let seen = rows_of_newcomer(&journal, &journal.pin_base().base().clone());
+    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), Vec::from_iter(0..10));
+    merge_base(&journal);
+    let merged = journal.pin_base().base().clone();
+    assert_eq!(merged.sequence(), head.sequence);
+    assert_eq!(rows_of_base(&merged), seen, "the base shows what it claims");
+    writer.commit().unwrap();
+    writer.publish().unwrap();
+    assert_eq!(rows_of_newcomer(&journal, &merged).len(), 21);
+}
+
+#[test]
+fn bases_that_are_made_beside_a_busy_writer_show_what_they_claim() {
+    const IDS: i64 = 40;
+    const TRANSACTIONS: i64 = 4000;
+    // The nth transaction has two entries, so a sequence tells which transactions a base has to show.
+    let truth = |sequence: Sequence| {
+        let transactions = i64::try_from(sequence.entries_since(Sequence(1000)) / 2).unwrap();
+        let rows = (1..=transactions).map(|n| (n % IDS, format!("{n} {}", "b".repeat(3000))));
+        rows.collect::<Rows>()
+    };
+    let (journal, mut writer) = journal(options());
+    let writing = std::thread::spawn(move || {
+        for n in 1..=TRANSACTIONS {
+            begin(&mut writer);
+            insert(&mut writer, n % IDS, "first");
+            insert(&mut writer, n % IDS, &format!("{n} {}", "b".repeat(3000)));
+            writer.commit().unwrap();
+            if n % 3 == 0 {
+                writer.publish().unwrap();
+            }
+        }
+        writer.publish().unwrap();
+    });
+    loop {
+        let is_last = writing.is_finished();
+        merge_base(&journal);
+        let base = journal.pin_base().base().clone();
+        assert_eq!(rows_of_base(&base), truth(base.sequence()));
+        if is_last {
+            break;
+        }
+    }
+    writing.join().unwrap();
+    let base = journal.pin_base().base().clone();
+    assert_eq!(rows_of_newcomer(&journal, &base), truth(journal.head().sequence));
+    assert_eq!(journal.head().sequence, Sequence(1000 + 2 * u64::try_from(TRANSACTIONS).unwrap()));
+}
+
+#[test]
+fn an_aborted_change_of_the_schema_leaves_none() {
+    let (journal, mut writer) = journal(options());
+    let before = journal.schema();
+    begin(&mut writer);
+    let columns = before.columns().iter().cloned().map(|mut column| {
+        column.name.push('x');
+        column
+    });
+    let schema = laredo_core::Schema::new(columns.collect(), before.key().clone(), BTreeMap::new());
+    writer.change_schema(&Arc::new(schema));
+    for id in 0..10 {
+        insert(&mut writer, id, &"x".repeat(300_000));
+    }
+    writer.abort();
+    assert_eq!(journal.schema(), before);
+}
