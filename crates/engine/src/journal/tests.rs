@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitTime, Key, KeyColumns, Lsn, Sequence};
 use laredo_proto::batch::{Action, Entries};
 use laredo_testkit::SimDatabase;
 
@@ -33,6 +33,12 @@ pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
 
 pub(crate) fn insert(writer: &mut JournalWriter, id: i64, body: &str) {
     writer.push(Action::Insert, SimDatabase::row(id, body).as_ref(), None).unwrap();
+}
+
+pub(crate) fn delete(writer: &mut JournalWriter, id: i64, old: &str) {
+    let old = SimDatabase::row(id, old);
+    let key: Key = KeyColumns::new([0]).key_of(old.as_ref());
+    writer.push(Action::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
 }
 
 pub(crate) fn begin(writer: &mut JournalWriter) {
@@ -173,4 +179,18 @@ fn an_aborted_change_of_the_schema_leaves_none() {
     }
     writer.abort();
     assert_eq!(journal.schema(), before);
+}
+
+#[test]
+fn old_rows_are_bounded_by_their_own_bytes() {
+    let (journal, mut writer) = journal(JournalOptions { memory_bytes_max: 0, ..options() });
+    let big = "o".repeat(1 << 20);
+    commit(&mut writer, |writer| (0..40).for_each(|id| delete(writer, id, &big)));
+    let mut cursor = journal.cursor(Sequence(1000));
+    let mut entries = 0;
+    while let Some(piece) = cursor.next_piece().unwrap() {
+        assert!(piece.olds.len() <= 3 << 20, "{} bytes of old rows in one piece", piece.olds.len());
+        entries += frames(piece.frames).map(|frame| frame.batch.count).sum::<u32>();
+    }
+    assert_eq!(entries, 40);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
 use super::readers::Patience;
@@ -131,7 +131,8 @@ impl JournalWriter {
     pub fn push(&mut self, action: Action, row: TupleRef<'_>, old: Option<TupleRef<'_>>) -> io::Result<()> {
         debug_assert_eq!(old.is_some(), matches!(action, Action::Update | Action::Delete), "old rows by action");
         // A full batch is closed when the next entry comes, so that a transaction's last batch is never an empty one.
-        if self.batch.is_full() {
+        // Old rows count by themselves: those of a batch may be large where its entries are not, as a delete's.
+        if self.batch.is_full() || self.batch_olds.len() >= BATCH_BYTES {
             self.close_batch(false);
             if self.frames.len() + self.olds.len() >= SEGMENT_BYTES {
                 self.close_part_of_open()?;
