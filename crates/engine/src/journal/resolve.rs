@@ -163,7 +163,7 @@ impl Segment {
     /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds.
     fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<Sequence> {
         // An unreadable file is as good as a pruned one here: the reader meets the error when it reads.
-        let (bytes, _) = self.data.read(0, 0).ok()?;
+        let bytes = self.data.read_frames().ok()?;
         super::frames(bytes)
             .filter(|frame| frame.header.ends)
             .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))

@@ -56,8 +56,23 @@ impl Data {
         }
     }
 
+    pub(crate) fn frames_bytes(&self) -> usize {
+        match self {
+            Data::Memory { frames, .. } => frames.len(),
+            Data::File { frames, .. } => *frames,
+        }
+    }
+
     pub(crate) fn in_memory(&self) -> bool {
         matches!(self, Data::Memory { .. })
+    }
+
+    /// The frames alone. Blocks where they are in a file.
+    pub(crate) fn read_frames(&self) -> io::Result<Bytes> {
+        match self {
+            Data::Memory { frames, .. } => Ok(frames.clone()),
+            Data::File { file, at, frames, .. } => read_at(file, *at, *frames),
+        }
     }
 
     /// Frames and old rows from these places on. Blocks where they are in a file.
@@ -94,8 +109,8 @@ impl Segment {
     /// One segment out of several neighbours, each of whole transactions and in memory.
     pub(crate) fn merge(parts: &[Segment]) -> Option<Segment> {
         let (first, last) = (parts.first()?, parts.last()?);
-        let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.bytes()).sum());
-        let mut olds = BytesMut::new();
+        let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.frames_bytes()).sum());
+        let mut olds = BytesMut::with_capacity(parts.iter().map(|p| p.data.bytes() - p.data.frames_bytes()).sum());
         let mut marks: Vec<Mark> = Vec::new();
         for part in parts {
             let Data::Memory { frames: part_frames, olds: part_olds } = &part.data else {

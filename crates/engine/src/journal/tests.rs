@@ -194,3 +194,16 @@ fn old_rows_are_bounded_by_their_own_bytes() {
     }
     assert_eq!(entries, 40);
 }
+
+#[test]
+fn memory_is_counted_as_it_is_used() {
+    let (journal, mut writer) = journal(options());
+    commit(&mut writer, |writer| insert(writer, 1, &"x".repeat(70_000)));
+    let inner = journal.shared.inner.read();
+    let super::segment::Data::Memory { frames, .. } = inner.segments[0].data.clone() else { panic!("not in memory") };
+    let length = frames.len();
+    drop(inner);
+    drop((journal, writer));
+    // The only owner gets its own buffer back, with what it reserved.
+    assert_eq!(frames.try_into_mut().unwrap().capacity(), length);
+}

@@ -280,8 +280,8 @@ impl JournalWriter {
             marks: Vec::new(),
             appended_at: Instant::now(),
             data: Data::Memory {
-                frames: Bytes::from(std::mem::take(&mut self.frames)),
-                olds: Bytes::from(std::mem::take(&mut self.olds)),
+                frames: without_spare(&mut self.frames),
+                olds: without_spare(&mut self.olds),
             },
         };
         self.start_piece(self.sequence, ends);
@@ -413,6 +413,13 @@ impl Inner {
         let pruned = self.pruned.position;
         self.spans.retain(|(_, to)| *to > pruned);
     }
+}
+
+/// What was written so far, without what was reserved beyond it: the bounds of memory count bytes that are used.
+fn without_spare(bytes: &mut Vec<u8>) -> Bytes {
+    let mut bytes = std::mem::take(bytes);
+    bytes.shrink_to_fit();
+    Bytes::from(bytes)
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
