@@ -1,8 +1,8 @@
 //! Who reads a journal, and how far behind each may be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use laredo_core::Sequence;
@@ -65,22 +65,46 @@ pub struct ReaderInfo {
     pub state: ReaderState,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Readers {
     list: Mutex<BTreeMap<ReaderId, Arc<Entry>>>,
     next: AtomicU64,
+    /// The smallest bound that any reader ever had: transactions up to this size need not be remembered.
+    behind_min: AtomicU64,
+    /// Transactions that are larger than that, as long as a live reader has not taken them and the journal keeps them.
+    large: Mutex<VecDeque<Large>>,
+}
+
+/// A transaction's entries: those after `before`, up to `last`.
+#[derive(Clone, Copy, Debug)]
+struct Large {
+    before: Sequence,
+    last: Sequence,
 }
 
 #[derive(Debug)]
 struct Entry {
     options: ReaderOptions,
     since: Instant,
-    sequence: AtomicU64,
-    state: AtomicU8,
+    /// Sequence and stage go together: who sees that a reader is slow, and waits for it, is told of the move that mends it.
+    progress: Mutex<Progress>,
     cut: AtomicBool,
     cut_notice: Notify,
-    progress: Notify,
-    slow_since: Mutex<Option<Instant>>,
+    moved: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    sequence: Sequence,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    CatchingUp,
+    Live,
+    /// The source has been waiting for it since then.
+    Slow(Instant),
 }
 
 /// A registered reader; dropping it takes it off the list.
@@ -101,60 +125,113 @@ pub struct Patience {
 impl Patience {
     /// Waits until the reader has moved, at the longest until it is to be cut.
     pub async fn wait(self) {
-        let _ = tokio::time::timeout_at(self.until, self.entry.progress.notified()).await;
+        let _ = tokio::time::timeout_at(self.until, self.entry.moved.notified()).await;
+    }
+}
+
+impl Default for Readers {
+    fn default() -> Readers {
+        Readers {
+            list: Mutex::default(),
+            next: AtomicU64::new(0),
+            behind_min: AtomicU64::new(u64::MAX),
+            large: Mutex::default(),
+        }
     }
 }
 
 impl Readers {
     pub(super) fn list(&self) -> Vec<ReaderInfo> {
-        let info = |(id, entry): (&ReaderId, &Arc<Entry>)| ReaderInfo {
-            id: *id,
-            client_id: entry.options.client_id.clone(),
-            sequence: Sequence(entry.sequence.load(Ordering::Relaxed)),
-            since: entry.since,
-            state: entry.state(),
+        let info = |(id, entry): (&ReaderId, &Arc<Entry>)| {
+            let Progress { sequence, stage } = *entry.progress.lock();
+            let state = match stage {
+                Stage::CatchingUp => ReaderState::CatchingUp,
+                Stage::Live => ReaderState::Live,
+                Stage::Slow(_) => ReaderState::Backpressured,
+            };
+            ReaderInfo { id: *id, client_id: entry.options.client_id.clone(), sequence, since: entry.since, state }
         };
         self.list.lock().iter().map(info).collect()
     }
 
-    /// Cuts readers that are too far behind `head`, and says whom to wait for.
-    pub(super) fn enforce(&self, head: Sequence, now: Instant) -> Option<Patience> {
+    /// A transaction was committed, of the entries after `before` up to `last`.
+    pub(super) fn committed(&self, before: Sequence, last: Sequence) {
+        if last.entries_since(before) > self.behind_min.load(Ordering::Relaxed) {
+            self.large.lock().push_back(Large { before, last });
+        }
+    }
+
+    /// Cuts live readers that are too far behind `head`, and says whom to wait for. `pruned` is the newest entry that the
+    /// journal does not keep any more.
+    ///
+    /// A transaction that is larger than a reader's bound does not count while the reader has not taken it: nobody could
+    /// have taken it before it was there.
+    pub(super) fn enforce(&self, head: Sequence, pruned: Sequence, now: Instant) -> Option<Patience> {
+        let list = self.list.lock();
+        let mut large = self.large.lock();
+        forget(&mut large, pruned);
+        let mut slowest = head;
         let mut patience: Option<Patience> = None;
-        for entry in self.list.lock().values() {
-            let behind = head.entries_since(Sequence(entry.sequence.load(Ordering::Relaxed)));
-            let live = entry.state() != ReaderState::CatchingUp;
-            if !live || behind <= entry.options.behind_max || entry.cut.load(Ordering::Relaxed) {
+        for entry in list.values().filter(|entry| !entry.cut.load(Ordering::Relaxed)) {
+            let mut progress = entry.progress.lock();
+            let since = match progress.stage {
+                Stage::CatchingUp => continue,
+                Stage::Live => now,
+                Stage::Slow(since) => since,
+            };
+            slowest = slowest.min(progress.sequence);
+            if behind(head, progress.sequence, &large, entry.options.behind_max) <= entry.options.behind_max {
+                progress.stage = Stage::Live;
                 continue;
             }
             let until = match entry.options.policy {
                 BufferPolicy::DropDisconnect => now,
-                BufferPolicy::SlowDown => *entry.slow_since.lock().get_or_insert(now) + SLOW_DOWN_MAX,
+                BufferPolicy::SlowDown => since + SLOW_DOWN_MAX,
             };
             if until <= now {
                 entry.cut.store(true, Ordering::Release);
                 entry.cut_notice.notify_one();
-            } else if patience.as_ref().is_none_or(|p| until < p.until) {
-                entry.set_state(ReaderState::Backpressured);
+                continue;
+            }
+            progress.stage = Stage::Slow(since);
+            if patience.as_ref().is_none_or(|p| until < p.until) {
                 patience = Some(Patience { entry: entry.clone(), until });
             }
         }
+        forget(&mut large, slowest);
         patience
     }
+}
+
+/// Forgets the transactions that end up to here.
+fn forget(large: &mut VecDeque<Large>, until: Sequence) {
+    while large.front().is_some_and(|transaction| transaction.last <= until) {
+        large.pop_front();
+    }
+}
+
+/// Entries that a reader at `at` has not taken, without those of transactions larger than its bound.
+fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, behind_max: u64) -> u64 {
+    let untaken = large.iter().rev().take_while(|transaction| transaction.last > at);
+    let excused: u64 = untaken
+        .filter(|transaction| transaction.last.entries_since(transaction.before) > behind_max)
+        .map(|transaction| transaction.last.entries_since(transaction.before.max(at)))
+        .sum();
+    head.entries_since(at).saturating_sub(excused)
 }
 
 impl super::Journal {
     pub(super) fn add_reader(&self, options: ReaderOptions, at: Sequence) -> Reader {
         let readers = &self.shared.readers;
         let id = ReaderId(readers.next.fetch_add(1, Ordering::Relaxed));
+        readers.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             options,
             since: Instant::now(),
-            sequence: AtomicU64::new(at.0),
-            state: AtomicU8::new(0),
+            progress: Mutex::new(Progress { sequence: at, stage: Stage::CatchingUp }),
             cut: AtomicBool::new(false),
             cut_notice: Notify::new(),
-            progress: Notify::new(),
-            slow_since: Mutex::new(None),
+            moved: Notify::new(),
         });
         readers.list.lock().insert(id, entry.clone());
         Reader { id, entry, journal: self.clone() }
@@ -170,16 +247,16 @@ impl Reader {
 
     /// It has taken everything up to here; `live` once it has been at the head.
     pub fn moved(&self, sequence: Sequence, live: bool) {
-        self.entry.sequence.store(sequence.0, Ordering::Relaxed);
-        match self.entry.state() {
-            ReaderState::CatchingUp if live => self.entry.set_state(ReaderState::Live),
-            ReaderState::Backpressured => {
-                let head = self.journal.head().sequence;
-                if head.entries_since(sequence) <= self.entry.options.behind_max {
-                    *self.entry.slow_since.lock() = None;
-                    self.entry.set_state(ReaderState::Live);
+        let Entry { progress, options, moved, .. } = &*self.entry;
+        let mut progress = progress.lock();
+        progress.sequence = sequence;
+        match progress.stage {
+            Stage::CatchingUp if live => progress.stage = Stage::Live,
+            Stage::Slow(_) => {
+                if self.journal.head().sequence.entries_since(sequence) <= options.behind_max {
+                    progress.stage = Stage::Live;
                 }
-                self.entry.progress.notify_one();
+                moved.notify_one();
             }
             _ => {}
         }
@@ -202,21 +279,137 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.journal.shared.readers.list.lock().remove(&self.id);
-        self.entry.progress.notify_one();
+        self.entry.moved.notify_one();
     }
 }
 
-impl Entry {
-    fn state(&self) -> ReaderState {
-        match self.state.load(Ordering::Relaxed) {
-            0 => ReaderState::CatchingUp,
-            1 => ReaderState::Live,
-            2 => ReaderState::Backpressured,
-            _ => ReaderState::Draining,
-        }
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{begin, commit, insert, journal, options};
+    use super::*;
+
+    fn reader(behind_max: u64, policy: BufferPolicy) -> ReaderOptions {
+        ReaderOptions { client_id: "r".to_owned(), behind_max, policy }
     }
 
-    fn set_state(&self, state: ReaderState) {
-        self.state.store(state as u8, Ordering::Relaxed);
+    fn live(journal: &super::super::Journal, behind_max: u64, policy: BufferPolicy) -> Reader {
+        let at = journal.head().sequence;
+        let reader = journal.register(reader(behind_max, policy), at);
+        reader.moved(at, true);
+        reader
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_larger_than_the_bound_does_not_cut_who_keeps_up() {
+        let (journal, mut writer) = journal(options());
+        let reading = live(&journal, 10, BufferPolicy::DropDisconnect);
+        let at_once = live(&journal, 10, BufferPolicy::DropDisconnect);
+        for _ in 0..3 {
+            commit(&mut writer, |writer| (0..50).for_each(|id| insert(writer, id, "x")));
+            assert!(writer.patience().is_none());
+        }
+        at_once.moved(journal.head().sequence, true);
+        reading.moved(Sequence(1025), false);
+        for _ in 0..10 {
+            commit(&mut writer, |writer| insert(writer, 7, "x"));
+            assert!(writer.patience().is_none());
+        }
+        assert!(!reading.is_cut() && !at_once.is_cut(), "behind by ten, and by what is larger than the bound");
+        reading.moved(Sequence(1150), false);
+        assert!(writer.patience().is_none());
+        assert!(!reading.is_cut());
+        commit(&mut writer, |writer| insert(writer, 7, "x"));
+        assert!(writer.patience().is_none());
+        assert!(reading.is_cut() && at_once.is_cut(), "by eleven small ones");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_transactions_count_beside_a_large_one_that_is_not_taken() {
+        let (journal, mut writer) = journal(options());
+        let reader = live(&journal, 10, BufferPolicy::DropDisconnect);
+        for count in [4, 50, 6, 50] {
+            commit(&mut writer, |writer| (0..count).for_each(|id| insert(writer, id, "x")));
+            assert!(writer.patience().is_none());
+            assert!(!reader.is_cut());
+        }
+        commit(&mut writer, |writer| insert(writer, 7, "x"));
+        assert!(writer.patience().is_none());
+        assert!(reader.is_cut());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_slows_the_source_down_is_cut_after_thirty_seconds() {
+        let (journal, mut writer) = journal(options());
+        let reader = live(&journal, 1, BufferPolicy::SlowDown);
+        for id in 0..3 {
+            commit(&mut writer, |writer| insert(writer, id, "x"));
+        }
+        let began = Instant::now();
+        while let Some(patience) = writer.patience() {
+            assert!(!reader.is_cut());
+            assert_eq!(journal.readers()[0].state, ReaderState::Backpressured);
+            patience.wait().await;
+        }
+        assert!(reader.is_cut());
+        assert_eq!(began.elapsed(), SLOW_DOWN_MAX);
+        reader.cut().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
+        let (journal, mut writer) = journal(options());
+        let (one, other) = (live(&journal, 1, BufferPolicy::SlowDown), live(&journal, 1, BufferPolicy::SlowDown));
+        for round in 0..5 {
+            for id in 0..3 {
+                commit(&mut writer, |writer| insert(writer, id, "x"));
+            }
+            let began = Instant::now();
+            let patience = writer.patience().unwrap();
+            let head = journal.head().sequence;
+            one.moved(head, false);
+            other.moved(head, false);
+            patience.wait().await;
+            assert!(writer.patience().is_none(), "round {round}");
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            assert!(journal.readers().iter().all(|reader| reader.state == ReaderState::Live));
+            // Had its first slow time been kept, a reader would be cut at its next one.
+            tokio::time::advance(SLOW_DOWN_MAX).await;
+        }
+        assert!(!one.is_cut() && !other.is_cut());
+    }
+
+    #[test]
+    fn a_move_beside_the_writers_look_is_never_missed() {
+        const ROUNDS: i64 = 2000;
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (journal, mut writer) = journal(options());
+        let reader = live(&journal, 1, BufferPolicy::SlowDown);
+        let mut heads = journal.watch_head();
+        let last = journal.head().sequence.plus(2 * ROUNDS.unsigned_abs());
+        let following = runtime();
+        let follower = std::thread::spawn(move || {
+            loop {
+                let head = heads.borrow_and_update().sequence;
+                reader.moved(head, false);
+                if head == last {
+                    return reader.is_cut();
+                }
+                following.block_on(heads.changed()).unwrap();
+            }
+        });
+        runtime().block_on(async {
+            for id in 0..ROUNDS {
+                for _ in 0..2 {
+                    begin(&mut writer);
+                    insert(&mut writer, id, "x");
+                    writer.commit().unwrap();
+                }
+                writer.publish().unwrap();
+                while let Some(patience) = writer.patience() {
+                    patience.wait().await;
+                }
+            }
+        });
+        assert!(!follower.join().unwrap(), "the source stood still until the reader was cut");
     }
 }

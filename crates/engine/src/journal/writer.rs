@@ -174,6 +174,7 @@ impl JournalWriter {
         self.close_batch(true);
         let Open { header, pieces, .. } = open;
         self.committed = Head { sequence: self.sequence, position: header.position, committed_at: header.committed_at };
+        self.journal.shared.readers.committed(open.sequence, self.sequence);
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;
         if pieces || header.span_from.is_some() || self.frames.len() + self.olds.len() >= PUBLISH_BYTES {
@@ -231,7 +232,8 @@ impl JournalWriter {
     /// Holds readers to their buffer policy; how long the writer should wait for slow ones, if at all.
     #[must_use]
     pub fn patience(&self) -> Option<Patience> {
-        self.journal.shared.readers.enforce(self.committed.sequence, Instant::now())
+        let pruned = self.journal.shared.inner.read().pruned.sequence;
+        self.journal.shared.readers.enforce(self.committed.sequence, pruned, Instant::now())
     }
 
     fn close_batch(&mut self, ends: bool) {
