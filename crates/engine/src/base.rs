@@ -7,13 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-use laredo_core::{CommitTime, Key, Lsn, RowCast, Schema, Sequence, Tuple, TupleRef};
+use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries};
 
-use crate::journal::{self, Head, InstanceId, Segment};
+use crate::journal::{self, Head, InstanceId};
 use crate::spool::temporary_file;
+
+mod merge;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use merge::merge;
 
 /// Bytes read or written in one go.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -84,7 +88,7 @@ impl Base {
     /// Its name in one journal.
     #[must_use]
     pub fn snapshot_id(&self, instance: &InstanceId) -> String {
-        journal::snapshot_id(&instance.0, self.sequence)
+        instance.snapshot_id(self.sequence)
     }
 
     /// Up to a megabyte of frames from `at` on, empty at the end. Slices need not begin or end with a frame; one after the
@@ -192,93 +196,5 @@ impl BaseWriter {
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
-    }
-}
-
-/// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
-/// time beside the writer. Memory: the net changes.
-pub(crate) fn merge(base: &Base, after: &[Segment], head: Head, folder: &Path) -> Result<Base, BaseError> {
-    let mut net = Net::new(base.schema.clone());
-    for segment in after {
-        let (frames, _) = segment.data.read(0, 0)?;
-        for frame in journal::frames(frames) {
-            if let Some(schema) = frame.batch.schema.clone() {
-                net.cast(Arc::new(laredo_proto::schema::from_wire(schema)?));
-            }
-            for entry in Entries::new(&frame.batch.entries, &net.schema) {
-                let entry = entry?;
-                match entry.action {
-                    Action::Insert | Action::Update => {
-                        net.rows.insert(net.schema.key().key_of(entry.row), Some(entry.row.to_tuple()));
-                    }
-                    Action::Delete => {
-                        net.rows.insert(Key::from_tuple(entry.row.to_tuple()), None);
-                    }
-                    Action::Truncate => net.truncate(),
-                }
-            }
-        }
-    }
-    net.write(base, head, folder)
-}
-
-/// Net changes since a base.
-struct Net {
-    schema: Arc<Schema>,
-    rows: HashMap<Key, Option<Tuple>, RandomState>,
-    /// How rows of the base become rows of today's schema.
-    casts: Vec<RowCast>,
-    truncated: bool,
-}
-
-impl Net {
-    fn new(schema: Arc<Schema>) -> Net {
-        Net { schema, rows: HashMap::default(), casts: Vec::new(), truncated: false }
-    }
-
-    fn truncate(&mut self) {
-        self.truncated = true;
-        self.rows.clear();
-    }
-
-    fn cast(&mut self, schema: Arc<Schema>) {
-        let cast = RowCast::new(&self.schema, &schema);
-        let rows = std::mem::take(&mut self.rows);
-        for (key, row) in rows {
-            match row {
-                Some(row) => {
-                    let row = cast.apply(row.as_ref()).as_ref().to_tuple();
-                    self.rows.insert(schema.key().key_of(row.as_ref()), Some(row));
-                }
-                // A journal changes the key only together with a truncate, so a deleted key keeps its meaning.
-                None => {
-                    self.rows.insert(key, None);
-                }
-            }
-        }
-        self.casts.push(cast);
-        self.schema = schema;
-    }
-
-    fn write(mut self, base: &Base, head: Head, folder: &Path) -> Result<Base, BaseError> {
-        let mut writer = BaseWriter::new(folder)?;
-        if !self.truncated {
-            base.for_each_row::<BaseError>(|row| {
-                let mut cast = None;
-                for step in &self.casts {
-                    cast = Some(step.apply(cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref)));
-                }
-                let row = cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref);
-                match self.rows.remove(&self.schema.key().key_of(row)) {
-                    None => writer.push(row),
-                    Some(Some(newer)) => writer.push(newer.as_ref()),
-                    Some(None) => Ok(()),
-                }
-            })?;
-        }
-        for row in self.rows.values().flatten() {
-            writer.push(row.as_ref())?;
-        }
-        writer.finish(head, self.schema)
     }
 }

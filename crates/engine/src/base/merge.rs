@@ -1,0 +1,300 @@
+//! The next base, of an older one and the journal after it.
+//!
+//! What changed is collected by key before the older base is gone through. Where that would take much memory, changes and rows
+//! are first dealt out to files by a hash of their key, and one file after the other is merged by itself.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use laredo_core::{Key, KeyColumns, RowCast, Schema, Tuple, TupleRef};
+use laredo_proto::batch::{Action, Entries, Entry};
+
+use super::{Base, BaseError, BaseWriter};
+use crate::journal::{self, Head, Segment};
+use crate::spool::temporary_file;
+
+/// Changes that are merged at once take about this much memory.
+const PARTITION_BYTES: u64 = 32 * 1024 * 1024;
+/// More files than this are not open at once; beyond it they grow.
+const PARTITIONS_MAX: u64 = 256;
+/// What a change takes in memory beside its bytes.
+const ENTRY_BYTES: u64 = 128;
+/// Bytes read or written in one go, per file.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
+/// time beside the writer.
+pub(crate) fn merge(base: &Base, after: &[Segment], head: Head, folder: &Path) -> Result<Base, BaseError> {
+    let bytes: u64 = after.iter().map(|s| s.data.frames_bytes() as u64 + s.entries() * ENTRY_BYTES).sum();
+    let partitions = bytes.div_ceil(PARTITION_BYTES).clamp(1, PARTITIONS_MAX);
+    merge_in(base, after, head, folder, usize::try_from(partitions).unwrap_or(1))
+}
+
+pub(super) fn merge_in(
+    base: &Base,
+    after: &[Segment],
+    head: Head,
+    folder: &Path,
+    partitions: usize,
+) -> Result<Base, BaseError> {
+    let mut writer = BaseWriter::new(folder)?;
+    if partitions > 1
+        && let Some(dealt) = Partitions::deal(base, after, folder, partitions)?
+    {
+        let schema = dealt.merge(&mut writer)?;
+        return writer.finish(head, schema);
+    }
+    let mut net = Net::new(base.schema.clone());
+    each_step(&base.schema, after, |step| {
+        match step {
+            Step::Schema(schema) => net.cast(schema),
+            Step::Entry(entry) => net.apply(entry),
+        }
+        Ok(true)
+    })?;
+    if !net.truncated {
+        base.for_each_row(|row| net.base_row(row, &mut writer))?;
+    }
+    net.write_rest(&mut writer)?;
+    writer.finish(head, net.schema)
+}
+
+enum Step<'a> {
+    Schema(Arc<Schema>),
+    Entry(Entry<'a>),
+}
+
+/// Calls `each` with everything that these segments hold, as long as it says that it wants more.
+fn each_step(
+    schema: &Arc<Schema>,
+    after: &[Segment],
+    mut each: impl FnMut(Step<'_>) -> Result<bool, BaseError>,
+) -> Result<(), BaseError> {
+    let mut schema = schema.clone();
+    for segment in after {
+        for frame in journal::frames(segment.data.read_frames()?) {
+            if let Some(changed) = frame.batch.schema {
+                schema = Arc::new(laredo_proto::schema::from_wire(changed)?);
+                if !each(Step::Schema(schema.clone()))? {
+                    return Ok(());
+                }
+            }
+            for entry in Entries::new(&frame.batch.entries, &schema) {
+                if !each(Step::Entry(entry?))? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Net changes since a base.
+struct Net {
+    schema: Arc<Schema>,
+    rows: HashMap<Key, Option<Tuple>, RandomState>,
+    /// How rows of the base become rows of today's schema.
+    casts: Vec<RowCast>,
+    truncated: bool,
+}
+
+impl Net {
+    fn new(schema: Arc<Schema>) -> Net {
+        Net { schema, rows: HashMap::default(), casts: Vec::new(), truncated: false }
+    }
+
+    fn apply(&mut self, entry: Entry<'_>) {
+        match entry.action {
+            Action::Insert | Action::Update => {
+                self.rows.insert(self.schema.key().key_of(entry.row), Some(entry.row.to_tuple()));
+            }
+            Action::Delete => {
+                self.rows.insert(Key::from_tuple(entry.row.to_tuple()), None);
+            }
+            Action::Truncate => {
+                self.truncated = true;
+                self.rows.clear();
+            }
+        }
+    }
+
+    fn cast(&mut self, schema: Arc<Schema>) {
+        let cast = RowCast::new(&self.schema, &schema);
+        let rows = std::mem::take(&mut self.rows);
+        for (key, row) in rows {
+            match row {
+                Some(row) => {
+                    let row = cast.apply(row.as_ref()).as_ref().to_tuple();
+                    self.rows.insert(schema.key().key_of(row.as_ref()), Some(row));
+                }
+                // A journal changes the key only together with a truncate, so a deleted key keeps its meaning.
+                None => {
+                    self.rows.insert(key, None);
+                }
+            }
+        }
+        self.casts.push(cast);
+        self.schema = schema;
+    }
+
+    /// A row of the older base, after all changes: writes what became of it.
+    fn base_row(&mut self, row: TupleRef<'_>, writer: &mut BaseWriter) -> Result<(), BaseError> {
+        let mut cast = None;
+        for step in &self.casts {
+            cast = Some(step.apply(cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref)));
+        }
+        let row = cast.as_ref().map_or(row, laredo_core::TupleBuf::as_ref);
+        match self.rows.remove(&self.schema.key().key_of(row)) {
+            None => writer.push(row),
+            Some(Some(newer)) => writer.push(newer.as_ref()),
+            Some(None) => Ok(()),
+        }
+    }
+
+    /// The rows that the older base did not have.
+    fn write_rest(&mut self, writer: &mut BaseWriter) -> Result<(), BaseError> {
+        self.rows.drain().filter_map(|(_, row)| row).try_for_each(|row| writer.push(row.as_ref()))
+    }
+}
+
+/// Changes, and behind them the rows of a base, in files by a hash of the key. A record is its kind, a length and a row.
+struct Partitions {
+    files: Vec<BufWriter<File>>,
+    hasher: RandomState,
+    /// Of the first change that is in the files.
+    first_schema: Arc<Schema>,
+    /// In the order of their records.
+    schemas: Vec<Arc<Schema>>,
+    schema: Arc<Schema>,
+}
+
+const BASE_ROW: u8 = 0;
+const INSERT: u8 = Action::Insert as u8;
+const UPDATE: u8 = Action::Update as u8;
+const DELETE: u8 = Action::Delete as u8;
+const SCHEMA: u8 = u8::MAX;
+
+impl Partitions {
+    /// `None` where a change of the schema changes what keys are, so that one row would belong to several files.
+    fn deal(base: &Base, after: &[Segment], folder: &Path, count: usize) -> Result<Option<Partitions>, BaseError> {
+        let file = || Ok(BufWriter::with_capacity(BUFFER_BYTES, temporary_file(folder)?));
+        let mut dealt = Partitions {
+            files: (0..count).map(|_| file()).collect::<io::Result<_>>()?,
+            hasher: RandomState::default(),
+            first_schema: base.schema.clone(),
+            schemas: Vec::new(),
+            schema: base.schema.clone(),
+        };
+        let (mut truncated, mut keeps_keys) = (false, true);
+        each_step(&base.schema, after, |step| {
+            match step {
+                Step::Schema(schema) => {
+                    keeps_keys = has_same_keys(&dealt.schema, &schema);
+                    dealt.cast(schema)?;
+                }
+                Step::Entry(Entry { action: Action::Truncate, .. }) => {
+                    truncated = true;
+                    dealt.clear()?;
+                }
+                Step::Entry(Entry { action: Action::Delete, row }) => {
+                    let hash = KeyColumns::hash_key(&dealt.hasher, row);
+                    dealt.put(hash, DELETE, row)?;
+                }
+                Step::Entry(Entry { action, row }) => {
+                    let hash = dealt.schema.key().hash_row(&dealt.hasher, row);
+                    dealt.put(hash, action as u8, row)?;
+                }
+            }
+            Ok(keeps_keys)
+        })?;
+        if !keeps_keys {
+            return Ok(None);
+        }
+        if !truncated {
+            base.for_each_row::<BaseError>(|row| {
+                let hash = base.schema.key().hash_row(&dealt.hasher, row);
+                Ok(dealt.put(hash, BASE_ROW, row)?)
+            })?;
+        }
+        Ok(Some(dealt))
+    }
+
+    fn put(&mut self, hash: u64, kind: u8, row: TupleRef<'_>) -> io::Result<()> {
+        let index = usize::try_from(hash % self.files.len() as u64).unwrap_or(0);
+        record(&mut self.files[index], kind, row)
+    }
+
+    fn cast(&mut self, schema: Arc<Schema>) -> io::Result<()> {
+        self.schemas.push(schema.clone());
+        self.schema = schema;
+        self.files.iter_mut().try_for_each(|file| record(file, SCHEMA, TupleRef::trusted(&[])))
+    }
+
+    /// Everything is gone, the rows of the base too.
+    fn clear(&mut self) -> io::Result<()> {
+        self.schemas.clear();
+        self.first_schema = self.schema.clone();
+        self.files.iter_mut().try_for_each(|file| {
+            file.rewind()?;
+            file.get_ref().set_len(0)
+        })
+    }
+
+    /// Merges one file after the other; the schema of the rows.
+    fn merge(self, writer: &mut BaseWriter) -> Result<Arc<Schema>, BaseError> {
+        for file in self.files {
+            let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.seek(SeekFrom::Start(0))?;
+            let mut net = Net::new(self.first_schema.clone());
+            let mut schemas = self.schemas.iter();
+            each_record(file, |kind, row| {
+                match kind {
+                    BASE_ROW => return net.base_row(row, writer),
+                    INSERT => net.apply(Entry { action: Action::Insert, row }),
+                    UPDATE => net.apply(Entry { action: Action::Update, row }),
+                    DELETE => net.apply(Entry { action: Action::Delete, row }),
+                    _ => {
+                        if let Some(schema) = schemas.next() {
+                            net.cast(schema.clone());
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            net.write_rest(writer)?;
+        }
+        Ok(self.schema)
+    }
+}
+
+/// Whether the rows of one schema have, cast to the other, the keys that they had.
+fn has_same_keys(old: &Schema, new: &Schema) -> bool {
+    let columns = |schema: &Schema| {
+        let columns = schema.key().columns().iter().filter_map(|&i| schema.columns().get(i));
+        columns.map(|c| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text)).collect::<Vec<_>>()
+    };
+    columns(old) == columns(new)
+}
+
+fn record(file: &mut BufWriter<File>, kind: u8, row: TupleRef<'_>) -> io::Result<()> {
+    let length = u32::try_from(row.bytes().len()).expect("PostgreSQL's rows are below 2 GiB");
+    file.write_all(&[kind])?;
+    file.write_all(&length.to_ne_bytes())?;
+    file.write_all(row.bytes())
+}
+
+fn each_record(file: File, mut each: impl FnMut(u8, TupleRef<'_>) -> Result<(), BaseError>) -> Result<(), BaseError> {
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+    let (mut kind, mut length, mut row) = ([0; 1], [0; 4], Vec::new());
+    while file.read(&mut kind)? > 0 {
+        file.read_exact(&mut length)?;
+        row.resize(u32::from_ne_bytes(length) as usize, 0);
+        file.read_exact(&mut row)?;
+        each(kind[0], TupleRef::trusted(&row))?;
+    }
+    Ok(())
+}

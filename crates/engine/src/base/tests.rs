@@ -1,0 +1,220 @@
+//! A base that is merged, in one part and in several, against a state that the same changes were applied to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use laredo_core::{Cell, Change, Column, Key, Schema, Sequence, TableState, Tuple, TupleBuf, TupleRef};
+use laredo_proto::batch::Action;
+use laredo_testkit::SimDatabase;
+use proptest::prelude::*;
+
+use super::merge::merge_in;
+use super::{Base, BaseError};
+use crate::journal::tests::{self, begin, journal, options};
+use crate::journal::{Journal, JournalWriter};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(i64, u8),
+    Delete(i64),
+    Truncate,
+    /// The table has these columns beside its key from now on.
+    Columns(BTreeSet<u8>),
+    Commit,
+    Merge(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        20 => (0..30_i64, any::<u8>()).prop_map(|(id, text)| Op::Put(id, text)),
+        10 => (0..30_i64).prop_map(Op::Delete),
+        1 => Just(Op::Truncate),
+        1 => prop::collection::btree_set(0..4_u8, 0..4).prop_map(Op::Columns),
+        5 => Just(Op::Commit),
+        2 => (1..6_usize).prop_map(Op::Merge),
+    ];
+    prop::collection::vec(op, 1..150)
+}
+
+/// `id`, at a place that moves with the others, and texts.
+fn schema(columns: &BTreeSet<u8>) -> Arc<Schema> {
+    let simple = SimDatabase::schema();
+    let id = simple.columns()[0].clone();
+    let mut all: Vec<Column> =
+        columns.iter().map(|c| Column { name: format!("c{c}"), ..simple.columns()[1].clone() }).collect();
+    let at = all.len() / 2;
+    all.insert(at, id);
+    Arc::new(Schema::new(all, laredo_core::KeyColumns::new([at]), BTreeMap::new()))
+}
+
+fn row(schema: &Schema, id: i64, text: u8) -> TupleBuf {
+    let (id, text) = (id.to_be_bytes(), [b'a' + text % 26]);
+    let cell = |column| if schema.key().contains(column) { Cell::Value(&id) } else { Cell::Value(&text) };
+    (0..schema.columns().len()).map(cell).collect()
+}
+
+fn key(id: i64) -> Key {
+    Key::new([Cell::Value(&id.to_be_bytes())])
+}
+
+/// A journal, and the state that it tells of.
+struct Both {
+    journal: Journal,
+    writer: JournalWriter,
+    state: TableState,
+    is_open: bool,
+}
+
+impl Both {
+    fn new() -> Both {
+        let (journal, writer) = journal(options());
+        let state = TableState::new(SimDatabase::schema(), &[], 0).unwrap();
+        Both { journal, writer, state, is_open: false }
+    }
+
+    fn apply(&mut self, op: Op) {
+        if !self.is_open && !matches!(op, Op::Commit | Op::Merge(_)) {
+            begin(&mut self.writer);
+            self.is_open = true;
+        }
+        match op {
+            Op::Put(id, text) => {
+                let new = row(self.state.schema(), id, text);
+                let old = self.state.put(new.as_ref().to_tuple());
+                let action = if old.is_some() { Action::Update } else { Action::Insert };
+                self.writer.push(action, new.as_ref(), old.as_ref().map(Tuple::as_ref)).unwrap();
+            }
+            Op::Delete(id) => {
+                let key = key(id);
+                if let Some(old) = self.state.remove(key.as_ref()) {
+                    self.writer.push(Action::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
+                }
+            }
+            Op::Truncate => {
+                self.state.clear();
+                self.writer.push(Action::Truncate, TupleRef::trusted(&[]), None).unwrap();
+            }
+            Op::Columns(columns) => {
+                self.state.cast_to(schema(&columns)).unwrap();
+                self.writer.change_schema(&schema(&columns));
+            }
+            Op::Commit | Op::Merge(_) => {
+                if std::mem::take(&mut self.is_open) {
+                    self.writer.commit().unwrap();
+                    self.writer.publish().unwrap();
+                }
+            }
+        }
+    }
+
+    /// The next base is put in place.
+    fn merge(&self, partitions: usize) -> Arc<Base> {
+        let (base, after, head) = self.journal.base_and_after();
+        let next = Arc::new(merge_in(&base, &after, head, &std::env::temp_dir(), partitions).unwrap());
+        self.journal.replace_base(next.clone());
+        next
+    }
+}
+
+fn rows_of(base: &Base) -> BTreeSet<Vec<u8>> {
+    let mut rows = BTreeSet::new();
+    base.for_each_row::<BaseError>(|row| {
+        assert!(rows.insert(row.bytes().to_vec()), "a row is there twice");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(rows.len() as u64, base.rows());
+    rows
+}
+
+fn rows_of_state(state: &TableState) -> BTreeSet<Vec<u8>> {
+    state.rows().map(|row| row.as_ref().bytes().to_vec()).collect()
+}
+
+/// The state of somebody who gets a base and everything after it.
+fn newcomer(journal: &Journal, base: &Base) -> TableState {
+    let mut state = TableState::new(base.schema().clone(), &[], 0).unwrap();
+    base.for_each_row::<BaseError>(|row| {
+        state.put(row.to_tuple());
+        Ok(())
+    })
+    .unwrap();
+    let mut cursor = journal.cursor(base.sequence());
+    while let Some(piece) = cursor.next_piece().unwrap() {
+        for frame in crate::journal::frames(piece.frames) {
+            if let Some(schema) = frame.batch.schema {
+                let schema = Arc::new(laredo_proto::schema::from_wire(schema).unwrap());
+                state.apply_change(&Change::Schema(schema)).unwrap();
+            }
+            let schema = state.schema().clone();
+            for entry in laredo_proto::batch::Entries::new(&frame.batch.entries, &schema) {
+                state.apply_change(&entry.unwrap().to_change()).unwrap();
+            }
+        }
+    }
+    state
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_merged_base_shows_the_rows_of_the_state(ops in ops(), last in 1..6_usize) {
+        let mut both = Both::new();
+        let mut bases = vec![both.journal.pin_base()];
+        for op in ops {
+            both.apply(op.clone());
+            if let Op::Merge(partitions) = op {
+                let base = both.merge(partitions);
+                prop_assert_eq!(base.schema(), both.state.schema());
+                prop_assert_eq!(rows_of(&base), rows_of_state(&both.state));
+                bases.push(both.journal.pin_base());
+            }
+        }
+        both.apply(Op::Commit);
+        for base in &bases {
+            let newcomer = newcomer(&both.journal, base.base());
+            prop_assert_eq!(newcomer.schema(), both.state.schema());
+            prop_assert_eq!(rows_of_state(&newcomer), rows_of_state(&both.state));
+        }
+        let truth = rows_of_state(&both.state);
+        prop_assert_eq!(rows_of(&both.merge(last)), truth);
+    }
+}
+
+#[test]
+fn a_schema_that_changes_what_keys_are_is_merged_in_one_part() {
+    let mut both = Both::new();
+    both.apply(Op::Put(1, 0));
+    both.apply(Op::Commit);
+    both.merge(1);
+    both.apply(Op::Put(1, 1));
+    let mut columns = both.state.schema().columns().to_vec();
+    columns[0].type_modifier = 7;
+    let changed = Arc::new(Schema::new(columns, both.state.schema().key().clone(), BTreeMap::new()));
+    both.state.cast_to(changed.clone()).unwrap();
+    both.writer.change_schema(&changed);
+    let gone = Key::new([Cell::Null]);
+    let old = both.state.remove(gone.as_ref()).unwrap();
+    both.writer.push(Action::Delete, gone.as_ref(), Some(old.as_ref())).unwrap();
+    both.apply(Op::Put(1, 2));
+    both.apply(Op::Commit);
+    assert_eq!(rows_of(&both.merge(9)), rows_of_state(&both.state));
+}
+
+#[test]
+fn a_large_journal_is_merged_in_parts() {
+    let (journal, mut writer) = journal(options());
+    begin(&mut writer);
+    for id in 0..60 {
+        tests::insert(&mut writer, id, &"x".repeat(1 << 20));
+    }
+    for id in 0..30 {
+        tests::delete(&mut writer, id, "x");
+    }
+    writer.commit().unwrap();
+    tests::merge_base(&journal);
+    let base = journal.pin_base().base().clone();
+    assert_eq!(base.sequence(), Sequence(1090));
+    assert_eq!(tests::rows_of_base(&base).keys().copied().collect::<Vec<_>>(), Vec::from_iter(30..60));
+}
