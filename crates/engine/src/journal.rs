@@ -207,18 +207,18 @@ impl Journal {
         PinnedBase { journal: self.clone(), base }
     }
 
-    /// Decides how a request goes on: see the rules of [`Resolution`].
+    /// Decides how a request goes on: see the rules of [`Resolution`]. Blocks where what it asks for is in a file.
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
-        let head = self.head();
-        let inner = self.shared.inner.read();
-        let facts = resolve::Facts { instance: &self.shared.instance.0, head, pruned: inner.pruned };
-        resolve(
-            request,
-            &facts,
-            |position| inner.floor_position(position),
-            |sequence| inner.is_commit(sequence, head.sequence),
-        )
+        // Files are read when the lock is free again: the writer must not wait for them.
+        let (facts, floor, commit) = {
+            let inner = self.shared.inner.read();
+            let head = self.head();
+            let facts = resolve::Facts { instance: &self.shared.instance.0, head, pruned: inner.pruned };
+            let floor = inner.floor_at(request.position.unwrap_or(Lsn::ZERO));
+            (facts, floor, inner.commit_at(request.sequence, head.sequence))
+        };
+        resolve(request, &facts, |position| floor.read(position), |sequence| commit.read(sequence))
     }
 
     /// A reader of everything after `after`.

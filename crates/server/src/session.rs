@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use laredo_core::{CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{BY_POSITION, Journal, PinnedBase, ReaderOptions, Resolution};
+use laredo_engine::journal::{BY_POSITION, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -142,7 +142,7 @@ impl Session {
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
         loop {
-            match journal.resolve(&request) {
+            match resolve(journal, &request).await? {
                 Resolution::Full(reason) => return Ok(full(journal, reason)),
                 Resolution::Wait(position) => {
                     let mut heads = journal.watch_head();
@@ -172,6 +172,13 @@ fn full(journal: &Journal, reason: &'static str) -> Start {
         reason,
         base: Some(pinned),
     }
+}
+
+/// On a thread of its own: what the request asks for may be in a file.
+async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<Resolution, Status> {
+    let (journal, request) = (journal.clone(), request.clone());
+    let resolved = tokio::task::spawn_blocking(move || journal.resolve(&request)).await;
+    resolved.map_err(|e| Status::internal(format!("reading the journal: {e}")))
 }
 
 /// `None` where the place was pruned since it was found.

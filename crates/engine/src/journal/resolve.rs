@@ -127,14 +127,49 @@ fn history(request: &ResumeRequest, position: Lsn) -> Result<(), &'static str> {
     }
 }
 
+/// Where a position is floored to; what has to be read for it is taken along.
+pub(super) enum FloorAt {
+    Known(Floor),
+    /// To a commit in this segment, or if there is none before the position, to this one.
+    Within(Box<Segment>, Sequence),
+}
+
+/// Whether a transaction ends somewhere; what has to be read for it is taken along.
+pub(super) enum CommitAt {
+    Known(bool),
+    Within(Box<Segment>),
+}
+
+impl FloorAt {
+    /// Blocks where the segment is in a file.
+    pub(super) fn read(&self, position: Lsn) -> Floor {
+        match self {
+            FloorAt::Known(floor) => *floor,
+            FloorAt::Within(segment, before) => {
+                Floor::Commit(segment.last_commit(|seen, _| seen <= position).unwrap_or(*before))
+            }
+        }
+    }
+}
+
+impl CommitAt {
+    /// Blocks where the segment is in a file.
+    pub(super) fn read(&self, sequence: Sequence) -> bool {
+        match self {
+            CommitAt::Known(known) => *known,
+            CommitAt::Within(segment) => segment.last_commit(|_, last| last <= sequence) == Some(sequence),
+        }
+    }
+}
+
 impl Inner {
     /// Floors a position, at or below the head, to a commit.
-    pub(super) fn floor_position(&self, position: Lsn) -> Floor {
+    pub(super) fn floor_at(&self, position: Lsn) -> FloorAt {
         if position < self.pruned.position {
-            return Floor::Pruned;
+            return FloorAt::Known(Floor::Pruned);
         }
         if self.spans.iter().any(|(from, to)| *from < position && position < *to) {
-            return Floor::InsideSpan;
+            return FloorAt::Known(Floor::InsideSpan);
         }
         let index = self.segments.partition_point(|segment| segment.position <= position);
         let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
@@ -142,20 +177,21 @@ impl Inner {
             None => self.pruned.sequence,
         };
         match self.segments.get(index) {
-            Some(segment) => Floor::Commit(segment.last_commit(|seen, _| seen <= position).unwrap_or(before)),
-            None => Floor::Commit(before),
+            Some(segment) => FloorAt::Within(Box::new(segment.clone()), before),
+            None => FloorAt::Known(Floor::Commit(before)),
         }
     }
 
     /// Whether a transaction ends with this sequence.
-    pub(super) fn is_commit(&self, sequence: Sequence, head: Sequence) -> bool {
+    pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitAt {
         if sequence == self.pruned.sequence || sequence == head {
-            return true;
+            return CommitAt::Known(true);
         }
         let index = self.segments.partition_point(|segment| segment.last < sequence);
-        self.segments
-            .get(index)
-            .is_some_and(|s| s.last_commit(|_, last| last <= sequence).is_some_and(|last| last == sequence))
+        match self.segments.get(index) {
+            Some(segment) => CommitAt::Within(Box::new(segment.clone())),
+            None => CommitAt::Known(false),
+        }
     }
 }
 
@@ -169,5 +205,59 @@ impl Segment {
             .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
             .map(|frame| frame.header.last_sequence)
             .last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(timeline: u32) -> SourceIdentity {
+        let history = [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect();
+        SourceIdentity { system_identifier: "s".to_owned(), database: "d".to_owned(), timeline, history }
+    }
+
+    fn ask(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> Resolution {
+        let request = ResumeRequest {
+            position: Some(Lsn(position)),
+            source: theirs,
+            own_source: ours,
+            ..ResumeRequest::default()
+        };
+        let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0) };
+        let facts =
+            Facts { instance: "j", head, pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO } };
+        resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)
+    }
+
+    #[test]
+    fn a_position_counts_on_the_line_of_history_that_leads_here_only() {
+        let goes_on = Resolution::Delta(Sequence(5), BY_POSITION);
+        let with = |change: fn(&mut SourceIdentity)| {
+            let mut theirs = identity(3);
+            change(&mut theirs);
+            Some(theirs)
+        };
+        let elsewhere = "source position of another database";
+        let beyond = "source position beyond the fork of its timeline";
+        let unknown = "source position of a timeline that this server's history lacks";
+        let table = [
+            (3, None, 50, Ok(()), "a client that does not say"),
+            (3, Some(identity(3)), 250, Ok(()), "the same timeline"),
+            (3, with(|source| source.system_identifier = "t".to_owned()), 50, Err(elsewhere), "another system"),
+            (3, with(|source| source.database = "e".to_owned()), 50, Err(elsewhere), "another database"),
+            (3, Some(identity(1)), 99, Ok(()), "an older timeline, before its fork"),
+            (3, Some(identity(1)), 100, Ok(()), "at its fork"),
+            (3, Some(identity(1)), 101, Err(beyond), "beyond its fork"),
+            (3, Some(identity(1)), 150, Err(beyond), "beyond its fork, though not beyond the next"),
+            (3, Some(identity(2)), 200, Ok(()), "the one before, at its fork"),
+            (3, Some(identity(2)), 201, Err(beyond), "the one before, beyond it"),
+            (2, Some(identity(3)), 50, Err(unknown), "a newer timeline than ours"),
+            (2, Some(identity(3)), 5000, Err(unknown), "and nobody waits for it"),
+        ];
+        for (ours, theirs, position, expected, what) in table {
+            let expected = expected.map_or_else(Resolution::Full, |()| goes_on);
+            assert_eq!(ask(identity(ours), theirs, position), expected, "{what}");
+        }
     }
 }
