@@ -30,7 +30,6 @@ pub use writer::JournalWriter;
 
 use readers::Readers;
 use resolve::resolve;
-pub(crate) use resolve::snapshot_id;
 pub(crate) use segment::Segment;
 
 /// How much of the past a journal keeps, and where.
@@ -48,9 +47,20 @@ pub struct JournalOptions {
     pub folder: PathBuf,
 }
 
+/// A pin may keep the journal at this many times its limits.
+const PINNED_FACTOR: u64 = 2;
+
 /// Names one journal: its sequences mean something only together with this.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstanceId(pub String);
+
+impl InstanceId {
+    /// The id of the snapshot that this journal issues at a sequence.
+    #[must_use]
+    pub fn snapshot_id(&self, sequence: Sequence) -> String {
+        format!("{}-{sequence}", self.0)
+    }
+}
 
 /// The newest state that readers may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +217,18 @@ impl Journal {
         PinnedBase { journal: self.clone(), base }
     }
 
+    /// The sequence of the oldest base that is pinned, where the pin keeps the journal at more than twice its limits although a
+    /// newer base covers what it keeps. Whoever holds it should let it go: the disk is not for one slow reader.
+    #[must_use]
+    pub fn overdue_pin(&self) -> Option<Sequence> {
+        let inner = self.shared.inner.read();
+        let limits = &self.shared.options;
+        let entries = self.head().sequence.entries_since(inner.pruned.sequence);
+        let is_over = inner.bytes / PINNED_FACTOR > limits.bytes_max || entries / PINNED_FACTOR > limits.entries_max;
+        let oldest = *inner.pins.keys().next()?;
+        (is_over && oldest < inner.base.sequence()).then_some(oldest)
+    }
+
     /// Decides how a request goes on: see the rules of [`Resolution`]. Blocks where what it asks for is in a file.
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
@@ -241,7 +263,9 @@ impl Journal {
 
     /// Puts a newer base in place; what only the older one needed may go.
     pub(crate) fn replace_base(&self, base: Arc<Base>) {
-        self.shared.inner.write().base = base;
+        let mut inner = self.shared.inner.write();
+        inner.base = base;
+        inner.prune(&self.shared.options, self.head().sequence);
     }
 
     /// The newest base and all visible segments after it: what the next base is made of.
@@ -292,6 +316,7 @@ impl Drop for PinnedBase {
             *count -= 1;
             if *count == 0 {
                 inner.pins.remove(&self.base.sequence());
+                inner.prune(&self.journal.shared.options, self.journal.head().sequence);
             }
         }
     }

@@ -143,19 +143,6 @@ proptest! {
 }
 
 #[test]
-fn nothing_is_pruned_that_no_base_covers_or_a_reader_is_promised() {
-    let (journal, mut writer) = journal(JournalOptions { entries_max: 10, ..options() });
-    let pinned = journal.pin_base();
-    for i in 1..=50 {
-        write(&mut writer, Lsn(500 + i), 1, 10);
-        writer.commit().unwrap();
-        writer.publish().unwrap();
-    }
-    assert_eq!(journal.info().entries, 50, "no base covers them");
-    assert_eq!(read(&journal, pinned.base().sequence()).unwrap().len(), 50);
-}
-
-#[test]
 fn a_single_huge_transaction_is_kept_whole_beyond_every_limit() {
     let bounds = JournalOptions { entries_max: 10, bytes_max: 1, memory_bytes_max: 0, ..options() };
     let (journal, mut writer) = journal(bounds);

@@ -165,7 +165,11 @@ impl Cursor {
         };
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
-        Ok(Origin { schema: piece.schema, position: piece.before })
+        // It may stop inside a frame that begins with a change of the schema, and knows of the change then.
+        let changed = frames(piece.frames).next().filter(|frame| frame.first() <= self.after);
+        let changed = changed.and_then(|frame| frame.batch.schema);
+        let changed = changed.and_then(|schema| laredo_proto::schema::from_wire(schema).ok());
+        Ok(Origin { schema: changed.map_or(piece.schema, Arc::new), position: piece.before })
     }
 
     /// [`Cursor::next_piece`], without blocking the caller's thread while a file is read.
@@ -240,6 +244,15 @@ pub struct Frame {
     pub batch: RowBatch,
     /// Bytes of the frame, prefix included.
     pub length: usize,
+}
+
+impl Frame {
+    /// The sequence of its first entry, or of its change of the schema.
+    #[must_use]
+    pub fn first(&self) -> Sequence {
+        let count = u64::from(self.batch.count) + u64::from(self.batch.schema.is_some());
+        Sequence((self.header.last_sequence.0 + 1).saturating_sub(count))
+    }
 }
 
 /// The frames of a run that a journal or a base made.

@@ -56,12 +56,6 @@ pub(super) struct Facts<'a> {
     pub(super) pruned: Boundary,
 }
 
-/// The id of the snapshot that a journal issues at a sequence.
-#[must_use]
-pub(crate) fn snapshot_id(instance: &str, sequence: Sequence) -> String {
-    format!("{instance}-{sequence}")
-}
-
 /// Resolves a request; the first rule that matches decides.
 ///
 /// 1. It names this journal, and the journal reaches its sequence: exactly there.

@@ -8,7 +8,7 @@ use laredo_core::{CommitTime, Key, KeyColumns, Lsn, Sequence};
 use laredo_proto::batch::{Action, Entries};
 use laredo_testkit::SimDatabase;
 
-use super::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
+use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
 use crate::base::{self, Base, BaseWriter};
 
 /// Ids and texts.
@@ -206,4 +206,110 @@ fn memory_is_counted_as_it_is_used() {
     drop((journal, writer));
     // The only owner gets its own buffer back, with what it reserved.
     assert_eq!(frames.try_into_mut().unwrap().capacity(), length);
+}
+
+#[test]
+fn what_a_base_covers_is_pruned_beyond_the_limit_of_entries() {
+    let (journal, mut writer) = journal(JournalOptions { entries_max: 10, ..options() });
+    for id in 0..50 {
+        commit(&mut writer, |writer| insert(writer, id, "x"));
+    }
+    assert_eq!(journal.info().entries, 50, "no base covers them");
+    merge_base(&journal);
+    assert_eq!(journal.info().entries, 10);
+    assert_eq!(journal.info().oldest_sequence, Sequence(1041));
+    assert_eq!(journal.cursor(Sequence(1040)).next_piece().unwrap().unwrap().last, Sequence(1050));
+    let pruned = journal.cursor(Sequence(1039)).next_piece();
+    assert!(matches!(pruned, Err(CursorError::Pruned(Sequence(1039)))), "{pruned:?}");
+    commit(&mut writer, |writer| insert(writer, 50, "x"));
+    assert_eq!(journal.info().entries, 10, "as more come");
+    for id in 51..61 {
+        commit(&mut writer, |writer| insert(writer, id, "x"));
+    }
+    assert_eq!(journal.info().oldest_sequence, Sequence(1051), "up to the base");
+}
+
+#[test]
+fn what_a_base_covers_is_pruned_beyond_the_limit_of_bytes() {
+    let (journal, mut writer) = journal(JournalOptions { bytes_max: 5_000_000, ..options() });
+    for id in 0..20 {
+        commit(&mut writer, |writer| insert(writer, id, &"x".repeat(1_000_000)));
+    }
+    assert!(journal.info().bytes > 20_000_000);
+    merge_base(&journal);
+    let info = journal.info();
+    assert!(info.bytes <= 5_000_000 && info.entries == 4, "{info:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_base_covers_is_pruned_beyond_the_limit_of_age() {
+    let age_max = Duration::from_secs(60);
+    let (journal, mut writer) = journal(JournalOptions { age_max, ..options() });
+    commit(&mut writer, |writer| insert(writer, 1, "x"));
+    tokio::time::advance(age_max).await;
+    commit(&mut writer, |writer| insert(writer, 2, "x"));
+    merge_base(&journal);
+    assert_eq!(journal.info().entries, 2);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    commit(&mut writer, |writer| insert(writer, 3, "x"));
+    assert_eq!(journal.info().entries, 2);
+}
+
+#[test]
+fn a_reader_of_a_base_is_kept_everything_after_it_though_a_newer_one_took_its_place() {
+    let (journal, mut writer) = journal(JournalOptions { entries_max: 10, ..options() });
+    let pinned = journal.pin_base();
+    for id in 0..50 {
+        commit(&mut writer, |writer| insert(writer, id, "x"));
+    }
+    merge_base(&journal);
+    commit(&mut writer, |writer| insert(writer, 50, "x"));
+    assert_eq!(journal.info().entries, 51);
+    assert_eq!(rows_of_newcomer(&journal, pinned.base()).len(), 51);
+    drop(pinned);
+    assert_eq!(journal.info().entries, 10, "and goes with the promise");
+}
+
+#[test]
+fn a_pin_is_overdue_when_it_alone_keeps_twice_what_the_limits_allow() {
+    let (journal, mut writer) = journal(JournalOptions { entries_max: 10, ..options() });
+    let pinned = journal.pin_base();
+    let commits = |writer: &mut JournalWriter, count| {
+        (0..count).for_each(|id| commit(writer, |writer| insert(writer, id, "x")));
+    };
+    commits(&mut writer, 21);
+    assert_eq!(journal.overdue_pin(), None, "without it they would be kept too: no newer base covers them");
+    merge_base(&journal);
+    assert_eq!(journal.overdue_pin(), None);
+    commits(&mut writer, 1);
+    assert_eq!(journal.overdue_pin(), Some(Sequence(1000)));
+    let newer = journal.pin_base();
+    drop(pinned);
+    assert_eq!(journal.overdue_pin(), None);
+    drop(newer);
+
+    let (journal, mut writer) = self::journal(JournalOptions { bytes_max: 1_000_000, ..options() });
+    let _pinned = journal.pin_base();
+    for id in 0..4 {
+        commit(&mut writer, |writer| insert(writer, id, &"x".repeat(900_000)));
+    }
+    merge_base(&journal);
+    assert_eq!(journal.overdue_pin(), Some(Sequence(1000)));
+}
+
+#[test]
+fn who_stops_behind_a_change_of_the_schema_stands_on_the_new_one() {
+    let (journal, mut writer) = journal(options());
+    let old = journal.schema();
+    let mut columns = old.columns().to_vec();
+    columns[1].name = "renamed".to_owned();
+    let new = Arc::new(laredo_core::Schema::new(columns, old.key().clone(), BTreeMap::new()));
+    commit(&mut writer, |writer| {
+        insert(writer, 1, "x");
+        writer.change_schema(&new);
+        insert(writer, 2, "x");
+        insert(writer, 3, "x");
+    });
+    let stands_on = [1000, 1001, 1002, 1003, 1004].map(|at| journal.cursor(Sequence(at)).origin().unwrap().schema);
+    assert_eq!(stands_on, [old.clone(), old, new.clone(), new.clone(), new]);
 }

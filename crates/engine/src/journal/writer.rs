@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::readers::Patience;
 use super::segment::{Data, Segment};
-use super::{Boundary, Head, Inner, Journal};
+use super::{Boundary, Head, Inner, Journal, JournalOptions};
 use crate::spool::temporary_file;
 
 /// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
@@ -224,7 +224,7 @@ impl JournalWriter {
         if moved {
             let mut inner = self.journal.shared.inner.write();
             inner.join_small(head.sequence);
-            self.prune(&mut inner);
+            inner.prune(&self.journal.shared.options, head.sequence);
         }
         spilled
     }
@@ -320,24 +320,6 @@ impl JournalWriter {
             self.journal.shared.inner.write().replace_data(last, moved);
         }
     }
-
-    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
-    fn prune(&self, inner: &mut Inner) {
-        let options = &self.journal.shared.options;
-        let now = Instant::now();
-        let keep = inner.pins.keys().next().copied().unwrap_or(inner.base.sequence()).min(inner.base.sequence());
-        while let Some(group_end) = inner.oldest_group() {
-            let group = &inner.segments[group_end];
-            let entries = self.committed.sequence.entries_since(inner.pruned.sequence);
-            let aged = now.duration_since(group.appended_at) > options.age_max;
-            let over = entries > options.entries_max || inner.bytes > options.bytes_max || aged;
-            if !over || group.last > keep || group.last > self.committed.sequence {
-                return;
-            }
-            inner.pruned = Boundary { sequence: group.last, position: group.position };
-            inner.forget_oldest(group_end + 1);
-        }
-    }
 }
 
 impl Inner {
@@ -399,6 +381,24 @@ impl Inner {
         if let Ok(index) = self.segments.binary_search_by_key(&last, |s| s.last) {
             self.memory_bytes -= data.bytes() as u64;
             self.segments[index].data = data;
+        }
+    }
+
+    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
+    pub(super) fn prune(&mut self, limits: &JournalOptions, head: Sequence) {
+        let now = Instant::now();
+        let covered = self.base.sequence();
+        let keep = self.pins.keys().next().map_or(covered, |pinned| covered.min(*pinned));
+        while let Some(group_end) = self.oldest_group() {
+            let group = &self.segments[group_end];
+            let entries = head.entries_since(self.pruned.sequence);
+            let aged = now.duration_since(group.appended_at) > limits.age_max;
+            let over = entries > limits.entries_max || self.bytes > limits.bytes_max || aged;
+            if !over || group.last > keep || group.last > head {
+                return;
+            }
+            self.pruned = Boundary { sequence: group.last, position: group.position };
+            self.forget_oldest(group_end + 1);
         }
     }
 
