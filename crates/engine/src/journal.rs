@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::base::Base;
 
 mod cursor;
+mod kept;
 mod readers;
 mod resolve;
 mod segment;
@@ -217,16 +218,19 @@ impl Journal {
         PinnedBase { journal: self.clone(), base }
     }
 
-    /// The sequence of the oldest base that is pinned, where the pin keeps the journal at more than twice its limits although a
-    /// newer base covers what it keeps. Whoever holds it should let it go: the disk is not for one slow reader.
+    /// The sequence of the oldest base that is pinned, where the journal is beyond twice its limits, and more than they allow is
+    /// covered by a newer base and kept for pins alone. Whoever holds it should let it go: the disk is not for one slow reader.
     #[must_use]
     pub fn overdue_pin(&self) -> Option<Sequence> {
         let inner = self.shared.inner.read();
-        let limits = &self.shared.options;
-        let entries = self.head().sequence.entries_since(inner.pruned.sequence);
-        let is_over = inner.bytes / PINNED_FACTOR > limits.bytes_max || entries / PINNED_FACTOR > limits.entries_max;
+        let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
+        let covered = inner.segments.iter().take_while(|s| s.last <= base);
+        let covered_bytes: u64 = covered.map(|s| s.data.bytes() as u64).sum();
+        let entries = self.head().sequence.entries_since(from);
+        let is_over = (entries / PINNED_FACTOR > limits.entries_max && base.entries_since(from) > limits.entries_max)
+            || (inner.bytes / PINNED_FACTOR > limits.bytes_max && covered_bytes > limits.bytes_max);
         let oldest = *inner.pins.keys().next()?;
-        (is_over && oldest < inner.base.sequence()).then_some(oldest)
+        (is_over && oldest < base).then_some(oldest)
     }
 
     /// Decides how a request goes on: see the rules of [`Resolution`]. Blocks where what it asks for is in a file.

@@ -29,9 +29,13 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
 /// time beside the writer.
 pub(crate) fn merge(base: &Base, after: &[Segment], head: Head, folder: &Path) -> Result<Base, BaseError> {
+    merge_in(base, after, head, folder, partitions(after))
+}
+
+/// How many parts a journal's changes are merged in, so that one fits into [`PARTITION_BYTES`] even if no row changes twice.
+pub(super) fn partitions(after: &[Segment]) -> usize {
     let bytes: u64 = after.iter().map(|s| s.data.frames_bytes() as u64 + s.entries() * ENTRY_BYTES).sum();
-    let partitions = bytes.div_ceil(PARTITION_BYTES).clamp(1, PARTITIONS_MAX);
-    merge_in(base, after, head, folder, usize::try_from(partitions).unwrap_or(1))
+    usize::try_from(bytes.div_ceil(PARTITION_BYTES).clamp(1, PARTITIONS_MAX)).unwrap_or(1)
 }
 
 pub(super) fn merge_in(

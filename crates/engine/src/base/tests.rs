@@ -8,7 +8,7 @@ use laredo_proto::batch::Action;
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 
-use super::merge::merge_in;
+use super::merge::{merge_in, partitions};
 use super::{Base, BaseError};
 use crate::journal::tests::{self, begin, journal, options};
 use crate::journal::{Journal, JournalWriter};
@@ -213,6 +213,8 @@ fn a_large_journal_is_merged_in_parts() {
         tests::delete(&mut writer, id, "x");
     }
     writer.commit().unwrap();
+    let (_, after, _) = journal.base_and_after();
+    assert_eq!(partitions(&after), 2, "60 MiB and a bit");
     tests::merge_base(&journal);
     let base = journal.pin_base().base().clone();
     assert_eq!(base.sequence(), Sequence(1090));

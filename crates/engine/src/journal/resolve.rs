@@ -219,8 +219,7 @@ mod tests {
             ..ResumeRequest::default()
         };
         let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0) };
-        let facts =
-            Facts { instance: "j", head, pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO } };
+        let facts = Facts { instance: "j", head, pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO } };
         resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)
     }
 

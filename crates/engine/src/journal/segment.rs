@@ -9,6 +9,10 @@ use bytes::{Bytes, BytesMut};
 use laredo_core::{Lsn, Schema, Sequence};
 use tokio::time::Instant;
 
+/// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
+/// forget in steps.
+pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
+
 /// Whole transactions, or a piece of one that is too large for one segment. Immutable.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {

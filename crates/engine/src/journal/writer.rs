@@ -10,13 +10,10 @@ use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
 use super::readers::Patience;
-use super::segment::{Data, Segment};
-use super::{Boundary, Head, Inner, Journal, JournalOptions};
+use super::segment::{Data, SEGMENT_BYTES, Segment};
+use super::{Head, Journal};
 use crate::spool::temporary_file;
 
-/// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
-/// forget in steps.
-const SEGMENT_BYTES: usize = 1024 * 1024;
 /// Transactions that arrive together are published together up to this size.
 const PUBLISH_BYTES: usize = 256 * 1024;
 /// A new temporary file is begun at this size, so that forgetting frees the disk in steps.
@@ -281,10 +278,7 @@ impl JournalWriter {
             schema: piece.schema,
             marks: Vec::new(),
             appended_at: Instant::now(),
-            data: Data::Memory {
-                frames: without_spare(&mut self.frames),
-                olds: without_spare(&mut self.olds),
-            },
+            data: Data::Memory { frames: without_spare(&mut self.frames), olds: without_spare(&mut self.olds) },
         };
         self.start_piece(self.sequence, ends);
         let over = self.journal.shared.inner.write().append(segment, &self.schema);
@@ -319,101 +313,6 @@ impl JournalWriter {
             self.spill = Some((file, at + length));
             self.journal.shared.inner.write().replace_data(last, moved);
         }
-    }
-}
-
-impl Inner {
-    /// Adds a segment, visible or not, and returns the bytes in memory.
-    fn append(&mut self, segment: Segment, schema: &Arc<Schema>) -> u64 {
-        self.bytes += segment.data.bytes() as u64;
-        self.memory_bytes += segment.data.bytes() as u64;
-        self.encoded_entries += segment.entries();
-        self.schema = schema.clone();
-        self.segments.push_back(segment);
-        self.memory_bytes
-    }
-
-    /// Small neighbours at the end become one once they are large enough, so that a reader far behind takes large slices.
-    /// Only what is visible: a segment with entries on both sides of the head could be neither shown nor left out.
-    fn join_small(&mut self, head: Sequence) {
-        let is_small = |s: &&Segment| {
-            let is_whole = s.begins && s.ends && s.span_from.is_none();
-            is_whole && s.last <= head && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
-        };
-        let tail = self.segments.iter().rev().take_while(is_small).count();
-        let start = self.segments.len() - tail;
-        let tail_bytes: usize = self.segments.iter().skip(start).map(|s| s.data.bytes()).sum();
-        if tail > 1 && tail_bytes >= SEGMENT_BYTES / 2 {
-            let parts: Vec<Segment> = self.segments.drain(start..).collect();
-            match Segment::merge(&parts) {
-                Some(merged) => self.segments.push_back(merged),
-                None => self.segments.extend(parts),
-            }
-        }
-    }
-
-    fn truncate_after(&mut self, sequence: Sequence, schema: &Arc<Schema>) {
-        self.schema = schema.clone();
-        while self.segments.back().is_some_and(|s| s.first > sequence) {
-            let gone = self.segments.pop_back();
-            self.encoded_entries -= gone.as_ref().map_or(0, Segment::entries);
-            self.uncount(gone);
-        }
-    }
-
-    fn uncount(&mut self, gone: Option<Segment>) {
-        let Some(gone) = gone else { return };
-        self.bytes -= gone.data.bytes() as u64;
-        if gone.data.in_memory() {
-            self.memory_bytes -= gone.data.bytes() as u64;
-        }
-    }
-
-    /// The oldest segment in memory, while more than `bound` bytes are there.
-    fn oldest_in_memory(&self, bound: u64) -> Option<(Sequence, Data)> {
-        if self.memory_bytes <= bound {
-            return None;
-        }
-        self.segments.iter().find(|s| s.data.in_memory()).map(|s| (s.last, s.data.clone()))
-    }
-
-    fn replace_data(&mut self, last: Sequence, data: Data) {
-        if let Ok(index) = self.segments.binary_search_by_key(&last, |s| s.last) {
-            self.memory_bytes -= data.bytes() as u64;
-            self.segments[index].data = data;
-        }
-    }
-
-    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
-    pub(super) fn prune(&mut self, limits: &JournalOptions, head: Sequence) {
-        let now = Instant::now();
-        let covered = self.base.sequence();
-        let keep = self.pins.keys().next().map_or(covered, |pinned| covered.min(*pinned));
-        while let Some(group_end) = self.oldest_group() {
-            let group = &self.segments[group_end];
-            let entries = head.entries_since(self.pruned.sequence);
-            let aged = now.duration_since(group.appended_at) > limits.age_max;
-            let over = entries > limits.entries_max || self.bytes > limits.bytes_max || aged;
-            if !over || group.last > keep || group.last > head {
-                return;
-            }
-            self.pruned = Boundary { sequence: group.last, position: group.position };
-            self.forget_oldest(group_end + 1);
-        }
-    }
-
-    /// The index of the segment that ends the oldest transactions which go together.
-    fn oldest_group(&self) -> Option<usize> {
-        self.segments.iter().position(|s| s.ends)
-    }
-
-    fn forget_oldest(&mut self, count: usize) {
-        for _ in 0..count {
-            let gone = self.segments.pop_front();
-            self.uncount(gone);
-        }
-        let pruned = self.pruned.position;
-        self.spans.retain(|(_, to)| *to > pruned);
     }
 }
 

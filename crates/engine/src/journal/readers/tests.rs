@@ -1,0 +1,129 @@
+//! Whom the writer waits for, and who is cut, on a clock that only these tests move.
+
+use super::*;
+use crate::journal::tests::{begin, commit, insert, journal, options};
+
+fn reader(behind_max: u64, policy: BufferPolicy) -> ReaderOptions {
+    ReaderOptions { client_id: "r".to_owned(), behind_max, policy }
+}
+
+fn live(journal: &crate::journal::Journal, behind_max: u64, policy: BufferPolicy) -> Reader {
+    let at = journal.head().sequence;
+    let reader = journal.register(reader(behind_max, policy), at);
+    reader.moved(at, true);
+    reader
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_larger_than_the_bound_does_not_cut_who_keeps_up() {
+    let (journal, mut writer) = journal(options());
+    let reading = live(&journal, 10, BufferPolicy::DropDisconnect);
+    let at_once = live(&journal, 10, BufferPolicy::DropDisconnect);
+    for _ in 0..3 {
+        commit(&mut writer, |writer| (0..50).for_each(|id| insert(writer, id, "x")));
+        assert!(writer.patience().is_none());
+    }
+    at_once.moved(journal.head().sequence, true);
+    reading.moved(Sequence(1025), false);
+    for _ in 0..10 {
+        commit(&mut writer, |writer| insert(writer, 7, "x"));
+        assert!(writer.patience().is_none());
+    }
+    assert!(!reading.is_cut() && !at_once.is_cut(), "behind by ten, and by what is larger than the bound");
+    reading.moved(Sequence(1150), false);
+    assert!(writer.patience().is_none());
+    assert!(!reading.is_cut());
+    commit(&mut writer, |writer| insert(writer, 7, "x"));
+    assert!(writer.patience().is_none());
+    assert!(reading.is_cut() && at_once.is_cut(), "by eleven small ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_transactions_count_beside_a_large_one_that_is_not_taken() {
+    let (journal, mut writer) = journal(options());
+    let reader = live(&journal, 10, BufferPolicy::DropDisconnect);
+    for count in [4, 50, 6, 50] {
+        commit(&mut writer, |writer| (0..count).for_each(|id| insert(writer, id, "x")));
+        assert!(writer.patience().is_none());
+        assert!(!reader.is_cut());
+    }
+    commit(&mut writer, |writer| insert(writer, 7, "x"));
+    assert!(writer.patience().is_none());
+    assert!(reader.is_cut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_slows_the_source_down_is_cut_after_thirty_seconds() {
+    let (journal, mut writer) = journal(options());
+    let reader = live(&journal, 1, BufferPolicy::SlowDown);
+    for id in 0..3 {
+        commit(&mut writer, |writer| insert(writer, id, "x"));
+    }
+    let began = Instant::now();
+    while let Some(patience) = writer.patience() {
+        assert!(!reader.is_cut());
+        assert_eq!(journal.readers()[0].state, ReaderState::Backpressured);
+        patience.wait().await;
+    }
+    assert!(reader.is_cut());
+    assert_eq!(began.elapsed(), SLOW_DOWN_MAX);
+    reader.cut().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
+    let (journal, mut writer) = journal(options());
+    let (one, other) = (live(&journal, 1, BufferPolicy::SlowDown), live(&journal, 1, BufferPolicy::SlowDown));
+    for round in 0..5 {
+        for id in 0..3 {
+            commit(&mut writer, |writer| insert(writer, id, "x"));
+        }
+        let began = Instant::now();
+        let patience = writer.patience().unwrap();
+        let head = journal.head().sequence;
+        one.moved(head, false);
+        other.moved(head, false);
+        patience.wait().await;
+        assert!(writer.patience().is_none(), "round {round}");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(journal.readers().iter().all(|reader| reader.state == ReaderState::Live));
+        // Had its first slow time been kept, a reader would be cut at its next one.
+        tokio::time::advance(SLOW_DOWN_MAX).await;
+    }
+    assert!(!one.is_cut() && !other.is_cut());
+}
+
+#[test]
+fn a_move_beside_the_writers_look_is_never_missed() {
+    const ROUNDS: i64 = 2000;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (journal, mut writer) = journal(options());
+    let reader = live(&journal, 1, BufferPolicy::SlowDown);
+    let mut heads = journal.watch_head();
+    let last = journal.head().sequence.plus(2 * ROUNDS.unsigned_abs());
+    let following = runtime();
+    let follower = std::thread::spawn(move || {
+        loop {
+            let head = heads.borrow_and_update().sequence;
+            reader.moved(head, false);
+            if head == last {
+                return reader.is_cut();
+            }
+            following.block_on(heads.changed()).unwrap();
+        }
+    });
+    runtime().block_on(async {
+        for id in 0..ROUNDS {
+            for _ in 0..2 {
+                begin(&mut writer);
+                insert(&mut writer, id, "x");
+                writer.commit().unwrap();
+            }
+            writer.publish().unwrap();
+            while let Some(patience) = writer.patience() {
+                patience.wait().await;
+            }
+        }
+    });
+    assert!(!follower.join().unwrap(), "the source stood still until the reader was cut");
+}
