@@ -40,6 +40,10 @@ fn canonical(value: &Value) -> String {
     match value {
         // Minus zero equals zero.
         Value::Number(number) if *number == 0.0 => "0".to_owned(),
+        // JSON has no such numbers, and they are neither each other nor null. These numbers are JSON, and no finite one is
+        // written like them.
+        Value::Number(number) if number.is_nan() => "0e999".to_owned(),
+        Value::Number(number) if number.is_infinite() => if *number > 0.0 { "1e999" } else { "-1e999" }.to_owned(),
         Value::List(items) => {
             let items: Vec<String> = items.iter().map(canonical).collect();
             format!("[{}]", items.join(","))

@@ -170,6 +170,15 @@ fn equal_filters_have_equal_keys() {
     assert_eq!(key(&[]).as_str(), "[]");
 }
 
+#[test]
+fn numbers_that_json_lacks_and_null_have_keys_of_their_own() {
+    let numbers = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 1.0, -1.0, f64::MAX];
+    let values = numbers.into_iter().map(Value::Number).chain([Value::Null, string("NaN"), string("Infinity")]);
+    let keys: Vec<_> = values.map(|value| FilterKey::of(&[on("a", Match::Equals(value))])).collect();
+    let different: std::collections::BTreeSet<_> = keys.iter().collect();
+    assert_eq!(different.len(), keys.len(), "{keys:?}");
+}
+
 proptest! {
     #[test]
     fn names_and_values_cannot_be_confused(a: (String, String), b: (String, String)) {
