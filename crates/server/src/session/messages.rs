@@ -34,8 +34,7 @@ impl Greeting<'_> {
         let info = self.journal.info();
         let (mode, snapshot_id) = match base {
             Some(base) => (SyncMode::FullSnapshot, base.snapshot_id(self.journal.instance())),
-            // The client's own: it stays the one that names the journal.
-            None => (SyncMode::Delta, ask.resume.snapshot_id.clone()),
+            None => (SyncMode::Delta, self.snapshot_id()),
         };
         let mut handshake = SyncHandshake {
             mode: mode.into(),
@@ -56,6 +55,15 @@ impl Greeting<'_> {
             handshake.server_current_position = info.head.position.0;
         }
         put(Message::Handshake(handshake), out);
+    }
+
+    /// What names this journal in the client's next request, where it goes on without a snapshot: its own id if that does, or else
+    /// one for where it goes on. With another journal's id it could some day be given that journal's changes after a sequence of
+    /// this one.
+    fn snapshot_id(&self) -> String {
+        let (instance, own) = (self.journal.instance(), &self.ask.resume.snapshot_id);
+        let is_ours = own.strip_prefix(&instance.0).is_some_and(|rest| rest.starts_with('-'));
+        if is_ours { own.clone() } else { instance.snapshot_id(self.start.after) }
     }
 
     /// Its row count is 0, for unknown, where a filter is yet to count.
