@@ -62,6 +62,13 @@ pub(crate) fn stalled(stalled: Duration) -> Status {
     ))
 }
 
+pub(crate) fn costly() -> Status {
+    Status::resource_exhausted(
+        "too far behind: the snapshot was read so slowly that the journal grew beyond twice its limits for its sake \
+         (`journal.max_entries`, `max_bytes`); reconnect for a newer one, or raise the limits",
+    )
+}
+
 pub(crate) fn cursor(error: &CursorError) -> Status {
     match error {
         CursorError::Pruned(_) => Status::resource_exhausted(format!(

@@ -85,7 +85,7 @@ impl Session {
             policy: table.options.buffer.policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(Lease::new(reader, start.base.take(), table.options.buffer));
+        let lease = Arc::new(Lease::new(reader, seat, start.base.take(), table.options.buffer));
         table.watch(&lease);
         let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let view = table.views.get(ask.encoding, &ask.predicates);
@@ -107,16 +107,16 @@ impl Session {
                 greeting.snapshot_begin(&base, &mut out);
                 outlet.send(out.into()).await?;
                 let snapshot = Snapshot::new(base.clone(), view.clone());
-                let rows = snapshot.send(&mut outlet, || greeting.heartbeat(shared.clock.as_ref()(), None)).await?;
+                let silence_max = table.options.heartbeat_interval;
+                let heartbeat = || greeting.heartbeat(shared.clock.as_ref()(), None);
+                let rows = snapshot.send(&mut outlet, silence_max, heartbeat).await?;
                 let mut out = Vec::new();
                 greeting.snapshot_end(&base, rows, &mut out);
                 greeting.marker(&mut out);
                 outlet.send(out.into()).await?;
             }
         }
-        let ended = Follow::new(&greeting, &shared, view, outlet).run().await;
-        drop(seat);
-        ended
+        Follow::new(&greeting, &shared, view, outlet).run().await
     }
 
     /// The table's journal, once there is one.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use laredo_core::TableName;
+use laredo_engine::journal::Journal;
 use laredo_engine::{TableHandle, TablePhase};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -100,8 +101,18 @@ impl Served {
         self.leases.lock().push(Arc::downgrade(lease));
     }
 
+    /// Cuts clients that are too far behind, that take nothing of their snapshot, or for whose sake the journal has outgrown its
+    /// limits.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) {
-        self.leases.lock().retain(|lease| match lease.upgrade() {
+        let mut leases = self.leases.lock();
+        let journal = self.handle().journal();
+        while let Some(pinned) = journal.as_ref().and_then(Journal::overdue_pin) {
+            let released = leases.iter().filter_map(Weak::upgrade).filter(|lease| lease.release(pinned)).count();
+            if released == 0 {
+                break;
+            }
+        }
+        leases.retain(|lease| match lease.upgrade() {
             Some(lease) => lease.sweep(now, stalled),
             None => false,
         });

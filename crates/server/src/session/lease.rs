@@ -11,8 +11,9 @@ use tonic::Status;
 
 use crate::options::BufferOptions;
 use crate::refusal;
+use crate::table::Seat;
 
-/// A client's registration, and the pin of the base that it is being sent.
+/// A client's registration, its seat, and the pin of the base that it is being sent.
 pub(crate) struct Lease {
     held: Mutex<Held>,
     buffer: BufferOptions,
@@ -21,6 +22,7 @@ pub(crate) struct Lease {
 
 struct Held {
     reader: Option<Reader>,
+    seat: Option<Seat>,
     pin: Option<PinnedBase>,
     progressed_at: Instant,
 }
@@ -30,11 +32,13 @@ struct Held {
 enum Cut {
     Behind,
     Stalled,
+    /// The journal was kept for it, far beyond its limits.
+    Costly,
 }
 
 impl Lease {
-    pub(crate) fn new(reader: Reader, pin: Option<PinnedBase>, buffer: BufferOptions) -> Lease {
-        let held = Held { reader: Some(reader), pin, progressed_at: Instant::now() };
+    pub(crate) fn new(reader: Reader, seat: Seat, pin: Option<PinnedBase>, buffer: BufferOptions) -> Lease {
+        let held = Held { reader: Some(reader), seat: Some(seat), pin, progressed_at: Instant::now() };
         Lease { held: Mutex::new(held), buffer, cut: OnceLock::new() }
     }
 
@@ -69,25 +73,41 @@ impl Lease {
             None => Ok(()),
             Some(Cut::Behind) => Err(refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy)),
             Some(Cut::Stalled) => Err(refusal::stalled(stalled)),
+            Some(Cut::Costly) => Err(refusal::costly()),
         }
     }
 
     /// Takes back what a client holds that is too far behind, or that takes nothing of its snapshot; whether it holds on.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
-        let mut held = self.held.lock();
-        let Held { reader, pin, progressed_at } = &mut *held;
-        let cut = if reader.as_ref().is_some_and(Reader::is_cut) {
-            Cut::Behind
-        } else if pin.is_some() && now.saturating_duration_since(*progressed_at) > stalled {
-            Cut::Stalled
-        } else {
-            return true;
+        let cut = {
+            let held = self.held.lock();
+            if held.reader.as_ref().is_some_and(Reader::is_cut) {
+                Cut::Behind
+            } else if held.pin.is_some() && now.saturating_duration_since(held.progressed_at) > stalled {
+                Cut::Stalled
+            } else {
+                return true;
+            }
         };
-        self.cut.get_or_init(|| cut);
-        *reader = None;
-        let released = pin.take();
-        drop(held);
-        drop(released);
+        self.cut(cut);
         false
+    }
+
+    /// Takes back what a client holds that is being sent the base of this sequence; whether it was.
+    pub(crate) fn release(&self, pinned: Sequence) -> bool {
+        let holds = self.held.lock().pin.as_ref().is_some_and(|pin| pin.base().sequence() == pinned);
+        if holds {
+            self.cut(Cut::Costly);
+        }
+        holds
+    }
+
+    /// What it holds is free at once: whoever reads nothing is not polled, and would hold it until its connection ends.
+    fn cut(&self, why: Cut) {
+        self.cut.get_or_init(|| why);
+        let mut held = self.held.lock();
+        let freed = (held.reader.take(), held.seat.take(), held.pin.take());
+        drop(held);
+        drop(freed);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use laredo_engine::base::Base;
@@ -13,9 +14,6 @@ use tonic::Status;
 
 use super::outlet::Outlet;
 use crate::view::{Place, View};
-
-/// Nothing of a base is let through for so long at most before a heartbeat says that the stream lives.
-const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A base on its way to a client.
 #[derive(Clone)]
@@ -37,11 +35,17 @@ impl Snapshot {
         Snapshot { base, view }
     }
 
-    /// Sends all rows and returns their number.
+    /// Sends all rows and returns their number. Where nothing of the base is let through for `silence_max`, a heartbeat says that
+    /// the stream lives.
     ///
     /// # Errors
     /// When it cannot be read, or the client was cut.
-    pub(super) async fn send(self, outlet: &mut Outlet, heartbeat: impl Fn() -> Vec<u8>) -> Result<u64, Status> {
+    pub(super) async fn send(
+        self,
+        outlet: &mut Outlet,
+        silence_max: Duration,
+        heartbeat: impl Fn() -> Vec<u8>,
+    ) -> Result<u64, Status> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
@@ -52,7 +56,7 @@ impl Snapshot {
             at = part.next;
             if part.bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= outlet.sent_at() + SILENCE_MAX {
+                if Instant::now() >= outlet.sent_at() + silence_max {
                     outlet.send(heartbeat().into()).await?;
                 }
             }

@@ -1,4 +1,4 @@
-//! What a stream says while nothing happens, on a clock that only these tests move.
+//! What a stream says while nothing happens, and what becomes of clients that do not read, on a clock that only these tests move.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -6,13 +6,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use laredo_core::CommitTime;
+use laredo_engine::journal::{Journal, JournalOptions};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{Heartbeat, RowEncoding, SyncRequest, SyncResponse};
+use laredo_proto::replication::{Heartbeat, RowEncoding, SyncMode, SyncRequest, SyncResponse};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use prost::Message as _;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
+use tonic::{Code, Status};
 
 use super::{Pulled, Session, SyncStream};
 use crate::request::Ask;
@@ -30,15 +32,24 @@ struct Quiet {
 
 impl Quiet {
     async fn new() -> Quiet {
+        Quiet::with(|_| {}, |_| {}).await
+    }
+
+    async fn with(journal: impl Fn(&mut JournalOptions), served: impl Fn(&mut ServedTableOptions)) -> Quiet {
         let database = SimDatabase::new(2);
         let clock: laredo_engine::Clock = Arc::new(|| CommitTime(0));
-        let tables = vec![sim_table("t0"), sim_table("t1")];
+        let mut tables = vec![sim_table("t0"), sim_table("t1")];
+        tables.iter_mut().for_each(|table| journal(&mut table.journal));
         let engine = Engine::prepare(database.clone(), tables, clock.clone()).await.unwrap();
         let handle = engine.handle();
         tokio::spawn(engine.run(std::future::pending()));
         let tables = handle.tables().iter();
-        let options = tables.map(|t| ServedTableOptions::new(t.clone(), handle.identity().clone()));
-        let served = options.map(|options| Arc::new(Served::new(options))).collect();
+        let options = tables.map(|t| {
+            let mut options = ServedTableOptions::new(t.clone(), handle.identity().clone());
+            served(&mut options);
+            Arc::new(Served::new(options))
+        });
+        let served = options.collect();
         let shared = Arc::new(Shared::new(served, clock, Waits::default(), HttpOptions::default()));
         for table in handle.tables() {
             table.wait_journal().await.unwrap();
@@ -51,14 +62,34 @@ impl Quiet {
             RowEncoding::Struct => vec![],
             RowEncoding::PostgresBinary => vec![encoding.into()],
         };
-        let table = self.shared.tables[0].clone();
+        self.ask(SyncRequest { accept, ..SyncRequest::default() })
+    }
+
+    fn ask(&self, request: SyncRequest) -> SyncStream {
+        let table = self.table().clone();
         let session = Session {
             shared: self.shared.clone(),
-            ask: Ask::new(SyncRequest { accept, ..SyncRequest::default() }).unwrap(),
+            ask: Ask::new(request).unwrap(),
             seat: table.take_seat().unwrap(),
             table,
         };
         session.into_stream()
+    }
+
+    fn table(&self) -> &Arc<Served> {
+        &self.shared.tables[0]
+    }
+
+    fn journal(&self) -> Journal {
+        self.table().handle().journal().unwrap()
+    }
+
+    /// New rows in the first table, each in a transaction of its own; its journal shows them.
+    async fn rows(&self, ids: std::ops::Range<i64>) {
+        for id in ids {
+            let end = self.database.commit(0, vec![SimChange::Insert(id, String::new())]);
+            self.journal().watch_head().wait_for(|head| head.position >= end).await.unwrap();
+        }
     }
 
     /// Something happens to the other table, and the first one's journal has heard of it.
@@ -79,6 +110,25 @@ async fn pull(stream: &mut SyncStream) -> Vec<Message> {
         messages.extend(SyncResponse::decode(message).unwrap().message);
     }
     messages
+}
+
+async fn end_of(stream: &mut SyncStream) -> Status {
+    loop {
+        if let Pulled::End(status) = poll_fn(|cx| stream.poll_next(cx)).await.unwrap() {
+            return status;
+        }
+    }
+}
+
+/// Waits for what other threads do, without moving the clock.
+async fn eventually(mut holds: impl FnMut() -> bool) {
+    for _ in 0..60_000 {
+        if holds() {
+            return;
+        }
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await.unwrap();
+    }
+    panic!("it did not hold for a minute");
 }
 
 async fn is_silent(stream: &mut SyncStream) -> bool {
@@ -128,4 +178,92 @@ async fn progress_is_told_at_once_and_then_ten_times_a_second_at_most() {
     advance(Duration::from_millis(1)).await;
     assert_eq!(heartbeat(&mut stream).await.source_position, position);
     assert!(is_silent(&mut stream).await);
+}
+
+/// A stream of Structs that has been sent everything there is.
+async fn live(quiet: &Quiet) -> SyncStream {
+    let mut stream = quiet.stream(RowEncoding::Struct);
+    while !matches!(pull(&mut stream).await.as_slice(), [Message::SnapshotEnd(_), Message::JournalEntry(_)]) {}
+    while !is_silent(&mut stream).await {}
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_journal() {
+    let quiet = Quiet::new().await;
+    quiet.rows(0..3).await;
+    let head = quiet.journal().head();
+    let began = pull(&mut quiet.stream(RowEncoding::Struct)).await;
+    let [Message::Handshake(_), Message::SnapshotBegin(begin)] = began.as_slice() else { panic!("{began:?}") };
+    let by_snapshot = SyncRequest {
+        last_known_sequence: head.sequence.to_wire(),
+        last_snapshot_id: begin.snapshot_id.clone(),
+        ..SyncRequest::default()
+    };
+    let by_position = SyncRequest {
+        last_known_source_position: head.position.to_string(),
+        last_snapshot_id: "elsewhere-7".to_owned(),
+        ..SyncRequest::default()
+    };
+    let own = quiet.journal().instance().snapshot_id(head.sequence);
+    for (request, id) in [(by_snapshot, begin.snapshot_id.clone()), (by_position, own)] {
+        let begins = pull(&mut quiet.ask(request)).await;
+        let [Message::Handshake(handshake), Message::JournalEntry(marker)] = begins.as_slice() else {
+            panic!("{begins:?}")
+        };
+        assert_eq!(handshake.mode(), SyncMode::Delta);
+        assert_eq!(handshake.snapshot_id, id);
+        assert_eq!((marker.action.as_str(), &marker.old_values, &marker.new_values), ("", &None, &None));
+        assert_eq!(marker.sequence, head.sequence.to_wire());
+        assert_eq!(marker.source_position, head.position.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
+    let quiet = Quiet::with(
+        |_| {},
+        |served| {
+            served.clients_max = Some(1);
+            served.buffer.behind_max = 1;
+        },
+    )
+    .await;
+    let mut stream = live(&quiet).await;
+    assert!(quiet.table().take_seat().is_err());
+    quiet.rows(0..3).await;
+    eventually(|| {
+        quiet.shared.sweep(Instant::now());
+        quiet.table().clients() == 0
+    })
+    .await;
+    assert!(quiet.table().take_seat().is_ok());
+    assert_eq!(end_of(&mut stream).await.code(), Code::ResourceExhausted);
+    assert_eq!(quiet.table().clients(), 0, "and leaves it once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twice_its_limits() {
+    let quiet = Quiet::with(|journal| journal.entries_max = 10, |_| {}).await;
+    let mut slow = quiet.stream(RowEncoding::Struct);
+    assert!(matches!(pull(&mut slow).await.as_slice(), [Message::Handshake(_), Message::SnapshotBegin(_)]));
+    let mut rows = 0;
+    while quiet.journal().overdue_pin().is_none() {
+        // Newer bases are made on the way, as the limits ask for them.
+        quiet.rows(rows..rows + 1).await;
+        rows += 1;
+        assert!(rows < 100_000, "no newer base was made");
+    }
+    let before = quiet.journal().info().entries;
+    // One that reads a newer base is left alone.
+    let mut newer = quiet.stream(RowEncoding::Struct);
+    pull(&mut newer).await;
+    quiet.shared.sweep(Instant::now());
+    assert_eq!(quiet.journal().overdue_pin(), None);
+    assert_eq!(quiet.table().clients(), 1);
+    let status = end_of(&mut slow).await;
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("the journal grew beyond twice its limits"), "{status}");
+    assert!(before > 20 && quiet.journal().info().entries <= before - 10);
+    pull(&mut newer).await;
 }

@@ -38,8 +38,7 @@ pub(super) enum Change<'a> {
 impl FrameChanges<'_> {
     /// The sequence of the frame's first entry, or of its schema change.
     pub(super) fn first(&self) -> Sequence {
-        let count = u64::from(self.frame.batch.count) + u64::from(self.has_schema());
-        Sequence((self.frame.header.last_sequence.0 + 1).saturating_sub(count))
+        self.frame.first()
     }
 
     pub(super) fn has_schema(&self) -> bool {
