@@ -154,6 +154,8 @@ pub enum CopyEvent {
     Begin {
         /// The schema of its rows.
         schema: Arc<Schema>,
+        /// What it sees: less need be held while it is made.
+        snapshot: Snapshot,
         /// Rows to expect, as PostgreSQL estimates them.
         rows_estimated: u64,
         /// Bytes to expect, as the table's size on disk says.
@@ -163,9 +165,7 @@ pub enum CopyEvent {
     Rows(Vec<u8>),
     /// The copy is complete.
     End {
-        /// What it has seen.
-        snapshot: Snapshot,
-        /// The end of the WAL after the snapshot was taken: everything it has seen lies before.
+        /// The end of the WAL, read after the snapshot was taken: everything that the copy sees lies before.
         inserted: Lsn,
     },
 }

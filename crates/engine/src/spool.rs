@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,11 +69,25 @@ pub struct SpoolWriter {
 pub struct Spool {
     shapes: Vec<Arc<RelationShape>>,
     aborted: BTreeSet<u32>,
-    buffer: Vec<u8>,
-    file: Option<File>,
-    file_bytes: u64,
+    records: Records,
     changes: u64,
 }
+
+#[derive(Debug)]
+enum Records {
+    Memory(Vec<u8>),
+    File { file: Arc<File>, at: u64, bytes: u64 },
+}
+
+/// A file for transactions that have to wait, one behind the other: thousands of them must not take a descriptor each.
+#[derive(Debug)]
+pub(crate) struct SharedFile {
+    file: Arc<File>,
+    end: u64,
+}
+
+/// Spools larger than this keep the file that they have; smaller ones are moved to the shared one.
+const OWN_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What reading a spool gives.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +164,11 @@ impl SpoolWriter {
             self.spill()?;
         }
         let SpoolWriter { shapes, aborted, buffer, file, file_bytes, changes, .. } = self;
-        Ok(Spool { shapes, aborted, buffer, file, file_bytes, changes })
+        let records = match file {
+            Some(file) => Records::File { file: Arc::new(file), at: 0, bytes: file_bytes },
+            None => Records::Memory(buffer),
+        };
+        Ok(Spool { shapes, aborted, records, changes })
     }
 
     fn spill(&mut self) -> io::Result<()> {
@@ -186,27 +205,36 @@ impl Spool {
     /// Bytes that it holds in memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.buffer.capacity()
+        match &self.records {
+            Records::Memory(buffer) => buffer.capacity(),
+            Records::File { .. } => 0,
+        }
     }
 
     /// Bytes that it holds in all.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.file_bytes + self.buffer.len() as u64
+        match &self.records {
+            Records::Memory(buffer) => buffer.len() as u64,
+            Records::File { bytes, .. } => *bytes,
+        }
     }
 
-    /// Moves what is in memory to a file, for a transaction that has to wait.
+    /// Moves it to a file that it shares with others, for a transaction that has to wait. A very large one keeps its own.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn to_file(&mut self, folder: &Path) -> io::Result<()> {
-        if self.file.is_none() {
-            let mut file = temporary_file(folder)?;
-            file.write_all(&self.buffer)?;
-            self.file_bytes = self.buffer.len() as u64;
-            self.buffer = Vec::new();
-            self.file = Some(file);
-        }
+    /// When a file cannot be read or written; the spool stays as it was.
+    pub(crate) fn move_to(&mut self, shared: &mut SharedFile) -> io::Result<()> {
+        let at = match &self.records {
+            Records::Memory(buffer) => shared.append(buffer)?,
+            Records::File { bytes, .. } if *bytes > OWN_FILE_BYTES => return Ok(()),
+            Records::File { file, at, bytes } => {
+                let mut buffer = vec![0; usize::try_from(*bytes).map_err(io::Error::other)?];
+                file.read_exact_at(&mut buffer, *at)?;
+                shared.append(&buffer)?
+            }
+        };
+        self.records = Records::File { file: shared.file.clone(), at, bytes: self.bytes() };
         Ok(())
     }
 
@@ -215,19 +243,56 @@ impl Spool {
     /// # Errors
     /// The first error of `each`, or of reading the file.
     pub fn read<E: From<io::Error>>(&mut self, mut each: impl FnMut(SpoolEntry<'_>) -> Result<(), E>) -> Result<(), E> {
-        let Spool { shapes, aborted, buffer, file, .. } = self;
+        let Spool { shapes, aborted, records, .. } = self;
         let mut each = |entry: Record<'_>| match entry {
             Record::Shape(index) => shapes.get(index).map_or(Ok(()), |shape| each(SpoolEntry::Shape(shape))),
             Record::Change(xid, _) if aborted.contains(&xid) => Ok(()),
             Record::Change(_, change) => each(SpoolEntry::Change(change)),
         };
-        match file {
-            Some(file) => {
-                file.seek(SeekFrom::Start(0))?;
-                read_records(BufReader::with_capacity(256 * 1024, file), &mut each)
+        match records {
+            Records::Memory(buffer) => read_records(buffer.as_slice(), &mut each),
+            Records::File { file, at, bytes } => {
+                let part = Part { file, at: *at, left: *bytes };
+                read_records(BufReader::with_capacity(READ_BYTES, part), &mut each)
             }
-            None => read_records(buffer.as_slice(), &mut each),
         }
+    }
+}
+
+/// Read from a file in one go.
+const READ_BYTES: usize = 256 * 1024;
+
+impl SharedFile {
+    pub(crate) fn new(folder: &Path) -> io::Result<SharedFile> {
+        Ok(SharedFile { file: Arc::new(temporary_file(folder)?), end: 0 })
+    }
+
+    /// Returns where the bytes are.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let at = self.end;
+        self.file.write_all_at(bytes, at)?;
+        self.end += bytes.len() as u64;
+        Ok(at)
+    }
+}
+
+/// A part of a file, whatever else others read from it.
+struct Part<'a> {
+    file: &'a File,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        if read == 0 && wanted > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += read as u64;
+        self.left -= read as u64;
+        Ok(read)
     }
 }
 
@@ -318,12 +383,18 @@ mod tests {
     fn a_file_holds_what_memory_holds() {
         let mut small = fill(usize::MAX);
         let mut large = fill(1000);
-        assert!(small.file.is_none() && large.file.is_some());
+        assert!(small.memory_bytes() > 0 && large.memory_bytes() == 0);
         let entries = read_back(&mut small);
         assert_eq!(entries.len(), 1 + 5 * 334, "two thirds stay: one subtransaction of three was rolled back");
         assert_eq!(entries, read_back(&mut large));
-        small.to_file(&std::env::temp_dir()).unwrap();
+        let mut shared = SharedFile::new(&std::env::temp_dir()).unwrap();
+        for (spool, what) in [(&mut small, "from memory"), (&mut large, "from its own file")] {
+            spool.move_to(&mut shared).unwrap();
+            assert_eq!(spool.memory_bytes(), 0);
+            let Records::File { file, .. } = &spool.records else { panic!("{what}") };
+            assert!(Arc::ptr_eq(file, &shared.file), "{what}");
+        }
         assert_eq!(entries, read_back(&mut small), "and again, after it moved");
-        assert_eq!(small.memory_bytes(), 0);
+        assert_eq!(entries, read_back(&mut large), "and behind another");
     }
 }

@@ -1,6 +1,5 @@
 //! One table: its state, its journal, and the copies that begin it or mend it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,10 +19,14 @@ use crate::status::{TablePhase, TableStatus};
 mod apply;
 mod copy;
 mod diff;
+mod recent;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use apply::{Applied, ApplyError, apply_spool};
-use copy::{Completed, Copying, Held};
+use copy::{CopyStop, Copying};
+use recent::Recent;
 pub(crate) use worker::{TableEvent, Worker};
 
 /// What a table is asked to be.
@@ -49,10 +52,6 @@ pub struct TableOptions {
 /// Tells the time of day.
 pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
 
-/// How many applied transaction ids are remembered, to make sure that a copy's snapshot sees them all. A commit is not
-/// visible yet for a moment after it is logged (longer only while it waits for a synchronous standby).
-const RECENT_MAX: usize = 65_536;
-
 /// A table as a state machine: events in, journal out. It never waits.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -61,7 +60,8 @@ pub(crate) struct Table {
     phase: Phase,
     /// The table as it was last known; absent before the first copy.
     live: Option<Live>,
-    recent: VecDeque<Xid>,
+    /// What a copy's snapshot must see.
+    recent: Recent,
     /// When the state was last known to be the source's.
     current_at: CommitTime,
     /// A copy was asked for while one was being made.
@@ -144,7 +144,7 @@ impl Table {
             clock,
             phase,
             live: None,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             current_at: CommitTime::default(),
             owes_copy: None,
             status,
@@ -156,9 +156,9 @@ impl Table {
         &self.options.request.name
     }
 
-    /// The ids that a copy's snapshot must see.
-    pub(crate) fn recent(&self) -> Vec<Xid> {
-        self.recent.iter().copied().collect()
+    /// What a copy's snapshot must see.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Whether so much is held that the stream should wait for the copy.
@@ -179,12 +179,12 @@ impl Table {
         match &mut self.phase {
             Phase::Failed => {
                 // A copy that is made once the table is mended has to see it.
-                self.remember(commit.xid);
+                self.recent.remember(commit.xid);
                 Ok(Wants::Nothing)
             }
             Phase::Copying(copying) => {
-                copying.hold(commit, &self.options.folder)?;
-                self.complete_when_reached()
+                let copied = copying.commit(commit, &self.options.folder, &mut self.recent);
+                self.after_copying(copied)
             }
             Phase::Live => {
                 let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
@@ -243,6 +243,9 @@ impl Table {
     pub(crate) fn fail(&mut self, error: &TableError) {
         let error = error.to_string();
         tracing::error!(table = %self.name(), %error, "table stopped");
+        if let Phase::Copying(copying) = &mut self.phase {
+            copying.abandon(&mut self.recent);
+        }
         self.phase = Phase::Failed;
         let mut status = self.status.lock();
         status.phase = TablePhase::Failed { error };
@@ -255,9 +258,9 @@ impl Table {
             return Ok(Wants::Nothing);
         };
         let known = self.live.as_ref().map(|live| (&live.state, &live.pipeline));
-        copying.receive(event, &self.options, known, (self.clock.0)())?;
+        let received = copying.receive(event, &self.options, known, (self.clock.0)(), &mut self.recent);
         copying.log_progress(&self.options.request.name);
-        self.complete_when_reached()
+        self.after_copying(received)
     }
 
     /// The copy ended without success; another one has to be made.
@@ -315,7 +318,7 @@ impl Table {
             Ok(()) => {
                 live.writer.commit()?;
                 self.current_at = commit.committed_at;
-                self.remember(commit.xid);
+                self.recent.remember(commit.xid);
                 counts.add_to(&mut self.status.lock());
                 Ok(Wants::Nothing)
             }
@@ -335,10 +338,17 @@ impl Table {
         }
     }
 
-    fn remember(&mut self, xid: Xid) {
-        self.recent.push_back(xid);
-        if self.recent.len() > RECENT_MAX {
-            self.recent.pop_front();
+    fn after_copying(&mut self, result: Result<(), CopyStop>) -> Result<Wants, TableError> {
+        match result {
+            Ok(()) => self.complete_when_reached(),
+            Err(CopyStop::Failed(error)) => Err(error),
+            Err(CopyStop::StartOver(reason)) => {
+                tracing::warn!(table = %self.name(), reason, "the copy is made again");
+                if let Phase::Copying(copying) = &mut self.phase {
+                    copying.start_over();
+                }
+                Ok(Wants::CopyLater)
+            }
         }
     }
 
@@ -346,29 +356,19 @@ impl Table {
         let Phase::Copying(copying) = &mut self.phase else {
             return Ok(Wants::Nothing);
         };
-        if !copying.is_complete() {
+        let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
-        }
-        match copying.complete()? {
-            Completed::StartOver(reason) => {
-                tracing::warn!(table = %self.name(), reason, "the copy is made again");
-                Ok(Wants::CopyLater)
-            }
-            Completed::Done(done) => {
-                let xids: Vec<Xid> = done.held.iter().map(|held: &Held| held.xid).collect();
-                self.live = Some(match self.live.take() {
-                    None => self.begin_journal(*done)?,
-                    Some(live) => diff::publish(live, *done)?,
-                });
-                xids.into_iter().for_each(|xid| self.remember(xid));
-                self.phase = Phase::Live;
-                self.current_at = (self.clock.0)();
-                self.report_copied();
-                match self.owes_copy.take() {
-                    Some(reason) => self.copy_again(&reason),
-                    None => Ok(Wants::Nothing),
-                }
-            }
+        };
+        self.live = Some(match self.live.take() {
+            None => self.begin_journal(done)?,
+            Some(live) => diff::publish(live, done)?,
+        });
+        self.phase = Phase::Live;
+        self.current_at = (self.clock.0)();
+        self.report_copied();
+        match self.owes_copy.take() {
+            Some(reason) => self.copy_again(&reason),
+            None => Ok(Wants::Nothing),
         }
     }
 

@@ -31,14 +31,14 @@ pub(crate) async fn copy_table(
     loop {
         let (snapshot, inserted, definition) = begin(connection, publication, request, admits).await?;
         let schema = Arc::new(schema_of(&definition, request)?);
-        rows::copy(connection, &request.name, &definition, &schema, rows).await?;
+        rows::copy(connection, &request.name, &definition, &schema, snapshot, rows).await?;
         connection.simple_query("COMMIT").await?;
         // Seen from outside the snapshot: enum labels, partitions and publications change under the lock, too.
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
                 flush(connection, inserted).await?;
-                return Ok((definition, CopyEvent::End { snapshot, inserted }));
+                return Ok((definition, CopyEvent::End { inserted }));
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }

@@ -106,23 +106,21 @@ impl Following {
 async fn copy(source: Arc<PostgresSource>, table: usize, admits: Admission) -> Result<Copied, SourceError> {
     let (sender, mut receiver) = mpsc::channel(4);
     let copy = tokio::spawn(async move { source.copy(TableIndex(table), admits, sender).await });
-    let (mut schema, mut rows, mut begun, mut end) = (None, Vec::new(), 0, None);
+    let (mut schema, mut rows, mut begun, mut seen) = (None, Vec::new(), 0, None);
     while let Some(event) = receiver.recv().await {
         match event {
-            CopyEvent::Begin { schema: new, .. } => {
+            CopyEvent::Begin { schema: new, snapshot, .. } => {
                 schema = Some(new);
+                seen = Some(snapshot);
                 rows.clear();
                 begun += 1;
             }
             CopyEvent::Rows(chunk) => rows.extend(split(&chunk)),
-            CopyEvent::End { snapshot, inserted } => {
-                assert!(inserted > Lsn::ZERO);
-                end = Some(snapshot);
-            }
+            CopyEvent::End { inserted } => assert!(inserted > Lsn::ZERO),
         }
     }
     copy.await.unwrap()?;
-    Ok(Copied { schema: schema.unwrap(), rows, snapshot: end.unwrap(), begun })
+    Ok(Copied { schema: schema.unwrap(), rows, snapshot: seen.unwrap(), begun })
 }
 
 fn split(chunk: &[u8]) -> Vec<Vec<u8>> {

@@ -280,15 +280,15 @@ impl Source for SimDatabase {
             log.changed().await.map_err(|error| SourceError::Transient(error.to_string()))?;
         };
         let rows_estimated = copied.len() as u64;
-        let begin =
-            CopyEvent::Begin { schema: SimDatabase::schema(), rows_estimated, bytes_estimated: 64 * rows_estimated };
+        let (schema, bytes_estimated) = (SimDatabase::schema(), 64 * rows_estimated);
+        let begin = CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated };
         let chunks = copied.iter().map(|(id, body)| {
             let row = SimDatabase::row(*id, body);
             let bytes = row.as_ref().bytes();
             let length = u32::try_from(bytes.len()).unwrap_or(0);
             CopyEvent::Rows([&length.to_ne_bytes(), bytes].concat())
         });
-        let all = std::iter::once(begin).chain(chunks).chain([CopyEvent::End { snapshot, inserted }]);
+        let all = std::iter::once(begin).chain(chunks).chain([CopyEvent::End { inserted }]);
         for event in all {
             if rows.send(event).await.is_err() {
                 break;

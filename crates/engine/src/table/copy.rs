@@ -1,5 +1,6 @@
 //! A copy under way: what arrives, what is held meanwhile, and what both make together.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +8,14 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
+use super::recent::Recent;
 use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
 use crate::base::{Base, BaseWriter};
 use crate::journal::Head;
 use crate::pipeline::Pipeline;
 use crate::source::{CopyEvent, Snapshot};
+use crate::spool::SharedFile;
 use crate::status::CopyProgress;
-
-/// A transaction that committed during the copy.
-pub(crate) type Held = TableCommit;
 
 /// Held transactions stay in memory up to this many bytes together.
 const HELD_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
@@ -24,35 +24,54 @@ const HELD_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A copy under way.
+///
+/// A transaction that commits before the snapshot is known, or while rows arrive, is held. One that the snapshot sees is let go,
+/// and once all rows are there the others are put on top of them, as they come. Whatever is let go is remembered, so that a later
+/// copy has to see it, should this one come to nothing.
 #[derive(Debug)]
 pub(crate) struct Copying {
     /// The last position known before; `None` for the first copy.
     from: Option<Lsn>,
-    held: Vec<Held>,
+    held: VecDeque<TableCommit>,
     held_bytes: u64,
     held_memory: u64,
+    file: Option<SharedFile>,
     incoming: Option<Incoming>,
-    ended: Option<(Snapshot, Lsn)>,
-    /// Every commit up to here is held.
+    /// All rows are there, and the stream has to be read up to here.
+    ended: Option<Lsn>,
+    /// Every commit up to here is known.
     reached: Lsn,
 }
 
 #[derive(Debug)]
 struct Incoming {
+    snapshot: Snapshot,
     pipeline: Pipeline,
     state: TableState,
+    /// Written while rows arrive, until a transaction changes them.
     base: Option<BaseWriter>,
     progress: CopyProgress,
     logged_at: Instant,
     copied_at: CommitTime,
+    /// When the newest transaction that it shows committed.
+    committed_at: CommitTime,
 }
 
-/// What came of a copy once the stream had reached its end.
-pub(crate) enum Completed {
-    /// It cannot be used, because of this.
+/// Why a copy does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CopyStop {
+    /// It cannot be used; another one may be.
+    #[error("{0}")]
     StartOver(&'static str),
-    /// It shows the table at a position.
-    Done(Box<Done>),
+    /// The table cannot be followed.
+    #[error(transparent)]
+    Failed(#[from] TableError),
+}
+
+impl From<std::io::Error> for CopyStop {
+    fn from(error: std::io::Error) -> CopyStop {
+        CopyStop::Failed(error.into())
+    }
 }
 
 /// The table at a position.
@@ -62,31 +81,86 @@ pub(crate) struct Done {
     pub(crate) committed_at: CommitTime,
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
-    pub(crate) held: Vec<Held>,
-    /// What was written while rows arrived, unless a held transaction has changed them since.
     base: Option<BaseWriter>,
 }
 
 impl Copying {
     pub(crate) fn new(from: Option<Lsn>) -> Copying {
-        let reached = from.unwrap_or(Lsn::ZERO);
-        Copying { from, held: Vec::new(), held_bytes: 0, held_memory: 0, incoming: None, ended: None, reached }
+        Copying {
+            from,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            held_memory: 0,
+            file: None,
+            incoming: None,
+            ended: None,
+            reached: from.unwrap_or(Lsn::ZERO),
+        }
     }
 
-    /// What is held stays: a later copy tells which of it it has seen.
+    /// What is held stays: a later copy tells which of it it sees.
     pub(crate) fn start_over(&mut self) {
         self.incoming = None;
         self.ended = None;
     }
 
-    pub(crate) fn hold(&mut self, mut commit: Held, folder: &Path) -> Result<(), TableError> {
-        if self.held_memory + commit.spool.memory_bytes() as u64 > HELD_MEMORY_BYTES {
-            commit.spool.to_file(folder)?;
+    /// A transaction has committed.
+    pub(crate) fn commit(&mut self, commit: TableCommit, folder: &Path, recent: &mut Recent) -> Result<(), CopyStop> {
+        self.reached(commit.end);
+        let xid = commit.xid;
+        match &self.incoming {
+            Some(incoming) if incoming.snapshot.sees(xid) => recent.remember(xid),
+            _ => self.hold(commit, folder).inspect_err(|_| recent.remember(xid))?,
+        }
+        self.catch_up(recent)
+    }
+
+    fn hold(&mut self, mut commit: TableCommit, folder: &Path) -> Result<(), TableError> {
+        let memory = commit.spool.memory_bytes() as u64;
+        if memory == 0 || self.held_memory + memory > HELD_MEMORY_BYTES {
+            let file = match &mut self.file {
+                Some(file) => file,
+                None => self.file.insert(SharedFile::new(folder)?),
+            };
+            commit.spool.move_to(file)?;
         }
         self.held_memory += commit.spool.memory_bytes() as u64;
-        self.held_bytes += commit.spool.bytes();
-        self.reached(commit.end);
-        self.held.push(commit);
+        self.held_bytes += cost(&commit);
+        self.held.push_back(commit);
+        Ok(())
+    }
+
+    /// Lets go of what the copy sees. What stays in a file keeps it; what comes next goes to another one, so that this one
+    /// can go.
+    fn let_go(&mut self, snapshot: &Snapshot, recent: &mut Recent) {
+        self.held.retain(|held| {
+            let sees = snapshot.sees(held.xid);
+            if sees {
+                recent.remember(held.xid);
+            }
+            !sees
+        });
+        self.held_bytes = self.held.iter().map(cost).sum();
+        self.held_memory = self.held.iter().map(|held| held.spool.memory_bytes() as u64).sum();
+        self.file = None;
+    }
+
+    /// Puts what is held on top of the copy, once all of its rows are there.
+    fn catch_up(&mut self, recent: &mut Recent) -> Result<(), CopyStop> {
+        let (Some(incoming), Some(_)) = (&mut self.incoming, self.ended) else {
+            return Ok(());
+        };
+        while let Some(mut held) = self.held.pop_front() {
+            self.held_bytes -= cost(&held);
+            self.held_memory -= held.spool.memory_bytes() as u64;
+            recent.remember(held.xid);
+            if let Err(stop) = incoming.apply(&mut held) {
+                self.held_bytes += cost(&held);
+                self.held_memory += held.spool.memory_bytes() as u64;
+                self.held.push_front(held);
+                return Err(stop);
+            }
+        }
         Ok(())
     }
 
@@ -102,13 +176,9 @@ impl Copying {
         self.ended.is_some()
     }
 
-    /// Once the copy has ended the stream has to be read on, or it would never be complete.
+    /// Once the copy has ended nothing is held any more, and the stream has to be read on, or it would never be complete.
     pub(crate) fn is_full(&self, held_bytes_max: u64) -> bool {
         self.ended.is_none() && self.held_bytes > held_bytes_max
-    }
-
-    pub(crate) fn is_complete(&self) -> bool {
-        self.ended.as_ref().is_some_and(|(_, inserted)| self.reached >= *inserted)
     }
 
     pub(crate) fn progress(&self) -> Option<CopyProgress> {
@@ -133,70 +203,88 @@ impl Copying {
         options: &TableOptions,
         known: Option<(&TableState, &Pipeline)>,
         now: CommitTime,
-    ) -> Result<(), TableError> {
+        recent: &mut Recent,
+    ) -> Result<(), CopyStop> {
         match event {
-            CopyEvent::Begin { schema, rows_estimated, bytes_estimated } => {
+            CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated } => {
                 self.start_over();
-                let first = known.is_none();
-                self.incoming = Some(Incoming::new(&schema, rows_estimated, bytes_estimated, options, first, now)?);
+                recent.forget_below(snapshot.xmin);
+                self.let_go(&snapshot, recent);
+                let started_at = Instant::now();
+                let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
+                self.incoming = Some(Incoming::new(&schema, snapshot, progress, options, known.is_none(), now)?);
             }
             CopyEvent::Rows(chunk) => {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.add(&chunk, known)?;
                 }
             }
-            CopyEvent::End { snapshot, inserted } => self.ended = Some((snapshot, inserted)),
+            CopyEvent::End { inserted } => {
+                if self.incoming.is_none() {
+                    return Err(CopyStop::StartOver("the copy ended before it began"));
+                }
+                self.ended = Some(inserted);
+                self.catch_up(recent)?;
+            }
         }
         Ok(())
     }
 
-    /// Puts on top of the copy what it has not seen of the held transactions.
-    pub(crate) fn complete(&mut self) -> Result<Completed, TableError> {
-        let (Some(mut incoming), Some((snapshot, _))) = (self.incoming.take(), self.ended.take()) else {
-            return Ok(Completed::StartOver("the copy ended before it began"));
-        };
-        for held in &mut self.held {
-            if snapshot.sees(held.xid) {
-                continue;
-            }
-            if !held.spool.fits(incoming.pipeline.source()) {
-                return Ok(Completed::StartOver("the table's columns changed again"));
-            }
-            incoming.base = None;
-            match apply_spool(&mut incoming.state, &incoming.pipeline, &mut held.spool, held.committed_at, |_| Ok(())) {
-                Ok(()) => {}
-                Err(ApplyError::Io(error)) => return Err(error.into()),
-                Err(ApplyError::Diverged(error)) => {
-                    tracing::error!(%error, "a transaction held during the copy does not fit it");
-                    return Ok(Completed::StartOver("a held transaction does not fit the copy"));
-                }
-            }
-        }
-        let Incoming { pipeline, state, base, copied_at, .. } = incoming;
-        let held = std::mem::take(&mut self.held);
-        let committed_at = held.last().map_or(copied_at, |held| held.committed_at);
-        let (from, to) = (self.from, self.reached);
-        Ok(Completed::Done(Box::new(Done { from, to, committed_at, pipeline, state, held, base })))
+    /// The table at the position that the stream has reached, once that is past all that the copy may have seen.
+    pub(crate) fn complete(&mut self) -> Option<Done> {
+        self.ended.filter(|inserted| self.reached >= *inserted)?;
+        let Incoming { pipeline, state, base, committed_at, .. } = self.incoming.take()?;
+        self.ended = None;
+        Some(Done { from: self.from, to: self.reached, committed_at, pipeline, state, base })
     }
+
+    /// The copy is given up: whatever was held has to be seen by the next one.
+    pub(crate) fn abandon(&mut self, recent: &mut Recent) {
+        self.held.drain(..).for_each(|held| recent.remember(held.xid));
+    }
+}
+
+/// What a held transaction takes, wherever its changes are: millions of tiny ones are not free.
+fn cost(commit: &TableCommit) -> u64 {
+    commit.spool.bytes() + size_of::<TableCommit>() as u64
 }
 
 impl Incoming {
     fn new(
         schema: &Arc<Schema>,
-        rows_estimated: u64,
-        bytes_estimated: u64,
+        snapshot: Snapshot,
+        progress: CopyProgress,
         options: &TableOptions,
         first: bool,
         copied_at: CommitTime,
     ) -> Result<Incoming, TableError> {
         let pipeline = Pipeline::bind(&options.pipeline, schema)?;
         // An estimate only saves growing; a wrong one must not cost the memory of a table that is not there.
-        let capacity = usize::try_from(rows_estimated.min(bytes_estimated / 32)).unwrap_or(0);
+        let capacity = usize::try_from(progress.rows_estimated.min(progress.bytes_estimated / 32)).unwrap_or(0);
         let state = TableState::new(pipeline.state().clone(), &[], capacity)?;
         let base = if first { Some(BaseWriter::new(&options.folder)?) } else { None };
-        let started_at = Instant::now();
-        let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
-        Ok(Incoming { pipeline, state, base, progress, logged_at: started_at, copied_at })
+        let logged_at = progress.started_at;
+        let committed_at = copied_at;
+        Ok(Incoming { snapshot, pipeline, state, base, progress, logged_at, copied_at, committed_at })
+    }
+
+    /// Puts a transaction that the snapshot does not see on top.
+    fn apply(&mut self, held: &mut TableCommit) -> Result<(), CopyStop> {
+        if !held.spool.fits(self.pipeline.source()) {
+            return Err(CopyStop::StartOver("the table's columns changed again"));
+        }
+        self.base = None;
+        match apply_spool(&mut self.state, &self.pipeline, &mut held.spool, held.committed_at, |_| Ok(())) {
+            Ok(()) => {
+                self.committed_at = held.committed_at;
+                Ok(())
+            }
+            Err(ApplyError::Io(error)) => Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "a transaction held during the copy does not fit it");
+                Err(CopyStop::StartOver("a held transaction does not fit the copy"))
+            }
+        }
     }
 
     fn add(&mut self, chunk: &[u8], known: Option<(&TableState, &Pipeline)>) -> Result<(), TableError> {

@@ -133,8 +133,8 @@ impl<S: Source> Worker<S> {
     }
 
     fn start_copy(&self, attempts: u32) -> RunningCopy {
-        let recent = self.table.recent();
-        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.iter().all(|xid| snapshot.sees(*xid)));
+        let recent = self.table.recent().clone();
+        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
         let (source, index, name) = (self.source.clone(), self.index, self.table.name().clone());
         let task = tokio::spawn(async move {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use laredo_core::{Schema, TableName};
-use laredo_engine::source::{CopyEvent, SourceError};
+use laredo_engine::source::{CopyEvent, Snapshot, SourceError};
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::mpsc;
 
@@ -19,10 +19,11 @@ pub(super) async fn copy(
     name: &TableName,
     definition: &Definition,
     schema: &Arc<Schema>,
+    snapshot: Snapshot,
     out: &mpsc::Sender<CopyEvent>,
 ) -> Result<(), SourceError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
-    send(out, CopyEvent::Begin { schema: schema.clone(), rows_estimated, bytes_estimated }).await?;
+    send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
     let sql = super::copy_statement(name, definition, schema);
     let mut rows = RowReader::new(schema.columns().len());
     let mut copy = connection.copy_out(&sql).await?;

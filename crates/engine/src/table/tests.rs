@@ -1,0 +1,138 @@
+//! A table as a state machine: events in, journal out.
+
+use std::sync::Arc;
+
+use laredo_core::{Cell, Column, KeyColumns, Schema};
+
+use super::*;
+use crate::source::{RelationShape, Snapshot};
+use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
+
+fn options() -> TableOptions {
+    let folder = std::env::temp_dir();
+    TableOptions {
+        request: TableRequest { name: TableName::new("public", "t"), key_fields: Vec::new() },
+        pipeline: PipelineOptions::default(),
+        journal: JournalOptions {
+            entries_max: 100_000,
+            age_max: std::time::Duration::from_secs(3600),
+            bytes_max: 1 << 30,
+            memory_bytes_max: 1 << 28,
+            folder: folder.clone(),
+        },
+        held_bytes_max: 1 << 30,
+        instance: InstanceId("test".to_owned()),
+        first_sequence: Sequence(5000),
+        folder,
+    }
+}
+
+fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
+    let (sender, journal) = watch::channel(None);
+    let clock: Clock = Arc::new(|| CommitTime(0));
+    (Table::new(options, clock, Arc::default(), sender), journal)
+}
+
+/// `id` int8 (the key), and columns of this name and type.
+fn schema(others: &[(&str, u32)]) -> Arc<Schema> {
+    let columns = [("id", 20)].iter().chain(others).map(|&(name, type_oid)| Column {
+        name: name.to_owned(),
+        type_oid,
+        type_modifier: -1,
+        type_name: String::new(),
+        not_null: false,
+        is_text: false,
+    });
+    Arc::new(Schema::new(columns.collect(), KeyColumns::new([0]), std::collections::BTreeMap::new()))
+}
+
+fn row(id: i64, body: &[u8]) -> TupleBuf {
+    [Cell::Value(&id.to_be_bytes()), Cell::Value(body)].into_iter().collect()
+}
+
+/// A snapshot that sees everything below an id.
+fn below(xid: u64) -> Snapshot {
+    Snapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new() }
+}
+
+fn begin(schema: &Arc<Schema>, snapshot: Snapshot) -> CopyEvent {
+    CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated: 0, bytes_estimated: 0 }
+}
+
+fn rows<'a>(rows: impl IntoIterator<Item = &'a TupleBuf>) -> CopyEvent {
+    let bytes = rows.into_iter().flat_map(|row| {
+        let bytes = row.as_ref().bytes();
+        [&u32::try_from(bytes.len()).unwrap().to_ne_bytes(), bytes].concat()
+    });
+    CopyEvent::Rows(bytes.collect())
+}
+
+/// A transaction whose id and end are one number.
+fn commit<'a>(
+    schema: &Schema,
+    xid: u64,
+    memory_bytes_max: usize,
+    changes: impl IntoIterator<Item = RawChange<'a>>,
+) -> TableCommit {
+    let options = SpoolOptions { memory_bytes_max, folder: std::env::temp_dir() };
+    let mut spool = SpoolWriter::new(Arc::new(options));
+    let columns = schema.columns().iter().map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect();
+    spool.push_shape(&Arc::new(RelationShape { columns }));
+    changes.into_iter().for_each(|change| spool.push(0, change).unwrap());
+    TableCommit { xid: Xid(xid), end: Lsn(xid), committed_at: CommitTime(0), spool: spool.finish().unwrap() }
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn a_thousand_held_transactions_share_a_file() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = table(options());
+    let before = open_files();
+    let body = vec![b'x'; 64 * 1024];
+    for xid in 1..=1000_u64 {
+        let row = row(xid.cast_signed(), &body);
+        // Some come in a file of their own, the others leave memory once 32 MiB are full.
+        let memory = if xid % 4 == 0 { 1024 } else { usize::MAX };
+        table.on_commit(commit(&schema, xid, memory, [RawChange::Insert { new: row.as_ref() }])).unwrap();
+    }
+    let opened = open_files().saturating_sub(before);
+    assert!(opened < 100, "{opened} files for a thousand held transactions");
+    table.on_copy(begin(&schema, below(3))).unwrap();
+    table.on_copy(rows(&[row(1, &body), row(2, &body)])).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(1000) }).unwrap();
+    let journal = journal.borrow().clone().expect("the copy is complete");
+    assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
+    let live = table.live.as_ref().unwrap();
+    assert!(live.state.rows().all(|row| row.as_ref().cell(1) == Cell::Value(&body)));
+}
+
+#[test]
+fn what_the_snapshot_sees_is_not_held() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, _journal) = table(options());
+    let insert = |table: &mut Table, xid: u64| {
+        let row = row(xid.cast_signed(), b"held");
+        table.on_commit(commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }])).unwrap()
+    };
+    let held = |table: &Table| match &table.phase {
+        Phase::Copying(copying) => copying.held_bytes(),
+        _ => 0,
+    };
+    insert(&mut table, 1);
+    assert!(held(&table) > 0, "nothing is known of a snapshot yet");
+    table.on_copy(begin(&schema, below(10))).unwrap();
+    assert_eq!(held(&table), 0, "held before it was known");
+    insert(&mut table, 2);
+    assert_eq!(held(&table), 0, "seen");
+    insert(&mut table, 10);
+    assert!(held(&table) > 0, "not seen");
+    table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap();
+    insert(&mut table, 11);
+    assert_eq!(held(&table), 0, "all rows are there: it is applied");
+    assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
+    table.on_progress(Lsn(20), None).unwrap();
+    assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
+}
