@@ -29,7 +29,9 @@ pub trait Source: Send + Sync + 'static {
         acknowledged: watch::Receiver<Lsn>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then).
+    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). Before
+    /// [`CopyEvent::End`] it sees to it that the stream comes to a position beyond all that it told before the copy began, on an
+    /// idle database, too.
     ///
     /// # Errors
     /// When the copy did not end; nothing of it counts then.

@@ -280,6 +280,32 @@ async fn a_broken_table_does_not_stop_its_neighbour_and_no_longer_holds_the_slot
     running.task.await.unwrap().unwrap();
 }
 
+/// On an idle database the position passes a change that was not announced before anybody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![SimChange::Insert(1, "before".to_owned())]);
+    let running = start(&database, 1).await;
+    let table = &running.handle.tables()[0];
+    let journal = table.wait_journal().await.unwrap();
+    let known = database.change_silently(0, vec![SimChange::Update(1, "after".to_owned())]);
+    reached(&journal, known).await;
+    let known = journal.head().position;
+    let mut reader = Reader::from_base(&journal);
+    assert_eq!(reader.rows()[&1], "before");
+    database.say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned() }).await;
+    let copied = async || table.status().copies == 2;
+    laredo_testkit::eventually(Duration::from_secs(60), copied).await.unwrap();
+    assert!(journal.head().position > known);
+    let request = ResumeRequest { position: Some(known), whole_transactions: true, ..Default::default() };
+    let Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
+    reader.at = at;
+    reader.read_on(&journal);
+    assert_eq!(reader.rows()[&1], "after");
+    running.stop.send(()).unwrap();
+    running.task.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_encoded_once() {
     let database = SimDatabase::new(1);

@@ -39,6 +39,8 @@ struct SimCommit {
     end: Lsn,
     changes: Vec<(usize, SimChange)>,
     visible: bool,
+    /// The stream does not tell its changes.
+    is_silent: bool,
 }
 
 #[derive(Debug)]
@@ -80,12 +82,23 @@ impl SimDatabase {
 
     /// Logs a commit that snapshots do not see yet.
     pub fn commit_unseen(&self, changes: Vec<(usize, SimChange)>) -> Lsn {
+        self.log(changes, false)
+    }
+
+    /// Changes a table without announcing it, as `ALTER TABLE` may: the stream comes past, and tells nothing.
+    pub fn change_silently(&self, table: usize, changes: Vec<SimChange>) -> Lsn {
+        let end = self.log(changes.into_iter().map(|change| (table, change)).collect(), true);
+        self.show(end);
+        end
+    }
+
+    fn log(&self, changes: Vec<(usize, SimChange)>, is_silent: bool) -> Lsn {
         let mut end = Lsn::ZERO;
         self.state.send_modify(|state| {
             state.next_lsn += 10 + changes.len() as u64;
             end = Lsn(state.next_lsn);
             let xid = 700 + state.log.len() as u64;
-            state.log.push(SimCommit { xid, end, changes, visible: false });
+            state.log.push(SimCommit { xid, end, changes, visible: false, is_silent });
         });
         end
     }
@@ -236,7 +249,7 @@ impl Source for SimDatabase {
             reached = new.last().map_or(reached, |commit| commit.end);
             sent += new.len();
             for commit in &new {
-                let event = if commit.changes.is_empty() {
+                let event = if commit.changes.is_empty() || commit.is_silent {
                     SourceEvent::Progress(commit.end)
                 } else {
                     SimDatabase::to_event(commit)?
@@ -288,14 +301,16 @@ impl Source for SimDatabase {
             let length = u32::try_from(bytes.len()).unwrap_or(0);
             CopyEvent::Rows([&length.to_ne_bytes(), bytes].concat())
         });
-        let all = std::iter::once(begin).chain(chunks).chain([CopyEvent::End { inserted }]);
-        for event in all {
+        for event in std::iter::once(begin).chain(chunks) {
             if rows.send(event).await.is_err() {
-                break;
+                return Ok(());
             }
             // Lets commits come in between the rows of a copy.
             tokio::task::yield_now().await;
         }
+        self.change_silently(table.0, Vec::new());
+        // Given up by its reader, or not: it is over.
+        let _ = rows.send(CopyEvent::End { inserted }).await;
         Ok(())
     }
 }

@@ -230,9 +230,11 @@ impl Copying {
         Ok(())
     }
 
-    /// The table at the position that the stream has reached, once that is past all that the copy may have seen.
+    /// The table at the position that the stream has reached, once that is past all that the copy may have seen. It is past all
+    /// that readers have been told, too: a change that was not announced gets a position of its own, or a reader that has the
+    /// last one would go on behind it.
     pub(crate) fn complete(&mut self) -> Option<Done> {
-        self.ended.filter(|inserted| self.reached >= *inserted)?;
+        self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
         let Incoming { pipeline, state, base, committed_at, .. } = self.incoming.take()?;
         self.ended = None;
         Some(Done { from: self.from, to: self.reached, committed_at, pipeline, state, base })
