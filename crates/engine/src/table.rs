@@ -327,7 +327,7 @@ impl Table {
                 live.diverged = true;
                 match error {
                     ApplyError::Io(error) => Err(error.into()),
-                    ApplyError::Diverged(_) => {
+                    ApplyError::Diverged(_) | ApplyError::Incomplete => {
                         tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
                         let wants = self.copy_again(&error.to_string())?;
                         self.on_commit(commit)?;

@@ -25,6 +25,10 @@ pub(crate) enum ApplyError {
     /// The copy is not the table's any more.
     #[error("the copy has diverged: {0}")]
     Diverged(#[from] StateError),
+    /// An update that moved a row into a filtered publication comes as an insert, without the large values that it left alone:
+    /// only a copy has them.
+    #[error("a row came without a large value, which only the table has")]
+    Incomplete,
 }
 
 /// Applies a transaction's changes to a state, filling in what the source left out, and tells what each did.
@@ -52,6 +56,7 @@ fn apply(
     each: &mut impl FnMut(Applied<'_>) -> io::Result<()>,
 ) -> Result<(), ApplyError> {
     match change {
+        RawChange::Insert { new } if new.has_unchanged() => return Err(ApplyError::Incomplete),
         RawChange::Insert { new } => {
             let row = pipeline.state_row(new, at, scratch).to_tuple();
             match state.put(row.clone()) {

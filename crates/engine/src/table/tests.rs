@@ -136,3 +136,58 @@ fn what_the_snapshot_sees_is_not_held() {
     table.on_progress(Lsn(20), None).unwrap();
     assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
 }
+
+/// A table that was copied with these rows, at position 10.
+fn live(options: TableOptions, schema: &Arc<Schema>, of: &[TupleBuf]) -> (Table, Journal) {
+    let (mut table, journal) = table(options);
+    copy(&mut table, schema, below(10), of);
+    table.on_progress(Lsn(10), None).unwrap();
+    let journal = journal.borrow().clone().expect("the copy is complete");
+    (table, journal)
+}
+
+fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[TupleBuf]) {
+    let inserted = Lsn(snapshot.xmax.0);
+    table.on_copy(begin(schema, snapshot)).unwrap();
+    table.on_copy(rows(of)).unwrap();
+    table.on_copy(CopyEvent::End { inserted }).unwrap();
+}
+
+/// What readers get after `after`, change by change.
+fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
+    let mut cursor = journal.cursor(after);
+    let mut actions = Vec::new();
+    let mut schema = journal.schema();
+    while let Some(piece) = cursor.next_piece().unwrap() {
+        for frame in crate::journal::frames(piece.frames.clone()) {
+            if let Some(next) = frame.batch.schema.clone() {
+                schema = Arc::new(laredo_proto::schema::from_wire(next).unwrap());
+            }
+            let entries = laredo_proto::batch::Entries::new(&frame.batch.entries, &schema);
+            actions.extend(entries.map(|entry| entry.unwrap().action));
+        }
+    }
+    actions
+}
+
+#[test]
+fn an_insert_without_a_large_value_is_copied() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
+    let head = journal.head();
+    let incomplete: TupleBuf = [Cell::Value(&2_i64.to_be_bytes()), Cell::Unchanged].into_iter().collect();
+    let insert = || [RawChange::Insert { new: incomplete.as_ref() }];
+    assert_eq!(table.on_commit(commit(&schema, 20, 1024, insert())).unwrap(), Wants::Copy);
+    assert!(told(&journal, head.sequence).is_empty(), "a row that is not whole goes to nobody");
+    // A copy that does not see it yet is of no use.
+    table.on_copy(begin(&schema, below(20))).unwrap();
+    table.on_copy(rows(&[row(1, b"one")])).unwrap();
+    assert_eq!(table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap(), Wants::CopyLater);
+    copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
+    table.on_progress(Lsn(30), None).unwrap();
+    let live = table.live.as_ref().unwrap();
+    assert!(
+        live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
+    );
+    assert_eq!(told(&journal, head.sequence), [Action::Insert]);
+}
