@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Schema, Tuple, TupleRef};
+use laredo_core::{Column, Schema, Tuple, TupleRef};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
@@ -23,7 +23,8 @@ pub(super) fn publish(mut live: Live, done: Done) -> Result<Live, TableError> {
 }
 
 /// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the state has diverged
-/// from what readers have, the key is another, or the filter would judge cast rows otherwise than it judged them before.
+/// from what readers have, the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
+/// them before: a row that matched would stay with a reader who is never told that it went.
 fn cast_known(live: &mut Live, done: &Done) -> Result<bool, TableError> {
     let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
     if live.diverged {
@@ -32,7 +33,7 @@ fn cast_known(live: &mut Live, done: &Done) -> Result<bool, TableError> {
     if live.pipeline.state() == done.pipeline.state() {
         return Ok(true);
     }
-    if key_names(&old) != key_names(new) || live.pipeline.has_filter() {
+    if key_names(&old) != key_names(new) || live.pipeline.has_filter() || !keeps_columns(&old, new) {
         return Ok(false);
     }
     if live.state.cast_to(done.pipeline.state().clone()).is_err() {
@@ -42,6 +43,12 @@ fn cast_known(live: &mut Live, done: &Done) -> Result<bool, TableError> {
         live.writer.change_schema(new);
     }
     Ok(true)
+}
+
+/// Whether columns were only added or moved about: each that there was is there, and its cells are what they were.
+fn keeps_columns(old: &Schema, new: &Schema) -> bool {
+    let facts = |c: &Column| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text);
+    old.columns().iter().all(|was| new.columns().iter().any(|is| facts(is) == facts(was)))
 }
 
 fn key_names(schema: &Schema) -> Vec<(&str, u32)> {

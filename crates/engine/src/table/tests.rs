@@ -191,3 +191,25 @@ fn an_insert_without_a_large_value_is_copied() {
     );
     assert_eq!(told(&journal, head.sequence), [Action::Insert]);
 }
+
+#[test]
+fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
+    let text = ("body", 25);
+    let cases: [(&str, &[(&str, u32)], &[Action]); 4] = [
+        ("retyped", &[("body", 1043)], &[Action::Truncate, Action::Insert]),
+        ("renamed", &[("text", 25)], &[Action::Truncate, Action::Insert]),
+        ("dropped", &[], &[Action::Truncate, Action::Insert]),
+        ("added", &[text, ("more", 25)], &[]),
+    ];
+    for (what, columns, expected) in cases {
+        let (mut table, journal) = live(options(), &schema(&[text]), &[row(1, b"one")]);
+        let head = journal.head();
+        assert_eq!(table.on_moved(what).unwrap(), Wants::Copy);
+        let cells = [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(b"one"), Cell::Null];
+        let row: TupleBuf = cells.into_iter().take(1 + columns.len()).collect();
+        copy(&mut table, &schema(columns), below(20), &[row]);
+        table.on_progress(Lsn(20), None).unwrap();
+        assert_eq!(told(&journal, head.sequence), expected, "{what}");
+        assert_eq!(*journal.schema(), *schema(columns), "{what}");
+    }
+}
