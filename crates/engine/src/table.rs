@@ -191,6 +191,7 @@ impl Table {
                 if fits {
                     return self.apply(commit);
                 }
+                self.recent.remember(commit.xid);
                 let wants = self.copy_again("the table's columns have changed")?;
                 self.on_commit(commit)?;
                 Ok(wants)
@@ -306,6 +307,8 @@ impl Table {
         if commit.end <= live.writer.committed().position {
             return Ok(Wants::Nothing);
         }
+        // Whatever comes of it, a later copy has to see it.
+        self.recent.remember(commit.xid);
         live.writer.begin(commit.end, commit.committed_at, None)?;
         let mut counts = Counts::default();
         let Live { state, pipeline, writer, .. } = live;
@@ -318,7 +321,6 @@ impl Table {
             Ok(()) => {
                 live.writer.commit()?;
                 self.current_at = commit.committed_at;
-                self.recent.remember(commit.xid);
                 counts.add_to(&mut self.status.lock());
                 Ok(Wants::Nothing)
             }
@@ -359,10 +361,10 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
-        self.live = Some(match self.live.take() {
-            None => self.begin_journal(done)?,
+        match &mut self.live {
+            None => self.live = Some(self.begin_journal(done)?),
             Some(live) => diff::publish(live, done)?,
-        });
+        }
         self.phase = Phase::Live;
         self.current_at = (self.clock.0)();
         self.report_copied();

@@ -1,7 +1,5 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use std::sync::Arc;
-
 use laredo_core::{Column, Schema, Tuple, TupleRef};
 use laredo_proto::batch::Action;
 
@@ -10,39 +8,52 @@ use super::{Applied, Live, Scratch, TableError, emit};
 use crate::journal::JournalWriter;
 
 /// Publishes a new copy: a transaction that stands for everything since the last position known.
-pub(super) fn publish(mut live: Live, done: Done) -> Result<Live, TableError> {
+///
+/// # Errors
+/// When the journal cannot be written. Readers may have the copy all the same, so the next one is told by all rows.
+pub(super) fn publish(live: &mut Live, done: Done) -> Result<(), TableError> {
+    if let Err(error) = write(live, &done) {
+        live.writer.abort();
+        live.diverged = true;
+        return Err(error);
+    }
+    (live.state, live.pipeline, live.diverged) = (done.state, done.pipeline, false);
+    Ok(())
+}
+
+fn write(live: &mut Live, done: &Done) -> Result<(), TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
-    match cast_known(&mut live, &done)? {
-        true => write_differences(&mut live.writer, &live.state, &done)?,
-        false => write_everything(&mut live.writer, &live.pipeline.out().clone(), &done)?,
+    match cast_known(live, done) {
+        true => write_differences(&mut live.writer, &live.state, done)?,
+        false => write_everything(&mut live.writer, done)?,
     }
     live.writer.commit()?;
     live.writer.publish()?;
-    Ok(Live { state: done.state, pipeline: done.pipeline, writer: live.writer, diverged: false })
+    Ok(())
 }
 
 /// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the state has diverged
 /// from what readers have, the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
 /// them before: a row that matched would stay with a reader who is never told that it went.
-fn cast_known(live: &mut Live, done: &Done) -> Result<bool, TableError> {
+fn cast_known(live: &mut Live, done: &Done) -> bool {
     let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
     if live.diverged {
-        return Ok(false);
+        return false;
     }
     if live.pipeline.state() == done.pipeline.state() {
-        return Ok(true);
+        return true;
     }
     if key_names(&old) != key_names(new) || live.pipeline.has_filter() || !keeps_columns(&old, new) {
-        return Ok(false);
+        return false;
     }
     if live.state.cast_to(done.pipeline.state().clone()).is_err() {
-        return Ok(false);
+        return false;
     }
     if old != *new {
         live.writer.change_schema(new);
     }
-    Ok(true)
+    true
 }
 
 /// Whether columns were only added or moved about: each that there was is there, and its cells are what they were.
@@ -78,10 +89,10 @@ fn write_differences(
     Ok(())
 }
 
-fn write_everything(writer: &mut JournalWriter, known: &Arc<Schema>, done: &Done) -> Result<(), TableError> {
+fn write_everything(writer: &mut JournalWriter, done: &Done) -> Result<(), TableError> {
     let mut scratch = Scratch::default();
     writer.push(Action::Truncate, TupleRef::trusted(&[]), None)?;
-    if known != done.pipeline.out() {
+    if writer.journal().schema() != *done.pipeline.out() {
         writer.change_schema(done.pipeline.out());
     }
     for row in done.state.rows() {

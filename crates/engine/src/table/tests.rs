@@ -213,3 +213,38 @@ fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
         assert_eq!(*journal.schema(), *schema(columns), "{what}");
     }
 }
+
+#[test]
+fn a_copy_that_could_not_be_published_can_be_made_again() {
+    let schema = schema(&[("body", 25)]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.journal.folder = folder.path().to_owned();
+    options.journal.memory_bytes_max = 0;
+    let (mut table, journal) = live(options, &schema, &[row(1, b"one")]);
+    std::fs::remove_dir(folder.path()).unwrap();
+    table.on_moved("rewritten").unwrap();
+    table.on_copy(begin(&schema, below(19))).unwrap();
+    table.on_copy(rows(&[row(1, b"two")])).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap();
+    let held = row(2, b"held");
+    table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
+    let failed = table.on_progress(Lsn(20), None).expect_err("there is no folder for the journal");
+    table.fail(&failed);
+    std::fs::create_dir(folder.path()).unwrap();
+    assert_eq!(table.on_moved("there is a folder").unwrap(), Wants::Copy);
+    let head = journal.head();
+    copy(&mut table, &schema, below(30), &[row(1, b"three")]);
+    table.on_progress(Lsn(30), None).unwrap();
+    assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert]);
+}
+
+#[test]
+fn a_copy_after_a_failure_has_to_see_what_was_held() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, _journal) = table(options());
+    let held = row(2, b"held");
+    table.on_commit(commit(&schema, 7, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
+    table.fail(&TableError::Source("no key".to_owned()));
+    assert!(!table.recent().admits(&below(7)) && table.recent().admits(&below(8)));
+}
