@@ -43,10 +43,15 @@ pub struct CopyProgress {
 }
 
 impl CopyProgress {
-    /// How long the rest takes at the pace so far, as the estimated rows have it; `None` before the first row.
+    /// How long the rest takes at the pace so far, as the estimated rows have it, or the bytes on disk where nobody has counted rows
+    /// yet; `None` before the first row.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
-        let left = self.rows_estimated.saturating_sub(self.rows) as f64 / self.rows as f64;
+        let (done, estimated) = match self.rows_estimated {
+            0 => (self.bytes, self.bytes_estimated),
+            rows_estimated => (self.rows, rows_estimated),
+        };
+        let left = estimated.saturating_sub(done) as f64 / done as f64;
         Duration::try_from_secs_f64(self.started_at.elapsed().as_secs_f64() * left).ok()
     }
 }
@@ -147,5 +152,21 @@ impl TableHandle {
     /// Asks for a new copy of the table; readers get what differs. `false` when the engine has stopped.
     pub async fn reload(&self, reason: impl Into<String> + Send) -> bool {
         self.commands.send(TableCommand::Reload(reason.into())).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_tell_what_is_left_of_a_table_that_was_never_analyzed() {
+        let started_at = Instant::now();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let progress = CopyProgress { rows: 5, bytes: 100, rows_estimated: 0, bytes_estimated: 400, started_at };
+        assert_eq!(progress.left(), Some(Duration::from_secs(30)));
+        let analyzed = CopyProgress { rows_estimated: 10, ..progress };
+        assert_eq!(analyzed.left(), Some(Duration::from_secs(10)));
+        assert_eq!(CopyProgress { bytes: 0, ..progress }.left(), None);
     }
 }
