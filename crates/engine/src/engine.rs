@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Lsn, TableName};
+use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::source::{Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, Table, TableCommit, TableEvent, TableOptions, Worker};
+use crate::table::{Clock, Progress, Table, TableCommit, TableEvent, TableOptions, Worker};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
 const STREAM_QUEUE: usize = 64;
 /// Events that may wait for one table.
 const TABLE_QUEUE: usize = 64;
+/// How far the stream is, is told to all tables after this many events, and whenever no other waits.
+const PROGRESS_EVENTS: u32 = 256;
 
 /// One source and its tables, checked and ready to run.
 pub struct Engine<S> {
     source: Arc<S>,
     identity: SourceIdentity,
     workers: Vec<Worker<S>>,
-    senders: Vec<mpsc::Sender<TableEvent>>,
+    outlets: Vec<Outlet>,
     tables: Vec<TableHandle>,
     moved: Arc<Notify>,
     acknowledged: watch::Sender<Lsn>,
@@ -76,7 +78,7 @@ impl<S: Source> Engine<S> {
             source,
             identity,
             workers: Vec::new(),
-            senders: Vec::new(),
+            outlets: Vec::new(),
             tables: Vec::new(),
             moved,
             acknowledged: watch::Sender::new(Lsn::ZERO),
@@ -94,8 +96,9 @@ impl<S: Source> Engine<S> {
         let (command_sender, commands) = mpsc::channel(4);
         let table = Table::new(options, clock, status.clone(), journal_sender);
         let (source, moved) = (self.source.clone(), self.moved.clone());
-        self.workers.push(Worker { table, index, source, events, commands, moved });
-        self.senders.push(sender);
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        self.workers.push(Worker::new(table, index, source, events, progress, commands, moved));
+        self.outlets.push(Outlet { queue: sender, sent: 0, progress: progress_sender });
         self.tables.push(TableHandle { name, status, journal, commands: command_sender });
     }
 
@@ -114,77 +117,157 @@ impl<S: Source> Engine<S> {
     /// # Errors
     /// Why the source gave up.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
-        let Engine { source, workers, senders, tables, moved, acknowledged, .. } = self;
+        let Engine { source, workers, mut outlets, tables, moved, acknowledged, .. } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let acknowledged_reader = acknowledged.subscribe();
         let runtime = Handle::current();
-        let mut threads = JoinSet::new();
-        for worker in workers {
+        let (dealt, mut threads) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
+        let spawn = |worker: Worker<S>| {
             let runtime = runtime.clone();
-            threads.spawn_blocking(move || worker.run(&runtime));
-        }
+            threads.spawn_blocking(move || worker.run(&runtime)).id()
+        };
+        let ids: Vec<Id> = workers.into_iter().map(spawn).collect();
+        let watched = Threads { ids, tables: &tables, moved: &moved };
         let ended = tokio::select! {
             ended = source.stream(event_sender, acknowledged_reader) => ended,
-            () = deal(events, &senders) => Ok(()),
-            () = acknowledge(&tables, &moved, &acknowledged) => Ok(()),
+            () = deal(events, &mut outlets, &dealt, &moved) => Ok(()),
+            () = acknowledge(&tables, &dealt, &moved, &acknowledged) => Ok(()),
+            () = watched.watch(&mut threads) => Ok(()),
             () = stop => Ok(()),
         };
-        drop(senders);
-        while threads.join_next().await.is_some() {}
+        drop(outlets);
+        while let Some(thread) = threads.join_next_with_id().await {
+            watched.ended(thread.map(|(id, ())| id));
+        }
         ended
     }
 }
 
-/// Sends each event to the tables that it concerns, and tells the others how far the stream is once nothing waits.
-async fn deal(mut events: mpsc::Receiver<SourceEvent>, tables: &[mpsc::Sender<TableEvent>]) {
-    let mut behind = vec![false; tables.len()];
-    let (mut reached, mut current_at) = (Lsn::ZERO, None);
-    while let Some(event) = events.recv().await {
-        match event {
-            SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables: spools }) => {
-                (reached, current_at) = (reached.max(end), Some(committed_at));
-                behind.fill(true);
-                for (index, spool) in spools {
-                    behind[index.0] = false;
-                    let commit = TableCommit { xid, end, committed_at, spool };
-                    tell(tables, index.0, TableEvent::Commit(commit)).await;
-                }
-            }
-            SourceEvent::Progress(position) => {
-                (reached, current_at) = (reached.max(position), None);
-                behind.fill(true);
-            }
-            SourceEvent::Moved { table, reason } => tell(tables, table.0, TableEvent::Moved(reason)).await,
-            SourceEvent::Broken { table, error } => tell(tables, table.0, TableEvent::Broken(error)).await,
-            SourceEvent::Restarted { reason } => {
-                for index in 0..tables.len() {
-                    tell(tables, index, TableEvent::Restarted(reason.clone())).await;
-                }
-            }
+/// The threads of the tables.
+struct Threads<'a> {
+    ids: Vec<Id>,
+    tables: &'a [TableHandle],
+    moved: &'a Notify,
+}
+
+impl Threads<'_> {
+    /// Sees each end. Never returns: when all have ended there is still a source to tell what it may forget.
+    async fn watch(&self, threads: &mut JoinSet<()>) {
+        while let Some(thread) = threads.join_next_with_id().await {
+            self.ended(thread.map(|(id, ())| id));
         }
-        if events.is_empty() {
-            for (index, behind) in behind.iter_mut().enumerate() {
-                if std::mem::take(behind) {
-                    tell(tables, index, TableEvent::Progress { position: reached, current_at }).await;
-                }
-            }
+        std::future::pending().await
+    }
+
+    /// A thread that ends by itself does so at the end of the stream; another one has taken its table with it.
+    fn ended(&self, thread: Result<Id, JoinError>) {
+        let Err(panic) = thread else { return };
+        let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
+            return;
+        };
+        let error = format!("the thread of table {} failed ({panic}); restart laredo, and report this", table.name);
+        tracing::error!(table = %table.name, %error, "table stopped");
+        let mut status = table.status.lock();
+        status.phase = TablePhase::Failed { error };
+        status.copy = None;
+        drop(status);
+        self.moved.notify_one();
+    }
+}
+
+/// The way to one table: a queue of what it must not miss, and beside it the latest of how far the stream is, which waits for
+/// nobody.
+struct Outlet {
+    queue: mpsc::Sender<TableEvent>,
+    /// Events put into the queue.
+    sent: u64,
+    progress: watch::Sender<Progress>,
+}
+
+/// Sends each event to the tables that it concerns, and tells all of them how far the stream is.
+async fn deal(
+    mut events: mpsc::Receiver<SourceEvent>,
+    tables: &mut [Outlet],
+    dealt: &watch::Sender<Lsn>,
+    moved: &Notify,
+) {
+    let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
+    while let Some(event) = events.recv().await {
+        dealer.deal(event).await;
+        dealer.untold += 1;
+        if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
+            dealer.tell_progress();
+            dealt.send_replace(dealer.reached);
+            moved.notify_one();
         }
     }
 }
 
-async fn tell(tables: &[mpsc::Sender<TableEvent>], index: usize, event: TableEvent) {
-    // A table whose thread is gone has said why in its status; its neighbours go on.
-    let _ = tables[index].send(event).await;
+struct Dealer<'a> {
+    tables: &'a mut [Outlet],
+    /// Everything up to here is in the tables' queues.
+    reached: Lsn,
+    current_at: Option<CommitTime>,
+    /// Events since all tables were told how far the stream is.
+    untold: u32,
 }
 
-/// Keeps what may be forgotten at the least position of all tables that can still be followed.
-async fn acknowledge(tables: &[TableHandle], moved: &Notify, acknowledged: &watch::Sender<Lsn>) {
+impl Dealer<'_> {
+    async fn deal(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }) => {
+                for (index, spool) in tables {
+                    self.tell(index.0, TableEvent::Commit(TableCommit { xid, end, committed_at, spool })).await;
+                }
+                (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
+            }
+            SourceEvent::Progress(position) => {
+                (self.reached, self.current_at) = (self.reached.max(position), None);
+            }
+            SourceEvent::Moved { table, reason } => self.tell(table.0, TableEvent::Moved(reason)).await,
+            SourceEvent::Broken { table, error } => self.tell(table.0, TableEvent::Broken(error)).await,
+            SourceEvent::Restarted { reason } => {
+                for index in 0..self.tables.len() {
+                    self.tell(index, TableEvent::Restarted(reason.clone())).await;
+                }
+            }
+        }
+    }
+
+    async fn tell(&mut self, index: usize, event: TableEvent) {
+        if self.tables[index].queue.capacity() == 0 {
+            // Its neighbours need not wait for it to hear what is known.
+            self.tell_progress();
+        }
+        let table = &mut self.tables[index];
+        table.sent += 1;
+        // A table whose thread is gone has said why in its status; its neighbours go on.
+        let _ = table.queue.send(event).await;
+    }
+
+    fn tell_progress(&mut self) {
+        self.untold = 0;
+        for table in &*self.tables {
+            let (position, current_at, after) = (self.reached, self.current_at, table.sent);
+            table.progress.send_replace(Progress { position, current_at, after });
+        }
+    }
+}
+
+/// Keeps what may be forgotten at the least position of all tables that can still be followed. Where none can, nobody needs what
+/// was dealt (a failed table owes a copy), and keeping it would fill the source's disk.
+async fn acknowledge(
+    tables: &[TableHandle],
+    dealt: &watch::Sender<Lsn>,
+    moved: &Notify,
+    acknowledged: &watch::Sender<Lsn>,
+) {
     loop {
         moved.notified().await;
+        // Before the tables are looked at: one that is followed again has all that comes after this.
+        let dealt = *dealt.borrow();
         let followed = tables.iter().map(TableHandle::status).filter(|s| !matches!(s.phase, TablePhase::Failed { .. }));
-        let Some(least) = followed.map(|status| status.position).min() else {
-            continue;
-        };
+        let least = followed.map(|status| status.position).min().unwrap_or(dealt);
         acknowledged.send_if_modified(|known| {
             let later = least > *known;
             *known = least.max(*known);

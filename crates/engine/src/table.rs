@@ -27,7 +27,7 @@ mod worker;
 use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 use recent::Recent;
-pub(crate) use worker::{TableEvent, Worker};
+pub(crate) use worker::{Progress, TableEvent, Worker};
 
 /// What a table is asked to be.
 #[derive(Clone, Debug)]

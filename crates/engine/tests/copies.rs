@@ -5,64 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Change, CommitTime, Lsn, Sequence, TableState};
-use laredo_engine::journal::{Journal, Resolution, ResumeRequest, frames};
+use laredo_core::{CommitTime, Lsn, TableState};
+use laredo_engine::journal::{Journal, Resolution, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, EngineHandle};
-use laredo_proto::batch::Entries;
-use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
+use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
-/// What a reader has: rows, and where it goes on.
-struct Reader {
-    state: TableState,
-    at: Sequence,
-    position: Lsn,
-}
+mod reader;
 
-impl Reader {
-    fn from_base(journal: &Journal) -> Reader {
-        let pinned = journal.pin_base();
-        let base = pinned.base();
-        let mut state = TableState::new(base.schema().clone(), &[], 0).unwrap();
-        base.for_each_row::<laredo_engine::base::BaseError>(|row| {
-            state.put(row.to_tuple());
-            Ok(())
-        })
-        .unwrap();
-        let mut reader = Reader { state, at: base.sequence(), position: base.position() };
-        reader.read_on(journal);
-        reader
-    }
-
-    /// Applies what is there; every change must fit exactly.
-    fn read_on(&mut self, journal: &Journal) {
-        let mut cursor = journal.cursor(self.at);
-        while let Some(piece) = cursor.next_piece().unwrap() {
-            for frame in frames(piece.frames.clone()) {
-                if let Some(schema) = frame.batch.schema.clone() {
-                    let schema = Arc::new(laredo_proto::schema::from_wire(schema).unwrap());
-                    self.state.apply_change(&Change::Schema(schema)).unwrap();
-                }
-                let schema = self.state.schema().clone();
-                for entry in Entries::new(&frame.batch.entries, &schema) {
-                    self.state.apply_change(&entry.unwrap().to_change()).unwrap();
-                }
-                assert!(frame.header.last_sequence > self.at, "sequences increase");
-                self.at = frame.header.last_sequence;
-                if frame.header.ends {
-                    assert!(frame.header.position > self.position, "positions of commits increase");
-                    self.position = frame.header.position;
-                }
-            }
-        }
-    }
-
-    fn rows(&self) -> SimRows {
-        self.state.rows().map(|row| SimDatabase::parse(row.as_ref()).unwrap()).collect()
-    }
-}
+use reader::{Reader, reached};
 
 struct Running {
     handle: EngineHandle,
@@ -71,8 +24,11 @@ struct Running {
 }
 
 async fn start(database: &SimDatabase, tables: usize) -> Running {
+    start_with_clock(database, tables, Arc::new(|| CommitTime(0))).await
+}
+
+async fn start_with_clock(database: &SimDatabase, tables: usize, clock: laredo_engine::Clock) -> Running {
     let options = (0..tables).map(|i| sim_table(&format!("t{i}"))).collect();
-    let clock: laredo_engine::Clock = Arc::new(|| CommitTime(0));
     let engine = Engine::prepare(database.clone(), options, clock).await.unwrap();
     let handle = engine.handle();
     let (stop, stopped) = oneshot::channel();
@@ -80,12 +36,6 @@ async fn start(database: &SimDatabase, tables: usize) -> Running {
         let _ = stopped.await;
     }));
     Running { handle, stop, task }
-}
-
-async fn reached(journal: &Journal, position: Lsn) {
-    let mut head = journal.watch_head();
-    let waiting = head.wait_for(|head| head.position >= position);
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the head gets there").unwrap();
 }
 
 #[derive(Clone, Debug)]
@@ -302,6 +252,100 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
     reader.at = at;
     reader.read_on(&journal);
     assert_eq!(reader.rows()[&1], "after");
+    running.stop.send(()).unwrap();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
+    let database = SimDatabase::new(2);
+    let running = start(&database, 2).await;
+    let [slow, neighbour] = running.handle.tables() else { panic!("two tables") };
+    let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbour.wait_journal().await.unwrap());
+    // Applied and not visible, it keeps the next copy waiting; then as much is held as may be.
+    let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
+    reached(&slow_journal, hidden).await;
+    assert!(slow.reload("asked").await);
+    let is_full = async || {
+        let id = 10 + database.rows_at(0, database.end()).len() as i64;
+        database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
+        slow.status().held_bytes > 1 << 20
+    };
+    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    for i in 0..300 {
+        let end = database.commit(1, vec![SimChange::Insert(i, format!("row {i}"))]);
+        reached(&journal, end).await;
+    }
+    database.show(hidden);
+    let end = database.end();
+    reached(&slow_journal, end).await;
+    assert_eq!(Reader::from_base(&slow_journal).rows(), database.rows_at(0, end));
+    running.stop.send(()).unwrap();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_stops_while_as_much_is_held_as_may_be() {
+    let database = SimDatabase::new(1);
+    let running = start(&database, 1).await;
+    let table = &running.handle.tables()[0];
+    let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
+    reached(&table.wait_journal().await.unwrap(), hidden).await;
+    assert!(table.reload("asked").await);
+    let is_full = async || {
+        let id = 10 + database.rows_at(0, database.end()).len() as i64;
+        database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
+        table.status().held_bytes > 1 << 20
+    };
+    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    running.stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), running.task).await.expect("it stops").unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_table_can_be_followed_nothing_is_kept_for_them() {
+    let database = SimDatabase::new(1);
+    let running = start(&database, 1).await;
+    running.handle.tables()[0].wait_journal().await.unwrap();
+    let error = "the primary key of public.t0 was dropped".to_owned();
+    database.say(SourceEvent::Broken { table: TableIndex(0), error }).await;
+    let is_failed =
+        async || matches!(running.handle.tables()[0].status().phase, laredo_engine::TablePhase::Failed { .. });
+    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    let end = database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
+    let is_forgotten = async || database.acknowledged() >= end;
+    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
+    running.stop.send(()).unwrap();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_table_is_told_and_stops_no_other() {
+    let database = SimDatabase::new(2);
+    let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clock = armed.clone();
+    let clock = move || match clock.swap(false, std::sync::atomic::Ordering::SeqCst) {
+        true => panic!("the clock has stopped"),
+        false => CommitTime(0),
+    };
+    let running = start_with_clock(&database, 2, Arc::new(clock)).await;
+    for table in running.handle.tables() {
+        table.wait_journal().await.unwrap();
+    }
+    armed.store(true, std::sync::atomic::Ordering::SeqCst);
+    database.commit_unseen(Vec::new());
+    let failed = || -> Vec<bool> {
+        let phases = running.handle.tables().iter().map(|table| table.status().phase);
+        let is_told = |error: &str| error.contains("the clock has stopped");
+        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_told(&error))).collect()
+    };
+    let one_failed = async || failed().contains(&true);
+    laredo_testkit::eventually(Duration::from_secs(60), one_failed).await.unwrap();
+    let other = failed().iter().position(|failed| !failed).expect("the other goes on");
+    let end = database.commit(other, vec![SimChange::Insert(1, "one".to_owned())]);
+    reached(&running.handle.tables()[other].journal().unwrap(), end).await;
+    let is_forgotten = async || database.acknowledged() >= end;
+    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
     running.stop.send(()).unwrap();
     running.task.await.unwrap().unwrap();
 }

@@ -189,7 +189,7 @@ fn an_insert_without_a_large_value_is_copied() {
     assert!(
         live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
     );
-    assert_eq!(told(&journal, head.sequence), [Action::Insert]);
+    assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert, Action::Insert]);
 }
 
 #[test]
@@ -247,4 +247,73 @@ fn a_copy_after_a_failure_has_to_see_what_was_held() {
     table.on_commit(commit(&schema, 7, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     table.fail(&TableError::Source("no key".to_owned()));
     assert!(!table.recent().admits(&below(7)) && table.recent().admits(&below(8)));
+}
+
+/// A database that stands still: empty, and copied at position 10.
+struct Still(Arc<Schema>);
+
+impl crate::source::Source for Still {
+    async fn prepare(&self, _: &[TableRequest]) -> Result<crate::source::SourceIdentity, SourceError> {
+        Ok(crate::source::SourceIdentity::default())
+    }
+
+    async fn stream(
+        &self,
+        _: tokio::sync::mpsc::Sender<crate::source::SourceEvent>,
+        _: watch::Receiver<Lsn>,
+    ) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    async fn copy(
+        &self,
+        _: crate::source::TableIndex,
+        _: crate::source::Admission,
+        rows: tokio::sync::mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        for event in [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10) }] {
+            rows.send(event).await.expect("the table waits for its copy");
+        }
+        Ok(())
+    }
+}
+
+/// One thread runs both: between two looks the worker takes as many events as tokio lets a task take at once, about a hundred.
+#[tokio::test]
+async fn a_queue_that_is_never_empty_hides_nothing() {
+    let schema = schema(&[("body", 25)]);
+    let status: Arc<Mutex<TableStatus>> = Arc::default();
+    let (journal, _journal) = watch::channel(None);
+    let clock: Clock = Arc::new(|| CommitTime(0));
+    let table = Table::new(options(), clock, status.clone(), journal);
+    let (events, queue) = tokio::sync::mpsc::channel(4000);
+    let (_commands, commands) = tokio::sync::mpsc::channel(1);
+    let (progress, latest) = watch::channel(Progress::default());
+    let (source, index, moved) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0), Arc::default());
+    let mut worker = Worker::new(table, index, source, queue, latest, commands, moved);
+    let look = async {
+        progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
+        while status.lock().phase != TablePhase::Live {
+            tokio::task::yield_now().await;
+        }
+        for xid in 11..=3010_u64 {
+            let row = row(xid.cast_signed(), b"row");
+            let commit = commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }]);
+            events.try_send(TableEvent::Commit(commit)).unwrap();
+        }
+        progress.send_replace(Progress { position: Lsn(5000), after: 3000, ..Progress::default() });
+        let mut seen = std::collections::BTreeMap::new();
+        while !seen.contains_key(&Lsn(5000)) {
+            let now = status.lock().clone();
+            seen.insert(now.position, now.rows);
+            tokio::task::yield_now().await;
+        }
+        seen
+    };
+    let seen = tokio::select! {
+        seen = look => seen,
+        () = worker.run_async() => panic!("the stream is not closed"),
+    };
+    assert_eq!(seen[&Lsn(5000)], 3000, "no progress is told before the commits that it follows");
+    assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");
 }

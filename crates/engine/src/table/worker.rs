@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::{Table, TableCommit, TableError, Wants};
@@ -20,31 +20,47 @@ const COPY_BACKOFF: Duration = Duration::from_millis(100);
 const COPY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A new base is made when the journal after the last one is larger than it, and than this many bytes.
 const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
+/// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.
+const SETTLE_EVENTS: u64 = 256;
+/// As much of a transaction counts as an event.
+const SETTLE_BYTES: u64 = 64 * 1024;
 
 /// What a stream says to one table.
 #[derive(Debug)]
 pub(crate) enum TableEvent {
     Commit(TableCommit),
-    /// Every commit up to here is told; `current_at` is when the last of them committed, nothing where the source says that there is
-    /// no other one.
-    Progress {
-        position: Lsn,
-        current_at: Option<CommitTime>,
-    },
     Moved(String),
     Broken(String),
     Restarted(String),
 }
 
+/// How far the stream is; only the latest counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Every commit up to here is told.
+    pub(crate) position: Lsn,
+    /// When the last of them committed, nothing where the source says that there is no other one.
+    pub(crate) current_at: Option<CommitTime>,
+    /// It comes behind this many events.
+    pub(crate) after: u64,
+}
+
 /// Runs one table.
 pub(crate) struct Worker<S> {
-    pub(crate) table: Table,
-    pub(crate) index: TableIndex,
-    pub(crate) source: Arc<S>,
-    pub(crate) events: mpsc::Receiver<TableEvent>,
-    pub(crate) commands: mpsc::Receiver<TableCommand>,
+    table: Table,
+    index: TableIndex,
+    source: Arc<S>,
+    events: mpsc::Receiver<TableEvent>,
+    /// Events taken.
+    taken: u64,
+    progress: watch::Receiver<Progress>,
+    /// The latest progress waits for the events before it.
+    has_progress: bool,
+    commands: mpsc::Receiver<TableCommand>,
     /// Told after every move of the table, so that what may be forgotten is computed anew.
-    pub(crate) moved: Arc<tokio::sync::Notify>,
+    moved: Arc<tokio::sync::Notify>,
+    /// Events since the table was last shown.
+    unsettled: u64,
 }
 
 struct RunningCopy {
@@ -59,12 +75,24 @@ impl Drop for RunningCopy {
 }
 
 impl<S: Source> Worker<S> {
-    /// Runs the table on this thread until the stream is closed.
+    pub(crate) fn new(
+        table: Table,
+        index: TableIndex,
+        source: Arc<S>,
+        events: mpsc::Receiver<TableEvent>,
+        progress: watch::Receiver<Progress>,
+        commands: mpsc::Receiver<TableCommand>,
+        moved: Arc<tokio::sync::Notify>,
+    ) -> Worker<S> {
+        Worker { table, index, source, events, taken: 0, progress, has_progress: false, commands, moved, unsettled: 0 }
+    }
+
+    /// Runs the table on this thread until the stream is closed. What waits then is dropped: none of it was acknowledged.
     pub(crate) fn run(mut self, runtime: &Handle) {
         runtime.block_on(self.run_async());
     }
 
-    async fn run_async(&mut self) {
+    pub(super) async fn run_async(&mut self) {
         let mut attempts = 0;
         let mut copy = Some(self.start_copy(attempts));
         let mut merging: Option<JoinHandle<()>> = None;
@@ -88,7 +116,8 @@ impl<S: Source> Worker<S> {
                     self.table.fail(&error);
                 }
             }
-            if self.events.is_empty() {
+            if self.events.is_empty() || self.unsettled >= SETTLE_EVENTS || self.table.is_holding_enough() {
+                self.unsettled = 0;
                 self.settle(&mut merging).await;
             }
         }
@@ -96,6 +125,9 @@ impl<S: Source> Worker<S> {
 
     /// Handles the next thing that happens; `None` when the stream is closed.
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
+        if let Some(progress) = self.due_progress() {
+            return Some(self.table.on_progress(progress.position, progress.current_at));
+        }
         let holding_enough = self.table.is_holding_enough();
         tokio::select! {
             event = next_of(copy) => Some(match event {
@@ -103,21 +135,37 @@ impl<S: Source> Worker<S> {
                 None => self.copy_ended(copy).await,
             }),
             event = self.events.recv(), if !holding_enough => event.map(|event| self.on_event(event)),
+            told = self.progress.changed() => told.ok().map(|()| {
+                self.has_progress = true;
+                Ok(Wants::Nothing)
+            }),
             Some(TableCommand::Reload(reason)) = self.commands.recv() => Some(self.table.on_moved(&reason)),
         }
     }
 
+    /// The latest progress, once all events before it are taken. Behind a backlog it is late, but then the events themselves move the table.
+    fn due_progress(&mut self) -> Option<Progress> {
+        let progress = *self.progress.borrow();
+        let due = self.has_progress && progress.after <= self.taken;
+        self.has_progress &= !due;
+        due.then_some(progress)
+    }
+
     fn on_event(&mut self, event: TableEvent) -> Result<Wants, TableError> {
+        self.taken += 1;
+        self.unsettled += 1;
         match event {
-            TableEvent::Commit(commit) => self.table.on_commit(commit),
-            TableEvent::Progress { position, current_at } => self.table.on_progress(position, current_at),
+            TableEvent::Commit(commit) => {
+                self.unsettled += commit.spool.bytes() / SETTLE_BYTES;
+                self.table.on_commit(commit)
+            }
             TableEvent::Moved(reason) => self.table.on_moved(&reason),
             TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }
     }
 
-    /// Everything that had arrived is handled: show it, and make readers and disk keep up.
+    /// Shows what was handled, and makes readers and disk keep up.
     async fn settle(&mut self, merging: &mut Option<JoinHandle<()>>) {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
             self.table.fail(&error.into());
