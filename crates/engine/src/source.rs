@@ -9,7 +9,7 @@ use crate::spool::Spool;
 
 /// A database that can be copied and followed.
 ///
-/// One implementation is PostgreSQL's, the other the tests' simulated one; both pass the same conformance suite.
+/// One implementation is PostgreSQL's, the other the tests' simulated one.
 pub trait Source: Send + Sync + 'static {
     /// Checks that every table can be followed, and makes ready what following needs (publication, slot). The order of
     /// `tables` gives them their [`TableIndex`].
