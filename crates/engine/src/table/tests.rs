@@ -317,3 +317,19 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     assert_eq!(seen[&Lsn(5000)], 3000, "no progress is told before the commits that it follows");
     assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");
 }
+
+#[test]
+fn what_differs_comes_behind_all_that_was_told() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = live(options(), &schema, &[row(1, b"before")]);
+    // The stream passes a change that nobody announces; then somebody notices.
+    table.on_progress(Lsn(15), None).unwrap();
+    table.on_moved("rewritten").unwrap();
+    copy(&mut table, &schema, below(12), &[row(1, b"after")]);
+    table.on_progress(Lsn(15), None).unwrap();
+    assert_eq!(journal.head().position, Lsn(15), "known to readers, who would go on behind it");
+    table.on_progress(Lsn(16), None).unwrap();
+    let request = crate::journal::ResumeRequest { position: Some(Lsn(15)), ..Default::default() };
+    let crate::journal::Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
+    assert_eq!((journal.head().position, told(&journal, at)), (Lsn(16), vec![Action::Update]));
+}
