@@ -4,7 +4,8 @@
 use laredo_core::Lsn;
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::{Connection, ReplicationConnection, ReplicationMessage, TransportError};
-use laredo_testkit::{Cluster, ClusterOptions, Tls};
+use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, Tls};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn options(text: &str) -> ConnectionOptions {
     ConnectionOptions::parse(text).unwrap()
@@ -97,6 +98,41 @@ async fn a_self_signed_certificate_may_be_trusted_itself() {
     );
     assert!(connect(&format!("{base} host=db.example")).await.is_ok());
     assert!(connect(&format!("{base} host=wrong.example")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_during_the_handshake_is_only_away() {
+    let cluster = tls_cluster(&["127.0.0.1"], &[]);
+    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+    let base = format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", proxy.addr().port());
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let text = format!("{base} host=127.0.0.1 sslmode={mode} sslrootcert={}", cluster.ca_path().display());
+        // After nothing, after the S that agrees to TLS, and inside what follows.
+        for bytes in [0, 1, 2, 100, 500] {
+            proxy.cut_after_bytes(Direction::ToClient, bytes);
+            let error = connect(&text).await.unwrap_err();
+            assert!(error.is_transient(), "{mode}, cut after {bytes} bytes: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_the_request_for_tls_with_an_error_is_only_busy() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let text = format!("host=127.0.0.1 port={port} user=postgres sslmode=require");
+    let answering = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut request = [0; 8];
+        client.read_exact(&mut request).await.unwrap();
+        client.write_all(b"Ecould not fork new process for connection\0").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(connect(&text), answering);
+    let error = refused.unwrap_err();
+    assert!(
+        error.is_transient() && error.to_string().contains("answered the request for TLS with an error"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -125,14 +125,24 @@ async fn encrypted(
             let advice = "the server does not offer TLS; set ssl = on there, or use sslmode=prefer";
             return Err(tls_error(advice.to_owned()));
         }
+        // It could not even make a process for us. What more it says came unprotected, and is not repeated.
+        b'E' => {
+            let error = io::Error::other("the server answered the request for TLS with an error");
+            return Err(connect_error(options, error));
+        }
         other => {
             return Err(TransportError::Protocol(format!("byte {other} in answer to SSLRequest")));
         }
     }
     let config = tls::client_config(&options.tls).map_err(tls_error)?;
     let name = tls::server_name(&options.host.to_string()).map_err(tls_error)?;
-    let stream =
-        TlsConnector::from(config).connect(name, stream).await.map_err(|error| tls_error(error.to_string()))?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+        // Only what TLS itself says is definite. A server that restarts just closes the connection.
+        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            true => tls_error(error.to_string()),
+            false => connect_error(options, error),
+        }
+    })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let hash = certificate.and_then(|certificate| tls::end_point_hash(certificate));
     Ok((Box::new(stream), Binding::Tls(hash)))
