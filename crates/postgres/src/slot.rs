@@ -91,3 +91,36 @@ async fn blockers(options: &ConnectionOptions, process_id: i32) -> Result<String
     let rows = Connection::connect(options).await?.simple_query(&sql).await?;
     Ok(rows.into_iter().flatten().flatten().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use laredo_testkit::{Cluster, ClusterOptions, eventually};
+
+    use super::*;
+    use crate::transport::ReplicationConnection;
+
+    #[tokio::test]
+    async fn what_the_creation_of_a_slot_waits_for_is_said() {
+        let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+        cluster.psql("CREATE DATABASE elsewhere").unwrap();
+        let open = cluster.connect_to("elsewhere").await.unwrap();
+        open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+        cluster.psql("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'it''s'").unwrap();
+
+        let options = ConnectionOptions::parse(&cluster.url("postgres")).unwrap();
+        let mut walsender = ReplicationConnection::connect(&options).await.unwrap();
+        let process_id = walsender.process_id();
+        let sql = "CREATE_REPLICATION_SLOT s LOGICAL pgoutput NOEXPORT_SNAPSHOT";
+        let making = tokio::spawn(async move { walsender.simple_query(sql).await });
+        // One after the other: each shows up when it is its turn.
+        let prepared = "prepared transaction 'it''s' of postgres in database postgres since ";
+        let said = eventually(Duration::from_secs(60), async || {
+            let said = blockers(&options, process_id).await.unwrap();
+            said.contains(" of postgres in database elsewhere since ") && said.contains(prepared)
+        });
+        said.await.unwrap();
+        open.batch_execute("COMMIT").await.unwrap();
+        cluster.psql("COMMIT PREPARED 'it''s'").unwrap();
+        making.await.unwrap().unwrap();
+    }
+}
