@@ -1,4 +1,5 @@
-//! Decodes the messages of PostgreSQL's own logical decoding plugin, protocols 1 and 2, cells in binary or as text.
+//! Decodes the messages of PostgreSQL's own logical decoding plugin, protocol 2, cells in binary, or as text where a type has
+//! no binary form.
 //!
 //! Nothing here waits or remembers more than whether a block of a streamed transaction is open: inside one, messages
 //! carry the id of their (sub)transaction. Any bytes give a message or an error.

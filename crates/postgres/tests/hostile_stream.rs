@@ -157,7 +157,7 @@ fn rows(change: RawChange<'_>) -> [Option<TupleRef<'_>>; 2] {
     }
 }
 
-/// What PostgreSQL sends of the same history by both protocols.
+/// What PostgreSQL sends of the same history, with cells as text and in binary.
 fn record() -> Vec<Messages> {
     let cluster = Cluster::start(ClusterOptions::default().set("logical_decoding_work_mem", "64kB")).unwrap();
     let rows = "SELECT i::text, repeat('x', 20), i, i / 3.0, NULL FROM generate_series(1, 1000) i";
@@ -190,15 +190,15 @@ fn record() -> Vec<Messages> {
         insert2 = format_args!("INSERT INTO orders SELECT generate_series(1000, 3000);"),
     );
     cluster.psql(&history).unwrap();
-    let record = |options: &str| {
+    let record = |binary: bool| {
         let sql = format!(
             "SELECT encode(data, 'hex') FROM pg_logical_slot_peek_binary_changes('laredo', NULL, NULL, \
-             'publication_names', 'laredo', 'messages', 'true', {options})"
+             'proto_version', '2', 'publication_names', 'laredo', 'messages', 'true', 'streaming', 'on', 'binary', '{binary}')"
         );
         let lines = cluster.psql(&sql).unwrap();
         lines.lines().map(unhex).collect::<Messages>()
     };
-    vec![record("'proto_version', '1'"), record("'proto_version', '2', 'binary', 'true', 'streaming', 'on'")]
+    vec![record(false), record(true)]
 }
 
 fn unhex(line: &str) -> Vec<u8> {
