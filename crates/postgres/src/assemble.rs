@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use laredo_core::{CommitTime, Lsn, Oid, TableName, Xid};
-use laredo_engine::source::{SourceCommit, SourceEvent};
+use laredo_engine::source::{SourceCommit, SourceEvent, TableIndex};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
@@ -155,6 +155,11 @@ impl Assembler {
     /// An id that the server gave out lately.
     pub fn set_recent(&mut self, recent: Xid) {
         self.state.recent = self.state.recent.max(recent);
+    }
+
+    /// A copy has locked the table of this number: announced under another name, it has moved.
+    pub fn copied(&mut self, table: TableIndex, oid: Oid) {
+        self.state.catalogue.copied(table, oid);
     }
 
     /// Whether one of the tables has been announced since the last call, as happens after its definition changed.

@@ -3,7 +3,7 @@
 mod facts;
 mod schema;
 
-pub(crate) use facts::{Definition, Facts, Identity};
+pub(crate) use facts::{Definition, Facts, Identity, Published};
 pub(crate) use schema::{key_problems, quoted, schema_of};
 
 use laredo_core::TableName;
@@ -33,12 +33,14 @@ pub(crate) async fn read(
     // Column lists and row filters exist from 15 on; from 18 on a generated column may be published by name.
     let published = match connection.major_version() {
         ..15 => format!(
-            "SELECT schemaname, tablename, NULL::json, NULL::text FROM pg_publication_tables WHERE pubname = {publication}"
+            "SELECT schemaname, tablename, NULL::json, NULL::text, NULL::text FROM pg_publication_tables WHERE pubname = {publication}"
         ),
         version => format!(
             "SELECT schemaname, tablename, (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames) AND ({generated} OR a.attgenerated = '')),
-                rowfilter
+                rowfilter,
+                (SELECT s.oid::text FROM pg_publication_namespace s JOIN pg_publication u ON u.oid = s.pnpubid
+                 WHERE u.pubname = p.pubname AND s.pnnspid = n.oid)
              FROM pg_publication_tables p
              JOIN pg_namespace n ON n.nspname = p.schemaname
              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename

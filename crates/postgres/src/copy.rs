@@ -1,43 +1,52 @@
 //! Copying a table under an ordinary snapshot.
 
 mod rows;
+mod wait;
 mod writers;
 
-use std::time::Duration;
-
-use laredo_core::{Lsn, Schema, TableName, Xid};
+use laredo_core::{Lsn, Oid, Schema, TableName, Xid};
 use laredo_engine::source::{Admission, CopyEvent, Snapshot, SourceError, TableRequest};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, Definition, Facts, quoted};
+use crate::source::{Followed, PostgresOptions, Settled};
 use crate::transport::{Connection, Row, TransportError};
-
-pub(crate) use writers::wait_for_writers;
-
-/// Between two snapshots, while a transaction that was applied already is not visible: that takes microseconds, or as
-/// long as a synchronous standby takes.
-const ADMISSION_PAUSE: Duration = Duration::from_millis(5);
+use crate::{publication, validate};
+use wait::Wait;
 
 /// Copies a table, from the start again while its definition moves. Returns what the copy's rows were defined by, once
-/// the copy is complete but for its [`CopyEvent::End`], and that event.
+/// the copy is complete but for its [`CopyEvent::End`], and that event. `slot` is the number of the slot that keeps what
+/// commits from now on; `locked` hears the table's number while nobody can rename it.
 pub(crate) async fn copy_table(
     connection: &mut Connection,
-    publication: &str,
-    request: &TableRequest,
+    options: &PostgresOptions,
+    table: &Followed,
+    slot: u64,
+    locked: impl Fn(Oid),
     admits: &Admission,
     rows: &mpsc::Sender<CopyEvent>,
 ) -> Result<(Definition, CopyEvent), SourceError> {
+    let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
-        let (snapshot, inserted, definition) = begin(connection, publication, request, admits).await?;
-        let schema = Arc::new(schema_of(&definition, request)?);
+        let facts = read_facts(connection, publication, request).await?;
+        let schema = Arc::new(schema_of(&facts, options, request)?);
+        let definition = facts.definition;
+        settle(connection, table, slot, &definition).await?;
+        let snapshot = begin(connection, definition.kind, request, admits).await?;
+        // The snapshot has to be younger than the end of those who wrote before the publication was what it is now.
+        if read_facts(connection, publication, request).await?.definition != definition {
+            connection.simple_query("ROLLBACK").await?;
+            continue;
+        }
+        locked(definition.oid);
         rows::copy(connection, &request.name, &definition, &schema, snapshot, rows).await?;
         connection.simple_query("COMMIT").await?;
         // Seen from outside the snapshot: enum labels, partitions and publications change under the lock, too.
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
-                flush(connection, inserted).await?;
+                let inserted = mark(connection).await?;
                 return Ok((definition, CopyEvent::End { inserted }));
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
@@ -45,15 +54,36 @@ pub(crate) async fn copy_table(
     }
 }
 
-fn schema_of(definition: &Definition, request: &TableRequest) -> Result<Schema, SourceError> {
-    if definition.published.is_none() {
-        return Err(SourceError::Definite(vec![format!(
-            "table {} is not in the publication any more; add it with ALTER PUBLICATION … ADD TABLE {}",
-            request.name,
-            request.name.quoted()
-        )]));
+/// Waits until nobody is left who wrote the table before the slot kept what commits, or while the publication had the
+/// table otherwise: each change is sent, or not, as the publication was when it was made.
+async fn settle(
+    connection: &mut Connection,
+    table: &Followed,
+    slot: u64,
+    definition: &Definition,
+) -> Result<(), TransportError> {
+    let wanted = Settled { slot, published: definition.published.clone() };
+    if table.progress.lock().settled.as_ref() != Some(&wanted) {
+        writers::wait_for_writers(connection, &table.request.name).await?;
+        table.progress.lock().settled = Some(wanted);
     }
-    catalog::schema_of(definition, request).map_err(SourceError::Definite)
+    Ok(())
+}
+
+fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -> Result<Schema, SourceError> {
+    let mut problems: Vec<String> =
+        publication::table_problem(&options.publication.name, &request.name, facts).into_iter().collect();
+    if facts.access.hides_rows {
+        problems.push(validate::hides_rows(&request.name, &options.connection.user));
+    }
+    let schema = catalog::schema_of(&facts.definition, request);
+    match (schema, problems.is_empty()) {
+        (Ok(schema), true) => Ok(schema),
+        (schema, _) => {
+            problems.extend(schema.err().unwrap_or_default());
+            Err(SourceError::Definite(problems))
+        }
+    }
 }
 
 async fn read_facts(
@@ -71,12 +101,10 @@ async fn read_facts(
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
 async fn begin(
     connection: &mut Connection,
-    publication: &str,
+    kind: char,
     request: &TableRequest,
     admits: &Admission,
-) -> Result<(Snapshot, Lsn, Definition), SourceError> {
-    // What kind of table it is decides how it is locked, and may change until the lock is there.
-    let kind = read_facts(connection, publication, request).await?.definition.kind;
+) -> Result<Snapshot, SourceError> {
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
     let start = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off; \
@@ -84,6 +112,7 @@ async fn begin(
         only(kind),
         request.name.quoted()
     );
+    let mut wait = Wait::new();
     loop {
         if let Err(error) = connection.simple_query(&start).await {
             if error.server().is_some() {
@@ -91,30 +120,34 @@ async fn begin(
             }
             return Err(error.into());
         }
-        // The position is read after the snapshot is taken: a statement takes its snapshot before it runs.
-        let answer = connection.simple_query(SNAPSHOT).await?;
-        let (snapshot, inserted) = parse_snapshot(&answer)?;
+        let snapshot = parse_snapshot(&connection.simple_query("SELECT pg_current_snapshot()").await?)?;
         if admits(&snapshot) {
-            let definition = read_facts(connection, publication, request).await?.definition;
-            return Ok((snapshot, inserted, definition));
+            return Ok(snapshot);
         }
         connection.simple_query("ROLLBACK").await?;
-        tokio::time::sleep(ADMISSION_PAUSE).await;
+        // That takes microseconds, or as long as a synchronous standby takes.
+        if wait.pause().await {
+            tracing::warn!(
+                table = %request.name,
+                "the copy can begin when commits that were streamed already are visible on the server; they wait for \
+                 a synchronous standby (see synchronous_standby_names and pg_stat_replication)"
+            );
+        }
     }
 }
 
-/// Makes sure that the stream gets past what was inserted: PostgreSQL sends what is flushed, and on an idle database nobody flushes
-/// the records that no commit waits for. The message goes to nobody (it is not asked for on the stream).
-async fn flush(connection: &mut Connection, inserted: Lsn) -> Result<(), TransportError> {
-    let rows = connection.simple_query("SELECT pg_current_wal_flush_lsn()").await?;
-    let flushed = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(Lsn::ZERO);
-    if flushed < inserted {
-        // Not for longer than the local flush takes: a standby may be away.
-        let message = "BEGIN; SET LOCAL synchronous_commit = local; \
-                       SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', 'flush'); COMMIT";
-        connection.simple_query(message).await?;
-    }
-    Ok(())
+/// Marks the copy's end in the WAL and says where that is: behind all that the snapshot sees and behind every position
+/// that the stream had told before, also where nobody else writes.
+///
+/// PostgreSQL sends what is flushed. The mark is transactional because a commit is flushed at once; other records may
+/// stay in memory for as long as the database is idle. It goes to nobody: the stream does not ask for messages.
+async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
+    // Not for longer than the local flush takes: a standby may be away.
+    let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
+               SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
+    let rows = connection.simple_query(sql).await?;
+    let position = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+    position.ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not the position of a message")))
 }
 
 /// An inheritance parent is followed without its children, a partitioned table with its partitions.
@@ -122,31 +155,9 @@ fn only(kind: char) -> &'static str {
     if kind == 'p' { "" } else { "ONLY " }
 }
 
-const SNAPSHOT: &str = "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), current_setting('wal_block_size'),
-    pg_size_bytes(current_setting('wal_segment_size'))";
-
-fn parse_snapshot(rows: &[Row]) -> Result<(Snapshot, Lsn), TransportError> {
-    let parsed = || {
-        let [row] = rows else { return None };
-        let [Some(snapshot), Some(inserted), Some(block), Some(segment)] = row.as_slice() else { return None };
-        let inserted = end_of_records(inserted.parse().ok()?, block.parse().ok()?, segment.parse().ok()?);
-        Some((snapshot_of(snapshot)?, inserted))
-    };
-    parsed().ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
-}
-
-/// Where the last record ends. The next one would begin behind a page header, and there PostgreSQL says that the WAL ends; but
-/// an idle server's stream never comes past the page's beginning. No record ends just behind a header.
-fn end_of_records(inserted: Lsn, block: u64, segment: u64) -> Lsn {
-    const PAGE_HEADER: u64 = 24;
-    const SEGMENT_HEADER: u64 = 40;
-    if inserted.0.checked_rem(segment) == Some(SEGMENT_HEADER) {
-        Lsn(inserted.0 - SEGMENT_HEADER)
-    } else if inserted.0.checked_rem(block) == Some(PAGE_HEADER) {
-        Lsn(inserted.0 - PAGE_HEADER)
-    } else {
-        inserted
-    }
+fn parse_snapshot(rows: &[Row]) -> Result<Snapshot, TransportError> {
+    let text = rows.first().and_then(|row| row.first()?.as_deref());
+    text.and_then(snapshot_of).ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
 }
 
 /// Reads `xmin:xmax:id,id,…`.
@@ -200,14 +211,5 @@ mod tests {
         for text in ["", "1", "1:2", "a:2:", "1:2:x"] {
             assert_eq!(snapshot_of(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn an_idle_server_reaches_the_end_of_its_records() {
-        let end = |at| super::end_of_records(super::Lsn(at), 8192, 16 << 20).0;
-        assert_eq!(end(8192 * 5 + 24), 8192 * 5, "behind a page header");
-        assert_eq!(end((16 << 20) * 3 + 40), (16 << 20) * 3, "behind a segment's first header");
-        assert_eq!(end(8192 * 5 + 40), 8192 * 5 + 40, "a record that goes on over a page");
-        assert_eq!(end(8192 * 5 + 4000), 8192 * 5 + 4000);
     }
 }

@@ -12,15 +12,21 @@ pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, 
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
     let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
-    let history = match timeline {
-        // The first has no history, and no file that says so.
-        ..=1 => Vec::new(),
-        _ => {
-            let rows = connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
-            parse_history(text(&rows, 1).ok_or_else(|| unexpected(&rows))?)
-        }
-    };
+    let history = history(&mut connection, timeline).await?;
     Ok(SourceIdentity { system_identifier: field(0)?.to_owned(), database: field(3)?.to_owned(), timeline, history })
+}
+
+/// The earlier timelines of `timeline` and where each was left, oldest first.
+pub(crate) async fn history(
+    connection: &mut ReplicationConnection,
+    timeline: u32,
+) -> Result<Vec<(u32, Lsn)>, TransportError> {
+    // The first has no history, and no file that says so.
+    if timeline <= 1 {
+        return Ok(Vec::new());
+    }
+    let rows = connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+    Ok(parse_history(text(&rows, 1).ok_or_else(|| unexpected(&rows))?))
 }
 
 fn text(rows: &[Row], column: usize) -> Option<&str> {

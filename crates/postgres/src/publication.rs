@@ -108,22 +108,55 @@ pub(crate) fn problems(
     problems
 }
 
+/// Why a table that was published is not sent as it has to be, with what to run; `None` where it is.
+pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &Facts) -> Option<String> {
+    let definition = &facts.definition;
+    if let Some(published) = &definition.published {
+        let all = published.insert && published.update && published.delete && published.truncate;
+        return (!all).then(|| narrowed(publication));
+    }
+    Some(match facts.access.publication_via_root {
+        None => format!(
+            "publication {publication} is gone, and without it the changes of {name} are not sent; create it again, or \
+             restart laredo-server, which then does (if its configuration allows it)"
+        ),
+        Some(false) if definition.kind == 'p' => not_via_root(publication, name),
+        Some(true) if !definition.ancestors.is_empty() => format!(
+            "publication {publication} sends the changes of {name} as those of the partitioned table above it; follow \
+             that one"
+        ),
+        Some(_) => format!(
+            "table {name} was taken out of publication {publication}; run ALTER PUBLICATION {} ADD TABLE {}",
+            quoted(publication),
+            name.quoted()
+        ),
+    })
+}
+
 fn flag_problems(name: &str, found: &Publication, tables: &[(&TableName, &Facts)]) -> Vec<String> {
     let mut problems = Vec::new();
     if !found.has_all_operations {
-        problems.push(format!(
-            "publication {name} does not publish every kind of change, so copies would go stale; run ALTER PUBLICATION \
-             {} SET (publish = 'insert, update, delete, truncate')",
-            quoted(name)
-        ));
+        problems.push(narrowed(name));
     }
     let root = tables.iter().find(|(_, facts)| facts.definition.kind == 'p');
     if let (false, Some((root, _))) = (found.via_root, root) {
-        problems.push(format!(
-            "publication {name} publishes the partitions of {root} one by one; run ALTER PUBLICATION {} SET \
-             (publish_via_partition_root = true)",
-            quoted(name)
-        ));
+        problems.push(not_via_root(name, root));
     }
     problems
+}
+
+fn narrowed(publication: &str) -> String {
+    format!(
+        "publication {publication} does not publish every kind of change, so copies would go stale; run ALTER \
+         PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
+        quoted(publication)
+    )
+}
+
+fn not_via_root(publication: &str, root: &TableName) -> String {
+    format!(
+        "publication {publication} publishes the partitions of {root} one by one; run ALTER PUBLICATION {} SET \
+         (publish_via_partition_root = true)",
+        quoted(publication)
+    )
 }

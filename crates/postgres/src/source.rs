@@ -10,7 +10,7 @@ use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::catalog::Definition;
+use crate::catalog::{self, Definition, Facts, Published};
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
 use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
@@ -54,8 +54,20 @@ pub(crate) struct Followed {
 pub(crate) struct Progress {
     /// What the last complete copy was made under.
     pub(crate) copied: Option<Arc<Definition>>,
-    /// The connection of the stream (by its number) since which all earlier writers are known to have ended.
-    settled: u64,
+    /// Since when all earlier writers are known to have ended.
+    pub(crate) settled: Option<Settled>,
+    /// What the catalogue said of the table before its last copy failed for good: when it says something else, copying
+    /// is worth another attempt.
+    pub(crate) failed: Option<Option<Facts>>,
+}
+
+/// What decides whether a change is streamed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// The slot, by its number in [`Signals::slots`].
+    pub(crate) slot: u64,
+    /// How the publication has the table.
+    pub(crate) published: Option<Published>,
 }
 
 impl PostgresSource {
@@ -70,18 +82,11 @@ impl PostgresSource {
         self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)
     }
 
-    /// Waits until the slot keeps what commits, and until nobody is left who wrote the table before that.
-    async fn settle(&self, connection: &mut Connection, table: &Followed) -> Result<(), SourceError> {
+    /// Waits until there is a slot that keeps what commits, and returns its number.
+    async fn slot(&self) -> Result<u64, SourceError> {
         let mut slots = self.signals.slots.subscribe();
-        let slot = *slots
-            .wait_for(|slots| *slots > 0)
-            .await
-            .map_err(|_| SourceError::Transient("the stream has ended".to_owned()))?;
-        if table.progress.lock().settled < slot {
-            copy::wait_for_writers(connection, &table.request.name).await?;
-            table.progress.lock().settled = slot;
-        }
-        Ok(())
+        let slot = slots.wait_for(|slots| *slots > 0).await;
+        slot.map(|slot| *slot).map_err(|_| SourceError::Transient("the stream has ended".to_owned()))
     }
 }
 
@@ -124,13 +129,23 @@ impl Source for PostgresSource {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
+        let locked = |oid| self.signals.copied.send_modify(|copied| drop(copied.insert(table, oid)));
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
         let mut connection = Connection::connect(&self.options.connection).await?;
-        self.settle(&mut connection, table).await?;
-        let publication = &self.options.publication.name;
-        let (definition, end) = copy::copy_table(&mut connection, publication, &table.request, &admits, &rows).await?;
-        table.progress.lock().copied = Some(Arc::new(definition));
+        let slot = self.slot().await?;
+        let name = std::slice::from_ref(&table.request.name);
+        let before =
+            catalog::read(&mut connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
+        let copied = copy::copy_table(&mut connection, &self.options, table, slot, locked, &admits, &rows).await;
+        if let Err(SourceError::Definite(_)) = &copied {
+            table.progress.lock().failed = Some(before);
+        }
+        let (definition, end) = copied?;
+        {
+            let mut progress = table.progress.lock();
+            (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);
+        }
         let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
         rows.send(end).await.map_err(given_up)
     }

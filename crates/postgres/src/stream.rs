@@ -9,12 +9,12 @@ mod error;
 mod session;
 mod start;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Lsn, TableName, Xid};
-use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_core::{Lsn, Oid, TableName, Xid};
+use laredo_engine::source::{SourceError, SourceEvent, TableIndex};
 use laredo_engine::spool::SpoolOptions;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -29,8 +29,8 @@ use error::StreamError;
 use session::Session;
 pub use start::SlotMode;
 
-/// How often PostgreSQL hears from us, at least; and how often it is asked when it is silent. Its own word may come as
-/// rarely as every 20 s while it reads WAL that is not ours.
+/// How often PostgreSQL hears from us, at least; and how often it is asked how far it is while the position stands still.
+/// Its own word may come as rarely as every 20 s while it reads WAL that is not ours.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A server that was asked every second and says nothing for so long is taken for gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -67,10 +67,13 @@ pub struct StreamOptions {
 /// What the stream and the source's other connections tell each other.
 #[derive(Debug)]
 pub struct Signals {
-    /// Counts the times that a slot was found or made: from one on, whatever commits is kept for the stream.
+    /// Counts the slots: the first that was found or made, and each that had to be made (or begun elsewhere) since. From
+    /// one on, whatever commits is kept for the stream.
     pub slots: watch::Sender<u64>,
     /// A transaction id that the server gave out lately.
     pub recent: watch::Sender<Xid>,
+    /// The numbers of the tables that are being copied, or were.
+    pub copied: watch::Sender<BTreeMap<TableIndex, Oid>>,
     /// One of the tables was announced: its definition may have changed.
     pub announced: Notify,
 }
@@ -85,7 +88,12 @@ impl Signals {
     /// Nothing told yet.
     #[must_use]
     pub fn new() -> Signals {
-        Signals { slots: watch::Sender::new(0), recent: watch::Sender::new(Xid(0)), announced: Notify::new() }
+        Signals {
+            slots: watch::Sender::new(0),
+            recent: watch::Sender::new(Xid(0)),
+            copied: watch::Sender::default(),
+            announced: Notify::new(),
+        }
     }
 }
 
@@ -102,13 +110,14 @@ pub async fn follow(
     let stream = Stream {
         options,
         signals,
+        copied: signals.copied.subscribe(),
         assembler: Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool)),
         queue: VecDeque::new(),
         events: events.clone(),
         acknowledged,
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
-        heard: false,
+        ticked: Lsn::ZERO,
         asked: 0,
         unfinished_bytes: 0,
     };
@@ -121,6 +130,7 @@ pub async fn follow(
 struct Stream<'a> {
     options: &'a StreamOptions,
     signals: &'a Signals,
+    copied: watch::Receiver<BTreeMap<TableIndex, Oid>>,
     assembler: Assembler,
     /// Complete, and not yet taken by the consumer. Survives the connection.
     queue: VecDeque<SourceEvent>,
@@ -129,8 +139,8 @@ struct Stream<'a> {
     /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
     floor: Lsn,
     received: Lsn,
-    /// Whether changes came since PostgreSQL last heard from us.
-    heard: bool,
+    /// How far the stream had come when PostgreSQL last heard from us by itself.
+    ticked: Lsn,
     /// How often PostgreSQL asked for an answer since then.
     asked: u32,
     /// Bytes of the transaction, or block, that is being received.
@@ -226,7 +236,9 @@ impl Stream<'_> {
                         return Err(StreamError::Silent(SILENCE_MAX));
                     }
                     self.assembler.set_recent(*self.signals.recent.borrow());
-                    let ask = !std::mem::take(&mut self.heard);
+                    // Messages alone do not move it: those of a long transaction that is open, for one.
+                    let position = self.assembler.position();
+                    let ask = std::mem::replace(&mut self.ticked, position) == position;
                     self.asked = 0;
                     self.status(writer, ask).await?;
                 }
@@ -254,8 +266,12 @@ impl Stream<'_> {
     fn take(&mut self, message: ReplicationMessage<'_>) -> Result<bool, StreamError> {
         match message {
             ReplicationMessage::XLogData { start, data, .. } => {
-                self.heard = true;
                 self.received = self.received.max(start);
+                // A copy says it while it holds its lock, and whatever happened under another name arrives after that.
+                if self.copied.has_changed().unwrap_or(false) {
+                    let copied = self.copied.borrow_and_update();
+                    copied.iter().for_each(|(table, oid)| self.assembler.copied(*table, *oid));
+                }
                 self.assembler.take(data, &mut self.queue)?;
                 self.unfinished_bytes = match self.assembler.is_inside() {
                     true => self.unfinished_bytes + data.len(),

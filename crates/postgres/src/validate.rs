@@ -207,7 +207,7 @@ fn missing(name: &TableName, database: &str) -> String {
 
 fn table_problems(facts: &Facts, request: &TableRequest, requests: &[TableRequest], role: &str) -> Vec<String> {
     let (definition, access, name) = (&facts.definition, &facts.access, &request.name);
-    let (table, role) = (name.quoted(), quoted(role));
+    let (table, quoted_role) = (name.quoted(), quoted(role));
     let what = match (definition.kind, definition.persistence) {
         ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it"),
         ('m', _) => Some("a materialized view, and only tables have a stream of changes; follow the tables below it"),
@@ -223,18 +223,15 @@ fn table_problems(facts: &Facts, request: &TableRequest, requests: &[TableReques
     if !access.usage {
         let schema = quoted(&name.schema);
         problems.push(format!(
-            "table {name}: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA {schema} TO {role}"
+            "table {name}: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}"
         ));
     }
     if !access.select {
         problems.push(format!(
-            "table {name} cannot be read by this role; as its owner run GRANT SELECT ON {table} TO {role}"
+            "table {name} cannot be read by this role; as its owner run GRANT SELECT ON {table} TO {quoted_role}"
         ));
     } else if access.hides_rows {
-        problems.push(format!(
-            "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {role} \
-             BYPASSRLS"
-        ));
+        problems.push(hides_rows(name, role));
     }
     if definition.identity == Identity::Default && definition.key.is_none() && access.deferrable_key {
         problems.push(format!(
@@ -244,31 +241,24 @@ fn table_problems(facts: &Facts, request: &TableRequest, requests: &[TableReques
     } else if let Err(more) = catalog::schema_of(definition, request) {
         problems.extend(more);
     }
-    problems.extend(partition_problems(facts, request, requests));
+    problems.extend(partition_problem(facts, request, requests));
     problems
 }
 
-fn partition_problems(facts: &Facts, request: &TableRequest, requests: &[TableRequest]) -> Vec<String> {
+/// Why rows would be missing from a copy.
+pub(crate) fn hides_rows(name: &TableName, role: &str) -> String {
+    format!(
+        "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {} BYPASSRLS",
+        quoted(role)
+    )
+}
+
+fn partition_problem(facts: &Facts, request: &TableRequest, requests: &[TableRequest]) -> Option<String> {
     let name = &request.name;
     let ancestors = facts.definition.ancestors.iter();
     let mut ancestors = ancestors.map(|(schema, table)| TableName::new(schema, table));
     let followed = ancestors.find(|ancestor| requests.iter().any(|other| other.name == *ancestor));
-    let mut problems: Vec<String> = followed
-        .map(|root| {
-            format!("table {name} is a partition of {root}, whose rows include its own; follow only one of them")
-        })
-        .into_iter()
-        .collect();
-    for leaf in &facts.definition.leaves {
-        if leaf.kind != 'r' || leaf.persistence != 'p' {
-            problems.push(format!(
-                "table {name}: its partition {} is a foreign or unlogged table, so its changes are not in the WAL; run \
-                 ALTER TABLE {} DETACH PARTITION {}",
-                leaf.name(),
-                name.quoted(),
-                leaf.name().quoted()
-            ));
-        }
-    }
-    problems
+    followed.map(|root| {
+        format!("table {name} is a partition of {root}, whose rows include its own; follow only one of them")
+    })
 }

@@ -9,6 +9,7 @@ use laredo_engine::source::{SourceEvent, TableIndex};
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, Definition, Facts};
+use crate::publication;
 use crate::source::Followed;
 use crate::stream::{Signals, StreamOptions};
 use crate::transport::{Connection, TransportError};
@@ -64,41 +65,41 @@ impl Watcher<'_> {
             }
             let found = catalog::read(&mut connection, &self.options.publication, &names).await?;
             for (index, (copied, facts)) in copied.into_iter().zip(found).enumerate() {
-                let Some(copied) = copied else { continue };
-                self.compare(index, &copied, facts).await;
+                self.compare(index, copied.as_ref(), facts).await;
             }
             // Cancelled or too late, nothing is lost: the next round sees it.
             let _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()).await;
         }
     }
 
-    async fn compare(&mut self, index: usize, copied: &Arc<Definition>, facts: Option<Facts>) {
+    async fn compare(&mut self, index: usize, copied: Option<&Arc<Definition>>, facts: Option<Facts>) {
         let (Some(table), Some(told)) = (self.tables.get(index), self.told.get_mut(index)) else {
             return;
         };
-        let current = table.progress.lock().copied.clone();
-        if current.is_none_or(|current| !Arc::ptr_eq(&current, copied)) {
+        let failed = {
+            let mut progress = table.progress.lock();
+            if progress.copied.as_ref().map(Arc::as_ptr) != copied.map(Arc::as_ptr) {
+                return;
+            }
+            progress.failed.take_if(|then| *then != facts).is_some()
+        };
+        if copied.is_none() && !failed {
             return;
         }
-        let (now_told, event) = match verdict(copied, facts, table) {
-            Verdict::Same if matches!(told, Told::Broken(_)) => {
-                let reason = "it can be followed again".to_owned();
-                let index = TableIndex(index);
-                (Told::Nothing, Some(SourceEvent::Moved { table: index, reason }))
+        let index = TableIndex(index);
+        let moved = |reason: String| Some(SourceEvent::Moved { table: index, reason });
+        let (now_told, event) = match verdict(copied.map(Arc::as_ref), facts, table, &self.options.publication) {
+            Verdict::Same if failed || matches!(told, Told::Broken(_)) => {
+                (Told::Nothing, moved("it can be followed again".to_owned()))
             }
             Verdict::Same => (Told::Nothing, None),
-            Verdict::Moved(definition, reason) => {
-                let index = TableIndex(index);
-                let event = SourceEvent::Moved { table: index, reason };
-                (Told::Moved(Arc::new(definition)), Some(event))
-            }
+            Verdict::Moved(definition, reason) => (Told::Moved(Arc::new(definition)), moved(reason)),
             Verdict::Broken(error) => {
-                let index = TableIndex(index);
                 let event = SourceEvent::Broken { table: index, error: error.clone() };
                 (Told::Broken(error), Some(event))
             }
         };
-        if *told == now_told {
+        if *told == now_told && !failed {
             return;
         }
         *told = now_told;
@@ -115,25 +116,22 @@ enum Verdict {
     Broken(String),
 }
 
-fn verdict(copied: &Definition, facts: Option<Facts>, table: &Followed) -> Verdict {
+/// Without a copy so far, nothing can have moved.
+fn verdict(copied: Option<&Definition>, facts: Option<Facts>, table: &Followed, publication: &str) -> Verdict {
     let name = &table.request.name;
     let Some(facts) = facts else {
         return Verdict::Broken(format!(
             "table {name} was dropped or renamed; restore it, or take it out of the configuration"
         ));
     };
-    let definition = facts.definition;
-    if definition.published.is_none() {
-        return Verdict::Broken(format!(
-            "table {name} was taken out of the publication; run ALTER PUBLICATION … ADD TABLE {}, and restart laredo",
-            name.quoted()
-        ));
+    if let Some(problem) = publication::table_problem(publication, name, &facts) {
+        return Verdict::Broken(problem);
     }
-    if let Err(problems) = catalog::schema_of(&definition, &table.request) {
+    if let Err(problems) = catalog::schema_of(&facts.definition, &table.request) {
         return Verdict::Broken(problems.join("; "));
     }
-    match copied.difference(&definition) {
+    match copied.and_then(|copied| copied.difference(&facts.definition)) {
         None => Verdict::Same,
-        Some(reason) => Verdict::Moved(definition, reason),
+        Some(reason) => Verdict::Moved(facts.definition, reason),
     }
 }

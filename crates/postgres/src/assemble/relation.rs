@@ -17,8 +17,8 @@ pub(super) struct Catalogue {
     /// Announced on this connection, by transactions that have committed.
     relations: HashMap<Oid, Known>,
     announcements: u64,
-    /// The identity that each table was last seen with, on this connection or an earlier one.
-    identities: Vec<Option<Identity>>,
+    /// What each table was last seen as, on this connection or an earlier one.
+    seen: Vec<Seen>,
     /// Whether a table that is followed was announced.
     pub(super) announced: bool,
 }
@@ -39,6 +39,16 @@ pub(super) struct Followed {
     identity: Identity,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// As it was announced.
+    identity: Option<Identity>,
+    /// The number that it had when it was copied.
+    copied: Option<Oid>,
+    /// Announced under another name since: its changes are taken for another table's.
+    is_renamed: bool,
+}
+
 /// What tells a table and its rows apart from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {
@@ -52,13 +62,20 @@ impl Catalogue {
         let names: Vec<_> = tables.into_iter().collect();
         let indexed = names.iter().enumerate();
         let by_name = indexed.map(|(i, name)| (name.clone(), TableIndex(i))).collect();
-        let identities = vec![None; names.len()];
-        Catalogue { names, by_name, relations: HashMap::new(), announcements: 0, identities, announced: false }
+        let seen = vec![Seen::default(); names.len()];
+        Catalogue { names, by_name, relations: HashMap::new(), announcements: 0, seen, announced: false }
     }
 
     /// A new connection announces everything again.
     pub(super) fn disconnect(&mut self) {
         self.relations.clear();
+    }
+
+    /// A copy has locked the table of this number.
+    pub(super) fn copied(&mut self, table: TableIndex, oid: Oid) {
+        if let Some(seen) = self.seen.get_mut(table.0) {
+            seen.copied = Some(oid);
+        }
     }
 
     pub(super) fn get(&self, oid: Oid) -> Option<&Known> {
@@ -91,8 +108,9 @@ impl Catalogue {
         if self.relations.get(&oid).is_some_and(newer) {
             return;
         }
-        if let Some(followed) = &known.followed {
-            events.extend(self.identify(followed));
+        match &known.followed {
+            Some(followed) => events.extend(self.identify(followed)),
+            None => events.extend(self.rename(oid)),
         }
         self.relations.insert(oid, known);
     }
@@ -100,15 +118,19 @@ impl Catalogue {
     /// Whether the table is another one now, or tells its rows apart by something else.
     fn identify(&mut self, followed: &Followed) -> Option<SourceEvent> {
         let Followed { table, identity, .. } = followed;
-        let seen = &mut self.identities[table.0];
-        if seen.as_ref() == Some(identity) {
+        let seen = &mut self.seen[table.0];
+        let was_renamed = std::mem::take(&mut seen.is_renamed);
+        if seen.identity.as_ref() == Some(identity) && !was_renamed {
             return None;
         }
-        let before = seen.replace(identity.clone());
+        let before = seen.identity.replace(identity.clone());
         let (table, name) = (*table, &self.names[table.0]);
         if !identity.is_usable() {
             let error = broken(name, identity);
             return Some(SourceEvent::Broken { table, error });
+        }
+        if was_renamed {
+            return Some(SourceEvent::Moved { table, reason: format!("{name} had another name for a while") });
         }
         let before = before?;
         let reason = if before.oid == identity.oid {
@@ -117,6 +139,16 @@ impl Catalogue {
             format!("{name} is another table now: its number in pg_class was {} and is {}", before.oid, identity.oid)
         };
         Some(SourceEvent::Moved { table, reason })
+    }
+
+    /// Whether it is one of ours under another name. Even if it is renamed back before anybody looks, changes were missed.
+    fn rename(&mut self, oid: Oid) -> Option<SourceEvent> {
+        let is_it =
+            |seen: &Seen| seen.copied == Some(oid) || seen.identity.as_ref().is_some_and(|known| known.oid == oid);
+        let table = self.seen.iter().position(is_it)?;
+        let was_renamed = std::mem::replace(&mut self.seen[table].is_renamed, true);
+        let reason = format!("{} was renamed", self.names[table]);
+        (!was_renamed).then_some(SourceEvent::Moved { table: TableIndex(table), reason })
     }
 
     /// The one already held where nothing changed, so that equal shapes mostly are the same.

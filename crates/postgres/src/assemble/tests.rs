@@ -283,6 +283,26 @@ fn a_table_with_another_identity_has_moved() {
 }
 
 #[test]
+fn a_table_announced_under_another_name_has_moved() {
+    let other = |xid| bytes::relation(xid, 10, "x", b'd', &["*id", "note"]);
+    let mut stream = Stream::new();
+    stream.take(other(None));
+    assert!(stream.told().is_empty(), "nobody knows that number");
+    stream.users(None).take(other(None)).take(other(None));
+    assert_eq!(stream.told(), ["moved 0: public.users was renamed"], "said once");
+    stream.users(None);
+    assert_eq!(stream.told(), ["moved 0: public.users had another name for a while"]);
+    stream.take(bytes::stream_start(7, true)).take(other(Some(7))).take(bytes::stream_stop());
+    assert!(stream.told().is_empty(), "not for others before it commits");
+    stream.take(bytes::stream_commit(7, 100));
+    assert_eq!(stream.told(), ["moved 0: public.users was renamed"]);
+    // Only the copy has seen this one, for nobody wrote it.
+    stream.assembler.copied(TableIndex(1), 20);
+    stream.take(bytes::relation(None, 20, "y", b'd', &["*id"]));
+    assert_eq!(stream.told(), ["moved 1: public.orders was renamed"]);
+}
+
+#[test]
 fn a_table_without_identity_is_broken_and_only_that_one() {
     for (identity, columns, what) in [
         (b'd', ["id", "note"], "has lost its primary key"),

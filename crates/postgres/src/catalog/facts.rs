@@ -111,6 +111,8 @@ pub(crate) struct Published {
     pub(crate) delete: bool,
     pub(crate) truncate: bool,
     pub(crate) via_root: bool,
+    /// Changes with every change of the above, also with one that was undone since.
+    pub(crate) version: String,
 }
 
 /// Whether our role may follow the table.
@@ -122,6 +124,8 @@ pub(crate) struct Access {
     /// On the schema.
     pub(crate) usage: bool,
     pub(crate) select: bool,
+    /// Whether the publication sends partitions' changes as their root's; `None` where there is no such publication.
+    pub(crate) publication_via_root: Option<bool>,
     /// Row-level security applies to our role.
     pub(crate) hides_rows: bool,
     /// The primary key is deferrable, so PostgreSQL does not take it for a replica identity.

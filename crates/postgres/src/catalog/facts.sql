@@ -2,7 +2,7 @@
 -- The words in braces are put in: a list of (place, schema, table), a query of what the publication says of each table,
 -- and the publication's name.
 WITH RECURSIVE wanted (place, schema_name, table_name) AS (VALUES {wanted}),
-published (schema_name, table_name, columns, filter) AS ({published}),
+published (schema_name, table_name, columns, filter, by_schema) AS ({published}),
 found AS (
     SELECT w.place, n.oid AS nspoid, c.*
     FROM wanted w
@@ -111,7 +111,12 @@ SELECT f.place, json_build_object(
                 'update', p.pubupdate,
                 'delete', p.pubdelete,
                 'truncate', p.pubtruncate,
-                'via_root', p.pubviaroot)
+                'via_root', p.pubviaroot,
+                -- Taken out and put back, or altered and altered back, it is another one.
+                'version', concat_ws(' ', p.oid, p.xmin, u.by_schema, (
+                    SELECT string_agg(r.oid::text, ' ' ORDER BY r.oid) FROM pg_publication_rel r
+                    WHERE r.prpubid = p.oid AND (r.prrelid = f.oid OR r.prrelid IN (
+                        SELECT relid FROM pg_partition_ancestors(f.oid))))))
             FROM published u JOIN wanted w USING (schema_name, table_name)
             JOIN pg_publication p ON p.pubname = {publication}
             WHERE w.place = f.place)
@@ -121,6 +126,7 @@ SELECT f.place, json_build_object(
         'owned', pg_has_role(f.relowner, 'USAGE'),
         'usage', has_schema_privilege(f.nspoid, 'USAGE'),
         'select', has_table_privilege(f.oid, 'SELECT'),
+        'publication_via_root', (SELECT p.pubviaroot FROM pg_publication p WHERE p.pubname = {publication}),
         'hides_rows', row_security_active(f.oid),
         'deferrable_key', EXISTS (
             SELECT FROM pg_index i WHERE i.indrelid = f.oid AND i.indisprimary AND NOT i.indimmediate),

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef, TypeKind};
+use laredo_core::{Column, KeyColumns, Oid, Schema, TableName, TypeDef, TypeKind};
 use laredo_engine::source::TableRequest;
 
-use super::facts::{Access, Definition, Identity, KindFacts, TypeFacts};
+use super::facts::{Access, Definition, Identity, KindFacts, Leaf, TypeFacts};
 
 /// The schema of the rows that the copy and the stream send.
 ///
@@ -12,7 +12,7 @@ use super::facts::{Access, Definition, Identity, KindFacts, TypeFacts};
 pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Result<Schema, Vec<String>> {
     let name = &request.name;
     let types: BTreeMap<Oid, &TypeFacts> = definition.types.iter().map(|facts| (facts.oid, facts)).collect();
-    let mut problems = Vec::new();
+    let mut problems = leaves_outside_wal(definition, name);
     let mut columns = Vec::new();
     for column in definition.sent_columns() {
         let facts = types.get(&column.type_oid).copied();
@@ -161,6 +161,21 @@ fn missing_key_column(definition: &Definition, request: &TableRequest, field: &s
              the table's updates and deletes for that; add it to the list with ALTER PUBLICATION … SET TABLE"
         ),
     }
+}
+
+/// Partitions whose rows would be copied and whose changes are never sent.
+fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> {
+    let outside = definition.leaves.iter().filter(|leaf| leaf.kind != 'r' || leaf.persistence != 'p');
+    let problem = |leaf: &Leaf| {
+        format!(
+            "table {name}: its partition {} is a foreign or unlogged table, so its changes are not in the WAL; run ALTER \
+             TABLE {} DETACH PARTITION {}",
+            leaf.name(),
+            name.quoted(),
+            leaf.name().quoted()
+        )
+    };
+    outside.map(problem).collect()
 }
 
 /// A partitioned table's changes carry the old rows that each partition's own replica identity gives.

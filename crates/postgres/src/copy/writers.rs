@@ -1,31 +1,21 @@
-use std::time::Duration;
-
 use laredo_core::TableName;
 use postgres_protocol::escape::escape_literal;
-use tokio::time::Instant;
 
+use super::wait::Wait;
 use crate::transport::{Connection, TransportError};
-
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How often a long wait is explained.
-const EXPLAIN: Duration = Duration::from_secs(10);
 
 /// Waits until the transactions are over that have written a table by now.
 ///
 /// What they wrote before the slot, or before the publication had the table, is never streamed. A snapshot taken before
 /// their commits are visible would not have it either. Whoever writes later is streamed as a whole.
-pub(crate) async fn wait_for_writers(connection: &mut Connection, table: &TableName) -> Result<(), TransportError> {
+pub(super) async fn wait_for_writers(connection: &mut Connection, table: &TableName) -> Result<(), TransportError> {
     let mut waiting = writers(connection, table, None).await?;
-    let (mut pause, mut explained) = (PAUSE_MIN, Instant::now());
+    let mut wait = Wait::new();
     while !waiting.is_empty() {
-        if explained.elapsed() >= EXPLAIN {
-            explained = Instant::now();
+        if wait.pause().await {
             let whom: Vec<&str> = waiting.iter().map(|writer| writer.who.as_str()).collect();
             tracing::warn!(%table, writers = whom.join("; "), "the copy can begin when these transactions have ended");
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
         waiting = writers(connection, table, Some(&waiting)).await?;
     }
     Ok(())

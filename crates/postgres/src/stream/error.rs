@@ -16,6 +16,9 @@ pub(super) enum StreamError {
     /// Nothing will mend it but a person.
     #[error("{0}")]
     Definite(String),
+    /// Nothing that it says of its WAL counts yet.
+    #[error("the server is a standby, or still recovers what it wrote")]
+    Recovering,
     #[error("PostgreSQL ended the stream: it shuts down")]
     Ended,
     #[error("PostgreSQL has been silent for {0:?}")]
@@ -34,7 +37,7 @@ impl StreamError {
             }
             // A disk may become empty again; a message stays what it is.
             StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_)),
-            StreamError::Ended | StreamError::Silent(_) => true,
+            StreamError::Recovering | StreamError::Ended | StreamError::Silent(_) => true,
             StreamError::Definite(_) | StreamError::Closed => false,
         }
     }

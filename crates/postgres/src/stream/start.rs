@@ -5,8 +5,8 @@ use laredo_core::{Lsn, Xid};
 use super::error::StreamError;
 use super::session::Session;
 use super::{Signals, StreamOptions};
-use crate::slot;
 use crate::transport::{ReplicationConnection, Row, TransportError};
+use crate::{identity, slot};
 
 /// Which replication slot is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Start<'a> {
     pub(super) resume: Option<Lsn>,
     /// The system identifier of the first connection's cluster.
     cluster: Option<String>,
-    /// The timeline of the last connection.
+    /// The timeline when there first was a slot.
     timeline: Option<u32>,
     /// PostgreSQL could not stream from the slot, or missed the publication.
     suspect: bool,
@@ -41,8 +41,7 @@ pub(super) struct Start<'a> {
 struct Found {
     slot: Option<Slot>,
     wal_end: Lsn,
-    /// The server writes another timeline than the last connection's did.
-    is_promoted: bool,
+    timeline: u32,
     is_suspect: bool,
 }
 
@@ -75,6 +74,7 @@ impl<'a> Start<'a> {
     pub(super) async fn open(&mut self, signals: &Signals) -> Result<Session, StreamError> {
         let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
         let mut found = self.identify(&mut connection).await?;
+        self.check_history(&mut connection, &found).await?;
         if self.suspect {
             self.check_publication(&mut connection).await?;
         }
@@ -95,9 +95,13 @@ impl<'a> Start<'a> {
         if let Some(reason) = &restarted {
             tracing::error!(%reason, "every table has to be copied again");
         }
+        // A slot that goes on keeps what it kept: nobody has to wait again for those who wrote before.
+        if self.resume.is_none() || restarted.is_some() {
+            signals.slots.send_modify(|slots| *slots += 1);
+        }
         // Copies may begin now. If this connection fails before it streams, its slot's beginning must not be forgotten.
         self.resume.get_or_insert(from);
-        signals.slots.send_modify(|slots| *slots += 1);
+        self.timeline.get_or_insert(found.timeline);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
         let sql = start_replication(&name, from, &self.options.publication);
@@ -108,6 +112,12 @@ impl<'a> Start<'a> {
     /// Makes sure that it is the server we know.
     async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<Found, StreamError> {
         const WHAT: &str = "IDENTIFY_SYSTEM";
+        // First, for a server that is promoted meanwhile would still name the old timeline.
+        let recovers: String =
+            field(&connection.simple_query("SELECT pg_is_in_recovery()").await?, 0, "pg_is_in_recovery")?;
+        if recovers == "t" {
+            return Err(StreamError::Recovering);
+        }
         let rows = connection.simple_query(WHAT).await?;
         let cluster: String = field(&rows, 0, WHAT)?;
         let known = self.cluster.get_or_insert_with(|| cluster.clone());
@@ -118,13 +128,23 @@ impl<'a> Start<'a> {
                 self.options.connection.address()
             )));
         }
-        let timeline = field(&rows, 1, WHAT)?;
-        let before = self.timeline.replace(timeline);
-        Ok(Found {
-            wal_end: field(&rows, 2, WHAT)?,
-            is_promoted: before.is_some_and(|before| before != timeline),
-            ..Found::default()
-        })
+        Ok(Found { timeline: field(&rows, 1, WHAT)?, wal_end: field(&rows, 2, WHAT)?, ..Found::default() })
+    }
+
+    /// Makes sure that what was received is still part of the server's history. Positions of another history say
+    /// nothing in this one, and the journal is full of them.
+    async fn check_history(&self, connection: &mut ReplicationConnection, found: &Found) -> Result<(), StreamError> {
+        let (Some(resume), Some(timeline)) = (self.resume, self.timeline) else { return Ok(()) };
+        let left = match found.timeline == timeline {
+            true => None,
+            false => identity::history(connection, found.timeline).await?.into_iter().find(|(of, _)| *of == timeline),
+        };
+        match another_history(found, resume, timeline, left.map(|(_, at)| at)) {
+            Some(what) => Err(StreamError::Definite(format!(
+                "{what}. Restart laredo-server: it then begins a new journal and copies every table again"
+            ))),
+            None => Ok(()),
+        }
     }
 
     async fn check_publication(&self, connection: &mut ReplicationConnection) -> Result<(), StreamError> {
@@ -187,6 +207,23 @@ impl<'a> Start<'a> {
     }
 }
 
+/// What happened where the server is no longer one that goes on after `resume` on `timeline`.
+fn another_history(found: &Found, resume: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
+    if found.timeline != timeline {
+        let left = match left {
+            Some(at) => format!("timeline {timeline} was left at {at}"),
+            None => format!("timeline {timeline} is no part of its history"),
+        };
+        return Some(format!(
+            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had come to {resume}",
+            found.timeline
+        ));
+    }
+    (found.wal_end < resume).then(|| {
+        format!("the server's WAL went back from {resume} to {}: it was restored to an earlier state", found.wal_end)
+    })
+}
+
 fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
     let make = |why: String| Plan::Make {
         restarted: resume.map(|resume| format!("{why}; commits after {resume} may be missing")),
@@ -201,17 +238,6 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
         return make(format!("PostgreSQL can no longer stream from replication slot {name}"));
     }
     match resume {
-        Some(resume) if resume > found.wal_end => make(format!(
-            "the server's WAL ends at {}, before what was received: it was restored to an earlier state",
-            found.wal_end
-        )),
-        // What was received from the old server need not be in the new one's history.
-        Some(resume) if found.is_promoted => Plan::Use {
-            from: slot.confirmed,
-            restarted: Some(format!(
-                "the server was promoted to a new timeline; what was received up to {resume} may not be in it"
-            )),
-        },
         // It would silently begin at its own position.
         Some(resume) if resume < slot.confirmed => Plan::Use {
             from: slot.confirmed,
@@ -253,7 +279,12 @@ mod tests {
     use super::*;
 
     fn found(confirmed: u64) -> Found {
-        Found { slot: Some(Slot { confirmed: Lsn(confirmed), is_lost: false }), wal_end: Lsn(500), ..Found::default() }
+        Found {
+            slot: Some(Slot { confirmed: Lsn(confirmed), is_lost: false }),
+            wal_end: Lsn(500),
+            timeline: 3,
+            ..Found::default()
+        }
     }
 
     #[test]
@@ -271,14 +302,11 @@ mod tests {
         let mut lost = found(100);
         lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
         let suspect = Found { is_suspect: true, ..found(100) };
-        let promoted = Found { is_promoted: true, ..found(100) };
         for (found, resume, made, reason) in [
             (Found::default(), 300, true, "is gone; commits after 0/12C may be missing"),
             (lost, 300, true, "was invalidated"),
             (suspect, 300, true, "can no longer stream"),
-            (found(100), 900, true, "restored to an earlier state"),
             (found(100), 50, false, "was moved to 0/64"),
-            (promoted, 300, false, "was promoted"),
         ] {
             let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
                 Plan::Use { restarted, .. } => (false, restarted.unwrap()),
@@ -286,6 +314,24 @@ mod tests {
             };
             assert!(was_made == made && said.contains(reason), "{said}");
         }
+    }
+
+    #[test]
+    fn another_history_is_told_from_a_slot_that_is_lost() {
+        let told =
+            |resume, timeline, left| another_history(&found(100), Lsn(resume), timeline, left).unwrap_or_default();
+        assert_eq!(told(500, 3, None), "", "all that was received is there");
+        assert_eq!(
+            told(501, 3, None),
+            "the server's WAL went back from 0/1F5 to 0/1F4: it was restored to an earlier state"
+        );
+        assert!(
+            told(300, 2, Some(Lsn(290)))
+                .contains("timeline 3 now: it was promoted or restored. timeline 2 was left at 0/122")
+        );
+        // Even where nothing is missing: positions are handed out with their timeline.
+        assert!(told(300, 2, Some(Lsn(300))).contains("the stream had come to 0/12C"));
+        assert!(told(300, 4, None).contains("timeline 4 is no part of its history"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Connections, slots and servers that go away.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use laredo_engine::source::{SourceError, SourceEvent};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
+use laredo_postgres::transport::ReplicationConnection;
 use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, StopMode, eventually};
 
 use crate::harness::{Follower, PATIENCE, cluster, ephemeral, options, stateful};
@@ -131,10 +134,104 @@ async fn a_publication_made_anew_costs_a_new_slot() {
     assert!(reason.contains("can no longer stream from replication slot laredo"), "{reason}");
     cluster.psql("INSERT INTO users VALUES ('2')").unwrap();
     assert_eq!(stream.changes(0).await, ["+2,NULL"]);
-    // Without one nothing goes on.
+    without_a_publication_nothing_goes_on(&cluster, stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_publication_an_ephemeral_slot_does_not_go_on_either() {
+    let cluster = cluster(ClusterOptions::default());
+    let stream = Follower::start(&cluster, ephemeral()).await;
+    without_a_publication_nothing_goes_on(&cluster, stream).await;
+}
+
+async fn without_a_publication_nothing_goes_on(cluster: &Cluster, stream: Follower) {
     cluster.psql("DROP PUBLICATION laredo; INSERT INTO users VALUES ('3')").unwrap();
-    let SourceError::Definite(errors) = stream.ended().await else { panic!("that cannot mend itself") };
-    assert!(errors[0].starts_with("publication laredo is gone"), "{errors:?}");
+    let error = definite(stream).await;
+    assert!(error.starts_with("publication laredo is gone"), "{error}");
+}
+
+async fn definite(stream: Follower) -> String {
+    match stream.ended().await {
+        SourceError::Definite(errors) => errors.join("\n"),
+        SourceError::Transient(error) => panic!("that cannot mend itself: {error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_still_active_is_asked_for_again() {
+    let cluster = cluster(ClusterOptions::default());
+    cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
+    let options = options(&cluster.url("postgres"), stateful());
+    let holder = ReplicationConnection::connect(&options.connection).await.unwrap();
+    let start = "START_REPLICATION SLOT laredo LOGICAL 0/0 (proto_version '2', publication_names 'laredo')";
+    let held = holder.start_replication(start).await.unwrap();
+    let mut stream = Follower::start_with(options, 64).await;
+    let refused = eventually(PATIENCE, async || {
+        cluster.log().matches("replication slot \"laredo\" is active for PID").count() >= 2
+    });
+    refused.await.unwrap();
+    drop(held);
+    cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
+    assert_eq!(stream.changes(0).await, ["+1,NULL"]);
+}
+
+/// What a server that was stopped had on disk, put in its place again later.
+struct Backup(PathBuf);
+
+impl Backup {
+    fn take(cluster: &mut Cluster) -> Backup {
+        cluster.stop(StopMode::Fast).unwrap();
+        let backup = cluster.socket_dir().join("backup");
+        run(Command::new("cp").arg("-a").arg(cluster.data_dir()).arg(&backup));
+        cluster.restart().unwrap();
+        Backup(backup)
+    }
+
+    fn restore(self, cluster: &mut Cluster, prepare: impl FnOnce(&Path)) {
+        cluster.stop(StopMode::Fast).unwrap();
+        std::fs::remove_dir_all(cluster.data_dir()).unwrap();
+        std::fs::rename(&self.0, cluster.data_dir()).unwrap();
+        prepare(&cluster.data_dir());
+        cluster.restart().unwrap();
+    }
+}
+
+fn run(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_another_timeline_ends_the_stream() {
+    let mut cluster = cluster(ClusterOptions::default().set("restore_command", "false"));
+    cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
+    let backup = Backup::take(&mut cluster);
+    let mut stream = Follower::start(&cluster, stateful()).await;
+    cluster.psql("INSERT INTO users VALUES ('not in the other history')").unwrap();
+    assert_eq!(stream.changes(0).await, ["+not in the other history,NULL"]);
+    // As a standby that is promoted, it ends its recovery with a timeline of its own.
+    backup.restore(&mut cluster, |data| {
+        run(Command::new("cp").arg("-a").arg(data.join("PG_VERSION")).arg(data.join("recovery.signal")));
+    });
+    let error = definite(stream).await;
+    assert!(
+        error.contains("the server is on timeline 2 now: it was promoted or restored. timeline 1 was left at"),
+        "{error}"
+    );
+    assert!(error.contains("Restart laredo-server"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_wal_went_back_ends_the_stream() {
+    let mut cluster = cluster(ClusterOptions::default());
+    cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
+    let backup = Backup::take(&mut cluster);
+    let mut stream = Follower::start(&cluster, stateful()).await;
+    cluster.psql("INSERT INTO users SELECT i, repeat('x', 1000) FROM generate_series(1, 1000) i").unwrap();
+    assert_eq!(stream.changes(0).await.len(), 1000);
+    backup.restore(&mut cluster, |_| {});
+    let error = definite(stream).await;
+    assert!(error.contains("the server's WAL went back from"), "{error}");
+    assert!(error.contains("Restart laredo-server"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,57 @@
+use std::time::Duration;
+
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often a long wait is explained.
+const EXPLAIN: Duration = Duration::from_secs(10);
+
+/// Waits for what only asking again can tell, ever more patiently.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pause: Duration,
+    since_explained: Duration,
+}
+
+impl Wait {
+    pub(super) fn new() -> Wait {
+        Wait { pause: PAUSE_MIN, since_explained: Duration::ZERO }
+    }
+
+    /// Waits before the next question. Whether the wait has become so long that it has to be explained (again).
+    pub(super) async fn pause(&mut self) -> bool {
+        let (pause, is_due) = self.next();
+        tokio::time::sleep(pause).await;
+        is_due
+    }
+
+    fn next(&mut self) -> (Duration, bool) {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        self.since_explained += pause;
+        let is_due = self.since_explained >= EXPLAIN;
+        if is_due {
+            self.since_explained = Duration::ZERO;
+        }
+        (pause, is_due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_waits_ask_rarely_and_are_explained_every_ten_seconds() {
+        let (mut wait, mut waited, mut asked, mut explained) = (Wait::new(), Duration::ZERO, 0, Vec::new());
+        while waited < Duration::from_secs(35) {
+            let (pause, is_due) = wait.next();
+            waited += pause;
+            asked += 1;
+            if is_due {
+                explained.push(waited.as_secs());
+            }
+        }
+        assert!(asked < 50, "{asked} times in 35 s");
+        assert_eq!(explained, [10, 20, 30]);
+    }
+}

@@ -1,0 +1,182 @@
+//! Definitions that change while a table is copied or followed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use laredo_core::TupleRef;
+use laredo_engine::source::{Admission, SourceEvent, TableIndex};
+
+use crate::harness::{announce, cluster, follow, options, requests};
+
+#[tokio::test]
+async fn a_definition_that_moves_during_the_copy_starts_it_again() {
+    let cluster = cluster(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood);
+         INSERT INTO t VALUES (1, 'sad')",
+    );
+    let following = follow(options(&cluster), &requests(&["public.t"])).await;
+    let url = cluster.socket_dir().to_owned();
+    let (port, asked) = (cluster.port(), AtomicUsize::new(0));
+    let psql = cluster.bin("psql");
+    // The label changes while the copy's snapshot stands: no lock of ours forbids that.
+    let admits: Admission = Arc::new(move |_| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            let done = std::process::Command::new(&psql)
+                .args(["-U", "postgres", "-p", &port.to_string(), "-h"])
+                .arg(&url)
+                .args(["-c", "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'"])
+                .output()
+                .unwrap();
+            assert!(done.status.success());
+        }
+        true
+    });
+    let copied = following.try_copy(0, admits).await.unwrap();
+    assert_eq!(copied.begun, 2);
+    let label = TupleRef::trusted(&copied.rows[0]).cell(1).value().unwrap().to_vec();
+    assert_eq!(label, b"blue");
+}
+
+#[tokio::test]
+async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
+    let cluster = cluster(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, w int);
+         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE spare (id int PRIMARY KEY); INSERT INTO spare VALUES (11);
+         CREATE TABLE trigger (id int PRIMARY KEY)",
+    );
+    let names = ["public.t", "public.p", "public.trigger"];
+    let mut following = follow(options(&cluster), &requests(&names)).await;
+    for table in 0..3 {
+        following.copy(table).await;
+    }
+    // In one table each, so that only the announcement of another one leads to it.
+    for (table, sql, expected) in [
+        (0, "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'", "a type that it uses changed"),
+        (0, "ALTER TABLE t ADD COLUMN x int DEFAULT 5", "its columns changed"),
+        (0, "ALTER TABLE t ALTER COLUMN w TYPE bigint USING w + 1", "its rows were rewritten"),
+        (0, "ALTER TABLE t REPLICA IDENTITY FULL", "its replica identity changed"),
+        (0, "ALTER PUBLICATION laredo_pub SET TABLE t WHERE (id > 0), p, trigger", "its publication changed"),
+        (1, "ALTER TABLE p ATTACH PARTITION spare FOR VALUES FROM (10) TO (20)", "its partitions changed"),
+        (1, "TRUNCATE spare", "its partitions changed"),
+        (1, "ALTER TABLE p DETACH PARTITION spare", "its partitions changed"),
+    ] {
+        cluster.psql(sql).unwrap();
+        announce(&cluster);
+        loop {
+            match following.event().await {
+                SourceEvent::Moved { table: moved, reason } => {
+                    assert_eq!(moved, TableIndex(table), "{sql}: {reason}");
+                    assert!(reason.contains(expected), "{sql}: {reason}");
+                    break;
+                }
+                SourceEvent::Commit(_) => {}
+                event => panic!("{sql}: {event:?}"),
+            }
+        }
+        following.copy(table).await;
+    }
+    for (table, sql, expected) in [
+        (0, "ALTER TABLE t REPLICA IDENTITY NOTHING", "REPLICA IDENTITY NOTHING"),
+        (1, "DROP TABLE p", "was dropped or renamed"),
+    ] {
+        cluster.psql(sql).unwrap();
+        announce(&cluster);
+        loop {
+            match following.event().await {
+                SourceEvent::Broken { table: broken, error } => {
+                    assert_eq!(broken, TableIndex(table));
+                    assert!(error.contains(expected), "{error}");
+                    break;
+                }
+                SourceEvent::Commit(_) => {}
+                event => panic!("{sql}: {event:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_publication_that_no_longer_sends_every_change_breaks_its_tables() {
+    let cluster = cluster(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE trigger (id int PRIMARY KEY);
+         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+    );
+    let mut following = follow(options(&cluster), &requests(&["public.t", "public.p", "public.trigger"])).await;
+    for table in 0..3 {
+        following.copy(table).await;
+    }
+    for (table, harm, remedy) in [
+        (
+            0,
+            "ALTER PUBLICATION laredo_pub SET (publish = 'insert')",
+            "ALTER PUBLICATION \"laredo_pub\" SET (publish = 'insert, update, delete, truncate')",
+        ),
+        (
+            1,
+            "ALTER PUBLICATION laredo_pub SET (publish_via_partition_root = false)",
+            "ALTER PUBLICATION \"laredo_pub\" SET (publish_via_partition_root = true)",
+        ),
+        (0, "ALTER PUBLICATION laredo_pub DROP TABLE t", "ALTER PUBLICATION \"laredo_pub\" ADD TABLE \"public\".\"t\""),
+    ] {
+        cluster.psql(harm).unwrap();
+        announce(&cluster);
+        let error = following.broken(table).await;
+        assert!(error.contains(&format!("run {remedy}")), "{error}");
+        assert_eq!(following.refused(table).await, error);
+        // What the sentence says is enough.
+        cluster.psql(remedy).unwrap();
+        announce(&cluster);
+        following.moved(table).await;
+        for table in 0..3 {
+            following.copy(table).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_partition_outside_the_wal_breaks_its_root() {
+    let cluster = cluster(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE trigger (id int PRIMARY KEY);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+    );
+    let mut following = follow(options(&cluster), &requests(&["public.p", "public.trigger"])).await;
+    following.copy(0).await;
+    cluster
+        .psql("CREATE UNLOGGED TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p2 VALUES (11)")
+        .unwrap();
+    announce(&cluster);
+    let error = following.broken(0).await;
+    assert!(error.contains("its partition public.p2 is a foreign or unlogged table"), "{error}");
+    assert_eq!(following.refused(0).await, error);
+    cluster.psql("ALTER TABLE p2 SET LOGGED").unwrap();
+    announce(&cluster);
+    following.moved(0).await;
+    assert_eq!(following.copy(0).await.rows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_table_renamed_and_back_between_two_looks_has_moved() {
+    let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
+    let mut following = follow(options(&cluster), &requests(&["public.t"])).await;
+    following.copy(0).await;
+    cluster.psql("ALTER TABLE t RENAME TO x; INSERT INTO x VALUES (1); ALTER TABLE x RENAME TO t").unwrap();
+    assert_eq!(following.moved(0).await, "public.t was renamed");
+    assert_eq!(following.copy(0).await.rows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_table_whose_copy_failed_is_copied_once_it_is_back() {
+    let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE trigger (id int PRIMARY KEY)");
+    let mut following = follow(options(&cluster), &requests(&["public.t", "public.trigger"])).await;
+    following.copy(0).await;
+    cluster.psql("ALTER TABLE t RENAME TO x").unwrap();
+    let problem = following.refused(0).await;
+    assert!(problem.contains("table public.t does not exist any more"), "{problem}");
+    // As it was copied: nothing has moved, and yet it owes a copy.
+    cluster.psql("ALTER TABLE x RENAME TO t").unwrap();
+    announce(&cluster);
+    assert_eq!(following.moved(0).await, "it can be followed again");
+}
