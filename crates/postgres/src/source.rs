@@ -129,7 +129,7 @@ impl Source for PostgresSource {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let locked = |oid| self.signals.copied.send_modify(|copied| drop(copied.insert(table, oid)));
+        let locked = |oid| self.signals.copied.send_modify(|copied| _ = copied.insert(table, oid));
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
         let mut connection = Connection::connect(&self.options.connection).await?;
