@@ -194,12 +194,13 @@ fn an_insert_without_a_large_value_is_copied() {
 
 #[test]
 fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
+    type Columns = &'static [(&'static str, u32)];
     let text = ("body", 25);
-    let cases: [(&str, &[(&str, u32)], &[Action]); 4] = [
+    let cases: [(&str, Columns, &[Action]); 4] = [
         ("retyped", &[("body", 1043)], &[Action::Truncate, Action::Insert]),
         ("renamed", &[("text", 25)], &[Action::Truncate, Action::Insert]),
         ("dropped", &[], &[Action::Truncate, Action::Insert]),
-        ("added", &[text, ("more", 25)], &[]),
+        ("added", &[("body", 25), ("more", 25)], &[]),
     ];
     for (what, columns, expected) in cases {
         let (mut table, journal) = live(options(), &schema(&[text]), &[row(1, b"one")]);
