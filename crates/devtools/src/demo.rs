@@ -1,11 +1,10 @@
 //! A private PostgreSQL, a table with a steady workload, the server, and two clients in processes of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use laredo_testkit::{Cluster, ClusterOptions, Process, free_port};
+use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, free_port};
 use tokio::time::Instant;
 
 mod client;
@@ -97,7 +96,7 @@ observability {{ metrics {{ port = {metrics} }} }}
     );
     let path = folder.join("laredo.conf");
     std::fs::write(&path, config)?;
-    let mut command = Command::new(program("laredo-server")?);
+    let mut command = clean_command(program("laredo-server")?);
     command.arg("--config").arg(&path);
     let server = Process::spawn(command)?;
     server.wait_for_line("table copied").await.map_err(|error| {

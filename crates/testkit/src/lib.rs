@@ -22,7 +22,7 @@ pub mod workload;
 pub use cluster::{Cluster, ClusterOptions, StopMode};
 pub use error::Error;
 pub use port::free_port;
-pub use process::Process;
+pub use process::{Process, clean_command};
 pub use proxy::{Direction, Proxy};
 pub use sim::{SimChange, SimDatabase, SimRows, sim_table};
 pub use tls::Tls;

@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +15,17 @@ use crate::watchdog::Watchdog;
 use crate::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A command that has none of this process's `LAREDO_` variables: they would configure a laredo-server, and what a test or the
+/// demo starts shall be what it says.
+#[must_use]
+pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LAREDO_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 
 /// A child process whose output is captured. It is killed when this is dropped and when the test
 /// process dies; its output is shown when the test panics.

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use laredo_testkit::{Error, Process, eventually, free_port};
+use laredo_testkit::{Error, Process, clean_command, eventually, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -83,4 +83,20 @@ async fn eventually_polls_until_it_holds_or_the_time_is_up() {
     assert_eq!(asked, 3);
     let never = eventually(Duration::from_millis(20), || async { false }).await;
     assert!(matches!(never, Err(Error::Timeout { .. })));
+}
+
+/// The variable is set for a child of this test, for a test must not change its own environment: others run beside it.
+#[test]
+fn a_clean_command_has_no_variables_that_would_configure_laredo() {
+    const INSIDE: &str = "LAREDO_TEST_CLEAN_COMMAND";
+    if std::env::var_os(INSIDE).is_some() {
+        let output = clean_command("env").output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let name = "a_clean_command_has_no_variables_that_would_configure_laredo";
+    let mut inside = Command::new(std::env::current_exe().unwrap());
+    let output = inside.args([name, "--exact", "--nocapture"]).env(INSIDE, "1").env("KEPT", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("KEPT=1") && !said.contains("LAREDO_"), "{said}");
 }

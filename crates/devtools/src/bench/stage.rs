@@ -1,10 +1,9 @@
 //! What every benchmark plays on: a private PostgreSQL, the table, and the server.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use laredo_testkit::{Cluster, ClusterOptions, Process, free_port};
+use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, free_port};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -139,11 +138,9 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         let path = folder.path().join("laredo.conf");
         std::fs::write(&path, config)?;
         let program = std::env::current_exe()?.with_file_name("laredo-server");
-        let mut command = Command::new(&program);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAREDO_")) {
-            command.env_remove(name);
-        }
-        let process = Process::spawn(command_with(command, &path)).with_context(|| {
+        let mut command = clean_command(&program);
+        command.arg("--config").arg(&path);
+        let process = Process::spawn(command).with_context(|| {
             format!("starting {}; it is built by `cargo build --release -p laredo`", program.display())
         })?;
         Ok(Server { process, fanout, health, _folder: folder })
@@ -240,9 +237,4 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
-}
-
-fn command_with(mut command: Command, config: &std::path::Path) -> Command {
-    command.arg("--config").arg(config);
-    command
 }

@@ -12,7 +12,7 @@ pub(crate) struct Schema {
     pub(crate) refused: &'static [(&'static str, &'static str)],
     /// The variable that names the configuration file.
     pub(crate) file_variable: &'static str,
-    /// Beginnings of `LAREDO_` variables that are for somebody else.
+    /// What follows `LAREDO_` in variables that are for somebody else; all that begin so where it ends in an underscore.
     pub(crate) foreign_variables: &'static [&'static str],
 }
 

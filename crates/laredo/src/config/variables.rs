@@ -24,9 +24,8 @@ pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
             ["", "_PROTO", "_PORT", "_ADDR"].iter().any(|end| rest.ends_with(&format!("{protocol}{end}")))
         })
         || (address && rest.ends_with("PORT"));
-    name != schema.file_variable
-        && !of_service
-        && !schema.foreign_variables.iter().any(|foreign| rest.starts_with(foreign))
+    let is_foreign = |foreign: &&str| rest == *foreign || (foreign.ends_with('_') && rest.starts_with(foreign));
+    name != schema.file_variable && !of_service && !schema.foreign_variables.iter().any(is_foreign)
 }
 
 /// The keys that a variable may mean. Where a name that is in use fits, new ones are not considered.

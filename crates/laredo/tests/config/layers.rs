@@ -142,6 +142,9 @@ fn variables_set_keys_whose_names_have_underscores() {
         // Not ours: other programs', and what Kubernetes says of a service named laredo.
         ("LAREDO_CONFIG", ""),
         ("LAREDO_SNAPSHOTTER_HTTP_PORT", "1"),
+        ("LAREDO_SERVER", "http://laredo:4002"),
+        ("LAREDO_TEST_FULL", "1"),
+        ("LAREDO_TEST_PG_BIN", "/usr/lib/postgresql/15/bin"),
         ("LAREDO_SERVICE_HOST", "10.0.0.1"),
         ("LAREDO_SERVICE_PORT_GRPC", "4001"),
         ("LAREDO_PORT", "tcp://10.0.0.1:4001"),

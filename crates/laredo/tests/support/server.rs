@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
-use laredo_testkit::{Process, eventually, free_port};
+use laredo_testkit::{Process, clean_command, eventually, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -117,13 +117,9 @@ impl ServerConfig {
     }
 }
 
-fn command(file: &PathBuf) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laredo-server"));
-    // Nothing of this machine's own configuration shall count.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAREDO_")) {
-        command.env_remove(name);
-    }
-    command.arg("--config").arg(file).env("NO_COLOR", "1");
+fn command(file: &PathBuf, arguments: &[String]) -> Command {
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-server"));
+    command.arg("--config").arg(file).args(arguments).env("NO_COLOR", "1");
     command
 }
 

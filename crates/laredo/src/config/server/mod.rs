@@ -58,7 +58,7 @@ static SCHEMA: Schema = Schema {
     root: &ROOT,
     refused: refused::KEYS,
     file_variable: "LAREDO_CONFIG",
-    foreign_variables: &["SNAPSHOTTER_"],
+    foreign_variables: &["SERVER", "SNAPSHOTTER_", "TEST_"],
 };
 
 static ROOT: Block = Block {
