@@ -23,11 +23,21 @@ const TABLE: &str = "public.orders";
 const CLIENTS: [(&str, &str, &str); 2] =
     [("open-orders", "status=open", "status = 'open'"), ("europe", "region^=eu-", "region LIKE 'eu-%'")];
 
-/// Runs the demo for some seconds, or until Ctrl-C.
+/// Runs the demo for some seconds, or until Ctrl-C, which ends it without a comparison.
 ///
 /// # Errors
 /// When a part could not be started or failed, or a client's table is not the database's.
 pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
+    tokio::select! {
+        // First, so that Ctrl-C is listened for before anything is started that has to be ended.
+        biased;
+        // What was started ends where it is dropped, with the other branch.
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        ended = show(seconds, rate) => ended,
+    }
+}
+
+async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     let cluster = Cluster::start(ClusterOptions::default()).context("starting a private PostgreSQL")?;
     database::create(&cluster).await.context("creating the sample table")?;
     let folder = tempfile::tempdir()?;
@@ -119,7 +129,7 @@ fn introduce(cluster: &Cluster, server: &Process, address: &str) {
     println!();
 }
 
-/// Prints a line a second until the deadline or Ctrl-C.
+/// Prints a line a second until the deadline.
 async fn watch(
     clients: &mut [(Remote, &str)],
     workload: &database::Workload,
@@ -129,10 +139,7 @@ async fn watch(
     ticks.tick().await;
     let mut commits = 0;
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
-        }
+        ticks.tick().await;
         let now = workload.commits();
         let mut line = format!("{:>5} commits/s", now - commits);
         commits = now;

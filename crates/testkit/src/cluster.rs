@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -257,6 +258,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // Ctrl-C is for the one who started it, who then stops it in good order.
+            .process_group(0)
             .spawn()
             .map_err(Error::io("start postgres"))?;
         let ready = self.await_ready(&mut server);

@@ -1,6 +1,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -8,13 +9,12 @@ use std::time::Duration;
 
 use regex::Regex;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::sync::watch;
 
 use crate::watchdog::Watchdog;
 use crate::{Error, Result};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A command that has none of this process's `LAREDO_` variables: they would configure a laredo-server, and what a test or the
 /// demo starts shall be what it says.
 #[must_use]
@@ -26,8 +26,10 @@ pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A child process whose output is captured. It is killed when this is dropped and when the test
+/// A child process whose output is captured. It has a process group of its own, so that Ctrl-C reaches only the one who started
+/// it, and that one ends it in good order. It is killed when this is dropped and when the test
 /// process dies; its output is shown when the test panics.
 #[derive(Debug)]
 pub struct Process {
@@ -63,6 +65,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(Error::io(format!("start {program}")))?;
         let pid = Pid::from_child(&child);
@@ -141,6 +144,11 @@ impl Process {
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
         self.shared.signal(Signal::TERM);
+    }
+
+    /// Interrupts it and whatever else is in its process group (SIGINT), as Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.shared.signal_by(kill_process_group, Signal::INT);
     }
 
     /// Kills it (SIGKILL).
@@ -229,10 +237,14 @@ impl Drop for Process {
 
 impl Shared {
     fn signal(&self, signal: Signal) {
+        self.signal_by(kill_process, signal);
+    }
+
+    fn signal_by(&self, send: fn(Pid, Signal) -> rustix::io::Result<()>, signal: Signal) {
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             // It can only fail when the process is gone.
-            let _ = kill_process(Pid::from_child(&child), signal);
+            let _ = send(Pid::from_child(&child), signal);
         }
     }
 

@@ -38,8 +38,9 @@ pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
         .index("by_status", ["status"], laredo_client::Unique::No)
         .filter(predicate(&arguments.filter)?)
         .start()?;
-    let mut transactions = replica.transactions();
     replica.ready(Duration::from_secs(60)).await?;
+    // Only now: the rows that the replica began with are no changes.
+    let mut transactions = replica.transactions();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let (mut changes, mut lags, mut recent) = (0, Vec::new(), Vec::new());

@@ -63,7 +63,9 @@ impl Remote {
     pub(super) fn start(id: &'static str, filter: &str, server: &str) -> anyhow::Result<Remote> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["client", "--id", id, "--filter", filter, "--server", server]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        // Ctrl-C is for the demo, which ends its clients.
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take().context("the client's standard input")?;
         let stdout = child.stdout.take().context("the client's standard output")?;
         let (sender, said) = mpsc::unbounded_channel();

@@ -1,0 +1,78 @@
+//! The demo as a user runs it. It needs the server of the same build: `cargo build -p laredo` where this crate is tested alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use laredo_testkit::{Process, clean_command, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn demo(arguments: &[&str]) -> Process {
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-demo"));
+    command.args(arguments);
+    Process::spawn(command).unwrap()
+}
+
+#[tokio::test]
+async fn it_ends_with_clients_equal_to_the_database() {
+    let demo = demo(&["--seconds", "2", "--rate", "4"]);
+    let verdict = demo.wait_for_line(r#"^\{"rows""#).await.unwrap();
+    assert!(demo.wait(PATIENCE).await.unwrap().success());
+    let verdict: serde_json::Value = serde_json::from_str(&verdict).unwrap();
+    assert_eq!(verdict["equal"], true, "{verdict}");
+    let (rows, changes) = (verdict["rows"].as_u64().unwrap(), verdict["changes"].as_u64().unwrap());
+    assert!(changes < rows / 2, "the rows that were there from the beginning are no changes: {verdict}");
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_it_quietly_and_leaves_nothing() {
+    let demo = demo(&[]);
+    demo.wait_for_line("commits/s").await.unwrap();
+    let started = descendants(demo.id());
+    let folders: Vec<PathBuf> = started.values().flat_map(|command| folders(command)).collect();
+    let is_there = |program: &str| started.values().any(|command| command[0].ends_with(program));
+    assert!(["postgres", "laredo-server", "laredo-demo"].into_iter().all(is_there), "{started:?}");
+    assert!(folders.len() >= 2 && folders.iter().all(|folder| folder.exists()), "{folders:?}");
+    demo.interrupt();
+    assert_eq!(demo.wait(PATIENCE).await.unwrap().code(), Some(0));
+    let complaints: Vec<_> = demo.output().into_iter().filter(|line| line.contains("rror")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let gone = async || !started.keys().any(|pid| parent(*pid).is_some()) && !folders.iter().any(|f| f.exists());
+    eventually(PATIENCE, gone).await.unwrap();
+}
+
+/// The folders of PostgreSQL and of the server's configuration, as a command names them.
+fn folders(command: &[String]) -> Option<PathBuf> {
+    let at = command.iter().position(|argument| argument == "-D" || argument == "--config")?;
+    Some(Path::new(command.get(at + 1)?).parent()?.to_owned())
+}
+
+/// The processes that a process has started, and those that they have: each with its command.
+fn descendants(ancestor: u32) -> BTreeMap<u32, Vec<String>> {
+    let names = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let parents: BTreeMap<u32, u32> =
+        names.filter_map(|name| name.parse().ok()).filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = BTreeMap::new();
+    let mut generation = vec![ancestor];
+    while !generation.is_empty() {
+        generation = parents.iter().filter(|(_, parent)| generation.contains(parent)).map(|(pid, _)| *pid).collect();
+        found.extend(generation.iter().map(|pid| (*pid, command(*pid))));
+    }
+    found
+}
+
+fn command(pid: u32) -> Vec<String> {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// The parent of a process that has not ended.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name comes before, in parentheses, and may hold anything.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?;
+    fields.next().filter(|_| state != "Z")?.parse().ok()
+}
