@@ -1,5 +1,7 @@
 //! `laredo status`.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -23,6 +25,9 @@ struct Health {
     ready: bool,
     #[serde(default)]
     tables: Vec<Table>,
+    /// Sources that a server which is starting waits for, and what they lack.
+    #[serde(default)]
+    waiting_for: BTreeMap<String, String>,
 }
 
 /// What it says of a table. What is not known is left out.
@@ -60,7 +65,11 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let (status, body) = asked.map_err(|_| CliError::timeout(&url, args.timeout, HEALTH_OPTION))??;
     let (health, json) = read(&body)
         .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
-    print(&if args.json { format!("{json}\n") } else { text(&health) })?;
+    match print(&if args.json { format!("{json}\n") } else { text(&health) }) {
+        // Whoever does not read on is told by the exit code alone.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        printed => printed?,
+    }
     Ok(ExitCode::from(u8::from(!health.ready)))
 }
 
@@ -95,6 +104,11 @@ fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
 
 fn text(health: &Health) -> String {
     let verdict = if health.ready { "ready" } else { "not ready" };
+    if !health.waiting_for.is_empty() {
+        let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
+        let lines: Vec<String> = lines.map(|line| table::printable(&line)).collect();
+        return format!("{verdict}, the server is starting\n{}\n", lines.join("\n"));
+    }
     if health.tables.is_empty() {
         return format!("{verdict}, no tables\n");
     }

@@ -233,6 +233,12 @@ fn status_says_whether_the_server_is_ready() {
             "ready\n\nTABLE",
         ),
         ("503 Service Unavailable", r#"{"ready":false,"tables":[]}"#, 1, "not ready"),
+        (
+            "503 Service Unavailable",
+            r#"{"ready":false,"tables":[],"waiting_for":{"db":"cannot connect"}}"#,
+            1,
+            "not ready, the server is starting\nsource db: cannot connect\n",
+        ),
         ("404 Not Found", "nothing", 2, ""),
     ];
     for (line, body, expected, starts) in cases {
@@ -244,6 +250,17 @@ fn status_says_whether_the_server_is_ready() {
     }
     let (code, text, _) = run(&["status", "--json", "--health", &answering(cases[1].0, cases[1].1)]);
     assert_eq!((code, text), (Some(1), format!("{}\n", cases[1].1)));
+}
+
+#[test]
+fn a_status_that_nobody_reads_still_has_its_exit_code() {
+    for (line, ready, expected) in [("200 OK", true, 0), ("503 Service Unavailable", false, 1)] {
+        let url = answering(line, &json!({ "ready": ready, "tables": [] }).to_string());
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let status = laredo(&["status", "--health", &url]).stdout(writer).status().expect("it runs");
+        assert_eq!(status.code(), Some(expected));
+    }
 }
 
 /// The address of a server that answers one request so.
