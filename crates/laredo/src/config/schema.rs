@@ -168,8 +168,12 @@ pub(crate) const TEXT_OR_EMPTY: Kind = Kind::Text { accepts: |_| true, expected:
 
 /// A path of an HTTP endpoint.
 pub(crate) const URL_PATH: Kind = Kind::Text {
-    accepts: |text| text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !"?#{}*".contains(c)),
-    expected: "a path that begins with / and has no ?, #, *, braces or spaces",
+    accepts: |text| {
+        text.starts_with('/')
+            && !text.contains("/:")
+            && text.chars().all(|c| c.is_ascii_graphic() && !"?#{}*".contains(c))
+    },
+    expected: "a path that begins with / and has no ?, #, *, braces, spaces or part that begins with a colon",
 };
 
 /// A TCP port; 0 takes any free one.

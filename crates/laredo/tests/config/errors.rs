@@ -263,6 +263,22 @@ fn what_only_makes_sense_together_is_checked_together() {
              a server that is not ready would be restarted",
         ],
     );
+    for (text, expected) in [
+        (
+            "health.readiness_path = /metrics",
+            "5:25: health.readiness_path: observability.metrics.path has this path already; give each its own",
+        ),
+        (
+            "observability.metrics.path = /health/live",
+            "5:30: observability.metrics.path: health.liveness_path has this path already; give each its own",
+        ),
+        (
+            "health.liveness_path = /health/startup",
+            "5:24: health.liveness_path: the startup endpoint has this path already; give each its own",
+        ),
+    ] {
+        refused(&format!("{MINIMAL}\n{text}"), &[&format!("laredo.conf:{expected}")]);
+    }
     refused(
         &format!("{MINIMAL}\nobservability.metrics.port = 4002"),
         &[

@@ -138,6 +138,7 @@ impl ServerConfig {
             credentials,
         };
         config.check_ports(&root, problems);
+        config.check_paths(&root, problems);
         config
     }
 
@@ -165,7 +166,36 @@ impl ServerConfig {
             taken.push((port, path.to_string(), fields.place_of(key).clone()));
         }
     }
+
+    /// Health and metrics are served side by side, so each has a path of its own.
+    fn check_paths(&self, root: &Fields, problems: &mut Vec<Problem>) {
+        let (health, metrics) = (root.block("health"), root.block("observability").block("metrics"));
+        let of_metrics = &self.observability.metrics.path;
+        let of_health =
+            [("readiness_path", &self.health.readiness_path), ("liveness_path", &self.health.liveness_path)];
+        let mut complain = |fields: &Fields, key: &str, what: &str| {
+            let message = format!("{what} has this path already; give each its own");
+            problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+        };
+        for (key, path) in of_health {
+            if path == STARTUP_PATH {
+                complain(&health, key, "the startup endpoint");
+            }
+            // The one that was written down is the one to change.
+            match path == of_metrics {
+                true if metrics.has("path") => complain(&metrics, "path", &format!("health.{key}")),
+                true => complain(&health, key, "observability.metrics.path"),
+                false => {}
+            }
+        }
+        if of_metrics == STARTUP_PATH {
+            complain(&metrics, "path", "the startup endpoint");
+        }
+    }
 }
+
+/// Where the server tells whether it has started. No key moves it.
+const STARTUP_PATH: &str = "/health/startup";
 
 /// What the parts of a configuration may refer to.
 struct Known<'a> {
