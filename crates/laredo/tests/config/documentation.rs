@@ -1,8 +1,10 @@
-//! The reference says what the program does: its examples load, and it has every key.
+//! The reference says what the program does: its examples load, and it has every key. The README's examples load and compile.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use laredo::config::ServerConfig;
+use laredo_client::{Replica, TableName, Unique};
 
 use super::Folder;
 
@@ -11,14 +13,54 @@ fn reference() -> String {
     std::fs::read_to_string(path).expect("the reference")
 }
 
+/// The code blocks of a language in a document.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
+    rests.into_iter().map(|rest| rest.split("```").next().expect("split has a first part")).collect()
+}
+
+const README: &str = include_str!("../../../../README.md");
+
+#[test]
+fn the_configuration_of_the_readme_loads() {
+    let examples = blocks(README, "hocon");
+    assert_eq!(examples.len(), 1);
+    let folder = Folder::new(&[("laredo.conf", examples[0])]);
+    let config = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf")));
+    assert!(config.is_ok(), "{}", config.expect_err("it is none").render(false));
+}
+
+#[test]
+fn the_rust_of_the_readme_is_what_compiles_here() {
+    let own = include_str!("documentation.rs");
+    let (_, own) = own.split_once("// The README's example begins.\n").expect("its beginning");
+    let (own, _) = own.split_once("// It ends.\n").expect("its end");
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    let examples = blocks(README, "rust,no_run");
+    assert_eq!(examples.len(), 1);
+    assert_eq!(bare(examples[0]), bare(own), "change both");
+}
+
+#[expect(dead_code, reason = "it is there to be compiled")]
+async fn example_of_the_readme() -> Result<(), Box<dyn std::error::Error>> {
+    // The README's example begins.
+    let replica = Replica::builder("http://laredo-server:4002", TableName::new("public", "config_document"))
+        .lookup(["instance_id", "key"])
+        .index("by_instance", ["instance_id"], Unique::No)
+        .start()?;
+    replica.ready(Duration::from_secs(30)).await?;
+    let row = replica.lookup(("inst_abc", "rulesets/default"));
+    let view = replica.view(); // rows and indexes of one commit, without a lock
+    println!("{} rows as of {}, {:?} old", view.len(), view.position(), view.age());
+    // It ends.
+    drop(row);
+    Ok(())
+}
+
 #[test]
 fn every_example_of_the_reference_loads() {
     let reference = reference();
-    let examples: Vec<_> = reference
-        .split("```hocon\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().expect("split has a first part"))
-        .collect();
+    let examples = blocks(&reference, "hocon");
     assert_eq!(examples.len(), 4);
     let folder = Folder::new(&[("tables.conf", examples[0])]);
     for example in &examples {
