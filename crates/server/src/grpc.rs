@@ -86,8 +86,8 @@ async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Bo
 }
 
 fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status> {
-    if shared.stop.is_cancelled() {
-        return Err(refusal::stopping());
+    if shared.drain.is_cancelled() {
+        return Err(refusal::draining());
     }
     let table = shared.table(&request.schema, &request.table)?.clone();
     let ask = Ask::new(request)?;

@@ -132,6 +132,8 @@ impl Default for HttpOptions {
 
 impl Default for Waits {
     fn default() -> Waits {
+    /// Streams are served on for so long after the server was asked to stop, while no new ones begin.
+    pub drain: Duration,
         Waits {
             ready: Duration::from_secs(10),
             stalled: Duration::from_secs(60),
@@ -155,3 +157,4 @@ impl ServedTableOptions {
         }
     }
 }
+            drain: Duration::ZERO,

@@ -10,6 +10,10 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
 }
 
+pub(crate) fn draining() -> Status {
+    Status::unavailable("the server is stopping and begins no more streams; connect to another one, or later")
+}
+
 pub(crate) fn unknown_table(name: &TableName) -> Status {
     Status::not_found(format!("this server has no table {name}; ask for one of its configuration"))
 }

@@ -28,6 +28,8 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 const FRAME_BYTES_MAX: u32 = 1024 * 1024;
 /// How often health is looked at and clients that hold up others are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a server that stops looks whether its clients have left.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves tables to clients.
 pub struct Server {
@@ -56,8 +58,9 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` resolves; then every stream ends with UNAVAILABLE, and this returns when the clients have heard it, or
-    /// soon after.
+    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but serves those that it has until
+    /// they have ended or [`Waits::drain`](crate::Waits::drain) is over. At last every stream ends with UNAVAILABLE, and this
+    /// returns when the clients have heard it, or soon after.
     ///
     /// # Errors
     /// When TLS cannot be set up, or a listener fails.
@@ -87,17 +90,32 @@ impl Server {
         for (listener, router) in http.into_iter().flatten() {
             tasks.spawn(serve_http(listener, router, closing.clone()));
         }
+        let last = async {
+            stop.await;
+            shared.drain.cancel();
+            report(&shared, &reporter).await;
+            let _ = tokio::time::timeout(shared.waits.drain, all_gone(&shared)).await;
+        };
         let ended = tokio::select! {
-            () = stop => Ok(()),
+            () = last => Ok(()),
             () = watch(&shared, &reporter) => Ok(()),
             Some(ended) = tasks.join_next() => flatten(ended),
         };
+        shared.drain.cancel();
         shared.stop.cancel();
         report(&shared, &reporter).await;
         closing.cancel();
         // A client that reads nothing cannot be told, and must not keep the process.
         let waited = tokio::time::timeout(shared.waits.stop, join_all(&mut tasks)).await;
         ended.and(waited.unwrap_or(Ok(())))
+    }
+}
+
+/// Waits until no stream is left.
+async fn all_gone(shared: &Shared) {
+    let mut ticks = interval(DRAIN_INTERVAL);
+    while shared.clients() > 0 {
+        ticks.tick().await;
     }
 }
 
@@ -113,7 +131,11 @@ fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Res
     ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
 }
 
-async fn serve_http(listener: TcpListener, router: axum::Router, closing: CancellationToken) -> Result<(), ServeError> {
+pub(crate) async fn serve_http(
+    listener: TcpListener,
+    router: axum::Router,
+    closing: CancellationToken,
+) -> Result<(), ServeError> {
     let serving = axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned());
     serving.await.map_err(ServeError::Http)
 }
@@ -163,7 +185,7 @@ async fn report(shared: &Shared, reporter: &HealthReporter) {
         true => ServingStatus::Serving,
         false => ServingStatus::NotServing,
     };
-    let replicates = shared.is_started() && !shared.stop.is_cancelled();
+    let replicates = shared.is_started() && !shared.drain.is_cancelled();
     reporter.set_service_status(Replication::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
 }

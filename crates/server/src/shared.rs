@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) waits: Waits,
     pub(crate) http: HttpOptions,
+    /// No more streams begin.
+    pub(crate) drain: CancellationToken,
     /// Ends every stream.
     pub(crate) stop: CancellationToken,
     started: AtomicBool,
@@ -25,7 +27,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(tables: Vec<Arc<Served>>, clock: Clock, waits: Waits, http: HttpOptions) -> Shared {
-        Shared { tables, clock, waits, http, stop: CancellationToken::new(), started: AtomicBool::new(false) }
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        Shared { tables, clock, waits, http, drain, stop, started: AtomicBool::new(false) }
     }
 
     /// # Errors
@@ -43,7 +46,7 @@ impl Shared {
 
     /// Whether every table can be served: it has been copied, and it has not failed.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.stop.is_cancelled() && self.tables.iter().all(|table| table.is_ready())
+        !self.drain.is_cancelled() && self.tables.iter().all(|table| table.is_ready())
     }
 
     /// Whether every table's first copy is over, well or not. It stays so.
@@ -52,6 +55,11 @@ impl Shared {
             self.started.store(true, Ordering::Relaxed);
         }
         self.started.load(Ordering::Relaxed)
+    }
+
+    /// Streams of all tables.
+    pub(crate) fn clients(&self) -> usize {
+        self.tables.iter().map(|table| table.clients()).sum()
     }
 
     /// Cuts clients that hold what others need.

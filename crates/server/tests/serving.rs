@@ -231,3 +231,40 @@ async fn stopping_ends_every_stream_with_unavailable() {
     drop(streams);
     server.stopped().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_drains_serves_its_streams_on_and_begins_no_new_ones() {
+    let database = SimDatabase::new(1);
+    let mut server = serve_with(&database, "a", 1, |options| options.waits.drain = Duration::from_secs(600)).await;
+    server.ready().await;
+    let mut stream = server.sync(request(RowEncoding::Struct)).await;
+    let mut replica = Replica::default();
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    replica.read_to(&mut stream, database.end()).await;
+    server.stop();
+    let unready = async || server.get("/health/ready").await.0 == 503;
+    laredo_testkit::eventually(Duration::from_secs(60), unready).await.unwrap();
+    let refused = server.client().await.sync(request(RowEncoding::Struct)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    database.commit(0, vec![Insert(2, "b".to_owned())]);
+    replica.read_to(&mut stream, database.end()).await;
+    assert_eq!(replica.rows.len(), 2);
+    drop(stream);
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stays_is_told_when_the_grace_is_over() {
+    let database = SimDatabase::new(1);
+    let mut server = serve_with(&database, "a", 1, |options| options.waits.drain = Duration::from_millis(100)).await;
+    server.ready().await;
+    let mut stream = server.sync(request(RowEncoding::Struct)).await;
+    server.stop();
+    let ended = loop {
+        if let Err(status) = stream.message().await {
+            break status;
+        }
+    };
+    assert_eq!(ended.code(), tonic::Code::Unavailable, "{ended}");
+    server.stopped().await;
+}
