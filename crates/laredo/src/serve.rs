@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::config::server::{LogLevel, LogType, LoggingConfig};
 use crate::config::{Loader, ServerConfig};
@@ -9,7 +10,9 @@ use crate::config::{Loader, ServerConfig};
 mod arguments;
 mod compose;
 mod healthcheck;
+mod listen;
 mod options;
+mod prepare;
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -40,7 +43,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Validate) => ExitCode::SUCCESS,
         None if arguments.check => ExitCode::SUCCESS,
         Some(Command::Healthcheck) => healthcheck::run(&config.health),
-        Some(Command::Version) | None => start(&config),
+        Some(Command::Version) | None => start(&config, arguments.drain_grace),
     }
 }
 
@@ -65,7 +68,7 @@ fn loader(arguments: &Arguments) -> Loader {
     loader
 }
 
-fn start(config: &ServerConfig) -> ExitCode {
+fn start(config: &ServerConfig, drain: Duration) -> ExitCode {
     log_to_stderr(&config.observability.logging);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -74,7 +77,7 @@ fn start(config: &ServerConfig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, drain)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Misconfigured(problems)) => {
             problems.iter().for_each(|problem| eprintln!("error: {problem}"));

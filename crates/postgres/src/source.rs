@@ -77,6 +77,16 @@ impl PostgresSource {
         PostgresSource { options, tables: OnceLock::new(), signals: Signals::new() }
     }
 
+    /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
+    /// configuration, is wrong.
+    ///
+    /// # Errors
+    /// As those of [`Source::prepare`].
+    pub async fn check(&self, tables: &[TableRequest]) -> Result<(), SourceError> {
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        validate::check(&mut connection, &self.options, tables).await
+    }
+
     fn tables(&self) -> Result<&[Followed], SourceError> {
         let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
         self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)

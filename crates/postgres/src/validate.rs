@@ -14,12 +14,21 @@ use crate::transport::{Connection, TransportError};
 
 const VERSION_MIN: u32 = 14;
 
-/// Checks everything, then makes the publication carry the tables where that is allowed.
-pub(crate) async fn prepare(
+/// Checks everything and changes nothing.
+pub(crate) async fn check(
     connection: &mut Connection,
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<(), SourceError> {
+    find(connection, options, requests).await.map(drop)
+}
+
+/// What there is, if all of it is right.
+async fn find(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+) -> Result<Found, SourceError> {
     let version = connection.major_version();
     if version < VERSION_MIN {
         return Err(SourceError::Definite(vec![format!(
@@ -34,9 +43,16 @@ pub(crate) async fn prepare(
         tables: catalog::read(connection, &options.publication.name, &names).await?,
     };
     let problems = problems(options, requests, &found);
-    if !problems.is_empty() {
-        return Err(SourceError::Definite(problems));
-    }
+    if problems.is_empty() { Ok(found) } else { Err(SourceError::Definite(problems)) }
+}
+
+/// Checks everything, then makes the publication carry the tables where that is allowed.
+pub(crate) async fn prepare(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+) -> Result<(), SourceError> {
+    let found = find(connection, options, requests).await?;
     for (request, facts) in requests.iter().zip(&found.tables) {
         let doubt = facts.as_ref().and_then(|facts| catalog::key_problems(&facts.access, request));
         if let Some(doubt) = doubt {
@@ -47,6 +63,7 @@ pub(crate) async fn prepare(
         tracing::info!(%sql, "changing the publication");
         connection.simple_query(&sql).await.map_err(|error| refused(&sql, &error))?;
     }
+    let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
     let unpublished = unpublished(connection, options, &names).await?;
     match unpublished.is_empty() {
         true => Ok(()),

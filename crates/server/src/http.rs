@@ -3,7 +3,7 @@
 //! *Live*: the process answers. *Started*: every table's first copy is over, well or not. *Ready*: every table has been copied and
 //! none has failed. A table that is being copied anew is ready, for its clients keep what they have. A failed table makes the
 //! whole server not ready, because somebody has to look; its neighbours are served all the same, and the gRPC health service,
-//! which balancers ask, goes on saying so.
+//! which balancers ask, goes on saying so. A server that drains is not ready.
 
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ use crate::shared::Shared;
 
 mod metrics;
 mod report;
+mod startup;
+
+pub use startup::{WaitingFor, serve_startup};
 
 use metrics::Metrics;
 

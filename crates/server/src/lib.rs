@@ -14,7 +14,8 @@ mod shared;
 mod table;
 mod view;
 
+pub use http::{WaitingFor, serve_startup};
 pub use options::{
-    BufferOptions, HttpOptions, Listeners, ServeError, ServedTableOptions, ServerOptions, TlsOptions, Waits,
+    BufferOptions, HttpOptions, Listeners, ServeError, ServedTableOptions, ServerOptions, TlsFile, TlsOptions, Waits,
 };
 pub use serve::Server;

@@ -1,10 +1,13 @@
 //! What a server is asked to be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::source::SourceIdentity;
 use laredo_engine::{Clock, TableHandle};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
 /// A server's tables and manners.
@@ -59,6 +62,54 @@ pub struct TlsOptions {
     pub client_ca: Option<Vec<u8>>,
 }
 
+impl TlsOptions {
+    /// Checks that these are a certificate, its key and authorities.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with the file that it is wrong in.
+    pub fn check(&self) -> Result<(), Vec<(TlsFile, String)>> {
+        let mut problems = Vec::new();
+        let mut keep = |file, problem: String| problems.push((file, problem));
+        let chain = certificates(&self.certificate).map_err(|problem| keep(TlsFile::Certificate, problem)).ok();
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| keep(TlsFile::Key, format!("there is no private key in it ({error})")))
+            .ok();
+        if let Some(Err(problem)) = self.client_ca.as_ref().map(|pem| certificates(pem)) {
+            keep(TlsFile::ClientCa, problem);
+        }
+        if let Some((chain, key)) = chain.zip(key) {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let paired = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+            if let Err(error) = paired {
+                keep(TlsFile::Key, format!("it cannot be used with the certificate ({error})"));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("it is not a file of certificates ({error})")),
+    }
+}
+
+/// One of the files that TLS is set up from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFile {
+    /// [`TlsOptions::certificate`].
+    Certificate,
+    /// [`TlsOptions::key`].
+    Key,
+    /// [`TlsOptions::client_ca`].
+    ClientCa,
+}
+
 /// Paths of the HTTP endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
@@ -81,6 +132,8 @@ pub struct Waits {
     pub stalled: Duration,
     /// A request must have arrived after this.
     pub request: Duration,
+    /// Streams are served on for so long after the server was asked to stop, while no new ones begin.
+    pub drain: Duration,
     /// Clients may take so long to hear that the server stops.
     pub stop: Duration,
 }
@@ -132,12 +185,11 @@ impl Default for HttpOptions {
 
 impl Default for Waits {
     fn default() -> Waits {
-    /// Streams are served on for so long after the server was asked to stop, while no new ones begin.
-    pub drain: Duration,
         Waits {
             ready: Duration::from_secs(10),
             stalled: Duration::from_secs(60),
             request: Duration::from_secs(10),
+            drain: Duration::ZERO,
             stop: Duration::from_secs(5),
         }
     }
@@ -157,4 +209,3 @@ impl ServedTableOptions {
         }
     }
 }
-            drain: Duration::ZERO,

@@ -1,6 +1,7 @@
 //! What `laredo-server` is told on its command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,10 @@ pub struct Arguments {
     /// The log level, over `observability.logging.level`.
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log_level: Option<String>,
+    /// How long clients that are connected are served on after SIGTERM, such as `15s`. Meanwhile the server is not ready, and
+    /// new clients are sent elsewhere.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) drain_grace: Duration,
     /// Check the configuration and exit.
     #[arg(long)]
     pub(super) check: bool,
@@ -43,4 +48,32 @@ pub(super) enum Command {
     Healthcheck,
     /// Print the version.
     Version,
+}
+
+/// A whole number and its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("expected a whole number and its unit (ms, s, m or h), such as 15s".to_owned()),
+    };
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    ms.map(Duration::from_millis).ok_or_else(|| format!("`{number}` is not a whole number that can be waited for"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_number_and_a_unit() {
+        let parsed = ["15s", "0s", "250ms", "2m", "1h"].map(|text| duration(text).unwrap().as_millis());
+        assert_eq!(parsed, [15_000, 0, 250, 120_000, 3_600_000]);
+        for wrong in ["", "15", "s", "-1s", "1.5s", "15 s", "1d", "99999999999999999999s", "9999999999999999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
 }

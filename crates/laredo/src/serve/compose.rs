@@ -1,25 +1,20 @@
 //! Parts made from the configuration, run together, and stopped together.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use laredo_core::CommitTime;
-use laredo_engine::source::SourceError;
 use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
-use laredo_server::{HttpOptions, Listeners, ServedTableOptions, Server, ServerOptions, TlsOptions, Waits};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use tokio::net::TcpListener;
+use laredo_server::{HttpOptions, Listeners, ServedTableOptions, Server, ServerOptions, WaitingFor, Waits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::options;
+use super::prepare::prepare;
+use super::{listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{JournalStore, TableConfig};
 
@@ -40,32 +35,34 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub(super) async fn serve(config: &ServerConfig) -> Result<(), Failure> {
+/// Runs until SIGTERM or SIGINT, and then as long as clients are there, but no longer than `drain`.
+pub(super) async fn serve(config: &ServerConfig, drain: Duration) -> Result<(), Failure> {
     let stop = stop_signal()?;
-    let folder = std::env::temp_dir();
-    let mut random = StdRng::from_os_rng();
     let clock: Clock = Arc::new(now);
     say_what_is_not_active(config);
-    let tls = tls(config)?;
-    let listeners = listen(config).await?;
-    let engines = prepare(config, &folder, &mut random, &clock, stop.clone()).await?;
+    let tls = listen::tls(config)?;
+    let listeners = listen::bind_all(config).await?;
+    let http = HttpOptions {
+        liveness_path: config.health.liveness_path.clone(),
+        readiness_path: config.health.readiness_path.clone(),
+        metrics_path: config.observability.metrics.path.clone(),
+        ..HttpOptions::default()
+    };
+    let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
+    // What answers meanwhile says why it takes so long, and a stop is heard at any time.
+    let engines = tokio::select! {
+        prepared = prepare(config, &clock, &waiting_sender) => prepared?,
+        answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
+            return answering.context("serving health").map_err(Failure::Failed);
+        }
+        () = until(stop.clone()) => return Ok(()),
+    };
     let tables = config.tables.iter().filter_map(|table| {
         let engine = engines.get(&table.source)?;
         served(table, &engine.handle())
     });
-    let options = ServerOptions {
-        tables: tables.collect(),
-        tls,
-        http: HttpOptions {
-            liveness_path: config.health.liveness_path.clone(),
-            readiness_path: config.health.readiness_path.clone(),
-            metrics_path: config.observability.metrics.path.clone(),
-            ..HttpOptions::default()
-        },
-        waits: Waits::default(),
-        clock,
-    };
+    let waits = Waits { drain, ..Waits::default() };
+    let options = ServerOptions { tables: tables.collect(), tls, http, waits, clock };
     run(engines, Server::new(options), listeners, stop).await
 }
 
@@ -100,49 +97,6 @@ async fn until(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-/// Checks every source and its tables, and tells everything that is wrong at once.
-async fn prepare(
-    config: &ServerConfig,
-    folder: &Path,
-    random: &mut StdRng,
-    clock: &Clock,
-    stop: watch::Receiver<bool>,
-) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
-    let (mut engines, mut problems) = (BTreeMap::new(), Vec::new());
-    for (name, source) in &config.sources {
-        let tables: Vec<_> = config.tables.iter().filter(|table| table.source == *name).collect();
-        let tables: Vec<_> = tables.into_iter().map(|table| options::table(table, folder, random)).collect();
-        let postgres = match options::postgres(name, source, folder, random) {
-            Ok(postgres) => postgres,
-            Err(error) => {
-                problems.push(format!("sources.{name}.connection: {error}"));
-                continue;
-            }
-        };
-        let mut backoff = postgres.reconnect.backoff_initial;
-        loop {
-            let source = PostgresSource::new(postgres.clone());
-            match Engine::prepare(source, tables.clone(), clock.clone()).await {
-                Ok(engine) => drop(engines.insert(name.clone(), engine)),
-                Err(SourceError::Definite(sentences)) => {
-                    problems.extend(sentences.into_iter().map(|sentence| format!("source {name}: {sentence}")));
-                }
-                Err(SourceError::Transient(error)) => {
-                    tracing::warn!(source = name, error, wait_s = backoff.as_secs_f64(), "cannot reach the source yet");
-                    tokio::select! {
-                        () = tokio::time::sleep(backoff) => {}
-                        () = until(stop.clone()) => return Err(Failure::Misconfigured(problems)),
-                    }
-                    backoff = backoff.mul_f64(postgres.reconnect.multiplier).min(postgres.reconnect.backoff_max);
-                    continue;
-                }
-            }
-            break;
-        }
-    }
-    if problems.is_empty() { Ok(engines) } else { Err(Failure::Misconfigured(problems)) }
-}
-
 fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
     let name = laredo_core::TableName::new(&table.schema, &table.table);
     let handle = engine.table(&name)?.clone();
@@ -174,52 +128,6 @@ fn say_what_is_not_active(config: &ServerConfig) {
         if fanout.grpc.max_clients.is_none() {
             tracing::info!(table = name, "clients without limit; set max_clients to have one");
         }
-    }
-}
-
-async fn listen(config: &ServerConfig) -> Result<Listeners, Failure> {
-    let mut ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
-    ports.insert(config.grpc.port);
-    let (mut grpc, mut problems) = (Vec::new(), Vec::new());
-    for port in ports {
-        bind(port, "gRPC").await.map(|listener| grpc.push(listener)).unwrap_or_else(|problem| problems.push(problem));
-    }
-    let health = bind(config.health.http_port, "health.http_port").await;
-    let metrics = bind(config.observability.metrics.port, "observability.metrics.port").await;
-    let mut keep = |bound: Result<TcpListener, String>| bound.map_err(|problem| problems.push(problem)).ok();
-    let (health, metrics) = (keep(health), keep(metrics));
-    if problems.is_empty() { Ok(Listeners { grpc, health, metrics }) } else { Err(Failure::Misconfigured(problems)) }
-}
-
-/// Listens on every address, IPv4 and IPv6 where the machine has both.
-async fn bind(port: u16, what: &str) -> Result<TcpListener, String> {
-    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let bound = match TcpListener::bind(all).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
-        // A machine without IPv6.
-        Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await,
-    };
-    bound
-        .map_err(|error| format!("cannot listen on port {port} ({what}): {error}; choose another one or stop its user"))
-}
-
-fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> {
-    let Some(tls) = &config.grpc.tls else { return Ok(None) };
-    let mut problems = Vec::new();
-    let mut read = |key: &str, path: &Path| {
-        std::fs::read(path).unwrap_or_else(|error| {
-            problems.push(format!("grpc.tls.{key}: cannot read {}: {error}", path.display()));
-            Vec::new()
-        })
-    };
-    let certificate = read("cert_path", &tls.cert_path);
-    let key = read("key_path", &tls.key_path);
-    let client_ca = tls.client_ca_path.as_ref().map(|path| read("client_ca_path", path));
-    if problems.is_empty() {
-        Ok(Some(TlsOptions { certificate, key, client_ca }))
-    } else {
-        Err(Failure::Misconfigured(problems))
     }
 }
 

@@ -1,64 +1,147 @@
-//! What a user can get wrong ends with exit code 2 and a sentence that says what to do, before anything is touched.
+//! What a user can get wrong ends with exit code 2 and a sentence that says what to do, before anything is touched. The program
+//! ends by itself at its first look: it does not wait for what only a person can mend.
 
-use std::process::{Command, Output};
+use laredo_testkit::{Cluster, ClusterOptions, clean_command};
 
-use laredo_testkit::{Cluster, ClusterOptions};
+use crate::support::server::PATIENCE;
 
-fn run(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
+/// What a server says that waits for its database.
+const WAITS: &str = "cannot reach the source yet";
+
+/// Runs the server until it ends by itself: its exit code, and what it has said.
+pub(crate) async fn run(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("laredo.conf");
     std::fs::write(&file, config).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laredo-server"));
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-server"));
     command.arg("--config").arg(&file).args(arguments).env("NO_COLOR", "1");
-    let Output { status, stderr, stdout } = command.output().unwrap();
-    (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+    let output = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends by itself").unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), said)
+}
+
+/// Runs a server that has to be refused for each of the reasons expected.
+async fn refused(config: &str, expected: &[&str]) {
+    let (code, said) = run(config, &[]).await;
+    assert_eq!(code, Some(2), "{config}\n{said}");
+    assert!(!said.contains(WAITS), "{said}");
+    for expected in expected {
+        assert!(said.contains(expected), "{expected} is not in\n{said}");
+    }
 }
 
 fn config(connection: &str, table: &str, create: bool) -> String {
+    config_with(connection, &format!("table = {table}"), create, "")
+}
+
+fn config_with(connection: &str, table: &str, create: bool, more: &str) -> String {
     format!(
         "sources {{ db {{ type = postgresql, connection = \"{connection}\", publication {{ name = p, create = {create} }} }} }}
-         tables = [{{ source = db, schema = public, table = {table}, targets = [{{ type = replication-fanout, grpc {{ port = 0 }} }}] }}]
-         grpc {{ port = 0 }}, health {{ http_port = 0 }}, observability {{ metrics {{ port = 0 }} }}"
+         tables = [{{ source = db, schema = public, {table}, targets = [{{ type = replication-fanout, grpc {{ port = 0 }} }}] }}]
+         grpc {{ port = 0 }}, health {{ http_port = 0 }}, observability {{ metrics {{ port = 0 }} }}\n{more}"
     )
 }
 
-#[test]
-fn a_typo_is_shown_in_its_place() {
-    let (code, said) = run("sources { db { type = postgresql, conection = x } }\ntables = []\n", &["--check"]);
+#[tokio::test]
+async fn a_typo_is_shown_in_its_place() {
+    let (code, said) = run("sources { db { type = postgresql, conection = x } }\ntables = []\n", &["--check"]).await;
     assert_eq!(code, Some(2), "{said}");
     for expected in ["laredo.conf:1:", "conection", "connection"] {
         assert!(said.contains(expected), "{expected} is not in\n{said}");
     }
 }
 
-#[test]
-fn what_the_database_lacks_is_said_with_the_remedy() {
+#[tokio::test]
+async fn what_a_table_lacks_is_said_with_the_remedy() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
-    cluster.psql("CREATE TABLE keyless (a int); CREATE TABLE good (id int PRIMARY KEY)").unwrap();
-    cluster.psql("CREATE ROLE reader LOGIN; GRANT SELECT ON good TO reader").unwrap();
+    let create = "
+        CREATE TABLE good (id int PRIMARY KEY);
+        CREATE TABLE keyless (a int);
+        CREATE TABLE nothing (id int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING;
+        CREATE TABLE full_row (id int); ALTER TABLE full_row REPLICA IDENTITY FULL;
+        CREATE VIEW a_view AS SELECT * FROM good;
+        CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
+        CREATE TABLE grants (id int PRIMARY KEY, acl aclitem[]);";
+    cluster.psql(create).unwrap();
     let url = cluster.url("postgres");
-    let reader = url.replace("postgres@", "reader@");
-    let cases = [
-        (config(&url, "missing", true), vec!["public.missing"]),
-        (config(&url, "keyless", true), vec!["keyless", "REPLICA IDENTITY"]),
-        (config(&url, "good", false), vec!["CREATE PUBLICATION"]),
-        (config(&reader, "good", true), vec!["reader", "REPLICATION"]),
-        (config("postgresql://x@127.0.0.1/db?sslmod=disable", "good", true), vec!["sslmod", "sslmode"]),
+    let cases: [(&str, &[&str]); 9] = [
+        ("table = missing", &["public.missing does not exist in database postgres"]),
+        ("table = keyless", &["public.keyless has no primary key", "REPLICA IDENTITY FULL and name its key_fields"]),
+        ("table = nothing", &["has REPLICA IDENTITY NOTHING", "run ALTER TABLE"]),
+        ("table = full_row", &["REPLICA IDENTITY FULL and no primary key", "key_fields = ["]),
+        ("table = full_row, key_fields = [no]", &["key_fields names \"no\", which is no column of it"]),
+        ("table = good, key_fields = [no]", &["key_fields", "\"no\""]),
+        ("table = a_view", &["public.a_view is a view", "follow the tables below it"]),
+        ("table = unlogged", &["public.unlogged is unlogged", "SET LOGGED"]),
+        ("table = grants", &["column \"acl\" is of type", "change its type to text"]),
     ];
-    for (config, expected) in cases {
-        let (code, said) = run(&config, &[]);
-        assert_eq!(code, Some(2), "{said}");
-        for expected in expected {
-            assert!(said.contains(expected), "{expected} is not in\n{said}");
-        }
+    for (table, expected) in cases {
+        refused(&config_with(&url, table, true, ""), expected).await;
+    }
+    refused(&config(&url, "good", false), &["publication p does not exist; run CREATE PUBLICATION"]).await;
+    let publications = cluster.psql("SELECT count(*) FROM pg_publication").unwrap();
+    assert_eq!(publications, "0", "nothing is changed where something is wrong");
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_are_said_with_the_grant() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    let create = "
+        CREATE TABLE good (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE good;
+        CREATE TABLE hidden (id int PRIMARY KEY); ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY some ON hidden USING (id < 10); ALTER PUBLICATION p ADD TABLE hidden;
+        CREATE ROLE reader LOGIN; GRANT SELECT ON good TO reader;
+        CREATE ROLE replicator LOGIN REPLICATION; GRANT SELECT ON hidden TO replicator;";
+    cluster.psql(create).unwrap();
+    let as_role = |role: &str| cluster.url("postgres").replace("postgres@", &format!("{role}@"));
+    let (reader, replicator) = (as_role("reader"), as_role("replicator"));
+    refused(&config(&reader, "good", false), &["role reader may not replicate", "ALTER ROLE", "REPLICATION"]).await;
+    refused(&config(&replicator, "good", false), &["public.good cannot be read by this role", "GRANT SELECT ON"]).await;
+    refused(&config(&replicator, "hidden", false), &["row-level security would hide rows", "BYPASSRLS"]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_succeed_is_not_tried_again() {
+    let cluster =
+        Cluster::start(ClusterOptions { password: Some("right".to_owned()), ..ClusterOptions::default() }).unwrap();
+    let url = cluster.url("postgres");
+    let cases = [
+        (url.replace(":right@", ":wrong@"), "password authentication failed"),
+        (cluster.url("nowhere"), "database \\\"nowhere\\\" does not exist"),
+        (format!("{url}?sslmod=disable"), "did you mean `sslmode`?"),
+        (format!("{url}?sslmode=perhaps"), "sslmode"),
+        (format!("{url}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem"), "/nowhere/ca.pem"),
+        (format!("{url}?sslmode=require"), "the server does not offer TLS"),
+    ];
+    for (connection, expected) in cases {
+        refused(&config(&connection, "good", true), &[expected.replace("\\\"", "\"").as_str()]).await;
     }
 }
 
-#[test]
-fn a_database_that_cannot_stream_changes_is_refused() {
-    let cluster = Cluster::start(ClusterOptions::default().set("wal_level", "replica")).unwrap();
-    cluster.psql("CREATE TABLE good (id int PRIMARY KEY)").unwrap();
-    let (code, said) = run(&config(&cluster.url("postgres"), "good", true), &[]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("wal_level") && said.contains("ALTER SYSTEM"), "{said}");
+#[tokio::test]
+async fn a_database_that_cannot_stream_changes_is_refused() {
+    let physical = Cluster::start(ClusterOptions::default().set("wal_level", "replica")).unwrap();
+    physical.psql("CREATE TABLE good (id int PRIMARY KEY)").unwrap();
+    refused(&config(&physical.url("postgres"), "good", true), &["wal_level is replica", "ALTER SYSTEM SET wal_level"])
+        .await;
+    let none_free = ClusterOptions::default().set("max_replication_slots", "0").set("max_wal_senders", "0");
+    let none_free = Cluster::start(none_free).unwrap();
+    none_free.psql("CREATE TABLE good (id int PRIMARY KEY)").unwrap();
+    let expected = ["all 0 replication slots are taken", "max_replication_slots = 5", "all 0 walsenders are busy"];
+    refused(&config(&none_free.url("postgres"), "good", true), &expected).await;
+}
+
+#[tokio::test]
+async fn certificates_that_are_none_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("garbage.pem");
+    std::fs::write(&file, "-----BEGIN NOTHING-----\n").unwrap();
+    let file = file.display();
+    let tls = format!(
+        "grpc.tls {{ enabled = true, cert_path = \"{file}\", key_path = \"{file}\", client_ca_path = \"{file}\" }}"
+    );
+    let config = config_with("postgresql://x@127.0.0.1/db", "table = good", true, &tls);
+    let of = |key: &str| format!("grpc.tls.{key}: {file}: ");
+    refused(&config, &[&of("cert_path"), &of("key_path"), &of("client_ca_path")]).await;
 }

@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub source: String,
     /// More top-level keys.
     pub extra: String,
+    /// More of the command line.
+    pub arguments: Vec<String>,
 }
 
 impl ServerConfig {
@@ -44,6 +46,7 @@ impl ServerConfig {
             target: "heartbeat_interval = 200ms".to_owned(),
             source: "reconnect { initial_backoff = 20ms, max_backoff = 500ms }".to_owned(),
             extra: String::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -112,8 +115,9 @@ impl ServerConfig {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("laredo.conf");
         std::fs::write(&file, self.to_hocon(&ports)).unwrap();
-        let process = Process::spawn(command(&file)).unwrap();
-        Server { process, ports, file, _dir: dir }
+        let arguments = self.arguments.clone();
+        let process = Process::spawn(command(&file, &arguments)).unwrap();
+        Server { process, ports, file, arguments, _dir: dir }
     }
 }
 
@@ -144,6 +148,7 @@ pub struct Server {
     /// Where it listens.
     pub ports: Ports,
     file: PathBuf,
+    arguments: Vec<String>,
     _dir: TempDir,
 }
 
@@ -157,7 +162,7 @@ impl Server {
     pub async fn restart(&mut self) {
         self.process.kill9();
         self.process.wait(PATIENCE).await.unwrap();
-        self.process = Process::spawn(command(&self.file)).unwrap();
+        self.process = Process::spawn(command(&self.file, &self.arguments)).unwrap();
         self.ready().await;
     }
 

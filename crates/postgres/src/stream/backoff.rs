@@ -31,7 +31,7 @@ impl Default for ReconnectOptions {
 impl ReconnectOptions {
     /// The wait after `failed` attempts in a row, between half and all of what the options say, so that many do not
     /// come back at once; `None` when no attempt is left.
-    pub(super) fn delay(&self, failed: u32, rng: &mut impl Rng) -> Option<Duration> {
+    pub fn delay(&self, failed: u32, rng: &mut impl Rng) -> Option<Duration> {
         if self.attempts_max.is_some_and(|max| failed >= max) {
             return None;
         }

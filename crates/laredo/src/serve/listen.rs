@@ -1,0 +1,70 @@
+//! Ports and certificates.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use laredo_server::{Listeners, TlsFile, TlsOptions};
+use tokio::net::TcpListener;
+
+use super::compose::Failure;
+use crate::config::ServerConfig;
+use crate::config::server::TlsConfig;
+
+/// Binds every port; all that cannot be had are told at once.
+pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {
+    let mut ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
+    ports.insert(config.grpc.port);
+    let (mut grpc, mut problems) = (Vec::new(), Vec::new());
+    for port in ports {
+        bind(port, "gRPC").await.map(|listener| grpc.push(listener)).unwrap_or_else(|problem| problems.push(problem));
+    }
+    let health = bind(config.health.http_port, "health.http_port").await;
+    let metrics = bind(config.observability.metrics.port, "observability.metrics.port").await;
+    let mut keep = |bound: Result<TcpListener, String>| bound.map_err(|problem| problems.push(problem)).ok();
+    let (health, metrics) = (keep(health), keep(metrics));
+    if problems.is_empty() { Ok(Listeners { grpc, health, metrics }) } else { Err(Failure::Misconfigured(problems)) }
+}
+
+/// Listens on every address, IPv4 and IPv6 where the machine has both.
+async fn bind(port: u16, what: &str) -> Result<TcpListener, String> {
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let bound = match TcpListener::bind(all).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
+        // A machine without IPv6.
+        Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await,
+    };
+    bound
+        .map_err(|error| format!("cannot listen on port {port} ({what}): {error}; choose another one or stop its user"))
+}
+
+/// Reads the files of TLS and checks that they are what they should be.
+pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> {
+    let Some(tls) = &config.grpc.tls else { return Ok(None) };
+    let mut problems = Vec::new();
+    let mut read = |key: &str, path: &Path| {
+        std::fs::read(path).unwrap_or_else(|error| {
+            problems.push(format!("grpc.tls.{key}: cannot read {}: {error}", path.display()));
+            Vec::new()
+        })
+    };
+    let certificate = read("cert_path", &tls.cert_path);
+    let key = read("key_path", &tls.key_path);
+    let client_ca = tls.client_ca_path.as_ref().map(|path| read("client_ca_path", path));
+    let options = TlsOptions { certificate, key, client_ca };
+    if problems.is_empty() {
+        problems = options.check().err().unwrap_or_default().into_iter().map(|problem| said(tls, problem)).collect();
+    }
+    if problems.is_empty() { Ok(Some(options)) } else { Err(Failure::Misconfigured(problems)) }
+}
+
+fn said(tls: &TlsConfig, (file, problem): (TlsFile, String)) -> String {
+    let (key, path) = match file {
+        TlsFile::Certificate => ("cert_path", Some(&tls.cert_path)),
+        TlsFile::Key => ("key_path", Some(&tls.key_path)),
+        TlsFile::ClientCa => ("client_ca_path", tls.client_ca_path.as_ref()),
+    };
+    let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+    format!("grpc.tls.{key}: {path}: {problem}; name a PEM file that is right")
+}

@@ -1,0 +1,149 @@
+//! Sources, checked and made ready all at the same time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::anyhow;
+use futures::future::join_all;
+use laredo_engine::source::{SourceError, TableRequest};
+use laredo_engine::{Clock, Engine, TableOptions};
+use laredo_postgres::{PostgresOptions, PostgresSource};
+use laredo_server::WaitingFor;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::compose::Failure;
+use super::options;
+use crate::config::ServerConfig;
+
+/// A source and its tables, as they are asked for.
+struct Plan<'a> {
+    name: &'a str,
+    source: PostgresOptions,
+    tables: Vec<TableOptions>,
+}
+
+/// Why a source is not ready.
+enum Obstacle {
+    /// What a person has to mend, each a sentence.
+    Definite(Vec<String>),
+    /// It was away for as long as `reconnect.max_attempts` allows.
+    Away(String),
+    /// It is away, and others need mending.
+    Unknown,
+}
+
+/// Checks every source and its tables, and changes publications only when all of them are right. A source that is away is waited
+/// for, unless another one needs mending: what is known to be wrong is told at once, all of it.
+pub(super) async fn prepare(
+    config: &ServerConfig,
+    clock: &Clock,
+    waiting: &watch::Sender<WaitingFor>,
+) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
+    let (plans, malformed) = plans(config, &std::env::temp_dir(), &mut StdRng::from_os_rng());
+    let broken = CancellationToken::new();
+    if !malformed.is_empty() {
+        broken.cancel();
+    }
+    let checked = join_all(plans.iter().map(|plan| {
+        let requests: Vec<TableRequest> = plan.tables.iter().map(|table| table.request.clone()).collect();
+        plan.reach(waiting, &broken, async move || PostgresSource::new(plan.source.clone()).check(&requests).await)
+    }));
+    collect(&plans, checked.await, malformed)?;
+    let prepared = join_all(plans.iter().map(|plan| {
+        plan.reach(waiting, &broken, async move || {
+            Engine::prepare(PostgresSource::new(plan.source.clone()), plan.tables.clone(), clock.clone()).await
+        })
+    }));
+    let engines = collect(&plans, prepared.await, Vec::new())?;
+    Ok(plans.iter().map(|plan| plan.name.to_owned()).zip(engines).collect())
+}
+
+fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (Vec<Plan<'a>>, Vec<String>) {
+    let (mut plans, mut malformed) = (Vec::new(), Vec::new());
+    for (name, source) in &config.sources {
+        let tables = config.tables.iter().filter(|table| table.source == *name);
+        let tables = tables.map(|table| options::table(table, folder, random)).collect();
+        match options::postgres(name, source, folder, random) {
+            Ok(source) => plans.push(Plan { name, source, tables }),
+            Err(error) => malformed.push(format!("sources.{name}.connection: {error}")),
+        }
+    }
+    (plans, malformed)
+}
+
+/// All that was reached, or everything that is wrong.
+fn collect<T>(
+    plans: &[Plan<'_>],
+    reached: Vec<Result<T, Obstacle>>,
+    malformed: Vec<String>,
+) -> Result<Vec<T>, Failure> {
+    let (mut done, mut problems, mut away) = (Vec::new(), malformed, None);
+    for (plan, reached) in plans.iter().zip(reached) {
+        let name = plan.name;
+        match reached {
+            Ok(reached) => done.push(reached),
+            Err(Obstacle::Definite(sentences)) => {
+                problems.extend(sentences.into_iter().map(|sentence| format!("source {name}: {sentence}")));
+            }
+            Err(Obstacle::Away(error)) => away = Some(anyhow!("source {name}: {error}")),
+            Err(Obstacle::Unknown) => {}
+        }
+    }
+    match away {
+        _ if !problems.is_empty() => Err(Failure::Misconfigured(problems)),
+        Some(error) => Err(Failure::Failed(error)),
+        None => Ok(done),
+    }
+}
+
+impl Plan<'_> {
+    /// Does it, again and again while the source is away.
+    async fn reach<T>(
+        &self,
+        waiting: &watch::Sender<WaitingFor>,
+        broken: &CancellationToken,
+        work: impl AsyncFn() -> Result<T, SourceError>,
+    ) -> Result<T, Obstacle> {
+        let (name, reconnect) = (self.name, &self.source.reconnect);
+        let mut random = StdRng::seed_from_u64(self.source.seed);
+        let wait_for = |what: String| waiting.send_modify(|waiting| drop(waiting.insert(name.to_owned(), what)));
+        wait_for("the source is being checked".to_owned());
+        for failed in 1_u32.. {
+            let error = match work().await {
+                Ok(done) => {
+                    waiting.send_modify(|waiting| drop(waiting.remove(name)));
+                    return Ok(done);
+                }
+                Err(SourceError::Definite(sentences)) => {
+                    broken.cancel();
+                    return Err(Obstacle::Definite(sentences));
+                }
+                Err(SourceError::Transient(error)) => error,
+            };
+            if reconnect.attempts_max.is_some_and(|max| failed >= max) {
+                broken.cancel();
+                return Err(Obstacle::Away(format!(
+                    "{error}; given up after {failed} attempts (reconnect.max_attempts)"
+                )));
+            }
+            let Some(delay) = reconnect.delay(failed - 1, &mut random) else { break };
+            tracing::warn!(
+                source = name,
+                error,
+                attempt = failed,
+                delay_ms = delay.as_millis(),
+                "cannot reach the source yet"
+            );
+            wait_for(error);
+            tokio::select! {
+                biased;
+                () = broken.cancelled() => break,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+        Err(Obstacle::Unknown)
+    }
+}
