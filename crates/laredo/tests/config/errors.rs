@@ -205,6 +205,31 @@ fn keys_without_a_meaning_are_refused_with_a_sentence() {
 }
 
 #[test]
+fn paths_that_cannot_be_served_side_by_side_are_named() {
+    for (text, expected) in [
+        (
+            "health.readiness_path = /metrics",
+            "5:25: health.readiness_path: observability.metrics.path has this path already; give each its own",
+        ),
+        (
+            "observability.metrics.path = /health/live",
+            "5:30: observability.metrics.path: health.liveness_path has this path already; give each its own",
+        ),
+        (
+            "health.liveness_path = /health/startup",
+            "5:24: health.liveness_path: the startup endpoint has this path already; give each its own",
+        ),
+        (
+            "health.readiness_path = \"/:x\"",
+            "5:25: health.readiness_path: expected a path that begins with / and has no ?, #, *, braces, spaces or part \
+             that begins with a colon, found \"/:x\"",
+        ),
+    ] {
+        refused(&format!("{MINIMAL}\n{text}"), &[&format!("laredo.conf:{expected}")]);
+    }
+}
+
+#[test]
 fn what_only_makes_sense_together_is_checked_together() {
     for (source, table, target, expected) in [
         (
@@ -263,22 +288,6 @@ fn what_only_makes_sense_together_is_checked_together() {
              a server that is not ready would be restarted",
         ],
     );
-    for (text, expected) in [
-        (
-            "health.readiness_path = /metrics",
-            "5:25: health.readiness_path: observability.metrics.path has this path already; give each its own",
-        ),
-        (
-            "observability.metrics.path = /health/live",
-            "5:30: observability.metrics.path: health.liveness_path has this path already; give each its own",
-        ),
-        (
-            "health.liveness_path = /health/startup",
-            "5:24: health.liveness_path: the startup endpoint has this path already; give each its own",
-        ),
-    ] {
-        refused(&format!("{MINIMAL}\n{text}"), &[&format!("laredo.conf:{expected}")]);
-    }
     refused(
         &format!("{MINIMAL}\nobservability.metrics.port = 4002"),
         &[
