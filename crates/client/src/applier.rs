@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::assembler::{AssembleError, Assembler, Event};
 use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
-use crate::layout::Layout;
+use crate::incoming::Incoming;
 use crate::publish::{Front, Side, WriteError, Writer};
 use crate::status::{ReplicaError, Status};
 
@@ -59,9 +59,14 @@ pub(crate) struct Applier {
     faults: mpsc::UnboundedSender<ReplicaError>,
     assembler: Assembler,
     writer: Writer,
+    /// Of what was applied for the readers.
     resume: Resume,
+    /// What was applied cannot be gone on from: a full snapshot has to take its place.
+    starts_over: bool,
     /// The stream's handshake; `None` before it came and after a fault.
     opened: Option<Box<SyncHandshake>>,
+    /// The stream's own state, while it is older than what readers were shown.
+    incoming: Option<Box<Incoming>>,
     /// The newest sequence that the server is known to have.
     head: Sequence,
     /// Whether everything up to the head has come, as of the newest message.
@@ -121,7 +126,9 @@ impl Applier {
             inputs,
             faults,
             resume: Resume::default(),
+            starts_over: false,
             opened: None,
+            incoming: None,
             head: Sequence(0),
             heartbeat_at_head: false,
             outbox: Vec::new(),
@@ -156,9 +163,11 @@ impl Applier {
                 self.show();
                 self.assembler.reset();
                 self.opened = None;
+                self.incoming = None;
                 self.heartbeat_at_head = false;
+                let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
                 // Where nobody waits for the answer any more, the replica is being stopped.
-                let _ = answer.send(self.resume.clone());
+                let _ = answer.send(resume);
             }
             Input::Message(message, _share) => {
                 let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
@@ -173,13 +182,14 @@ impl Applier {
         let event = {
             let current = self.writer.current();
             let latest = self.writer.unpublished().unwrap_or(&current);
-            let state = latest.table.as_ref().map(|table| (table.schema(), self.resume.position));
+            let state = latest.table.as_ref().filter(|_| !self.starts_over);
+            let state = state.map(|table| (table.schema(), self.resume.position));
             self.assembler.feed(message, state)
         };
         match event {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
-            Ok(Event::Snapshot { table, position, sequence }) => self.replace(*table, position, sequence),
+            Ok(Event::Snapshot { table, position, sequence }) => self.receive(*table, position, sequence),
             Ok(Event::Transaction { transaction, sequence }) => self.apply(transaction, sequence),
             Ok(Event::Repeated { sequence }) => self.reached(sequence),
             Ok(Event::Heartbeat { current_sequence, position }) => self.heartbeat(current_sequence, position),
@@ -201,8 +211,28 @@ impl Applier {
         self.head = Sequence::from_wire(handshake.server_current_sequence);
         if self.assembler.is_live() {
             self.adopt(&handshake);
+        } else if let Err(error) = self.goal(&handshake) {
+            // Its snapshot need not even be taken.
+            return self.fault(error);
         }
         self.opened = Some(handshake);
+    }
+
+    /// From which position on a stream's own state may be shown, so that no reader is taken back.
+    ///
+    /// # Errors
+    /// When the server has not come so far.
+    fn goal(&self, handshake: &SyncHandshake) -> Result<Lsn, ReplicaError> {
+        let ours = self.writer.current().position;
+        let theirs = Lsn(handshake.server_current_position);
+        if handshake.source != self.resume.source {
+            // Of another database or history: what readers were shown may lie beyond everything it will ever have.
+            return Ok(ours.min(theirs));
+        }
+        if theirs < ours && theirs != Lsn::ZERO {
+            return Err(ReplicaError::Behind { ours, theirs });
+        }
+        Ok(ours)
     }
 
     /// From here on the state is of this stream's journal.
@@ -214,21 +244,26 @@ impl Applier {
         self.resume.source.clone_from(&handshake.source);
     }
 
-    fn replace(&mut self, table: TableState, position: Lsn, sequence: Sequence) {
-        let Some(handshake) = self.opened.take() else { return };
+    /// A whole snapshot, which may be older than what readers were shown.
+    fn receive(&mut self, table: TableState, position: Lsn, sequence: Sequence) {
         self.show();
-        let ours = self.resume.position;
-        if position < ours && handshake.source == self.resume.source {
-            let theirs = position;
-            return self.fault(ReplicaError::Behind { ours, theirs });
+        let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
+        match goal {
+            Ok(goal) => {
+                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, goal)));
+                self.reveal();
+            }
+            Err(error) => self.fault(error),
         }
+    }
+
+    /// Shows the stream's own state in the place of the old one, in one step, if it is new enough.
+    fn reveal(&mut self) {
+        let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
+        let Incoming { side, sequence, .. } = *incoming;
+        let Some(handshake) = self.opened.take() else { return };
+        let position = side.position;
         let old = self.writer.current().clone();
-        let side = Side {
-            layout: Arc::new(Layout::new(table.schema().clone())),
-            table: Some(table),
-            position,
-            committed_at: None,
-        };
         let writer = &mut self.writer;
         self.shared.hub.publish(|followed| {
             let told =
@@ -241,11 +276,18 @@ impl Applier {
         }
         self.adopt(&handshake);
         self.opened = Some(handshake);
+        self.starts_over = false;
         self.resume.position = position;
         self.reached(sequence);
     }
 
     fn apply(&mut self, transaction: Transaction, sequence: Sequence) {
+        if let Some(incoming) = &mut self.incoming {
+            return match incoming.apply(&transaction, sequence) {
+                Ok(()) => self.reveal(),
+                Err(error) => self.start_over(state_error(error)),
+            };
+        }
         if self.outbox.is_empty() {
             self.is_collecting = self.shared.hub.is_followed();
         }
@@ -264,6 +306,10 @@ impl Applier {
     }
 
     fn reached(&mut self, sequence: Sequence) {
+        if let Some(incoming) = &mut self.incoming {
+            incoming.sequence = sequence;
+            return;
+        }
         self.resume.sequence = Some(sequence);
         self.head = self.head.max(sequence);
         self.heartbeat_at_head = false;
@@ -272,6 +318,13 @@ impl Applier {
     fn heartbeat(&mut self, current: Sequence, position: Option<Lsn>) {
         self.head = self.head.max(current);
         if !self.assembler.is_live() {
+            return;
+        }
+        if let Some(incoming) = &mut self.incoming {
+            incoming.moved(position.unwrap_or_default());
+            self.reveal();
+        }
+        if self.incoming.is_some() {
             return;
         }
         // A heartbeat with a position comes when everything up to there was sent, and nothing else waits.
@@ -328,7 +381,8 @@ impl Applier {
 
     /// Where the replica is, compared with the server.
     fn standing(&self) -> Standing {
-        let Some(handshake) = self.opened.as_ref().filter(|_| self.assembler.is_live()) else {
+        let is_live = self.assembler.is_live() && self.incoming.is_none();
+        let Some(handshake) = self.opened.as_ref().filter(|_| is_live) else {
             return Standing::default();
         };
         let (sequence, position) = (self.resume.sequence, self.resume.position);
@@ -353,7 +407,7 @@ impl Applier {
 
     /// What the replica has can no longer be gone on from.
     fn start_over(&mut self, error: ReplicaError) {
-        self.resume = Resume::default();
+        self.starts_over = true;
         self.fault(error);
     }
 
@@ -364,6 +418,7 @@ impl Applier {
         self.outbox.clear();
         self.assembler.reset();
         self.opened = None;
+        self.incoming = None;
         // Where nobody hears it, the replica is being stopped.
         let _ = self.faults.send(error);
     }

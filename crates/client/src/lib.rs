@@ -56,6 +56,7 @@ mod applier;
 mod assembler;
 mod changes;
 mod holders;
+mod incoming;
 mod key;
 mod layout;
 mod predicate;

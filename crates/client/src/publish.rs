@@ -63,7 +63,11 @@ impl Side {
     }
 
     /// Applies a transaction; `effects` collects the rows it changed.
-    fn apply(&mut self, transaction: &Transaction, mut effects: Option<&mut Vec<RowChange>>) -> Result<(), StateError> {
+    pub(crate) fn apply(
+        &mut self,
+        transaction: &Transaction,
+        mut effects: Option<&mut Vec<RowChange>>,
+    ) -> Result<(), StateError> {
         if let Some(table) = &mut self.table {
             for change in &transaction.changes {
                 if let (Change::Truncate, Some(effects)) = (change, &mut effects) {

@@ -84,12 +84,12 @@ pub enum ReplicaError {
     /// The server cannot send binary rows.
     #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
     Encoding,
-    /// The server has only an older state than this replica.
+    /// The server has not come as far as this replica has.
     #[error("the server is at {theirs}, behind this replica's {ours}; waiting until it catches up")]
     Behind {
         /// The replica's position.
         ours: Lsn,
-        /// The snapshot's position.
+        /// The server's newest position.
         theirs: Lsn,
     },
 }

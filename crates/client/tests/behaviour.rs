@@ -167,18 +167,35 @@ async fn a_change_that_does_not_fit_ends_in_a_full_snapshot_while_the_old_state_
             messages.extend(wrong.batches(2));
         } else {
             assert_eq!((request.last_known_source_position.as_str(), request.instance_id.as_str()), ("", ""));
+            messages = mended().answer(&request);
         }
         Ok(then_hang(messages))
     })
     .await;
     let replica = server.replica().start().unwrap();
+    let mut transactions = replica.transactions();
     let mut status = replica.watch_status();
     let seen = status.wait_for(|s| s.last_error.is_some()).await.unwrap().clone();
     assert!(matches!(seen.last_error, Some(ReplicaError::State(_))), "{seen:?}");
     assert_eq!(replica.view().len(), 3);
     status.wait_for(|s| s.resyncs == 1 && s.error.is_none()).await.unwrap();
-    until(&replica, |view| view.position() == small().head()).await;
-    assert_eq!(rows_in(&replica.view()), small().states()[&small().head()]);
+    until(&replica, |view| view.position() == mended().head()).await;
+    assert_eq!(rows_in(&replica.view()), mended().states()[&mended().head()]);
+    replica.stop().await;
+    let mut last = Lsn::ZERO;
+    while let Some(told) = transactions.next().await {
+        let position = told.unwrap().position;
+        assert!(position >= last, "from {last} back to {position}");
+        last = position;
+    }
+}
+
+/// What the small journal should have gone on with.
+fn mended() -> Journal {
+    let mut journal = small();
+    journal.commit(vec![update(3, "c3", "y")]);
+    journal.commit(vec![delete(2)]);
+    journal
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,10 +283,10 @@ async fn a_farewell_moves_the_replica_to_the_next_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_server_does_not_take_the_replica_back() {
+async fn a_server_whose_head_is_behind_does_not_take_the_replica_back() {
     let server = Server::start(|number, request| match number {
         0 => Ok(then_cut(small().answer(&request))),
-        1 => Ok(then_hang(small().snapshot_at(0))),
+        1 => Ok(then_hang(Journal::new(&[row(1, &["a", "x"])]).snapshot_at(0))),
         _ => Ok(then_hang(small().answer(&request))),
     })
     .await;
@@ -283,6 +300,56 @@ async fn an_older_server_does_not_take_the_replica_back() {
     status.wait_for(|s| s.connects == 3 && s.error.is_none()).await.unwrap();
     assert_eq!(replica.view().position(), Lsn(0x200));
     assert_eq!(server.requests.lock().unwrap()[2].last_known_source_position, "0/200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_older_than_what_was_shown_is_caught_up_out_of_sight() {
+    let mut newer = small();
+    newer.commit(vec![delete(2)]);
+    newer.instance = "another".to_owned();
+    let (head, states) = (newer.head(), newer.states());
+    let (sender, feed) = feeder(move || newer.snapshot_at(0));
+    let server = Server::start(move |number, request| match number {
+        0 => Ok(then_cut(small().answer(&request))),
+        _ => feed(number, request),
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.position() == Lsn(0x200)).await;
+    let mut transactions = replica.transactions();
+    let mut status = replica.watch_status();
+    status.wait_for(|s| s.connects == 2).await.unwrap();
+    let mut newer = small();
+    newer.commit(vec![delete(2)]);
+    newer.batches(0).into_iter().for_each(|m| send(&sender, m));
+    // Nothing differs from what was shown at this position, and it comes in one step.
+    let told = transactions.next().await.unwrap().unwrap();
+    assert_eq!((told.position, told.changes.len()), (Lsn(0x200), 0));
+    assert_eq!(rows_in(&replica.view()), states[&Lsn(0x200)]);
+    assert_eq!(replica.status().resyncs, 1);
+    newer.batches(1).into_iter().for_each(|m| send(&sender, m));
+    let told = transactions.next().await.unwrap().unwrap();
+    assert_eq!((told.position, told.changes.len()), (head, 1));
+    assert_eq!(rows_in(&replica.view()), states[&head]);
+    assert_eq!(replica.status().last_error.map(|e| matches!(e, ReplicaError::Ended { .. })), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_shows_a_state_that_only_lacked_the_position() {
+    let (sender, feed) = feeder(|| small().snapshot_at(0));
+    let server = Server::start(move |number, request| match number {
+        0 => Ok(then_cut(small().answer(&request))),
+        _ => feed(number, request),
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.position() == Lsn(0x200)).await;
+    let mut status = replica.watch_status();
+    status.wait_for(|s| s.connects == 2).await.unwrap();
+    send(&sender, heartbeat(Sequence(9999), Some(Lsn(0x150))));
+    send(&sender, heartbeat(Sequence(9999), Some(Lsn(0x250))));
+    until(&replica, |view| view.position() == Lsn(0x250)).await;
+    assert_eq!((replica.status().resyncs, replica.view().len()), (1, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
