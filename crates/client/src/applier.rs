@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use laredo_core::{IndexSpec, Lsn, Sequence, StateError, TableState, Transaction};
 use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::assembler::{AssembleError, Assembler, Event};
@@ -16,11 +17,10 @@ use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
 use crate::incoming::Incoming;
 use crate::publish::{Front, Side, WriteError, Writer};
 use crate::status::{ReplicaError, Status};
+use crate::transit::Transit;
 
 /// While messages wait, this many are applied before what they brought is shown.
 const MESSAGES_PER_STATE: usize = 16;
-/// `at_head` before the replica was ever there.
-const NEVER: u64 = u64::MAX;
 
 /// What all parts of a replica share.
 pub(crate) struct Shared {
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) now: Box<dyn Fn() -> Instant + Send + Sync>,
     started: Instant,
-    /// When the replica was last known to be at the server's head, in nanoseconds since `started`.
+    /// When the replica was last known to be at the server's head, in nanoseconds since `started` and one; 0 for never.
     at_head: AtomicU64,
 }
 
@@ -38,8 +38,8 @@ pub(crate) enum Input {
     /// A stream is about to be opened: what the last one half brought is void. Answered with where to go on from, once
     /// everything before is applied.
     Open(oneshot::Sender<Resume>),
-    /// A message, with its share of the bytes that may wait.
-    Message(Box<SyncResponse>, OwnedSemaphorePermit),
+    /// A message, when it was received, and its share of the bytes that may wait.
+    Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
 }
 
 /// Where a stream may go on from.
@@ -67,40 +67,28 @@ pub(crate) struct Applier {
     opened: Option<Box<SyncHandshake>>,
     /// The stream's own state, while it is older than what readers were shown.
     incoming: Option<Box<Incoming>>,
-    /// The newest sequence that the server is known to have.
-    head: Sequence,
-    /// Whether everything up to the head has come, as of the newest message.
-    heartbeat_at_head: bool,
+    transit: Transit,
+    /// When what is applied was all that the server had, since the replica started; `None` where nothing new is known.
+    fresh_at: Option<Duration>,
     /// Transactions that are applied but not shown; with their changes if somebody followed from the first on.
     outbox: Vec<CommittedTransaction>,
     is_collecting: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing {
-    /// The replica has everything that the server is known to have.
-    at_head: bool,
-    /// It has what the server had when the stream began: it is ready.
-    was_at_head: bool,
-}
-
 impl Shared {
     pub(crate) fn new(front: Arc<Front>, hub: Arc<Hub>, now: Box<dyn Fn() -> Instant + Send + Sync>) -> Shared {
-        Shared { front, hub, status: watch::Sender::default(), started: now(), now, at_head: AtomicU64::new(NEVER) }
+        Shared { front, hub, status: watch::Sender::default(), started: now(), now, at_head: AtomicU64::new(0) }
     }
 
     /// When the replica was last known to be at the server's head.
     pub(crate) fn at_head(&self) -> Option<Instant> {
-        match self.at_head.load(Ordering::Acquire) {
-            NEVER => None,
-            nanos => self.started.checked_add(Duration::from_nanos(nanos)),
-        }
+        let nanos = self.at_head.load(Ordering::Acquire).checked_sub(1)?;
+        self.started.checked_add(Duration::from_nanos(nanos))
     }
 
-    fn set_at_head(&self) {
-        let since = (self.now)().saturating_duration_since(self.started);
-        let nanos = u64::try_from(since.as_nanos()).unwrap_or(NEVER - 1);
-        self.at_head.store(nanos, Ordering::Release);
+    fn set_at_head(&self, since_start: Duration) {
+        let nanos = u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX);
+        self.at_head.fetch_max(nanos.saturating_add(1), Ordering::AcqRel);
     }
 
     pub(crate) fn fail(&self, error: &ReplicaError) {
@@ -129,8 +117,8 @@ impl Applier {
             starts_over: false,
             opened: None,
             incoming: None,
-            head: Sequence(0),
-            heartbeat_at_head: false,
+            transit: Transit::default(),
+            fresh_at: None,
             outbox: Vec::new(),
             is_collecting: false,
         }
@@ -146,7 +134,7 @@ impl Applier {
             }
             self.show();
             if self.inputs.is_empty() {
-                self.note_standing();
+                self.note_ready();
                 self.writer.catch_up();
             }
         }
@@ -164,21 +152,21 @@ impl Applier {
                 self.assembler.reset();
                 self.opened = None;
                 self.incoming = None;
-                self.heartbeat_at_head = false;
+                self.transit = Transit::default();
                 let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
                 // Where nobody waits for the answer any more, the replica is being stopped.
                 let _ = answer.send(resume);
             }
-            Input::Message(message, _share) => {
+            Input::Message(message, received, _share) => {
                 let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
                 if self.opened.is_some() || is_handshake {
-                    self.message(*message);
+                    self.message(*message, received);
                 }
             }
         }
     }
 
-    fn message(&mut self, message: SyncResponse) {
+    fn message(&mut self, message: SyncResponse, received: Instant) {
         let event = {
             let current = self.writer.current();
             let latest = self.writer.unpublished().unwrap_or(&current);
@@ -192,7 +180,7 @@ impl Applier {
             Ok(Event::Snapshot { table, position, sequence }) => self.receive(*table, position, sequence),
             Ok(Event::Transaction { transaction, sequence }) => self.apply(transaction, sequence),
             Ok(Event::Repeated { sequence }) => self.reached(sequence),
-            Ok(Event::Heartbeat { current_sequence, position }) => self.heartbeat(current_sequence, position),
+            Ok(Event::Heartbeat { server_time, position }) => self.heartbeat(position, server_time, received),
             Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
             Err(AssembleError::Encoding) => self.fault(ReplicaError::Encoding),
             Err(AssembleError::Index(error)) => self.start_over(state_error(error)),
@@ -208,7 +196,6 @@ impl Applier {
             status.reason.clone_from(&handshake.reason);
             status.error = None;
         });
-        self.head = Sequence::from_wire(handshake.server_current_sequence);
         if self.assembler.is_live() {
             self.adopt(&handshake);
         } else if let Err(error) = self.goal(&handshake) {
@@ -311,12 +298,13 @@ impl Applier {
             return;
         }
         self.resume.sequence = Some(sequence);
-        self.head = self.head.max(sequence);
-        self.heartbeat_at_head = false;
     }
 
-    fn heartbeat(&mut self, current: Sequence, position: Option<Lsn>) {
-        self.head = self.head.max(current);
+    /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the state's
+    /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
+    fn heartbeat(&mut self, position: Option<Lsn>, server_time: Option<Timestamp>, received: Instant) {
+        let received = received.saturating_duration_since(self.shared.started);
+        let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(received, &sent));
         if !self.assembler.is_live() {
             return;
         }
@@ -327,8 +315,6 @@ impl Applier {
         if self.incoming.is_some() {
             return;
         }
-        // A heartbeat with a position comes when everything up to there was sent, and nothing else waits.
-        self.heartbeat_at_head = position.is_some_and(|position| position >= self.resume.position);
         if let Some(position) = position
             && position > self.resume.position
         {
@@ -350,14 +336,18 @@ impl Applier {
                 Err(WriteError::Closing) => self.opened = None,
             }
         }
+        if position.is_some() && self.opened.is_some() {
+            self.fresh_at = Some(received.saturating_sub(excess));
+        }
     }
 
     /// Shows what was applied since the last time, at once and in whole transactions.
     fn show(&mut self) {
+        let fresh_at = self.fresh_at.take();
         if self.writer.unpublished().is_none() {
+            fresh_at.into_iter().for_each(|at| self.shared.set_at_head(at));
             return;
         }
-        let at_head = self.inputs.is_empty() && self.standing().at_head;
         let (writer, outbox, is_collecting) = (&mut self.writer, &mut self.outbox, self.is_collecting);
         let shared = &self.shared;
         self.shared.hub.publish(|followed| {
@@ -372,34 +362,19 @@ impl Applier {
             }
             writer.publish();
             // Before anybody is told, so that nobody who is finds the state older than it is.
-            if at_head {
-                shared.set_at_head();
-            }
+            fresh_at.into_iter().for_each(|at| shared.set_at_head(at));
             if followed { told } else { Vec::new() }
         });
     }
 
-    /// Where the replica is, compared with the server.
-    fn standing(&self) -> Standing {
+    /// It is ready once it has what the server had when the stream began.
+    fn note_ready(&self) {
         let is_live = self.assembler.is_live() && self.incoming.is_none();
-        let Some(handshake) = self.opened.as_ref().filter(|_| is_live) else {
-            return Standing::default();
-        };
-        let (sequence, position) = (self.resume.sequence, self.resume.position);
-        let reached = |head: Sequence| sequence.is_some_and(|sequence| sequence >= head);
-        let first_head = Sequence::from_wire(handshake.server_current_sequence);
-        let first_position = Lsn(handshake.server_current_position);
-        let position_reached = first_position != Lsn::ZERO && position >= first_position;
-        let at_head = self.heartbeat_at_head || reached(self.head) || (position_reached && self.head == first_head);
-        Standing { at_head, was_at_head: at_head || reached(first_head) || position_reached }
-    }
-
-    fn note_standing(&self) {
-        let standing = self.standing();
-        if standing.at_head {
-            self.shared.set_at_head();
-        }
-        if standing.was_at_head {
+        let Some(handshake) = self.opened.as_ref().filter(|_| is_live) else { return };
+        let head = Lsn(handshake.server_current_position);
+        let sequence_reached =
+            self.resume.sequence.is_some_and(|s| s >= Sequence::from_wire(handshake.server_current_sequence));
+        if sequence_reached || (head != Lsn::ZERO && self.resume.position >= head) {
             let status = &self.shared.status;
             status.send_if_modified(|status| !std::mem::replace(&mut status.ready, true));
         }
@@ -414,6 +389,7 @@ impl Applier {
     /// The stream is of no use any more.
     fn fault(&mut self, error: ReplicaError) {
         tracing::warn!(%error, "the stream is given up");
+        self.fresh_at = None;
         self.show();
         self.outbox.clear();
         self.assembler.reset();
@@ -444,3 +420,7 @@ pub(crate) fn weight(message: &SyncResponse) -> usize {
     };
     size_of::<SyncResponse>() + entries
 }
+
+#[cfg(test)]
+#[path = "applier_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@ use laredo_proto::replication::{
     Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
 };
 use laredo_proto::schema::{self, SchemaError};
+use prost_types::Timestamp;
 
 /// A server's row count makes no more room than this beforehand.
 const ROWS_EXPECTED_MAX: usize = 1 << 20;
@@ -26,8 +27,8 @@ pub(crate) enum Event {
     Transaction { transaction: Transaction, sequence: Sequence },
     /// A transaction that the state has already.
     Repeated { sequence: Sequence },
-    /// Nothing happened, up to here.
-    Heartbeat { current_sequence: Sequence, position: Option<Lsn> },
+    /// The server's time; with a position, everything up to there was sent.
+    Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn> },
 }
 
 /// A stream that does not keep to the protocol.
@@ -301,10 +302,7 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
-    Ok(Event::Heartbeat {
-        current_sequence: Sequence::from_wire(heartbeat.current_sequence),
-        position: parse_position(&heartbeat.source_position)?,
-    })
+    Ok(Event::Heartbeat { server_time: heartbeat.server_time, position: parse_position(&heartbeat.source_position)? })
 }
 
 fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {

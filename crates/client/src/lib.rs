@@ -65,6 +65,7 @@ mod replica;
 mod row;
 mod session;
 mod status;
+mod transit;
 mod view;
 
 pub use assembler::ProtocolError;

@@ -170,13 +170,14 @@ impl Session {
                 // Nothing but heartbeats comes after it, so there is nothing to stay for.
                 return ReplicaError::GoAway { reason: farewell.reason };
             }
+            let received = (self.shared.now)();
             let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.options.pending_bytes_max);
             // While too much waits, the stream is not read, and the server feels it.
             let Ok(share) = self.room.clone().acquire_many_owned(share).await else {
                 continue;
             };
-            let input = Input::Message(message, share);
+            let input = Input::Message(message, received, share);
             if self.inputs.send(input).is_err() {
                 return ReplicaError::Ended {
                     code: tonic::Code::Cancelled,

@@ -144,8 +144,10 @@ impl<'a> View<'a> {
         self.side().committed_at
     }
 
-    /// How long ago the replica was last known to have everything the server had; [`Duration::MAX`] if never. It stays below
-    /// the server's heartbeat interval (5 s unless configured) while all is well, and grows while the connection is down.
+    /// How long ago the replica was last known to have everything the server had; [`Duration::MAX`] if never. Only the server can
+    /// know, and it says so at its head: ten times a second while something happens, and every heartbeat interval (5 s unless
+    /// configured) while nothing does. So it stays below that while all is well, and grows while the replica lags or the connection is
+    /// down. What all messages of a connection need for their way is not in it, for no clocks are compared.
     #[must_use]
     pub fn age(&self) -> Duration {
         let now = (self.now)();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use laredo_core::{Lsn, Sequence};
+use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::Clock;
 use laredo_engine::journal::{Cursor, Head, Piece};
 use tokio::task::{spawn_blocking, yield_now};
@@ -33,7 +33,16 @@ pub(super) struct Follow<'a> {
     outlet: Outlet,
     /// What a reader of batches knows of where it is; nothing before it was told the first time.
     told: Option<(Sequence, Lsn)>,
+    /// Entries were sent since a reader of batches was last told that it is at the head.
+    has_sent: bool,
     progress_at: Option<Instant>,
+}
+
+/// A head, and when it was seen: who has everything up to it has what there was then.
+#[derive(Clone, Copy)]
+struct Seen {
+    head: Head,
+    at: CommitTime,
 }
 
 impl<'a> Follow<'a> {
@@ -52,6 +61,7 @@ impl<'a> Follow<'a> {
             walk,
             outlet,
             told: None,
+            has_sent: false,
             progress_at: None,
         }
     }
@@ -60,20 +70,32 @@ impl<'a> Follow<'a> {
         let mut heads = self.greeting.journal.watch_head();
         loop {
             // Everything up to this head will have been sent: what comes later wakes the wait below.
-            let head = *heads.borrow_and_update();
+            let mut seen = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
             while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
+                let ends = piece.ends;
                 self.piece(piece).await?;
+                // Where more comes all the time, the end of it may never be seen.
+                let is_past = ends && self.cursor.after() >= seen.head.sequence;
+                if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
+                    self.progress(seen).await?;
+                    seen = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
+                }
             }
+            let head = seen.head;
             self.outlet.lease().at_head(self.cursor.after());
+            if self.progress_due(head).is_some_and(|at| at <= Instant::now()) {
+                self.progress(Seen { head, at: (self.clock)() }).await?;
+            }
             loop {
                 let progress_at = self.progress_due(head);
                 let heartbeat_at = self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval;
                 tokio::select! {
                     biased;
-                    () = sleep_until(progress_at.unwrap_or(heartbeat_at)), if progress_at.is_some() => {
-                        self.progress(head).await?;
-                    }
+                    // First: what is told below is told of the newest head.
                     _ = heads.changed() => break,
+                    () = sleep_until(progress_at.unwrap_or(heartbeat_at)), if progress_at.is_some() => {
+                        self.progress(Seen { head, at: (self.clock)() }).await?;
+                    }
                     () = sleep_until(heartbeat_at) => self.heartbeat(head).await?,
                 }
             }
@@ -81,6 +103,7 @@ impl<'a> Follow<'a> {
     }
 
     async fn piece(&mut self, piece: Piece) -> Result<(), Status> {
+        self.has_sent = true;
         let Some(walk) = &mut self.walk else {
             self.outlet.lease().moved(piece.last);
             if piece.ends {
@@ -123,21 +146,19 @@ impl<'a> Follow<'a> {
         chunk.map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// When the client is to be told that it is further than it knows; `None` where it knows.
+    /// When a reader of batches is to be told that it is at the head, and with it how far and how fresh what it has is; `None` where it
+    /// knows.
     fn progress_due(&self, head: Head) -> Option<Instant> {
-        let is_owed = match self.told {
-            None => true,
-            Some((sequence, position)) => sequence < self.cursor.after() || position < head.position,
-        };
+        let is_owed = self.has_sent || self.told.is_none_or(|(_, position)| position < head.position);
         let last = self.progress_at.map_or_else(Instant::now, |at| at + PROGRESS_INTERVAL);
         (self.greeting.is_binary() && is_owed).then_some(last)
     }
 
     /// Tells a reader of batches where it is: by an empty transaction where it lacks entries, and by a heartbeat.
-    async fn progress(&mut self, head: Head) -> Result<(), Status> {
+    async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
-        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head.position));
+        let heartbeat = self.greeting.heartbeat(at, Some(head.position));
         let message: Bytes = joined(|out| {
             if let Some(reached) = unknown.filter(|reached| !reached.is_told) {
                 empty_batch(reached.sequence, reached.position, reached.committed_at, out);
@@ -145,6 +166,7 @@ impl<'a> Follow<'a> {
             out.extend_from_slice(&heartbeat);
         });
         self.progress_at = Some(Instant::now());
+        self.has_sent = false;
         let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
         self.told = Some((self.cursor.after(), position));
         self.outlet.send(message).await

@@ -37,7 +37,9 @@ impl Quiet {
 
     async fn with(journal: impl Fn(&mut JournalOptions), served: impl Fn(&mut ServedTableOptions)) -> Quiet {
         let database = SimDatabase::new(2);
-        let clock: laredo_engine::Clock = Arc::new(|| CommitTime(0));
+        let started = tokio::time::Instant::now();
+        let micros = move || i64::try_from(started.elapsed().as_micros()).unwrap();
+        let clock: laredo_engine::Clock = Arc::new(move || CommitTime(micros()));
         let mut tables = vec![sim_table("t0"), sim_table("t1")];
         tables.iter_mut().for_each(|table| journal(&mut table.journal));
         let engine = Engine::prepare(database.clone(), tables, clock.clone()).await.unwrap();
@@ -94,7 +96,11 @@ impl Quiet {
 
     /// Something happens to the other table, and the first one's journal has heard of it.
     async fn elsewhere(&self, id: i64) -> String {
-        let end = self.database.commit(1, vec![SimChange::Insert(id, String::new())]);
+        self.insert(1, id).await
+    }
+
+    async fn insert(&self, table: usize, id: i64) -> String {
+        let end = self.database.commit(table, vec![SimChange::Insert(id, String::new())]);
         let journal = self.engine.tables()[0].journal().unwrap();
         journal.watch_head().wait_for(|head| head.position >= end).await.unwrap();
         end.to_string()
@@ -266,4 +272,53 @@ async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twi
     assert!(status.message().contains("the journal grew beyond twice its limits"), "{status}");
     assert!(before > 20 && quiet.journal().info().entries <= before - 10);
     pull(&mut newer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_batches_is_told_that_they_reach_the_head() {
+    let quiet = Quiet::new().await;
+    let mut stream = quiet.stream(RowEncoding::PostgresBinary);
+    pull(&mut stream).await;
+    pull(&mut stream).await;
+    heartbeat(&mut stream).await;
+    advance(Duration::from_secs(1)).await;
+    let position = quiet.insert(0, 1).await;
+    assert!(matches!(pull(&mut stream).await.as_slice(), [Message::Batch(_)]));
+    let told = heartbeat(&mut stream).await;
+    assert_eq!((told.source_position, told.server_time.unwrap().seconds), (position, 1));
+    quiet.insert(0, 2).await;
+    assert!(matches!(pull(&mut stream).await.as_slice(), [Message::Batch(_)]));
+    assert!(is_silent(&mut stream).await);
+    advance(Duration::from_millis(100)).await;
+    heartbeat(&mut stream).await;
+    assert!(is_silent(&mut stream).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
+    let quiet = Quiet::new().await;
+    let mut stream = quiet.stream(RowEncoding::PostgresBinary);
+    pull(&mut stream).await;
+    pull(&mut stream).await;
+    heartbeat(&mut stream).await;
+    quiet.insert(0, 0).await;
+    let (mut batches, mut heartbeats, mut last) = (0, 0, 0.0);
+    // Whenever the client takes a message there is another transaction, so that the journal's end is never seen.
+    for id in 1..50 {
+        advance(Duration::from_millis(50)).await;
+        for message in pull(&mut stream).await {
+            match message {
+                Message::Batch(_) => batches += 1,
+                Message::Heartbeat(heartbeat) => {
+                    let time = heartbeat.server_time.unwrap();
+                    let seconds = time.seconds as f64 + f64::from(time.nanos) / 1e9;
+                    assert!(!heartbeat.source_position.is_empty() && seconds > last, "{seconds} after {last}");
+                    (heartbeats, last) = (heartbeats + 1, seconds);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        quiet.insert(0, id).await;
+    }
+    assert!(batches > 20 && heartbeats > 10 && last > 1.0, "{batches} batches, {heartbeats} heartbeats, {last}");
 }
