@@ -184,6 +184,7 @@ impl Applier {
             Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
             Err(AssembleError::Encoding) => self.fault(ReplicaError::Encoding),
             Err(AssembleError::Index(error)) => self.start_over(state_error(error)),
+            Err(AssembleError::Schema(position)) => self.start_over(ReplicaError::Schema { position }),
         }
     }
 

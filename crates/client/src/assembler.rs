@@ -78,6 +78,8 @@ pub(crate) enum AssembleError {
     Encoding,
     /// The declared indexes do not fit the table.
     Index(StateError),
+    /// The rows that would come are of another definition than those that the client has at this position.
+    Schema(Lsn),
 }
 
 /// Puts the messages of one stream after another together.
@@ -173,9 +175,13 @@ impl Assembler {
         let schema = encoding.and_then(|e| e.schema).ok_or(AssembleError::Encoding)?;
         self.phase = match (handshake.mode(), state) {
             (SyncMode::FullSnapshot, _) => Phase::Promised(new_schema(schema)?),
-            // The rows that come are in the schema of the position that the client resumes from, and that it knows.
-            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((schema, position))) => {
-                Phase::Live(Live::new(schema.clone(), position))
+            // The rows that come are of the handshake's schema. Where that is not the replica's own, servers disagree on when the
+            // definition changed, and the same bytes would be read as other columns.
+            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((ours, position))) => {
+                if *new_schema(schema)? != **ours {
+                    return Err(AssembleError::Schema(position));
+                }
+                Phase::Live(Live::new(ours.clone(), position))
             }
             (SyncMode::Delta | SyncMode::DeltaFromSnapshot, None) => {
                 return unexpected("changes only", "a snapshot");

@@ -78,6 +78,14 @@ pub enum ReplicaError {
     /// A change does not fit the state, so that it cannot be trusted: a full snapshot is asked for.
     #[error("{0}; a full snapshot is asked for")]
     State(StateError),
+    /// The server's rows are of another definition than the replica's at the same position.
+    #[error(
+        "at {position} the server's rows have other columns or types than this replica's; a full snapshot is asked for"
+    )]
+    Schema {
+        /// The replica's position.
+        position: Lsn,
+    },
     /// The declared indexes do not fit the table.
     #[error("{0}; change the columns given to the replica's builder")]
     Index(StateError),

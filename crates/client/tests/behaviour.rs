@@ -353,6 +353,35 @@ async fn a_heartbeat_shows_a_state_that_only_lacked_the_position() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_of_another_definition_are_not_read_as_the_replicas_own() {
+    let mut renamed = Journal::new(&[row(1, &["a", "x"])]);
+    renamed.commit(vec![Change::Schema(table_schema_with("title", &[])), update(1, "b", "x")]);
+    let server = Server::start(move |number, request| match number {
+        0 => Ok(then_cut(Journal::new(&[row(1, &["a", "x"])]).answer(&request))),
+        // This server had the new definition before the position that both are at.
+        1 => {
+            let mut messages = vec![renamed.handshake_in(SyncMode::Delta, &table_schema_with("title", &[]))];
+            let mut later = Journal::new(&[row(1, &["a", "x"])]);
+            later.commit(vec![update(1, "b", "x")]);
+            messages.extend(later.batches(0));
+            Ok(then_hang(messages))
+        }
+        _ => Ok(then_hang(renamed.answer(&request))),
+    })
+    .await;
+    let replica = Replica::builder(&server.url, laredo_client::TableName::new("public", "t")).seed(1).start().unwrap();
+    let mut status = replica.watch_status();
+    let is_told =
+        |s: &laredo_client::Status| matches!(s.last_error, Some(ReplicaError::Schema { position: Lsn(0x100) }));
+    status.wait_for(is_told).await.unwrap();
+    until(&replica, |view| view.position() == Lsn(0x200)).await;
+    assert_eq!(replica.get(1).unwrap().get::<&str>("title").unwrap(), "b");
+    let requests = server.requests.lock().unwrap().clone();
+    assert_eq!(requests[1].last_known_source_position, "0/100");
+    assert_eq!((requests[2].last_known_source_position.as_str(), requests[2].instance_id.as_str()), ("", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_lags_is_told() {
     let mut journal = Journal::new(&[]);
     for id in 0..20 {

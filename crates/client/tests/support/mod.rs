@@ -127,6 +127,11 @@ pub fn then_fed(messages: Vec<SyncResponse>) -> (tokio::sync::mpsc::UnboundedSen
 
 /// A table `t (id int8 primary key, name text, "group" text)`, perhaps with more columns.
 pub fn table_schema(extra: &[&str]) -> Arc<Schema> {
+    table_schema_with("name", extra)
+}
+
+/// As [`table_schema`], with another name for `name`.
+pub fn table_schema_with(name: &str, extra: &[&str]) -> Arc<Schema> {
     let column = |(name, oid, type_name): (&str, u32, &str)| Column {
         name: name.to_owned(),
         type_oid: oid,
@@ -135,7 +140,7 @@ pub fn table_schema(extra: &[&str]) -> Arc<Schema> {
         not_null: name == "id",
         is_text: false,
     };
-    let columns = [("id", 20, "bigint"), ("name", 25, "text"), ("group", 25, "text")];
+    let columns = [("id", 20, "bigint"), (name, 25, "text"), ("group", 25, "text")];
     let extra = extra.iter().map(|name| (*name, 25, "text"));
     let columns = columns.into_iter().chain(extra).map(column).collect();
     Arc::new(Schema::new(columns, KeyColumns::new([0]), BTreeMap::new()))
@@ -234,7 +239,7 @@ impl Journal {
     pub fn answer(&self, request: &SyncRequest) -> Vec<SyncResponse> {
         match self.resumed(request) {
             Some(from) => {
-                let mut messages = vec![self.handshake(SyncMode::Delta)];
+                let mut messages = vec![self.handshake_in(SyncMode::Delta, self.state_at(from).schema())];
                 messages.extend((from..self.transactions.len()).flat_map(|i| self.batches(i)));
                 messages
             }
@@ -254,12 +259,21 @@ impl Journal {
         }
         let position: Lsn = request.last_known_source_position.parse().ok()?;
         assert!(position >= self.base_position && position <= self.head());
-        Some(self.transactions.iter().filter(|t| t.position <= position).count().saturating_sub(self.repeats))
+        let known = self.transactions.iter().filter(|t| t.position <= position).count();
+        // What was sent in another schema is not repeated: the client would be told of a schema that it has no more.
+        let changes_schema = |t: &Transaction| t.changes.iter().any(|change| matches!(change, Change::Schema(_)));
+        let changed = self.transactions[..known].iter().rposition(changes_schema).map_or(0, |i| i + 1);
+        Some(known.saturating_sub(self.repeats).max(changed))
+    }
+
+    fn state_at(&self, count: usize) -> TableState {
+        let mut state = self.base.clone();
+        self.transactions[..count].iter().for_each(|t| state.apply(t).unwrap());
+        state
     }
 
     pub fn snapshot_at(&self, count: usize) -> Vec<SyncResponse> {
-        let mut state = self.base.clone();
-        self.transactions[..count].iter().for_each(|t| state.apply(t).unwrap());
+        let state = self.state_at(count);
         let before = count.checked_sub(1).map_or(self.base_position, |i| self.transactions[i].position);
         let sequence = self.sequence_after(count).to_wire();
         let mut messages = vec![self.handshake_in(SyncMode::FullSnapshot, state.schema())];
@@ -283,11 +297,7 @@ impl Journal {
         messages
     }
 
-    pub fn handshake(&self, mode: SyncMode) -> SyncResponse {
-        self.handshake_in(mode, self.base.schema())
-    }
-
-    fn handshake_in(&self, mode: SyncMode, of: &Schema) -> SyncResponse {
+    pub fn handshake_in(&self, mode: SyncMode, of: &Schema) -> SyncResponse {
         message(sync_response::Message::Handshake(SyncHandshake {
             mode: mode.into(),
             server_current_sequence: self.head_sequence().to_wire(),
