@@ -126,6 +126,7 @@ impl Applier {
 
     /// Until the other end is dropped.
     pub(crate) fn run(mut self) {
+        let _ended = Ended(self.shared.clone());
         while let Some(input) = self.inputs.blocking_recv() {
             self.take(input);
             for _ in 1..MESSAGES_PER_STATE {
@@ -138,11 +139,6 @@ impl Applier {
                 self.writer.catch_up();
             }
         }
-        self.shared.hub.close();
-        self.shared.status.send_modify(|status| {
-            status.connected = false;
-            status.stopped = true;
-        });
     }
 
     fn take(&mut self, input: Input) {
@@ -420,6 +416,19 @@ pub(crate) fn weight(message: &SyncResponse) -> usize {
         _ => 0,
     };
     size_of::<SyncResponse>() + entries
+}
+
+/// Tells that the applier has ended, be it by a panic: whoever waits for it would wait for ever.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.hub.close();
+        self.0.status.send_modify(|status| {
+            status.connected = false;
+            status.stopped = true;
+        });
+    }
 }
 
 #[cfg(test)]

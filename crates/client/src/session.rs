@@ -71,6 +71,10 @@ impl Session {
                 end = self.stream() => end,
             };
             self.shared.fail(&end.error);
+            if self.inputs.is_closed() {
+                tracing::error!(table = %self.options.table, "the replica's thread has ended; nothing newer will be shown");
+                return;
+            }
             let wait = backoff.next(&end.error, end.progressed);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             match &end.error {

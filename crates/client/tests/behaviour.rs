@@ -481,6 +481,28 @@ async fn a_stopped_replica_serves_what_it_had() {
     replica.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_thread_panics_is_stopped_and_serves_what_it_had() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker that panics, on the replica's own thread");
+        }
+    }
+    let (sender, feed) = feeder(|| small().snapshot_at(0));
+    let server = Server::start(feed).await;
+    let replica = server.replica().start().unwrap();
+    until(&replica, |view| view.is_loaded()).await;
+    let mut transactions = replica.transactions();
+    let waker = Arc::new(Panics).into();
+    assert!(transactions.poll_next_unpin(&mut std::task::Context::from_waker(&waker)).is_pending());
+    small().batches(0).into_iter().for_each(|m| send(&sender, m));
+    let mut status = replica.watch_status();
+    tokio::time::timeout(LONG, status.wait_for(|s| s.stopped)).await.expect("it is told").unwrap();
+    tokio::time::timeout(LONG, replica.stop()).await.expect("it does not hang");
+    assert_eq!(replica.view().len(), 3);
+}
+
 #[tokio::test]
 async fn addresses_are_checked_at_the_start() {
     let table = laredo_client::TableName::new("public", "t");
