@@ -5,11 +5,12 @@
 //! across an await.
 
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use laredo_core::{Change, CommitTime, Lsn, StateError, TableState, Transaction};
 
 use crate::changes::RowChange;
@@ -21,6 +22,8 @@ use crate::row::Row;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the writer looks again before it sleeps: most views are held for less than that takes.
 const SPINS: u32 = 200;
+/// The writer sleeps no less than this between two looks, if nobody wakes it.
+const PARK_MIN: Duration = Duration::from_millis(1);
 
 /// One copy.
 #[derive(Clone, Debug)]
@@ -41,9 +44,9 @@ pub(crate) struct Front {
     generation: AtomicU64,
     holders: Holders,
     writer_waits: AtomicBool,
+    /// The thread that waits, or that last did.
+    writer: ArcSwapOption<Thread>,
     closing: AtomicBool,
-    lock: Mutex<()>,
-    left: Condvar,
 }
 
 /// A reader's hold of one state. Fields are dropped in their order: the side first, then the writer is told.
@@ -98,9 +101,8 @@ impl Front {
             generation: AtomicU64::new(0),
             holders: Holders::new(),
             writer_waits: AtomicBool::new(false),
+            writer: ArcSwapOption::empty(),
             closing: AtomicBool::new(false),
-            lock: Mutex::new(()),
-            left: Condvar::new(),
         })
     }
 
@@ -116,22 +118,19 @@ impl Front {
     /// Nothing more will be published.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let _lock = self.locked();
-        self.left.notify_all();
+        self.wake_writer();
     }
 
+    /// Takes no lock. No wake-up is lost: of the two fences, here and in `wait_for`, one comes first. Is it ours, the writer sees
+    /// that we left when it looks after its own. Is it the writer's, we see that it waits; that it has not parked yet does not
+    /// matter, for its next park then returns at once.
     fn wake_writer(&self) {
-        // Pairs with the fence in `wait_for`: either this sees that the writer waits, or the writer sees that we left.
         fence(Ordering::SeqCst);
-        if self.writer_waits.load(Ordering::SeqCst) {
-            let _lock = self.locked();
-            self.left.notify_all();
+        if self.writer_waits.load(Ordering::SeqCst)
+            && let Some(writer) = &*self.writer.load()
+        {
+            writer.unpark();
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, ()> {
-        // The lock guards no data, so a panic under it broke none.
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until every reader has left a copy; false when closing.
@@ -142,10 +141,11 @@ impl Front {
             }
             std::hint::spin_loop();
         }
-        let mut lock = self.locked();
+        // In this order: whoever sees that the writer waits sees who it is.
+        self.writer.store(Some(Arc::new(thread::current())));
         self.writer_waits.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let mut patience = PATIENCE;
+        let (began, mut patience) = (Instant::now(), PATIENCE);
         let free = loop {
             if Arc::get_mut(side).is_some() {
                 break true;
@@ -153,12 +153,13 @@ impl Front {
             if self.closing.load(Ordering::SeqCst) {
                 break false;
             }
-            let (locked, waited) = self.left.wait_timeout(lock, patience).unwrap_or_else(PoisonError::into_inner);
-            lock = locked;
-            if waited.timed_out() {
-                self.tell_who_holds(patience);
+            // Other readers wake it, too, so that it is time which tells, not how often it was woken.
+            let waited = began.elapsed();
+            if waited >= patience {
+                self.tell_who_holds(waited);
                 patience = patience.saturating_mul(2);
             }
+            thread::park_timeout(patience.saturating_sub(waited).max(PARK_MIN));
         };
         self.writer_waits.store(false, Ordering::SeqCst);
         free

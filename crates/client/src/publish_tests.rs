@@ -115,6 +115,102 @@ fn a_held_view_stays_as_it_was_and_delays_only_the_second_state_after_it() {
 }
 
 #[test]
+fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
+    const ROUNDS: u64 = 100;
+    const READERS: usize = 8;
+    let front = Front::new(side(1));
+    let (done, waits) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    let held = front.hold(Location::caller());
+                    // Held until the writer waits for it, every time.
+                    let position = held.side().position;
+                    while position > Lsn(1)
+                        && !front.writer_waits.load(Ordering::SeqCst)
+                        && !done.load(Ordering::SeqCst)
+                    {
+                        let other = front.hold(Location::caller());
+                        assert!(other.side().position >= position);
+                        drop(other);
+                        std::thread::yield_now();
+                    }
+                    waits.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut writer = Writer::new(front.clone());
+        for n in 1..=ROUNDS {
+            let amount = i64::try_from(n).unwrap();
+            writer.apply(transaction(n, vec![Change::Update(row(0, amount))]), None).unwrap();
+            writer.publish();
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(front.hold(Location::caller()).side().position, Lsn(ROUNDS));
+    assert!(waits.into_inner() > 0);
+}
+
+#[test]
+fn a_log_that_blocks_blocks_no_reader() {
+    let front = Front::new(side(1));
+    let mut writer = Writer::new(front.clone());
+    for n in 1..=2 {
+        writer.apply(transaction(n, vec![]), None).unwrap();
+        writer.publish();
+    }
+    let (said, told) = std::sync::mpsc::channel();
+    let (go_on, waiting) = std::sync::mpsc::channel();
+    let held = front.hold(Location::caller());
+    writer.apply(transaction(3, vec![]), None).unwrap();
+    writer.publish();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let log = Blocking { said, waiting: std::sync::Mutex::new(waiting) };
+            tracing::subscriber::with_default(log, || writer.apply(transaction(4, vec![]), None)).unwrap();
+        });
+        told.recv().unwrap();
+        // The log line does not end before readers have come and gone.
+        for _ in 0..100 {
+            assert_eq!(front.hold(Location::caller()).side().position, Lsn(3));
+        }
+        go_on.send(()).unwrap();
+        drop(held);
+    });
+}
+
+/// A log that says when it is written to, and then waits.
+struct Blocking {
+    said: std::sync::mpsc::Sender<()>,
+    waiting: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl tracing::Subscriber for Blocking {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.said.send(()).unwrap();
+        // Fails where the test has gone on already.
+        let _ = self.waiting.lock().unwrap().recv();
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
 fn closing_ends_the_wait_for_a_held_view() {
     let front = Front::new(side(1));
     let mut writer = Writer::new(front.clone());
