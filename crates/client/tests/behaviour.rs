@@ -54,6 +54,35 @@ async fn rows_are_found_and_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_are_found_by_several_fields_and_by_other_unique_indexes() {
+    let server = Server::start(|_, request| Ok(then_hang(small().answer(&request)))).await;
+    let replica = Replica::builder(&server.url, laredo_client::TableName::new("public", "t"))
+        .lookup(["group", "name"])
+        .index("by_name", ["name"], Unique::Yes)
+        .start()
+        .unwrap();
+    replica.ready(LONG).await.unwrap();
+    assert_eq!(id(replica.lookup(("x", "a2")).as_ref()), 1);
+    assert_eq!(id(replica.lookup(("y", "c")).as_ref()), 3);
+    assert_eq!((replica.lookup(("x", "a")), replica.lookup(("a2", "x"))), (None, None));
+    let view = replica.view();
+    assert!(matches!(view.try_lookup("x"), Err(KeyError::Count { expected: 2, found: 1 })));
+    let named = |name: &str| view.index("by_name", name).map(|row| row.get::<i64>("id").unwrap()).collect::<Vec<_>>();
+    assert_eq!((named("b"), named("a2"), named("a")), (vec![2], vec![1], vec![]));
+}
+
+#[test]
+fn a_replica_and_its_views_go_to_any_thread() {
+    fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    fn is_sendable<T: Send + Sync>() {}
+    is_shared::<Replica>();
+    is_shared::<Row>();
+    is_sendable::<laredo_client::View<'_>>();
+    is_sendable::<laredo_client::RowRef<'_>>();
+    is_sendable::<laredo_client::Transactions>();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ready_is_the_head_that_the_server_had() {
     let (sender, feed) = feeder(|| {
         let mut journal = small();
