@@ -195,6 +195,8 @@ impl Session {
 
     /// The stream's own end, unless what it brought was wrong: then that.
     async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
+        // At once: the applier may be held up for long.
+        self.shared.status.send_modify(|status| status.connected = false);
         let (answer, applied) = oneshot::channel();
         if self.inputs.send(Input::Open(answer)).is_ok() {
             // The answer says only that all messages were looked at.

@@ -497,6 +497,33 @@ async fn a_held_view_stops_the_stream_and_its_end_lets_it_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ended_is_told_of_while_a_view_holds_the_replica_up() {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Mutex::new(Some(receiver));
+    let server = Server::start(move |_, request| match receiver.lock().unwrap().take() {
+        Some(mut receiver) => Ok(futures::stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()),
+        None => Ok(then_hang(mended().answer(&request))),
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let feed = |messages: Vec<_>| messages.into_iter().for_each(|message| sender.send(Ok(message)).unwrap());
+    feed(mended().snapshot_at(0));
+    until(&replica, |view| view.is_loaded()).await;
+    let held = replica.view();
+    feed(mended().batches(0));
+    until(&replica, |view| view.position() == Lsn(0x200)).await;
+    // The next state takes the place of the one that is held.
+    feed(mended().batches(1));
+    let mut status = replica.watch_status();
+    assert!(status.borrow().connected);
+    drop(sender);
+    tokio::time::timeout(LONG, status.wait_for(|s| !s.connected)).await.expect("it is told").unwrap();
+    assert_eq!(replica.view().position(), Lsn(0x200));
+    drop(held);
+    until(&replica, |view| view.position() == mended().head()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_replica_serves_what_it_had() {
     let server = Server::start(|_, request| Ok(then_hang(small().answer(&request)))).await;
     let replica = server.replica().start().unwrap();
