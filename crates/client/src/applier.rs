@@ -134,8 +134,8 @@ impl Applier {
                 self.take(next);
             }
             self.show();
+            self.note_ready();
             if self.inputs.is_empty() {
-                self.note_ready();
                 self.writer.catch_up();
             }
         }
