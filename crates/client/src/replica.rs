@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use laredo_core::{IndexSpec, KeyColumns, Schema, TableName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::applier::{Applier, Shared};
 use crate::changes::{Hub, ListenerHandle, Transactions};
@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::predicate::Predicate;
 use crate::publish::{Front, Side};
 use crate::row::{Row, RowRef};
-use crate::session::{Options, Session};
+use crate::session::{Options, Session, deepest};
 use crate::status::{NotReady, Status};
 use crate::view::View;
 
@@ -55,6 +55,7 @@ pub struct ReplicaBuilder {
     indexes: Vec<IndexSpec>,
     filters: Vec<Predicate>,
     ca_pem: Option<Vec<u8>>,
+    identity: Option<Identity>,
     message_bytes_max: usize,
     pending_bytes_max: u32,
     pending_changes_max: usize,
@@ -103,6 +104,7 @@ impl Replica {
             indexes: Vec::new(),
             filters: Vec::new(),
             ca_pem: None,
+            identity: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             pending_bytes_max: PENDING_BYTES_MAX,
             pending_changes_max: PENDING_CHANGES_MAX,
@@ -245,9 +247,15 @@ impl ReplicaBuilder {
         self
     }
 
-    /// The certificates to check an `https://` server against, as PEM.
+    /// The certificates to check an `https://` server against, as PEM, in the place of the system's.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> ReplicaBuilder {
         self.ca_pem = Some(pem.into());
+        self
+    }
+
+    /// The certificate that this client shows to an `https://` server, and its key, as PEM: for servers that serve nobody without one.
+    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ReplicaBuilder {
+        self.identity = Some(Identity::from_pem(certificate, key));
         self
     }
 
@@ -321,14 +329,16 @@ impl ReplicaBuilder {
     fn endpoint(&self) -> Result<Endpoint, StartError> {
         let wrong = |reason: String| StartError::Address { server: self.server.clone(), reason };
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|e| wrong(e.to_string()))?;
-        let endpoint = match (endpoint.uri().scheme_str(), &self.ca_pem) {
-            (Some("http"), _) => endpoint,
-            (Some("https"), Some(pem)) => {
-                let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-                endpoint.tls_config(tls).map_err(|e| wrong(e.to_string()))?
-            }
-            (Some("https"), None) => {
-                return Err(wrong("https needs the certificates of ca_pem(…)".to_owned()));
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("http") => endpoint,
+            Some("https") => {
+                let tls = match &self.ca_pem {
+                    Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                    None => ClientTlsConfig::new().with_native_roots(),
+                };
+                let tls = self.identity.iter().fold(tls, |tls, identity| tls.identity(identity.clone()));
+                // The innermost error says which of the certificates is wrong.
+                endpoint.tls_config(tls).map_err(|e| wrong(deepest(&e)))?
             }
             _ => return Err(wrong("it must begin with http:// or https://".to_owned())),
         };

@@ -230,7 +230,7 @@ async fn next_message(
 }
 
 /// The innermost cause: what is around it says only "transport error".
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -42,11 +42,20 @@ impl Server {
     pub async fn start(
         script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
     ) -> Server {
+        Server::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
+    }
+
+    /// As [`Server::start`], on a server that may want TLS.
+    pub async fn start_on(
+        mut transport: tonic::transport::Server,
+        host: &str,
+        script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{host}:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let service = Service { script: Box::new(script), count: AtomicUsize::new(0), requests: requests.clone() };
-        let server = tonic::transport::Server::builder().add_service(LaredoReplicationServiceServer::new(service));
+        let server = transport.add_service(LaredoReplicationServiceServer::new(service));
         let task = tokio::spawn(async move {
             server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
