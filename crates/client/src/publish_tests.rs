@@ -120,9 +120,11 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
     const READERS: usize = 8;
     let front = Front::new(side(1));
     let (done, waits) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let begin = std::sync::Barrier::new(READERS + 1);
     std::thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| {
+                begin.wait();
                 while !done.load(Ordering::SeqCst) {
                     let held = front.hold(Location::caller());
                     // Held until the writer waits for it, every time.
@@ -140,6 +142,11 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
                 }
             });
         }
+        begin.wait();
+        // From a reader's first look on.
+        while waits.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
         let mut writer = Writer::new(front.clone());
         for n in 1..=ROUNDS {
             let amount = i64::try_from(n).unwrap();
@@ -149,7 +156,6 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
         done.store(true, Ordering::SeqCst);
     });
     assert_eq!(front.hold(Location::caller()).side().position, Lsn(ROUNDS));
-    assert!(waits.into_inner() > 0);
 }
 
 #[test]
