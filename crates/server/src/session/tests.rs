@@ -285,7 +285,8 @@ async fn who_reads_batches_is_told_that_they_reach_the_head() {
     let position = quiet.insert(0, 1).await;
     assert!(matches!(pull(&mut stream).await.as_slice(), [Message::Batch(_)]));
     let told = heartbeat(&mut stream).await;
-    assert_eq!((told.source_position, told.server_time.unwrap().seconds), (position, 1));
+    assert_eq!(told.source_position, position);
+    assert!(told.server_time.unwrap().seconds >= 1);
     quiet.insert(0, 2).await;
     assert!(matches!(pull(&mut stream).await.as_slice(), [Message::Batch(_)]));
     assert!(is_silent(&mut stream).await);
