@@ -2,19 +2,27 @@
 //! on, by sequence on the same server or by position on another server with its own slot, ends with the database's rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use laredo_core::TableName;
+use futures::StreamExt as _;
+use laredo_client::Replica;
+use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncRequest, SyncResponse};
 use laredo_testkit::oracle::{Rows, flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
 
 use crate::support::binary::BinaryState;
-use crate::support::compare::json_differences;
+use crate::support::compare::{json_differences, view_differences};
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 use crate::support::simple::{JsonRow, SimpleState, key_of, open};
 
 const KEY: &[&str] = &["id"];
+/// At so many places our own client is cut.
+const REPLICA_CUTS: u64 = 40;
 
 /// The protocol that a client speaks, and by what it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,12 +136,92 @@ impl Setting {
                 goal.cut_after(&self.servers, cut).await;
             }
         }
+        let total = self.replica_cut_after(u64::MAX, &oracle).await;
+        for place in 1..REPLICA_CUTS {
+            self.replica_cut_after(total * place / REPLICA_CUTS, &oracle).await;
+        }
+    }
+
+    /// Cuts our own client after so many bytes of the first server, and lets it go on at the other; returns the bytes that it was sent.
+    async fn replica_cut_after(&self, bytes: u64, oracle: &Rows) -> u64 {
+        let relay = Relay::start(self.servers.each_ref().map(Server::url), bytes).await;
+        let replica = Replica::builder(&relay.url, TableName::new("public", "t")).seed(bytes).start().unwrap();
+        let mut transactions = replica.transactions();
+        if eventually(PATIENCE, async || replica.get(self.mark).is_some()).await.is_err() {
+            panic!("cut after {bytes} bytes, it never gets there: {:?}", replica.status());
+        }
+        let total = relay.sent.load(Ordering::Relaxed);
+        let differences = view_differences(&replica.view(), oracle, KEY);
+        assert!(differences.is_empty(), "cut after {bytes} bytes:\n{differences}");
+        replica.stop().await;
+        let mut last = Lsn::ZERO;
+        while let Some(told) = transactions.next().await {
+            let position = told.unwrap().position;
+            assert!(position >= last, "cut after {bytes} bytes: from {last} back to {position}");
+            last = position;
+        }
+        total
     }
 
     async fn json(&self) -> BTreeMap<String, JsonRow> {
         let rows = self.one.query("SELECT to_jsonb(t)::text FROM t", &[]).await.unwrap();
         let rows = rows.iter().map(|row| serde_json::from_str::<JsonRow>(row.get(0)).unwrap());
         rows.map(|row| (key_of(KEY, &row), row)).collect()
+    }
+}
+
+/// Forwards its first connection to one server, up to a number of bytes, and all others to the other server.
+struct Relay {
+    url: String,
+    sent: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start(servers: [String; 2], bytes_max: u64) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = sent.clone();
+        let task = tokio::spawn(async move {
+            let [one, other] = servers.map(|url| url.trim_start_matches("http://").to_owned());
+            forward(&listener, &one, bytes_max, &counter).await;
+            loop {
+                forward(&listener, &other, u64::MAX, &counter).await;
+            }
+        });
+        Relay { url, sent, task }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes one connection and forwards it until one side ends, or so many bytes have come from the server.
+async fn forward(listener: &TcpListener, server: &str, bytes_max: u64, sent: &AtomicU64) {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let down = async {
+        let (mut left, mut buffer) = (bytes_max, vec![0; 16 * 1024]);
+        while left > 0 {
+            let Ok(read @ 1..) = from_server.read(&mut buffer).await else { break };
+            let part = usize::try_from(left).map_or(read, |left| left.min(read));
+            left -= part as u64;
+            sent.fetch_add(part as u64, Ordering::Relaxed);
+            if to_client.write_all(&buffer[..part]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = down => {}
+        // How a connection ends is the client's business.
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
 }
 
