@@ -131,12 +131,13 @@ impl Script {
         let remainder = self.rng.random_range(0..7);
         let category = ["'a'", "category", "'b'"].choose(&mut self.rng).copied().unwrap_or_default();
         let name = table.name().quoted();
-        format!("UPDATE {name} SET n = n + 1, category = {category} WHERE n % 7 = {remainder} AND n <> 0")
+        let others = table.is_not_the_mark();
+        format!("UPDATE {name} SET n = n + 1, category = {category} WHERE n % 7 = {remainder} AND n <> 0 AND {others}")
     }
 
     fn delete_many(&mut self, table: &WorkloadTable) -> String {
         let remainder = self.rng.random_range(0..5);
-        format!("DELETE FROM {} WHERE n % 5 = {remainder}", table.name().quoted())
+        format!("DELETE FROM {} WHERE n % 5 = {remainder} AND {}", table.name().quoted(), table.is_not_the_mark())
     }
 
     /// Many rows at once, so that the transaction is streamed before it commits.

@@ -102,17 +102,29 @@ impl WorkloadTable {
     /// A statement that sets `n` of a row that no session touches, which all filters of tests let through (its category is `a`).
     #[must_use]
     pub fn mark(&self, n: i32) -> String {
+        let (columns, key) = self.mark_key();
+        format!(
+            "INSERT INTO {} ({columns}, n, category) VALUES ({key}, {n}, 'a') \
+             ON CONFLICT ({columns}) DO UPDATE SET n = {n}, category = 'a'",
+            self.name().quoted()
+        )
+    }
+
+    /// A condition that holds for every row but the marked one.
+    pub(super) fn is_not_the_mark(&self) -> String {
+        let (columns, key) = self.mark_key();
+        format!("({columns}) <> ({key})")
+    }
+
+    /// The key's columns, and the marked row's values of them.
+    fn mark_key(&self) -> (String, &'static str) {
         let key = match self.shape {
             Shape::Wide => "'mark', 0",
             Shape::Plain => "-1",
             Shape::ByIndex | Shape::Full | Shape::Partitioned => "-1, 'x'",
         };
         let columns: Vec<String> = self.key.iter().map(|column| identifier(column)).collect();
-        let columns = columns.join(", ");
-        format!(
-            "INSERT INTO {} ({columns}, n, category) VALUES ({key}, {n}, 'a') ON CONFLICT ({columns}) DO UPDATE SET n = {n}",
-            self.name().quoted()
-        )
+        (columns.join(", "), key)
     }
 }
 
