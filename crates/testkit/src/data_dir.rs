@@ -39,8 +39,15 @@ pub(crate) fn place(on_disk: bool) -> PathBuf {
 /// takes a tenth of the time.
 fn template(installation: &Installation) -> Result<PathBuf> {
     let shelf = std::env::temp_dir().join(format!("laredo-testkit-{}", installation.user()));
-    if fs::create_dir(&shelf).is_ok() {
-        installation.give(&shelf)?;
+    if !shelf.exists() {
+        // Under another name until it is the right user's, for other processes look at the same time. Theirs is as good as ours,
+        // so it is no matter who is first: a shelf with something on it is not replaced.
+        let made =
+            tempfile::Builder::new().prefix("laredo-testkit-new-").tempdir().map_err(Error::io("make a shelf"))?;
+        installation.give(made.path())?;
+        if fs::rename(made.path(), &shelf).is_ok() {
+            let _ = made.keep();
+        }
     }
     if !installation.owns(&shelf) {
         let shelf = shelf.display();
