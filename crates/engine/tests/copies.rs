@@ -189,7 +189,7 @@ proptest! {
 }
 
 fn cases() -> u32 {
-    if std::env::var_os("LAREDO_TEST_FULL").is_some() { 2000 } else { 150 }
+    if laredo_testkit::is_full() { 2000 } else { 150 }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use laredo_core::{Lsn, TupleRef, Xid};
 use laredo_engine::source::SourceEvent;
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::assemble::Assembler;
-use laredo_testkit::{Cluster, ClusterOptions};
+use laredo_testkit::{Cluster, ClusterOptions, is_full};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -24,13 +24,19 @@ type Messages = Vec<Vec<u8>>;
 #[test]
 fn damaged_streams_are_refused() {
     let recordings = record();
-    let length = if std::env::var_os("LAREDO_TEST_FULL").is_some() { 60 } else { 3 };
+    let length = if is_full() { 60 } else { 3 };
     let until = Instant::now() + Duration::from_secs(length);
     let (mut accepted, mut refused) = (0_u64, 0_u64);
     for seed in 0.. {
-        if Instant::now() > until {
+        let is_fair = accepted > 20 && refused > 20;
+        if Instant::now() > until && is_fair {
             break;
         }
+        let seen = accepted + refused;
+        assert!(
+            is_fair || seen < 10_000,
+            "{accepted} of {seen} streams were accepted: damage is too little or too much"
+        );
         // The seed is all that it takes to see a failure again.
         let outcome = std::panic::catch_unwind(|| run(&recordings, seed));
         match outcome.unwrap_or_else(|_| panic!("seed {seed} panics")) {
@@ -38,10 +44,7 @@ fn damaged_streams_are_refused() {
             false => refused += 1,
         }
     }
-    assert!(
-        accepted > 20 && refused > 20,
-        "{accepted} streams accepted, {refused} refused: damage is too little or too much"
-    );
+    println!("{accepted} damaged streams were accepted, {refused} refused");
 }
 
 #[test]

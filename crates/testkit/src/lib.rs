@@ -7,6 +7,7 @@
 mod cluster;
 mod data_dir;
 mod error;
+mod full;
 mod installation;
 pub mod oracle;
 mod port;
@@ -21,6 +22,7 @@ pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions, StopMode};
 pub use error::Error;
+pub use full::is_full;
 pub use port::free_port;
 pub use process::{Process, clean_command};
 pub use proxy::{Direction, Proxy};

@@ -35,7 +35,7 @@ async fn wherever_a_connection_is_cut_no_commit_is_lost_or_repeated() {
         cluster.psql(&sql).unwrap();
     }
     let mut whole = None;
-    let full = std::env::var_os("LAREDO_TEST_FULL").is_some();
+    let full = laredo_testkit::is_full();
     let offsets = (0..4000).step_by(if full { 13 } else { 190 });
     let later = (4000..200_000).step_by(if full { 997 } else { 14_000 });
     for (run, offset) in offsets.chain(later).enumerate() {
