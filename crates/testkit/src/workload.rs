@@ -4,14 +4,14 @@ mod script;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::{Error, Result};
 pub use script::{Script, ScriptTransaction};
@@ -57,6 +57,12 @@ pub struct Counts {
     pub rolled_back: u64,
     /// Transactions that lost a race (a deadlock, a key that somebody else took) or their connection.
     pub failed: u64,
+    /// TRUNCATE statements that committed. These and the next leave out what was in a subtransaction.
+    pub truncates: u64,
+    /// Rows whose key was changed, committed.
+    pub key_changes: u64,
+    /// Statements with a value of [`WorkloadOptions::value_bytes_max`] that wrote a row, committed.
+    pub largest_values: u64,
 }
 
 /// A running workload on [`TABLES`]; it ends when it is stopped or dropped.
@@ -78,9 +84,7 @@ struct Shared {
     options: WorkloadOptions,
     gate: Arc<RwLock<()>>,
     stopped: AtomicBool,
-    committed: AtomicU64,
-    rolled_back: AtomicU64,
-    failed: AtomicU64,
+    counts: Mutex<Counts>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -95,9 +99,7 @@ impl Workload {
             options,
             gate: Arc::default(),
             stopped: AtomicBool::new(false),
-            committed: AtomicU64::new(0),
-            rolled_back: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            counts: Mutex::default(),
             errors: Mutex::default(),
         });
         let mut sessions = JoinSet::new();
@@ -120,19 +122,13 @@ impl Workload {
     /// What the sessions have done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        let shared = &self.shared;
-        Counts {
-            committed: read(&shared.committed),
-            rolled_back: read(&shared.rolled_back),
-            failed: read(&shared.failed),
-        }
+        *lock(&self.shared.counts)
     }
 
     /// Transactions that failed, by the reason.
     #[must_use]
     pub fn errors(&self) -> BTreeMap<String, u64> {
-        self.shared.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.errors).clone()
     }
 
     /// Ends the sessions between transactions.
@@ -154,16 +150,15 @@ impl Shared {
         while !self.stopped.load(Ordering::SeqCst) {
             let turn = self.gate.read().await;
             let transaction = script.next_transaction();
-            match run(&client, &transaction).await {
-                Ok(true) => self.committed.fetch_add(1, Ordering::SeqCst),
-                Ok(false) => self.rolled_back.fetch_add(1, Ordering::SeqCst),
+            match run(&client, &transaction, self.options.value_bytes_max).await {
+                Ok(done) => lock(&self.counts).add(done),
                 Err((statement, error)) => {
                     self.judge(statement, &error)?;
                     // Without a connection there is nothing to roll back.
                     let _ = client.batch_execute("ROLLBACK").await;
-                    self.failed.fetch_add(1, Ordering::SeqCst)
+                    lock(&self.counts).failed += 1;
                 }
-            };
+            }
             drop(turn);
             if client.is_closed() {
                 client = self.connect().await;
@@ -192,7 +187,7 @@ impl Shared {
             let statement: String = statement.chars().take(2000).collect();
             return Err(Error::Workload(format!("{reason}: {statement}")));
         }
-        *self.errors.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        *lock(&self.errors).entry(reason).or_default() += 1;
         Ok(())
     }
 
@@ -209,15 +204,47 @@ impl Shared {
     }
 }
 
-/// Runs a transaction: whether it committed, or the statement that failed.
+impl Counts {
+    fn add(&mut self, more: Counts) {
+        self.committed += more.committed;
+        self.rolled_back += more.rolled_back;
+        self.failed += more.failed;
+        self.truncates += more.truncates;
+        self.key_changes += more.key_changes;
+        self.largest_values += more.largest_values;
+    }
+}
+
+/// Runs a transaction: what it did, or the statement that failed.
 async fn run<'a>(
     client: &Client,
     transaction: &'a ScriptTransaction,
-) -> Result<bool, (&'a str, tokio_postgres::Error)> {
+    value_bytes_max: u32,
+) -> Result<Counts, (&'a str, tokio_postgres::Error)> {
     let end = if transaction.commits { "COMMIT" } else { "ROLLBACK" };
     let statements = transaction.statements.iter().map(String::as_str);
+    let largest = format!(", ''), {value_bytes_max})");
+    let (mut done, mut depth) = (Counts { committed: 1, ..Counts::default() }, 0);
     for statement in std::iter::once("BEGIN").chain(statements).chain([end]) {
-        client.batch_execute(statement).await.map_err(|error| (statement, error))?;
+        let answers = client.simple_query(statement).await.map_err(|error| (statement, error))?;
+        let rows = answers.iter().map(|answer| match answer {
+            SimpleQueryMessage::CommandComplete(rows) => *rows,
+            _ => 0,
+        });
+        let rows: u64 = rows.sum();
+        match statement.split(' ').next() {
+            Some("SAVEPOINT") => depth += 1,
+            _ if statement.contains(" SAVEPOINT ") => depth -= 1,
+            _ if depth > 0 => {}
+            Some("TRUNCATE") => done.truncates += 1,
+            _ if statement.contains(" AND NOT EXISTS (") => done.key_changes += rows,
+            _ if statement.contains(&largest) => done.largest_values += u64::from(rows > 0),
+            _ => {}
+        }
     }
-    Ok(transaction.commits)
+    Ok(if transaction.commits { done } else { Counts { rolled_back: 1, ..Counts::default() } })
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
