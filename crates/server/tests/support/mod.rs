@@ -3,26 +3,31 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_core::{CommitTime, Sequence};
 use laredo_engine::journal::InstanceId;
 use laredo_engine::source::Source;
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
+use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
 use laredo_server::{HttpOptions, Listeners, ServedTableOptions, Server, ServerOptions, Waits};
 use laredo_testkit::{SimDatabase, sim_table};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 mod held;
 mod replica;
 
 pub(crate) use held::Held;
 pub(crate) use replica::Replica;
+
+/// How long a test waits for what must happen.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) type Client = LaredoReplicationServiceClient<Channel>;
 
@@ -98,11 +103,22 @@ async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
+/// The next message of a stream, or why it ended.
+pub(crate) async fn next(stream: &mut Streaming<SyncResponse>) -> Result<Message, Status> {
+    let message = within(stream.message(), "a message").await?;
+    Ok(message.expect("a Sync never just ends").message.expect("no message is empty"))
+}
+
+/// Ends a test that would wait for ever.
+pub(crate) async fn within<T>(wait: impl Future<Output = T>, what: &str) -> T {
+    tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
 impl Running {
     /// Waits until every table was copied.
     pub(crate) async fn ready(&self) -> &Running {
         for table in self.engine.tables() {
-            table.wait_journal().await.unwrap();
+            within(table.wait_journal(), "a copy").await.unwrap();
         }
         self
     }
@@ -120,7 +136,7 @@ impl Running {
     }
 
     pub(crate) async fn sync(&self, request: SyncRequest) -> Streaming<SyncResponse> {
-        self.client().await.sync(request).await.unwrap().into_inner()
+        within(self.client().await.sync(request), "a stream").await.unwrap().into_inner()
     }
 
     /// Asks the server to stop; [`Running::stopped`] waits for it.
@@ -129,7 +145,7 @@ impl Running {
     }
 
     pub(crate) async fn stopped(self) {
-        self.server.await.unwrap();
+        within(self.server, "the server to stop").await.unwrap();
     }
 
     /// A GET: the status line's code, and the body.
@@ -139,7 +155,7 @@ impl Running {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
+        within(stream.read_to_string(&mut response), "an HTTP answer").await.unwrap();
         let code = response.split(' ').nth(1).unwrap().parse().unwrap();
         let body = response.split_once("\r\n\r\n").unwrap().1;
         (code, body.to_owned())

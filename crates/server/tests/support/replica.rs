@@ -70,7 +70,7 @@ impl Replica {
 
     /// Reads one message.
     pub(crate) async fn read(&mut self, stream: &mut Streaming<SyncResponse>) -> Message {
-        let message = stream.message().await.unwrap().expect("a Sync never just ends").message.unwrap();
+        let message = super::next(stream).await.unwrap();
         self.apply(message.clone());
         message
     }
