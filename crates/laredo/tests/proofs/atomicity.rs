@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_client::{Replica, Unique};
 use laredo_core::TableName;
-use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use laredo_testkit::oracle::{flushed, rows_at_rest};
+use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 
-use super::support::is_full;
+use super::support::compare::view_differences;
 use super::support::server::{PATIENCE, ServerConfig};
 
 /// Sums the amounts of all rows, and of both sides through the index, until told to stop; tells which totals it saw.
@@ -42,28 +43,32 @@ async fn no_reader_sees_half_a_transfer() {
         .index("by_side", ["side"], Unique::No)
         .start()
         .unwrap();
-    replica.ready(PATIENCE).await.unwrap();
+    replica.ready(PATIENCE * 10).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let reader = std::thread::spawn({
+    let readers = [(); 2].map(|()| {
         let (replica, stop) = (replica.clone(), stop.clone());
-        move || poll(&replica, &stop)
+        std::thread::spawn(move || poll(&replica, &stop))
     });
     let client = cluster.connect().await.unwrap();
-    // A transfer of two rows, of a thousand, and of the whole table; sides change too, so that the index moves.
-    for size in [2, 2, 1000, 2, 1000, rows, 2] {
+    // A transfer of two rows, of a thousand, and of the whole table; sides change too, so that the index moves. One row cannot give
+    // anything, so it only changes sides.
+    for size in [1, 2, 1, 2, 1000, 2, 1000, rows, 1, 2] {
         let transfer = format!(
-            "UPDATE account SET amount = amount + CASE id % 2 WHEN 0 THEN 7 ELSE -7 END,
+            "UPDATE account SET amount = amount + CASE WHEN {size} = 1 THEN 0 WHEN id % 2 = 0 THEN 7 ELSE -7 END,
                side = CASE side WHEN 'left' THEN 'right' ELSE 'left' END WHERE id <= {size}"
         );
         client.batch_execute(&transfer).await.unwrap();
     }
-    let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
-    let end = end.parse().unwrap();
-    eventually(PATIENCE, async || replica.view().position() >= end).await.unwrap();
+    let end = flushed(&client).await.unwrap();
+    eventually(PATIENCE * 10, async || replica.view().position() >= end).await.unwrap();
     stop.store(true, Ordering::Relaxed);
-    let (seen, positions) = reader.join().unwrap();
     let total = 100 * i64::from(rows);
-    assert_eq!(seen, BTreeSet::from([(total, total)]));
-    assert!(positions > 1, "the reader saw the table move");
+    for reader in readers {
+        let (seen, positions) = reader.join().unwrap();
+        assert_eq!(seen, BTreeSet::from([(total, total)]));
+        assert!(positions > 1, "the reader saw the table move");
+    }
+    let oracle = rows_at_rest(&client, &TableName::new("public", "account"), &["id"], "true").await.unwrap();
+    assert_eq!(view_differences(&replica.view(), &oracle, &["id"]), "");
     replica.stop().await;
 }

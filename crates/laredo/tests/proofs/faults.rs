@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use laredo_testkit::workload::{Workload, WorkloadOptions};
-use laredo_testkit::{Direction, Proxy, StopMode, eventually};
+use laredo_testkit::{Direction, Proxy, StopMode, eventually, is_full};
 
 use crate::support::fleet::{Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::is_full;
 use crate::support::server::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,3 @@ pub mod compare;
 pub mod fleet;
 pub mod server;
 pub mod simple;
-
-/// Whether the long runs are wanted (`./dev test --full`).
-pub fn is_full() -> bool {
-    std::env::var_os("LAREDO_TEST_FULL").is_some_and(|value| !value.is_empty() && value != "0")
-}
