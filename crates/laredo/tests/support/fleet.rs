@@ -10,7 +10,7 @@ use prost_types::{ListValue, value::Kind};
 use tokio_postgres::Client;
 
 use super::compare::{struct_differences, view_differences};
-use super::server::{PATIENCE, ServerConfig};
+use super::server::{PATIENCE, PATIENT, ServerConfig};
 use super::simple::SimpleClient;
 
 /// Which rows a client asks for.
@@ -127,7 +127,7 @@ pub fn cluster() -> Cluster {
 
 /// Serves all tables of the workload.
 pub fn serve_all(connection: String) -> ServerConfig {
-    let mut config = ServerConfig::new(connection, []);
+    let mut config = ServerConfig::new(connection, []).target(PATIENT);
     let key_fields = |table: &WorkloadTable| table.key_fields().iter().map(|name| (*name).to_owned()).collect();
     config.tables = TABLES.iter().map(|table| (table.name(), key_fields(table))).collect();
     config

@@ -14,6 +14,9 @@ use tokio::net::TcpStream;
 /// How long a server may take to become ready, and whatever else is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Keys of a target whose clients are never cut for being slow: one that connected again had another reason.
+pub const PATIENT: &str = "client_buffer { max_size = 100000000 }";
+
 /// What a server is to serve. Fields that are HOCON text are put where they belong as they are.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -186,6 +189,11 @@ impl Server {
             table["state"] == "live" && reached.is_some_and(|reached| reached >= position)
         };
         health["tables"].as_array().is_some_and(|tables| tables.iter().all(is_there))
+    }
+
+    /// How often a base was merged from an older one and the journal.
+    pub fn bases(&self) -> usize {
+        self.process.output().iter().filter(|line| line.contains("new base snapshot")).count()
     }
 
     /// The metrics as Prometheus reads them.
