@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use laredo_core::TableName;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
-use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::RwLock;
@@ -16,8 +16,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::support::fleet::{Only, Pair};
-use crate::support::is_full;
-use crate::support::server::{PATIENCE, ServerConfig};
+use crate::support::server::{PATIENCE, PATIENT, ServerConfig};
 
 const WRITERS: i64 = 8;
 const KEY: &[&str] = &["id"];
@@ -30,7 +29,9 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
                   INSERT INTO ledger SELECT -i, 0, 'old', repeat('x', 60) FROM generate_series(1, 5000) i";
     cluster.psql(create).unwrap();
     let table = TableName::new("public", "ledger");
-    let server = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_copies").start().await;
+    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_copies");
+    // A new base every other copy.
+    let server = config.target(PATIENT).target("journal { max_entries = 20000 }").start().await;
     let pair = Pair::start(&server.url(), &table, KEY, Only::All);
     let sql = cluster.connect().await.unwrap();
     let ledger = Ledger::start(&cluster).await;
@@ -52,6 +53,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
     }
     assert!(ledger.committed.load(Ordering::SeqCst) > 10 * copies as u64, "the writers hardly wrote");
     ledger.stop().await;
+    assert!(server.bases() > 0, "no base was merged");
     let status = pair.replica.status();
     assert_eq!((status.connects, status.resyncs), (1, 0), "a copy shows as changes, never as a new start: {status:?}");
     assert_eq!(pair.simple.state().snapshots, 1);
