@@ -162,10 +162,10 @@ fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
 fn what_goes_wrong_is_told_with_what_to_do() {
     let server = Server::start();
     let url = server.url.as_str();
-    let nobody = {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        format!("http://{}", listener.local_addr().expect("it is bound"))
-    };
+    // A port that nobody else can take meanwhile, and on which nobody listens.
+    let bound = tokio::net::TcpSocket::new_v4().expect("there are sockets");
+    bound.bind(([127, 0, 0, 1], 0).into()).expect("a port is free");
+    let nobody = format!("http://{}", bound.local_addr().expect("it is bound"));
     let cases: [(&[&str], &str); 8] = [
         (&["tail", "public.none", "--server", url], "has no table public.none; `laredo status` lists"),
         (&["fanout", "status", "public.none", "--server", url], "has no table public.none; `laredo status` lists"),
@@ -173,7 +173,7 @@ fn what_goes_wrong_is_told_with_what_to_do() {
             &["tail", "public.t", "--server", url, "--filter", "nme=a"],
             "no column `nme`, so no row passes the filter; it has id, name, flag",
         ),
-        (&["tail", "public.t", "--server", &nobody, "--timeout", "0.2"], "Connection refused"),
+        (&["tail", "public.t", "--server", &nobody, "--timeout", "5"], "Connection refused"),
         (&["fanout", "clients", "public.t", "--server", &nobody], "Connection refused"),
         (&["status", "--health", &nobody], "Connection refused"),
         (&["tail", "public.t", "--server", "https://127.0.0.1:1"], "--ca-file FILE"),
