@@ -64,6 +64,9 @@ async fn memory_is_bounded_and_neighbours_go_on() {
     let applied = async || server.metric("laredo_rows", &big).await == Some(rows);
     eventually(LONG, applied).await.unwrap();
     has_all(&cluster, &reading, rows).await;
+    for replica in [&reading, &live] {
+        assert_eq!(replica.status().connects, 1, "who reads is not cut: {:?}", replica.status());
+    }
     let tuple_bytes = tuple_bytes(&cluster, rows);
     let bound = tuple_bytes * 3 / 2 + (MEMORY_MAX_MIB + 100) * 1024 * 1024;
     let peak = server.process.peak_rss_bytes().unwrap();
