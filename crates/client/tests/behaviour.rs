@@ -256,10 +256,10 @@ fn attack(number: usize) -> Vec<laredo_proto::replication::SyncResponse> {
     let mut messages = small().snapshot_at(0);
     let random = |i: usize| (number.wrapping_mul(31).wrapping_add(i * i * 17) % 251) as u8;
     let mut bytes: Vec<u8> = (0..number * 5).map(random).collect();
-    if number % 3 == 0 && bytes.len() > 9 {
+    if number.is_multiple_of(3) && bytes.len() > 9 {
         bytes[..5].copy_from_slice(&[1, 0, 0, 0, 4]);
     }
-    let place = if number % 2 == 0 { messages.len() - 1 } else { messages.len() };
+    let place = if number.is_multiple_of(2) { messages.len() - 1 } else { messages.len() };
     let mut bad = small().batches(0).remove(0);
     let Some(sync_response::Message::Batch(batch)) = &mut bad.message else { panic!("{bad:?}") };
     match number {

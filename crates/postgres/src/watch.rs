@@ -93,7 +93,7 @@ impl Watcher<'_> {
                 (Told::Nothing, moved("it can be followed again".to_owned()))
             }
             Verdict::Same => (Told::Nothing, None),
-            Verdict::Moved(definition, reason) => (Told::Moved(Arc::new(definition)), moved(reason)),
+            Verdict::Moved(definition, reason) => (Told::Moved(definition), moved(reason)),
             Verdict::Broken(error) => {
                 let event = SourceEvent::Broken { table: index, error: error.clone() };
                 (Told::Broken(error), Some(event))
@@ -112,7 +112,7 @@ impl Watcher<'_> {
 
 enum Verdict {
     Same,
-    Moved(Definition, String),
+    Moved(Arc<Definition>, String),
     Broken(String),
 }
 
@@ -132,6 +132,6 @@ fn verdict(copied: Option<&Definition>, facts: Option<Facts>, table: &Followed, 
     }
     match copied.and_then(|copied| copied.difference(&facts.definition)) {
         None => Verdict::Same,
-        Some(reason) => Verdict::Moved(facts.definition, reason),
+        Some(reason) => Verdict::Moved(Arc::new(facts.definition), reason),
     }
 }
