@@ -59,9 +59,8 @@ async fn extensions_are_invisible_to_who_does_not_ask() {
     assert_eq!((end.sequence, end.rows_sent, end.source_position.as_str()), (begin.sequence, 1, ""));
     let Message::JournalEntry(marker) = replica.read(&mut stream).await else { panic!() };
     assert_eq!((marker.action.as_str(), marker.sequence), ("", end.sequence));
-    // The simulated log moves once more when a copy ends; the base may show either end.
-    let position = marker.source_position.parse::<Lsn>().unwrap();
-    assert!(position == first || position == database.end(), "{position}");
+    // The simulated log moves once more when a copy ends, and the base may show that.
+    assert!(marker.source_position.parse::<Lsn>().unwrap() >= first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,10 +122,12 @@ impl SimDatabase {
         rows_of(&self.state.borrow(), table, |commit| commit.end <= position)
     }
 
-    /// The end of the log.
+    /// The end of the last commit; what a copy marks the log with is not one.
     #[must_use]
     pub fn end(&self) -> Lsn {
-        self.state.borrow().log.last().map_or(Lsn(1000), |commit| commit.end)
+        let state = self.state.borrow();
+        let is_mark = |commit: &&SimCommit| commit.is_silent && commit.changes.is_empty();
+        state.log.iter().rfind(|commit| !is_mark(commit)).map_or(Lsn(1000), |commit| commit.end)
     }
 
     /// What may be forgotten, as the engine said.
