@@ -1,7 +1,7 @@
 //! A database in memory, as a source for the engine: commits become visible to snapshots in another order than they are
 //! logged, as PostgreSQL's do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ struct State {
     log: Vec<SimCommit>,
     next_lsn: u64,
     tables: usize,
+    /// Tables that were copied once: a new copy's differences need a position that nobody was told.
+    copied: BTreeSet<usize>,
 }
 
 /// A simulated database; clones share it.
@@ -66,7 +68,12 @@ impl SimDatabase {
     pub fn new(tables: usize) -> SimDatabase {
         let (extra, events) = mpsc::channel(16);
         SimDatabase {
-            state: Arc::new(watch::Sender::new(State { log: Vec::new(), next_lsn: 1000, tables })),
+            state: Arc::new(watch::Sender::new(State {
+                log: Vec::new(),
+                next_lsn: 1000,
+                tables,
+                copied: BTreeSet::new(),
+            })),
             acknowledged: Arc::new(watch::Sender::new(Lsn::ZERO)),
             extra: Arc::new(extra),
             extra_events: Arc::new(tokio::sync::Mutex::new(events)),
@@ -122,12 +129,10 @@ impl SimDatabase {
         rows_of(&self.state.borrow(), table, |commit| commit.end <= position)
     }
 
-    /// The end of the last commit; what a copy marks the log with is not one.
+    /// The end of the log.
     #[must_use]
     pub fn end(&self) -> Lsn {
-        let state = self.state.borrow();
-        let is_mark = |commit: &&SimCommit| commit.is_silent && commit.changes.is_empty();
-        state.log.iter().rfind(|commit| !is_mark(commit)).map_or(Lsn(1000), |commit| commit.end)
+        self.state.borrow().log.last().map_or(Lsn(1000), |commit| commit.end)
     }
 
     /// What may be forgotten, as the engine said.
@@ -310,7 +315,10 @@ impl Source for SimDatabase {
             // Lets commits come in between the rows of a copy.
             tokio::task::yield_now().await;
         }
-        self.change_silently(table.0, Vec::new());
+        let is_first = self.state.send_if_modified(|state| state.copied.insert(table.0));
+        if !is_first {
+            self.change_silently(table.0, Vec::new());
+        }
         // Given up by its reader, or not: it is over.
         let _ = rows.send(CopyEvent::End { inserted }).await;
         Ok(())
