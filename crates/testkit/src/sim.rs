@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::source::{
@@ -48,8 +48,16 @@ struct State {
     log: Vec<SimCommit>,
     next_lsn: u64,
     tables: usize,
-    /// Tables that were copied once: a new copy's differences need a position that nobody was told.
-    copied: BTreeSet<usize>,
+}
+
+/// Tables that one engine has copied: each engine has a clone of the database, and begins with none.
+#[derive(Debug, Default)]
+struct Copied(Mutex<BTreeSet<usize>>);
+
+impl Clone for Copied {
+    fn clone(&self) -> Copied {
+        Copied::default()
+    }
 }
 
 /// A simulated database; clones share it.
@@ -60,6 +68,7 @@ pub struct SimDatabase {
     acknowledged: Arc<watch::Sender<Lsn>>,
     extra: Arc<mpsc::Sender<SourceEvent>>,
     extra_events: Arc<tokio::sync::Mutex<mpsc::Receiver<SourceEvent>>>,
+    copied: Copied,
 }
 
 impl SimDatabase {
@@ -68,15 +77,11 @@ impl SimDatabase {
     pub fn new(tables: usize) -> SimDatabase {
         let (extra, events) = mpsc::channel(16);
         SimDatabase {
-            state: Arc::new(watch::Sender::new(State {
-                log: Vec::new(),
-                next_lsn: 1000,
-                tables,
-                copied: BTreeSet::new(),
-            })),
+            state: Arc::new(watch::Sender::new(State { log: Vec::new(), next_lsn: 1000, tables })),
             acknowledged: Arc::new(watch::Sender::new(Lsn::ZERO)),
             extra: Arc::new(extra),
             extra_events: Arc::new(tokio::sync::Mutex::new(events)),
+            copied: Copied::default(),
         }
     }
 
@@ -315,8 +320,9 @@ impl Source for SimDatabase {
             // Lets commits come in between the rows of a copy.
             tokio::task::yield_now().await;
         }
-        let is_first = self.state.send_if_modified(|state| state.copied.insert(table.0));
+        let is_first = self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table.0);
         if !is_first {
+            // The differences that a new copy shows need a position that nobody was told.
             self.change_silently(table.0, Vec::new());
         }
         // Given up by its reader, or not: it is over.
