@@ -159,11 +159,12 @@ impl Stream<'_> {
                 Ok(session) => self.connected(&mut start, session).await,
                 Err(error) => error,
             };
-            start.failed(&error);
+            let has_progressed = self.assembler.position() > before;
+            start.failed(&error, has_progressed);
             if !error.is_transient() {
                 return Err(error.into());
             }
-            if self.assembler.position() > before || began.elapsed() >= GOOD_AFTER {
+            if has_progressed || began.elapsed() >= GOOD_AFTER {
                 attempts = 0;
             }
             let Some(delay) = self.options.reconnect.delay(attempts, &mut rng) else {

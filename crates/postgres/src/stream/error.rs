@@ -33,12 +33,20 @@ impl StreamError {
             // What the start of the next connection finds out more about.
             StreamError::Transport(error) => {
                 let unusable = error.server().is_some_and(|server| server.code == "55000");
-                error.is_transient() || unusable || self.concerns_slot_or_publication()
+                error.is_transient() || unusable || self.is_internal() || self.concerns_slot_or_publication()
             }
             // A disk may become empty again; a message stays what it is.
             StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_)),
             StreamError::Recovering | StreamError::Ended | StreamError::Silent(_) => true,
             StreamError::Definite(_) | StreamError::Closed => false,
+        }
+    }
+
+    /// Whether PostgreSQL failed by itself (SQLSTATE class XX): the same may go well the next time, or never.
+    pub(super) fn is_internal(&self) -> bool {
+        match self {
+            StreamError::Transport(error) => error.server().is_some_and(|server| server.code.starts_with("XX")),
+            _ => false,
         }
     }
 

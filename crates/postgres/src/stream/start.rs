@@ -34,7 +34,13 @@ pub(super) struct Start<'a> {
     timeline: Option<u32>,
     /// PostgreSQL could not stream from the slot, or missed the publication.
     suspect: bool,
+    /// How often in a row PostgreSQL failed by itself, without having sent anything new.
+    internal_errors: u32,
 }
+
+/// After so many internal errors of PostgreSQL at one place it is taken to be unable to read on from the slot. One alone may pass:
+/// "could not map filenode … to relation OID" was seen where a transaction that had truncated a table was just being rolled back.
+const INTERNAL_ERRORS_MAX: u32 = 3;
 
 /// What a new connection finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,11 +68,17 @@ enum Plan {
 
 impl<'a> Start<'a> {
     pub(super) fn new(options: &'a StreamOptions) -> Start<'a> {
-        Start { options, resume: None, cluster: None, timeline: None, suspect: false }
+        Start { options, resume: None, cluster: None, timeline: None, suspect: false, internal_errors: 0 }
     }
 
-    /// Notes why a connection ended.
-    pub(super) fn failed(&mut self, error: &StreamError) {
+    /// Notes why a connection ended, and whether it had brought the stream forward.
+    pub(super) fn failed(&mut self, error: &StreamError, has_progressed: bool) {
+        let before = if has_progressed { 0 } else { self.internal_errors };
+        self.internal_errors = if error.is_internal() { before + 1 } else { before };
+        if self.internal_errors >= INTERNAL_ERRORS_MAX {
+            self.internal_errors = 0;
+            self.suspect = true;
+        }
         self.suspect |= error.concerns_slot_or_publication();
     }
 
@@ -276,7 +288,14 @@ fn field<T: std::str::FromStr>(rows: &[Row], column: usize, what: &str) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use laredo_engine::spool::SpoolOptions;
+
     use super::*;
+    use crate::options::ConnectionOptions;
+    use crate::stream::ReconnectOptions;
 
     fn found(confirmed: u64) -> Found {
         Found {
@@ -332,6 +351,39 @@ mod tests {
         // Even where nothing is missing: positions are handed out with their timeline.
         assert!(told(300, 2, Some(Lsn(300))).contains("the stream had come to 0/12C"));
         assert!(told(300, 4, None).contains("timeline 4 is no part of its history"));
+    }
+
+    #[test]
+    fn a_slot_that_postgres_cannot_read_on_from_is_given_up_after_some_tries() {
+        let options = StreamOptions {
+            connection: ConnectionOptions::parse("host=nowhere user=laredo").unwrap(),
+            slot: SlotMode::Stateful { name: "s".to_owned() },
+            publication: "p".to_owned(),
+            tables: Vec::new(),
+            reconnect: ReconnectOptions::default(),
+            spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),
+            seed: 0,
+        };
+        let mut start = Start::new(&options);
+        let server = |code: &str| {
+            let error = crate::transport::ServerError { code: code.to_owned(), ..Default::default() };
+            StreamError::Transport(TransportError::Server(error))
+        };
+        assert!(server("XX000").is_transient());
+        let mut suspects = Vec::new();
+        for (code, has_progressed) in [
+            ("XX000", false),
+            ("XX000", false),
+            ("XX000", true),
+            ("57P01", false),
+            ("XX000", false),
+            ("XX000", false),
+            ("XX000", false),
+        ] {
+            start.failed(&server(code), has_progressed);
+            suspects.push(std::mem::take(&mut start.suspect));
+        }
+        assert_eq!(suspects, [false, false, false, false, false, true, false]);
     }
 
     #[test]
