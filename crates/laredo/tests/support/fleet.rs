@@ -2,12 +2,14 @@
 
 use laredo_client::{Predicate, Replica};
 use laredo_core::{Lsn, TableName};
-use laredo_proto::replication::{FieldPredicate, field_predicate::Match};
+use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
+use laredo_proto::replication::{FieldPredicate, GetReplicationStatusRequest, field_predicate::Match};
 use laredo_testkit::oracle::{self, Rows};
 use laredo_testkit::workload::{Paused, TABLES, Workload, WorkloadTable};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, eventually};
 use prost_types::{ListValue, value::Kind};
 use tokio_postgres::Client;
+use tonic::transport::Endpoint;
 
 use super::compare::{struct_differences, view_differences};
 use super::server::{PATIENCE, PATIENT, ServerConfig};
@@ -64,6 +66,7 @@ pub struct Pair {
     pub only: Only,
     pub replica: Replica,
     pub simple: SimpleClient,
+    url: String,
 }
 
 impl Pair {
@@ -78,10 +81,12 @@ impl Pair {
             only,
             replica: builder.start().unwrap(),
             simple: SimpleClient::start(url, table, key, only.wire()),
+            url: url.to_owned(),
         }
     }
 
-    /// Waits until both have everything: the replica the position, the simple client the marked row.
+    /// Waits until both have everything: the replica the position, the simple client the marked row and what came with it. A new
+    /// copy may bring the mark amid other rows, and a simple client does not know of transactions.
     pub async fn reach(&self, position: Lsn, mark: i32) {
         let place = || format!("{} ({:?})", self.table, self.only);
         let reached = async || self.replica.view().position() >= position;
@@ -97,6 +102,21 @@ impl Pair {
             let (rows, at) = (state.rows.len(), &state.position);
             panic!("{}: the simple client, at {at} with {rows} rows, does not see the mark {mark}", place());
         }
+        let head = self.head().await;
+        let whole = async || self.simple.state().sequence >= head;
+        if eventually(PATIENCE, whole).await.is_err() {
+            let at = self.simple.state().sequence;
+            panic!("{}: the simple client, at sequence {at}, does not reach the journal's head {head}", place());
+        }
+    }
+
+    /// The sequence of the newest entry that the server shows.
+    async fn head(&self) -> i64 {
+        let request =
+            GetReplicationStatusRequest { schema: self.table.schema.clone(), table: self.table.table.clone() };
+        let channel = Endpoint::from_shared(self.url.clone()).unwrap().connect().await.unwrap();
+        let mut client = LaredoReplicationServiceClient::new(channel);
+        client.get_replication_status(request).await.unwrap().into_inner().current_sequence
     }
 
     /// What differs from the database's rows.
