@@ -46,6 +46,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
         sql.batch_execute(&insert).await.unwrap();
         pair.reach(flushed(&sql).await.unwrap(), mark).await;
         let rows = rows_at_rest(&sql, &table, KEY, "true").await.unwrap();
+        pair.settle(&rows).await;
         let differences = pair.differences(&rows);
         assert!(differences.is_empty(), "copy {copy}, after {how}:\n{differences}");
         ledger.check(&sql, &how).await;

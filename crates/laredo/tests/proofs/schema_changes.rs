@@ -77,6 +77,7 @@ async fn tables_change_their_shape_under_load() {
                 let seen = async || pair.differences(&rows).is_empty();
                 let _ = eventually(PATIENCE, seen).await;
             }
+            pair.settle(&rows).await;
             let differences = pair.differences(&rows);
             assert!(differences.is_empty(), "after {statement}:\n{differences}");
         }

@@ -2,14 +2,12 @@
 
 use laredo_client::{Predicate, Replica};
 use laredo_core::{Lsn, TableName};
-use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
-use laredo_proto::replication::{FieldPredicate, GetReplicationStatusRequest, field_predicate::Match};
+use laredo_proto::replication::{FieldPredicate, field_predicate::Match};
 use laredo_testkit::oracle::{self, Rows};
 use laredo_testkit::workload::{Paused, TABLES, Workload, WorkloadTable};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, eventually};
 use prost_types::{ListValue, value::Kind};
 use tokio_postgres::Client;
-use tonic::transport::Endpoint;
 
 use super::compare::{struct_differences, view_differences};
 use super::server::{PATIENCE, PATIENT, ServerConfig};
@@ -66,7 +64,6 @@ pub struct Pair {
     pub only: Only,
     pub replica: Replica,
     pub simple: SimpleClient,
-    url: String,
 }
 
 impl Pair {
@@ -81,12 +78,10 @@ impl Pair {
             only,
             replica: builder.start().unwrap(),
             simple: SimpleClient::start(url, table, key, only.wire()),
-            url: url.to_owned(),
         }
     }
 
-    /// Waits until both have everything: the replica the position, the simple client the marked row and what came with it. A new
-    /// copy may bring the mark amid other rows, and a simple client does not know of transactions.
+    /// Waits until both have everything: the replica the position, the simple client the marked row.
     pub async fn reach(&self, position: Lsn, mark: i32) {
         let place = || format!("{} ({:?})", self.table, self.only);
         let reached = async || self.replica.view().position() >= position;
@@ -102,21 +97,16 @@ impl Pair {
             let (rows, at) = (state.rows.len(), &state.position);
             panic!("{}: the simple client, at {at} with {rows} rows, does not see the mark {mark}", place());
         }
-        let head = self.head().await;
-        let whole = async || self.simple.state().sequence >= head;
-        if eventually(PATIENCE, whole).await.is_err() {
-            let at = self.simple.state().sequence;
-            panic!("{}: the simple client, at sequence {at}, does not reach the journal's head {head}", place());
-        }
     }
 
-    /// The sequence of the newest entry that the server shows.
-    async fn head(&self) -> i64 {
-        let request =
-            GetReplicationStatusRequest { schema: self.table.schema.clone(), table: self.table.table.clone() };
-        let channel = Endpoint::from_shared(self.url.clone()).unwrap().connect().await.unwrap();
-        let mut client = LaredoReplicationServiceClient::new(channel);
-        client.get_replication_status(request).await.unwrap().into_inner().current_sequence
+    /// Waits until the simple client, which has the mark, shows what came with it: a new copy may bring the mark amid other rows, and
+    /// a simple client does not know of transactions. [`Pair::differences`] then tells what it still lacks.
+    pub async fn settle(&self, oracle: &Rows) {
+        let settled = async || {
+            let view = self.replica.view();
+            struct_differences(&self.simple.state().rows, oracle, view.schema(), self.key).is_empty()
+        };
+        let _ = eventually(PATIENCE, settled).await;
     }
 
     /// What differs from the database's rows.
@@ -188,6 +178,7 @@ pub async fn compare_at_rest(sql: &Client, pairs: &[Pair], mark: i32) {
     for pair in pairs {
         pair.reach(position, mark).await;
         let rows = oracle::rows_at_rest(sql, &pair.table, pair.key, pair.only.sql()).await.unwrap();
+        pair.settle(&rows).await;
         found += &pair.differences(&rows);
     }
     assert!(found.is_empty(), "at {position}:\n{found}");
