@@ -10,7 +10,6 @@ use laredo_core::TableName;
 use laredo_proto::frame;
 use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, SyncResponse, sync_response};
 use prost::Message;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -23,24 +22,34 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Nothing more is to come after so long a silence; shorter than the time between heartbeats.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Keeps what one client is sent until nothing more comes.
+/// Keeps what one client is sent up to the last change; the heartbeats behind it are not the same for all.
 pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut body = open(connect(port).await?, port, position).await?;
-    let mut out = tokio::io::BufWriter::new(tokio::fs::File::create(file).await?);
-    let (mut bytes, mut first) = (0, Vec::new());
+    let mut stream = Vec::new();
     while let Ok(chunk) = tokio::time::timeout(SILENCE, body.data()).await {
         let chunk = chunk.context("the stream has ended")??;
         body.flow_control().release_capacity(chunk.len())?;
-        out.write_all(&chunk).await?;
-        bytes += chunk.len() as u64;
-        if first.len() < 64 * 1024 {
-            first.extend_from_slice(&chunk);
-        }
+        stream.extend_from_slice(&chunk);
     }
-    out.flush().await?;
-    check_handshake(&first)?;
-    say(&Streamed { bytes, seconds: began.elapsed().as_secs_f64() })
+    check_handshake(&stream)?;
+    stream.truncate(end_of_changes(&stream)?);
+    tokio::fs::write(file, &stream).await?;
+    say(&Streamed { bytes: stream.len() as u64, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Where the last batch of a stream ends.
+fn end_of_changes(stream: &[u8]) -> anyhow::Result<usize> {
+    let (mut at, mut end) = (0, None);
+    while let Some(length) = frame::length(&stream[at..]) {
+        let next = at + frame::PREFIX_LENGTH + length;
+        let message = stream.get(at + frame::PREFIX_LENGTH..next).context("the last message is not whole")?;
+        if let Some(sync_response::Message::Batch(_)) = SyncResponse::decode(message)?.message {
+            end = Some(next);
+        }
+        at = next;
+    }
+    end.context("the stream has no changes")
 }
 
 /// A client that starts anew would be sent something else.
