@@ -19,6 +19,7 @@ use crate::bench::stage::TABLE;
 /// As our own client has them.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Nothing more is to come after so long a silence; shorter than the time between heartbeats.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -96,6 +97,7 @@ async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
     socket.set_nodelay(true)?;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder.max_frame_size(FRAME_BYTES_MAX);
     let (sender, connection) = builder.handshake(socket).await?;
     // When it breaks, its stream says so.
     tokio::spawn(connection);
