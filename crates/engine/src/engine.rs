@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -120,52 +119,47 @@ impl<S: Source> Engine<S> {
         let Engine { source, workers, mut outlets, tables, moved, acknowledged, .. } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let acknowledged_reader = acknowledged.subscribe();
-        let runtime = Handle::current();
-        let (dealt, mut threads) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
-        let spawn = |worker: Worker<S>| {
-            let runtime = runtime.clone();
-            threads.spawn_blocking(move || worker.run(&runtime)).id()
-        };
-        let ids: Vec<Id> = workers.into_iter().map(spawn).collect();
-        let watched = Threads { ids, tables: &tables, moved: &moved };
+        let (dealt, mut running) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
+        let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
+        let watched = Workers { ids, tables: &tables, moved: &moved };
         let ended = tokio::select! {
             ended = source.stream(event_sender, acknowledged_reader) => ended,
             () = deal(events, &mut outlets, &dealt, &moved) => Ok(()),
             () = acknowledge(&tables, &dealt, &moved, &acknowledged) => Ok(()),
-            () = watched.watch(&mut threads) => Ok(()),
+            () = watched.watch(&mut running) => Ok(()),
             () = stop => Ok(()),
         };
         drop(outlets);
-        while let Some(thread) = threads.join_next_with_id().await {
-            watched.ended(thread.map(|(id, ())| id));
+        while let Some(ended) = running.join_next_with_id().await {
+            watched.ended(ended.map(|(id, ())| id));
         }
         ended
     }
 }
 
-/// The threads of the tables.
-struct Threads<'a> {
+/// The tables' tasks.
+struct Workers<'a> {
     ids: Vec<Id>,
     tables: &'a [TableHandle],
     moved: &'a Notify,
 }
 
-impl Threads<'_> {
+impl Workers<'_> {
     /// Sees each end. Never returns: when all have ended there is still a source to tell what it may forget.
-    async fn watch(&self, threads: &mut JoinSet<()>) {
-        while let Some(thread) = threads.join_next_with_id().await {
-            self.ended(thread.map(|(id, ())| id));
+    async fn watch(&self, running: &mut JoinSet<()>) {
+        while let Some(ended) = running.join_next_with_id().await {
+            self.ended(ended.map(|(id, ())| id));
         }
         std::future::pending().await
     }
 
-    /// A thread that ends by itself does so at the end of the stream; another one has taken its table with it.
-    fn ended(&self, thread: Result<Id, JoinError>) {
-        let Err(panic) = thread else { return };
+    /// A task that ends by itself does so at the end of the stream; another one has taken its table with it.
+    fn ended(&self, task: Result<Id, JoinError>) {
+        let Err(panic) = task else { return };
         let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
             return;
         };
-        let error = format!("the thread of table {} failed ({panic}); restart laredo, and report this", table.name);
+        let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
         tracing::error!(table = %table.name, %error, "table stopped");
         let mut status = table.status.lock();
         status.phase = TablePhase::Failed { error };
@@ -241,7 +235,7 @@ impl Dealer<'_> {
         }
         let table = &mut self.tables[index];
         table.sent += 1;
-        // A table whose thread is gone has said why in its status; its neighbours go on.
+        // A table whose task is gone has said why in its status; its neighbours go on.
         let _ = table.queue.send(event).await;
     }
 

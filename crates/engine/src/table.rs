@@ -166,6 +166,11 @@ impl Table {
         matches!(&self.phase, Phase::Copying(copying) if copying.is_full(self.options.held_bytes_max))
     }
 
+    /// Whether a copy is being made.
+    pub(crate) fn is_copying(&self) -> bool {
+        matches!(self.phase, Phase::Copying(_))
+    }
+
     /// The journal's writer, unless there is none yet or the table has failed.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
         match self.phase {

@@ -291,7 +291,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
     let (source, index, moved) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0), Arc::default());
-    let mut worker = Worker::new(table, index, source, queue, latest, commands, moved);
+    let worker = Worker::new(table, index, source, queue, latest, commands, moved);
     let look = async {
         progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
         while status.lock().phase != TablePhase::Live {
@@ -313,7 +313,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     };
     let seen = tokio::select! {
         seen = look => seen,
-        () = worker.run_async() => panic!("the stream is not closed"),
+        () = worker.run() => panic!("the stream is not closed"),
     };
     assert_eq!(seen[&Lsn(5000)], 3000, "no progress is told before the commits that it follows");
     assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");

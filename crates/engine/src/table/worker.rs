@@ -1,10 +1,10 @@
-//! The thread that runs a table: it waits, so that the table itself never has to.
+//! The task that runs a table: it waits, so that the table itself never has to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -22,6 +22,8 @@ const COPY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
 /// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.
 const SETTLE_EVENTS: u64 = 256;
+/// A larger transaction is applied [`aside`]. For a small one, going there costs more than the work (`./dev bench latency`).
+const INLINE_BYTES: u64 = 64 * 1024;
 /// As much of a transaction counts as an event.
 const SETTLE_BYTES: u64 = 64 * 1024;
 
@@ -87,12 +89,8 @@ impl<S: Source> Worker<S> {
         Worker { table, index, source, events, taken: 0, progress, has_progress: false, commands, moved, unsettled: 0 }
     }
 
-    /// Runs the table on this thread until the stream is closed. What waits then is dropped: none of it was acknowledged.
-    pub(crate) fn run(mut self, runtime: &Handle) {
-        runtime.block_on(self.run_async());
-    }
-
-    pub(super) async fn run_async(&mut self) {
+    /// Runs the table until the stream is closed. What waits then is dropped: none of it was acknowledged.
+    pub(crate) async fn run(mut self) {
         let mut attempts = 0;
         let mut copy = Some(self.start_copy(attempts));
         let mut merging: Option<JoinHandle<()>> = None;
@@ -126,12 +124,13 @@ impl<S: Source> Worker<S> {
     /// Handles the next thing that happens; `None` when the stream is closed.
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
         if let Some(progress) = self.due_progress() {
-            return Some(self.table.on_progress(progress.position, progress.current_at));
+            let heavy = self.table.is_copying();
+            return Some(aside(heavy, || self.table.on_progress(progress.position, progress.current_at)));
         }
         let holding_enough = self.table.is_holding_enough();
         tokio::select! {
             event = next_of(copy) => Some(match event {
-                Some(event) => self.table.on_copy(event),
+                Some(event) => aside(true, || self.table.on_copy(event)),
                 None => self.copy_ended(copy).await,
             }),
             event = self.events.recv(), if !holding_enough => event.map(|event| self.on_event(event)),
@@ -157,7 +156,8 @@ impl<S: Source> Worker<S> {
         match event {
             TableEvent::Commit(commit) => {
                 self.unsettled += commit.spool.bytes() / SETTLE_BYTES;
-                self.table.on_commit(commit)
+                let heavy = self.table.is_copying() || commit.spool.bytes() > INLINE_BYTES;
+                aside(heavy, || self.table.on_commit(commit))
             }
             TableEvent::Moved(reason) => self.table.on_moved(&reason),
             TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
@@ -239,6 +239,14 @@ impl<S: Source> Worker<S> {
                 Err(error) => tracing::error!(table = %name, %error, "no new base snapshot; the journal grows"),
             }
         }))
+    }
+}
+
+/// Runs what may take long: the other tasks of this thread go on elsewhere meanwhile.
+fn aside<T>(heavy: bool, work: impl FnOnce() -> T) -> T {
+    match heavy && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        true => tokio::task::block_in_place(work),
+        false => work(),
     }
 }
 

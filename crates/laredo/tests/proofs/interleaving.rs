@@ -298,7 +298,15 @@ impl Goal<'_> {
                 (Raw::Binary(state), true) => state.resume_by_position(),
                 (Raw::Binary(state), false) => state.resume_by_sequence(),
             };
-            frames += self.read(&servers[usize::from(by_position)], request, &mut client, usize::MAX).await;
+            let server = &servers[usize::from(by_position)];
+            frames += self.read(server, request, &mut client, usize::MAX).await;
+            if let Raw::Binary(state) = &mut client
+                && state.starts_over
+            {
+                assert!(by_position, "a server whose own sequence goes on with another schema, cut after {cut} frames");
+                *state = BinaryState::default();
+                frames += self.read(server, BinaryState::fresh(), &mut client, usize::MAX).await;
+            }
             let again = client.snapshots() > 1;
             assert!(!(goes_on && again), "{:?}, cut after {cut} frames: a snapshot instead of the rest", self.kind);
         }
@@ -307,9 +315,9 @@ impl Goal<'_> {
             Raw::Binary(state) => {
                 let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
                     (state.rows.keys().collect(), self.oracle.rows.keys().collect());
-                match state.rows == self.oracle.rows && state.violations.is_empty() {
+                match state.rows == self.oracle.rows {
                     true => String::new(),
-                    false => format!("{:?} {:?}", ours.symmetric_difference(&theirs), state.violations),
+                    false => format!("{:?}", ours.symmetric_difference(&theirs)),
                 }
             }
         };
@@ -331,6 +339,9 @@ impl Goal<'_> {
                 }
                 Raw::Binary(state) => {
                     state.apply(message);
+                    if state.starts_over {
+                        return frames;
+                    }
                     state.rows.contains_key(&[4_i32.to_be_bytes(), self.mark.to_be_bytes()].concat())
                 }
             };

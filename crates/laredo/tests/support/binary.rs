@@ -24,8 +24,9 @@ pub struct BinaryState {
     source: Option<SourceIdentity>,
     /// Streams that began with a snapshot.
     pub snapshots: u32,
-    /// What no server may send.
-    pub violations: Vec<String>,
+    /// A delta began with another schema: what is here is of no use to it, and the client has to start anew. It happens only on another
+    /// server, which had noticed a change of the columns later than the first one.
+    pub starts_over: bool,
 }
 
 impl BinaryState {
@@ -65,7 +66,7 @@ impl BinaryState {
                 if handshake.mode() == SyncMode::FullSnapshot || self.schema.is_none() {
                     self.schema = Some(schema);
                 } else if self.schema.as_ref() != Some(&schema) {
-                    self.violations.push("a delta that begins with another schema than the client's".to_owned());
+                    self.starts_over = true;
                 }
                 self.pending.clear();
                 self.staged = None;
