@@ -86,10 +86,10 @@ async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Bo
 }
 
 fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status> {
-    if shared.drain.is_cancelled() {
-        return Err(refusal::draining());
-    }
     let table = shared.table(&request.schema, &request.table)?.clone();
+    if table.drain.has_begun() {
+        return Err(refusal::draining(table.name()));
+    }
     let ask = Ask::new(request)?;
     let seat = table.take_seat()?;
     let session = Session { shared, table, ask, seat };

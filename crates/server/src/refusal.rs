@@ -10,8 +10,16 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
 }
 
-pub(crate) fn draining() -> Status {
-    Status::unavailable("the server is stopping and begins no more streams; connect to another one, or later")
+pub(crate) fn draining(name: &TableName) -> Status {
+    Status::unavailable(format!(
+        "this server is draining and begins no more streams of {name}; connect to another one, or later"
+    ))
+}
+
+pub(crate) fn drained() -> Status {
+    Status::unavailable(
+        "this server has drained, and the time to leave is over; reconnect to go on where this stream ends",
+    )
 }
 
 pub(crate) fn unknown_table(name: &TableName) -> Status {

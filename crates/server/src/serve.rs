@@ -58,7 +58,7 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but serves those that it has until
+    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but asks those that it has to leave (GoAway) and serves them until
     /// they have ended or [`Waits::drain`](crate::Waits::drain) is over. At last every stream ends with UNAVAILABLE, and this
     /// returns when the clients have heard it, or soon after.
     ///
@@ -92,7 +92,7 @@ impl Server {
         }
         let last = async {
             stop.await;
-            shared.drain.cancel();
+            shared.leave(Instant::now());
             report(&shared, &reporter).await;
             let _ = tokio::time::timeout(shared.waits.drain, all_gone(&shared)).await;
         };
@@ -101,7 +101,7 @@ impl Server {
             () = watch(&shared, &reporter) => Ok(()),
             Some(ended) = tasks.join_next() => flatten(ended),
         };
-        shared.drain.cancel();
+        shared.leave(Instant::now());
         shared.stop.cancel();
         report(&shared, &reporter).await;
         closing.cancel();
@@ -185,7 +185,7 @@ async fn report(shared: &Shared, reporter: &HealthReporter) {
         true => ServingStatus::Serving,
         false => ServingStatus::NotServing,
     };
-    let replicates = shared.is_started() && !shared.drain.is_cancelled();
+    let replicates = shared.is_started() && !shared.is_draining();
     reporter.set_service_status(Replication::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
 }

@@ -65,6 +65,7 @@ impl Session {
         let status = tokio::select! {
             biased;
             () = shared.stop.cancelled() => refusal::stopping(),
+            () = table.drain.over() => refusal::drained(),
             ended = self.serve(slot) => match ended {
                 Err(status) => status,
             },

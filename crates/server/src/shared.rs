@@ -18,7 +18,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) waits: Waits,
     pub(crate) http: HttpOptions,
-    /// No more streams begin.
+    /// Not ready any more: the server is about to stop.
     pub(crate) drain: CancellationToken,
     /// Ends every stream.
     pub(crate) stop: CancellationToken,
@@ -46,7 +46,12 @@ impl Shared {
 
     /// Whether every table can be served: it has been copied, and it has not failed.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.drain.is_cancelled() && self.tables.iter().all(|table| table.is_ready())
+        !self.is_draining() && self.tables.iter().all(|table| table.is_ready())
+    }
+
+    /// Whether no table begins any more streams.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain.has_begun()))
     }
 
     /// Whether every table's first copy is over, well or not. It stays so.
@@ -55,6 +60,12 @@ impl Shared {
             self.started.store(true, Ordering::Relaxed);
         }
         self.started.load(Ordering::Relaxed)
+    }
+
+    /// No more streams begin, and those that there are have so long to end.
+    pub(crate) fn leave(&self, now: Instant) {
+        self.drain.cancel();
+        self.tables.iter().for_each(|table| table.drain.begin(now, Some(self.waits.drain)));
     }
 
     /// Streams of all tables.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::drain::Drain;
 use crate::options::ServedTableOptions;
 use crate::refusal;
 use crate::session::Lease;
@@ -21,6 +22,7 @@ pub(crate) struct Served {
     pub(crate) options: ServedTableOptions,
     pub(crate) views: Views,
     pub(crate) counters: Counters,
+    pub(crate) drain: Drain,
     clients: AtomicUsize,
     leases: Mutex<Vec<Weak<Lease>>>,
 }
@@ -51,6 +53,7 @@ impl Served {
             views: Views::new(options.projection_bytes_max),
             options,
             counters: Counters::default(),
+            drain: Drain::new(),
             clients: AtomicUsize::new(0),
             leases: Mutex::new(Vec::new()),
         }

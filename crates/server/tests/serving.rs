@@ -239,11 +239,11 @@ async fn stopping_ends_every_stream_with_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_drains_serves_its_streams_on_and_begins_no_new_ones() {
+async fn a_server_that_drains_serves_clients_of_ours_on_and_begins_no_new_streams() {
     let database = SimDatabase::new(1);
     let mut server = serve_with(&database, "a", 1, |options| options.waits.drain = Duration::from_secs(600)).await;
     server.ready().await;
-    let mut stream = server.sync(request(RowEncoding::Struct)).await;
+    let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
     let mut replica = Replica::default();
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     replica.read_to(&mut stream, database.end()).await;

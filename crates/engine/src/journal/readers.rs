@@ -91,6 +91,8 @@ struct Entry {
     since: Instant,
     /// Sequence and stage go together: who sees that a reader is slow, and waits for it, is told of the move that mends it.
     progress: Mutex<Progress>,
+    /// It has been asked to leave.
+    draining: AtomicBool,
     cut: AtomicBool,
     cut_notice: Notify,
     moved: Notify,
@@ -148,6 +150,7 @@ impl Readers {
         let info = |(id, entry): (&ReaderId, &Arc<Entry>)| {
             let Progress { sequence, stage } = *entry.progress.lock();
             let state = match stage {
+                _ if entry.draining.load(Ordering::Relaxed) => ReaderState::Draining,
                 Stage::CatchingUp => ReaderState::CatchingUp,
                 Stage::Live => ReaderState::Live,
                 Stage::Slow(_) => ReaderState::Backpressured,
@@ -232,6 +235,7 @@ impl super::Journal {
             options,
             since: Instant::now(),
             progress: Mutex::new(Progress { sequence: at, stage: Stage::CatchingUp }),
+            draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             cut_notice: Notify::new(),
             moved: Notify::new(),
@@ -262,6 +266,15 @@ impl Reader {
                 moved.notify_one();
             }
             _ => {}
+        }
+    }
+
+    /// It has been asked to leave. Unless it `follows` on, it takes nothing more, and nobody waits for it.
+    pub fn drain(&self, follows: bool) {
+        self.entry.draining.store(true, Ordering::Relaxed);
+        if !follows {
+            self.entry.progress.lock().stage = Stage::CatchingUp;
+            self.entry.moved.notify_one();
         }
     }
 

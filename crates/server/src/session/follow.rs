@@ -15,6 +15,7 @@ use tonic::Status;
 use super::joined;
 use super::messages::Greeting;
 use super::outlet::Outlet;
+use crate::drain::Guest;
 use crate::refusal;
 use crate::shared::Shared;
 use crate::view::{Chunk, View, Walk, empty_batch};
@@ -36,6 +37,7 @@ pub(super) struct Follow<'a> {
     /// Entries were sent since a reader of batches was last told that it is at the head.
     has_sent: bool,
     progress_at: Option<Instant>,
+    guest: Guest,
 }
 
 /// A head, and when it was seen: who has everything up to it has what there was then.
@@ -63,6 +65,7 @@ impl<'a> Follow<'a> {
             told: None,
             has_sent: false,
             progress_at: None,
+            guest: greeting.table.drain.guest(),
         }
     }
 
@@ -74,6 +77,9 @@ impl<'a> Follow<'a> {
             while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
                 let ends = piece.ends;
                 self.piece(piece).await?;
+                if ends {
+                    self.say_goodbye().await?;
+                }
                 // Where more comes all the time, the end of it may never be seen.
                 let is_past = ends && self.cursor.after() >= seen.head.sequence;
                 if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
@@ -87,12 +93,14 @@ impl<'a> Follow<'a> {
                 self.progress(Seen { head, at: (self.clock)() }).await?;
             }
             loop {
+                self.say_goodbye().await?;
                 let progress_at = self.progress_due(head);
                 let heartbeat_at = self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval;
                 tokio::select! {
                     biased;
                     // First: what is told below is told of the newest head.
                     _ = heads.changed() => break,
+                    () = self.guest.due() => {}
                     () = sleep_until(progress_at.unwrap_or(heartbeat_at)), if progress_at.is_some() => {
                         self.progress(Seen { head, at: (self.clock)() }).await?;
                     }
@@ -100,6 +108,25 @@ impl<'a> Follow<'a> {
                 }
             }
         }
+    }
+
+    /// Asks the client to leave, if it is time. Called between transactions.
+    ///
+    /// A client of ours is sent on what commits, until it has another stream. Any other one may apply both streams side by side, so
+    /// it is sent nothing more than heartbeats.
+    async fn say_goodbye(&mut self) -> Result<(), Status> {
+        let Some(farewell) = self.guest.take_due(Instant::now()) else { return Ok(()) };
+        let follows = self.greeting.is_binary();
+        self.outlet.lease().drain(follows);
+        let message = self.greeting.go_away((self.clock)(), farewell.left(Instant::now()));
+        self.outlet.send(message.into()).await?;
+        while !follows {
+            sleep_until(self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval).await;
+            // Without a position: the client has not been sent all that there is.
+            let heartbeat = self.greeting.heartbeat((self.clock)(), None);
+            self.outlet.send(heartbeat.into()).await?;
+        }
+        Ok(())
     }
 
     async fn piece(&mut self, piece: Piece) -> Result<(), Status> {

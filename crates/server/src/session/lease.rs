@@ -54,6 +54,13 @@ impl Lease {
         }
     }
 
+    /// The client was asked to leave; unless it `follows` on, it is sent no more entries.
+    pub(crate) fn drain(&self, follows: bool) {
+        if let Some(reader) = &self.held.lock().reader {
+            reader.drain(follows);
+        }
+    }
+
     /// The client has everything there is: what came after its base may go, and it is held to its buffer from now on.
     pub(crate) fn at_head(&self, sequence: Sequence) {
         let mut held = self.held.lock();

@@ -1,12 +1,14 @@
 //! The messages of a stream that are not rows.
 
+use std::time::Duration;
+
 use laredo_core::CommitTime;
 use laredo_core::Lsn;
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
-    Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+    Encoding, GoAway, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
 };
 use laredo_proto::{frame, schema};
 
@@ -105,6 +107,15 @@ impl Greeting<'_> {
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);
+        out
+    }
+
+    /// Asks the client to leave; it has `left` to do so, or any time.
+    pub(super) fn go_away(&self, now: CommitTime, left: Option<Duration>) -> Vec<u8> {
+        let deadline = left.map(|left| now.unix_us() / 1000 + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2));
+        let go_away = GoAway { reason: "draining".to_owned(), drain_deadline_unix_ms: deadline.unwrap_or_default() };
+        let mut out = Vec::new();
+        put(Message::GoAway(go_away), &mut out);
         out
     }
 

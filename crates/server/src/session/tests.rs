@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use laredo_core::CommitTime;
-use laredo_engine::journal::{Journal, JournalOptions};
+use laredo_engine::journal::{Journal, JournalOptions, ReaderState};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
@@ -322,4 +322,49 @@ async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
         quiet.insert(0, id).await;
     }
     assert!(batches > 20 && heartbeats > 10 && last > 1.0, "{batches} batches, {heartbeats} heartbeats, {last}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_structs_is_sent_heartbeats_alone_once_it_was_asked_to_leave() {
+    let quiet = Quiet::new().await;
+    let mut stream = live(&quiet).await;
+    quiet.table().drain.begin(Instant::now(), Some(Duration::from_secs(60)));
+    let told = pull(&mut stream).await;
+    let [Message::GoAway(told)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(told.reason, "draining");
+    assert!(told.drain_deadline_unix_ms > 59_000, "{told:?}");
+    assert_eq!(quiet.journal().readers()[0].state, ReaderState::Draining);
+    quiet.rows(0..3).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(50) {
+        heartbeat(&mut stream).await;
+    }
+    let status = end_of(&mut stream).await;
+    assert_eq!((status.code(), began.elapsed()), (Code::Unavailable, Duration::from_secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
+    let quiet = Quiet::new().await;
+    let mut stream = quiet.stream(RowEncoding::PostgresBinary);
+    pull(&mut stream).await;
+    pull(&mut stream).await;
+    heartbeat(&mut stream).await;
+    quiet.table().drain.begin(Instant::now(), None);
+    let (mut farewells, mut rows) = (0, 0);
+    quiet.rows(0..3).await;
+    while rows < 3 {
+        for message in pull(&mut stream).await {
+            match message {
+                Message::GoAway(told) => {
+                    assert_eq!(told.drain_deadline_unix_ms, 0, "any time");
+                    farewells += 1;
+                }
+                Message::Batch(batch) => rows += batch.count,
+                Message::Heartbeat(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((farewells, quiet.journal().readers()[0].state), (1, ReaderState::Draining));
 }

@@ -1,0 +1,162 @@
+//! Asking clients to leave: each is told once, one after another, and whoever is still there at the end is cut.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// Clients are told one after another over this long, so that they do not all come to the next server at once.
+const SPREAD_MAX: Duration = Duration::from_secs(5);
+/// They are told over no more than this part of the time that they have.
+const SPREAD_SHARE: u32 = 4;
+/// The golden ratio's fraction: its multiples fall evenly into the unit interval, however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
+
+/// Whether the clients of a table are asked to leave.
+pub(crate) struct Drain {
+    farewell: watch::Sender<Option<Farewell>>,
+    guests: AtomicU64,
+}
+
+/// What they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    began: Instant,
+    /// When those who are still there are cut; `None` for never.
+    until: Option<Instant>,
+}
+
+impl Drain {
+    pub(crate) fn new() -> Drain {
+        Drain { farewell: watch::Sender::new(None), guests: AtomicU64::new(0) }
+    }
+
+    /// Begins it, or changes its end.
+    pub(crate) fn begin(&self, now: Instant, time: Option<Duration>) {
+        // So late that it cannot be told is never.
+        let until = time.and_then(|time| now.checked_add(time));
+        self.farewell.send_modify(|farewell| {
+            let began = farewell.map_or(now, |farewell| farewell.began);
+            *farewell = Some(Farewell { began, until });
+        });
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.farewell.borrow().is_some()
+    }
+
+    /// One more client that will have to be told.
+    pub(crate) fn guest(&self) -> Guest {
+        let number = self.guests.fetch_add(1, Ordering::Relaxed);
+        let share = (number as f64 * GOLDEN).fract();
+        Guest { farewell: self.farewell.subscribe(), share, is_told: false }
+    }
+
+    /// Waits until the time of those who stayed is over.
+    pub(crate) async fn over(&self) {
+        let mut farewell = self.farewell.subscribe();
+        loop {
+            let until = farewell.borrow_and_update().and_then(|farewell| farewell.until);
+            tokio::select! {
+                () = reached(until) => return,
+                changed = farewell.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+}
+
+/// A client's own part in it.
+pub(crate) struct Guest {
+    farewell: watch::Receiver<Option<Farewell>>,
+    share: f64,
+    is_told: bool,
+}
+
+impl Guest {
+    /// What the client is to be told by now; it is said once.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Farewell> {
+        let farewell = *self.farewell.borrow();
+        let farewell = farewell.filter(|farewell| !self.is_told && farewell.at(self.share) <= now)?;
+        self.is_told = true;
+        Some(farewell)
+    }
+
+    /// Waits until there is something to be told.
+    pub(crate) async fn due(&mut self) {
+        loop {
+            let farewell = *self.farewell.borrow_and_update();
+            let at = farewell.filter(|_| !self.is_told).map(|farewell| farewell.at(self.share));
+            tokio::select! {
+                () = reached(at) => return,
+                changed = self.farewell.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+}
+
+impl Farewell {
+    /// When the client with this share of the time is told.
+    fn at(&self, share: f64) -> Instant {
+        let spread = self.until.map_or(SPREAD_MAX, |until| {
+            let time = until.saturating_duration_since(self.began);
+            SPREAD_MAX.min(time / SPREAD_SHARE)
+        });
+        self.began + spread.mul_f64(share)
+    }
+
+    /// How long those who stay have from now on.
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now))
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_told_once_evenly_and_in_a_quarter_of_the_time() {
+        let (drain, began) = (Drain::new(), Instant::now());
+        let mut guests: Vec<Guest> = (0..100).map(|_| drain.guest()).collect();
+        assert!(guests.iter_mut().all(|guest| guest.take_due(began).is_none()), "nobody is asked to leave yet");
+        drain.begin(began, Some(Duration::from_secs(8)));
+        let mut told_at = Vec::new();
+        for guest in &mut guests {
+            guest.due().await;
+            assert!(guest.take_due(Instant::now()).is_some() && guest.take_due(Instant::now()).is_none());
+        }
+        for guest in &guests {
+            told_at.push(drain.farewell.borrow().unwrap().at(guest.share) - began);
+        }
+        assert!(told_at.iter().all(|at| *at < Duration::from_secs(2)), "{told_at:?}");
+        for quarter in 0..4 {
+            let told = told_at.iter().filter(|at| at.as_millis() / 500 == quarter).count();
+            assert!((20..=30).contains(&told), "{told} of 100 in the quarter {quarter}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_without_end_is_never_over_and_can_be_given_one() {
+        let (drain, began) = (Drain::new(), Instant::now());
+        drain.begin(began, None);
+        let forever = tokio::time::timeout(Duration::from_secs(86_400), drain.over()).await;
+        assert!(forever.is_err());
+        drain.begin(Instant::now(), Some(Duration::from_secs(3)));
+        drain.over().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(86_403));
+        let mut late = drain.guest();
+        assert!(late.take_due(Instant::now()).is_some());
+    }
+}
