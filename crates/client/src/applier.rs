@@ -38,6 +38,8 @@ pub(crate) enum Input {
     /// A stream is about to be opened: what the last one half brought is void. Answered with where to go on from, once
     /// everything before is applied.
     Open(oneshot::Sender<Resume>),
+    /// Another stream is about to be opened beside the one that is read. Answered with where that may go on from.
+    Beside(oneshot::Sender<Resume>),
     /// A message, when it was received, and its share of the bytes that may wait.
     Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
 }
@@ -149,9 +151,11 @@ impl Applier {
                 self.opened = None;
                 self.incoming = None;
                 self.transit = Transit::default();
-                let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
-                // Where nobody waits for the answer any more, the replica is being stopped.
-                let _ = answer.send(resume);
+                self.answer(answer);
+            }
+            Input::Beside(answer) => {
+                self.show();
+                self.answer(answer);
             }
             Input::Message(message, received, _share) => {
                 let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
@@ -160,6 +164,12 @@ impl Applier {
                 }
             }
         }
+    }
+
+    fn answer(&self, answer: oneshot::Sender<Resume>) {
+        let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
+        // Where nobody waits for the answer any more, the replica is being stopped.
+        let _ = answer.send(resume);
     }
 
     fn message(&mut self, message: SyncResponse, received: Instant) {

@@ -59,6 +59,16 @@ pub enum ProtocolError {
         /// As found; rows of the same key count once.
         found: usize,
     },
+    /// A new copy that stands for a range in which the replica's position lies.
+    #[error("the server has copied the table anew from {from} to {to}, and the replica is at {ours}, inside")]
+    Span {
+        /// Where the copy begins to count.
+        from: Lsn,
+        /// Where it ends.
+        to: Lsn,
+        /// The replica's position.
+        ours: Lsn,
+    },
     /// A position before that of the transaction before.
     #[error("the server went back from position {from} to {to}")]
     Backwards {
@@ -261,6 +271,12 @@ impl Live {
             // A repeat, perhaps of an older schema: it is not even looked into.
             let sequence = header.last_sequence;
             return Ok(if header.ends { Event::Repeated { sequence } } else { Event::Nothing });
+        }
+        if let Some(from) = header.span_from
+            && from < self.floor
+        {
+            // It tells what differs between its two ends. What the replica has lies between them, and may differ from both.
+            return Err(ProtocolError::Span { from, to: header.position, ours: self.floor });
         }
         if header.position < self.position || header.position == Lsn::ZERO {
             let (from, to) = (self.position, header.position);

@@ -137,3 +137,25 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
     let error = assembler.feed(SyncResponse { message: Some(end) }, None).unwrap_err();
     assert_eq!(error, AssembleError::Protocol(ProtocolError::SnapshotRows { expected: 2, found: 1 }));
 }
+
+/// It happens where a replica had gone on, on another stream, since it asked for this one.
+#[test]
+fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
+    let ours = schema();
+    let told = |from: u64, at: Lsn| {
+        let mut assembler = Assembler::new(Vec::new());
+        let state = Some((&ours, at));
+        let begin = SyncResponse { message: Some(handshake(SyncMode::Delta)) };
+        assert!(matches!(assembler.feed(begin, state), Ok(Event::Opened(_))));
+        let span = RowBatch { position: 0x300, span_from: from, ends: true, ..RowBatch::default() };
+        assembler.feed(SyncResponse { message: Some(Message::Batch(span)) }, state)
+    };
+    let inside = told(0x100, Lsn(0x200));
+    let expected = ProtocolError::Span { from: Lsn(0x100), to: Lsn(0x300), ours: Lsn(0x200) };
+    assert!(matches!(&inside, Err(AssembleError::Protocol(error)) if *error == expected), "{inside:?}");
+    for (from, at) in [(0x100, 0x100), (0x200, 0x100)] {
+        assert!(matches!(told(from, Lsn(at)), Ok(Event::Transaction { .. })), "{from:x} {at:x}");
+    }
+    // All of it was seen before.
+    assert!(matches!(told(0x100, Lsn(0x300)), Ok(Event::Repeated { .. })));
+}

@@ -1,14 +1,15 @@
 //! The network's side: one stream after another, each going on from where the last one left off.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::{FutureExt, OptionFuture};
 use futures::{Stream, StreamExt};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, sync_response};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
@@ -38,12 +39,35 @@ pub(crate) struct Options {
 
 /// Keeps a stream open until it is stopped.
 pub(crate) struct Session {
-    options: Options,
     shared: Arc<Shared>,
-    inputs: mpsc::UnboundedSender<Input>,
+    dialer: Dialer,
     faults: mpsc::UnboundedReceiver<ReplicaError>,
     /// Bytes that may wait for the applier.
     room: Arc<Semaphore>,
+    /// When it last went over to another stream: servers that send it on at once shall not keep it running in circles.
+    moved_at: Option<Instant>,
+}
+
+/// Opens streams.
+#[derive(Clone)]
+struct Dialer {
+    options: Arc<Options>,
+    inputs: mpsc::UnboundedSender<Input>,
+}
+
+/// A stream that the server has granted.
+struct Opened {
+    stream: tonic::Streaming<SyncResponse>,
+    activity: Arc<AtomicU64>,
+    /// What was read of it already.
+    first: Option<Box<SyncResponse>>,
+}
+
+/// Why a stream is read no further.
+enum Read {
+    Ended(ReplicaError),
+    /// There is another one that goes on from here.
+    Moved(Opened),
 }
 
 /// How a stream ended, and whether it had brought anything.
@@ -60,27 +84,25 @@ impl Session {
         faults: mpsc::UnboundedReceiver<ReplicaError>,
     ) -> Session {
         let room = Arc::new(Semaphore::new(options.pending_bytes_max as usize));
-        Session { options, shared, inputs, faults, room }
+        Session { shared, dialer: Dialer { options: Arc::new(options), inputs }, faults, room, moved_at: None }
     }
 
     pub(crate) async fn run(mut self, stopped: CancellationToken) {
-        let mut backoff = Backoff::new(self.options.seed);
+        let table = self.dialer.options.table.clone();
+        let mut backoff = Backoff::new(self.dialer.options.seed);
         loop {
             let end = tokio::select! {
                 () = stopped.cancelled() => return,
                 end = self.stream() => end,
             };
             self.shared.fail(&end.error);
-            if self.inputs.is_closed() {
-                tracing::error!(table = %self.options.table, "the replica's thread has ended; nothing newer will be shown");
+            if self.dialer.inputs.is_closed() {
+                tracing::error!(%table, "the replica's thread has ended; nothing newer will be shown");
                 return;
             }
             let wait = backoff.next(&end.error, end.progressed);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            match &end.error {
-                error @ ReplicaError::GoAway { .. } => tracing::info!(table = %self.options.table, %error),
-                error => tracing::warn!(table = %self.options.table, %error, wait_ms, "connecting anew"),
-            }
+            tracing::warn!(%table, error = %end.error, wait_ms, "connecting anew");
             tokio::select! {
                 () = stopped.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -88,26 +110,135 @@ impl Session {
         }
     }
 
-    /// Opens one stream and reads it to its end.
+    /// Opens one stream and reads it to its end, and those that take its place.
     async fn stream(&mut self) -> End {
         let mut progressed = false;
         let error = match self.open().await {
-            Ok((stream, activity)) => self.read(stream, &activity, &mut progressed).await,
+            Ok(opened) => self.read_on(opened, &mut progressed).await,
             Err(error) => error,
         };
         End { error, progressed }
     }
 
-    async fn open(&mut self) -> Result<(tonic::Streaming<SyncResponse>, Arc<AtomicU64>), ReplicaError> {
-        let (answer, resume) = oneshot::channel();
-        let gone = |_| ReplicaError::Ended {
-            code: tonic::Code::Cancelled,
-            reason: "the replica's thread has ended".to_owned(),
-        };
-        self.inputs.send(Input::Open(answer)).map_err(|_| gone(()))?;
-        let resume = resume.await.map_err(|_| gone(()))?;
+    async fn read_on(&mut self, mut opened: Opened, progressed: &mut bool) -> ReplicaError {
+        loop {
+            opened = match self.read(opened, progressed).await {
+                Read::Ended(error) => return error,
+                Read::Moved(next) => next,
+            };
+            tracing::info!(table = %self.dialer.options.table, "moved to another stream");
+            self.moved_at = Some(Instant::now());
+            // From here on messages are those of the new one. What both bring is a repeat there.
+            if let Err(error) = self.dialer.ask(Input::Open).await {
+                return error;
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Opened, ReplicaError> {
+        let resume = self.dialer.ask(Input::Open).await?;
         // Whatever was wrong with the stream before is known by now.
         while self.faults.try_recv().is_ok() {}
+        self.dialer.dial(resume).await
+    }
+
+    async fn read(&mut self, opened: Opened, progressed: &mut bool) -> Read {
+        let Opened { mut stream, activity, mut first } = opened;
+        let mut another = OptionFuture::default();
+        let mut messages = 0_u64;
+        loop {
+            let next = tokio::select! {
+                biased;
+                Some(fault) = self.faults.recv() => {
+                    *progressed = false;
+                    return Read::Ended(fault);
+                }
+                Some(another) = &mut another => return Read::Moved(another),
+                next = async {
+                    match first.take() {
+                        Some(first) => Next::Message(first),
+                        None => next_message(&mut stream, &activity).await,
+                    }
+                } => next,
+            };
+            let message = match next {
+                Next::Message(message) => message,
+                Next::End(status) => return Read::Ended(self.ended(&status).await),
+                Next::Silence => return Read::Ended(ReplicaError::Silent(SILENCE)),
+            };
+            if let Some(sync_response::Message::GoAway(farewell)) = message.message {
+                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "asked to leave");
+                let is_new = self.moved_at.is_some_and(|at| at.elapsed() < RETRY_LAST);
+                let pause = if is_new { RETRY_LAST } else { Duration::ZERO };
+                another = Some(self.dialer.clone().another(pause).boxed()).into();
+                continue;
+            }
+            let received = (self.shared.now)();
+            let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
+            let share = share.min(self.dialer.options.pending_bytes_max);
+            // While too much waits, the stream is not read, and the server feels it.
+            let Ok(share) = self.room.clone().acquire_many_owned(share).await else {
+                continue;
+            };
+            let input = Input::Message(message, received, share);
+            if self.dialer.inputs.send(input).is_err() {
+                return Read::Ended(gone());
+            }
+            messages += 1;
+            *progressed = messages > 1;
+        }
+    }
+
+    /// The stream's own end, unless what it brought was wrong: then that.
+    async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
+        // At once: the applier may be held up for long.
+        self.shared.status.send_modify(|status| status.connected = false);
+        let (answer, applied) = oneshot::channel();
+        if self.dialer.inputs.send(Input::Open(answer)).is_ok() {
+            // The answer says only that all messages were looked at.
+            let _ = applied.await;
+        }
+        self.faults.try_recv().unwrap_or_else(|_| ReplicaError::from_status(status, &self.dialer.options.table))
+    }
+}
+
+impl Dialer {
+    /// A stream that goes on from where the replica is, as soon as a server grants one; the one that is read stays until then.
+    async fn another(self, pause: Duration) -> Opened {
+        tokio::time::sleep(pause).await;
+        let table = self.options.table.clone();
+        let mut backoff = Backoff::new(self.options.seed);
+        loop {
+            let error = match self.beside().await {
+                Ok(opened) => return opened,
+                Err(error) => error,
+            };
+            let wait = backoff.next(&error, false);
+            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "no other server yet");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn beside(&self) -> Result<Opened, ReplicaError> {
+        let resume = self.ask(Input::Beside).await?;
+        let mut opened = self.dial(resume).await?;
+        // It says that the server has come as far as we are, or that it sends all rows.
+        match next_message(&mut opened.stream, &opened.activity).await {
+            Next::Message(first) => opened.first = Some(first),
+            Next::End(status) => return Err(ReplicaError::from_status(&status, &self.options.table)),
+            Next::Silence => return Err(ReplicaError::Silent(SILENCE)),
+        }
+        Ok(opened)
+    }
+
+    /// Asks the applier where to go on from.
+    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Resume>) -> Input) -> Result<Resume, ReplicaError> {
+        let (answer, resume) = oneshot::channel();
+        self.inputs.send(ask(answer)).map_err(|_| gone())?;
+        resume.await.map_err(|_| gone())
+    }
+
+    async fn dial(&self, resume: Resume) -> Result<Opened, ReplicaError> {
         // Each stream has a connection of its own: a balancer may then choose another server.
         let channel =
             self.options.endpoint.connect().await.map_err(|error| ReplicaError::Connect {
@@ -117,9 +248,8 @@ impl Session {
         let activity = Arc::new(AtomicU64::new(0));
         let mut client = LaredoReplicationServiceClient::new(Watched::new(channel, activity.clone()))
             .max_decoding_message_size(self.options.message_bytes_max);
-        let opened = tokio::time::timeout(SILENCE, client.sync(self.request(resume))).await;
-        match opened {
-            Ok(Ok(response)) => Ok((response.into_inner(), activity)),
+        match tokio::time::timeout(SILENCE, client.sync(self.request(resume))).await {
+            Ok(Ok(response)) => Ok(Opened { stream: response.into_inner(), activity, first: None }),
             Ok(Err(status)) => Err(ReplicaError::from_status(&status, &self.options.table)),
             Err(_) => Err(ReplicaError::Silent(SILENCE)),
         }
@@ -147,63 +277,10 @@ impl Session {
             source: resume.source,
         }
     }
+}
 
-    async fn read(
-        &mut self,
-        stream: tonic::Streaming<SyncResponse>,
-        activity: &AtomicU64,
-        progressed: &mut bool,
-    ) -> ReplicaError {
-        let mut stream = pin!(stream);
-        let mut messages = 0_u64;
-        loop {
-            let next = tokio::select! {
-                biased;
-                Some(fault) = self.faults.recv() => {
-                    *progressed = false;
-                    return fault;
-                }
-                next = next_message(&mut stream, activity) => next,
-            };
-            let message = match next {
-                Next::Message(message) => message,
-                Next::End(status) => return self.ended(&status).await,
-                Next::Silence => return ReplicaError::Silent(SILENCE),
-            };
-            if let Some(sync_response::Message::GoAway(farewell)) = message.message {
-                // Nothing but heartbeats comes after it, so there is nothing to stay for.
-                return ReplicaError::GoAway { reason: farewell.reason };
-            }
-            let received = (self.shared.now)();
-            let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
-            let share = share.min(self.options.pending_bytes_max);
-            // While too much waits, the stream is not read, and the server feels it.
-            let Ok(share) = self.room.clone().acquire_many_owned(share).await else {
-                continue;
-            };
-            let input = Input::Message(message, received, share);
-            if self.inputs.send(input).is_err() {
-                return ReplicaError::Ended {
-                    code: tonic::Code::Cancelled,
-                    reason: "the replica's thread has ended".to_owned(),
-                };
-            }
-            messages += 1;
-            *progressed = messages > 1;
-        }
-    }
-
-    /// The stream's own end, unless what it brought was wrong: then that.
-    async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
-        // At once: the applier may be held up for long.
-        self.shared.status.send_modify(|status| status.connected = false);
-        let (answer, applied) = oneshot::channel();
-        if self.inputs.send(Input::Open(answer)).is_ok() {
-            // The answer says only that all messages were looked at.
-            let _ = applied.await;
-        }
-        self.faults.try_recv().unwrap_or_else(|_| ReplicaError::from_status(status, &self.options.table))
-    }
+fn gone() -> ReplicaError {
+    ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "the replica's thread has ended".to_owned() }
 }
 
 enum Next {
@@ -256,7 +333,6 @@ impl Backoff {
         }
         let full = match error {
             error if error.is_definite() => RETRY_DEFINITE,
-            ReplicaError::GoAway { .. } if self.failures == 0 => Duration::ZERO,
             _ => RETRY_LAST.min(RETRY_FIRST.saturating_mul(1 << self.failures.min(16))),
         };
         self.failures = self.failures.saturating_add(1);
@@ -278,6 +354,8 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+
     use futures::stream;
 
     #[tokio::test(start_paused = true)]
@@ -314,13 +392,5 @@ mod tests {
         assert_ne!(waits[10], waits[11]);
         assert!(backoff.next(&ended, true) <= RETRY_FIRST);
         assert!(backoff.next(&ReplicaError::Encoding, false) >= RETRY_DEFINITE / 2);
-    }
-
-    #[test]
-    fn a_farewell_is_followed_at_once_but_not_in_a_loop() {
-        let farewell = ReplicaError::GoAway { reason: String::new() };
-        let mut backoff = Backoff::new(1);
-        assert_eq!(backoff.next(&farewell, true), Duration::ZERO);
-        assert!(backoff.next(&farewell, false) > Duration::ZERO);
     }
 }

@@ -66,12 +66,6 @@ pub enum ReplicaError {
     /// Nothing came for too long, not even a heartbeat.
     #[error("the server was silent for {} s; the connection is given up", .0.as_secs())]
     Silent(Duration),
-    /// The server asks its clients to go to another one.
-    #[error("the server asks its clients to connect anew ({reason})")]
-    GoAway {
-        /// "draining" or "admin".
-        reason: String,
-    },
     /// The stream does not keep to the protocol, so that it cannot be trusted: a full snapshot is asked for.
     #[error("{0}; a full snapshot is asked for")]
     Protocol(#[from] ProtocolError),

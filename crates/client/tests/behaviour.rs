@@ -316,6 +316,53 @@ async fn a_farewell_moves_the_replica_to_the_next_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_old_stream_is_read_until_another_server_has_granted_one() {
+    let mut journal = small();
+    let last = [journal.commit(vec![delete(1)]), journal.commit(vec![delete(2)])];
+    let old: Vec<_> = (1..3).map(|i| journal.batches(i)).collect();
+    let mut newer = journal.on_another_server();
+    let end = newer.commit(vec![insert(9, "i", "x")]);
+    let states = newer.states();
+    let mut first = small().answer(&Default::default());
+    first.push(message(sync_response::Message::GoAway(GoAway::default())));
+    let (to_old, from_old) = then_fed(first);
+    let (to_new, from_new) = then_fed(Vec::new());
+    let streams = Mutex::new(vec![from_new, from_old]);
+    let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |number, request| {
+        asked.send(request).unwrap();
+        match number {
+            1 => Err(Status::unavailable("not there yet")),
+            _ => Ok(streams.lock().unwrap().pop().unwrap()),
+        }
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut transactions = replica.transactions();
+    // Refused once, then granted but not answered: the old one goes on.
+    for _ in 0..2 {
+        requests.recv().await.unwrap();
+    }
+    let resume = requests.recv().await.unwrap();
+    assert_eq!(resume.last_known_source_position, "0/200");
+    old.into_iter().flatten().for_each(|m| to_old.send(m).unwrap());
+    until(&replica, |view| view.position() == last[1]).await;
+    assert_eq!((replica.status().connects, replica.status().connected), (1, true));
+    // The new one tells again what came since it was asked for; that is not applied twice.
+    newer.answer(&resume).into_iter().for_each(|m| to_new.send(m).unwrap());
+    until(&replica, |view| view.position() == end).await;
+    assert_eq!(rows_in(&replica.view()), states[&end]);
+    let status = replica.status();
+    assert_eq!((status.connects, status.resyncs, status.last_error), (2, 0, None));
+    replica.stop().await;
+    let mut positions = Vec::new();
+    while let Some(told) = transactions.next().await {
+        positions.push(told.unwrap().position);
+    }
+    assert!(positions.is_sorted_by(|a, b| a < b) && positions.ends_with(&[last[0], last[1], end]), "{positions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_head_is_behind_does_not_take_the_replica_back() {
     let server = Server::start(|number, request| match number {
         0 => Ok(then_cut(small().answer(&request))),
