@@ -7,7 +7,7 @@
 mod relation;
 mod transaction;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ struct State {
     recent: Xid,
     position: Lsn,
     told: Lsn,
+    /// Which transactions have truncated tables.
+    truncated: BTreeMap<Oid, u32>,
 }
 
 /// What the next change belongs to.
@@ -95,6 +97,7 @@ impl Assembler {
                 recent: Xid(0),
                 position: Lsn::ZERO,
                 told: Lsn::ZERO,
+                truncated: BTreeMap::new(),
             },
         }
     }
@@ -160,6 +163,11 @@ impl Assembler {
     /// A copy has locked the table of this number: announced under another name, it has moved.
     pub fn copied(&mut self, table: TableIndex, oid: Oid) {
         self.state.catalogue.copied(table, oid);
+    }
+
+    /// The tables that committed transactions have truncated since the last call, and which (sub)transaction did it last.
+    pub fn take_truncated(&mut self) -> BTreeMap<Oid, u32> {
+        std::mem::take(&mut self.state.truncated)
     }
 
     /// Whether one of the tables has been announced since the last call, as happens after its definition changed.
@@ -239,7 +247,12 @@ impl State {
     }
 
     fn truncate(&mut self, xid: Option<u32>, relations: Oids<'_>) -> Result<(), AssembleError> {
-        relations.iter().try_for_each(|oid| self.change(xid, oid, [None, None], RawChange::Truncate))
+        relations.iter().try_for_each(|oid| self.change(xid, oid, [None, None], RawChange::Truncate))?;
+        if let Current::Whole(transaction) | Current::Block(transaction) = &mut self.current {
+            let by = xid.unwrap_or(transaction.xid);
+            transaction.truncated.extend(relations.iter().map(|oid| (oid, by)));
+        }
+        Ok(())
     }
 
     /// Inside a streamed block it holds for that transaction alone, until that commits.
@@ -309,11 +322,12 @@ impl State {
 
     fn commit(
         &mut self,
-        transaction: Transaction,
+        mut transaction: Transaction,
         end: Lsn,
         committed_at: CommitTime,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), AssembleError> {
+        self.truncated.append(&mut transaction.truncated);
         let xid = Xid::widen(transaction.xid, self.recent);
         self.recent = self.recent.max(xid);
         // Told before the connection broke: PostgreSQL may send again what was not yet acknowledged.

@@ -76,6 +76,10 @@ pub struct Signals {
     pub copied: watch::Sender<BTreeMap<TableIndex, Oid>>,
     /// One of the tables was announced: its definition may have changed.
     pub announced: Notify,
+    /// Who last truncated a table, as the stream has told.
+    pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
+    /// How far the stream has come.
+    pub reached: watch::Sender<Lsn>,
 }
 
 impl Default for Signals {
@@ -93,6 +97,8 @@ impl Signals {
             recent: watch::Sender::new(Xid(0)),
             copied: watch::Sender::default(),
             announced: Notify::new(),
+            truncated: watch::Sender::default(),
+            reached: watch::Sender::new(Lsn::ZERO),
         }
     }
 }
@@ -249,6 +255,12 @@ impl Stream<'_> {
         while reader.buffered() {
             answer |= self.take(reader.next().await?.ok_or(StreamError::Ended)?)?;
         }
+        let mut truncated = self.assembler.take_truncated();
+        if !truncated.is_empty() {
+            self.signals.truncated.send_modify(|known| known.append(&mut truncated));
+        }
+        // After what was told up to there.
+        self.signals.reached.send_replace(self.assembler.position());
         if self.assembler.take_announced() {
             self.signals.announced.notify_one();
         }

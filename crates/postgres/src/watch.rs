@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{TableName, Xid};
+use laredo_core::{Lsn, TableName, Xid};
 use laredo_engine::source::{SourceEvent, TableIndex};
 use tokio::sync::mpsc;
 
@@ -27,7 +27,8 @@ pub(crate) async fn watch(
     signals: &Signals,
     events: &mpsc::Sender<SourceEvent>,
 ) -> Infallible {
-    let mut watcher = Watcher { options, tables, signals, events, told: vec![Told::Nothing; tables.len()] };
+    let (told, unexplained) = (vec![Told::Nothing; tables.len()], vec![None; tables.len()]);
+    let mut watcher = Watcher { options, tables, signals, events, told, unexplained };
     loop {
         let Err(error) = watcher.run().await;
         tracing::debug!(%error, "cannot read the catalogue");
@@ -41,6 +42,9 @@ struct Watcher<'a> {
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
     told: Vec<Told>,
+    /// Tables with another file, and where the WAL ended when that was seen: if they were truncated, the stream tells it before
+    /// it is past that.
+    unexplained: Vec<Option<(Definition, Lsn)>>,
 }
 
 /// What was said last about a table. It is not said again.
@@ -64,15 +68,48 @@ impl Watcher<'_> {
                 self.signals.recent.send_replace(Xid(recent));
             }
             let found = catalog::read(&mut connection, &self.options.publication, &names).await?;
+            let end = connection.simple_query("SELECT pg_current_wal_insert_lsn()").await?;
+            let end =
+                end.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
             for (index, (copied, facts)) in copied.into_iter().zip(found).enumerate() {
-                self.compare(index, copied.as_ref(), facts).await;
+                self.compare(index, copied.as_ref(), facts, end).await;
             }
+            let next = self.unexplained.iter().flatten().map(|(_, end)| *end).min();
             // Cancelled or too late, nothing is lost: the next round sees it.
-            let _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()).await;
+            tokio::select! {
+                _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()) => {}
+                () = reached(self.signals, next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
+            }
         }
     }
 
-    async fn compare(&mut self, index: usize, copied: Option<&Arc<Definition>>, facts: Option<Facts>) {
+    /// Whether all that happened to a table is that it was truncated, which the stream tells; `None` where it is not known yet.
+    fn was_truncated(
+        &mut self,
+        index: usize,
+        copied: Option<&Definition>,
+        facts: Option<&Facts>,
+        end: Lsn,
+    ) -> Option<bool> {
+        let unexplained = self.unexplained.get_mut(index)?;
+        let before = unexplained.take();
+        let definition = facts.map(|facts| &facts.definition);
+        let Some((definition, by)) = definition.and_then(|newer| Some((newer, copied?.truncated_by(newer)?))) else {
+            return Some(false);
+        };
+        let end = before.filter(|(then, _)| then == definition).map_or(end, |(_, end)| end);
+        // Before what it has told, which it tells first.
+        let is_past = *self.signals.reached.borrow() >= end;
+        let is_told = self.signals.truncated.borrow().get(&definition.oid) == Some(&by);
+        if is_told || is_past {
+            return Some(is_told);
+        }
+        *unexplained = Some((definition.clone(), end));
+        None
+    }
+
+    async fn compare(&mut self, index: usize, copied: Option<&Arc<Definition>>, mut facts: Option<Facts>, end: Lsn) {
+        let was_truncated = self.was_truncated(index, copied.map(Arc::as_ref), facts.as_ref(), end);
         let (Some(table), Some(told)) = (self.tables.get(index), self.told.get_mut(index)) else {
             return;
         };
@@ -85,6 +122,20 @@ impl Watcher<'_> {
         };
         if copied.is_none() && !failed {
             return;
+        }
+        if *told == Told::Nothing && !failed {
+            match (was_truncated, facts) {
+                (Some(true), Some(facts)) => {
+                    let mut progress = table.progress.lock();
+                    // Unless a copy has ended meanwhile.
+                    if progress.copied.as_ref().map(Arc::as_ptr) == copied.map(Arc::as_ptr) {
+                        progress.copied = Some(Arc::new(facts.definition));
+                    }
+                    return;
+                }
+                (None, _) => return,
+                (_, back) => facts = back,
+            }
         }
         let index = TableIndex(index);
         let moved = |reason: String| Some(SourceEvent::Moved { table: index, reason });
@@ -108,6 +159,12 @@ impl Watcher<'_> {
             let _ = self.events.send(event).await;
         }
     }
+}
+
+/// Waits until the stream is past a position.
+async fn reached(signals: &Signals, position: Lsn) {
+    // The sender is there as long as we are.
+    let _ = signals.reached.subscribe().wait_for(|reached| *reached >= position).await;
 }
 
 enum Verdict {

@@ -30,6 +30,7 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct Faults {
+    target: Mutex<String>,
     refuse: AtomicBool,
     stall: watch::Sender<bool>,
     /// Counts the cuts; a connection ends when it changes.
@@ -46,12 +47,18 @@ impl Proxy {
     /// # Errors
     /// [`Error::Io`] when it cannot listen.
     pub async fn start(target: impl ToString) -> Result<Self> {
-        let target = target.to_string();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::io("listen on 127.0.0.1"))?;
         let addr = listener.local_addr().map_err(Error::io("ask for the proxy's address"))?;
         let faults = Arc::new(Faults::default());
-        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&faults)));
-        Ok(Self { addr, faults, accepting })
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&faults)));
+        let proxy = Self { addr, faults, accepting };
+        proxy.retarget(target);
+        Ok(proxy)
+    }
+
+    /// From now on new connections go to another `host:port`. Open ones stay.
+    pub fn retarget(&self, target: impl ToString) {
+        *self.faults.target.lock().unwrap_or_else(PoisonError::into_inner) = target.to_string();
     }
 
     /// Where to connect to.
@@ -108,7 +115,7 @@ impl Faults {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, faults: Arc<Faults>) {
+async fn accept(listener: TcpListener, faults: Arc<Faults>) {
     // Owned by this task, so that aborting it ends them too.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -119,7 +126,8 @@ async fn accept(listener: TcpListener, target: String, faults: Arc<Faults>) {
         // Subscribed before anything is awaited: a cut from now on concerns this connection.
         let cuts = faults.cuts.subscribe();
         let limit = faults.cut_next_after.lock().unwrap_or_else(PoisonError::into_inner).take();
-        connections.spawn(serve(client, target.clone(), Arc::clone(&faults), cuts, limit));
+        let target = faults.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        connections.spawn(serve(client, target, Arc::clone(&faults), cuts, limit));
     }
 }
 

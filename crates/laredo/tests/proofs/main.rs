@@ -8,6 +8,7 @@ mod bad_input;
 mod bounds;
 mod command;
 mod copies;
+mod drain;
 mod equality;
 mod faults;
 mod interleaving;

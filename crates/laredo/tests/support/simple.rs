@@ -217,6 +217,9 @@ impl SimpleClient {
                 };
                 if let Ok(mut stream) = open(&url, request).await {
                     while let Ok(Some(message)) = stream.message().await {
+                        if matches!(message.message, Some(Message::GoAway(_))) {
+                            break;
+                        }
                         lock(&shared).apply(message);
                     }
                 }

@@ -150,6 +150,7 @@ fn what_was_rolled_back_is_not_told() {
     stream.take(bytes::stream_stop()).take(bytes::stream_abort(8, 8));
     stream.take(bytes::stream_commit(7, 100));
     assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,kept +3,kept"]);
+    assert!(stream.assembler.take_truncated().is_empty());
     assert!(stream.refuse(bytes::stream_commit(8, 110)).contains("has not begun"));
 }
 
@@ -204,8 +205,11 @@ fn truncate_empties_every_table_that_is_ours() {
     stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
     stream.take(bytes::relation(None, 30, "other", b'd', &["*id"]));
     stream.take(insert(None, ["1", "a"])).take(bytes::truncate(None, &[20, 30, 10]));
+    assert!(stream.assembler.take_truncated().is_empty(), "not before it commits");
     stream.take(bytes::commit(100));
     assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a 0; 1: [id] 0"]);
+    let truncated: Vec<_> = stream.assembler.take_truncated().into_iter().collect();
+    assert_eq!(truncated, [(10, 7), (20, 7), (30, 7)]);
     stream.take(bytes::begin(8, 110));
     assert!(stream.refuse(bytes::truncate(None, &[99])).contains("table 99"));
 }

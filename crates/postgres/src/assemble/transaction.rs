@@ -18,15 +18,18 @@ pub(super) struct Transaction {
     /// Announced inside its streamed blocks: others see these tables as they were until it commits.
     pub(super) relations: HashMap<Oid, Known>,
     pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
+    /// Tables that it truncates, and the (sub)transaction that does it last.
+    pub(super) truncated: BTreeMap<Oid, u32>,
 }
 
 impl Transaction {
     pub(super) fn new(xid: u32) -> Transaction {
-        Transaction { xid, relations: HashMap::new(), spools: BTreeMap::new() }
+        Transaction { xid, relations: HashMap::new(), spools: BTreeMap::new(), truncated: BTreeMap::new() }
     }
 
     pub(super) fn abort(&mut self, subtransaction: u32) {
         self.spools.values_mut().for_each(|spool| spool.abort(subtransaction));
+        self.truncated.retain(|_, by| *by != subtransaction);
     }
 
     pub(super) fn finish(self) -> io::Result<Vec<(TableIndex, Spool)>> {

@@ -14,8 +14,7 @@ pub(crate) struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) oid: Oid,
-    /// Changes when the table is rewritten or truncated.
-    pub(crate) file: Oid,
+    pub(crate) file: File,
     /// `relkind`: `r` table, `p` partitioned table, and what cannot be followed.
     pub(crate) kind: char,
     /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
@@ -33,6 +32,17 @@ pub(crate) struct Definition {
     pub(crate) types: Vec<TypeFacts>,
     /// How the publication has it; `None` where it does not.
     pub(crate) published: Option<Published>,
+}
+
+/// Where a table's rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct File {
+    /// `relfilenode`: another one when the table is rewritten or truncated.
+    pub(crate) number: Oid,
+    /// The transaction that made the table's entry in `pg_class` what it is.
+    pub(crate) changed_by: u32,
+    /// Whether a column's entry is of the same transaction.
+    pub(crate) with_columns: bool,
 }
 
 /// `relreplident`.
@@ -141,7 +151,7 @@ impl Definition {
             self;
         let differences = [
             ("the table was dropped and made again", *oid != newer.oid),
-            ("its rows were rewritten or truncated", *file != newer.file),
+            ("its rows were rewritten or truncated", file.number != newer.file.number),
             ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
             ("its replica identity changed", *identity != newer.identity || *key != newer.key),
             ("its columns changed", *columns != newer.columns),
@@ -151,6 +161,16 @@ impl Definition {
         ];
         let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
         (!seen.is_empty()).then(|| seen.join(", "))
+    }
+
+    /// The transaction that truncated the table, if that is all that may have happened to its rows.
+    ///
+    /// Whatever was rewritten before it is gone with it. What rewrites rows to other values afterwards, in the same
+    /// transaction, changes a column; in another one, it is that which has changed the table's entry last.
+    pub(crate) fn truncated_by(&self, newer: &Definition) -> Option<u32> {
+        let with_its_file = Definition { file: newer.file, ..self.clone() };
+        let is_all = self.file.number != newer.file.number && with_its_file.difference(newer).is_none();
+        (is_all && !newer.file.with_columns).then_some(newer.file.changed_by)
     }
 
     /// The columns that are sent, in the order of a row's cells.

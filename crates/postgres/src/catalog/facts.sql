@@ -4,7 +4,7 @@
 WITH RECURSIVE wanted (place, schema_name, table_name) AS (VALUES {wanted}),
 published (schema_name, table_name, columns, filter, by_schema) AS ({published}),
 found AS (
-    SELECT w.place, n.oid AS nspoid, c.*
+    SELECT w.place, n.oid AS nspoid, c.xmin AS changed_by, c.*
     FROM wanted w
     JOIN pg_namespace n ON n.nspname = w.schema_name
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -21,7 +21,7 @@ keys AS (
     GROUP BY i.indrelid
 ),
 attributes AS (
-    SELECT f.place, a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
+    SELECT f.place, a.xmin AS changed_by, a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
 ),
 -- Every type that a column needs, directly or inside another one.
@@ -68,7 +68,10 @@ types AS (
 SELECT f.place, json_build_object(
     'definition', json_build_object(
         'oid', f.oid::int8,
-        'file', f.relfilenode::int8,
+        'file', json_build_object(
+            'number', f.relfilenode::int8,
+            'changed_by', f.changed_by::text::int8,
+            'with_columns', EXISTS (SELECT FROM attributes a WHERE a.place = f.place AND a.changed_by = f.changed_by)),
         'kind', f.relkind,
         'persistence', f.relpersistence,
         'identity', f.relreplident,

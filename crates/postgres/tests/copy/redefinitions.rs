@@ -97,6 +97,57 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
     }
 }
 
+/// A table that is truncated again and again need not be copied each time.
+#[tokio::test]
+async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
+    let cluster = cluster(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, w int);
+         CREATE TABLE trigger (id int PRIMARY KEY)",
+    );
+    let mut following = follow(options(&cluster), &requests(&["public.t", "public.trigger"])).await;
+    for table in 0..2 {
+        following.copy(table).await;
+    }
+    let rewrite = "ALTER TABLE t ALTER COLUMN w TYPE int USING w + 1";
+    let cases = [
+        ("TRUNCATE t".to_owned(), false),
+        (
+            "BEGIN; INSERT INTO t VALUES (1, 'ok', 1); TRUNCATE t; INSERT INTO t VALUES (2, 'ok', 1); COMMIT"
+                .to_owned(),
+            false,
+        ),
+        // The row that is there is not told anew.
+        (format!("BEGIN; TRUNCATE t; INSERT INTO t VALUES (3, 'ok', 1); {rewrite}; COMMIT"), true),
+        (format!("TRUNCATE t; BEGIN; INSERT INTO t VALUES (4, 'ok', 1); {rewrite}; COMMIT"), true),
+    ];
+    for (number, (sql, moves)) in cases.into_iter().enumerate() {
+        cluster.psql(&sql).unwrap();
+        // Whoever reads this has read what happened before.
+        cluster.psql(&format!("ALTER TABLE trigger ADD COLUMN c{number} int")).unwrap();
+        announce(&cluster);
+        let mut moved = Vec::new();
+        while moved.last() != Some(&TableIndex(1)) {
+            match following.event().await {
+                SourceEvent::Moved { table, reason } => {
+                    assert!(
+                        table == TableIndex(1) || reason.contains("its rows were rewritten or truncated"),
+                        "{sql}: {reason}"
+                    );
+                    moved.push(table);
+                }
+                SourceEvent::Commit(_) | SourceEvent::Progress(_) => {}
+                event => panic!("{sql}: {event:?}"),
+            }
+        }
+        let expected = [(moves, TableIndex(0)), (true, TableIndex(1))];
+        let expected: Vec<_> = expected.into_iter().filter_map(|(is, table)| is.then_some(table)).collect();
+        assert_eq!(moved, expected, "{sql}");
+        for table in moved {
+            following.copy(table.0).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_publication_that_no_longer_sends_every_change_breaks_its_tables() {
     let cluster = cluster(

@@ -1,0 +1,61 @@
+//! Servers that take each other's place under load: clients are asked to leave, move, and see nothing of it.
+
+use std::time::Duration;
+
+use laredo_testkit::Proxy;
+use laredo_testkit::workload::{Workload, WorkloadOptions};
+use laredo_testkit::{eventually, is_full};
+
+use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
+use crate::support::server::PATIENCE;
+
+/// A grace that is never used up: it is over when all clients have left.
+const GRACE: [&str; 2] = ["--drain-grace", "600s"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot() {
+    let rounds = if is_full() { 10 } else { 2 };
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    // A truncate inside a subtransaction ends in a new copy, and who goes to a server in the middle of one needs a snapshot.
+    let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
+    let workload = Workload::start(&cluster.url("postgres"), 11, options);
+    more(&workload, 100).await;
+    let mut config = serve_all(cluster.url("postgres"));
+    config.arguments = GRACE.map(str::to_owned).to_vec();
+    let instance = |round: i32| config.clone().slot(&format!("laredo_drain_{round}"));
+    let mut server = instance(0).start().await;
+    let balancer = Proxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
+    let pairs = fleet(&format!("http://{}", balancer.addr()));
+    let paused = compare_all(&sql, &workload, &pairs, -10_000).await;
+    workload.resume(paused);
+    for round in 1..=rounds {
+        let next = instance(round).start().await;
+        more(&workload, 50).await;
+        server.process.terminate();
+        let unready =
+            async || server.get(server.ports.health, "/health/ready").await.is_none_or(|(code, _)| code == 503);
+        eventually(PATIENCE, unready).await.unwrap();
+        // The old server refuses whoever comes back to it; clients of ours are still sent what commits.
+        more(&workload, 50).await;
+        balancer.retarget(format!("127.0.0.1:{}", next.ports.fanout));
+        let ended = server.process.wait(Duration::from_secs(120)).await.unwrap();
+        assert!(ended.success(), "{ended:?}");
+        server = next;
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
+        for pair in &pairs {
+            let status = pair.replica.status();
+            let expected = (1 + u64::try_from(round).unwrap(), 0, None);
+            assert_eq!(
+                (status.connects, status.resyncs, status.error),
+                expected,
+                "{}: {:?}",
+                pair.table,
+                status.last_error
+            );
+            assert_eq!(pair.simple.state().snapshots, 1, "{}", pair.table);
+        }
+        workload.resume(paused);
+    }
+    workload.stop().await.unwrap();
+}
