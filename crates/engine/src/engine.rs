@@ -27,6 +27,7 @@ pub struct Engine<S> {
     tables: Vec<TableHandle>,
     moved: Arc<Notify>,
     acknowledged: watch::Sender<Lsn>,
+    paused: Arc<watch::Sender<bool>>,
 }
 
 /// What others may see and ask of an engine; cheap to clone.
@@ -35,6 +36,7 @@ pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
     identity: Arc<SourceIdentity>,
     acknowledged: watch::Receiver<Lsn>,
+    paused: Arc<watch::Sender<bool>>,
 }
 
 impl EngineHandle {
@@ -61,6 +63,18 @@ impl EngineHandle {
     pub fn acknowledged(&self) -> Lsn {
         *self.acknowledged.borrow()
     }
+
+    /// Pauses all its tables, or lets them go on. While paused, what commits stays in the source, which keeps it for the slot; a copy
+    /// that is being made does not end.
+    pub fn pause(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Whether its tables are paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
 }
 
 impl<S: Source> Engine<S> {
@@ -81,6 +95,7 @@ impl<S: Source> Engine<S> {
             tables: Vec::new(),
             moved,
             acknowledged: watch::Sender::new(Lsn::ZERO),
+            paused: Arc::new(watch::Sender::new(false)),
         };
         tables.into_iter().for_each(|options| engine.add_table(options, clock.clone()));
         Ok(engine)
@@ -108,6 +123,7 @@ impl<S: Source> Engine<S> {
             tables: self.tables.clone().into(),
             identity: Arc::new(self.identity.clone()),
             acknowledged: self.acknowledged.subscribe(),
+            paused: self.paused.clone(),
         }
     }
 
@@ -116,7 +132,7 @@ impl<S: Source> Engine<S> {
     /// # Errors
     /// Why the source gave up.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
-        let Engine { source, workers, mut outlets, tables, moved, acknowledged, .. } = self;
+        let Engine { source, workers, mut outlets, tables, moved, acknowledged, paused, .. } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let acknowledged_reader = acknowledged.subscribe();
         let (dealt, mut running) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
@@ -124,7 +140,7 @@ impl<S: Source> Engine<S> {
         let watched = Workers { ids, tables: &tables, moved: &moved };
         let ended = tokio::select! {
             ended = source.stream(event_sender, acknowledged_reader) => ended,
-            () = deal(events, &mut outlets, &dealt, &moved) => Ok(()),
+            () = deal(events, paused.subscribe(), &mut outlets, &dealt, &moved) => Ok(()),
             () = acknowledge(&tables, &dealt, &moved, &acknowledged) => Ok(()),
             () = watched.watch(&mut running) => Ok(()),
             () = stop => Ok(()),
@@ -181,12 +197,15 @@ struct Outlet {
 /// Sends each event to the tables that it concerns, and tells all of them how far the stream is.
 async fn deal(
     mut events: mpsc::Receiver<SourceEvent>,
+    mut paused: watch::Receiver<bool>,
     tables: &mut [Outlet],
     dealt: &watch::Sender<Lsn>,
     moved: &Notify,
 ) {
     let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
     while let Some(event) = events.recv().await {
+        // The next events wait in their queue, and when that is full, nothing more is read of the stream.
+        let _ = paused.wait_for(|paused| !paused).await;
         dealer.deal(event).await;
         dealer.untold += 1;
         if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {

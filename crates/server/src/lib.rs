@@ -6,6 +6,7 @@
 mod drain;
 mod grpc;
 mod http;
+mod oam;
 mod options;
 mod refusal;
 mod request;
@@ -17,6 +18,7 @@ mod view;
 
 pub use http::{WaitingFor, serve_startup};
 pub use options::{
-    BufferOptions, HttpOptions, Listeners, ServeError, ServedTableOptions, ServerOptions, TlsFile, TlsOptions, Waits,
+    BufferOptions, HttpOptions, Listeners, ServeError, ServedSource, ServedTableOptions, ServerOptions, TlsFile,
+    TlsOptions, Waits,
 };
 pub use serve::Server;

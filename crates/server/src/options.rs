@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::source::SourceIdentity;
-use laredo_engine::{Clock, TableHandle};
+use laredo_engine::{Clock, EngineHandle, TableHandle};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 /// A server's tables and manners.
 #[derive(Clone)]
 pub struct ServerOptions {
+    /// Where its tables come from, for those who ask and command.
+    pub sources: Vec<ServedSource>,
     /// What it serves. Where two have one name, the first is served.
     pub tables: Vec<ServedTableOptions>,
     /// Certificates; none for plain HTTP/2.
@@ -25,11 +27,26 @@ pub struct ServerOptions {
     pub clock: Clock,
 }
 
+/// Where tables come from.
+#[derive(Clone, Debug)]
+pub struct ServedSource {
+    /// Its name in the configuration.
+    pub id: String,
+    /// What it is, as the configuration says it: `postgresql`.
+    pub kind: String,
+    /// Whether it goes on after a restart where it was: it has a slot that stays.
+    pub resumes: bool,
+    /// What follows it.
+    pub engine: EngineHandle,
+}
+
 /// One table and how its clients are treated.
 #[derive(Clone, Debug)]
 pub struct ServedTableOptions {
     /// The table.
     pub handle: TableHandle,
+    /// The name of its source, as in [`ServedSource::id`].
+    pub source_id: String,
     /// The database it comes from.
     pub source: SourceIdentity,
     /// Streams at a time; `None` for no limit.
@@ -141,8 +158,10 @@ pub struct Waits {
 /// Where a server listens.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// gRPC; every one of them offers everything.
+    /// gRPC with all services.
     pub grpc: Vec<TcpListener>,
+    /// gRPC with the Replication service alone.
+    pub fanout: Vec<TcpListener>,
     /// Health over HTTP.
     pub health: Option<TcpListener>,
     /// Metrics over HTTP; they are also served beside health.
@@ -201,6 +220,7 @@ impl ServedTableOptions {
     pub fn new(handle: TableHandle, source: SourceIdentity) -> ServedTableOptions {
         ServedTableOptions {
             handle,
+            source_id: String::new(),
             source,
             clients_max: None,
             buffer: BufferOptions::default(),

@@ -93,3 +93,23 @@ pub(crate) fn cursor(error: &CursorError) -> Status {
 pub(crate) fn no_store() -> Status {
     Status::failed_precondition("no snapshot store configured; Sync sends a snapshot without one")
 }
+
+pub(crate) fn unknown(what: &str, name: &str) -> Status {
+    Status::not_found(format!("this server has no {what} `{name}`; GetStatus lists what it has"))
+}
+
+pub(crate) fn of_another_source(table: &TableName, source: &str) -> Status {
+    Status::invalid_argument(format!("`source_id`: table {table} is of source `{source}`"))
+}
+
+pub(crate) fn unconfirmed(what: &str) -> Status {
+    Status::failed_precondition(format!("this means {what}; set `confirm` to do it"))
+}
+
+pub(crate) fn no_dead_letters() -> Status {
+    Status::unimplemented("there are no dead letters: a table that cannot apply a change stops and says why")
+}
+
+pub(crate) fn no_replay() -> Status {
+    Status::unimplemented("this version does not replay snapshots")
+}

@@ -16,6 +16,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::grpc::Replication;
 use crate::http;
+use crate::oam;
 use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
 use crate::shared::Shared;
 use crate::table::Served;
@@ -41,15 +42,16 @@ impl Server {
     /// A server that does not run yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
-        let ServerOptions { tables, tls, http, waits, clock } = options;
+        let ServerOptions { sources, tables, tls, http, waits, clock } = options;
         let tables = tables.into_iter().map(|table| Arc::new(Served::new(table))).collect();
-        Server { shared: Arc::new(Shared::new(tables, clock, waits, http)), tls }
+        Server { shared: Arc::new(Shared::new(sources, tables, clock, waits, http)), tls }
     }
 
     /// A server with no TLS and the default paths and waits.
     #[must_use]
     pub fn with_tables(tables: Vec<crate::ServedTableOptions>, clock: Clock) -> Server {
         Server::new(ServerOptions {
+            sources: Vec::new(),
             tables,
             tls: None,
             http: crate::HttpOptions::default(),
@@ -70,10 +72,12 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&shared, &reporter).await;
         let mut tasks = JoinSet::new();
-        for listener in listeners.grpc {
+        let grpc = listeners.grpc.into_iter().map(|listener| (listener, true));
+        for (listener, has_oam) in grpc.chain(listeners.fanout.into_iter().map(|listener| (listener, false))) {
             let mut builder = tls_builder(tls.as_ref())?;
             let router = builder
                 .add_service(Replication::new(shared.clone()))
+                .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
                 .add_service(health.clone())
                 .add_service(reflection()?);
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use laredo_core::TableName;
+use laredo_core::{CommitTime, TableName};
 use laredo_engine::Clock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::options::{HttpOptions, Waits};
+use crate::options::{HttpOptions, ServedSource, Waits};
 use crate::refusal;
 use crate::table::Served;
 
 pub(crate) struct Shared {
+    pub(crate) sources: Vec<ServedSource>,
     pub(crate) tables: Vec<Arc<Served>>,
     pub(crate) clock: Clock,
     pub(crate) waits: Waits,
@@ -22,13 +23,22 @@ pub(crate) struct Shared {
     pub(crate) drain: CancellationToken,
     /// Ends every stream.
     pub(crate) stop: CancellationToken,
+    /// When the server began.
+    pub(crate) began: CommitTime,
     started: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(tables: Vec<Arc<Served>>, clock: Clock, waits: Waits, http: HttpOptions) -> Shared {
+    pub(crate) fn new(
+        sources: Vec<ServedSource>,
+        tables: Vec<Arc<Served>>,
+        clock: Clock,
+        waits: Waits,
+        http: HttpOptions,
+    ) -> Shared {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        Shared { tables, clock, waits, http, drain, stop, started: AtomicBool::new(false) }
+        let began = clock();
+        Shared { sources, tables, clock, waits, http, drain, stop, began, started: AtomicBool::new(false) }
     }
 
     /// # Errors

@@ -254,7 +254,10 @@ async fn a_server_that_drains_serves_clients_of_ours_on_and_begins_no_new_stream
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
     database.commit(0, vec![Insert(2, "b".to_owned())]);
     replica.read_to(&mut stream, database.end()).await;
-    assert_eq!(replica.rows.len(), 2);
+    while replica.farewells == 0 {
+        replica.read(&mut stream).await;
+    }
+    assert_eq!((replica.rows.len(), replica.farewells), (2, 1));
     drop(stream);
     server.stopped().await;
 }

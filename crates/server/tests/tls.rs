@@ -67,7 +67,7 @@ async fn a_broken_certificate_is_an_error_at_once() {
     let tls = TlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
     let clock: laredo_engine::Clock = std::sync::Arc::new(|| laredo_core::CommitTime(0));
     let (http, waits) = Default::default();
-    let options = ServerOptions { tables: vec![], tls: Some(tls), http, waits, clock };
+    let options = ServerOptions { sources: vec![], tables: vec![], tls: Some(tls), http, waits, clock };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listeners = Listeners { grpc: vec![listener], ..Listeners::default() };
     let served = Server::new(options).serve(listeners, std::future::pending()).await;

@@ -8,7 +8,9 @@ use anyhow::Context;
 use laredo_core::CommitTime;
 use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
-use laredo_server::{HttpOptions, Listeners, ServedTableOptions, Server, ServerOptions, WaitingFor, Waits};
+use laredo_server::{
+    HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, WaitingFor, Waits,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,7 +18,7 @@ use tokio::task::JoinSet;
 use super::prepare::prepare;
 use super::{listen, options};
 use crate::config::ServerConfig;
-use crate::config::server::{JournalStore, TableConfig};
+use crate::config::server::{JournalStore, SlotConfig, TableConfig};
 
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
@@ -61,8 +63,14 @@ pub(super) async fn serve(config: &ServerConfig, drain: Duration) -> Result<(), 
         let engine = engines.get(&table.source)?;
         served(table, &engine.handle())
     });
+    let sources = engines.iter().map(|(id, engine)| ServedSource {
+        id: id.clone(),
+        kind: "postgresql".to_owned(),
+        resumes: config.sources.get(id).is_some_and(|source| matches!(source.slot, SlotConfig::Stateful { .. })),
+        engine: engine.handle(),
+    });
     let waits = Waits { drain, ..Waits::default() };
-    let options = ServerOptions { tables: tables.collect(), tls, http, waits, clock };
+    let options = ServerOptions { sources: sources.collect(), tables: tables.collect(), tls, http, waits, clock };
     run(engines, Server::new(options), listeners, stop).await
 }
 
@@ -102,6 +110,7 @@ fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptio
     let handle = engine.table(&name)?.clone();
     Some(ServedTableOptions {
         handle,
+        source_id: table.source.clone(),
         source: engine.identity().clone(),
         clients_max: table.fanout.grpc.max_clients.map(|max| max as usize),
         buffer: options::buffer(&table.fanout),

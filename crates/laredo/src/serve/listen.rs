@@ -13,17 +13,21 @@ use crate::config::server::TlsConfig;
 
 /// Binds every port; all that cannot be had are told at once.
 pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {
-    let mut ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
-    ports.insert(config.grpc.port);
-    let (mut grpc, mut problems) = (Vec::new(), Vec::new());
-    for port in ports {
-        bind(port, "gRPC").await.map(|listener| grpc.push(listener)).unwrap_or_else(|problem| problems.push(problem));
+    let ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
+    let (mut fanout, mut problems) = (Vec::new(), Vec::new());
+    for port in ports.into_iter().filter(|port| *port != config.grpc.port) {
+        let bound = bind(port, "the fan-out's grpc.port").await;
+        bound.map(|listener| fanout.push(listener)).unwrap_or_else(|problem| problems.push(problem));
     }
+    let grpc = bind(config.grpc.port, "grpc.port").await;
     let health = bind(config.health.http_port, "health.http_port").await;
     let metrics = bind(config.observability.metrics.port, "observability.metrics.port").await;
     let mut keep = |bound: Result<TcpListener, String>| bound.map_err(|problem| problems.push(problem)).ok();
-    let (health, metrics) = (keep(health), keep(metrics));
-    if problems.is_empty() { Ok(Listeners { grpc, health, metrics }) } else { Err(Failure::Misconfigured(problems)) }
+    let (grpc, health, metrics) = (keep(grpc).into_iter().collect(), keep(health), keep(metrics));
+    if !problems.is_empty() {
+        return Err(Failure::Misconfigured(problems));
+    }
+    Ok(Listeners { grpc, fanout, health, metrics })
 }
 
 /// Listens on every address, IPv4 and IPv6 where the machine has both.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use laredo_core::TableName;
+use laredo_proto::oam::ReloadTableRequest;
+use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 use rand::rngs::StdRng;
@@ -16,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, ServerConfig};
+use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
 
 const WRITERS: i64 = 8;
 const KEY: &[&str] = &["id"];
@@ -37,7 +39,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
     let ledger = Ledger::start(&cluster).await;
     for copy in 1..=copies {
         let before = server.metric("laredo_copies_total", &table).await.unwrap();
-        let how = provoke(&sql, copy).await;
+        let how = provoke(&sql, &server, copy).await;
         let copied = async || server.metric("laredo_copies_total", &table).await > Some(before);
         assert!(eventually(PATIENCE, copied).await.is_ok(), "copy {copy}: {how} led to none");
         let at_rest = ledger.gate.clone().write_owned().await;
@@ -61,8 +63,16 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
 }
 
 /// Does one of the things after which a table has to be copied again.
-async fn provoke(sql: &Client, copy: i32) -> String {
+async fn provoke(sql: &Client, server: &Server, copy: i32) -> String {
     let statement = match copy % 4 {
+        0 if copy % 8 == 0 => {
+            let channel = tonic::transport::Channel::from_shared(server.oam_url()).unwrap().connect().await.unwrap();
+            let mut operator = LaredoOamServiceClient::new(channel);
+            let request =
+                ReloadTableRequest { schema: "public".to_owned(), table: "ledger".to_owned(), ..Default::default() };
+            assert!(operator.reload_table(request).await.unwrap().into_inner().accepted);
+            return "a reload".to_owned();
+        }
         // Another file for the same rows.
         0 => "ALTER TABLE ledger ALTER pad TYPE varchar(100) USING pad || ''".to_owned(),
         1 if copy % 8 == 1 => "ALTER TABLE ledger REPLICA IDENTITY FULL".to_owned(),

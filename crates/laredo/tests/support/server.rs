@@ -161,6 +161,11 @@ impl Server {
         format!("http://127.0.0.1:{}", self.ports.fanout)
     }
 
+    /// Where operators go.
+    pub fn oam_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.grpc)
+    }
+
     /// Starts it again with the same configuration and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.process.kill9();

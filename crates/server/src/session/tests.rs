@@ -52,7 +52,7 @@ impl Quiet {
             Arc::new(Served::new(options))
         });
         let served = options.collect();
-        let shared = Arc::new(Shared::new(served, clock, Waits::default(), HttpOptions::default()));
+        let shared = Arc::new(Shared::new(Vec::new(), served, clock, Waits::default(), HttpOptions::default()));
         for table in handle.tables() {
             table.wait_journal().await.unwrap();
         }

@@ -12,7 +12,7 @@ use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
-use laredo_server::{HttpOptions, Listeners, ServedTableOptions, Server, ServerOptions, Waits};
+use laredo_server::{HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, Waits};
 use laredo_testkit::{SimDatabase, sim_table};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -35,6 +35,7 @@ pub(crate) type Client = LaredoReplicationServiceClient<Channel>;
 pub(crate) struct Running {
     pub(crate) engine: EngineHandle,
     pub(crate) grpc: SocketAddr,
+    pub(crate) fanout: SocketAddr,
     pub(crate) http: SocketAddr,
     stop_server: Option<oneshot::Sender<()>>,
     _stop_engine: oneshot::Sender<()>,
@@ -75,13 +76,20 @@ pub(crate) async fn start(
         let _ = stopped.await;
     }));
     let served = handle.tables().iter();
-    let tables = served.map(|t| ServedTableOptions::new(t.clone(), handle.identity().clone())).collect();
+    let tables = served.map(|table| {
+        let options = ServedTableOptions::new(table.clone(), handle.identity().clone());
+        ServedTableOptions { source_id: "sim".to_owned(), ..options }
+    });
+    let tables = tables.collect();
     let (http, waits) = (HttpOptions::default(), Waits::default());
-    let mut options = ServerOptions { tables, tls: None, http, waits, clock };
+    let source =
+        ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
+    let mut options = ServerOptions { sources: vec![source], tables, tls: None, http, waits, clock };
     change(&mut options);
-    let (grpc, http) = (listen().await, listen().await);
+    let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
-    let listeners = Listeners { grpc: vec![grpc], health: Some(http), metrics: None };
+    let fanout_address = fanout.local_addr().unwrap();
+    let listeners = Listeners { grpc: vec![grpc], fanout: vec![fanout], health: Some(http), metrics: None };
     let (stop_server, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         let stop = async move {
@@ -92,6 +100,7 @@ pub(crate) async fn start(
     Running {
         engine: handle,
         grpc: grpc_address,
+        fanout: fanout_address,
         http: http_address,
         stop_server: Some(stop_server),
         _stop_engine: stop_engine,

@@ -23,6 +23,8 @@ pub(crate) struct Replica {
     pub(crate) handshake: SyncHandshake,
     /// What it counted since it was made.
     pub(crate) snapshots: usize,
+    /// How often it was asked to leave.
+    pub(crate) farewells: usize,
     pub(crate) heartbeats: usize,
     pub(crate) messages: usize,
     snapshot_id: String,
@@ -106,6 +108,7 @@ impl Replica {
                     self.position = self.position.max(heartbeat.source_position.parse().unwrap());
                 }
             }
+            Message::GoAway(_) => self.farewells += 1,
             other => panic!("unexpected {other:?}"),
         }
     }

@@ -1,0 +1,294 @@
+//! Operation, administration and maintenance: what operators ask of a server, and what they tell it to do.
+
+mod status;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use laredo_engine::journal::Journal;
+use laredo_proto::oam::laredo_oam_service_server::{LaredoOamService, LaredoOamServiceServer};
+use laredo_proto::oam::*;
+use laredo_proto::schema;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::options::ServedSource;
+use crate::refusal;
+use crate::shared::Shared;
+use crate::table::Served;
+
+/// The service, over gRPC.
+pub(crate) fn service(shared: Arc<Shared>) -> LaredoOamServiceServer<Oam> {
+    LaredoOamServiceServer::new(Oam { shared })
+}
+
+pub(crate) struct Oam {
+    shared: Arc<Shared>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl LaredoOamService for Oam {
+    type WatchStatusStream = BoxStream<'static, Result<WatchStatusResponse, Status>>;
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        Ok(Response::new(status::whole(&self.shared)))
+    }
+
+    async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> Answer<GetTableStatusResponse> {
+        let GetTableStatusRequest { schema, table } = request.into_inner();
+        let pipelines = vec![status::pipeline(&self.shared, self.shared.table(&schema, &table)?)];
+        // Rows are found by their key alone; indexes are the clients'.
+        Ok(Response::new(GetTableStatusResponse { pipelines, indexes: Vec::new() }))
+    }
+
+    async fn get_pipeline_status(
+        &self,
+        request: Request<GetPipelineStatusRequest>,
+    ) -> Answer<GetPipelineStatusResponse> {
+        let table = pipeline(&self.shared, &request.into_inner().pipeline_id)?;
+        let status = Some(status::pipeline(&self.shared, table));
+        Ok(Response::new(GetPipelineStatusResponse { status, indexes: Vec::new() }))
+    }
+
+    async fn watch_status(&self, request: Request<WatchStatusRequest>) -> Answer<Self::WatchStatusStream> {
+        watch::watch(self.shared.clone(), &request.into_inner()).map(Response::new)
+    }
+
+    async fn check_ready(&self, request: Request<CheckReadyRequest>) -> Answer<CheckReadyResponse> {
+        let not_ready_reasons = self.not_ready(&request.into_inner())?;
+        Ok(Response::new(CheckReadyResponse { ready: not_ready_reasons.is_empty(), not_ready_reasons }))
+    }
+
+    async fn get_source_info(&self, request: Request<GetSourceInfoRequest>) -> Answer<GetSourceInfoResponse> {
+        let chosen = self.sources(&request.into_inner().source_id)?;
+        let sources = chosen.into_iter().map(|source| status::source_info(&self.shared, source)).collect();
+        Ok(Response::new(GetSourceInfoResponse { sources }))
+    }
+
+    async fn reload_table(&self, request: Request<ReloadTableRequest>) -> Answer<ReloadTableResponse> {
+        let ReloadTableRequest { source_id, schema, table } = request.into_inner();
+        let table = self.shared.table(&schema, &table)?;
+        if !source_id.is_empty() && source_id != table.options.source_id {
+            return Err(refusal::of_another_source(table.name(), &table.options.source_id));
+        }
+        let (accepted, message) = self.reload(&[table]).await;
+        Ok(Response::new(ReloadTableResponse { accepted, message }))
+    }
+
+    async fn reload_all(&self, request: Request<ReloadAllRequest>) -> Answer<ReloadAllResponse> {
+        let chosen = self.sources(&request.into_inner().source_id)?;
+        let is_chosen = |table: &&Arc<Served>| chosen.iter().any(|source| source.id == table.options.source_id);
+        let tables: Vec<&Arc<Served>> = self.shared.tables.iter().filter(is_chosen).collect();
+        let (accepted, message) = self.reload(&tables).await;
+        Ok(Response::new(ReloadAllResponse { accepted, message }))
+    }
+
+    async fn pause_sync(&self, request: Request<PauseSyncRequest>) -> Answer<PauseSyncResponse> {
+        let state = self.pause(&request.into_inner().source_id, true)?.into();
+        Ok(Response::new(PauseSyncResponse { state }))
+    }
+
+    async fn resume_sync(&self, request: Request<ResumeSyncRequest>) -> Answer<ResumeSyncResponse> {
+        let state = self.pause(&request.into_inner().source_id, false)?.into();
+        Ok(Response::new(ResumeSyncResponse { state }))
+    }
+
+    async fn reset_source(&self, request: Request<ResetSourceRequest>) -> Answer<ResetSourceResponse> {
+        let request = request.into_inner();
+        self.source(&request.source_id)?;
+        if !request.confirm {
+            return Err(refusal::unconfirmed("dropping the slot and copying all tables anew"));
+        }
+        Err(Status::unimplemented(
+            "this version does not reset a source; stop the server, drop the slot (SELECT pg_drop_replication_slot('NAME')) and start it",
+        ))
+    }
+
+    async fn drain_replication(&self, request: Request<DrainReplicationRequest>) -> Answer<DrainReplicationResponse> {
+        let DrainReplicationRequest { schema, table, drain_deadline_seconds } = request.into_inner();
+        let chosen: Vec<&Arc<Served>> = match (schema.as_str(), table.as_str()) {
+            ("", "") => self.shared.tables.iter().collect(),
+            (schema, table) => vec![self.shared.table(schema, table)?],
+        };
+        let seconds = u64::try_from(drain_deadline_seconds)
+            .map_err(|_| refusal::malformed("drain_deadline_seconds", "it is below zero; 0 is for no deadline"))?;
+        let time = (seconds > 0).then(|| Duration::from_secs(seconds));
+        let clients: usize = chosen.iter().map(|table| table.clients()).sum();
+        for table in &chosen {
+            table.drain.begin(Instant::now(), time);
+            tracing::info!(table = %table.name(), deadline_s = seconds, "draining on request");
+        }
+        let message =
+            format!("{clients} clients are asked to leave; no new ones are taken before the server is restarted");
+        let drained_targets = i32::try_from(chosen.len()).unwrap_or(i32::MAX);
+        Ok(Response::new(DrainReplicationResponse { accepted: true, message, drained_targets }))
+    }
+
+    async fn list_tables(&self, _: Request<ListTablesRequest>) -> Answer<ListTablesResponse> {
+        let tables = self.shared.tables.iter().map(|table| self.table_config(table)).collect();
+        Ok(Response::new(ListTablesResponse { tables }))
+    }
+
+    async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> Answer<GetTableSchemaResponse> {
+        let GetTableSchemaRequest { schema, table } = request.into_inner();
+        let table = self.shared.table(&schema, &table)?;
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.name()))?;
+        Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
+    }
+
+    async fn create_snapshot(&self, _: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn list_snapshots(&self, _: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn inspect_snapshot(&self, _: Request<InspectSnapshotRequest>) -> Answer<InspectSnapshotResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn restore_snapshot(&self, _: Request<RestoreSnapshotRequest>) -> Answer<RestoreSnapshotResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn delete_snapshot(&self, _: Request<DeleteSnapshotRequest>) -> Answer<DeleteSnapshotResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn prune_snapshots(&self, _: Request<PruneSnapshotsRequest>) -> Answer<PruneSnapshotsResponse> {
+        Err(refusal::no_store())
+    }
+
+    async fn list_dead_letters(&self, _: Request<ListDeadLettersRequest>) -> Answer<ListDeadLettersResponse> {
+        Err(refusal::no_dead_letters())
+    }
+
+    async fn replay_dead_letters(&self, _: Request<ReplayDeadLettersRequest>) -> Answer<ReplayDeadLettersResponse> {
+        Err(refusal::no_dead_letters())
+    }
+
+    async fn purge_dead_letters(&self, _: Request<PurgeDeadLettersRequest>) -> Answer<PurgeDeadLettersResponse> {
+        Err(refusal::no_dead_letters())
+    }
+
+    async fn start_replay(&self, _: Request<StartReplayRequest>) -> Answer<StartReplayResponse> {
+        Err(refusal::no_replay())
+    }
+
+    async fn get_replay_status(&self, _: Request<GetReplayStatusRequest>) -> Answer<GetReplayStatusResponse> {
+        Err(refusal::no_replay())
+    }
+
+    async fn stop_replay(&self, _: Request<StopReplayRequest>) -> Answer<StopReplayResponse> {
+        Err(refusal::no_replay())
+    }
+}
+
+impl Oam {
+    fn source(&self, id: &str) -> Result<&ServedSource, Status> {
+        if id.is_empty() {
+            return Err(refusal::required("source_id"));
+        }
+        let found = self.shared.sources.iter().find(|source| source.id == id);
+        found.ok_or_else(|| refusal::unknown("source", id))
+    }
+
+    /// The one that is named, or all.
+    fn sources(&self, id: &str) -> Result<Vec<&ServedSource>, Status> {
+        match id {
+            "" => Ok(self.shared.sources.iter().collect()),
+            id => Ok(vec![self.source(id)?]),
+        }
+    }
+
+    async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
+        let mut asked = 0;
+        for table in tables {
+            asked += usize::from(table.handle().reload("an operator asked for it").await);
+        }
+        match asked {
+            asked if asked == tables.len() => {
+                (true, format!("{asked} tables are copied anew; clients are sent what differs"))
+            }
+            _ => (false, "the server is stopping".to_owned()),
+        }
+    }
+
+    fn pause(&self, source_id: &str, paused: bool) -> Result<ServiceState, Status> {
+        for source in self.sources(source_id)? {
+            source.engine.pause(paused);
+            tracing::info!(source = source.id, paused, "paused or resumed on request");
+        }
+        Ok(status::service_state(&self.shared))
+    }
+
+    fn not_ready(&self, request: &CheckReadyRequest) -> Result<Vec<String>, Status> {
+        let mut tables: Vec<&Arc<Served>> = self.shared.tables.iter().collect();
+        if !request.source.is_empty() {
+            self.source(&request.source)?;
+            tables.retain(|table| table.options.source_id == request.source);
+        }
+        if !request.table.is_empty() {
+            let name: laredo_core::TableName =
+                request.table.parse().map_err(|error| refusal::malformed("table", error))?;
+            let chosen = self.shared.table(&name.schema, &name.table)?;
+            tables.retain(|table| Arc::ptr_eq(table, chosen));
+        }
+        if !request.pipeline_id.is_empty() {
+            let chosen = pipeline(&self.shared, &request.pipeline_id)?;
+            tables.retain(|table| Arc::ptr_eq(table, chosen));
+        }
+        let reason = |table: &Arc<Served>| match table.failure() {
+            Some(error) => Some(format!("{}: {error}", table.name())),
+            None if table.drain.has_begun() => Some(format!("{}: draining", table.name())),
+            None if table.is_ready() => None,
+            None => Some(format!("{}: it is being copied for the first time", table.name())),
+        };
+        Ok(tables.into_iter().filter_map(reason).collect())
+    }
+
+    fn table_config(&self, table: &Served) -> TableConfig {
+        let kind = self.shared.sources.iter().find(|source| source.id == table.options.source_id);
+        let key = table.handle().journal().map(|journal| {
+            let schema = journal.schema();
+            let names = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
+            names.map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+        });
+        TableConfig {
+            schema: table.name().schema.clone(),
+            table: table.name().table.clone(),
+            primary_key: key.unwrap_or_default(),
+            source_id: table.options.source_id.clone(),
+            source_type: kind.map(|source| source.kind.clone()).unwrap_or_default(),
+            // It holds secrets, and is the operator's own file.
+            source_config: None,
+            target_type: status::TARGET.to_owned(),
+            target_config: None,
+        }
+    }
+}
+
+fn pipeline<'a>(shared: &'a Shared, id: &str) -> Result<&'a Arc<Served>, Status> {
+    if id.is_empty() {
+        return Err(refusal::required("pipeline_id"));
+    }
+    let found = shared.tables.iter().find(|table| status::pipeline_id(table) == id);
+    found.ok_or_else(|| refusal::unknown("pipeline", id))
+}
+
+fn columns(journal: &Journal) -> Vec<ColumnDefinition> {
+    let column = |column: laredo_proto::replication::ColumnDefinition| ColumnDefinition {
+        ordinal_position: column.ordinal_position,
+        column_name: column.column_name,
+        data_type: column.data_type,
+        not_null: column.not_null,
+        is_primary_key: column.is_primary_key,
+        primary_key_ordinal: column.primary_key_ordinal,
+    };
+    schema::column_definitions(&journal.schema()).into_iter().map(column).collect()
+}
