@@ -1,15 +1,16 @@
 //! What may be asked on the command line.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use laredo_core::TableName;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`: the server is ready; `tail`: ended by Ctrl-C or by its reader\n  \
-                          1  `status`: the server is not ready\n  2  an error, told on standard error";
+use super::connect::TlsArgs;
 
-/// Look into laredo: live changes of a table, and how a server and its clients are doing.
+const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
+                          1  `status`, `ready`: not ready; an order that the server did not take\n  2  an error, told on standard error";
+
+/// Look into laredo, and tell it what to do: live changes of a table, how a server and its clients are doing, draining and reloading.
 #[derive(Debug, Parser)]
 #[command(name = "laredo", version, after_help = EXIT_CODES)]
 pub(super) struct Args {
@@ -31,6 +32,108 @@ pub(super) enum Command {
     /// Look into a table's fan-out.
     #[command(subcommand, after_help = EXIT_CODES)]
     Fanout(FanoutCommand),
+    /// Ask the clients of a table, or of all tables, to go to another server.
+    ///
+    /// No new ones are taken before the server is restarted. When all tables are drained, the server is no longer ready.
+    #[command(after_help = EXIT_CODES)]
+    Drain(DrainArgs),
+    /// Copy a table, or all tables, from the database anew. Clients are sent what differs.
+    #[command(after_help = EXIT_CODES)]
+    Reload(ReloadArgs),
+    /// Stop following a source, or all of them, until `resume`. PostgreSQL keeps its WAL meanwhile.
+    #[command(after_help = EXIT_CODES)]
+    Pause(SourceArgs),
+    /// Go on following a source, or all of them, after `pause`.
+    #[command(after_help = EXIT_CODES)]
+    Resume(SourceArgs),
+    /// Tell how far a source, or each of them, is.
+    #[command(after_help = EXIT_CODES)]
+    Source(SourceArgs),
+    /// Print a table's columns.
+    #[command(after_help = EXIT_CODES)]
+    Schema(SchemaArgs),
+    /// Print the state of the server and of its tables, and each change of it, until Ctrl-C.
+    #[command(after_help = EXIT_CODES)]
+    Watch(WatchArgs),
+    /// Tell whether a table, or the whole server, is ready, and why not.
+    #[command(after_help = EXIT_CODES)]
+    Ready(ReadyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OamArgs {
+    /// The server's `grpc.port`; https:// for TLS.
+    #[arg(long, value_name = "URL", env = "LAREDO_OAM", default_value = "http://127.0.0.1:4001", value_parser = url)]
+    pub(super) oam: String,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DrainArgs {
+    /// The table; all of them unless it is given.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: Option<TableName>,
+    /// Cut those who are still there after so long. Without it they may stay until the server ends.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) deadline: Option<Duration>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "what", required = true, multiple = false, args = ["table", "all"])]
+pub(super) struct ReloadArgs {
+    /// The table, as the database spells it.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: Option<TableName>,
+    /// All tables.
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SourceArgs {
+    /// The source's name in the configuration; all of them unless it is given.
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: Option<String>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SchemaArgs {
+    /// The table, as the database spells it.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WatchArgs {
+    /// Only these tables; all of them unless one is given.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) tables: Vec<TableName>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReadyArgs {
+    /// The table; all of them unless it is given.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: Option<TableName>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,9 +195,8 @@ pub(super) struct ServerArgs {
     /// The server's fan-out address; https:// for TLS.
     #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = url)]
     pub(super) server: String,
-    /// The certificates (PEM) to check an https:// server against.
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
     /// How long to wait for the first connection.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(super) timeout: Duration,

@@ -17,10 +17,12 @@ pub enum CliError {
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
     /// The certificates cannot be read.
-    #[error("cannot read the certificates in {}: {reason}; --ca-file wants a PEM file", file.display())]
+    #[error("cannot read the certificates in {}: {reason}; {option} wants a PEM file", file.display())]
     Certificates {
         /// The file.
         file: PathBuf,
+        /// How it was given.
+        option: &'static str,
         /// What the system said.
         reason: io::Error,
     },
@@ -57,6 +59,19 @@ pub enum CliError {
         /// In the server's words.
         reason: String,
     },
+    /// The server answered a question about itself, or an order, with an error.
+    #[error("{server}: {reason}")]
+    Told {
+        /// The address.
+        server: String,
+        /// In the server's words.
+        reason: String,
+    },
+    /// There is no OAM service at this address.
+    #[error(
+        "{0} takes no orders; give grpc.port of its configuration with --oam or LAREDO_OAM, not the fan-out's port"
+    )]
+    NotOam(String),
     /// The filter can never match.
     #[error("{table} has no column `{column}`, so no row passes the filter; it has {columns}")]
     NoColumn {
@@ -90,6 +105,8 @@ pub enum CliError {
 
 /// How another fan-out address is given.
 pub(super) const SERVER_OPTION: &str = "fan-out address (--server or LAREDO_SERVER)";
+/// How another address of the OAM service is given.
+pub(super) const OAM_OPTION: &str = "grpc.port (--oam or LAREDO_OAM)";
 /// How another health endpoint is given.
 pub(super) const HEALTH_OPTION: &str = "health endpoint (--health)";
 

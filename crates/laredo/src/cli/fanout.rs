@@ -7,10 +7,10 @@ use laredo_proto::replication::laredo_replication_service_client::LaredoReplicat
 use laredo_proto::replication::{GetReplicationStatusRequest, GetReplicationStatusResponse};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use super::args::{FanoutArgs, FanoutCommand, ServerArgs};
-use super::error::{CliError, SERVER_OPTION, deepest};
+use super::args::{FanoutArgs, FanoutCommand};
+use super::connect::channel;
+use super::error::{CliError, SERVER_OPTION};
 use super::print;
 use super::table::{bytes, grouped, pairs, table};
 
@@ -33,33 +33,9 @@ pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The certificates to check an https:// server against.
-pub(super) fn certificates(args: &ServerArgs) -> Result<Option<Vec<u8>>, CliError> {
-    match &args.ca_file {
-        None if args.server.starts_with("https:") => Err(CliError::NoCertificates(args.server.clone())),
-        None => Ok(None),
-        Some(file) => match std::fs::read(file) {
-            Ok(pem) => Ok(Some(pem)),
-            Err(reason) => Err(CliError::Certificates { file: file.clone(), reason }),
-        },
-    }
-}
-
 async fn ask(args: &FanoutArgs) -> Result<GetReplicationStatusResponse, CliError> {
     let server = &args.server.server;
-    let unreachable = |error: tonic::transport::Error| CliError::Unreachable {
-        server: server.clone(),
-        reason: deepest(&error),
-        option: SERVER_OPTION,
-    };
-    let mut endpoint = Endpoint::from_shared(server.clone()).map_err(unreachable)?;
-    if let Some(pem) = certificates(&args.server)?
-        && server.starts_with("https:")
-    {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-        endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
-    }
-    let channel = endpoint.connect().await.map_err(unreachable)?;
+    let channel = channel(server, &args.server.tls, SERVER_OPTION).await?;
     let mut client = LaredoReplicationServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     let TableName { schema, table } = args.table.clone();
     let answer = client.get_replication_status(GetReplicationStatusRequest { schema, table }).await;

@@ -4,8 +4,10 @@
 
 mod args;
 mod change;
+mod connect;
 mod error;
 mod fanout;
+mod oam;
 mod status;
 mod table;
 mod tail;
@@ -42,6 +44,14 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Tail(args) => tail::run(args, end_at_interrupt()).await,
         Command::Status(args) => status::run(args).await,
         Command::Fanout(command) => fanout::run(command).await,
+        Command::Drain(args) => oam::drain(args).await,
+        Command::Reload(args) => oam::reload(args).await,
+        Command::Pause(args) => oam::pause(args).await,
+        Command::Resume(args) => oam::resume(args).await,
+        Command::Source(args) => oam::source(args).await,
+        Command::Schema(args) => oam::schema(args).await,
+        Command::Watch(args) => oam::watch(args, end_at_interrupt()).await,
+        Command::Ready(args) => oam::ready(args).await,
     }
 }
 

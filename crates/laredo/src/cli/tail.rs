@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::TailArgs;
 use super::change::{Change, Style};
+use super::connect::Credentials;
 use super::error::{CliError, SERVER_OPTION};
-use super::{fanout, tell};
+use super::tell;
 
 /// Waits without a bound are told to end by Ctrl-C.
 const FOREVER: Duration = Duration::MAX;
@@ -39,8 +40,11 @@ fn start(args: &TailArgs) -> Result<Replica, CliError> {
     let prefixes = args.prefixes.iter().map(|(field, prefix)| Predicate::prefix(field, prefix));
     let mut builder = Replica::builder(&args.server.server, args.table.clone());
     builder = equals.chain(prefixes).fold(builder, |builder, predicate| builder.filter(predicate));
-    if let Some(pem) = fanout::certificates(&args.server)? {
-        builder = builder.ca_pem(pem);
+    if let Some(Credentials { ca_pem, identity_pem }) = args.server.tls.read(&args.server.server)? {
+        builder = builder.ca_pem(ca_pem);
+        if let Some((certificate, key)) = identity_pem {
+            builder = builder.identity_pem(certificate, key);
+        }
     }
     Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
 }

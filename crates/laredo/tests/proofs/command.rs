@@ -56,3 +56,62 @@ async fn tail_status_and_fanout_tell_of_a_real_server() {
     tail.interrupt();
     assert!(tail.wait(PATIENCE).await.unwrap().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_takes_orders() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL); INSERT INTO t VALUES (1, 'a')").unwrap();
+    let table = TableName::new("public", "t");
+    let mut config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_orders");
+    config.arguments = ["--drain-grace", "60s"].map(str::to_owned).to_vec();
+    let server = config.start().await;
+    let url = server.oam_url();
+    let oam = |arguments: &[&str]| answer(&[arguments, &["--oam", &url]].concat());
+    let value =
+        |arguments: &[&str]| -> Value { serde_json::from_str(&oam(&[arguments, &["--json"]].concat())).unwrap() };
+
+    assert_eq!(oam(&["ready"]), "ready\n");
+    let schema = oam(&["schema", "public.t"]);
+    let words: Vec<Vec<&str>> = schema.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[1..], [vec!["id", "integer", "not", "null", "1"], vec!["v", "text", "not", "null"]], "{schema}");
+    let source = value(&["source", "db"]);
+    assert_eq!((&source[0]["source_type"], &source[0]["supports_resume"]), (&json!("postgresql"), &json!(true)));
+
+    let watch = laredo(&["watch", "public.t", "--oam", &url]);
+    watch.wait_for_line("db/public.t streaming").await.unwrap();
+    assert_eq!(oam(&["pause"]), "paused\n");
+    watch.wait_for_line("db/public.t paused").await.unwrap();
+    cluster.psql("INSERT INTO t VALUES (2, 'b')").unwrap();
+    let rows = || async { server.metric("laredo_rows", &table).await };
+    assert_eq!(
+        (oam(&["resume", "db"]), watch.wait_for_nth_line("db/public.t streaming", 2).await.is_ok()),
+        ("streaming\n".to_owned(), true)
+    );
+    eventually(PATIENCE, async || rows().await == Some(2)).await.unwrap();
+
+    let copies = async || server.metric("laredo_copies_total", &table).await;
+    assert_eq!(copies().await, Some(1));
+    assert!(oam(&["reload", "public.t"]).starts_with("1 tables are copied anew"));
+    eventually(PATIENCE, async || copies().await == Some(2)).await.unwrap();
+
+    let tail = laredo(&["tail", "public.t", "--server", &server.url()]);
+    tail.wait_for_line("following public.t").await.unwrap();
+    let drained = value(&["drain", "--deadline", "60"]);
+    assert_eq!(drained["accepted"], json!(true));
+    let refused =
+        clean_command(env!("CARGO_BIN_EXE_laredo")).args(["ready", "public.t", "--oam", &url]).output().unwrap();
+    let told = String::from_utf8(refused.stdout).unwrap();
+    assert_eq!((refused.status.code(), told.as_str()), (Some(1), "not ready\npublic.t: draining\n"));
+
+    for (arguments, words) in [
+        (vec!["reload", "public.none"], "this server has no table public.none"),
+        (vec!["pause", "other"], "this server has no source `other`"),
+    ] {
+        let refused =
+            clean_command(env!("CARGO_BIN_EXE_laredo")).args(&arguments).args(["--oam", &url]).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && said.contains(words), "{arguments:?}: {said}");
+    }
+    let fanout = clean_command(env!("CARGO_BIN_EXE_laredo")).args(["ready", "--oam", &server.url()]).output().unwrap();
+    assert!(String::from_utf8(fanout.stderr).unwrap().contains("takes no orders"));
+}

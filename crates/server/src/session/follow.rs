@@ -120,13 +120,15 @@ impl<'a> Follow<'a> {
         self.outlet.lease().drain(follows);
         let message = self.greeting.go_away((self.clock)(), farewell.left(Instant::now()));
         self.outlet.send(message.into()).await?;
-        while !follows {
+        if follows {
+            return Ok(());
+        }
+        loop {
             sleep_until(self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval).await;
             // Without a position: the client has not been sent all that there is.
             let heartbeat = self.greeting.heartbeat((self.clock)(), None);
             self.outlet.send(heartbeat.into()).await?;
         }
-        Ok(())
     }
 
     async fn piece(&mut self, piece: Piece) -> Result<(), Status> {

@@ -1,0 +1,234 @@
+//! What an operator tells a server to do, and asks of its sources and tables: the commands of the OAM service.
+
+use std::process::ExitCode;
+
+use laredo_core::TableName;
+use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
+use laredo_proto::oam::watch_status_response::Event;
+use laredo_proto::oam::*;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, SchemaArgs, SourceArgs, WatchArgs};
+use super::connect::channel;
+use super::error::{CliError, OAM_OPTION};
+use super::print;
+use super::table::table;
+
+type Client = LaredoOamServiceClient<Channel>;
+
+pub(super) async fn drain(args: DrainArgs) -> Result<ExitCode, CliError> {
+    let (schema, table) = args.table.map_or_else(Default::default, |name| (name.schema, name.table));
+    let deadline = i64::try_from(args.deadline.map_or(0, |time| time.as_secs().max(1))).unwrap_or(i64::MAX);
+    let request = DrainReplicationRequest { schema, table, drain_deadline_seconds: deadline };
+    let answer = ask(&args.oam, async |mut client| client.drain_replication(request).await).await?;
+    done(&args.oam, answer.accepted, &answer.message)
+}
+
+pub(super) async fn reload(args: ReloadArgs) -> Result<ExitCode, CliError> {
+    let (accepted, message) = match args.table {
+        Some(TableName { schema, table }) => {
+            let request = ReloadTableRequest { schema, table, ..ReloadTableRequest::default() };
+            let answer = ask(&args.oam, async |mut client| client.reload_table(request).await).await?;
+            (answer.accepted, answer.message)
+        }
+        None => {
+            let answer =
+                ask(&args.oam, async |mut client| client.reload_all(ReloadAllRequest::default()).await).await?;
+            (answer.accepted, answer.message)
+        }
+    };
+    done(&args.oam, accepted, &message)
+}
+
+pub(super) async fn pause(args: SourceArgs) -> Result<ExitCode, CliError> {
+    let request = PauseSyncRequest { source_id: args.source.clone().unwrap_or_default() };
+    let answer = ask(&args.oam, async |mut client| client.pause_sync(request).await).await?;
+    state(&args.oam, answer.state())
+}
+
+pub(super) async fn resume(args: SourceArgs) -> Result<ExitCode, CliError> {
+    let request = ResumeSyncRequest { source_id: args.source.clone().unwrap_or_default() };
+    let answer = ask(&args.oam, async |mut client| client.resume_sync(request).await).await?;
+    state(&args.oam, answer.state())
+}
+
+pub(super) async fn source(args: SourceArgs) -> Result<ExitCode, CliError> {
+    let request = GetSourceInfoRequest { source_id: args.source.clone().unwrap_or_default() };
+    let sources = ask(&args.oam, async |mut client| client.get_source_info(request).await).await?.sources;
+    print(&if args.oam.json { format!("{}\n", sources_json(&sources)) } else { sources_text(sources) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn schema(args: SchemaArgs) -> Result<ExitCode, CliError> {
+    let TableName { schema, table } = args.table;
+    let request = GetTableSchemaRequest { schema, table };
+    let columns = ask(&args.oam, async |mut client| client.get_table_schema(request).await).await?.columns;
+    print(&if args.oam.json { format!("{}\n", columns_json(&columns)) } else { columns_text(columns) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
+    let table = args.table.map_or_else(String::new, |name| name.to_string());
+    let request = CheckReadyRequest { table, ..CheckReadyRequest::default() };
+    let answer = ask(&args.oam, async |mut client| client.check_ready(request).await).await?;
+    let reasons = &answer.not_ready_reasons;
+    print(&match (args.oam.json, answer.ready) {
+        (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
+        (false, true) => "ready\n".to_owned(),
+        (false, false) => format!("not ready\n{}\n", reasons.join("\n")),
+    })?;
+    Ok(ExitCode::from(u8::from(!answer.ready)))
+}
+
+/// Prints states and their changes until it is stopped or the server ends.
+pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
+    let tables = args.tables.iter().map(ToString::to_string).collect();
+    let request = WatchStatusRequest { tables, pipeline_ids: Vec::new() };
+    let mut changes = ask(&args.oam, async |mut client| client.watch_status(request).await).await?;
+    loop {
+        let change = tokio::select! {
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            change = changes.message() => change,
+        };
+        let Some(change) = change.map_err(|status| refused(&args.oam, &status))? else { return Ok(ExitCode::SUCCESS) };
+        if let Some(change) = Change::of(&change) {
+            print(&if args.oam.json { format!("{}\n", change.to_json()) } else { change.to_text() })?;
+        }
+    }
+}
+
+/// Asks within the time that is given for it.
+async fn ask<T>(
+    args: &OamArgs,
+    ask: impl AsyncFnOnce(Client) -> Result<tonic::Response<T>, Status>,
+) -> Result<T, CliError> {
+    let asked = async {
+        let client = Client::new(channel(&args.oam, &args.tls, OAM_OPTION).await?);
+        ask(client).await.map(tonic::Response::into_inner).map_err(|status| refused(args, &status))
+    };
+    let in_time = tokio::time::timeout(args.timeout, asked).await;
+    in_time.map_err(|_| CliError::timeout(&args.oam, args.timeout, OAM_OPTION))?
+}
+
+fn refused(args: &OamArgs, status: &Status) -> CliError {
+    let server = args.oam.clone();
+    match (status.code(), status.message()) {
+        // Another service of ours listens there, or somebody else.
+        (Code::Unimplemented, "") => CliError::NotOam(server),
+        (code, "") => CliError::Told { server, reason: code.description().to_owned() },
+        (_, reason) => CliError::Told { server, reason: reason.to_owned() },
+    }
+}
+
+fn done(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
+    print(&match args.json {
+        true => format!("{}\n", json!({ "accepted": accepted, "message": message })),
+        false => format!("{message}\n"),
+    })?;
+    Ok(ExitCode::from(u8::from(!accepted)))
+}
+
+fn state(args: &OamArgs, state: ServiceState) -> Result<ExitCode, CliError> {
+    let name = short(state.as_str_name());
+    print(&if args.json { format!("{}\n", json!({ "state": name })) } else { format!("{name}\n") })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `SERVICE_STATE_PAUSED` is `paused` for people.
+fn short(name: &str) -> String {
+    let name = name.trim_start_matches("SERVICE_STATE_").trim_start_matches("PIPELINE_STATE_");
+    name.to_ascii_lowercase()
+}
+
+fn sources_text(sources: Vec<SourceInfo>) -> String {
+    let rows = sources.into_iter().map(|source| {
+        let lag = source.lag_time.map_or_else(String::new, |lag| lag_text(&lag));
+        [source.source_id, source.source_type, source.current_position, source.acked_position, lag]
+    });
+    table(["SOURCE", "TYPE", "POSITION", "ACKNOWLEDGED", "LAG"], &[2, 3, 4], rows.collect())
+}
+
+fn lag_text(lag: &prost_types::Duration) -> String {
+    match (lag.seconds, lag.nanos / 1_000_000) {
+        (0, ms) => format!("{ms} ms"),
+        (seconds, _) => format!("{seconds} s"),
+    }
+}
+
+fn sources_json(sources: &[SourceInfo]) -> Value {
+    let source = |source: &SourceInfo| {
+        let lag_ms = source.lag_time.as_ref().map(|lag| lag.seconds * 1000 + i64::from(lag.nanos / 1_000_000));
+        json!({
+            "source_id": source.source_id,
+            "source_type": source.source_type,
+            "supports_resume": source.supports_resume,
+            "current_position": source.current_position,
+            "acked_position": source.acked_position,
+            "lag_bytes": source.lag_bytes,
+            "lag_ms": lag_ms,
+        })
+    };
+    sources.iter().map(source).collect()
+}
+
+fn columns_text(columns: Vec<ColumnDefinition>) -> String {
+    let rows = columns.into_iter().map(|column| {
+        let key = if column.is_primary_key { column.primary_key_ordinal.to_string() } else { String::new() };
+        let null = if column.not_null { "not null" } else { "" };
+        [column.column_name, column.data_type, null.to_owned(), key]
+    });
+    table(["COLUMN", "TYPE", "NULL", "KEY"], &[3], rows.collect())
+}
+
+fn columns_json(columns: &[ColumnDefinition]) -> Value {
+    let column = |column: &ColumnDefinition| {
+        json!({
+            "ordinal_position": column.ordinal_position,
+            "column_name": column.column_name,
+            "data_type": column.data_type,
+            "not_null": column.not_null,
+            "is_primary_key": column.is_primary_key,
+            "primary_key_ordinal": column.primary_key_ordinal,
+        })
+    };
+    columns.iter().map(column).collect()
+}
+
+/// What changed its state; nothing for the service as a whole.
+struct Change {
+    at: String,
+    pipeline: Option<String>,
+    from: String,
+    to: String,
+}
+
+impl Change {
+    fn of(change: &WatchStatusResponse) -> Option<Change> {
+        let at = change.timestamp.as_ref().map_or_else(String::new, ToString::to_string);
+        match change.event.as_ref()? {
+            Event::ServiceStateChange(change) => {
+                let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
+                Some(Change { at, pipeline: None, from, to })
+            }
+            Event::PipelineStateChange(change) => {
+                let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
+                Some(Change { at, pipeline: Some(change.pipeline_id.clone()), from, to })
+            }
+            Event::RowChange(_) | Event::SourceStateChange(_) => None,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let what = self.pipeline.as_deref().unwrap_or("server");
+        format!("{} {} {}\n", self.at, super::table::printable(what), self.to)
+    }
+
+    fn to_json(&self) -> Value {
+        // The first of each tells how it is; there is no state before it.
+        let from = (self.from != "unspecified").then_some(&self.from);
+        json!({ "at": self.at, "pipeline_id": self.pipeline, "old_state": from, "new_state": self.to })
+    }
+}
