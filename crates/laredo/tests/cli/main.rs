@@ -193,7 +193,7 @@ fn what_goes_wrong_is_told_with_what_to_do() {
     assert!(said.contains("write SCHEMA.TABLE"), "{said}");
     let (code, help, _) = run(&["status", "--help"]);
     assert_eq!(code, Some(0));
-    assert!(help.contains("Exit codes:") && help.contains("1  `status`: the server is not ready"), "{help}");
+    assert!(help.contains("Exit codes:") && help.contains("1  `status`, `ready`: not ready"), "{help}");
 }
 
 #[test]
