@@ -3,8 +3,8 @@
 //! runtime's thread.
 
 use std::mem::size_of;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use laredo_core::{IndexSpec, Lsn, Sequence, StateError, TableState, Transaction};
@@ -15,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use crate::assembler::{AssembleError, Assembler, Event};
 use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
 use crate::incoming::Incoming;
+use crate::keeper::Keeper;
+use crate::layout::Layout;
+use crate::local_snapshot::{Rows, Saved};
 use crate::publish::{Front, Side, WriteError, Writer};
 use crate::status::{ReplicaError, Status};
 use crate::transit::Transit;
@@ -31,6 +34,8 @@ pub(crate) struct Shared {
     started: Instant,
     /// When the replica was last known to be at the server's head, in nanoseconds since `started` and one; 0 for never.
     at_head: AtomicU64,
+    /// The same of a state that was loaded from the disk, and is shown.
+    restored_at: OnceLock<Instant>,
 }
 
 /// What the applier is given.
@@ -75,17 +80,23 @@ pub(crate) struct Applier {
     /// Transactions that are applied but not shown; with their changes if somebody followed from the first on.
     outbox: Vec<CommittedTransaction>,
     is_collecting: bool,
+    keeper: Option<Keeper>,
+    /// Loaded from the disk, and not shown before a server goes on from it.
+    restored: Option<Box<Saved<TableState>>>,
 }
 
 impl Shared {
     pub(crate) fn new(front: Arc<Front>, hub: Arc<Hub>, now: Box<dyn Fn() -> Instant + Send + Sync>) -> Shared {
-        Shared { front, hub, status: watch::Sender::default(), started: now(), now, at_head: AtomicU64::new(0) }
+        let (status, started, at_head) = (watch::Sender::default(), now(), AtomicU64::new(0));
+        Shared { front, hub, status, started, now, at_head, restored_at: OnceLock::new() }
     }
 
     /// When the replica was last known to be at the server's head.
     pub(crate) fn at_head(&self) -> Option<Instant> {
-        let nanos = self.at_head.load(Ordering::Acquire).checked_sub(1)?;
-        self.started.checked_add(Duration::from_nanos(nanos))
+        match self.at_head.load(Ordering::Acquire).checked_sub(1) {
+            Some(nanos) => self.started.checked_add(Duration::from_nanos(nanos)),
+            None => self.restored_at.get().copied(),
+        }
     }
 
     fn set_at_head(&self, since_start: Duration) {
@@ -106,12 +117,15 @@ impl Applier {
     pub(crate) fn new(
         shared: Arc<Shared>,
         indexes: Vec<IndexSpec>,
+        keeper: Option<Keeper>,
         inputs: mpsc::UnboundedReceiver<Input>,
         faults: mpsc::UnboundedSender<ReplicaError>,
     ) -> Applier {
         Applier {
             writer: Writer::new(shared.front.clone()),
             assembler: Assembler::new(indexes),
+            keeper,
+            restored: None,
             shared,
             inputs,
             faults,
@@ -129,6 +143,7 @@ impl Applier {
     /// Until the other end is dropped.
     pub(crate) fn run(mut self) {
         let _ended = Ended(self.shared.clone());
+        self.restore();
         while let Some(input) = self.inputs.blocking_recv() {
             self.take(input);
             for _ in 1..MESSAGES_PER_STATE {
@@ -140,7 +155,65 @@ impl Applier {
             if self.inputs.is_empty() {
                 self.writer.catch_up();
             }
+            self.save(Keeper::is_due);
         }
+        self.save(|keeper, position, _| keeper.lacks(position));
+        self.keeper.iter_mut().for_each(Keeper::finish);
+    }
+
+    fn restore(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let Some(saved) = keeper.load(self.assembler.indexes()) else { return };
+        let (rows, position, age) = (saved.table.len(), saved.position, keeper.age(&saved));
+        tracing::info!(rows, %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
+        match keeper.serves {
+            true => {
+                let loaded_at = (self.shared.now)();
+                if let Some(at) = age.and_then(|age| loaded_at.checked_sub(age)) {
+                    // It is set once: a replica loads once.
+                    let _ = self.shared.restored_at.set(at);
+                }
+                self.show_restored(saved);
+            }
+            false => self.restored = Some(Box::new(saved)),
+        }
+    }
+
+    /// Shows what was loaded from the disk; from here on it is gone on from like any other state.
+    fn show_restored(&mut self, saved: Saved<TableState>) {
+        let Saved { table, position, sequence, instance_id, source, .. } = saved;
+        let layout = Arc::new(Layout::new(table.schema().clone()));
+        self.resume = Resume { instance_id, sequence, position, source };
+        self.replace(Side { table: Some(table), layout, position, committed_at: None });
+    }
+
+    /// Puts another state altogether in the place of the one that readers see; returns that.
+    fn replace(&mut self, side: Side) -> Arc<Side> {
+        let old = self.writer.current().clone();
+        let (writer, position) = (&mut self.writer, side.position);
+        self.shared.hub.publish(|followed| {
+            let told =
+                followed.then(|| CommittedTransaction { position, committed_at: None, changes: between(&old, &side) });
+            writer.replace(side);
+            told.into_iter().collect()
+        });
+        old
+    }
+
+    /// Saves the state that readers see, if `when` says so.
+    fn save(&mut self, when: impl FnOnce(&Keeper, Lsn, Instant) -> bool) {
+        self.show();
+        let now = (self.shared.now)();
+        let is_whole = !self.starts_over && self.incoming.is_none() && self.writer.unpublished().is_none();
+        let Some(keeper) = self.keeper.as_mut().filter(|_| is_whole) else { return };
+        let front = self.writer.current();
+        let Some(table) = front.table.as_ref().filter(|_| when(keeper, front.position, now)) else { return };
+        let age = self.shared.at_head().map(|at| now.saturating_duration_since(at));
+        let Resume { instance_id, sequence, source, .. } = self.resume.clone();
+        let rows = Rows { schema: table.schema().clone(), rows: table.rows().cloned().collect() };
+        let (position, at_head) = (front.position, age.and_then(|age| keeper.ago(age)));
+        drop(front);
+        keeper.save(Saved { table: rows, position, sequence, instance_id, source, at_head }, now);
     }
 
     fn take(&mut self, input: Input) {
@@ -167,7 +240,16 @@ impl Applier {
     }
 
     fn answer(&self, answer: oneshot::Sender<Resume>) {
-        let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
+        let resume = match &self.restored {
+            _ if self.starts_over => Resume::default(),
+            None => self.resume.clone(),
+            Some(saved) => Resume {
+                instance_id: saved.instance_id.clone(),
+                sequence: saved.sequence,
+                position: saved.position,
+                source: saved.source.clone(),
+            },
+        };
         // Where nobody waits for the answer any more, the replica is being stopped.
         let _ = answer.send(resume);
     }
@@ -176,8 +258,9 @@ impl Applier {
         let event = {
             let current = self.writer.current();
             let latest = self.writer.unpublished().unwrap_or(&current);
-            let state = latest.table.as_ref().filter(|_| !self.starts_over);
-            let state = state.map(|table| (table.schema(), self.resume.position));
+            let shown = latest.table.as_ref().map(|table| (table.schema(), self.resume.position));
+            let restored = self.restored.as_ref().map(|saved| (saved.table.schema(), saved.position));
+            let state = restored.or(shown).filter(|_| !self.starts_over);
             self.assembler.feed(message, state)
         };
         match event {
@@ -204,6 +287,9 @@ impl Applier {
             status.error = None;
         });
         if self.assembler.is_live() {
+            if let Some(saved) = self.restored.take() {
+                self.show_restored(*saved);
+            }
             self.adopt(&handshake);
         } else if let Err(error) = self.goal(&handshake) {
             // Its snapshot need not even be taken.
@@ -257,14 +343,8 @@ impl Applier {
         let Incoming { side, sequence, .. } = *incoming;
         let Some(handshake) = self.opened.take() else { return };
         let position = side.position;
-        let old = self.writer.current().clone();
-        let writer = &mut self.writer;
-        self.shared.hub.publish(|followed| {
-            let told =
-                followed.then(|| CommittedTransaction { position, committed_at: None, changes: between(&old, &side) });
-            writer.replace(side);
-            told.into_iter().collect()
-        });
+        self.restored = None;
+        let old = self.replace(side);
         if old.table.is_some() {
             self.shared.status.send_modify(|status| status.resyncs += 1);
         }
@@ -390,6 +470,7 @@ impl Applier {
     /// What the replica has can no longer be gone on from.
     fn start_over(&mut self, error: ReplicaError) {
         self.starts_over = true;
+        self.restored = None;
         self.fault(error);
     }
 

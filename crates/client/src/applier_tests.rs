@@ -24,7 +24,7 @@ impl Rig {
         let clock = Box::new(move || started + *clock.lock().unwrap());
         let shared = Arc::new(Shared::new(Front::new(Side::empty(layout)), Hub::new(1), clock));
         let (inputs, waiting) = mpsc::unbounded_channel();
-        let applier = Applier::new(shared, vec![], waiting, mpsc::unbounded_channel().0);
+        let applier = Applier::new(shared, vec![], None, waiting, mpsc::unbounded_channel().0);
         let mut rig = Rig { applier, started, now, position: 1, _inputs: inputs };
         let empty = Schema::new(vec![], KeyColumns::new([]), Default::default());
         rig.receive(

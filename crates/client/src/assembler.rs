@@ -134,6 +134,11 @@ impl Assembler {
         Assembler { indexes, phase: Phase::New }
     }
 
+    /// What the rows shall be found by.
+    pub(crate) fn indexes(&self) -> &[IndexSpec] {
+        &self.indexes
+    }
+
     /// Forgets what was half received.
     pub(crate) fn reset(&mut self) {
         self.phase = Phase::New;

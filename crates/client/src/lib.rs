@@ -9,6 +9,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let replica = Replica::builder("http://laredo-server:4002", TableName::new("public", "config_document"))
 //!     .client_id("myapp-instance-abc123")
+//!     .local_snapshot_path("/var/lib/myapp/laredo-cache")
 //!     .lookup(["instance_id", "key"])
 //!     .index("by_instance", ["instance_id"], Unique::No)
 //!     .filter(Predicate::prefix("key", "rulesets/"))
@@ -43,6 +44,7 @@
 //!     }
 //! }
 //!
+//! // Saves the local snapshot, from which the next start goes on.
 //! replica.stop().await;
 //! # Ok(())
 //! # }
@@ -57,8 +59,10 @@ mod assembler;
 mod changes;
 mod holders;
 mod incoming;
+mod keeper;
 mod key;
 mod layout;
+mod local_snapshot;
 mod predicate;
 mod publish;
 mod replica;

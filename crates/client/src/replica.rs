@@ -3,8 +3,9 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::Location;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use laredo_core::{IndexSpec, KeyColumns, Schema, TableName};
 use tokio::sync::{mpsc, watch};
@@ -13,12 +14,14 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::applier::{Applier, Shared};
 use crate::changes::{Hub, ListenerHandle, Transactions};
+use crate::keeper::{Keeper, WallClock};
 use crate::key::KeyValues;
 use crate::layout::Layout;
+use crate::local_snapshot::LocalSnapshot;
 use crate::predicate::Predicate;
 use crate::publish::{Front, Side};
 use crate::row::{Row, RowRef};
-use crate::session::{Options, Session, deepest};
+use crate::session::{self, Options, Session, deepest};
 use crate::status::{NotReady, Status};
 use crate::view::View;
 
@@ -36,6 +39,7 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const PENDING_BYTES_MAX: u32 = 64 << 20;
 const PENDING_CHANGES_MAX: usize = 1 << 20;
+const LOCAL_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A live copy of a table. Clones are the same replica; it stops when the last one is dropped.
 #[derive(Clone)]
@@ -63,6 +67,10 @@ pub struct ReplicaBuilder {
     pending_bytes_max: u32,
     pending_changes_max: usize,
     now: Box<dyn Fn() -> Instant + Send + Sync>,
+    local_snapshot: Option<PathBuf>,
+    local_snapshot_interval: Duration,
+    serves_local_snapshot: bool,
+    wall: WallClock,
     seed: Option<u64>,
 }
 
@@ -98,6 +106,7 @@ pub enum StartError {
 }
 
 impl Replica {
+    #[expect(clippy::disallowed_methods, reason = "the library's edge: here the clocks are handed in")]
     /// A replica of a table that this server (`http://HOST:PORT`, or `https://` for TLS) has.
     pub fn builder(server: impl Into<String>, table: TableName) -> ReplicaBuilder {
         ReplicaBuilder {
@@ -112,6 +121,10 @@ impl Replica {
             pending_bytes_max: PENDING_BYTES_MAX,
             pending_changes_max: PENDING_CHANGES_MAX,
             now: Box::new(Instant::now),
+            local_snapshot: None,
+            local_snapshot_interval: LOCAL_SNAPSHOT_INTERVAL,
+            serves_local_snapshot: false,
+            wall: Box::new(SystemTime::now),
             seed: None,
         }
     }
@@ -195,7 +208,7 @@ impl Replica {
         self.inner.shared.status.subscribe()
     }
 
-    /// Ends the stream, for all clones. They go on serving what they have.
+    /// Ends the stream, for all clones, and saves the local snapshot if there is to be one. They go on serving what they have.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.shared.front.close();
@@ -288,6 +301,28 @@ impl ReplicaBuilder {
         self
     }
 
+    /// The file that keeps the state while the process is down: it is written when the replica is stopped, and from time to time. The
+    /// next start goes on from there, on whichever server answers, and need not load the table. No two replicas may share one.
+    ///
+    /// A file that is damaged, or was written for another table or other filters, is set aside (`.unusable`) with a warning.
+    pub fn local_snapshot_path(mut self, path: impl Into<PathBuf>) -> ReplicaBuilder {
+        self.local_snapshot = Some(path.into());
+        self
+    }
+
+    /// How often the local snapshot is written while the replica runs (5 minutes unless set).
+    pub fn local_snapshot_interval(mut self, interval: Duration) -> ReplicaBuilder {
+        self.local_snapshot_interval = interval;
+        self
+    }
+
+    /// Shows what the local snapshot holds at once, before any server has answered: [`View::age`] tells how old it is. The replica is
+    /// ready only when it has gone on from there. Without this nothing is shown before a server goes on from it.
+    pub fn serve_local_snapshot(mut self) -> ReplicaBuilder {
+        self.serves_local_snapshot = true;
+        self
+    }
+
     /// Makes the waits between attempts to connect repeatable.
     pub fn seed(mut self, seed: u64) -> ReplicaBuilder {
         self.seed = Some(seed);
@@ -311,13 +346,20 @@ impl ReplicaBuilder {
         let shared = Arc::new(Shared::new(front, Hub::new(self.pending_changes_max), self.now));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (faults, faulty) = mpsc::unbounded_channel();
-        let applier = Applier::new(shared.clone(), self.indexes, waiting, faults);
+        let filters: Vec<_> = self.filters.into_iter().map(Predicate::into_wire).collect();
+        let keeper = self.local_snapshot.map(|path| {
+            let request = session::request(&self.table, &filters);
+            let file = LocalSnapshot::new(path, request);
+            let now = (shared.now)();
+            Keeper::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
+        });
+        let applier = Applier::new(shared.clone(), self.indexes, keeper, waiting, faults);
         let options = Options {
             server: self.server,
             endpoint,
             table: self.table,
             client_id: self.client_id,
-            filters: self.filters.into_iter().map(Predicate::into_wire).collect(),
+            filters,
             message_bytes_max: self.message_bytes_max,
             pending_bytes_max: self.pending_bytes_max,
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),

@@ -265,17 +265,24 @@ impl Dialer {
             position => position.to_string(),
         };
         SyncRequest {
-            schema: self.options.table.schema.clone(),
-            table: self.options.table.table.clone(),
             last_known_sequence: sequence,
-            last_snapshot_id: String::new(),
             client_id: self.options.client_id.clone(),
             last_known_source_position: position,
-            filters: self.options.filters.clone(),
-            accept: vec![RowEncoding::PostgresBinary.into()],
             instance_id,
             source: resume.source,
+            ..request(&self.options.table, &self.options.filters)
         }
+    }
+}
+
+/// Asks for all rows that pass the filters.
+pub(crate) fn request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequest {
+    SyncRequest {
+        schema: table.schema.clone(),
+        table: table.table.clone(),
+        filters: filters.to_vec(),
+        accept: vec![RowEncoding::PostgresBinary.into()],
+        ..SyncRequest::default()
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use laredo_client::{Replica, SyncMode};
 use laredo_testkit::Proxy;
-use laredo_testkit::workload::{Workload, WorkloadOptions};
+use laredo_testkit::oracle::{flushed, rows_at_rest};
+use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
 use laredo_testkit::{eventually, is_full};
 
+use crate::support::compare::view_differences;
 use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
 use crate::support::server::PATIENCE;
 
@@ -58,6 +61,42 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
             assert_eq!(pair.simple.state().snapshots, 1, "{}", pair.table);
         }
         workload.resume(paused);
+    }
+    workload.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_again_goes_on_from_its_local_snapshot_on_another_server() {
+    let rounds = if is_full() { 10 } else { 2 };
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
+    let workload = Workload::start(&cluster.url("postgres"), 12, options);
+    more(&workload, 100).await;
+    let config = serve_all(cluster.url("postgres"));
+    let servers = [config.clone().slot("laredo_here").start().await, config.slot("laredo_there").start().await];
+    let folder = tempfile::tempdir().unwrap();
+    let start = |table: usize, server: usize| {
+        let builder = Replica::builder(servers[server].url(), TABLES[table].name());
+        builder.local_snapshot_path(folder.path().join(table.to_string())).start().unwrap()
+    };
+    for round in 0..=rounds {
+        let replicas: Vec<Replica> = (0..TABLES.len()).map(|table| start(table, round % 2)).collect();
+        for replica in &replicas {
+            replica.ready(PATIENCE).await.unwrap();
+            let mode = if round == 0 { SyncMode::FullSnapshot } else { SyncMode::Delta };
+            assert_eq!(replica.status().mode, Some(mode), "round {round}: {:?}", replica.status());
+        }
+        let paused = workload.pause().await;
+        let position = flushed(&sql).await.unwrap();
+        for (table, replica) in TABLES.iter().zip(&replicas) {
+            eventually(PATIENCE, async || replica.view().position() >= position).await.unwrap();
+            let rows = rows_at_rest(&sql, &table.name(), table.key, "true").await.unwrap();
+            assert_eq!(view_differences(&replica.view(), &rows, table.key), "", "round {round}: {}", table.name());
+            replica.stop().await;
+        }
+        workload.resume(paused);
+        more(&workload, 50).await;
     }
     workload.stop().await.unwrap();
 }

@@ -1,0 +1,87 @@
+//! When the state is saved: from time to time, beside everything else, and at the end.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use laredo_core::{IndexSpec, Lsn, TableState};
+
+use crate::local_snapshot::{LocalSnapshot, Rows, Saved};
+
+/// Tells the time of day.
+pub(crate) type WallClock = Box<dyn Fn() -> SystemTime + Send>;
+
+/// Keeps the local snapshot.
+pub(crate) struct Keeper {
+    file: Arc<LocalSnapshot>,
+    interval: Duration,
+    /// Whether what was saved is shown before a server has confirmed it.
+    pub(crate) serves: bool,
+    wall: WallClock,
+    /// What the file has, or is about to have.
+    position: Lsn,
+    saved_at: Instant,
+    saving: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(file: LocalSnapshot, interval: Duration, serves: bool, wall: WallClock, now: Instant) -> Keeper {
+        Keeper { file: Arc::new(file), interval, serves, wall, position: Lsn::ZERO, saved_at: now, saving: None }
+    }
+
+    /// What was saved last.
+    pub(crate) fn load(&mut self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
+        let saved = self.file.load(indexes)?;
+        self.position = saved.position;
+        Some(saved)
+    }
+
+    /// How long ago it was all that the server had; nothing where that is not known.
+    pub(crate) fn age(&self, saved: &Saved<TableState>) -> Option<Duration> {
+        // A clock that was set back makes nothing younger than now.
+        saved.at_head.map(|at| (self.wall)().duration_since(at).unwrap_or_default())
+    }
+
+    /// The time of day `age` ago.
+    pub(crate) fn ago(&self, age: Duration) -> Option<SystemTime> {
+        (self.wall)().checked_sub(age)
+    }
+
+    /// Whether a state at this position is to be saved by now.
+    pub(crate) fn is_due(&self, position: Lsn, now: Instant) -> bool {
+        let is_idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
+        is_idle && position > self.position && now.saturating_duration_since(self.saved_at) >= self.interval
+    }
+
+    /// Whether the file lacks a state at this position.
+    pub(crate) fn lacks(&self, position: Lsn) -> bool {
+        position > self.position
+    }
+
+    /// Saves on a thread of its own: it takes as long as the disk does.
+    pub(crate) fn save(&mut self, state: Saved<Rows>, now: Instant) {
+        (self.position, self.saved_at) = (state.position, now);
+        self.finish();
+        let file = self.file.clone();
+        let saving =
+            std::thread::Builder::new().name("laredo-save".to_owned()).spawn(move || match file.save(&state) {
+                Ok(()) => {
+                    tracing::debug!(position = %state.position, rows = state.table.rows.len(), "local snapshot saved")
+                }
+                Err(error) => tracing::error!(%error, ?file, "the local snapshot cannot be saved; an older one stays"),
+            });
+        match saving {
+            Ok(saving) => self.saving = Some(saving),
+            Err(error) => tracing::error!(%error, "no thread to save the local snapshot; an older one stays"),
+        }
+    }
+
+    /// Waits until what is being saved is on the disk.
+    pub(crate) fn finish(&mut self) {
+        if let Some(saving) = self.saving.take()
+            && saving.join().is_err()
+        {
+            tracing::error!("saving the local snapshot failed; an older one stays");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The state on disk, so that a restarted process need not load it again.
+//!
+//! The file is a stream as a server would send it: after eight bytes of magic and a version, the request that it answers, then the
+//! handshake, the snapshot and a heartbeat, each with the five-byte prefix of gRPC; at the end a CRC-32 of everything before. So
+//! the code that reads streams reads this, too.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use laredo_core::{IndexSpec, Lsn, Sequence, TableState, Tuple};
+use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::replication::sync_response::Message as Said;
+use laredo_proto::replication::{
+    Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SourceIdentity, SyncHandshake, SyncMode, SyncRequest,
+    SyncResponse,
+};
+use laredo_proto::{frame, schema};
+use prost::Message;
+
+use crate::assembler::{Assembler, Event};
+
+const MAGIC: &[u8; 8] = b"LAREDOLS";
+/// Of the format; another one is not read.
+const VERSION: u32 = 1;
+const CRC_BYTES: u64 = 4;
+
+/// Where it is, and what has to be in it.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalSnapshot {
+    path: PathBuf,
+    /// Only a state that answers this is of use: the table, and the filters.
+    request: SyncRequest,
+}
+
+/// A state that can be gone on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved<T> {
+    pub(crate) table: T,
+    pub(crate) position: Lsn,
+    /// Of the newest entry, in the journal that `instance_id` names.
+    pub(crate) sequence: Option<Sequence>,
+    pub(crate) instance_id: String,
+    pub(crate) source: Option<SourceIdentity>,
+    /// When it was known to be all that the server had.
+    pub(crate) at_head: Option<SystemTime>,
+}
+
+/// Rows that stand still while others go on.
+pub(crate) struct Rows {
+    pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
+    pub(crate) rows: Vec<Tuple>,
+}
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// Somebody else's, or of another time.
+    #[error("it is not a snapshot of this replica: {0}")]
+    Foreign(&'static str),
+    /// It cannot be trusted.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl LocalSnapshot {
+    pub(crate) fn new(path: PathBuf, request: SyncRequest) -> LocalSnapshot {
+        LocalSnapshot { path, request }
+    }
+
+    /// What was saved; nothing where there is no file, or one that is of no use: that is set aside and told.
+    pub(crate) fn load(&self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
+        let path = self.path.display();
+        let error = match self.read(indexes) {
+            Ok(saved) => return Some(saved),
+            Err(LoadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => error,
+        };
+        let aside = beside(&self.path, "unusable");
+        match std::fs::rename(&self.path, &aside) {
+            Ok(()) => {
+                tracing::warn!(%path, %error, aside = %aside.display(), "the local snapshot is not used, and set aside")
+            }
+            Err(rename) => {
+                tracing::warn!(%path, %error, %rename, "the local snapshot is not used, and cannot be set aside")
+            }
+        }
+        None
+    }
+
+    fn read(&self, indexes: &[IndexSpec]) -> Result<Saved<TableState>, LoadError> {
+        let file = File::open(&self.path)?;
+        let left = file.metadata()?.len().checked_sub(CRC_BYTES).ok_or(LoadError::Foreign("it is too short"))?;
+        let mut reader = Frames { file: BufReader::with_capacity(1 << 20, file), left, crc: crc32fast::Hasher::new() };
+        let mut magic = [0; 12];
+        reader.exactly(&mut magic)?;
+        if !magic.starts_with(MAGIC) {
+            return Err(LoadError::Foreign("it does not begin like one"));
+        }
+        if !magic.ends_with(&VERSION.to_be_bytes()) {
+            return Err(LoadError::Foreign("it has the format of another version"));
+        }
+        if reader.next::<SyncRequest>()?.as_ref() != Some(&self.request) {
+            return Err(LoadError::Foreign("it is of another table, or of other filters"));
+        }
+        let damaged = |problem: &str| LoadError::Damaged(problem.to_owned());
+        let mut assembler = Assembler::new(indexes.to_vec());
+        let (mut opened, mut loaded, mut at_head) = (None, None, None);
+        while let Some(response) = reader.next::<SyncResponse>()? {
+            match assembler.feed(response, None) {
+                Ok(Event::Opened(handshake)) => opened = Some(handshake),
+                Ok(Event::Snapshot { table, position, sequence }) => loaded = Some((*table, position, sequence)),
+                Ok(Event::Heartbeat { server_time, .. }) => at_head = server_time.and_then(|time| time.try_into().ok()),
+                Ok(Event::Nothing) => {}
+                Ok(Event::Transaction { .. } | Event::Repeated { .. }) => {
+                    return Err(damaged("it has more than a snapshot"));
+                }
+                Err(error) => return Err(LoadError::Damaged(format!("{error:?}"))),
+            }
+        }
+        reader.check()?;
+        let (Some(handshake), Some((table, position, sequence))) = (opened, loaded) else {
+            return Err(damaged("it ends before the snapshot does"));
+        };
+        let sequence = (sequence != Sequence::default()).then_some(sequence);
+        let SyncHandshake { instance_id, source, .. } = *handshake;
+        Ok(Saved { table, position, sequence, instance_id, source, at_head })
+    }
+
+    /// Writes it beside the old one and then in its place, so that there is always a whole one.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one stays then.
+    pub(crate) fn save(&self, saved: &Saved<Rows>) -> io::Result<()> {
+        // Another process that shares the path by mistake must not write into the same file.
+        let new = beside(&self.path, &format!("{}.new", std::process::id()));
+        let written = self.write(&new, saved).and_then(|()| std::fs::rename(&new, &self.path));
+        if written.is_err() {
+            // What is left of it is of no use; that it cannot be removed is not worse than what is told already.
+            let _ = std::fs::remove_file(&new);
+            return written;
+        }
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
+
+    fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
+        let Saved { table: Rows { schema: of, rows }, position, sequence, instance_id, source, at_head } = saved;
+        let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_be_bytes());
+        frame::encode(&self.request, &mut bytes);
+        let sequence = sequence.unwrap_or_default().to_wire();
+        say(
+            &mut bytes,
+            Said::Handshake(SyncHandshake {
+                mode: SyncMode::FullSnapshot.into(),
+                encoding: Some(Encoding {
+                    format: RowEncoding::PostgresBinary.into(),
+                    schema: Some(schema::to_wire(of)),
+                }),
+                instance_id: instance_id.clone(),
+                source: source.clone(),
+                ..SyncHandshake::default()
+            }),
+        );
+        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let (source_position, snapshot_id) = (position.to_string(), String::new());
+        say(
+            &mut bytes,
+            Said::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
+        );
+        let mut batch = BatchBuilder::default();
+        for row in rows {
+            batch.push(Action::Insert, row.as_ref());
+            if batch.is_full() {
+                batch.finish(&BatchHeader::default(), &mut bytes);
+                out.write(&mut bytes)?;
+            }
+        }
+        if !batch.is_empty() {
+            batch.finish(&BatchHeader::default(), &mut bytes);
+        }
+        let source_position = position.to_string();
+        say(&mut bytes, Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position }));
+        let server_time = at_head.map(Into::into);
+        say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
+        out.write(&mut bytes)?;
+        out.end()
+    }
+}
+
+fn say(bytes: &mut Vec<u8>, said: Said) {
+    frame::encode(&SyncResponse { message: Some(said) }, bytes);
+}
+
+/// `path.suffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+struct Summed {
+    file: File,
+    crc: crc32fast::Hasher,
+}
+
+impl Summed {
+    fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.crc.update(bytes);
+        self.file.write_all(bytes)?;
+        bytes.clear();
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.file.write_all(&self.crc.finalize().to_be_bytes())?;
+        self.file.sync_all()
+    }
+}
+
+struct Frames {
+    file: BufReader<File>,
+    /// Bytes before the checksum.
+    left: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Frames {
+    fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), LoadError> {
+        let cut = || LoadError::Damaged("it ends in the middle".to_owned());
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(cut)?;
+        self.file.read_exact(bytes)?;
+        self.crc.update(bytes);
+        Ok(())
+    }
+
+    fn next<M: Message + Default>(&mut self) -> Result<Option<M>, LoadError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let mut prefix = [0; frame::PREFIX_LENGTH];
+        self.exactly(&mut prefix)?;
+        let length = frame::length(&prefix).unwrap_or_default();
+        if length as u64 > self.left {
+            return Err(LoadError::Damaged("it ends in the middle".to_owned()));
+        }
+        let mut message = vec![0; length];
+        self.exactly(&mut message)?;
+        // The batch's entries share this memory.
+        M::decode(bytes::Bytes::from(message)).map(Some).map_err(|error| LoadError::Damaged(error.to_string()))
+    }
+
+    fn check(mut self) -> Result<(), LoadError> {
+        let mut crc = [0; CRC_BYTES as usize];
+        self.file.read_exact(&mut crc)?;
+        match u32::from_be_bytes(crc) == self.crc.finalize() {
+            true => Ok(()),
+            false => Err(LoadError::Damaged("its checksum is wrong".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "local_snapshot_tests.rs"]
+mod tests;
