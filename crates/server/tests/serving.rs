@@ -119,6 +119,7 @@ async fn status_and_metrics_tell_who_is_there() {
     assert_eq!((status.journal_entry_count, status.connected_clients), (2, 1));
     assert_eq!((status.clients[0].client_id.as_str(), status.clients[0].behind_count), ("test", 0));
     assert_eq!(status.latest_snapshot.unwrap().row_count, 10);
+    assert_eq!((status.full_snapshots, status.deltas), ([("fresh client".to_owned(), 1)].into(), 0));
     let labels = "{table=\"public.t0\"}";
     for (name, value) in
         [("laredo_clients", 1.0), ("laredo_journal_entries", 2.0), ("laredo_encoded_entries_total", 2.0)]

@@ -1,5 +1,6 @@
 //! `laredo fanout status` and `laredo fanout clients`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use laredo_core::TableName;
@@ -55,6 +56,8 @@ fn status_text(name: &TableName, answer: &GetReplicationStatusResponse) -> Strin
             format!("{id}: {rows} rows, {size}, at {at}{taken}")
         },
     );
+    let mut streams = vec![format!("{} went on", grouped(unsigned(answer.deltas)))];
+    streams.extend(reasons(answer).map(|(reason, count)| format!("{} snapshots ({reason})", grouped(unsigned(count)))));
     let oldest = answer.journal_oldest_sequence;
     let entries = grouped(unsigned(answer.journal_entry_count));
     pairs(
@@ -65,10 +68,17 @@ fn status_text(name: &TableName, answer: &GetReplicationStatusResponse) -> Strin
             ("journal", format!("{entries} entries, from sequence {oldest}")),
             ("clients", grouped(unsigned(answer.connected_clients.into()))),
             ("newest snapshot", snapshot),
+            ("streams so far", streams.join(", ")),
         ]
         .map(|(name, value)| [name.to_owned(), value])
         .into(),
     )
+}
+
+/// Full snapshots, by the reason, in its order.
+fn reasons(answer: &GetReplicationStatusResponse) -> impl Iterator<Item = (&str, i64)> {
+    let sorted: BTreeMap<_, _> = answer.full_snapshots.iter().collect();
+    sorted.into_iter().map(|(reason, count)| (reason.as_str(), *count))
 }
 
 fn status_json(name: &TableName, answer: &GetReplicationStatusResponse) -> Value {
@@ -91,6 +101,8 @@ fn status_json(name: &TableName, answer: &GetReplicationStatusResponse) -> Value
         "row_count": answer.row_count,
         "connected_clients": answer.connected_clients,
         "latest_snapshot": snapshot,
+        "full_snapshots": reasons(answer).collect::<BTreeMap<_, _>>(),
+        "deltas": answer.deltas,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The methods that answer once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use laredo_core::CommitTime;
 use laredo_engine::journal::{Journal, ReaderInfo, ReaderState};
@@ -89,6 +90,9 @@ fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationS
         }
     };
     let clients: Vec<ConnectedClient> = journal.readers().into_iter().map(client).collect();
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let full_snapshots = table.counters.snapshots.lock();
+    let full_snapshots = full_snapshots.iter();
     GetReplicationStatusResponse {
         current_sequence: head.to_wire(),
         journal_oldest_sequence: info.oldest_sequence.to_wire(),
@@ -97,6 +101,8 @@ fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationS
         connected_clients: i32::try_from(clients.len()).unwrap_or(i32::MAX),
         clients,
         latest_snapshot: Some(latest_snapshot(journal)),
+        full_snapshots: full_snapshots.map(|(reason, count)| ((*reason).to_owned(), number(*count))).collect(),
+        deltas: number(table.counters.deltas.load(Ordering::Relaxed)),
     }
 }
 
