@@ -9,12 +9,14 @@ use laredo_proto::batch::Action;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::base::BaseError;
-use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
+use crate::base::{BaseError, Bases};
+use crate::durable::Durable;
+use crate::journal::{Beginning, InstanceId, Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
-use crate::source::{CopyEvent, SourceError, TableRequest};
+use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{TablePhase, TableStatus};
+use crate::store::{self, Appender, Begun, Definition, Restored, Store, StoreError, StoreStatus};
 
 mod apply;
 mod copy;
@@ -47,6 +49,8 @@ pub struct TableOptions {
     pub first_sequence: Sequence,
     /// The folder for temporary files.
     pub folder: PathBuf,
+    /// The folder in which its journal is kept for the next start, and nothing else; `None` to keep it in memory and temporary files.
+    pub store: Option<PathBuf>,
 }
 
 /// Tells the time of day.
@@ -68,6 +72,9 @@ pub(crate) struct Table {
     owes_copy: Option<String>,
     status: Arc<Mutex<TableStatus>>,
     journal: watch::Sender<Option<Journal>>,
+    bases: Bases,
+    /// What a new journal in the store is said to be of.
+    identity: Option<SourceIdentity>,
 }
 
 struct ClockHandle(Clock);
@@ -90,8 +97,18 @@ struct Live {
     state: TableState,
     pipeline: Pipeline,
     writer: JournalWriter,
-    /// The state no longer shows what readers have; only a reset mends that.
-    diverged: bool,
+    known: Known,
+}
+
+/// What the rows of a state are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// The source's, and readers have what the pipeline makes of them.
+    Source,
+    /// Those that readers have: what a journal has kept behind filters and transforms. Only a copy has the others.
+    Readers,
+    /// Neither: only a reset mends that.
+    Nothing,
 }
 
 /// What a table wants done, after an event.
@@ -124,6 +141,8 @@ pub(crate) enum TableError {
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("copying the table: {0}")]
     Copy(#[from] SourceError),
     #[error("{0}")]
@@ -136,9 +155,13 @@ impl Table {
         clock: Clock,
         status: Arc<Mutex<TableStatus>>,
         journal: watch::Sender<Option<Journal>>,
+        store: Option<(Arc<Store>, SourceIdentity)>,
     ) -> Table {
         let phase = Phase::Copying(Box::new(Copying::new(None)));
         let clock = ClockHandle(clock);
+        let (store, identity) = store.unzip();
+        let store = store.map(|store| (store, options.instance.clone()));
+        let bases = Bases { folder: options.folder.clone(), store };
         Table {
             options,
             clock,
@@ -149,7 +172,57 @@ impl Table {
             owes_copy: None,
             status,
             journal,
+            bases,
+            identity,
         }
+    }
+
+    /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once.
+    pub(crate) fn restore(&mut self, restored: Restored, reason: Option<String>) -> Result<(), TableError> {
+        let Restored { beginning, appender, rows, definition } = restored;
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, beginning.instance.clone()));
+        let is_whole = definition.is_whole && self.options.pipeline.is_plain();
+        // Only the source has what filters and transforms leave out.
+        let filtered = || Some("what is kept are the rows that filters and transforms leave".to_owned());
+        let reason = reason.or_else(|| if is_whole { None } else { filtered() });
+        let pipeline = Pipeline::bind(&PipelineOptions::default(), rows.schema())?;
+        let head = beginning.head;
+        let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
+        tracing::info!(
+            table = %self.name(), rows = rows.len(), position = %head.position, sequence = %head.sequence,
+            "the journal goes on where it ended"
+        );
+        let known = if is_whole { Known::Source } else { Known::Readers };
+        self.live = Some(Live { state: rows, pipeline, writer, known });
+        self.current_at = head.committed_at;
+        self.journal.send_replace(Some(journal));
+        match reason {
+            Some(reason) => drop(self.copy_again(&reason)?),
+            None => {
+                self.phase = Phase::Live;
+                self.status.lock().phase = TablePhase::Live;
+            }
+        }
+        self.report();
+        Ok(())
+    }
+
+    /// Where its bases go.
+    pub(crate) fn bases(&self) -> &Bases {
+        &self.bases
+    }
+
+    /// How far its store is, if it has one.
+    pub(crate) fn store_status(&self) -> Option<watch::Receiver<StoreStatus>> {
+        self.bases.store.as_ref().map(|(store, _)| store.status())
+    }
+
+    fn store_failure(&self) -> Option<String> {
+        self.store_status().and_then(|status| status.borrow().failed.clone())
+    }
+
+    fn definition(&self, source: &str) -> Definition {
+        Definition { is_whole: self.options.pipeline.is_plain(), source: source.to_owned() }
     }
 
     pub(crate) fn name(&self) -> &TableName {
@@ -248,6 +321,7 @@ impl Table {
     /// The table cannot be followed any more. Readers keep what they have.
     pub(crate) fn fail(&mut self, error: &TableError) {
         let error = error.to_string();
+        let is_unkept = self.store_failure().is_some();
         tracing::error!(table = %self.name(), %error, "table stopped");
         if let Phase::Copying(copying) = &mut self.phase {
             copying.abandon(&mut self.recent);
@@ -256,6 +330,8 @@ impl Table {
         let mut status = self.status.lock();
         status.phase = TablePhase::Failed { error };
         status.copy = None;
+        // What the store lost only the source has: it must not forget it, and a restart needs no copy then.
+        status.releasable = status.releasable.filter(|_| is_unkept);
     }
 
     /// Part of a copy has arrived.
@@ -264,7 +340,7 @@ impl Table {
             return Ok(Wants::Nothing);
         };
         let known = self.live.as_ref().map(|live| (&live.state, &live.pipeline));
-        let received = copying.receive(event, &self.options, known, (self.clock.0)(), &mut self.recent);
+        let received = copying.receive(event, (&self.options, &self.bases), known, (self.clock.0)(), &mut self.recent);
         copying.log_progress(&self.options.request.name);
         self.after_copying(received)
     }
@@ -282,6 +358,9 @@ impl Table {
 
     /// What kept the table from being followed may be mended: a copy tells.
     fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
+        if self.store_failure().is_some() {
+            return Ok(Wants::Nothing);
+        }
         if self.live.is_some() {
             return self.copy_again(reason);
         }
@@ -331,7 +410,7 @@ impl Table {
             }
             Err(error) => {
                 live.writer.abort();
-                live.diverged = true;
+                live.known = Known::Nothing;
                 match error {
                     ApplyError::Io(error) => Err(error.into()),
                     ApplyError::Diverged(_) | ApplyError::Incomplete => {
@@ -366,9 +445,13 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
+        let definition = self.definition(&done.definition);
         match &mut self.live {
-            None => self.live = Some(self.begin_journal(done)?),
-            Some(live) => diff::publish(live, done)?,
+            None => self.live = Some(self.begin_journal(done, definition)?),
+            Some(live) => {
+                diff::publish(live, done)?;
+                live.writer.define(definition);
+            }
         }
         self.phase = Phase::Live;
         self.current_at = (self.clock.0)();
@@ -379,12 +462,22 @@ impl Table {
         }
     }
 
-    fn begin_journal(&mut self, done: copy::Done) -> Result<Live, TableError> {
-        let (base, state, pipeline) = done.into_base(self.options.first_sequence, &self.options.folder)?;
-        let options = self.options.journal.clone();
-        let (journal, writer) = Journal::new(self.options.instance.clone(), options, Arc::new(base));
+    fn begin_journal(&mut self, done: copy::Done, definition: Definition) -> Result<Live, TableError> {
+        let (instance, first) = (self.options.instance.clone(), self.options.first_sequence);
+        // Before the base has a name: a folder that has one is said to be somebody's.
+        if let (Some((store, _)), Some(identity)) = (&self.bases.store, &self.identity) {
+            store::claim(store, &instance, (self.name(), identity))?;
+        }
+        let (base, state, pipeline) = done.into_base(first, &self.bases, definition.clone())?;
+        let beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
+        let begin = |store: &Arc<Store>| {
+            let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
+            Appender::begin(store.clone(), [].into(), Begun { instance, head, taken, schema, definition })
+        };
+        let appender = self.bases.store.as_ref().map(|(store, _)| begin(store)).transpose()?;
+        let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), appender);
         self.journal.send_replace(Some(journal));
-        Ok(Live { state, pipeline, writer, diverged: false })
+        Ok(Live { state, pipeline, writer, known: Known::Source })
     }
 
     fn report_copied(&mut self) {
@@ -407,6 +500,12 @@ impl Table {
             status.position = committed.position;
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
+            if !matches!(self.phase, Phase::Failed) {
+                status.releasable = Some(match live.writer.journal().store_status() {
+                    Some(store) => store.durable,
+                    None => Durable::not_kept(committed.position),
+                });
+            }
         }
         let (copy, held) = match &self.phase {
             Phase::Copying(copying) => (copying.progress(), copying.held_bytes()),

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use laredo_core::Lsn;
 use laredo_engine::source::{
-    Admission, CopyEvent, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::catalog::{self, Definition, Facts, Published};
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
+use crate::resume::{self, Left};
 use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
 use crate::{copy, identity, validate, watch as definitions};
@@ -39,6 +40,8 @@ pub struct PostgresOptions {
 pub struct PostgresSource {
     options: PostgresOptions,
     tables: OnceLock<Vec<Followed>>,
+    /// Where the stream goes on from an earlier run.
+    from: Mutex<Option<Lsn>>,
     signals: Signals,
 }
 
@@ -74,7 +77,7 @@ impl PostgresSource {
     /// A source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
-        PostgresSource { options, tables: OnceLock::new(), signals: Signals::new() }
+        PostgresSource { options, tables: OnceLock::new(), from: Mutex::default(), signals: Signals::new() }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -112,6 +115,25 @@ impl Source for PostgresSource {
         }
     }
 
+    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Option<String>>, SourceError> {
+        let tables = self.tables()?;
+        let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        let left = resume::compare(&mut connection, &self.options, &requests, known).await?;
+        let mut from = None;
+        let reasons = tables.iter().zip(left).map(|(table, left)| match left? {
+            Left::Changed(reason) => Some(reason),
+            Left::Same(position, definition) => {
+                table.progress.lock().copied = Some(Arc::new(*definition));
+                from = Some(from.map_or(position, |from: Lsn| from.min(position)));
+                None
+            }
+        });
+        let reasons = reasons.collect();
+        *self.from.lock() = from;
+        Ok(reasons)
+    }
+
     async fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
@@ -126,6 +148,7 @@ impl Source for PostgresSource {
             reconnect: self.options.reconnect.clone(),
             spool: self.options.spool.clone(),
             seed: self.options.seed,
+            from: *self.from.lock(),
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,

@@ -11,5 +11,6 @@ mod copies;
 mod equality;
 mod faults;
 mod interleaving;
+mod restarts;
 mod schema_changes;
 mod startup;
