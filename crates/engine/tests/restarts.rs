@@ -240,3 +240,36 @@ async fn memory_and_disk_are_bounded() {
     assert_eq!(again.copies(0), 0);
     again.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_is_never_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(2);
+    let running = start(&database, vec![kept("t0", folder.path()), sim_table("t1")]).await;
+    let end = commit(&database, 0, 0, "kept");
+    running.reached(0, end).await;
+    running.journal(1).await;
+    // Its file can still be written, but no other one can be begun.
+    std::fs::remove_dir_all(folder.path().join("t0")).unwrap();
+    let body = "b".repeat(1 << 20);
+    let table = &running.handle.tables()[0];
+    tokio::time::timeout(Duration::from_secs(60), async {
+        for id in 1.. {
+            if matches!(table.status().phase, TablePhase::Failed { .. }) {
+                break;
+            }
+            commit(&database, 0, id, &body);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the table stops");
+    let TablePhase::Failed { error } = table.status().phase else { panic!("it has failed") };
+    assert!(error.contains("t0") && error.contains("No such file"), "{error}");
+    let durable = table.status().releasable.expect("it holds back what is not kept").position();
+    // Its neighbour goes on, and what is not on disk is not forgotten for its sake.
+    let end = commit(&database, 1, 1, "beside it");
+    running.reached(1, end).await;
+    assert!(database.acknowledged() <= durable && durable < end, "{} {durable} {end}", database.acknowledged());
+    running.end().await;
+}

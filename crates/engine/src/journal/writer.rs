@@ -338,6 +338,11 @@ impl JournalWriter {
 
 impl JournalWriter {
     #[cfg(test)]
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    #[cfg(test)]
     pub(crate) fn store(&self) -> &Arc<crate::store::Store> {
         self.appender.as_ref().expect("a journal with a store").store()
     }

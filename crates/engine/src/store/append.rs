@@ -46,6 +46,8 @@ pub(crate) struct JournalFile {
     /// The last entry before it.
     pub(super) before: Sequence,
     pub(super) bytes: u64,
+    /// Whether it has anything that the header of a later one does not say.
+    pub(super) is_needed: bool,
 }
 
 /// Where appending begins, and later how far it is.
@@ -65,7 +67,6 @@ impl Appender {
     pub(crate) fn begin(store: Arc<Store>, files: VecDeque<JournalFile>, begun: Begun) -> Result<Appender, StoreError> {
         let queue = Arc::new(Queue::new());
         let marked = begun.head.position;
-        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let (thread, marked_at) = (None, Instant::now());
         let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_at };
         let header = appender.begin_file()?;
@@ -76,12 +77,23 @@ impl Appender {
         appender.store.sync_names()?;
         file.written.store(header.len() as u64, Ordering::Release);
         file.synced.store(header.len() as u64, Ordering::Relaxed);
-        appender.store.tell(|status| status.journal_bytes = bytes + header.len() as u64);
+        appender.drop_unneeded()?;
+        let bytes = appender.files.iter().map(|file| file.bytes).sum();
+        appender.store.tell(|status| status.journal_bytes = bytes);
         appender.store.reached(&synced, appender.state.head.sequence, marked);
         let (queue, store) = (appender.queue.clone(), appender.store.clone());
         let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || run(&queue, &store));
         appender.thread = Some(thread.map_err(io_error("starting the thread that writes", appender.store.path()))?);
         Ok(appender)
+    }
+
+    /// Removes files in which nothing happened: a server that starts again and again must not fill its folder.
+    fn drop_unneeded(&mut self) -> Result<(), StoreError> {
+        for path in self.files.iter().filter(|file| !file.is_needed).filter_map(|file| file.file.path()) {
+            std::fs::remove_file(path).map_err(io_error("removing", path))?;
+        }
+        self.files.retain(|file| file.is_needed);
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -213,7 +225,12 @@ impl Appender {
         let path = self.store.path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
-        self.files.push_back(JournalFile { file: Arc::new(file), before: head.sequence, bytes: header.len() as u64 });
+        self.files.push_back(JournalFile {
+            file: Arc::new(file),
+            before: head.sequence,
+            bytes: header.len() as u64,
+            is_needed: true,
+        });
         Ok(header)
     }
 }
@@ -226,11 +243,5 @@ impl Drop for Appender {
             // It reports its failures itself; a panic of it has been printed.
             let _ = thread.join();
         }
-    }
-}
-
-impl JournalFile {
-    pub(super) fn new(file: Arc<DataFile>, before: Sequence, bytes: u64) -> JournalFile {
-        JournalFile { file, before, bytes }
     }
 }

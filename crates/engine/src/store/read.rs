@@ -50,8 +50,8 @@ pub(super) fn journal(
         };
         kept.begin_file(&header).map_err(|what| StoreError::damaged(&path, 0, what))?;
         let reading = Reading { path: &path, data: &data, bytes, is_last: paths.is_empty() };
-        let end = reading.read(begins_at, kept)?;
-        files.push_back(JournalFile::new(data.clone(), before, end));
+        let (bytes, is_needed) = reading.read(begins_at, kept)?;
+        files.push_back(JournalFile { file: data.clone(), before, bytes, is_needed });
     }
     Ok(files)
 }
@@ -109,12 +109,13 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads all records, cuts what is torn at the end of the last file, and returns where the file ends.
-    fn read(&self, begins_at: u64, kept: &mut Kept) -> Result<u64, StoreError> {
+    /// Reads all records, cuts what is torn at the end of the last file, and returns where the file ends, and whether it has anything
+    /// that a later file's header does not say.
+    fn read(&self, begins_at: u64, kept: &mut Kept) -> Result<(u64, bool), StoreError> {
         let failed = || io_error("reading", self.path);
         let mut reader = BufReader::with_capacity(READ_BYTES, self.data.file());
         reader.seek(SeekFrom::Start(begins_at)).map_err(failed())?;
-        let (mut at, mut whole) = (begins_at, begins_at);
+        let (mut at, mut whole, mut is_needed) = (begins_at, begins_at, false);
         let problem = loop {
             if at == self.bytes {
                 break None;
@@ -128,6 +129,7 @@ impl Reading<'_> {
                 .map_err(|what| StoreError::damaged(self.path, contents_at - HEAD_BYTES as u64, what))?;
             if !kept.is_inside() {
                 whole = at;
+                is_needed |= head.kind == Kind::Frames || head.span_from.is_some();
             }
         };
         if let Some(what) = problem {
@@ -142,7 +144,7 @@ impl Reading<'_> {
         if whole < self.bytes {
             self.cut(whole, kept)?;
         }
-        Ok(whole)
+        Ok((whole, is_needed))
     }
 
     /// The next record; `None` where there is no whole one.

@@ -219,12 +219,77 @@ fn damage_before_what_is_on_disk_for_sure_is_named() {
 }
 
 #[test]
+fn a_missing_file_is_noticed() {
+    let original = folder();
+    small(original.path());
+    for id in 10..12 {
+        let (_journal, mut writer, rows) = reopen(original.path()).unwrap();
+        write(&mut writer, &mut rows_of(&rows), &[vec![some(id, "later")]]);
+    }
+    let mut files: Vec<_> = fs::read_dir(original.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "journal"));
+    files.sort();
+    assert_eq!(files.len(), 3);
+    for missing in &files[..2] {
+        let copy = copy_of(original.path());
+        fs::remove_file(copy.path().join(missing.file_name().unwrap())).unwrap();
+        let store = Arc::new(Store::open(copy.path()).unwrap());
+        let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
+        assert!(error.to_string().contains("a file is missing"), "{error}");
+    }
+}
+
+#[test]
+fn starting_again_and_again_leaves_one_file() {
+    let folder = folder();
+    let truth = small(folder.path());
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    drop(reopen(folder.path()).unwrap());
+    let (before, mut taken) = (files(), Sequence(0));
+    for _ in 0..5 {
+        let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
+        writer.advance(Lsn(journal.head().position.0 + 1));
+        assert_eq!((files(), Some(&rows_of(&rows))), (before, truth.values().next_back()));
+        // A server that ended at once may have served it all the same.
+        begin(&mut writer);
+        insert(&mut writer, 50, "never committed");
+        assert!(writer.sequence() > taken);
+        taken = writer.sequence();
+    }
+}
+
+#[test]
+fn what_a_disk_refuses_is_not_durable() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
+    let queue = super::queue::Queue::new();
+    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at: CommitTime(0) };
+    let write = || super::queue::Job::Write {
+        file: full.clone(),
+        at: 0,
+        bytes: [b"lost".as_slice().into(), bytes::Bytes::new(), bytes::Bytes::new()],
+        head: Some(head),
+    };
+    queue.push(write());
+    queue.close();
+    super::queue::run(&queue, &store);
+    let status = store.status().borrow().clone();
+    assert_eq!((status.durable.position(), status.sequence, status.syncs), (Lsn::ZERO, Sequence(0), 0));
+    assert!(status.failed.as_ref().is_some_and(|error| error.contains("No space left")), "{status:?}");
+    // Nothing piles up behind it.
+    (0..100).for_each(|_| queue.push(write()));
+    assert!(!queue.is_behind());
+}
+
+#[test]
 fn a_folder_has_one_server() {
     let folder = folder();
     let (_journal, writer) = begin_journal(folder.path());
     let error = with_about(|about| open(folder.path(), about).map(drop)).unwrap_err();
     assert!(matches!(&error, StoreError::Locked(path) if path == folder.path()), "{error}");
-    drop((_journal, writer));
+    drop(writer);
     assert!(reopen(folder.path()).is_some());
 }
 
