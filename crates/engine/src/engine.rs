@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
-use crate::source::{KnownTable, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
+use crate::source::{KnownTable, Resume, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::store::{self, About, Restored, Store};
 use crate::table::{Clock, Progress, Table, TableCommit, TableEvent, TableOptions, Worker};
@@ -85,9 +85,9 @@ impl<S: Source> Engine<S> {
             acknowledged: watch::Sender::new(Lsn::ZERO),
         };
         let (kept, known) = open_stores(&tables, &engine.identity, &clock).await?;
-        let reasons = engine.source.resume(&known).await?;
-        for ((options, kept), reason) in tables.into_iter().zip(kept).zip(reasons) {
-            engine.add_table(options, clock.clone(), kept, reason)?;
+        let resumes = engine.source.resume(&known).await?;
+        for ((options, kept), resume) in tables.into_iter().zip(kept).zip(resumes) {
+            engine.add_table(options, clock.clone(), kept, resume)?;
         }
         Ok(engine)
     }
@@ -97,7 +97,7 @@ impl<S: Source> Engine<S> {
         options: TableOptions,
         clock: Clock,
         kept: Kept,
-        reason: Option<String>,
+        resume: Resume,
     ) -> Result<(), SourceError> {
         let index = crate::source::TableIndex(self.workers.len());
         let name = options.request.name.clone();
@@ -108,7 +108,7 @@ impl<S: Source> Engine<S> {
         let store = kept.as_ref().map(|(store, _)| (store.clone(), self.identity.clone()));
         let mut table = Table::new(options, clock, status.clone(), journal_sender, store);
         if let Some((_, Some(restored))) = kept {
-            let restored = table.restore(restored, reason);
+            let restored = table.restore(restored, resume, self.identity.written);
             restored.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
         }
         let (source, moved) = (self.source.clone(), self.moved.clone());

@@ -19,15 +19,11 @@ pub trait Source: Send + Sync + 'static {
     fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
 
     /// Takes up what an earlier run has left of the tables: where their states stand, and what they were copied under. Tells of each,
-    /// in the same order, why it cannot be followed from there and has to be copied again; `None` where it can, and where nothing was
-    /// left. The stream then sends everything after the least of the positions that can be followed from.
+    /// in the same order, how it goes on. The stream then sends everything after the least of the positions that are followed from.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    fn resume(
-        &self,
-        tables: &[Option<KnownTable>],
-    ) -> impl Future<Output = Result<Vec<Option<String>>, SourceError>> + Send;
+    fn resume(&self, tables: &[Option<KnownTable>]) -> impl Future<Output = Result<Vec<Resume>, SourceError>> + Send;
 
     /// Sends every commit in commit order, until `events` is closed. Connections that break are made again inside; the
     /// stream goes on after the last commit sent. `acknowledged` is what may be forgotten.
@@ -77,6 +73,18 @@ pub struct KnownTable {
     pub position: Lsn,
     /// What its last copy was made under, as [`CopyEvent::End`] said.
     pub definition: String,
+}
+
+/// How a table goes on from what an earlier run has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// It is followed. (Where nothing is left this says nothing, and it is copied.)
+    Follow,
+    /// It is followed, and copied once the stream is past what was written by now: its definition is another one, for this reason. Readers
+    /// who had come further than what is left have caught up by then, and are not sent back.
+    FollowThenCopy(String),
+    /// It is copied, because the stream lacks something, for this reason.
+    Copy(String),
 }
 
 /// Which database this is, and which line of its history.

@@ -71,6 +71,8 @@ pub(crate) struct Table {
     current_at: CommitTime,
     /// A copy was asked for while one was being made.
     owes_copy: Option<String>,
+    /// A copy is to be begun once the stream is here.
+    copy_due: Option<(Lsn, String)>,
     status: Arc<Mutex<TableStatus>>,
     journal: watch::Sender<Option<Journal>>,
     bases: Bases,
@@ -171,6 +173,7 @@ impl Table {
             recent: Recent::default(),
             current_at: CommitTime::default(),
             owes_copy: None,
+            copy_due: None,
             status,
             journal,
             bases,
@@ -220,7 +223,8 @@ impl Table {
             Phase::Live => {
                 let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
                 if fits {
-                    return self.apply(commit);
+                    let wants = self.apply(commit)?;
+                    return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
                 let wants = self.copy_again("the table's columns have changed")?;
@@ -240,7 +244,7 @@ impl Table {
             (Phase::Live, Some(live)) => {
                 live.writer.advance(position);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
-                Ok(Wants::Nothing)
+                self.copy_if_due(Wants::Nothing)
             }
             _ => Ok(Wants::Nothing),
         }
@@ -326,12 +330,23 @@ impl Table {
         Ok(Wants::Copy)
     }
 
+    /// Begins the copy that waits for the stream, if it has come so far.
+    fn copy_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
+        let Some(Live { writer, .. }) = &self.live else { return Ok(wants) };
+        let reached = writer.committed().position;
+        match self.copy_due.take_if(|(at, _)| *at <= reached) {
+            Some((_, reason)) if wants == Wants::Nothing => self.copy_again(&reason),
+            _ => Ok(wants),
+        }
+    }
+
     fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
         let Some(live) = &mut self.live else {
             return Ok(Wants::Nothing);
         };
         live.writer.publish()?;
+        self.copy_due = None;
         self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
         Ok(Wants::Copy)

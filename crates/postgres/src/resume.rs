@@ -28,8 +28,10 @@ pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String
 pub(crate) enum Left {
     /// It is what it was.
     Same(Lsn, Box<Definition>),
-    /// It has to be copied, because of this.
-    Changed(String),
+    /// It can be followed from there, but is defined otherwise now.
+    Redefined(Lsn, String),
+    /// Something is missing, or makes following impossible.
+    Missing(String),
 }
 
 /// Compares what was left of tables with what there is; `None` where nothing was left.
@@ -51,7 +53,7 @@ pub(crate) async fn compare(
             let known = known.as_ref()?;
             let definition = facts.map(|facts| facts.definition);
             Some(match missing(&options.slot, standing.as_ref(), known.position) {
-                Some(reason) => Left::Changed(reason),
+                Some(reason) => Left::Missing(reason),
                 None => compare_definition(request, known, definition),
             })
         })
@@ -60,14 +62,14 @@ pub(crate) async fn compare(
 
 fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Definition>) -> Left {
     let Ok(CopiedUnder { key_fields, definition }) = serde_json::from_str(&known.definition) else {
-        return Left::Changed("this version cannot tell what its last copy was made under".to_owned());
+        return Left::Missing("this version cannot tell what its last copy was made under".to_owned());
     };
     if key_fields != request.key_fields {
-        return Left::Changed("its key_fields were changed".to_owned());
+        return Left::Missing("its key_fields were changed".to_owned());
     }
     match found.map(|found| definition.difference(&found)) {
-        None => Left::Changed("it does not exist".to_owned()),
-        Some(Some(reason)) => Left::Changed(format!("{reason} while laredo was not there")),
+        None => Left::Missing("it does not exist".to_owned()),
+        Some(Some(reason)) => Left::Redefined(known.position, format!("{reason} while laredo was not there")),
         Some(None) => Left::Same(known.position, Box::new(definition)),
     }
 }

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use laredo_core::Lsn;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
+    TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -115,23 +116,31 @@ impl Source for PostgresSource {
         }
     }
 
-    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Option<String>>, SourceError> {
+    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
         let tables = self.tables()?;
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let mut connection = Connection::connect(&self.options.connection).await?;
         let left = resume::compare(&mut connection, &self.options, &requests, known).await?;
-        let mut from = None;
-        let reasons = tables.iter().zip(left).map(|(table, left)| match left? {
-            Left::Changed(reason) => Some(reason),
-            Left::Same(position, definition) => {
+        // The least position that something is followed from.
+        let mut from: Option<Lsn> = None;
+        let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
+        let resumes = tables.iter().zip(left).map(|(table, left)| match left {
+            None => Resume::Follow,
+            Some(Left::Same(position, definition)) => {
+                follow(position);
                 table.progress.lock().copied = Some(Arc::new(*definition));
-                from = Some(from.map_or(position, |from: Lsn| from.min(position)));
-                None
+                Resume::Follow
             }
+            // Without a definition it is not watched before it is copied.
+            Some(Left::Redefined(position, reason)) => {
+                follow(position);
+                Resume::FollowThenCopy(reason)
+            }
+            Some(Left::Missing(reason)) => Resume::Copy(reason),
         });
-        let reasons = reasons.collect();
+        let resumes = resumes.collect();
         *self.from.lock() = from;
-        Ok(reasons)
+        Ok(resumes)
     }
 
     async fn stream(

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, RelationShape, Snapshot, Source, SourceCommit, SourceError, SourceEvent,
+    Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError, SourceEvent,
     SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
@@ -271,17 +271,24 @@ impl Source for SimDatabase {
         })
     }
 
-    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Option<String>>, SourceError> {
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
         let confirmed = self.acknowledged();
-        let reason = |known: &KnownTable| {
-            let (forgotten, moved) = (known.position < confirmed, known.definition != self.definition());
-            forgotten.then(|| "commits are missing".to_owned()).or(moved.then(|| "the definition changed".to_owned()))
+        let resume = |known: &KnownTable| {
+            if known.position < confirmed {
+                return Resume::Copy("commits are missing".to_owned());
+            }
+            match known.definition == self.definition() {
+                true => Resume::Follow,
+                false => Resume::FollowThenCopy("the definition changed".to_owned()),
+            }
         };
-        let reasons: Vec<Option<String>> = tables.iter().map(|known| known.as_ref().and_then(reason)).collect();
-        let is_known = tables.iter().any(Option::is_some);
+        // Readers have been told positions of these before.
+        let known_ones = tables.iter().enumerate().filter(|(_, known)| known.is_some()).map(|(index, _)| index);
+        self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).extend(known_ones);
         // What was acknowledged is not there any more.
+        let is_known = tables.iter().any(Option::is_some);
         self.from.store(if is_known { confirmed.0 } else { 0 }, Ordering::Relaxed);
-        Ok(reasons)
+        Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
     }
 
     async fn stream(

@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 
+use laredo_core::Lsn;
 use tokio::sync::watch;
 
-use super::{Known, Live, Phase, Table, TableError, copy};
+use super::{Known, Live, Phase, Table, TableError, Wants, copy};
 use crate::base::Bases;
 use crate::journal::{Beginning, Journal};
 use crate::pipeline::{Pipeline, PipelineOptions};
+use crate::source::Resume;
 use crate::status::TablePhase;
 use crate::store::{self, Appender, Begun, Definition, Restored, Store, StoreStatus};
 
 impl Table {
-    /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once.
-    pub(crate) fn restore(&mut self, restored: Restored, reason: Option<String>) -> Result<(), TableError> {
+    /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once. `written` is
+    /// a position that no reader can have been told anything beyond.
+    pub(crate) fn restore(&mut self, restored: Restored, resume: Resume, written: Lsn) -> Result<(), TableError> {
         let Restored { beginning, appender, rows, definition } = restored;
         self.bases.store = self.bases.store.take().map(|(store, _)| (store, beginning.instance.clone()));
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
         // Only the source has what filters and transforms leave out.
-        let filtered = || Some("what is kept are the rows that filters and transforms leave".to_owned());
-        let reason = reason.or_else(|| if is_whole { None } else { filtered() });
+        let filtered = || Resume::Copy("what is kept are the rows that filters and transforms leave".to_owned());
+        let resume = if is_whole { resume } else { filtered() };
         let pipeline = Pipeline::bind(&PipelineOptions::default(), rows.schema())?;
         let head = beginning.head;
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
@@ -31,13 +34,14 @@ impl Table {
         self.live = Some(Live { state: rows, pipeline, writer, known });
         self.current_at = head.committed_at;
         self.journal.send_replace(Some(journal));
-        match reason {
-            Some(reason) => drop(self.copy_again(&reason)?),
-            None => {
-                self.phase = Phase::Live;
-                self.status.lock().phase = TablePhase::Live;
-            }
+        self.phase = Phase::Live;
+        self.status.lock().phase = TablePhase::Live;
+        match resume {
+            Resume::Follow => {}
+            Resume::FollowThenCopy(reason) => self.copy_due = Some((written, reason)),
+            Resume::Copy(reason) => drop(self.copy_again(&reason)?),
         }
+        self.copy_if_due(Wants::Nothing)?;
         self.report();
         Ok(())
     }

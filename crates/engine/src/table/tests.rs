@@ -262,8 +262,11 @@ impl crate::source::Source for Still {
         Ok(crate::source::SourceIdentity::default())
     }
 
-    async fn resume(&self, tables: &[Option<crate::source::KnownTable>]) -> Result<Vec<Option<String>>, SourceError> {
-        Ok(vec![None; tables.len()])
+    async fn resume(
+        &self,
+        tables: &[Option<crate::source::KnownTable>],
+    ) -> Result<Vec<crate::source::Resume>, SourceError> {
+        Ok(vec![crate::source::Resume::Follow; tables.len()])
     }
 
     async fn stream(

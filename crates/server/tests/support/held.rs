@@ -2,7 +2,8 @@
 
 use laredo_core::Lsn;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
+    TableRequest,
 };
 use laredo_testkit::SimDatabase;
 use tokio::sync::{mpsc, watch};
@@ -17,7 +18,7 @@ impl Source for Held {
         self.database.prepare(tables).await
     }
 
-    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Option<String>>, SourceError> {
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
         self.database.resume(tables).await
     }
 
