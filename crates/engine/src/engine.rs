@@ -305,9 +305,9 @@ async fn open_stores(
     let mut opening = Vec::new();
     for options in tables {
         let (name, folder) = (options.request.name.clone(), options.store.clone());
-        let (source, now) = (identity.clone(), clock.as_ref()());
+        let (source, now, bytes_max) = (identity.clone(), clock.as_ref()(), options.journal.bytes_max);
         opening.push(tokio::task::spawn_blocking(move || {
-            let about = About { table: &name, source: &source, now };
+            let about = About { table: &name, source: &source, now, bytes_max };
             let opened = folder.map(|folder| store::open(&folder, &about)).transpose();
             opened.map_err(|error| format!("table {name}: {error}"))
         }));

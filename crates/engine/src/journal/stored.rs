@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::store::StoreError;
+
 /// A file that segments have their data in: a temporary one without a name, or one of a store.
 #[derive(Debug)]
 pub(crate) struct DataFile {
@@ -66,9 +68,9 @@ impl DataFile {
     fn read_part(&self, part: &Part, checksum: u32) -> io::Result<Bytes> {
         let bytes = self.read_at(part.at, part.frames + part.olds)?;
         if crc32fast::hash(&bytes) != checksum {
-            let path = self.path.as_ref().map_or_else(String::new, |path| path.display().to_string());
-            let problem = format!("{path} is damaged at byte {}: its checksum does not fit. Restart laredo", part.at);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            let path = self.path.clone().unwrap_or_default();
+            let damaged = StoreError::damaged(&path, part.at, "the checksum of what follows does not fit");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
         }
         Ok(bytes)
     }

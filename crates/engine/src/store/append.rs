@@ -20,8 +20,6 @@ use super::queue::{Job, Queue, run};
 use crate::durable::sync;
 use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
 
-/// A new file is begun at this size, so that forgetting frees the disk in steps. A transaction stays in one file.
-const FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Where nothing happens but time, its position is written no more often than this.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -198,8 +196,9 @@ impl Appender {
         Stored::new(file, Part { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
     }
 
+    /// Between two transactions: each stays in one file.
     fn begin_file_if_full(&mut self) -> Result<(), StoreError> {
-        if self.files.back().is_some_and(|file| file.bytes < FILE_BYTES) {
+        if self.files.back().is_some_and(|file| file.bytes < self.store.file_bytes) {
             return Ok(());
         }
         let header = self.begin_file()?;

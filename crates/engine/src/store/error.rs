@@ -79,6 +79,14 @@ impl StoreError {
     }
 }
 
+/// What reading a file of a store has failed with: damage, as the reader found it, or the disk.
+pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |error| match error.downcast::<StoreError>() {
+        Ok(error) => error,
+        Err(error) => StoreError::Io { what: "reading", path: path.to_owned(), error },
+    }
+}
+
 /// Says what was being done to which file.
 pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Io { what, path: path.to_owned(), error }

@@ -14,6 +14,8 @@ pub(crate) struct Store {
     path: PathBuf,
     /// Held for its lock, which ends with the process at the latest.
     _lock: File,
+    /// A new journal file is begun at this size.
+    pub(super) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
 }
 
@@ -38,12 +40,17 @@ const TEMPORARY: &str = ".writing-";
 const ASIDE: &str = "set-aside";
 const LOCK: &str = "lock";
 
+/// A journal is in about so many files: forgetting frees the disk in steps, and each takes a descriptor.
+const FILES: u64 = 16;
+const FILE_BYTES_MIN: u64 = 4 << 20;
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
 impl Store {
-    /// Takes a folder, which is made if there is none.
+    /// Takes a folder, which is made if there is none, for a journal of so many bytes.
     ///
     /// # Errors
     /// When another server has it, or when it cannot be written to.
-    pub(super) fn open(path: &Path) -> Result<Store, StoreError> {
+    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Store, StoreError> {
         fs::create_dir_all(path).map_err(io_error("making the folder", path))?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
@@ -53,7 +60,8 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(io_error("locking", &lock_path)(error)),
         }
-        let store = Store { path: path.to_owned(), _lock: lock, status: watch::Sender::default() };
+        let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+        let store = Store { path: path.to_owned(), _lock: lock, file_bytes, status: watch::Sender::default() };
         store.remove(|name| name.starts_with(TEMPORARY))?;
         Ok(store)
     }

@@ -10,12 +10,12 @@ use laredo_proto::batch::Entries;
 use tokio::time::Instant;
 
 use super::append::{Appender, Begun};
-use super::error::StoreError;
-use super::folder::{BASE, Store};
+use super::error::{StoreError, read_error};
+use super::folder::{BASE, JOURNAL, Store};
 use super::format::{Definition, FileHeader, RecordHead, SKIPPED};
 use super::manifest::Manifest;
 use super::read;
-use crate::base::Base;
+use crate::base::{Base, BaseError};
 use crate::journal::{Beginning, Boundary, Gaps, Head, InstanceId, Segment, Stored, frames};
 use crate::source::{KnownTable, SourceIdentity};
 
@@ -24,6 +24,8 @@ pub(crate) struct About<'a> {
     pub(crate) table: &'a TableName,
     pub(crate) source: &'a SourceIdentity,
     pub(crate) now: CommitTime,
+    /// How much the journal may keep.
+    pub(crate) bytes_max: u64,
 }
 
 /// A table as it was.
@@ -47,7 +49,7 @@ impl Restored {
 /// # Errors
 /// When the folder is somebody else's, cannot be read or written, or is of a format that this version does not know.
 pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Option<Restored>), StoreError> {
-    let store = Arc::new(Store::open(folder)?);
+    let store = Arc::new(Store::open(folder, about.bytes_max)?);
     match restore(&store, about) {
         Ok(restored) => Ok((store, restored)),
         Err(error) if error.is_of_no_use() => {
@@ -87,7 +89,12 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
         return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
     }
     let instance = manifest.instance();
-    let Some(path) = store.files(BASE)?.pop() else { return Ok(None) };
+    let Some(path) = store.files(BASE)?.pop() else {
+        return match store.files(JOURNAL)?.pop() {
+            Some(path) => Err(StoreError::damaged(&path, 0, "there is no base that it could be put on")),
+            None => Ok(None),
+        };
+    };
     let (base, base_definition) = Base::open(&path, &instance)?;
     let base = Arc::new(base);
     let mut kept = None;
@@ -96,10 +103,11 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let mut kept = match kept {
         Some(kept) if kept.head.sequence >= base.sequence() => kept,
         // The base is ahead of the journal where that has lost its end, and stands alone then.
-        _ => {
+        kept => {
             store.remove_journal()?;
             files.clear();
-            Kept::at(head, base.schema().clone(), base_definition)
+            let taken = kept.map_or(head.sequence, |kept| kept.taken.max(head.sequence));
+            Kept { taken, ..Kept::at(head, base.schema().clone(), base_definition) }
         }
     };
     if base.sequence() < kept.pruned.sequence {
@@ -128,16 +136,19 @@ fn rows(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableS
     let capacity = usize::try_from(base.rows()).unwrap_or(0);
     let mut state =
         TableState::new(base.schema().clone(), &[], capacity).map_err(|error| damaged(error.to_string()))?;
-    let loaded = base.for_each_row::<crate::base::BaseError>(|row| {
+    let loaded = base.for_each_row::<BaseError>(|row| {
         state.put(row.to_tuple());
         Ok(())
     });
-    loaded.map_err(|error| damaged(error.to_string()))?;
+    loaded.map_err(|error| match error {
+        BaseError::Io(error) => read_error(path)(error),
+        error => damaged(error.to_string()),
+    })?;
     if state.len() as u64 != base.rows() {
         return Err(damaged(format!("it has {} rows and says it has {}", state.len(), base.rows())));
     }
     for segment in segments.iter().filter(|segment| segment.last > base.sequence()) {
-        let run = segment.data.read_frames().map_err(|error| damaged(error.to_string()))?;
+        let run = segment.data.read_frames().map_err(read_error(path))?;
         replay(&mut state, run, base.sequence()).map_err(|what| {
             let place = format!("entries {} to {}", segment.first, segment.last);
             damaged(format!("{place} of the journal do not fit what came before them: {what}"))

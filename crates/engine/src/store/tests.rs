@@ -22,6 +22,8 @@ use crate::source::SourceIdentity;
 /// Ids and texts.
 type Rows = BTreeMap<i64, String>;
 
+const BYTES_MAX: u64 = 1 << 30;
+
 /// Where an fsync costs nothing, if there is such a place.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -42,7 +44,7 @@ fn source() -> SourceIdentity {
 }
 
 fn with_about<T>(work: impl FnOnce(&About<'_>) -> T) -> T {
-    work(&About { table: &table(), source: &source(), now: CommitTime(2) })
+    work(&About { table: &table(), source: &source(), now: CommitTime(2), bytes_max: BYTES_MAX })
 }
 
 /// A journal of an empty table, at sequence 1000 and position 500.
@@ -212,10 +214,30 @@ fn damage_before_what_is_on_disk_for_sure_is_named() {
     let first = bytes.windows(4).position(|window| window == b"lrec").unwrap();
     bytes[first + 100] ^= 4;
     fs::write(&path, &bytes).unwrap();
-    let store = Arc::new(Store::open(original.path()).unwrap());
+    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
     let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
     let expected = format!("{} is damaged at byte {first}: a record is not what was written", path.display());
     assert_eq!(error.to_string(), expected);
+    drop(store);
+    let path = only_file(original.path(), "base");
+    let base = original.path().join("0000000000000300.base");
+    fs::rename(&path, &base).unwrap();
+    let mut bytes = fs::read(&base).unwrap();
+    bytes.insert(0, 0);
+    fs::write(&base, &bytes).unwrap();
+    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
+    let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
+    assert!(error.to_string().starts_with(&format!("{} is damaged at byte ", base.display())), "{error}");
+}
+
+#[test]
+fn a_journal_without_its_base_is_put_aside() {
+    let folder = folder();
+    small(folder.path());
+    let journal = only_file(folder.path(), "journal");
+    fs::remove_file(only_file(folder.path(), "base")).unwrap();
+    assert!(reopen(folder.path()).is_none());
+    assert!(folder.path().join("set-aside").join(journal.file_name().unwrap()).is_file());
 }
 
 #[test]
@@ -233,7 +255,7 @@ fn a_missing_file_is_noticed() {
     for missing in &files[..2] {
         let copy = copy_of(original.path());
         fs::remove_file(copy.path().join(missing.file_name().unwrap())).unwrap();
-        let store = Arc::new(Store::open(copy.path()).unwrap());
+        let store = Arc::new(Store::open(copy.path(), BYTES_MAX).unwrap());
         let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
         assert!(error.to_string().contains("a file is missing"), "{error}");
     }
@@ -261,7 +283,7 @@ fn starting_again_and_again_leaves_one_file() {
 #[test]
 fn what_a_disk_refuses_is_not_durable() {
     let folder = folder();
-    let store = Store::open(folder.path()).unwrap();
+    let store = Store::open(folder.path(), BYTES_MAX).unwrap();
     let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
     let queue = super::queue::Queue::new();
@@ -298,8 +320,8 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     let folder = folder();
     small(folder.path());
     let ask = |table: &TableName, source: &SourceIdentity| {
-        let store = Arc::new(Store::open(folder.path()).unwrap());
-        restore(&store, &About { table, source, now: CommitTime(2) }).map(drop).unwrap_err()
+        let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
+        restore(&store, &About { table, source, now: CommitTime(2), bytes_max: BYTES_MAX }).map(drop).unwrap_err()
     };
     let other = TableName::new("public", "u");
     assert!(ask(&other, &source()).to_string().contains("holds the journal of table public.t, not of public.u"));
