@@ -3,11 +3,11 @@
 
 use laredo_core::{Lsn, TableName};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{eventually, is_full};
+use laredo_testkit::{Cluster, eventually, is_full, oracle};
 use tempfile::TempDir;
 
 use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, ServerConfig};
+use crate::support::server::{PATIENCE, Server, ServerConfig};
 
 fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
     let path = serde_json::Value::from(folder.path().to_string_lossy());
@@ -70,41 +70,105 @@ fn numbers<'a>(metrics: &'a str, name: &str) -> Vec<&'a str> {
     metrics.lines().filter_map(of).map(|(_, number)| number).collect()
 }
 
+/// A table that is served with a durable journal, and two clients of it.
+struct Served {
+    _cluster: Cluster,
+    folder: TempDir,
+    sql: tokio_postgres::Client,
+    table: TableName,
+    server: Server,
+    pair: Pair,
+}
+
+impl Served {
+    /// Everything that the clients have is on disk: one that was ahead of it would be inside what a copy stands for.
+    async fn start(slot: &str) -> Served {
+        let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+        let sql = cluster.connect().await.unwrap();
+        let create = "CREATE TYPE temper AS ENUM ('fine', 'bad');
+             CREATE TABLE kept (n int PRIMARY KEY, temper temper NOT NULL DEFAULT 'fine', amount int);
+             INSERT INTO kept SELECT n, 'fine', n FROM generate_series(1, 1000) n";
+        sql.batch_execute(create).await.unwrap();
+        let table = TableName::new("public", "kept");
+        let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot(slot);
+        let server = kept(config, &folder).start().await;
+        let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
+        let served = Served { _cluster: cluster, folder, sql, table, server, pair };
+        let position = served.reach(-1).await;
+        let durable = async || {
+            let durable = served.server.metric("laredo_durable_position_bytes", &served.table).await;
+            durable >= Some(position.0)
+        };
+        eventually(PATIENCE, durable).await.unwrap();
+        served
+    }
+
+    async fn reach(&self, mark: i32) -> Lsn {
+        self.sql.batch_execute(&format!("INSERT INTO kept (n) VALUES ({mark})")).await.unwrap();
+        let position = oracle::flushed(&self.sql).await.unwrap();
+        self.pair.reach(position, mark).await;
+        position
+    }
+
+    async fn kill(&mut self) {
+        self.server.process.kill9();
+        self.server.process.wait(PATIENCE).await.unwrap();
+    }
+
+    /// The server comes back, the table is copied, and both clients have what the database has.
+    async fn comes_back_with_a_copy(&mut self) {
+        self.server.restart().await;
+        let copied = async || self.server.metric("laredo_copies_total", &self.table).await == Some(1);
+        eventually(PATIENCE, copied).await.expect("it is copied again");
+        self.reach(-2).await;
+        let rows = oracle::rows_at_rest(&self.sql, &self.table, &["n"], "true").await.unwrap();
+        self.pair.settle(&rows).await;
+        assert_eq!(self.pair.differences(&rows), "");
+    }
+}
+
 /// Changed while the server was not there, in ways of which the stream does not tell.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
-    let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
-    let sql = cluster.connect().await.unwrap();
-    let create = "CREATE TYPE temper AS ENUM ('fine', 'bad');
-         CREATE TABLE kept (n int PRIMARY KEY, mood temper NOT NULL DEFAULT 'fine', amount int);
-         INSERT INTO kept SELECT n, 'fine', n FROM generate_series(1, 1000) n";
-    sql.batch_execute(create).await.unwrap();
-    let table = TableName::new("public", "kept");
-    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_kept");
-    let mut server = kept(config, &folder).start().await;
-    let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
-    let position = marked(&sql, -1).await;
-    pair.reach(position, -1).await;
-    // A client that was ahead of the disk would be inside what the copy stands for, where the columns are others.
-    let durable = async || server.metric("laredo_durable_position_bytes", &table).await >= Some(position.0);
-    eventually(PATIENCE, durable).await.unwrap();
-    server.process.kill9();
+    let mut served = Served::start("laredo_kept").await;
+    served.kill().await;
     let change = "ALTER TYPE temper RENAME VALUE 'fine' TO 'well';
          ALTER TABLE kept ALTER amount TYPE int USING amount % 10, ADD note text DEFAULT 'as always';
          DELETE FROM kept WHERE n = 7";
-    sql.batch_execute(change).await.unwrap();
-    server.restart().await;
-    let copied = async || server.metric("laredo_copies_total", &table).await == Some(1);
-    eventually(PATIENCE, copied).await.expect("it is copied again");
-    let position = marked(&sql, -2).await;
-    pair.reach(position, -2).await;
-    let rows = laredo_testkit::oracle::rows_at_rest(&sql, &table, &["n"], "true").await.unwrap();
-    pair.settle(&rows).await;
-    assert_eq!(pair.differences(&rows), "");
-    assert_eq!(pair.simple.state().snapshots, 1);
+    served.sql.batch_execute(change).await.unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 1);
 }
 
-async fn marked(sql: &tokio_postgres::Client, mark: i32) -> Lsn {
-    sql.batch_execute(&format!("INSERT INTO kept (n) VALUES ({mark})")).await.unwrap();
-    laredo_testkit::oracle::flushed(sql).await.unwrap()
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_slot_did_not_keep_is_told_by_what_differs() {
+    let mut served = Served::start("laredo_lost").await;
+    served.kill().await;
+    let drop = "SELECT pg_drop_replication_slot('laredo_lost')";
+    let dropped = async || served.sql.batch_execute(drop).await.is_ok();
+    eventually(PATIENCE, dropped).await.expect("nobody uses the slot any more");
+    served
+        .sql
+        .batch_execute("DELETE FROM kept WHERE n % 100 = 7; UPDATE kept SET amount = 0 WHERE n = 8")
+        .await
+        .unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
+    let mut served = Served::start("laredo_damaged").await;
+    served.kill().await;
+    let folder = served.folder.path().join("public/kept");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let base = { files }.find(|path| path.extension().is_some_and(|extension| extension == "base")).unwrap();
+    let mut bytes = std::fs::read(&base).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&base, bytes).unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 2, "it is another journal");
+    assert!(folder.join("set-aside").join(base.file_name().unwrap()).is_file());
+    let named = format!("{} is damaged at byte 0: ", base.display());
+    assert!(served.server.process.output().iter().any(|line| line.contains(&named)), "nothing says {named}");
 }

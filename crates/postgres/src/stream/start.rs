@@ -156,7 +156,8 @@ impl<'a> Start<'a> {
         };
         match another_history(found, resume, timeline, left.map(|(_, at)| at)) {
             Some(what) => Err(StreamError::Definite(format!(
-                "{what}. Restart laredo-server: it then begins a new journal and copies every table again"
+                "{what}. Restart laredo-server: it then copies every table again, into a new journal where a kept one is \
+                 not of that history"
             ))),
             None => Ok(()),
         }
