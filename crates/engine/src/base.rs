@@ -1,7 +1,7 @@
 //! An immutable run of all rows at a position: what newcomers get first.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,16 +13,19 @@ use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries
 use crate::journal::{self, Head, InstanceId};
 use crate::spool::temporary_file;
 
+mod kept;
 mod merge;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use kept::Bases;
+use kept::{KeptAs, Target};
 pub(crate) use merge::merge;
 
 /// Bytes read or written in one go.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// All rows at a position, as frames in a file. The file has no name: it goes with the last reader.
+/// All rows at a position, as frames in a file. Without a store the file has no name, and goes with the last reader.
 #[derive(Debug)]
 pub struct Base {
     sequence: Sequence,
@@ -32,6 +35,8 @@ pub struct Base {
     rows: u64,
     bytes: u64,
     file: File,
+    /// With a store.
+    kept: Option<KeptAs>,
 }
 
 /// Why a base could not be made.
@@ -43,6 +48,9 @@ pub enum BaseError {
     /// The journal or the older base is not what was written.
     #[error("reading what a base snapshot is made of: {0}")]
     Batch(#[from] BatchError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// A schema in the journal is not one.
     #[error("reading what a base snapshot is made of: {0}")]
     Schema(#[from] laredo_proto::schema::SchemaError),
@@ -98,6 +106,14 @@ impl Base {
     /// When the file cannot be read.
     pub fn read(&self, at: u64) -> io::Result<Bytes> {
         let length = usize::try_from((self.bytes.saturating_sub(at)).min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
+        self.read_range(at, length)
+    }
+
+    /// Bytes that are what was written: with a store they are checked.
+    fn read_range(&self, at: u64, length: usize) -> io::Result<Bytes> {
+        if let Some(kept) = &self.kept {
+            return kept.read(&self.file, self.bytes, at, length);
+        }
         let mut bytes = BytesMut::zeroed(length);
         self.file.read_exact_at(&mut bytes, at)?;
         Ok(bytes.freeze())
@@ -113,10 +129,9 @@ impl Base {
             return Ok(Bytes::new());
         }
         self.file.read_exact_at(&mut prefix, at)?;
-        let length = laredo_proto::frame::length(&prefix).unwrap_or(0);
-        let mut bytes = BytesMut::zeroed(prefix.len() + length);
-        self.file.read_exact_at(&mut bytes, at)?;
-        Ok(bytes.freeze())
+        let length = prefix.len() + laredo_proto::frame::length(&prefix).unwrap_or(0);
+        let left = usize::try_from(self.bytes - at).unwrap_or(usize::MAX);
+        self.read_range(at, length.min(left))
     }
 
     /// Calls `each` with every row.
@@ -127,11 +142,19 @@ impl Base {
         &self,
         mut each: impl FnMut(TupleRef<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut at = 0;
+        let (mut at, mut read) = (0, BytesMut::new());
         loop {
-            let frame = self.read_frame(at).map_err(BaseError::Io)?;
-            at += frame.len() as u64;
-            let Some(frame) = journal::frames(frame).next() else {
+            let length = laredo_proto::frame::length(&read).map(|length| length + laredo_proto::frame::PREFIX_LENGTH);
+            let Some(length) = length.filter(|length| *length <= read.len()) else {
+                let more = self.read(at).map_err(BaseError::Io)?;
+                if more.is_empty() {
+                    return Ok(());
+                }
+                at += more.len() as u64;
+                read.extend_from_slice(&more);
+                continue;
+            };
+            let Some(frame) = journal::frames(read.split_to(length).freeze()).next() else {
                 return Ok(());
             };
             for entry in Entries::new(&frame.batch.entries, &self.schema) {
@@ -146,7 +169,7 @@ impl Base {
 pub struct BaseWriter {
     batch: BatchBuilder,
     buffer: Vec<u8>,
-    file: File,
+    target: Target,
     rows: u64,
     bytes: u64,
 }
@@ -157,8 +180,11 @@ impl BaseWriter {
     /// # Errors
     /// When no file can be made there.
     pub fn new(folder: &Path) -> Result<BaseWriter, BaseError> {
-        let file = temporary_file(folder)?;
-        Ok(BaseWriter { batch: BatchBuilder::default(), buffer: Vec::new(), file, rows: 0, bytes: 0 })
+        Ok(BaseWriter::to(Target::Unnamed(temporary_file(folder)?)))
+    }
+
+    fn to(target: Target) -> BaseWriter {
+        BaseWriter { batch: BatchBuilder::default(), buffer: Vec::new(), target, rows: 0, bytes: 0 }
     }
 
     /// Adds a row.
@@ -187,12 +213,13 @@ impl BaseWriter {
         }
         self.flush()?;
         let Head { sequence, position, committed_at } = head;
-        let BaseWriter { file, rows, bytes, .. } = self;
-        Ok(Base { sequence, position, committed_at, schema, rows, bytes, file })
+        let BaseWriter { target, rows, bytes, .. } = self;
+        let (file, kept) = target.finish(head, &schema, rows, bytes)?;
+        Ok(Base { sequence, position, committed_at, schema, rows, bytes, file, kept })
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer)?;
+        self.target.write(&self.buffer)?;
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())

@@ -7,8 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::source::{Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
+use crate::durable::Durable;
+use crate::source::{KnownTable, Resume, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
+use crate::store::{self, About, Restored, Store};
 use crate::table::{Clock, Progress, Table, TableCommit, TableEvent, TableOptions, Worker};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
@@ -97,23 +99,39 @@ impl<S: Source> Engine<S> {
             acknowledged: watch::Sender::new(Lsn::ZERO),
             paused: Arc::new(watch::Sender::new(false)),
         };
-        tables.into_iter().for_each(|options| engine.add_table(options, clock.clone()));
+        let (kept, known) = open_stores(&tables, &engine.identity, &clock).await?;
+        let resumes = engine.source.resume(&known).await?;
+        for ((options, kept), resume) in tables.into_iter().zip(kept).zip(resumes) {
+            engine.add_table(options, clock.clone(), kept, resume)?;
+        }
         Ok(engine)
     }
 
-    fn add_table(&mut self, options: TableOptions, clock: Clock) {
+    fn add_table(
+        &mut self,
+        options: TableOptions,
+        clock: Clock,
+        kept: Kept,
+        resume: Resume,
+    ) -> Result<(), SourceError> {
         let index = crate::source::TableIndex(self.workers.len());
         let name = options.request.name.clone();
         let status = Arc::new(Mutex::new(TableStatus::default()));
         let (journal_sender, journal) = watch::channel(None);
         let (sender, events) = mpsc::channel(TABLE_QUEUE);
         let (command_sender, commands) = mpsc::channel(4);
-        let table = Table::new(options, clock, status.clone(), journal_sender);
+        let store = kept.as_ref().map(|(store, _)| (store.clone(), self.identity.clone()));
+        let mut table = Table::new(options, clock, status.clone(), journal_sender, store);
+        if let Some((_, Some(restored))) = kept {
+            let restored = table.restore(restored, resume, self.identity.written);
+            restored.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
+        }
         let (source, moved) = (self.source.clone(), self.moved.clone());
         let (progress_sender, progress) = watch::channel(Progress::default());
         self.workers.push(Worker::new(table, index, source, events, progress, commands, moved));
         self.outlets.push(Outlet { queue: sender, sent: 0, progress: progress_sender });
         self.tables.push(TableHandle { name, status, journal, commands: command_sender });
+        Ok(())
     }
 
     /// The handle.
@@ -179,7 +197,7 @@ impl Workers<'_> {
         tracing::error!(table = %table.name, %error, "table stopped");
         let mut status = table.status.lock();
         status.phase = TablePhase::Failed { error };
-        status.copy = None;
+        (status.copy, status.releasable) = (None, None);
         drop(status);
         self.moved.notify_one();
     }
@@ -279,12 +297,51 @@ async fn acknowledge(
         moved.notified().await;
         // Before the tables are looked at: one that is followed again has all that comes after this.
         let dealt = *dealt.borrow();
-        let followed = tables.iter().map(TableHandle::status).filter(|s| !matches!(s.phase, TablePhase::Failed { .. }));
-        let least = followed.map(|status| status.position).min().unwrap_or(dealt);
-        acknowledged.send_if_modified(|known| {
-            let later = least > *known;
-            *known = least.max(*known);
-            later
-        });
+        let least = tables.iter().filter_map(|table| table.status().releasable).min();
+        release(acknowledged, least.unwrap_or(Durable::of_nobody(dealt)));
     }
+}
+
+/// The only place where the acknowledged position moves.
+fn release(acknowledged: &watch::Sender<Lsn>, until: Durable) {
+    let least = until.position();
+    acknowledged.send_if_modified(|known| {
+        let later = least > *known;
+        *known = least.max(*known);
+        later
+    });
+}
+
+/// A table's folder and what was in it; `None` for a table without one.
+type Kept = Option<(Arc<Store>, Option<Restored>)>;
+
+/// Opens the tables' folders, each on a thread that may block.
+async fn open_stores(
+    tables: &[TableOptions],
+    identity: &SourceIdentity,
+    clock: &Clock,
+) -> Result<(Vec<Kept>, Vec<Option<KnownTable>>), SourceError> {
+    let mut opening = Vec::new();
+    for options in tables {
+        let (name, folder) = (options.request.name.clone(), options.store.clone());
+        let (source, now, bytes_max) = (identity.clone(), clock.as_ref()(), options.journal.bytes_max);
+        opening.push(tokio::task::spawn_blocking(move || {
+            let about = About { table: &name, source: &source, now, bytes_max };
+            let opened = folder.map(|folder| store::open(&folder, &about)).transpose();
+            opened.map_err(|error| format!("table {name}: {error}"))
+        }));
+    }
+    let (mut kept, mut problems) = (Vec::new(), Vec::new());
+    for opened in opening {
+        match opened.await {
+            Ok(Ok(opened)) => kept.push(opened),
+            Ok(Err(problem)) => problems.push(problem),
+            Err(panic) => problems.push(format!("opening a table's folder failed ({panic}); report this")),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(SourceError::Definite(problems));
+    }
+    let known = kept.iter().map(|opened: &Kept| opened.as_ref()?.1.as_ref().map(Restored::known)).collect();
+    Ok((kept, known))
 }

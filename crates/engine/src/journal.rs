@@ -14,12 +14,15 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::base::Base;
+use crate::store::{Appender, Definition, StoreStatus};
 
 mod cursor;
+mod gaps;
 mod kept;
 mod readers;
 mod resolve;
 mod segment;
+mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
@@ -29,9 +32,11 @@ pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, Rea
 pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
 pub use writer::JournalWriter;
 
+pub(crate) use gaps::Gaps;
 use readers::Readers;
 use resolve::resolve;
-pub(crate) use segment::Segment;
+pub(crate) use segment::{Data, Segment};
+pub(crate) use stored::{DataFile, Part, Stored};
 
 /// How much of the past a journal keeps, and where.
 #[derive(Clone, Debug)]
@@ -87,6 +92,9 @@ struct Shared {
     head: watch::Sender<Head>,
     inner: RwLock<Inner>,
     readers: Readers,
+    gaps: Gaps,
+    /// Readers may outlive the store: they must not keep it from the next one.
+    store: Option<watch::Receiver<StoreStatus>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +105,8 @@ struct Inner {
     pruned: Boundary,
     base: Arc<Base>,
     schema: Arc<Schema>,
+    /// What the rows at the head are rows of.
+    definition: Definition,
     /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
     spans: Vec<(Lsn, Lsn)>,
     /// Readers that are being sent a base need everything after it.
@@ -104,6 +114,41 @@ struct Inner {
     memory_bytes: u64,
     bytes: u64,
     encoded_entries: u64,
+}
+
+/// What a journal begins with: a base alone, or what an earlier one left.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) instance: InstanceId,
+    pub(crate) base: Arc<Base>,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) definition: Definition,
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) spans: Vec<(Lsn, Lsn)>,
+    pub(crate) gaps: Gaps,
+    pub(crate) pruned: Boundary,
+    pub(crate) head: Head,
+    /// The last sequence that may have been given.
+    pub(crate) taken: Sequence,
+}
+
+impl Beginning {
+    /// Nothing but a base.
+    pub(crate) fn at(instance: InstanceId, base: Arc<Base>, definition: Definition) -> Beginning {
+        let (sequence, position, committed_at) = (base.sequence(), base.position(), base.committed_at());
+        Beginning {
+            instance,
+            schema: base.schema().clone(),
+            base,
+            definition,
+            segments: VecDeque::new(),
+            spans: Vec::new(),
+            gaps: Gaps::default(),
+            pruned: Boundary { sequence, position },
+            head: Head { sequence, position, committed_at },
+            taken: sequence,
+        }
+    }
 }
 
 /// A point between two transactions.
@@ -132,6 +177,15 @@ pub struct JournalInfo {
     pub base_rows: u64,
 }
 
+/// What the next base is made of.
+pub(crate) struct Merging {
+    pub(crate) base: Arc<Base>,
+    pub(crate) after: Vec<Segment>,
+    pub(crate) head: Head,
+    /// Of the rows at the head, or of earlier ones.
+    pub(crate) definition: Definition,
+}
+
 /// A base that is being sent, and the promise that everything after it stays until this is dropped.
 #[derive(Debug)]
 pub struct PinnedBase {
@@ -143,18 +197,26 @@ impl Journal {
     /// A journal that goes on from `base`, and its one writer.
     #[must_use]
     pub fn new(instance: InstanceId, options: JournalOptions, base: Arc<Base>) -> (Journal, JournalWriter) {
-        let at = Boundary { sequence: base.sequence(), position: base.position() };
-        let head = Head { sequence: at.sequence, position: at.position, committed_at: base.committed_at() };
-        let schema = base.schema().clone();
+        Journal::open(Beginning::at(instance, base, Definition::default()), options, None)
+    }
+
+    /// A journal that goes on from what there is, in a store's files if there is one.
+    pub(crate) fn open(
+        beginning: Beginning,
+        options: JournalOptions,
+        appender: Option<Appender>,
+    ) -> (Journal, JournalWriter) {
+        let Beginning { instance, base, schema, definition, segments, spans, gaps, pruned, head, taken } = beginning;
         let inner = Inner {
-            segments: VecDeque::new(),
-            pruned: at,
+            bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
+            segments,
+            pruned,
             base,
             schema,
-            spans: Vec::new(),
+            definition,
+            spans,
             pins: BTreeMap::new(),
             memory_bytes: 0,
-            bytes: 0,
             encoded_entries: 0,
         };
         let shared = Shared {
@@ -163,10 +225,24 @@ impl Journal {
             head: watch::Sender::new(head),
             inner: RwLock::new(inner),
             readers: Readers::default(),
+            gaps,
+            store: appender.as_ref().map(|appender| appender.store().status()),
         };
         let journal = Journal { shared: Arc::new(shared) };
-        let writer = JournalWriter::new(journal.clone());
+        let writer = JournalWriter::new(journal.clone(), taken, appender);
         (journal, writer)
+    }
+
+    /// How far its files are; `None` for a journal that does not outlive the process.
+    #[must_use]
+    pub fn store_status(&self) -> Option<StoreStatus> {
+        self.shared.store.as_ref().map(|status| status.borrow().clone())
+    }
+
+    /// Visible entries after a sequence.
+    #[must_use]
+    pub fn entries_after(&self, sequence: Sequence) -> u64 {
+        self.shared.gaps.entries(sequence, self.head().sequence)
     }
 
     /// Its name.
@@ -201,7 +277,7 @@ impl Journal {
         JournalInfo {
             head,
             oldest_sequence: inner.pruned.sequence.plus(1),
-            entries: head.sequence.entries_since(inner.pruned.sequence),
+            entries: self.shared.gaps.entries(inner.pruned.sequence, head.sequence),
             bytes: inner.bytes,
             memory_bytes: inner.memory_bytes,
             encoded_entries: inner.encoded_entries,
@@ -226,8 +302,9 @@ impl Journal {
         let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
         let covered = inner.segments.iter().take_while(|s| s.last <= base);
         let covered_bytes: u64 = covered.map(|s| s.data.bytes() as u64).sum();
-        let entries = self.head().sequence.entries_since(from);
-        let is_over = (entries / PINNED_FACTOR > limits.entries_max && base.entries_since(from) > limits.entries_max)
+        let covered_entries = self.shared.gaps.entries(from, base);
+        let is_over = (self.entries_after(from) / PINNED_FACTOR > limits.entries_max
+            && covered_entries > limits.entries_max)
             || (inner.bytes / PINNED_FACTOR > limits.bytes_max && covered_bytes > limits.bytes_max);
         let oldest = *inner.pins.keys().next()?;
         (is_over && oldest < base).then_some(oldest)
@@ -240,7 +317,8 @@ impl Journal {
         let (facts, floor, commit) = {
             let inner = self.shared.inner.read();
             let head = self.head();
-            let facts = resolve::Facts { instance: &self.shared.instance.0, head, pruned: inner.pruned };
+            let (instance, gaps) = (&self.shared.instance.0, &self.shared.gaps);
+            let facts = resolve::Facts { instance, head, pruned: inner.pruned, gaps };
             let floor = inner.floor_at(request.position.unwrap_or(Lsn::ZERO));
             (facts, floor, inner.commit_at(request.sequence, head.sequence))
         };
@@ -269,17 +347,22 @@ impl Journal {
     pub(crate) fn replace_base(&self, base: Arc<Base>) {
         let mut inner = self.shared.inner.write();
         inner.base = base;
-        inner.prune(&self.shared.options, self.head().sequence);
+        inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence);
     }
 
     /// The newest base and all visible segments after it: what the next base is made of.
-    pub(crate) fn base_and_after(&self) -> (Arc<Base>, Vec<Segment>, Head) {
+    pub(crate) fn base_and_after(&self) -> Merging {
         let inner = self.shared.inner.read();
         // Read under the lock: no segment that is here now then holds entries on both sides of it.
         let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().filter(|s| s.last > from && s.last <= head.sequence);
-        (inner.base.clone(), after.cloned().collect(), head)
+        Merging {
+            base: inner.base.clone(),
+            after: after.cloned().collect(),
+            head,
+            definition: inner.definition.clone(),
+        }
     }
 
     /// How much it keeps.
@@ -301,7 +384,7 @@ impl Journal {
         let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().rev().take_while(|s| s.last > from).map(|s| s.data.bytes() as u64).sum();
-        (inner.base.bytes(), after, head.sequence.entries_since(from))
+        (inner.base.bytes(), after, self.shared.gaps.entries(from, head.sequence))
     }
 }
 
@@ -320,7 +403,8 @@ impl Drop for PinnedBase {
             *count -= 1;
             if *count == 0 {
                 inner.pins.remove(&self.base.sequence());
-                inner.prune(&self.journal.shared.options, self.journal.head().sequence);
+                let Shared { options, gaps, .. } = &*self.journal.shared;
+                inner.prune(options, gaps, self.journal.head().sequence);
             }
         }
     }

@@ -3,15 +3,19 @@
 //! No gRPC and no PostgreSQL here: a source is a [`source::Source`], a reader a [`journal::Journal`] cursor.
 
 pub mod base;
+mod durable;
 mod engine;
 pub mod journal;
 mod pipeline;
 pub mod source;
 pub mod spool;
 mod status;
+mod store;
 mod table;
 
+pub use durable::Durable;
 pub use engine::{Engine, EngineHandle};
 pub use pipeline::{PipelineError, PipelineOptions, Transform};
 pub use status::{CopyProgress, TableHandle, TablePhase, TableStatus};
+pub use store::{StoreError, StoreStatus};
 pub use table::{Clock, TableOptions};

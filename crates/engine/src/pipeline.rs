@@ -24,6 +24,13 @@ pub struct PipelineOptions {
     pub transforms: Vec<Transform>,
 }
 
+impl PipelineOptions {
+    /// Whether readers get the table as it is.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filters.is_empty() && self.transforms.is_empty()
+    }
+}
+
 /// A pipeline that does not fit its table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PipelineError {

@@ -18,6 +18,13 @@ pub trait Source: Send + Sync + 'static {
     /// Everything that is wrong, at once, each as a sentence that says how to mend it.
     fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
 
+    /// Takes up what an earlier run has left of the tables: where their states stand, and what they were copied under. Tells of each,
+    /// in the same order, how it goes on. The stream then sends everything after the least of the positions that are followed from.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    fn resume(&self, tables: &[Option<KnownTable>]) -> impl Future<Output = Result<Vec<Resume>, SourceError>> + Send;
+
     /// Sends every commit in commit order, until `events` is closed. Connections that break are made again inside; the
     /// stream goes on after the last commit sent. `acknowledged` is what may be forgotten.
     ///
@@ -59,6 +66,27 @@ pub struct TableRequest {
     pub key_fields: Vec<String>,
 }
 
+/// What is left of a table from an earlier run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownTable {
+    /// Every commit up to here is in it.
+    pub position: Lsn,
+    /// What its last copy was made under, as [`CopyEvent::End`] said.
+    pub definition: String,
+}
+
+/// How a table goes on from what an earlier run has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// It is followed. (Where nothing is left this says nothing, and it is copied.)
+    Follow,
+    /// It is followed, and copied once the stream is past what was written by now: its definition is another one, for this reason. Readers
+    /// who had come further than what is left have caught up by then, and are not sent back.
+    FollowThenCopy(String),
+    /// It is copied, because the stream lacks something, for this reason.
+    Copy(String),
+}
+
 /// Which database this is, and which line of its history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceIdentity {
@@ -70,6 +98,8 @@ pub struct SourceIdentity {
     pub timeline: u32,
     /// Earlier timelines and where each was left, oldest first.
     pub history: Vec<(u32, Lsn)>,
+    /// How far its WAL was written when it was asked.
+    pub written: Lsn,
 }
 
 /// What a stream says, in order.
@@ -169,6 +199,8 @@ pub enum CopyEvent {
     End {
         /// The end of the WAL, read after the snapshot was taken: everything that the copy sees lies before.
         inserted: Lsn,
+        /// The table's definition, in words that the source understands: a later run asks with them whether it is still the same.
+        definition: String,
     },
 }
 

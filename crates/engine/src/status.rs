@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::durable::Durable;
 use crate::journal::Journal;
 
-/// What a table is doing. Without a durable journal none of it survives a restart: every start copies.
+/// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TablePhase {
     /// A copy is being made; readers, if there are any, keep what they have.
@@ -71,6 +72,8 @@ pub struct TableStatus {
     pub row_bytes: u64,
     /// Every commit up to here is applied.
     pub position: Lsn,
+    /// What the source may forget for this table's sake; `None` where the table holds nothing back, for it has failed and owes a copy.
+    pub releasable: Option<Durable>,
     /// When the newest applied transaction committed.
     pub committed_at: CommitTime,
     /// When the table was last known to be the source's: the time of the newest applied commit, or of the source's word that
@@ -99,6 +102,7 @@ impl Default for TableStatus {
             rows: 0,
             row_bytes: 0,
             position: Lsn::ZERO,
+            releasable: Some(Durable::default()),
             committed_at: CommitTime::default(),
             current_at: CommitTime::default(),
             inserts: 0,

@@ -9,14 +9,17 @@ use laredo_proto::batch::Action;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::base::BaseError;
+use crate::base::{BaseError, Bases};
+use crate::durable::Durable;
 use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
-use crate::source::{CopyEvent, SourceError, TableRequest};
+use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{TablePhase, TableStatus};
+use crate::store::{Store, StoreError};
 
 mod apply;
+mod begin;
 mod copy;
 mod diff;
 mod recent;
@@ -47,6 +50,8 @@ pub struct TableOptions {
     pub first_sequence: Sequence,
     /// The folder for temporary files.
     pub folder: PathBuf,
+    /// The folder in which its journal is kept for the next start, and nothing else; `None` to keep it in memory and temporary files.
+    pub store: Option<PathBuf>,
 }
 
 /// Tells the time of day.
@@ -66,8 +71,13 @@ pub(crate) struct Table {
     current_at: CommitTime,
     /// A copy was asked for while one was being made.
     owes_copy: Option<String>,
+    /// A copy is to be begun once the stream is here.
+    copy_due: Option<(Lsn, String)>,
     status: Arc<Mutex<TableStatus>>,
     journal: watch::Sender<Option<Journal>>,
+    bases: Bases,
+    /// What a new journal in the store is said to be of.
+    identity: Option<SourceIdentity>,
 }
 
 struct ClockHandle(Clock);
@@ -90,8 +100,18 @@ struct Live {
     state: TableState,
     pipeline: Pipeline,
     writer: JournalWriter,
-    /// The state no longer shows what readers have; only a reset mends that.
-    diverged: bool,
+    known: Known,
+}
+
+/// What the rows of a state are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// The source's, and readers have what the pipeline makes of them.
+    Source,
+    /// Those that readers have: what a journal has kept behind filters and transforms. Only a copy has the others.
+    Readers,
+    /// Neither: only a reset mends that.
+    Nothing,
 }
 
 /// What a table wants done, after an event.
@@ -124,6 +144,8 @@ pub(crate) enum TableError {
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("copying the table: {0}")]
     Copy(#[from] SourceError),
     #[error("{0}")]
@@ -136,9 +158,13 @@ impl Table {
         clock: Clock,
         status: Arc<Mutex<TableStatus>>,
         journal: watch::Sender<Option<Journal>>,
+        store: Option<(Arc<Store>, SourceIdentity)>,
     ) -> Table {
         let phase = Phase::Copying(Box::new(Copying::new(None)));
         let clock = ClockHandle(clock);
+        let (store, identity) = store.unzip();
+        let store = store.map(|store| (store, options.instance.clone()));
+        let bases = Bases { folder: options.folder.clone(), store };
         Table {
             options,
             clock,
@@ -147,8 +173,11 @@ impl Table {
             recent: Recent::default(),
             current_at: CommitTime::default(),
             owes_copy: None,
+            copy_due: None,
             status,
             journal,
+            bases,
+            identity,
         }
     }
 
@@ -194,7 +223,8 @@ impl Table {
             Phase::Live => {
                 let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
                 if fits {
-                    return self.apply(commit);
+                    let wants = self.apply(commit)?;
+                    return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
                 let wants = self.copy_again("the table's columns have changed")?;
@@ -214,7 +244,7 @@ impl Table {
             (Phase::Live, Some(live)) => {
                 live.writer.advance(position);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
-                Ok(Wants::Nothing)
+                self.copy_if_due(Wants::Nothing)
             }
             _ => Ok(Wants::Nothing),
         }
@@ -248,6 +278,7 @@ impl Table {
     /// The table cannot be followed any more. Readers keep what they have.
     pub(crate) fn fail(&mut self, error: &TableError) {
         let error = error.to_string();
+        let is_unkept = self.store_failure().is_some();
         tracing::error!(table = %self.name(), %error, "table stopped");
         if let Phase::Copying(copying) = &mut self.phase {
             copying.abandon(&mut self.recent);
@@ -256,6 +287,8 @@ impl Table {
         let mut status = self.status.lock();
         status.phase = TablePhase::Failed { error };
         status.copy = None;
+        // What the store lost only the source has: it must not forget it, and a restart needs no copy then.
+        status.releasable = status.releasable.filter(|_| is_unkept);
     }
 
     /// Part of a copy has arrived.
@@ -264,7 +297,7 @@ impl Table {
             return Ok(Wants::Nothing);
         };
         let known = self.live.as_ref().map(|live| (&live.state, &live.pipeline));
-        let received = copying.receive(event, &self.options, known, (self.clock.0)(), &mut self.recent);
+        let received = copying.receive(event, (&self.options, &self.bases), known, (self.clock.0)(), &mut self.recent);
         copying.log_progress(&self.options.request.name);
         self.after_copying(received)
     }
@@ -282,6 +315,9 @@ impl Table {
 
     /// What kept the table from being followed may be mended: a copy tells.
     fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
+        if self.store_failure().is_some() {
+            return Ok(Wants::Nothing);
+        }
         if self.live.is_some() {
             return self.copy_again(reason);
         }
@@ -294,12 +330,23 @@ impl Table {
         Ok(Wants::Copy)
     }
 
+    /// Begins the copy that waits for the stream, if it has come so far.
+    fn copy_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
+        let Some(Live { writer, .. }) = &self.live else { return Ok(wants) };
+        let reached = writer.committed().position;
+        match self.copy_due.take_if(|(at, _)| *at <= reached) {
+            Some((_, reason)) if wants == Wants::Nothing => self.copy_again(&reason),
+            _ => Ok(wants),
+        }
+    }
+
     fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
         let Some(live) = &mut self.live else {
             return Ok(Wants::Nothing);
         };
         live.writer.publish()?;
+        self.copy_due = None;
         self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
         Ok(Wants::Copy)
@@ -331,7 +378,7 @@ impl Table {
             }
             Err(error) => {
                 live.writer.abort();
-                live.diverged = true;
+                live.known = Known::Nothing;
                 match error {
                     ApplyError::Io(error) => Err(error.into()),
                     ApplyError::Diverged(_) | ApplyError::Incomplete => {
@@ -366,9 +413,13 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
+        let definition = self.definition(&done.definition);
         match &mut self.live {
-            None => self.live = Some(self.begin_journal(done)?),
-            Some(live) => diff::publish(live, done)?,
+            None => self.live = Some(self.begin_journal(done, definition)?),
+            Some(live) => {
+                diff::publish(live, done)?;
+                live.writer.define(definition);
+            }
         }
         self.phase = Phase::Live;
         self.current_at = (self.clock.0)();
@@ -377,14 +428,6 @@ impl Table {
             Some(reason) => self.copy_again(&reason),
             None => Ok(Wants::Nothing),
         }
-    }
-
-    fn begin_journal(&mut self, done: copy::Done) -> Result<Live, TableError> {
-        let (base, state, pipeline) = done.into_base(self.options.first_sequence, &self.options.folder)?;
-        let options = self.options.journal.clone();
-        let (journal, writer) = Journal::new(self.options.instance.clone(), options, Arc::new(base));
-        self.journal.send_replace(Some(journal));
-        Ok(Live { state, pipeline, writer, diverged: false })
     }
 
     fn report_copied(&mut self) {
@@ -407,6 +450,12 @@ impl Table {
             status.position = committed.position;
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
+            if !matches!(self.phase, Phase::Failed) {
+                status.releasable = Some(match live.writer.journal().store_status() {
+                    Some(store) => store.durable,
+                    None => Durable::not_kept(committed.position),
+                });
+            }
         }
         let (copy, held) = match &self.phase {
             Phase::Copying(copying) => (copying.progress(), copying.held_bytes()),

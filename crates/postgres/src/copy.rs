@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::catalog::{self, Definition, Facts, quoted};
 use crate::source::{Followed, PostgresOptions, Settled};
 use crate::transport::{Connection, Row, TransportError};
-use crate::{publication, validate};
+use crate::{publication, resume, validate};
 use wait::Wait;
 
 /// Copies a table, from the start again while its definition moves. Returns what the copy's rows were defined by, once
@@ -47,7 +47,8 @@ pub(crate) async fn copy_table(
         match definition.difference(&now) {
             None => {
                 let inserted = mark(connection).await?;
-                return Ok((definition, CopyEvent::End { inserted }));
+                let text = resume::text_of(request, &definition);
+                return Ok((definition, CopyEvent::End { inserted, definition: text }));
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }

@@ -13,7 +13,9 @@ pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, 
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
     let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
     let history = history(&mut connection, timeline).await?;
-    Ok(SourceIdentity { system_identifier: field(0)?.to_owned(), database: field(3)?.to_owned(), timeline, history })
+    let written = field(2)?.parse().map_err(|_| unexpected(&rows))?;
+    let (system_identifier, database) = (field(0)?.to_owned(), field(3)?.to_owned());
+    Ok(SourceIdentity { system_identifier, database, timeline, history, written })
 }
 
 /// The earlier timelines of `timeline` and where each was left, oldest first.

@@ -5,6 +5,7 @@ mod copy;
 mod identity;
 mod options;
 mod publication;
+mod resume;
 mod slot;
 mod source;
 mod tls;

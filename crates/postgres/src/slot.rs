@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use laredo_core::Lsn;
 use postgres_protocol::escape::escape_literal;
 
 use crate::options::ConnectionOptions;
@@ -34,6 +35,34 @@ pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result
         let mut values = row.into_iter();
         let mut next = || values.next().flatten();
         Slot { plugin: next(), database: next(), temporary: next().as_deref() == Some("t") }
+    }))
+}
+
+/// What a slot still has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// It sends nothing that committed before.
+    pub(crate) confirmed: Lsn,
+    /// PostgreSQL has removed WAL that it needs.
+    pub(crate) is_lost: bool,
+}
+
+/// Reads what the slot that `mode` names still has; `None` where there is no such slot.
+pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Standing>, TransportError> {
+    let SlotMode::Stateful { name } = mode else {
+        return Ok(None);
+    };
+    let sql = format!(
+        "SELECT confirmed_flush_lsn, wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = {}",
+        escape_literal(name)
+    );
+    let rows = connection.simple_query(&sql).await?;
+    Ok(rows.into_iter().next().map(|row| {
+        let mut values = row.into_iter();
+        let mut next = || values.next().flatten();
+        // A lost slot may have no position.
+        let confirmed = next().and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
+        Standing { confirmed, is_lost: next().as_deref() == Some("t") }
     }))
 }
 

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use laredo_core::Lsn;
 use laredo_engine::source::{
-    Admission, CopyEvent, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
+    TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::catalog::{self, Definition, Facts, Published};
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
+use crate::resume::{self, Left};
 use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
 use crate::{copy, identity, validate, watch as definitions};
@@ -39,6 +41,8 @@ pub struct PostgresOptions {
 pub struct PostgresSource {
     options: PostgresOptions,
     tables: OnceLock<Vec<Followed>>,
+    /// Where the stream goes on from an earlier run.
+    from: Mutex<Option<Lsn>>,
     signals: Signals,
 }
 
@@ -74,7 +78,7 @@ impl PostgresSource {
     /// A source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
-        PostgresSource { options, tables: OnceLock::new(), signals: Signals::new() }
+        PostgresSource { options, tables: OnceLock::new(), from: Mutex::default(), signals: Signals::new() }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -112,6 +116,33 @@ impl Source for PostgresSource {
         }
     }
 
+    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+        let tables = self.tables()?;
+        let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        let left = resume::compare(&mut connection, &self.options, &requests, known).await?;
+        // The least position that something is followed from.
+        let mut from: Option<Lsn> = None;
+        let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
+        let resumes = tables.iter().zip(left).map(|(table, left)| match left {
+            None => Resume::Follow,
+            Some(Left::Same(position, definition)) => {
+                follow(position);
+                table.progress.lock().copied = Some(Arc::new(*definition));
+                Resume::Follow
+            }
+            // Without a definition it is not watched before it is copied.
+            Some(Left::Redefined(position, reason)) => {
+                follow(position);
+                Resume::FollowThenCopy(reason)
+            }
+            Some(Left::Missing(reason)) => Resume::Copy(reason),
+        });
+        let resumes = resumes.collect();
+        *self.from.lock() = from;
+        Ok(resumes)
+    }
+
     async fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
@@ -126,6 +157,7 @@ impl Source for PostgresSource {
             reconnect: self.options.reconnect.clone(),
             spool: self.options.spool.clone(),
             seed: self.options.seed,
+            from: *self.from.lock(),
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,

@@ -62,6 +62,8 @@ pub struct StreamOptions {
     pub spool: Arc<SpoolOptions>,
     /// Seeds the jitter of reconnects.
     pub seed: u64,
+    /// What was received in an earlier run; `None` to begin where the slot is.
+    pub from: Option<Lsn>,
 }
 
 /// What the stream and the source's other connections tell each other.

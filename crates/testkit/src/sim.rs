@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::source::{
-    Admission, CopyEvent, RelationShape, Snapshot, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity,
-    TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError, SourceEvent,
+    SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use tokio::sync::{mpsc, watch};
@@ -69,6 +70,10 @@ pub struct SimDatabase {
     extra: Arc<mpsc::Sender<SourceEvent>>,
     extra_events: Arc<tokio::sync::Mutex<mpsc::Receiver<SourceEvent>>>,
     copied: Copied,
+    /// What the stream of this engine begins after.
+    from: Arc<AtomicU64>,
+    /// Stands for what a catalogue says of the tables.
+    definition: Arc<Mutex<String>>,
 }
 
 impl SimDatabase {
@@ -82,6 +87,8 @@ impl SimDatabase {
             extra: Arc::new(extra),
             extra_events: Arc::new(tokio::sync::Mutex::new(events)),
             copied: Copied::default(),
+            from: Arc::default(),
+            definition: Arc::default(),
         }
     }
 
@@ -132,6 +139,17 @@ impl SimDatabase {
     #[must_use]
     pub fn rows_at(&self, table: usize, position: Lsn) -> SimRows {
         rows_of(&self.state.borrow(), table, |commit| commit.end <= position)
+    }
+
+    /// What the tables' definition is called.
+    #[must_use]
+    pub fn definition(&self) -> String {
+        self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the tables another definition, of which the stream does not tell.
+    pub fn redefine(&self, definition: &str) {
+        definition.clone_into(&mut self.definition.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The end of the log.
@@ -244,7 +262,33 @@ impl Source for SimDatabase {
             return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
         }
         let system_identifier = "simulated".to_owned();
-        Ok(SourceIdentity { system_identifier, database: "sim".to_owned(), timeline: 1, history: Vec::new() })
+        Ok(SourceIdentity {
+            system_identifier,
+            database: "sim".to_owned(),
+            timeline: 1,
+            history: Vec::new(),
+            written: self.end(),
+        })
+    }
+
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+        let confirmed = self.acknowledged();
+        let resume = |known: &KnownTable| {
+            if known.position < confirmed {
+                return Resume::Copy("commits are missing".to_owned());
+            }
+            match known.definition == self.definition() {
+                true => Resume::Follow,
+                false => Resume::FollowThenCopy("the definition changed".to_owned()),
+            }
+        };
+        // Readers have been told positions of these before.
+        let known_ones = tables.iter().enumerate().filter(|(_, known)| known.is_some()).map(|(index, _)| index);
+        self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).extend(known_ones);
+        // What was acknowledged is not there any more.
+        let is_known = tables.iter().any(Option::is_some);
+        self.from.store(if is_known { confirmed.0 } else { 0 }, Ordering::Relaxed);
+        Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
     }
 
     async fn stream(
@@ -260,7 +304,7 @@ impl Source for SimDatabase {
             let new: Vec<SimCommit> = log.borrow_and_update().log.iter().skip(sent).cloned().collect();
             reached = new.last().map_or(reached, |commit| commit.end);
             sent += new.len();
-            for commit in &new {
+            for commit in new.iter().filter(|commit| commit.end.0 > self.from.load(Ordering::Relaxed)) {
                 let event = if commit.changes.is_empty() || commit.is_silent {
                     SourceEvent::Progress(commit.end)
                 } else {
@@ -326,7 +370,7 @@ impl Source for SimDatabase {
             self.change_silently(table.0, Vec::new());
         }
         // Given up by its reader, or not: it is over.
-        let _ = rows.send(CopyEvent::End { inserted }).await;
+        let _ = rows.send(CopyEvent::End { inserted, definition: self.definition() }).await;
         Ok(())
     }
 }
@@ -349,5 +393,6 @@ pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
         instance: laredo_engine::journal::InstanceId(format!("sim-{name}")),
         first_sequence: laredo_core::Sequence(5000),
         folder,
+        store: None,
     }
 }

@@ -28,8 +28,14 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
 /// time beside the writer.
-pub(crate) fn merge(base: &Base, after: &[Segment], head: Head, folder: &Path) -> Result<Base, BaseError> {
-    merge_in(base, after, head, folder, partitions(after))
+pub(crate) fn merge(
+    base: &Base,
+    after: &[Segment],
+    head: Head,
+    folder: &Path,
+    writer: BaseWriter,
+) -> Result<Base, BaseError> {
+    merge_in(base, after, head, folder, writer, partitions(after))
 }
 
 /// How many parts a journal's changes are merged in, so that one fits into [`PARTITION_BYTES`] even if no row changes twice.
@@ -43,9 +49,9 @@ pub(super) fn merge_in(
     after: &[Segment],
     head: Head,
     folder: &Path,
+    mut writer: BaseWriter,
     partitions: usize,
 ) -> Result<Base, BaseError> {
-    let mut writer = BaseWriter::new(folder)?;
     if partitions > 1
         && let Some(dealt) = Partitions::deal(base, after, folder, partitions)?
     {

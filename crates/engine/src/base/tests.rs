@@ -109,8 +109,9 @@ impl Both {
 
     /// The next base is put in place.
     fn merge(&self, partitions: usize) -> Arc<Base> {
-        let (base, after, head) = self.journal.base_and_after();
-        let next = Arc::new(merge_in(&base, &after, head, &std::env::temp_dir(), partitions).unwrap());
+        let crate::journal::Merging { base, after, head, .. } = self.journal.base_and_after();
+        let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
+        let next = Arc::new(merge_in(&base, &after, head, &std::env::temp_dir(), writer, partitions).unwrap());
         self.journal.replace_base(next.clone());
         next
     }
@@ -213,7 +214,7 @@ fn a_large_journal_is_merged_in_parts() {
         tests::delete(&mut writer, id, "x");
     }
     writer.commit().unwrap();
-    let (_, after, _) = journal.base_and_after();
+    let after = journal.base_and_after().after;
     assert_eq!(partitions(&after), 2, "60 MiB and a bit");
     tests::merge_base(&journal);
     let base = journal.pin_base().base().clone();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use laredo_core::{Schema, Sequence};
 use tokio::time::Instant;
 
+use super::gaps::Gaps;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
 use super::{Boundary, Inner, JournalOptions};
 
@@ -26,7 +27,9 @@ impl Inner {
             let is_whole = s.begins && s.ends && s.span_from.is_none();
             is_whole && s.last <= head && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
         };
-        let tail = self.segments.iter().rev().take_while(is_small).count();
+        let small = self.segments.iter().rev().take_while(is_small).count();
+        let joins = |i: &usize| self.segments.get(i + 1).is_none_or(|next| self.segments[*i].joins(next));
+        let tail = (self.segments.len() - small..self.segments.len()).rev().take_while(joins).count();
         let start = self.segments.len() - tail;
         let tail_bytes: usize = self.segments.iter().skip(start).map(|s| s.data.bytes()).sum();
         if tail > 1 && tail_bytes >= SEGMENT_BYTES / 2 {
@@ -71,13 +74,13 @@ impl Inner {
     }
 
     /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
-    pub(super) fn prune(&mut self, limits: &JournalOptions, head: Sequence) {
+    pub(super) fn prune(&mut self, limits: &JournalOptions, gaps: &Gaps, head: Sequence) {
         let now = Instant::now();
         let covered = self.base.sequence();
         let keep = self.pins.keys().next().map_or(covered, |pinned| covered.min(*pinned));
         while let Some(group_end) = self.oldest_group() {
             let group = &self.segments[group_end];
-            let entries = head.entries_since(self.pruned.sequence);
+            let entries = gaps.entries(self.pruned.sequence, head);
             let aged = now.duration_since(group.appended_at) > limits.age_max;
             let over = entries > limits.entries_max || self.bytes > limits.bytes_max || aged;
             if !over || group.last > keep || group.last > head {

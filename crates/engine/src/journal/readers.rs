@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::gaps::Gaps;
+
 #[cfg(test)]
 mod tests;
 
@@ -172,7 +174,7 @@ impl Readers {
     ///
     /// A transaction that is larger than a reader's bound does not count while the reader has not taken it: nobody could
     /// have taken it before it was there.
-    pub(super) fn enforce(&self, head: Sequence, pruned: Sequence, now: Instant) -> Option<Patience> {
+    pub(super) fn enforce(&self, head: Sequence, pruned: Sequence, gaps: &Gaps, now: Instant) -> Option<Patience> {
         let list = self.list.lock();
         let mut large = self.large.lock();
         forget(&mut large, pruned);
@@ -186,7 +188,7 @@ impl Readers {
                 Stage::Slow(since) => since,
             };
             slowest = slowest.min(progress.sequence);
-            if behind(head, progress.sequence, &large, entry.options.behind_max) <= entry.options.behind_max {
+            if behind(head, progress.sequence, &large, gaps, entry.options.behind_max) <= entry.options.behind_max {
                 progress.stage = Stage::Live;
                 continue;
             }
@@ -217,13 +219,13 @@ fn forget(large: &mut VecDeque<Large>, until: Sequence) {
 }
 
 /// Entries that a reader at `at` has not taken, without those of transactions larger than its bound.
-fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, behind_max: u64) -> u64 {
+fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, gaps: &Gaps, behind_max: u64) -> u64 {
     let untaken = large.iter().rev().take_while(|transaction| transaction.last > at);
     let excused: u64 = untaken
         .filter(|transaction| transaction.last.entries_since(transaction.before) > behind_max)
         .map(|transaction| transaction.last.entries_since(transaction.before.max(at)))
         .sum();
-    head.entries_since(at).saturating_sub(excused)
+    gaps.entries(at, head).saturating_sub(excused)
 }
 
 impl super::Journal {
@@ -260,7 +262,7 @@ impl Reader {
         match progress.stage {
             Stage::CatchingUp if live => progress.stage = Stage::Live,
             Stage::Slow(_) => {
-                if self.journal.head().sequence.entries_since(sequence) <= options.behind_max {
+                if self.journal.entries_after(sequence) <= options.behind_max {
                     progress.stage = Stage::Live;
                 }
                 moved.notify_one();

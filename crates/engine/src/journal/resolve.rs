@@ -2,6 +2,7 @@
 
 use laredo_core::{Lsn, Sequence};
 
+use super::gaps::Gaps;
 use super::segment::Segment;
 use super::{Boundary, Head, Inner};
 use crate::source::SourceIdentity;
@@ -54,11 +55,12 @@ pub(super) struct Facts<'a> {
     pub(super) instance: &'a str,
     pub(super) head: Head,
     pub(super) pruned: Boundary,
+    pub(super) gaps: &'a Gaps,
 }
 
 /// Resolves a request; the first rule that matches decides.
 ///
-/// 1. It names this journal, and the journal reaches its sequence: exactly there.
+/// 1. It names this journal, and the journal reaches its sequence: exactly there. One that was lost with a crash is not reached.
 /// 2. A position: the newest commit at or before it. Above the head: wait. Inside a span, pruned, or of another history: a full
 ///    snapshot.
 /// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
@@ -73,6 +75,7 @@ pub(super) fn resolve(
         sequence.0 > 0
             && sequence >= facts.pruned.sequence
             && sequence <= facts.head.sequence
+            && !facts.gaps.contain(sequence)
             && (!request.whole_transactions || is_commit(sequence))
     };
     if request.instance == facts.instance && reached(request.sequence) {
@@ -208,7 +211,8 @@ mod tests {
 
     fn identity(timeline: u32) -> SourceIdentity {
         let history = [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect();
-        SourceIdentity { system_identifier: "s".to_owned(), database: "d".to_owned(), timeline, history }
+        let (system_identifier, database) = ("s".to_owned(), "d".to_owned());
+        SourceIdentity { system_identifier, database, timeline, history, written: Lsn(5000) }
     }
 
     fn ask(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> Resolution {
@@ -219,7 +223,8 @@ mod tests {
             ..ResumeRequest::default()
         };
         let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0) };
-        let facts = Facts { instance: "j", head, pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO } };
+        let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
+        let facts = Facts { instance: "j", head, pruned, gaps: &Gaps::default() };
         resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)
     }
 

@@ -1,13 +1,13 @@
 //! A contiguous run of frames, in memory or in a file.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use laredo_core::{Lsn, Schema, Sequence};
 use tokio::time::Instant;
+
+use super::stored::Stored;
 
 /// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
 /// forget in steps.
@@ -48,22 +48,27 @@ const MARK_BYTES: usize = 4096;
 /// The frames, and beside them the old rows that projections need.
 #[derive(Clone, Debug)]
 pub(crate) enum Data {
-    Memory { frames: Bytes, olds: Bytes },
-    File { file: Arc<File>, at: u64, frames: usize, olds: usize },
+    /// With a store they are on their way to a file, too, or there.
+    Memory {
+        frames: Bytes,
+        olds: Bytes,
+        stored: Option<Stored>,
+    },
+    File(Stored),
 }
 
 impl Data {
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Data::Memory { frames, olds } => frames.len() + olds.len(),
-            Data::File { frames, olds, .. } => frames + olds,
+            Data::Memory { frames, olds, .. } => frames.len() + olds.len(),
+            Data::File(stored) => stored.bytes(),
         }
     }
 
     pub(crate) fn frames_bytes(&self) -> usize {
         match self {
             Data::Memory { frames, .. } => frames.len(),
-            Data::File { frames, .. } => *frames,
+            Data::File(stored) => stored.frames_bytes(),
         }
     }
 
@@ -71,31 +76,29 @@ impl Data {
         matches!(self, Data::Memory { .. })
     }
 
+    /// Where it is in files.
+    pub(crate) fn stored(&self) -> Option<&Stored> {
+        match self {
+            Data::Memory { stored, .. } => stored.as_ref(),
+            Data::File(stored) => Some(stored),
+        }
+    }
+
     /// The frames alone. Blocks where they are in a file.
     pub(crate) fn read_frames(&self) -> io::Result<Bytes> {
         match self {
             Data::Memory { frames, .. } => Ok(frames.clone()),
-            Data::File { file, at, frames, .. } => read_at(file, *at, *frames),
+            Data::File(stored) => stored.read_frames(),
         }
     }
 
     /// Frames and old rows from these places on. Blocks where they are in a file.
     pub(crate) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
         match self {
-            Data::Memory { frames, olds } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
-            Data::File { file, at, frames, olds } => {
-                let frames_bytes = read_at(file, at + frames_at as u64, frames - frames_at)?;
-                let olds_bytes = read_at(file, at + (frames + olds_at) as u64, olds - olds_at)?;
-                Ok((frames_bytes, olds_bytes))
-            }
+            Data::Memory { frames, olds, .. } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
+            Data::File(stored) => stored.read(frames_at, olds_at),
         }
     }
-}
-
-fn read_at(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
-    let mut bytes = BytesMut::zeroed(length);
-    file.read_exact_at(&mut bytes, at)?;
-    Ok(bytes.freeze())
 }
 
 impl Segment {
@@ -110,16 +113,30 @@ impl Segment {
         index.checked_sub(1).and_then(|i| self.marks.get(i)).copied().unwrap_or(start)
     }
 
-    /// One segment out of several neighbours, each of whole transactions and in memory.
+    /// Whether [`Segment::merge`] can join it with its successor.
+    pub(crate) fn joins(&self, next: &Segment) -> bool {
+        match (self.data.stored(), next.data.stored()) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.is_followed_by(other),
+            _ => false,
+        }
+    }
+
+    /// One segment out of several neighbours, each of whole transactions and in memory, and of which each joins the next.
     pub(crate) fn merge(parts: &[Segment]) -> Option<Segment> {
         let (first, last) = (parts.first()?, parts.last()?);
         let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.frames_bytes()).sum());
         let mut olds = BytesMut::with_capacity(parts.iter().map(|p| p.data.bytes() - p.data.frames_bytes()).sum());
         let mut marks: Vec<Mark> = Vec::new();
+        let mut stored: Option<Stored> = None;
         for part in parts {
-            let Data::Memory { frames: part_frames, olds: part_olds } = &part.data else {
+            let Data::Memory { frames: part_frames, olds: part_olds, stored: part_stored } = &part.data else {
                 return None;
             };
+            match (&mut stored, part_stored) {
+                (Some(stored), Some(more)) => stored.extend(more),
+                (stored, more) => stored.clone_from(more),
+            }
             let (frames_at, olds_at) = (frames.len(), olds.len());
             let start = Mark { after: Sequence(part.first.0 - 1), before: part.before, frames_at, olds_at };
             if marks.last().is_none_or(|m| frames_at - m.frames_at >= MARK_BYTES) {
@@ -141,7 +158,7 @@ impl Segment {
             ends: last.ends,
             marks,
             appended_at: last.appended_at,
-            data: Data::Memory { frames: frames.freeze(), olds: olds.freeze() },
+            data: Data::Memory { frames: frames.freeze(), olds: olds.freeze(), stored },
             ..first.clone()
         })
     }

@@ -8,7 +8,7 @@ use laredo_core::{CommitTime, Key, KeyColumns, Lsn, Sequence};
 use laredo_proto::batch::{Action, Entries};
 use laredo_testkit::SimDatabase;
 
-use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
+use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Merging, frames};
 use crate::base::{self, Base, BaseWriter};
 
 /// Ids and texts.
@@ -71,30 +71,39 @@ pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
     let mut cursor = journal.cursor(base.sequence());
     while let Some(piece) = cursor.next_piece().unwrap() {
         assert!(piece.last <= journal.head().sequence, "beyond the head");
-        for frame in frames(piece.frames) {
-            for entry in Entries::new(&frame.batch.entries, &SimDatabase::schema()) {
-                let entry = entry.unwrap();
-                match entry.action {
-                    Action::Insert | Action::Update => {
-                        let (id, body) = SimDatabase::parse(entry.row).unwrap();
-                        rows.insert(id, body);
-                    }
-                    Action::Delete => {
-                        let id = entry.row.cell(0).value().unwrap().try_into().unwrap();
-                        rows.remove(&i64::from_be_bytes(id));
-                    }
-                    Action::Truncate => rows.clear(),
-                }
-            }
-        }
+        apply_frames(piece.frames, base.sequence(), &mut rows);
     }
     rows
 }
 
+/// Applies what comes after `after`, and returns how many entries that were.
+pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut Rows) -> u64 {
+    let mut applied = 0;
+    for frame in frames(run).filter(|frame| frame.header.last_sequence > after) {
+        for entry in Entries::new(&frame.batch.entries, &SimDatabase::schema()) {
+            let entry = entry.unwrap();
+            applied += 1;
+            match entry.action {
+                Action::Insert | Action::Update => {
+                    let (id, body) = SimDatabase::parse(entry.row).unwrap();
+                    rows.insert(id, body);
+                }
+                Action::Delete => {
+                    let id = entry.row.cell(0).value().unwrap().try_into().unwrap();
+                    rows.remove(&i64::from_be_bytes(id));
+                }
+                Action::Truncate => rows.clear(),
+            }
+        }
+    }
+    applied
+}
+
 /// Makes the next base and puts it in place.
 pub(crate) fn merge_base(journal: &Journal) {
-    let (base, after, head) = journal.base_and_after();
-    let next = base::merge(&base, &after, head, &journal.options().folder).unwrap();
+    let Merging { base, after, head, .. } = journal.base_and_after();
+    let writer = BaseWriter::new(&journal.options().folder).unwrap();
+    let next = base::merge(&base, &after, head, &journal.options().folder, writer).unwrap();
     journal.replace_base(Arc::new(next));
 }
 

@@ -1,6 +1,5 @@
 //! The one who appends.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -11,8 +10,10 @@ use tokio::time::Instant;
 
 use super::readers::Patience;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
+use super::stored::{DataFile, Part, Stored};
 use super::{Head, Journal};
 use crate::spool::temporary_file;
+use crate::store::{Appender, Definition, Kind, RecordHead, StoreError};
 
 /// Transactions that arrive together are published together up to this size.
 const PUBLISH_BYTES: usize = 256 * 1024;
@@ -38,7 +39,9 @@ pub struct JournalWriter {
     /// Facts of what stands in `frames`.
     piece: Piece,
     open: Option<Open>,
-    spill: Option<(Arc<File>, u64)>,
+    spill: Option<(Arc<DataFile>, u64)>,
+    /// With a store.
+    appender: Option<Appender>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,27 +66,24 @@ struct Open {
 }
 
 impl JournalWriter {
-    pub(super) fn new(journal: Journal) -> JournalWriter {
+    /// Entries get sequences after `taken`.
+    pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<Appender>) -> JournalWriter {
         let committed = journal.head();
         let schema = journal.schema();
-        let piece = Piece {
-            first: committed.sequence.plus(1),
-            before: committed.position,
-            begins: true,
-            schema: schema.clone(),
-        };
+        let piece = Piece { first: taken.plus(1), before: committed.position, begins: true, schema: schema.clone() };
         JournalWriter {
             journal,
             batch: BatchBuilder::default(),
             batch_olds: Vec::new(),
             frames: Vec::new(),
             olds: Vec::new(),
-            sequence: committed.sequence,
+            sequence: taken,
             committed,
             schema,
             piece,
             open: None,
             spill: None,
+            appender,
         }
     }
 
@@ -166,6 +166,9 @@ impl JournalWriter {
         if self.sequence == open.sequence {
             self.open = None;
             self.advance(open.header.position);
+            if let (Some(appender), Some(from)) = (&mut self.appender, open.header.span_from) {
+                appender.mark(self.committed, Some(from));
+            }
             return Ok(());
         }
         self.close_batch(true);
@@ -192,6 +195,7 @@ impl JournalWriter {
             self.olds.clear();
             self.start_piece(open.sequence, true);
             self.journal.shared.inner.write().truncate_after(open.sequence, &self.schema);
+            self.appender.iter_mut().for_each(Appender::abort);
         } else {
             self.frames.truncate(open.frames);
             self.olds.truncate(open.olds);
@@ -221,7 +225,10 @@ impl JournalWriter {
         if moved {
             let mut inner = self.journal.shared.inner.write();
             inner.join_small(head.sequence);
-            inner.prune(&self.journal.shared.options, head.sequence);
+            inner.prune(&self.journal.shared.options, &self.journal.shared.gaps, head.sequence);
+            let pruned = inner.pruned.sequence;
+            drop(inner);
+            self.appender.iter_mut().for_each(|appender| appender.forget(pruned));
         }
         spilled
     }
@@ -230,7 +237,7 @@ impl JournalWriter {
     #[must_use]
     pub fn patience(&self) -> Option<Patience> {
         let pruned = self.journal.shared.inner.read().pruned.sequence;
-        self.journal.shared.readers.enforce(self.committed.sequence, pruned, Instant::now())
+        self.journal.shared.readers.enforce(self.committed.sequence, pruned, &self.journal.shared.gaps, Instant::now())
     }
 
     fn close_batch(&mut self, ends: bool) {
@@ -267,6 +274,13 @@ impl JournalWriter {
             None => (self.committed.position, None),
         };
         let piece = self.piece.clone();
+        let (frames, olds) = (without_spare(&mut self.frames), without_spare(&mut self.olds));
+        let stored = self.store_piece(&piece, ends, (position, span_from), &frames, &olds);
+        // Readers get it all the same: it is the table that ends then.
+        let (stored, kept) = match stored.transpose() {
+            Ok(stored) => (stored, Ok(())),
+            Err(error) => (None, Err(io::Error::other(error))),
+        };
         let segment = Segment {
             first: piece.first,
             last: self.sequence,
@@ -278,10 +292,11 @@ impl JournalWriter {
             schema: piece.schema,
             marks: Vec::new(),
             appended_at: Instant::now(),
-            data: Data::Memory { frames: without_spare(&mut self.frames), olds: without_spare(&mut self.olds) },
+            data: Data::Memory { frames, olds, stored },
         };
         self.start_piece(self.sequence, ends);
         let over = self.journal.shared.inner.write().append(segment, &self.schema);
+        kept?;
         if over > self.journal.shared.options.memory_bytes_max { self.spill() } else { Ok(()) }
     }
 
@@ -292,26 +307,109 @@ impl JournalWriter {
 }
 
 impl JournalWriter {
-    /// Moves the oldest segments to temporary files until memory is within its bound.
+    /// Moves the oldest segments out of memory until it is within its bound: to temporary files, or with a store to where they are
+    /// already. What is not written yet stays; that is bounded by itself.
     fn spill(&mut self) -> io::Result<()> {
         let bound = self.journal.shared.options.memory_bytes_max;
         loop {
             let Some((last, data)) = self.journal.shared.inner.read().oldest_in_memory(bound) else {
                 return Ok(());
             };
-            let Data::Memory { frames, olds } = &data else {
-                return Ok(());
+            let moved = match &data {
+                Data::Memory { stored: Some(stored), .. } if stored.is_written() => stored.clone(),
+                Data::Memory { frames, olds, stored: None } => self.spill_to_temporary(frames, olds)?,
+                Data::Memory { .. } | Data::File(_) => return Ok(()),
             };
-            let length = (frames.len() + olds.len()) as u64;
-            let (file, at) = match self.spill.take() {
-                Some((file, at)) if at < SPILL_FILE_BYTES => (file, at),
-                _ => (Arc::new(temporary_file(&self.journal.shared.options.folder)?), 0),
-            };
-            (&*file).write_all(frames)?;
-            (&*file).write_all(olds)?;
-            let moved = Data::File { file: file.clone(), at, frames: frames.len(), olds: olds.len() };
-            self.spill = Some((file, at + length));
-            self.journal.shared.inner.write().replace_data(last, moved);
+            self.journal.shared.inner.write().replace_data(last, Data::File(moved));
+        }
+    }
+
+    fn spill_to_temporary(&mut self, frames: &Bytes, olds: &Bytes) -> io::Result<Stored> {
+        let (file, at) = match self.spill.take() {
+            Some((file, at)) if at < SPILL_FILE_BYTES => (file, at),
+            _ => (Arc::new(DataFile::temporary(temporary_file(&self.journal.shared.options.folder)?)), 0),
+        };
+        file.file().write_all(frames)?;
+        file.file().write_all(olds)?;
+        self.spill = Some((file.clone(), at + (frames.len() + olds.len()) as u64));
+        Ok(Stored::new(file, Part { at, frames: frames.len(), olds: olds.len(), checksum: None }))
+    }
+}
+
+impl JournalWriter {
+    #[cfg(test)]
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Arc<crate::store::Store> {
+        self.appender.as_ref().expect("a journal with a store").store()
+    }
+
+    /// Says what the rows that were committed last are rows of.
+    pub(crate) fn define(&mut self, definition: Definition) {
+        self.appender.iter_mut().for_each(|appender| appender.define(&definition));
+        self.journal.shared.inner.write().definition = definition;
+    }
+
+    /// Writes the newest position into the store, if it is due there.
+    pub(crate) fn mark_if_due(&mut self, now: Instant) {
+        let committed = self.committed;
+        if self.frames.is_empty()
+            && let Some(appender) = &mut self.appender
+            && appender.mark_due_at(committed).is_some_and(|at| at <= now)
+        {
+            appender.mark(committed, None);
+        }
+    }
+
+    /// When [`JournalWriter::mark_if_due`] should be asked again.
+    pub(crate) fn mark_due_at(&self) -> Option<Instant> {
+        self.appender.as_ref()?.mark_due_at(self.committed)
+    }
+
+    /// Whether the disk is so far behind that the table should wait for it.
+    pub(crate) fn is_ahead_of_disk(&self) -> bool {
+        self.appender.as_ref().is_some_and(Appender::is_behind)
+    }
+
+    /// Hands a piece to the store, if there is one.
+    fn store_piece(
+        &mut self,
+        piece: &Piece,
+        ends: bool,
+        (position, span_from): (Lsn, Option<Lsn>),
+        frames: &Bytes,
+        olds: &Bytes,
+    ) -> Option<Result<Stored, StoreError>> {
+        let appender = self.appender.as_mut()?;
+        let head = RecordHead {
+            kind: Kind::Frames,
+            begins: piece.begins,
+            ends,
+            has_schema: !Arc::ptr_eq(&piece.schema, &self.schema),
+            first: piece.first,
+            last: self.sequence,
+            before: piece.before,
+            position,
+            span_from,
+            committed_at: self.committed.committed_at,
+            synced: 0,
+            frames: 0,
+            olds: 0,
+            checksum: 0,
+        };
+        Some(appender.append(head, &piece.schema, frames, olds, ends.then_some(self.committed)))
+    }
+}
+
+impl Drop for JournalWriter {
+    /// The last position is kept, so that a restart asks for no more than it has to.
+    fn drop(&mut self) {
+        let committed = self.committed;
+        if let Some(appender) = self.appender.as_mut().filter(|appender| appender.mark_due_at(committed).is_some()) {
+            appender.mark(committed, None);
         }
     }
 }

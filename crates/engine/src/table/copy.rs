@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::recent::Recent;
 use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
-use crate::base::{Base, BaseWriter};
+use crate::base::{Base, BaseWriter, Bases};
 use crate::journal::Head;
 use crate::pipeline::Pipeline;
 use crate::source::{CopyEvent, Snapshot};
 use crate::spool::SharedFile;
 use crate::status::CopyProgress;
+use crate::store::Definition;
 
 /// Held transactions stay in memory up to this many bytes together.
 const HELD_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
@@ -55,6 +56,8 @@ struct Incoming {
     copied_at: CommitTime,
     /// When the newest transaction that it shows committed.
     committed_at: CommitTime,
+    /// What its rows were defined by, as the source says once all are there.
+    definition: String,
 }
 
 /// Why a copy does not go on.
@@ -79,6 +82,7 @@ pub(crate) struct Done {
     pub(crate) from: Option<Lsn>,
     pub(crate) to: Lsn,
     pub(crate) committed_at: CommitTime,
+    pub(crate) definition: String,
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
     base: Option<BaseWriter>,
@@ -200,7 +204,7 @@ impl Copying {
     pub(crate) fn receive(
         &mut self,
         event: CopyEvent,
-        options: &TableOptions,
+        (options, bases): (&TableOptions, &Bases),
         known: Option<(&TableState, &Pipeline)>,
         now: CommitTime,
         recent: &mut Recent,
@@ -212,17 +216,19 @@ impl Copying {
                 self.let_go(&snapshot, recent);
                 let started_at = Instant::now();
                 let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
-                self.incoming = Some(Incoming::new(&schema, snapshot, progress, options, known.is_none(), now)?);
+                let base = if known.is_none() { Some(bases.writer().map_err(TableError::from)?) } else { None };
+                self.incoming = Some(Incoming::new(&schema, snapshot, progress, options, base, now)?);
             }
             CopyEvent::Rows(chunk) => {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.add(&chunk, known)?;
                 }
             }
-            CopyEvent::End { inserted } => {
-                if self.incoming.is_none() {
+            CopyEvent::End { inserted, definition } => {
+                let Some(incoming) = &mut self.incoming else {
                     return Err(CopyStop::StartOver("the copy ended before it began"));
-                }
+                };
+                incoming.definition = definition;
                 self.ended = Some(inserted);
                 self.catch_up(recent)?;
             }
@@ -235,9 +241,9 @@ impl Copying {
     /// last one would go on behind it.
     pub(crate) fn complete(&mut self) -> Option<Done> {
         self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
-        let Incoming { pipeline, state, base, committed_at, .. } = self.incoming.take()?;
+        let Incoming { pipeline, state, base, committed_at, definition, .. } = self.incoming.take()?;
         self.ended = None;
-        Some(Done { from: self.from, to: self.reached, committed_at, pipeline, state, base })
+        Some(Done { from: self.from, to: self.reached, committed_at, definition, pipeline, state, base })
     }
 
     /// The copy is given up: whatever was held has to be seen by the next one.
@@ -257,17 +263,17 @@ impl Incoming {
         snapshot: Snapshot,
         progress: CopyProgress,
         options: &TableOptions,
-        first: bool,
+        base: Option<BaseWriter>,
         copied_at: CommitTime,
     ) -> Result<Incoming, TableError> {
         let pipeline = Pipeline::bind(&options.pipeline, schema)?;
         // An estimate only saves growing; a wrong one must not cost the memory of a table that is not there.
         let capacity = usize::try_from(progress.rows_estimated.min(progress.bytes_estimated / 32)).unwrap_or(0);
         let state = TableState::new(pipeline.state().clone(), &[], capacity)?;
-        let base = if first { Some(BaseWriter::new(&options.folder)?) } else { None };
         let logged_at = progress.started_at;
         let committed_at = copied_at;
-        Ok(Incoming { snapshot, pipeline, state, base, progress, logged_at, copied_at, committed_at })
+        let definition = String::new();
+        Ok(Incoming { snapshot, pipeline, state, base, progress, logged_at, copied_at, committed_at, definition })
     }
 
     /// Puts a transaction that the snapshot does not see on top.
@@ -330,21 +336,23 @@ impl Done {
     pub(crate) fn into_base(
         self,
         sequence: Sequence,
-        folder: &Path,
+        bases: &Bases,
+        definition: Definition,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
         let head = Head { sequence, position: self.to, committed_at: self.committed_at };
         let Done { pipeline, state, base, .. } = self;
-        let writer = match base {
+        let mut writer = match base {
             Some(writer) => writer,
-            None => write_base(&state, &pipeline, folder)?,
+            None => write_base(&state, &pipeline, bases)?,
         };
+        writer.define(definition);
         let base = writer.finish(head, pipeline.out().clone())?;
         Ok((base, state, pipeline))
     }
 }
 
-fn write_base(state: &TableState, pipeline: &Pipeline, folder: &Path) -> Result<BaseWriter, TableError> {
-    let mut writer = BaseWriter::new(folder)?;
+fn write_base(state: &TableState, pipeline: &Pipeline, bases: &Bases) -> Result<BaseWriter, TableError> {
+    let mut writer = bases.writer()?;
     let mut out = TupleBuf::new();
     for row in state.rows() {
         if pipeline.classify(None, Some(row.as_ref())) == laredo_core::Seen::Insert {

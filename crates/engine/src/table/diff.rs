@@ -1,10 +1,10 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{Column, Schema, Tuple, TupleRef};
+use laredo_core::{Column, Schema, Seen, Tuple, TupleBuf, TupleRef};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
-use super::{Applied, Live, Scratch, TableError, emit};
+use super::{Applied, Known, Live, Scratch, TableError, emit};
 use crate::journal::JournalWriter;
 
 /// Publishes a new copy: a transaction that stands for everything since the last position known.
@@ -14,33 +14,33 @@ use crate::journal::JournalWriter;
 pub(super) fn publish(live: &mut Live, done: Done) -> Result<(), TableError> {
     if let Err(error) = write(live, &done) {
         live.writer.abort();
-        live.diverged = true;
+        live.known = Known::Nothing;
         return Err(error);
     }
-    (live.state, live.pipeline, live.diverged) = (done.state, done.pipeline, false);
+    (live.state, live.pipeline, live.known) = (done.state, done.pipeline, Known::Source);
     Ok(())
 }
 
 fn write(live: &mut Live, done: &Done) -> Result<(), TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
-    match cast_known(live, done) {
-        true => write_differences(&mut live.writer, &live.state, done)?,
-        false => write_everything(&mut live.writer, done)?,
+    let has_cast = live.known == Known::Source && cast_known(live, done);
+    match live.known {
+        Known::Source if has_cast => write_differences(&mut live.writer, &live.state, done)?,
+        Known::Readers if live.state.schema() == done.pipeline.out() => {
+            write_differences_to_readers(&mut live.writer, &live.state, done)?;
+        }
+        Known::Source | Known::Readers | Known::Nothing => write_everything(&mut live.writer, done)?,
     }
     live.writer.commit()?;
     live.writer.publish()?;
     Ok(())
 }
 
-/// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the state has diverged
-/// from what readers have, the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
+/// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
 /// them before: a row that matched would stay with a reader who is never told that it went.
 fn cast_known(live: &mut Live, done: &Done) -> bool {
     let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
-    if live.diverged {
-        return false;
-    }
     if live.pipeline.state() == done.pipeline.state() {
         return true;
     }
@@ -84,6 +84,32 @@ fn write_differences(
         let old = known.get_like(new.as_ref());
         if !old.is_some_and(|old| old.is_same(new) || old.as_ref().bytes() == new.as_ref().bytes()) {
             write(old, Some(new))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same where the known rows are those of readers, as a journal has kept them.
+fn write_differences_to_readers(
+    writer: &mut JournalWriter,
+    known: &laredo_core::TableState,
+    done: &Done,
+) -> Result<(), TableError> {
+    let has = |row: TupleRef<'_>| done.pipeline.classify(None, Some(row)) == Seen::Insert;
+    for old in known.rows() {
+        // Transforms leave keys as they are.
+        let key = known.schema().key().key_of(old.as_ref());
+        if !done.state.get(&key).is_some_and(|row| has(row.as_ref())) {
+            writer.push(Action::Delete, key.as_ref(), Some(old.as_ref()))?;
+        }
+    }
+    let mut scratch = TupleBuf::new();
+    for row in done.state.rows().filter(|row| has(row.as_ref())) {
+        let new = done.pipeline.out_row(row.as_ref(), &mut scratch);
+        match known.get_like(new) {
+            None => writer.push(Action::Insert, new, None)?,
+            Some(old) if old.as_ref().bytes() == new.bytes() => {}
+            Some(old) => writer.push(Action::Update, new, Some(old.as_ref()))?,
         }
     }
     Ok(())

@@ -24,13 +24,14 @@ fn options() -> TableOptions {
         instance: InstanceId("test".to_owned()),
         first_sequence: Sequence(5000),
         folder,
+        store: None,
     }
 }
 
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Arc::default(), sender), journal)
+    (Table::new(options, clock, Arc::default(), sender, None), journal)
 }
 
 /// `id` int8 (the key), and columns of this name and type.
@@ -102,7 +103,7 @@ fn a_thousand_held_transactions_share_a_file() {
     assert!(opened < 100, "{opened} files for a thousand held transactions");
     table.on_copy(begin(&schema, below(3))).unwrap();
     table.on_copy(rows(&[row(1, &body), row(2, &body)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(1000) }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new() }).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
     let live = table.live.as_ref().unwrap();
@@ -129,7 +130,7 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(held(&table), 0, "seen");
     insert(&mut table, 10);
     assert!(held(&table) > 0, "not seen");
-    table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap();
     insert(&mut table, 11);
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
@@ -150,7 +151,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[Tuple
     let inserted = Lsn(snapshot.xmax.0);
     table.on_copy(begin(schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
-    table.on_copy(CopyEvent::End { inserted }).unwrap();
+    table.on_copy(CopyEvent::End { inserted, definition: String::new() }).unwrap();
 }
 
 /// What readers get after `after`, change by change.
@@ -182,7 +183,10 @@ fn an_insert_without_a_large_value_is_copied() {
     // A copy that does not see it yet is of no use.
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
-    assert_eq!(table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap(), Wants::CopyLater);
+    assert_eq!(
+        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap(),
+        Wants::CopyLater
+    );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
     table.on_progress(Lsn(30), None).unwrap();
     let live = table.live.as_ref().unwrap();
@@ -227,7 +231,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_moved("rewritten").unwrap();
     table.on_copy(begin(&schema, below(19))).unwrap();
     table.on_copy(rows(&[row(1, b"two")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(20) }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap();
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     let failed = table.on_progress(Lsn(20), None).expect_err("there is no folder for the journal");
@@ -258,6 +262,13 @@ impl crate::source::Source for Still {
         Ok(crate::source::SourceIdentity::default())
     }
 
+    async fn resume(
+        &self,
+        tables: &[Option<crate::source::KnownTable>],
+    ) -> Result<Vec<crate::source::Resume>, SourceError> {
+        Ok(vec![crate::source::Resume::Follow; tables.len()])
+    }
+
     async fn stream(
         &self,
         _: tokio::sync::mpsc::Sender<crate::source::SourceEvent>,
@@ -272,7 +283,7 @@ impl crate::source::Source for Still {
         _: crate::source::Admission,
         rows: tokio::sync::mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        for event in [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10) }] {
+        for event in [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10), definition: String::new() }] {
             rows.send(event).await.expect("the table waits for its copy");
         }
         Ok(())
@@ -286,7 +297,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let status: Arc<Mutex<TableStatus>> = Arc::default();
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    let table = Table::new(options(), clock, status.clone(), journal);
+    let table = Table::new(options(), clock, status.clone(), journal, None);
     let (events, queue) = tokio::sync::mpsc::channel(4000);
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());

@@ -7,11 +7,14 @@ use laredo_core::{CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Table, TableCommit, TableError, Wants};
-use crate::base;
+use crate::base::{self, Base, BaseError, Bases};
+use crate::journal::{Journal, Merging};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
 use crate::status::TableCommand;
+use crate::store::{StoreError, StoreStatus};
 
 /// Chunks of a copy that may wait for the table.
 const COPY_QUEUE: usize = 8;
@@ -63,6 +66,8 @@ pub(crate) struct Worker<S> {
     moved: Arc<tokio::sync::Notify>,
     /// Events since the table was last shown.
     unsettled: u64,
+    /// How far the table's store is, if it has one.
+    store: Option<watch::Receiver<StoreStatus>>,
 }
 
 struct RunningCopy {
@@ -86,18 +91,19 @@ impl<S: Source> Worker<S> {
         commands: mpsc::Receiver<TableCommand>,
         moved: Arc<tokio::sync::Notify>,
     ) -> Worker<S> {
-        Worker { table, index, source, events, taken: 0, progress, has_progress: false, commands, moved, unsettled: 0 }
+        let (store, taken, has_progress, unsettled) = (table.store_status(), 0, false, 0);
+        Worker { table, index, source, events, taken, progress, has_progress, commands, moved, unsettled, store }
     }
 
     /// Runs the table until the stream is closed. What waits then is dropped: none of it was acknowledged.
     pub(crate) async fn run(mut self) {
         let mut attempts = 0;
-        let mut copy = Some(self.start_copy(attempts));
+        let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
         let mut merging: Option<JoinHandle<()>> = None;
         loop {
             let outcome = match self.step(&mut copy).await {
                 Some(outcome) => outcome,
-                None => return,
+                None => break,
             };
             match outcome {
                 Ok(Wants::Nothing) => {}
@@ -119,6 +125,10 @@ impl<S: Source> Worker<S> {
                 self.settle(&mut merging).await;
             }
         }
+        if let Some(merging) = merging {
+            // It ends by itself, and until then the table's folder is in use. A panic of it has been printed.
+            let _ = merging.await;
+        }
     }
 
     /// Handles the next thing that happens; `None` when the stream is closed.
@@ -128,6 +138,7 @@ impl<S: Source> Worker<S> {
             return Some(aside(heavy, || self.table.on_progress(progress.position, progress.current_at)));
         }
         let holding_enough = self.table.is_holding_enough();
+        let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
             event = next_of(copy) => Some(match event {
                 Some(event) => aside(true, || self.table.on_copy(event)),
@@ -139,6 +150,8 @@ impl<S: Source> Worker<S> {
                 Ok(Wants::Nothing)
             }),
             Some(TableCommand::Reload(reason)) = self.commands.recv() => Some(self.table.on_moved(&reason)),
+            kept = store_moved(&mut self.store) => Some(kept),
+            () = until(mark_at) => Some(Ok(Wants::Nothing)),
         }
     }
 
@@ -172,6 +185,14 @@ impl<S: Source> Worker<S> {
         }
         while let Some(patience) = self.table.writer().and_then(|writer| writer.patience()) {
             patience.wait().await;
+        }
+        if let Some(writer) = self.table.writer() {
+            writer.mark_if_due(Instant::now());
+        }
+        while self.table.writer().is_some_and(|writer| writer.is_ahead_of_disk()) {
+            if let Err(error) = store_moved(&mut self.store).await {
+                self.table.fail(&error);
+            }
         }
         if merging.as_ref().is_none_or(JoinHandle::is_finished) {
             *merging = self.merge_base_if_due();
@@ -228,17 +249,47 @@ impl<S: Source> Worker<S> {
         if !(grown || over || aged) {
             return None;
         }
-        let name = self.table.name().clone();
-        Some(tokio::task::spawn_blocking(move || {
-            let (base, after, head) = journal.base_and_after();
-            match base::merge(&base, &after, head, &journal.options().folder) {
-                Ok(next) => {
-                    tracing::info!(table = %name, rows = next.rows(), position = %next.position(), "new base snapshot");
-                    journal.replace_base(Arc::new(next));
-                }
-                Err(error) => tracing::error!(table = %name, %error, "no new base snapshot; the journal grows"),
+        let (name, bases) = (self.table.name().clone(), self.table.bases().clone());
+        Some(tokio::task::spawn_blocking(move || match merge_base(&journal, &bases) {
+            Ok(Some(next)) => {
+                tracing::info!(table = %name, rows = next.rows(), position = %next.position(), "new base snapshot");
+                journal.replace_base(Arc::new(next));
             }
+            // The table says why.
+            Ok(None) => {}
+            Err(error) => tracing::error!(table = %name, %error, "no new base snapshot; the journal grows"),
         }))
+    }
+}
+
+/// Makes the next base. In a store none may be ahead of the journal, or clients in between could not go on after a restart: `None`
+/// where the journal will never be that far.
+fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
+    let Merging { base, after, head, definition } = journal.base_and_after();
+    if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {
+        return Ok(None);
+    }
+    let mut writer = bases.writer()?;
+    writer.define(definition);
+    base::merge(&base, &after, head, &journal.options().folder, writer).map(Some)
+}
+
+/// The store has moved, or failed. Without one it never does.
+async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result<Wants, TableError> {
+    let Some(status) = store else { return std::future::pending().await };
+    if status.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    match &status.borrow_and_update().failed {
+        Some(error) => Err(StoreError::Failed(error.clone()).into()),
+        None => Ok(Wants::Nothing),
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -179,6 +179,8 @@ mod tests {
                 size_bytes: 3 << 20,
                 created_at: at(1_700_000_000),
             }),
+            full_snapshots: [("fresh client".to_owned(), 2), ("another journal".to_owned(), 1)].into(),
+            deltas: 1100,
         }
     }
 
@@ -198,17 +200,19 @@ mod tests {
              sequence         5000\n\
              journal          4,000 entries, from sequence 1000\n\
              clients          2\n\
-             newest snapshot  j-7: 1,200,000 rows, 3.0 MiB, at 0/200, of 2023-11-14T22:13:20Z\n"
+             newest snapshot  j-7: 1,200,000 rows, 3.0 MiB, at 0/200, of 2023-11-14T22:13:20Z\n\
+             streams so far   1,100 went on, 1 snapshots (another journal), 2 snapshots (fresh client)\n"
         );
         let nothing = GetReplicationStatusResponse::default();
         assert_eq!(clients_text(&name, &nothing), "no client follows public.t\n");
-        assert!(status_text(&name, &nothing).ends_with("newest snapshot  none yet\n"));
+        assert!(status_text(&name, &nothing).contains("newest snapshot  none yet\n"));
     }
 
     #[test]
     fn programs_read_the_contracts_names() {
         let status = status_json(&TableName::new("public", "t"), &answer());
         assert_eq!(status["journal_entry_count"], 4000);
+        assert_eq!((&status["deltas"], &status["full_snapshots"]["fresh client"]), (&json!(1100), &json!(2)));
         assert_eq!(status["latest_snapshot"]["created_at"], "2023-11-14T22:13:20Z");
         let clients = clients_json(&answer());
         assert_eq!((&clients[1]["state"], &clients[1]["behind_count"]), (&json!("catching_up"), &json!(1200)));

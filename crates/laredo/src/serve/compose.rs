@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::prepare::prepare;
 use super::{listen, options};
 use crate::config::ServerConfig;
-use crate::config::server::{JournalStore, SlotConfig, TableConfig};
+use crate::config::server::{SlotConfig, TableConfig};
 
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
@@ -122,12 +122,6 @@ fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptio
 fn say_what_is_not_active(config: &ServerConfig) {
     for table in &config.tables {
         let (name, fanout) = (format!("{}.{}", table.schema, table.table), &table.fanout);
-        if matches!(fanout.journal.store, JournalStore::Durable(_)) {
-            tracing::warn!(
-                table = name,
-                "journal.store: this version keeps the journal in memory and copies at each start"
-            );
-        }
         if fanout.snapshot.is_some() {
             tracing::warn!(table = name, "snapshot: this version does not write fan-out snapshots");
         }

@@ -1,6 +1,6 @@
 //! From the configuration's words to those of the parts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use laredo_core::{Match, Pattern, Predicate, Sequence, TableName, Value};
@@ -14,7 +14,9 @@ use laredo_server::BufferOptions;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::config::server::{self as config, FanoutConfig, Filter, FilterValue, SlotConfig, SourceConfig, TableConfig};
+use crate::config::server::{
+    self as config, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SourceConfig, Store, TableConfig,
+};
 
 /// A transaction stays in memory up to this many bytes for each table it touches.
 const SPOOL_MEMORY_BYTES: usize = 256 * 1024;
@@ -75,7 +77,26 @@ pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> 
         instance: InstanceId(format!("{:032x}", random.random::<u128>())),
         first_sequence: Sequence(random.random_range(1..FIRST_SEQUENCE_MAX)),
         folder: folder.to_owned(),
+        store: store(table),
     }
+}
+
+/// A table's own folder in that of the store.
+fn store(table: &TableConfig) -> Option<PathBuf> {
+    match &table.fanout.journal.store {
+        JournalStore::Durable(Store::Local { path }) => {
+            Some(path.join(file_name(&table.schema)).join(file_name(&table.table)))
+        }
+        // The configuration accepts no other store for a journal.
+        JournalStore::Durable(Store::S3 { .. }) | JournalStore::Memory => None,
+    }
+}
+
+/// A name for a folder, another one for each name of a schema or table.
+fn file_name(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(escaped).collect()
 }
 
 fn pipeline(fanout: &FanoutConfig) -> PipelineOptions {
@@ -117,4 +138,15 @@ pub(super) fn buffer(fanout: &FanoutConfig) -> BufferOptions {
         config::BufferPolicy::SlowDown => BufferPolicy::SlowDown,
     };
     BufferOptions { behind_max: fanout.client_buffer.max_entries, policy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_a_folder_of_its_own() {
+        let names = ["config_document", "a.b", "a/b", "..", "Ä", "A", "a b", "a%20b"].map(file_name);
+        assert_eq!(names, ["config_document", "a%2Eb", "a%2Fb", "%2E%2E", "%C3%84", "A", "a%20b", "a%2520b"]);
+    }
 }

@@ -12,5 +12,6 @@ mod drain;
 mod equality;
 mod faults;
 mod interleaving;
+mod restarts;
 mod schema_changes;
 mod startup;

@@ -1,5 +1,5 @@
 use laredo_core::{Oid, TableName};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A table as the catalogue has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -11,7 +11,7 @@ pub(crate) struct Facts {
 }
 
 /// What a table is: the fingerprint of its definition. A copy taken under another one may not fit the stream.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) oid: Oid,
     pub(crate) file: File,
@@ -35,7 +35,7 @@ pub(crate) struct Definition {
 }
 
 /// Where a table's rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     /// `relfilenode`: another one when the table is rewritten or truncated.
     pub(crate) number: Oid,
@@ -46,7 +46,7 @@ pub(crate) struct File {
 }
 
 /// `relreplident`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Identity {
     #[serde(rename = "d")]
     Default,
@@ -58,7 +58,7 @@ pub(crate) enum Identity {
     Nothing,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ColumnFacts {
     pub(crate) number: i16,
     pub(crate) name: String,
@@ -70,7 +70,7 @@ pub(crate) struct ColumnFacts {
 }
 
 /// A partition that holds rows. Its own replica identity decides what its old rows say.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Leaf {
     pub(crate) oid: Oid,
     pub(crate) file: Oid,
@@ -88,7 +88,7 @@ impl Leaf {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TypeFacts {
     pub(crate) oid: Oid,
     pub(crate) name: String,
@@ -97,7 +97,7 @@ pub(crate) struct TypeFacts {
     pub(crate) kind: KindFacts,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum KindFacts {
     Base,
@@ -110,7 +110,7 @@ pub(crate) enum KindFacts {
 }
 
 /// How a publication has a table.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Published {
     /// The published columns; `None` before PostgreSQL 15, where all are.
     pub(crate) columns: Option<Vec<String>>,

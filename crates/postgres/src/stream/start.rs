@@ -26,8 +26,10 @@ pub enum SlotMode {
 /// Starts the connections of one stream.
 pub(super) struct Start<'a> {
     options: &'a StreamOptions,
-    /// Where the stream goes on; `None` until there was a slot.
+    /// Where the stream goes on; `None` until there was a slot, but for what an earlier run has received.
     pub(super) resume: Option<Lsn>,
+    /// Whether there was a slot in this run.
+    has_slot: bool,
     /// The system identifier of the first connection's cluster.
     cluster: Option<String>,
     /// The timeline when there first was a slot.
@@ -68,7 +70,8 @@ enum Plan {
 
 impl<'a> Start<'a> {
     pub(super) fn new(options: &'a StreamOptions) -> Start<'a> {
-        Start { options, resume: None, cluster: None, timeline: None, suspect: false, internal_errors: 0 }
+        let resume = options.from;
+        Start { options, resume, has_slot: false, cluster: None, timeline: None, suspect: false, internal_errors: 0 }
     }
 
     /// Notes why a connection ended, and whether it had brought the stream forward.
@@ -108,7 +111,7 @@ impl<'a> Start<'a> {
             tracing::error!(%reason, "every table has to be copied again");
         }
         // A slot that goes on keeps what it kept: nobody has to wait again for those who wrote before.
-        if self.resume.is_none() || restarted.is_some() {
+        if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
             signals.slots.send_modify(|slots| *slots += 1);
         }
         // Copies may begin now. If this connection fails before it streams, its slot's beginning must not be forgotten.
@@ -153,7 +156,8 @@ impl<'a> Start<'a> {
         };
         match another_history(found, resume, timeline, left.map(|(_, at)| at)) {
             Some(what) => Err(StreamError::Definite(format!(
-                "{what}. Restart laredo-server: it then begins a new journal and copies every table again"
+                "{what}. Restart laredo-server: it then copies every table again, into a new journal where a kept one is \
+                 not of that history"
             ))),
             None => Ok(()),
         }
@@ -363,6 +367,7 @@ mod tests {
             reconnect: ReconnectOptions::default(),
             spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),
             seed: 0,
+            from: None,
         };
         let mut start = Start::new(&options);
         let server = |code: &str| {

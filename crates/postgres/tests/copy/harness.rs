@@ -165,7 +165,7 @@ pub(crate) async fn copy(source: Arc<PostgresSource>, table: usize, admits: Admi
                 begun += 1;
             }
             CopyEvent::Rows(chunk) => rows.extend(split(&chunk)),
-            CopyEvent::End { inserted } => end = Some(inserted),
+            CopyEvent::End { inserted, .. } => end = Some(inserted),
         }
     }
     copy.await.unwrap()?;

@@ -52,6 +52,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         },
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
+        from: None,
     }
 }
 

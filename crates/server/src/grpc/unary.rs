@@ -79,7 +79,7 @@ fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationS
     let info = journal.info();
     let head = info.head.sequence;
     let client = |reader: ReaderInfo| {
-        let behind = head.entries_since(reader.sequence);
+        let behind = journal.entries_after(reader.sequence);
         ConnectedClient {
             client_id: reader.client_id,
             current_sequence: reader.sequence.to_wire(),

@@ -85,6 +85,11 @@ fn read_journal(table: &Served) {
     gauge!("laredo_journal_bytes", &name()).set(float(info.bytes));
     gauge!("laredo_journal_memory_bytes", &name()).set(float(info.memory_bytes));
     gauge!("laredo_base_rows", &name()).set(float(info.base_rows));
+    if let Some(store) = journal.store_status() {
+        gauge!("laredo_journal_disk_bytes", &name()).set(float(store.journal_bytes));
+        gauge!("laredo_durable_position_bytes", &name()).set(float(store.durable.position().0));
+        counter!("laredo_journal_syncs_total", &name()).absolute(store.syncs);
+    }
     counter!("laredo_encoded_entries_total", &name()).absolute(info.encoded_entries);
     let (as_structs, filtered) = table.views.projected_entries();
     for (kind, count) in [("struct", as_structs), ("filtered", filtered)] {
@@ -124,6 +129,9 @@ fn describe() {
     describe_gauge!("laredo_journal_entries", "Entries kept.");
     describe_gauge!("laredo_journal_bytes", "Bytes kept, in memory and in files.");
     describe_gauge!("laredo_journal_memory_bytes", "Bytes of them in memory.");
+    describe_gauge!("laredo_journal_disk_bytes", "Bytes of the files of a journal that is kept.");
+    describe_gauge!("laredo_durable_position_bytes", "WAL position up to which a restart needs nothing of PostgreSQL.");
+    describe_counter!("laredo_journal_syncs_total", "Times that the journal's files were synced to disk.");
     describe_gauge!("laredo_base_rows", "Rows of the newest base snapshot.");
     describe_counter!("laredo_encoded_entries_total", "Entries encoded: each once, however many clients.");
     describe_counter!(

@@ -2,7 +2,8 @@
 
 use laredo_core::Lsn;
 use laredo_engine::source::{
-    Admission, CopyEvent, Source, SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
+    TableRequest,
 };
 use laredo_testkit::SimDatabase;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,10 @@ pub(crate) struct Held {
 impl Source for Held {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         self.database.prepare(tables).await
+    }
+
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+        self.database.resume(tables).await
     }
 
     async fn stream(

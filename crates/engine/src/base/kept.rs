@@ -1,0 +1,185 @@
+//! A base in a table's folder: the same frames, and behind them a footer that says what they are.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use tempfile::NamedTempFile;
+
+use super::{Base, BaseError, BaseWriter};
+use crate::journal::{Head, InstanceId};
+use crate::store::{BaseFooter, Definition, SUMMED_BYTES, Store, StoreError, Sums, sealed, unsealed};
+
+/// Where a kept base lies, and the checksum of each megabyte of its frames.
+#[derive(Debug)]
+pub(super) struct KeptAs {
+    path: PathBuf,
+    checksums: Vec<u32>,
+}
+
+/// Where a base is written to.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// A temporary file.
+    Unnamed(File),
+    /// A store.
+    Kept(Box<Keeping>),
+}
+
+#[derive(Debug)]
+pub(super) struct Keeping {
+    store: Arc<Store>,
+    instance: InstanceId,
+    definition: Definition,
+    file: NamedTempFile,
+    sums: Sums,
+}
+
+/// Where a table's bases are written.
+#[derive(Clone, Debug)]
+pub(crate) struct Bases {
+    /// For those without a name.
+    pub(crate) folder: PathBuf,
+    pub(crate) store: Option<(Arc<Store>, InstanceId)>,
+}
+
+impl Bases {
+    /// Begins a base.
+    ///
+    /// # Errors
+    /// When no file can be made.
+    pub(crate) fn writer(&self) -> Result<BaseWriter, BaseError> {
+        match &self.store {
+            Some((store, instance)) => BaseWriter::kept(store.clone(), instance.clone(), Definition::default()),
+            None => BaseWriter::new(&self.folder),
+        }
+    }
+}
+
+/// A footer's length stands at the very end, in so many bytes.
+const LENGTH_BYTES: u64 = 8;
+
+impl BaseWriter {
+    /// Begins one in a store: it gets its name once it is whole and on disk, and takes the place of all others then.
+    pub(crate) fn kept(
+        store: Arc<Store>,
+        instance: InstanceId,
+        definition: Definition,
+    ) -> Result<BaseWriter, BaseError> {
+        let file = store.temporary()?;
+        let sums = Sums::default();
+        Ok(BaseWriter::to(Target::Kept(Box::new(Keeping { store, instance, definition, file, sums }))))
+    }
+
+    /// Says what its rows are rows of, where that is known only after they were copied.
+    pub(crate) fn define(&mut self, definition: Definition) {
+        if let Target::Kept(keeping) = &mut self.target {
+            keeping.definition = definition;
+        }
+    }
+}
+
+impl Target {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Target::Unnamed(file) => file.write_all(bytes),
+            Target::Kept(keeping) => {
+                keeping.sums.update(bytes);
+                keeping.file.write_all(bytes)
+            }
+        }
+    }
+
+    pub(super) fn finish(
+        self,
+        head: Head,
+        schema: &Schema,
+        rows: u64,
+        bytes: u64,
+    ) -> Result<(File, Option<KeptAs>), BaseError> {
+        let Keeping { store, instance, definition, mut file, sums } = match self {
+            Target::Unnamed(file) => return Ok((file, None)),
+            Target::Kept(keeping) => *keeping,
+        };
+        let checksums = sums.finish();
+        let footer = sealed(&BaseFooter {
+            instance: instance.0,
+            sequence: head.sequence.0,
+            position: head.position.0,
+            committed_at: head.committed_at.0,
+            rows,
+            bytes,
+            schema: Some(laredo_proto::schema::to_wire(schema)),
+            definition: Some(definition),
+            checksums: checksums.clone(),
+        });
+        file.write_all(&footer)?;
+        file.write_all(&(footer.len() as u64).to_be_bytes())?;
+        let name = Store::base_name(head.position);
+        let (file, _) = store.put(file, &name)?;
+        store.keep_base(&name)?;
+        Ok((file, Some(KeptAs { path: store.path().join(name), checksums })))
+    }
+}
+
+impl KeptAs {
+    /// Reads a part of `bytes` bytes of frames. Each megabyte of which something is asked for is read whole, and checked.
+    pub(super) fn read(&self, file: &File, bytes: u64, at: u64, length: usize) -> io::Result<Bytes> {
+        let summed = SUMMED_BYTES as u64;
+        let (first, end) = (at / summed, at + length as u64);
+        let begins = first * summed;
+        let read = end.div_ceil(summed).saturating_mul(summed).min(bytes).saturating_sub(begins);
+        let mut whole = BytesMut::zeroed(usize::try_from(read).map_err(io::Error::other)?);
+        file.read_exact_at(&mut whole, begins)?;
+        for (index, megabyte) in (first..).zip(whole.chunks(SUMMED_BYTES)) {
+            let stated = usize::try_from(index).ok().and_then(|index| self.checksums.get(index));
+            if stated != Some(&crc32fast::hash(megabyte)) {
+                let error =
+                    StoreError::damaged(&self.path, index * summed, "the checksum of what follows does not fit");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+        let from = usize::try_from(at - begins).map_err(io::Error::other)?;
+        Ok(whole.freeze().slice(from..from + length))
+    }
+}
+
+impl Base {
+    /// Opens the base of a store. Its rows are checked as they are read.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not what was written, or is another journal's.
+    pub(crate) fn open(path: &Path, instance: &InstanceId) -> Result<(Base, Definition), StoreError> {
+        let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
+        let damaged = |at, what: &str| StoreError::damaged(path, at, what);
+        let file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let no_footer = || damaged(length, "it does not end as a base does");
+        let mut footer_bytes = [0; LENGTH_BYTES as usize];
+        let footer_end = length.checked_sub(LENGTH_BYTES).ok_or_else(no_footer)?;
+        file.read_exact_at(&mut footer_bytes, footer_end).map_err(io)?;
+        let frames = footer_end.checked_sub(u64::from_be_bytes(footer_bytes)).ok_or_else(no_footer)?;
+        let mut footer = vec![0; usize::try_from(footer_end - frames).map_err(|_| no_footer())?];
+        file.read_exact_at(&mut footer, frames).map_err(io)?;
+        let footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
+        if footer.bytes != frames || footer.instance != instance.0 {
+            return Err(damaged(frames, "it is not this journal's, or its length is not what it says"));
+        }
+        let schema = laredo_proto::schema::from_wire(footer.schema.unwrap_or_default());
+        let base = Base {
+            sequence: Sequence(footer.sequence),
+            position: Lsn(footer.position),
+            committed_at: CommitTime(footer.committed_at),
+            schema: Arc::new(schema.map_err(|error| damaged(frames, &error.to_string()))?),
+            rows: footer.rows,
+            bytes: footer.bytes,
+            file,
+            kept: Some(KeptAs { path: path.to_owned(), checksums: footer.checksums }),
+        };
+        Ok((base, footer.definition.unwrap_or_default()))
+    }
+}

@@ -1,0 +1,246 @@
+//! The end of a journal's files that is written.
+
+use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use laredo_core::{Lsn, Schema, Sequence};
+use prost::Message;
+use tokio::time::Instant;
+
+use super::error::{StoreError, io_error};
+use super::folder::{JOURNAL, Store};
+use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, RecordHead, sealed};
+use super::queue::{Job, Queue, run};
+use crate::durable::sync;
+use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
+
+/// Where nothing happens but time, its position is written no more often than this.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Appends to a journal's files. Nothing waits for the disk here: a thread of its own writes and syncs what comes.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    store: Arc<Store>,
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+    /// All that there are, oldest first; the last one is written.
+    files: VecDeque<JournalFile>,
+    state: Begun,
+    /// The position that was written last.
+    marked: Lsn,
+    marked_at: Instant,
+}
+
+/// A file of the journal.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalFile {
+    pub(super) file: Arc<DataFile>,
+    /// The last entry before it.
+    pub(super) before: Sequence,
+    pub(super) bytes: u64,
+    /// Whether it has anything that the header of a later one does not say.
+    pub(super) is_needed: bool,
+}
+
+/// Where appending begins, and later how far it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Begun {
+    pub(crate) instance: InstanceId,
+    /// The last transaction.
+    pub(crate) head: Head,
+    /// The last sequence that is taken.
+    pub(crate) taken: Sequence,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) definition: Definition,
+}
+
+impl Appender {
+    /// Begins a file behind `files`. It is on disk when this returns, and so is that no sequence up to `begun.taken` is given again.
+    pub(crate) fn begin(store: Arc<Store>, files: VecDeque<JournalFile>, begun: Begun) -> Result<Appender, StoreError> {
+        let queue = Arc::new(Queue::new());
+        let marked = begun.head.position;
+        let (thread, marked_at) = (None, Instant::now());
+        let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_at };
+        let header = appender.begin_file()?;
+        let Some(JournalFile { file, .. }) = appender.files.back() else { return Ok(appender) };
+        let failed = |what| io_error(what, file.path().map_or(appender.store.path(), PathBuf::as_path));
+        std::os::unix::fs::FileExt::write_all_at(file.file(), &header, 0).map_err(failed("writing"))?;
+        let synced = sync(file.file()).map_err(failed("syncing"))?;
+        appender.store.sync_names()?;
+        file.written.store(header.len() as u64, Ordering::Release);
+        file.synced.store(header.len() as u64, Ordering::Relaxed);
+        appender.drop_unneeded()?;
+        let bytes = appender.files.iter().map(|file| file.bytes).sum();
+        appender.store.tell(|status| status.journal_bytes = bytes);
+        appender.store.reached(&synced, appender.state.head.sequence, marked);
+        let (queue, store) = (appender.queue.clone(), appender.store.clone());
+        let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || run(&queue, &store));
+        appender.thread = Some(thread.map_err(io_error("starting the thread that writes", appender.store.path()))?);
+        Ok(appender)
+    }
+
+    /// Removes files in which nothing happened: a server that starts again and again must not fill its folder.
+    fn drop_unneeded(&mut self) -> Result<(), StoreError> {
+        for path in self.files.iter().filter(|file| !file.is_needed).filter_map(|file| file.file.path()) {
+            std::fs::remove_file(path).map_err(io_error("removing", path))?;
+        }
+        self.files.retain(|file| file.is_needed);
+        Ok(())
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Adds frames; once they are on disk, so is everything up to `head`.
+    pub(crate) fn append(
+        &mut self,
+        piece: RecordHead,
+        schema: &Arc<Schema>,
+        frames: &Bytes,
+        olds: &Bytes,
+        head: Option<Head>,
+    ) -> Result<Stored, StoreError> {
+        if piece.begins {
+            self.state.schema = schema.clone();
+            self.begin_file_if_full().inspect_err(|error| self.queue.give_up(&self.store, &error.to_string()))?;
+        }
+        let part = self.record(piece, frames, olds, head);
+        if let Some(head) = head {
+            (self.state.head, self.state.taken) = (head, head.sequence);
+        }
+        Ok(part)
+    }
+
+    /// The pieces since the last transaction came to nothing.
+    pub(crate) fn abort(&mut self) {
+        self.record(self.plain(Kind::Abort), &Bytes::new(), &Bytes::new(), None);
+    }
+
+    /// Nothing happened up to a position, or in a span nothing that differed.
+    pub(crate) fn mark(&mut self, head: Head, span_from: Option<Lsn>) {
+        self.state.head.position = head.position;
+        let mark = RecordHead { span_from, ..self.plain(Kind::Mark) };
+        self.record(mark, &Bytes::new(), &Bytes::new(), Some(self.state.head));
+    }
+
+    /// The rows are now rows of this.
+    pub(crate) fn define(&mut self, definition: &Definition) {
+        self.state.definition = definition.clone();
+        let bytes = Bytes::from(definition.encode_to_vec());
+        self.record(self.plain(Kind::Definition), &bytes, &Bytes::new(), Some(self.state.head));
+    }
+
+    /// When a position that is not written yet should be; `None` where there is nothing to write.
+    pub(crate) fn mark_due_at(&self, head: Head) -> Option<Instant> {
+        (head.position > self.marked).then(|| self.marked_at + MARK_INTERVAL)
+    }
+
+    /// Whether the disk is so far behind that the table should wait for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.queue.is_behind()
+    }
+
+    /// Removes files that hold nothing after `pruned`.
+    pub(crate) fn forget(&mut self, pruned: Sequence) {
+        while self.files.get(1).is_some_and(|next| next.before <= pruned) {
+            let Some(gone) = self.files.pop_front() else { return };
+            if let Some(path) = gone.file.path() {
+                self.queue.push(Job::Remove { path: path.clone(), bytes: gone.bytes });
+            }
+        }
+    }
+
+    fn plain(&self, kind: Kind) -> RecordHead {
+        let Head { sequence, position, committed_at } = self.state.head;
+        RecordHead {
+            kind,
+            begins: true,
+            ends: true,
+            has_schema: false,
+            first: sequence,
+            last: sequence,
+            before: position,
+            position,
+            span_from: None,
+            committed_at,
+            synced: 0,
+            frames: 0,
+            olds: 0,
+            checksum: 0,
+        }
+    }
+
+    fn record(&mut self, head: RecordHead, frames: &Bytes, olds: &Bytes, reached: Option<Head>) -> Stored {
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(frames);
+        checksum.update(olds);
+        let checksum = checksum.finalize();
+        let last = self.files.back_mut().expect("a file is begun before anything is appended");
+        let synced = last.file.synced.load(Ordering::Relaxed);
+        let head = RecordHead { synced, frames: frames.len(), olds: olds.len(), checksum, ..head };
+        let (at, file) = (last.bytes, last.file.clone());
+        last.bytes += (HEAD_BYTES + head.contents_bytes()) as u64;
+        let bytes = [head.encode(), frames.clone(), olds.clone()];
+        self.queue.push(Job::Write { file: file.clone(), at, bytes, head: reached });
+        if let Some(Head { position, .. }) = reached {
+            (self.marked, self.marked_at) = (position, Instant::now());
+        }
+        let at = at + HEAD_BYTES as u64;
+        Stored::new(file, Part { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
+    }
+
+    /// Between two transactions: each stays in one file.
+    fn begin_file_if_full(&mut self) -> Result<(), StoreError> {
+        if self.files.back().is_some_and(|file| file.bytes < self.store.file_bytes) {
+            return Ok(());
+        }
+        let header = self.begin_file()?;
+        let Some(JournalFile { file, .. }) = self.files.back() else { return Ok(()) };
+        let bytes = [header, Bytes::new(), Bytes::new()];
+        self.queue.push(Job::Write { file: file.clone(), at: 0, bytes, head: None });
+        Ok(())
+    }
+
+    /// Makes the next file; its header has to be written.
+    fn begin_file(&mut self) -> Result<Bytes, StoreError> {
+        let Begun { instance, head, taken, schema, definition } = &self.state;
+        let first = taken.plus(1);
+        let header = Bytes::from(sealed(&FileHeader {
+            instance: instance.0.clone(),
+            before_sequence: head.sequence.0,
+            first_sequence: first.0,
+            before_position: head.position.0,
+            committed_at: head.committed_at.0,
+            schema: Some(laredo_proto::schema::to_wire(schema)),
+            definition: Some(definition.clone()),
+        }));
+        let path = self.store.path().join(format!("{:020}.{JOURNAL}", first.0));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
+        self.files.push_back(JournalFile {
+            file: Arc::new(file),
+            before: head.sequence,
+            bytes: header.len() as u64,
+            is_needed: true,
+        });
+        Ok(header)
+    }
+}
+
+impl Drop for Appender {
+    /// What was appended is on disk, or has failed, when this returns.
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            // It reports its failures itself; a panic of it has been printed.
+            let _ = thread.join();
+        }
+    }
+}

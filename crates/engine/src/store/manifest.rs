@@ -1,0 +1,142 @@
+//! Whose journal a folder holds, in words that a person can read too.
+
+use std::fs;
+use std::io::{self, Write};
+
+use laredo_core::{Lsn, TableName};
+use serde::{Deserialize, Serialize};
+
+use super::error::{StoreError, io_error};
+use super::folder::Store;
+use super::format::VERSION;
+use crate::journal::InstanceId;
+use crate::source::SourceIdentity;
+
+const NAME: &str = "manifest.json";
+
+/// Whose journal a folder holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    /// The format of all files beside it.
+    pub(super) format: u32,
+    instance: String,
+    schema: String,
+    table: String,
+    system_identifier: String,
+    database: String,
+    timeline: u32,
+}
+
+impl Manifest {
+    pub(super) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity) -> Manifest {
+        Manifest {
+            format: VERSION,
+            instance: instance.0.clone(),
+            schema: table.schema.clone(),
+            table: table.table.clone(),
+            system_identifier: source.system_identifier.clone(),
+            database: source.database.clone(),
+            timeline: source.timeline,
+        }
+    }
+
+    /// Reads it; `None` where there is none.
+    pub(super) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
+        let path = store.path().join(NAME);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("reading", &path)(error)),
+        };
+        // The format comes first: another one may have other keys.
+        let damaged = |error: serde_json::Error| StoreError::damaged(&path, 0, error.to_string());
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(found) if found != u64::from(VERSION) => {
+                Err(StoreError::Version { path: path.clone(), found: u32::try_from(found).unwrap_or(u32::MAX) })
+            }
+            _ => serde_json::from_value(value).map(Some).map_err(damaged),
+        }
+    }
+
+    /// Puts it in place of an older one.
+    pub(super) fn write(&self, store: &Store) -> Result<(), StoreError> {
+        let path = store.path().join(NAME);
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
+        let mut file = store.temporary().map_err(io_error("making a file beside", &path))?;
+        file.write_all(&text).map_err(io_error("writing", &path))?;
+        store.put(file, NAME).map(drop)
+    }
+
+    pub(super) fn instance(&self) -> InstanceId {
+        InstanceId(self.instance.clone())
+    }
+
+    pub(super) fn table(&self) -> TableName {
+        TableName::new(&self.schema, &self.table)
+    }
+
+    /// Whether what was kept up to a position is part of the source's past; why not, if not.
+    pub(super) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
+        if self.system_identifier != source.system_identifier || self.database != source.database {
+            return Err(format!(
+                "it is of database {} of cluster {}, and this is {} of {}",
+                self.database, self.system_identifier, source.database, source.system_identifier
+            ));
+        }
+        if self.timeline != source.timeline {
+            let left = source.history.iter().find(|(timeline, _)| *timeline == self.timeline).map(|(_, at)| *at);
+            return match left {
+                Some(at) if position <= at => Ok(()),
+                Some(at) => Err(format!(
+                    "it comes to {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
+                    self.timeline
+                )),
+                None => Err(format!("timeline {} is no part of the database's history", self.timeline)),
+            };
+        }
+        if source.written < position {
+            return Err(format!(
+                "it comes to {position}, and the database's WAL ends at {}: it was restored to an earlier state",
+                source.written
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_past_that_the_source_shares_is_gone_on_with() {
+        let source = |timeline, written| SourceIdentity {
+            system_identifier: "s".to_owned(),
+            database: "d".to_owned(),
+            timeline,
+            history: [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect(),
+            written: Lsn(written),
+        };
+        let kept =
+            |timeline| Manifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0));
+        let elsewhere = SourceIdentity { system_identifier: "t".to_owned(), ..source(1, 500) };
+        let other = SourceIdentity { database: "e".to_owned(), ..source(1, 500) };
+        let cases = [
+            (kept(1), source(1, 500), 400, None),
+            (kept(1), source(1, 399), 400, Some("WAL ends at 0/18F")),
+            (kept(1), source(2, 500), 100, None),
+            (kept(1), source(2, 500), 101, Some("left that timeline (1) at 0/64")),
+            (kept(2), source(1, 500), 50, Some("timeline 2 is no part")),
+            (kept(1), elsewhere, 50, Some("of cluster s, and this is d of t")),
+            (kept(1), other, 50, Some("database d of cluster s")),
+        ];
+        for (kept, now, position, wrong) in cases {
+            let found = kept.is_past_of(&now, Lsn(position));
+            match wrong {
+                None => assert_eq!(found, Ok(())),
+                Some(wrong) => assert!(found.clone().is_err_and(|why| why.contains(wrong)), "{found:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A journal's files, read back: every record checked, a torn end cut, and damage named.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use laredo_core::{Lsn, Sequence};
+use prost::Message;
+
+use super::append::JournalFile;
+use super::error::{StoreError, io_error};
+use super::folder::{JOURNAL, Store};
+use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, PREFIX_BYTES, RecordHead, VERSION, prefix, unsealed};
+use super::recover::Kept;
+use crate::durable::sync;
+use crate::journal::{DataFile, Part, Stored};
+
+/// Read in one go.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// Reads all files of a journal in their order.
+///
+/// # Errors
+/// When one cannot be read, or is not what was written.
+pub(super) fn journal(
+    store: &Store,
+    instance: &str,
+    kept: &mut Option<Kept>,
+) -> Result<VecDeque<JournalFile>, StoreError> {
+    let mut paths = VecDeque::from(store.files(JOURNAL)?);
+    drop_unborn(&mut paths)?;
+    let mut files = VecDeque::new();
+    while let Some(path) = paths.pop_front() {
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("opening", &path))?;
+        let bytes = file.metadata().map_err(io_error("reading", &path))?.len();
+        let data = Arc::new(DataFile::of_store(file, path.clone(), bytes));
+        let (header, begins_at) = header(data.file(), &path)?;
+        let before = Sequence(header.before_sequence);
+        if header.instance != instance {
+            let what = format!("it is of journal {}, and the folder of {instance}", header.instance);
+            return Err(StoreError::damaged(&path, 0, what));
+        }
+        let kept = match kept {
+            Some(kept) => kept,
+            None => kept.insert(Kept::begin(&header).map_err(|what| StoreError::damaged(&path, 0, what))?),
+        };
+        kept.begin_file(&header).map_err(|what| StoreError::damaged(&path, 0, what))?;
+        let reading = Reading { path: &path, data: &data, bytes, is_last: paths.is_empty() };
+        let (bytes, is_needed) = reading.read(begins_at, kept)?;
+        files.push_back(JournalFile { file: data.clone(), before, bytes, is_needed });
+    }
+    Ok(files)
+}
+
+/// Removes files at the end whose header never came to the disk: nothing that they held was ever acknowledged.
+fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
+    while let Some(path) = paths.back() {
+        let file = File::open(path).map_err(io_error("opening", path))?;
+        let is_unborn = match header(&file, path) {
+            Err(StoreError::Damaged { .. }) => !is_told_to_be_synced(&file, 0).map_err(io_error("reading", path))?,
+            Err(error) => return Err(error),
+            Ok(_) => false,
+        };
+        if !is_unborn {
+            return Ok(());
+        }
+        std::fs::remove_file(path).map_err(io_error("removing", path))?;
+        paths.pop_back();
+    }
+    Ok(())
+}
+
+/// A file's header, and where its records begin.
+fn header(file: &File, path: &Path) -> Result<(FileHeader, u64), StoreError> {
+    let damaged = || StoreError::damaged(path, 0, "it does not begin as a journal does");
+    let mut bytes = vec![0; PREFIX_BYTES];
+    read_at(file, &mut bytes, 0, path)?.then_some(()).ok_or_else(damaged)?;
+    let (version, length) = prefix(&bytes).ok_or_else(damaged)?;
+    bytes.resize(PREFIX_BYTES + length, 0);
+    let is_whole = read_at(file, &mut bytes, 0, path)?;
+    let header = is_whole.then(|| unsealed(&bytes)).flatten();
+    match header {
+        // Its checksum fits, so it is no accident.
+        Some(_) if version != VERSION => Err(StoreError::Version { path: path.to_owned(), found: version }),
+        Some(header) => Ok((header, bytes.len() as u64)),
+        None => Err(damaged()),
+    }
+}
+
+/// Whether all the bytes asked for are there.
+fn read_at(file: &File, bytes: &mut [u8], at: u64, path: &Path) -> Result<bool, StoreError> {
+    match file.read_exact_at(bytes, at) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(io_error("reading", path)(error)),
+    }
+}
+
+/// A file that is being read.
+struct Reading<'a> {
+    path: &'a Path,
+    data: &'a Arc<DataFile>,
+    bytes: u64,
+    is_last: bool,
+}
+
+impl Reading<'_> {
+    /// Reads all records, cuts what is torn at the end of the last file, and returns where the file ends, and whether it has anything
+    /// that a later file's header does not say.
+    fn read(&self, begins_at: u64, kept: &mut Kept) -> Result<(u64, bool), StoreError> {
+        let failed = || io_error("reading", self.path);
+        let mut reader = BufReader::with_capacity(READ_BYTES, self.data.file());
+        reader.seek(SeekFrom::Start(begins_at)).map_err(failed())?;
+        let (mut at, mut whole, mut is_needed) = (begins_at, begins_at, false);
+        let problem = loop {
+            if at == self.bytes {
+                break None;
+            }
+            let Some((head, contents)) = self.record(&mut reader, at).map_err(failed())? else {
+                break Some("a record is not what was written");
+            };
+            let contents_at = at + HEAD_BYTES as u64;
+            at = contents_at + contents.len() as u64;
+            self.take(&head, contents_at, &contents, kept)
+                .map_err(|what| StoreError::damaged(self.path, contents_at - HEAD_BYTES as u64, what))?;
+            if !kept.is_inside() {
+                whole = at;
+                is_needed |= head.kind == Kind::Frames || head.span_from.is_some();
+            }
+        };
+        if let Some(what) = problem {
+            let is_torn = self.is_last && !is_told_to_be_synced(self.data.file(), at).map_err(failed())?;
+            if !is_torn {
+                return Err(StoreError::damaged(self.path, at, what));
+            }
+        }
+        if kept.is_inside() && !self.is_last {
+            return Err(StoreError::damaged(self.path, whole, "a transaction does not end"));
+        }
+        if whole < self.bytes {
+            self.cut(whole, kept)?;
+        }
+        Ok((whole, is_needed))
+    }
+
+    /// The next record; `None` where there is no whole one.
+    fn record(&self, reader: &mut impl Read, at: u64) -> io::Result<Option<(RecordHead, Bytes)>> {
+        let mut head = [0; HEAD_BYTES];
+        if self.bytes - at < HEAD_BYTES as u64 {
+            return Ok(None);
+        }
+        reader.read_exact(&mut head)?;
+        let Some(head) = RecordHead::decode(&head) else { return Ok(None) };
+        let length = head.contents_bytes();
+        if self.bytes - at - (HEAD_BYTES as u64) < length as u64 {
+            return Ok(None);
+        }
+        let mut contents = vec![0; length];
+        reader.read_exact(&mut contents)?;
+        Ok((crc32fast::hash(&contents) == head.checksum).then(|| (head, contents.into())))
+    }
+
+    fn take(&self, head: &RecordHead, at: u64, contents: &Bytes, kept: &mut Kept) -> Result<(), String> {
+        match head.kind {
+            Kind::Frames => {
+                let part = Part { at, frames: head.frames, olds: head.olds, checksum: Some(head.checksum) };
+                kept.frames(head, contents.slice(..head.frames), Stored::new(self.data.clone(), part))
+            }
+            Kind::Mark => kept.mark(head),
+            Kind::Abort => {
+                kept.abort();
+                Ok(())
+            }
+            Kind::Definition => {
+                let definition = Definition::decode(contents.as_ref()).map_err(|error| error.to_string())?;
+                kept.define(definition)
+            }
+        }
+    }
+
+    /// Cuts what is torn, for good: this will not be the last file any more.
+    fn cut(&self, whole: u64, kept: &mut Kept) -> Result<(), StoreError> {
+        kept.abort();
+        tracing::warn!(
+            file = %self.path.display(), at = whole, bytes = self.bytes - whole,
+            "the journal's end was being written when the server ended; it is cut at the last whole transaction"
+        );
+        let cut = self.data.file().set_len(whole).and_then(|()| sync(self.data.file()));
+        cut.map(drop).map_err(io_error("cutting", self.path))
+    }
+}
+
+/// Whether a record further on says that byte `at` was on disk: then what is wrong there is damage, and not a torn write. Disks may
+/// write what is not synced in any order.
+fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
+    let (mut window, mut begins) = (vec![0; READ_BYTES + HEAD_BYTES], at);
+    loop {
+        let mut filled = 0;
+        while filled < window.len() {
+            match file.read_at(&mut window[filled..], begins + filled as u64)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        let heads = window[..filled].windows(HEAD_BYTES).filter_map(RecordHead::decode);
+        if { heads }.any(|head| head.synced > at) {
+            return Ok(true);
+        }
+        if filled < window.len() {
+            return Ok(false);
+        }
+        begins += READ_BYTES as u64;
+    }
+}
+
+/// Where a kept position and a header's must agree.
+pub(super) fn follows(known: (Sequence, Lsn), header: &FileHeader) -> Result<(), String> {
+    let (sequence, position) = known;
+    if header.before_sequence != sequence.0
+        || header.before_position < position.0
+        || header.first_sequence <= sequence.0
+    {
+        return Err(format!(
+            "it goes on after entry {} at {}, and the file before it comes to entry {sequence} at {position}: a file is missing",
+            header.before_sequence,
+            Lsn(header.before_position)
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! From a folder back to a table: its newest base, its journal, and the rows that both make.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState};
+use laredo_proto::batch::Entries;
+use tokio::time::Instant;
+
+use super::append::{Appender, Begun};
+use super::error::{StoreError, read_error};
+use super::folder::{BASE, JOURNAL, Store};
+use super::format::{Definition, FileHeader, RecordHead, SKIPPED};
+use super::manifest::Manifest;
+use super::read;
+use crate::base::{Base, BaseError};
+use crate::journal::{Beginning, Boundary, Gaps, Head, InstanceId, Segment, Stored, frames};
+use crate::source::{KnownTable, SourceIdentity};
+
+/// What a folder is opened for.
+pub(crate) struct About<'a> {
+    pub(crate) table: &'a TableName,
+    pub(crate) source: &'a SourceIdentity,
+    pub(crate) now: CommitTime,
+    /// How much the journal may keep.
+    pub(crate) bytes_max: u64,
+}
+
+/// A table as it was.
+pub(crate) struct Restored {
+    pub(crate) beginning: Beginning,
+    pub(crate) appender: Appender,
+    /// The rows that readers have.
+    pub(crate) rows: TableState,
+    pub(crate) definition: Definition,
+}
+
+impl Restored {
+    /// What the source is told of it.
+    pub(crate) fn known(&self) -> KnownTable {
+        KnownTable { position: self.beginning.head.position, definition: self.definition.source.clone() }
+    }
+}
+
+/// Opens a table's folder, and restores what is in it. What is of no use is put aside, and the table begins anew.
+///
+/// # Errors
+/// When the folder is somebody else's, cannot be read or written, or is of a format that this version does not know.
+pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Option<Restored>), StoreError> {
+    let store = Arc::new(Store::open(folder, about.bytes_max)?);
+    match restore(&store, about) {
+        Ok(restored) => Ok((store, restored)),
+        Err(error) if error.is_of_no_use() => {
+            let aside = store.set_aside()?;
+            tracing::error!(
+                table = %about.table, %error, aside = %aside.display(),
+                "the kept journal is of no use; it is put aside, and the table is copied anew"
+            );
+            Ok((store, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder that of a new journal.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn claim(
+    store: &Store,
+    instance: &InstanceId,
+    about: (&TableName, &SourceIdentity),
+) -> Result<(), StoreError> {
+    store.remove_journal()?;
+    Manifest::new(instance, about.0, about.1).write(store)
+}
+
+pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Restored>, StoreError> {
+    let Some(manifest) = Manifest::read(store)? else {
+        return match store.files(BASE)?.pop() {
+            Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
+            None => Ok(None),
+        };
+    };
+    if manifest.table() != *about.table {
+        let (path, wanted) = (store.path().to_owned(), Box::new(about.table.clone()));
+        return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
+    }
+    let instance = manifest.instance();
+    let Some(path) = store.files(BASE)?.pop() else {
+        return match store.files(JOURNAL)?.pop() {
+            Some(path) => Err(StoreError::damaged(&path, 0, "there is no base that it could be put on")),
+            None => Ok(None),
+        };
+    };
+    let (base, base_definition) = Base::open(&path, &instance)?;
+    let base = Arc::new(base);
+    let mut kept = None;
+    let mut files = read::journal(store, &instance.0, &mut kept)?;
+    let head = base_head(&base);
+    let mut kept = match kept {
+        Some(kept) if kept.head.sequence >= base.sequence() => kept,
+        // The base is ahead of the journal where that has lost its end, and stands alone then.
+        kept => {
+            store.remove_journal()?;
+            files.clear();
+            let taken = kept.map_or(head.sequence, |kept| kept.taken.max(head.sequence));
+            Kept { taken, ..Kept::at(head, base.schema().clone(), base_definition) }
+        }
+    };
+    if base.sequence() < kept.pruned.sequence {
+        let what = "the journal begins after it: a file is missing";
+        return Err(StoreError::damaged(&path, 0, what));
+    }
+    kept.head.position =
+        kept.head.position.max(if kept.head.sequence == head.sequence { head.position } else { Lsn::ZERO });
+    let history = manifest.is_past_of(about.source, kept.head.position);
+    history.map_err(|why| StoreError::History { path: store.path().to_owned(), why })?;
+    let rows = rows(&base, &kept.segments, &path)?;
+    // The timeline may be a later one by now, of which this is the past.
+    Manifest::new(&instance, about.table, about.source).write(store)?;
+    store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
+    kept.date_segments(about.now);
+    kept.restored(store.clone(), files, instance, base, rows).map(Some)
+}
+
+fn base_head(base: &Base) -> Head {
+    Head { sequence: base.sequence(), position: base.position(), committed_at: base.committed_at() }
+}
+
+/// The rows of a base after everything that the journal holds behind it.
+fn rows(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
+    let damaged = |what: String| StoreError::damaged(path, 0, what);
+    let capacity = usize::try_from(base.rows()).unwrap_or(0);
+    let mut state =
+        TableState::new(base.schema().clone(), &[], capacity).map_err(|error| damaged(error.to_string()))?;
+    let loaded = base.for_each_row::<BaseError>(|row| {
+        state.put(row.to_tuple());
+        Ok(())
+    });
+    loaded.map_err(|error| match error {
+        BaseError::Io(error) => read_error(path)(error),
+        error => damaged(error.to_string()),
+    })?;
+    if state.len() as u64 != base.rows() {
+        return Err(damaged(format!("it has {} rows and says it has {}", state.len(), base.rows())));
+    }
+    for segment in segments.iter().filter(|segment| segment.last > base.sequence()) {
+        let run = segment.data.read_frames().map_err(read_error(path))?;
+        replay(&mut state, run, base.sequence()).map_err(|what| {
+            let place = format!("entries {} to {}", segment.first, segment.last);
+            damaged(format!("{place} of the journal do not fit what came before them: {what}"))
+        })?;
+    }
+    Ok(state)
+}
+
+/// Applies what comes after an entry: a segment may begin before a base, and end behind it.
+fn replay(state: &mut TableState, run: Bytes, after: Sequence) -> Result<(), String> {
+    for frame in frames(run).filter(|frame| frame.header.last_sequence > after) {
+        if let Some(schema) = frame.batch.schema {
+            let schema = laredo_proto::schema::from_wire(schema).map_err(|error| error.to_string())?;
+            state.cast_to(Arc::new(schema)).map_err(|error| error.to_string())?;
+        }
+        let schema = state.schema().clone();
+        for entry in Entries::new(&frame.batch.entries, &schema) {
+            let change = entry.map_err(|error| error.to_string())?.to_change();
+            state.apply_change(&change).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// A journal as its files tell it, up to the record read last.
+pub(super) struct Kept {
+    pub(super) head: Head,
+    pub(super) pruned: Boundary,
+    pub(super) segments: VecDeque<Segment>,
+    /// When the last transaction of each segment committed.
+    committed: VecDeque<CommitTime>,
+    /// Pieces of a transaction that has not ended.
+    open: Vec<Segment>,
+    open_schema: Arc<Schema>,
+    /// The last sequence that may have been given.
+    taken: Sequence,
+    spans: Vec<(Lsn, Lsn)>,
+    gaps: Gaps,
+    schema: Arc<Schema>,
+    definition: Definition,
+}
+
+/// Small records become one segment up to this size.
+const JOINED_BYTES: usize = 512 * 1024;
+
+impl Kept {
+    fn at(head: Head, schema: Arc<Schema>, definition: Definition) -> Kept {
+        Kept {
+            head,
+            pruned: Boundary { sequence: head.sequence, position: head.position },
+            segments: VecDeque::new(),
+            committed: VecDeque::new(),
+            open: Vec::new(),
+            open_schema: schema.clone(),
+            taken: head.sequence,
+            spans: Vec::new(),
+            gaps: Gaps::default(),
+            schema,
+            definition,
+        }
+    }
+
+    /// Where the oldest file begins.
+    pub(super) fn begin(header: &FileHeader) -> Result<Kept, String> {
+        let schema = laredo_proto::schema::from_wire(header.schema.clone().unwrap_or_default());
+        let head = Head {
+            sequence: Sequence(header.before_sequence),
+            position: Lsn(header.before_position),
+            committed_at: CommitTime(header.committed_at),
+        };
+        let schema = Arc::new(schema.map_err(|error| error.to_string())?);
+        Ok(Kept::at(head, schema, header.definition.clone().unwrap_or_default()))
+    }
+
+    pub(super) fn begin_file(&mut self, header: &FileHeader) -> Result<(), String> {
+        read::follows((self.head.sequence, self.head.position), header)?;
+        self.head.position = Lsn(header.before_position);
+        self.taken = self.taken.max(Sequence(header.first_sequence - 1));
+        self.definition = header.definition.clone().unwrap_or_default();
+        Ok(())
+    }
+
+    /// Whether a transaction has begun and not ended.
+    pub(super) fn is_inside(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    pub(super) fn frames(&mut self, record: &RecordHead, run: Bytes, stored: Stored) -> Result<(), String> {
+        let after = self.open.last().map_or(self.taken, |piece| piece.last);
+        let is_next = record.first == after.plus(1);
+        let fits = record.begins == self.open.is_empty()
+            && record.last >= record.first
+            && record.position >= self.head.position;
+        if !(is_next && fits) {
+            return Err(format!("entries {} to {} do not follow entry {after}", record.first, record.last));
+        }
+        let segment = Segment {
+            first: record.first,
+            last: record.last,
+            before: record.before,
+            position: record.position,
+            span_from: record.span_from,
+            begins: record.begins,
+            ends: record.ends,
+            schema: self.open_schema.clone(),
+            marks: Vec::new(),
+            appended_at: Instant::now(),
+            data: crate::journal::Data::File(stored),
+        };
+        if record.has_schema {
+            for schema in frames(run).filter_map(|frame| frame.batch.schema) {
+                let schema = laredo_proto::schema::from_wire(schema).map_err(|error| error.to_string())?;
+                self.open_schema = Arc::new(schema);
+            }
+        }
+        self.open.push(segment);
+        if record.ends {
+            self.commit(record);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, record: &RecordHead) {
+        if let Some(first) = self.open.first() {
+            self.gaps.push(self.head.sequence, Sequence(first.first.0 - 1));
+        }
+        self.head = Head { sequence: record.last, position: record.position, committed_at: record.committed_at };
+        self.taken = self.taken.max(record.last);
+        self.spans.extend(record.span_from.map(|from| (from, record.position)));
+        self.schema = self.open_schema.clone();
+        for segment in self.open.drain(..) {
+            match self.segments.back_mut() {
+                Some(last) if joins(last, &segment) => {
+                    last.data = joined(&last.data, &segment.data);
+                    (last.last, last.position) = (segment.last, segment.position);
+                    self.committed.pop_back();
+                }
+                _ => self.segments.push_back(segment),
+            }
+            self.committed.push_back(record.committed_at);
+        }
+    }
+
+    pub(super) fn mark(&mut self, record: &RecordHead) -> Result<(), String> {
+        if self.is_inside() || record.position < self.head.position {
+            return Err("a position that does not follow".to_owned());
+        }
+        self.head.position = record.position;
+        self.spans.extend(record.span_from.map(|from| (from, record.position)));
+        Ok(())
+    }
+
+    pub(super) fn define(&mut self, definition: Definition) -> Result<(), String> {
+        if self.is_inside() {
+            return Err("a definition inside a transaction".to_owned());
+        }
+        self.definition = definition;
+        Ok(())
+    }
+
+    /// Lets go of the transaction that has not ended.
+    pub(super) fn abort(&mut self) {
+        self.open.clear();
+        self.open_schema = self.schema.clone();
+    }
+
+    /// Gives each segment the age that its last commit has now.
+    fn date_segments(&mut self, now: CommitTime) {
+        let today = Instant::now();
+        for (segment, committed_at) in self.segments.iter_mut().zip(&self.committed) {
+            let age = u64::try_from(now.0.saturating_sub(committed_at.0)).unwrap_or(0);
+            segment.appended_at = today.checked_sub(std::time::Duration::from_micros(age)).unwrap_or(today);
+        }
+    }
+
+    fn restored(
+        self,
+        store: Arc<Store>,
+        files: VecDeque<super::append::JournalFile>,
+        instance: InstanceId,
+        base: Arc<Base>,
+        rows: TableState,
+    ) -> Result<Restored, StoreError> {
+        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, .. } = self;
+        let taken = taken.plus(SKIPPED);
+        gaps.push(head.sequence, taken);
+        let begun =
+            Begun { instance: instance.clone(), head, taken, schema: schema.clone(), definition: definition.clone() };
+        let appender = Appender::begin(store, files, begun)?;
+        let beginning = Beginning {
+            instance,
+            base,
+            schema,
+            definition: definition.clone(),
+            segments,
+            spans,
+            gaps,
+            pruned,
+            head,
+            taken,
+        };
+        Ok(Restored { beginning, appender, rows, definition })
+    }
+}
+
+/// Whether two segments of whole transactions may become one: a new copy of the table stands by itself.
+fn joins(last: &Segment, next: &Segment) -> bool {
+    let is_plain = |s: &Segment| s.begins && s.ends && s.span_from.is_none();
+    is_plain(last)
+        && is_plain(next)
+        && last.last.plus(1) == next.first
+        && last.data.bytes() + next.data.bytes() <= JOINED_BYTES
+        && last.joins(next)
+}
+
+fn joined(last: &crate::journal::Data, next: &crate::journal::Data) -> crate::journal::Data {
+    match (last, next) {
+        (crate::journal::Data::File(one), crate::journal::Data::File(other)) => {
+            let mut both = one.clone();
+            both.extend(other);
+            crate::journal::Data::File(both)
+        }
+        _ => last.clone(),
+    }
+}

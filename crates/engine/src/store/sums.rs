@@ -1,0 +1,36 @@
+//! Checksums of a file, piece by piece, so that damage can be named by its place.
+
+/// Bytes that share a checksum.
+pub(crate) const SUMMED_BYTES: usize = 1024 * 1024;
+
+/// CRC-32 of each megabyte of what is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sums {
+    hasher: crc32fast::Hasher,
+    filled: usize,
+    done: Vec<u32>,
+}
+
+impl Sums {
+    /// Takes what was written next.
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(SUMMED_BYTES - self.filled));
+            self.hasher.update(now);
+            self.filled += now.len();
+            if self.filled == SUMMED_BYTES {
+                self.done.push(std::mem::take(&mut self.hasher).finalize());
+                self.filled = 0;
+            }
+            bytes = rest;
+        }
+    }
+
+    /// The checksums; the last one may be of less than a megabyte.
+    pub(crate) fn finish(mut self) -> Vec<u32> {
+        if self.filled > 0 {
+            self.done.push(self.hasher.finalize());
+        }
+        self.done
+    }
+}

@@ -1,0 +1,470 @@
+//! Journals are written, harmed in every way, and opened again: what comes back is what was there up to some commit, or nothing at
+//! all and a word about why.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use laredo_core::{CommitTime, Lsn, Sequence, TableName, TableState};
+use laredo_testkit::SimDatabase;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::format::SKIPPED;
+use super::recover::restore;
+use super::*;
+use crate::base::BaseWriter;
+use crate::journal::tests::{begin, delete, insert, options};
+use crate::journal::{Beginning, Head, InstanceId, Journal, JournalWriter, Resolution, ResumeRequest};
+use crate::source::SourceIdentity;
+
+/// Ids and texts.
+type Rows = BTreeMap<i64, String>;
+
+const BYTES_MAX: u64 = 1 << 30;
+
+/// Where an fsync costs nothing, if there is such a place.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+fn table() -> TableName {
+    TableName::new("public", "t")
+}
+
+fn source() -> SourceIdentity {
+    SourceIdentity {
+        system_identifier: "s".to_owned(),
+        timeline: 1,
+        written: Lsn(1 << 40),
+        ..SourceIdentity::default()
+    }
+}
+
+fn with_about<T>(work: impl FnOnce(&About<'_>) -> T) -> T {
+    work(&About { table: &table(), source: &source(), now: CommitTime(2), bytes_max: BYTES_MAX })
+}
+
+/// A journal of an empty table, at sequence 1000 and position 500.
+fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
+    let (store, restored) = with_about(|about| open(folder, about)).unwrap();
+    assert!(restored.is_none());
+    let instance = InstanceId("j".to_owned());
+    claim(&store, &instance, (&table(), &source())).unwrap();
+    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+    let writer = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
+    let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
+    let beginning = Beginning::at(instance.clone(), base, Definition::default());
+    let (taken, schema, definition) = (beginning.taken, beginning.schema.clone(), Definition::default());
+    let appender = Appender::begin(store, [].into(), Begun { instance, head, taken, schema, definition }).unwrap();
+    Journal::open(beginning, options(), Some(appender))
+}
+
+/// Opens what is there.
+fn reopen(folder: &Path) -> Option<(Journal, JournalWriter, TableState)> {
+    let (_, restored) = with_about(|about| open(folder, about)).unwrap();
+    let Restored { beginning, appender, rows, .. } = restored?;
+    let (journal, writer) = Journal::open(beginning, options(), Some(appender));
+    Some((journal, writer, rows))
+}
+
+fn rows_of(state: &TableState) -> Rows {
+    state.rows().map(|row| SimDatabase::parse(row.as_ref()).unwrap()).collect()
+}
+
+/// Commits each list of changes (`None` deletes), and returns the rows after each commit by its sequence.
+fn write(
+    writer: &mut JournalWriter,
+    rows: &mut Rows,
+    changes: &[Vec<(i64, Option<String>)>],
+) -> BTreeMap<Sequence, Rows> {
+    let mut truth = BTreeMap::from([(writer.committed().sequence, rows.clone())]);
+    for transaction in changes {
+        begin(writer);
+        for (id, body) in transaction {
+            if let Some(old) = rows.remove(id) {
+                delete(writer, *id, &old);
+            }
+            if let Some(body) = body {
+                insert(writer, *id, body);
+                rows.insert(*id, body.clone());
+            }
+        }
+        writer.commit().unwrap();
+        writer.publish().unwrap();
+        truth.insert(writer.committed().sequence, rows.clone());
+    }
+    truth
+}
+
+fn some(id: i64, body: &str) -> (i64, Option<String>) {
+    (id, Some(body.to_owned()))
+}
+
+/// Waits until everything is on disk.
+fn sync(journal: &Journal, store: &Store) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _inside = runtime.enter();
+    assert!(store.wait_for(journal.head().sequence));
+}
+
+/// A small journal of a few transactions, each on disk before the next; what was in it after each.
+fn small(folder: &Path) -> BTreeMap<Sequence, Rows> {
+    let (journal, mut writer) = begin_journal(folder);
+    let mut rows = Rows::new();
+    let mut truth = BTreeMap::new();
+    let transactions = [
+        vec![some(1, "one"), some(2, "two")],
+        vec![some(1, "uno")],
+        vec![(2, None), some(3, "three")],
+        vec![some(4, "four")],
+    ];
+    for transaction in transactions {
+        truth.extend(write(&mut writer, &mut rows, &[transaction]));
+        sync(&journal, writer.store());
+    }
+    truth
+}
+
+fn copy_of(folder: &Path) -> TempDir {
+    let copy = self::folder();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+fn only_file(folder: &Path, extension: &str) -> PathBuf {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+/// Nothing but a commit that there was, or nothing, and then everything that there was lies aside.
+fn is_a_prefix(folder: &Path, truth: &BTreeMap<Sequence, Rows>, what: &str) -> Option<Sequence> {
+    match reopen(folder) {
+        Some((journal, _, rows)) => {
+            let sequence = journal.head().sequence;
+            assert_eq!(Some(&rows_of(&rows)), truth.get(&sequence), "{what}");
+            Some(sequence)
+        }
+        None => {
+            assert!(folder.join("set-aside").is_dir(), "{what}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_journal_cut_anywhere_comes_back_up_to_its_last_whole_transaction() {
+    let original = folder();
+    let truth = small(original.path());
+    let journal = only_file(original.path(), "journal");
+    let bytes = fs::read(&journal).unwrap();
+    let mut newest = Sequence(1000);
+    for length in 0..bytes.len() {
+        let copy = copy_of(original.path());
+        fs::write(copy.path().join(journal.file_name().unwrap()), &bytes[..length]).unwrap();
+        let found = is_a_prefix(copy.path(), &truth, &format!("cut at {length}"));
+        let found = found.unwrap_or_else(|| panic!("cut at {length}, nothing comes back"));
+        assert!(found >= newest, "cut at {length}, less comes back than of a shorter one");
+        newest = found;
+    }
+    assert_eq!(is_a_prefix(original.path(), &truth, "whole"), truth.keys().next_back().copied());
+    assert_eq!(truth.keys().rev().nth(1), Some(&newest), "the last one needs its last byte");
+}
+
+#[test]
+fn a_flipped_bit_is_found_wherever_it_is() {
+    let original = folder();
+    let truth = small(original.path());
+    for extension in ["journal", "base", "json"] {
+        let path = only_file(original.path(), extension);
+        let bytes = fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let copy = copy_of(original.path());
+            let mut harmed = bytes.clone();
+            harmed[at] ^= 1 << (at % 8);
+            fs::write(copy.path().join(path.file_name().unwrap()), &harmed).unwrap();
+            let what = format!("{extension}, bit {} of byte {at}", at % 8);
+            match with_about(|about| open(copy.path(), about)) {
+                // Another table's, or of another format: a person is asked.
+                Err(error) => assert!(extension == "json", "{what}: {error}"),
+                Ok((_, None)) => assert!(copy.path().join("set-aside").is_dir(), "{what}"),
+                Ok((_, Some(restored))) => {
+                    let sequence = restored.beginning.head.sequence;
+                    assert_eq!(Some(&rows_of(&restored.rows)), truth.get(&sequence), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_before_what_is_on_disk_for_sure_is_named() {
+    let original = folder();
+    small(original.path());
+    let path = only_file(original.path(), "journal");
+    let mut bytes = fs::read(&path).unwrap();
+    // Inside the first transaction, of which the last record says that it is on disk.
+    let first = bytes.windows(4).position(|window| window == b"lrec").unwrap();
+    bytes[first + 100] ^= 4;
+    fs::write(&path, &bytes).unwrap();
+    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
+    let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
+    let expected = format!("{} is damaged at byte {first}: a record is not what was written", path.display());
+    assert_eq!(error.to_string(), expected);
+    drop(store);
+    let path = only_file(original.path(), "base");
+    let base = original.path().join("0000000000000300.base");
+    fs::rename(&path, &base).unwrap();
+    let mut bytes = fs::read(&base).unwrap();
+    bytes.insert(0, 0);
+    fs::write(&base, &bytes).unwrap();
+    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
+    let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
+    assert!(error.to_string().starts_with(&format!("{} is damaged at byte ", base.display())), "{error}");
+}
+
+#[test]
+fn a_journal_without_its_base_is_put_aside() {
+    let folder = folder();
+    small(folder.path());
+    let journal = only_file(folder.path(), "journal");
+    fs::remove_file(only_file(folder.path(), "base")).unwrap();
+    assert!(reopen(folder.path()).is_none());
+    assert!(folder.path().join("set-aside").join(journal.file_name().unwrap()).is_file());
+}
+
+#[test]
+fn a_missing_file_is_noticed() {
+    let original = folder();
+    small(original.path());
+    for id in 10..12 {
+        let (_journal, mut writer, rows) = reopen(original.path()).unwrap();
+        write(&mut writer, &mut rows_of(&rows), &[vec![some(id, "later")]]);
+    }
+    let mut files: Vec<_> = fs::read_dir(original.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "journal"));
+    files.sort();
+    assert_eq!(files.len(), 3);
+    for missing in &files[..2] {
+        let copy = copy_of(original.path());
+        fs::remove_file(copy.path().join(missing.file_name().unwrap())).unwrap();
+        let store = Arc::new(Store::open(copy.path(), BYTES_MAX).unwrap());
+        let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
+        assert!(error.to_string().contains("a file is missing"), "{error}");
+    }
+}
+
+#[test]
+fn starting_again_and_again_leaves_one_file() {
+    let folder = folder();
+    let truth = small(folder.path());
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    drop(reopen(folder.path()).unwrap());
+    let (before, mut taken) = (files(), Sequence(0));
+    for _ in 0..5 {
+        let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
+        writer.advance(Lsn(journal.head().position.0 + 1));
+        assert_eq!((files(), Some(&rows_of(&rows))), (before, truth.values().next_back()));
+        // A server that ended at once may have served it all the same.
+        begin(&mut writer);
+        insert(&mut writer, 50, "never committed");
+        assert!(writer.sequence() > taken);
+        taken = writer.sequence();
+    }
+}
+
+#[test]
+fn what_a_disk_refuses_is_not_durable() {
+    let folder = folder();
+    let store = Store::open(folder.path(), BYTES_MAX).unwrap();
+    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
+    let queue = super::queue::Queue::new();
+    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at: CommitTime(0) };
+    let write = || super::queue::Job::Write {
+        file: full.clone(),
+        at: 0,
+        bytes: [b"lost".as_slice().into(), bytes::Bytes::new(), bytes::Bytes::new()],
+        head: Some(head),
+    };
+    queue.push(write());
+    queue.close();
+    super::queue::run(&queue, &store);
+    let status = store.status().borrow().clone();
+    assert_eq!((status.durable.position(), status.sequence, status.syncs), (Lsn::ZERO, Sequence(0), 0));
+    assert!(status.failed.as_ref().is_some_and(|error| error.contains("No space left")), "{status:?}");
+    // Nothing piles up behind it.
+    (0..100).for_each(|_| queue.push(write()));
+    assert!(!queue.is_behind());
+}
+
+#[test]
+fn a_folder_has_one_server() {
+    let folder = folder();
+    let (_journal, writer) = begin_journal(folder.path());
+    let error = with_about(|about| open(folder.path(), about).map(drop)).unwrap_err();
+    assert!(matches!(&error, StoreError::Locked(path) if path == folder.path()), "{error}");
+    drop(writer);
+    assert!(reopen(folder.path()).is_some());
+}
+
+#[test]
+fn what_is_of_another_table_format_or_past_is_not_taken() {
+    let folder = folder();
+    small(folder.path());
+    let ask = |table: &TableName, source: &SourceIdentity| {
+        let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
+        restore(&store, &About { table, source, now: CommitTime(2), bytes_max: BYTES_MAX }).map(drop).unwrap_err()
+    };
+    let other = TableName::new("public", "u");
+    assert!(ask(&other, &source()).to_string().contains("holds the journal of table public.t, not of public.u"));
+    let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
+    assert!(matches!(ask(&table(), &elsewhere), StoreError::History { .. }));
+    let earlier = SourceIdentity { written: Lsn(501), ..source() };
+    assert!(ask(&table(), &earlier).to_string().contains("restored to an earlier state"));
+    let manifest = folder.path().join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    assert!(matches!(ask(&table(), &source()), StoreError::Version { found: 2, .. }));
+}
+
+#[test]
+fn who_was_served_what_was_lost_waits_for_it() {
+    let folder = folder();
+    let truth = small(folder.path());
+    let last = *truth.keys().next_back().unwrap();
+    let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
+    let position = journal.head().position;
+    let ask = |journal: &Journal, sequence: Sequence, position: u64| {
+        let (instance, position) = ("j".to_owned(), Some(Lsn(position)));
+        journal.resolve(&ResumeRequest { instance, sequence, position, ..ResumeRequest::default() })
+    };
+    assert!(matches!(ask(&journal, last, position.0), Resolution::Delta(at, _) if at == last));
+    // Three entries that were never synced, and are lost.
+    let lost = (last.plus(3), position.0 + 30);
+    assert_eq!(ask(&journal, lost.0, lost.1), Resolution::Wait(Lsn(lost.1)));
+    write(&mut writer, &mut rows_of(&rows), &[vec![some(7, "again")], vec![some(8, "again")], vec![some(9, "again")]]);
+    assert!(writer.committed().sequence > last.plus(SKIPPED), "no sequence is given twice");
+    assert_eq!(writer.committed().position, Lsn(lost.1));
+    // By position, not by a sequence that stands for something else now.
+    let all = writer.committed().sequence;
+    assert!(matches!(ask(&journal, lost.0, lost.1), Resolution::Delta(at, _) if at == all));
+    assert_eq!((journal.info().entries, journal.entries_after(last)), (10, 3), "what is left out does not count");
+}
+
+#[test]
+fn spans_marks_and_definitions_come_back() {
+    let folder = folder();
+    let (journal, mut writer) = begin_journal(folder.path());
+    for (from, to, count) in [(500, 700, 2), (700, 800, 0)] {
+        writer.begin(Lsn(to), CommitTime(1), Some(Lsn(from))).unwrap();
+        (0..count).for_each(|id| insert(&mut writer, id, "x"));
+        writer.commit().unwrap();
+        writer.publish().unwrap();
+    }
+    let definition = Definition { is_whole: true, source: "as it is now".to_owned() };
+    writer.define(definition.clone());
+    writer.advance(Lsn(900));
+    drop((journal, writer));
+    let (_, restored) = with_about(|about| open(folder.path(), about)).unwrap();
+    let Restored { beginning, appender, definition: found, .. } = restored.unwrap();
+    assert_eq!((beginning.head.position, &found), (Lsn(900), &definition));
+    let (journal, _writer) = Journal::open(beginning, options(), Some(appender));
+    let resolve = |at: u64| journal.resolve(&ResumeRequest { position: Some(Lsn(at)), ..Default::default() });
+    for inside in [501, 699, 701, 799] {
+        assert!(matches!(resolve(inside), Resolution::Full(_)), "{inside}");
+    }
+    for outside in [500, 700, 800, 850, 900] {
+        assert!(matches!(resolve(outside), Resolution::Delta(..)), "{outside}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Transaction(Vec<(i64, Option<String>)>),
+    Aborted(usize),
+    Advance,
+    Base,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let size = prop_oneof![6 => 1..200_usize, 2 => 2000..40_000_usize, 1 => Just(700_000_usize)];
+    let change = (0..12_i64, prop::option::weighted(0.8, size.prop_map(|size| "b".repeat(size))));
+    let step = prop_oneof![
+        10 => prop::collection::vec(change, 1..6).prop_map(Step::Transaction),
+        1 => (1..5_usize).prop_map(Step::Aborted),
+        2 => Just(Step::Advance),
+        2 => Just(Step::Base),
+        3 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+/// The next base, in the store.
+fn merge_base(journal: &Journal, store: &Arc<Store>) {
+    sync(journal, store);
+    let crate::journal::Merging { base, after, head, definition } = journal.base_and_after();
+    let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
+    let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
+    journal.replace_base(Arc::new(next));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_journal_that_is_opened_again_and_again_tells_the_same(steps in steps()) {
+        let folder = folder();
+        let (mut journal, mut writer) = begin_journal(folder.path());
+        let (mut rows, mut commits) = (Rows::new(), vec![(Sequence(1000), Rows::new())]);
+        for step in steps {
+            match step {
+                Step::Transaction(changes) => {
+                    let written = write(&mut writer, &mut rows, &[changes]);
+                    commits.extend(written.into_iter().next_back());
+                }
+                Step::Aborted(count) => {
+                    begin(&mut writer);
+                    (0..count).for_each(|_| insert(&mut writer, 99, &"a".repeat(600_000)));
+                    writer.abort();
+                }
+                Step::Advance => {
+                    let position = Lsn(writer.committed().position.0 + 3);
+                    writer.advance(position);
+                    writer.publish().unwrap();
+                }
+                Step::Base => merge_base(&journal, writer.store()),
+                Step::Reopen => {
+                    let head = journal.head();
+                    drop((journal, writer));
+                    let (reopened, its_writer, state) = reopen(folder.path()).expect("nothing is damaged");
+                    prop_assert_eq!(reopened.head(), head);
+                    prop_assert_eq!(&rows_of(&state), &rows);
+                    (journal, writer) = (reopened, its_writer);
+                }
+            }
+        }
+        commits.dedup();
+        let base = journal.pin_base();
+        let of_newcomer = crate::journal::tests::rows_of_newcomer(&journal, base.base());
+        prop_assert_eq!(&of_newcomer, &rows);
+        // Whoever was somewhere goes on from there: so many entries, and to the same rows.
+        for (sequence, then) in commits {
+            let (mut had, mut entries) = (then, 0);
+            let mut cursor = journal.cursor(sequence);
+            while let Some(piece) = cursor.next_piece().unwrap() {
+                entries += crate::journal::tests::apply_frames(piece.frames, sequence, &mut had);
+            }
+            prop_assert_eq!(&had, &rows);
+            prop_assert_eq!(entries, journal.entries_after(sequence));
+        }
+    }
+}

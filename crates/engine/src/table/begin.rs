@@ -1,0 +1,87 @@
+//! How a table's journal begins: with what an earlier run has left, or with a first copy.
+
+use std::sync::Arc;
+
+use laredo_core::Lsn;
+use tokio::sync::watch;
+
+use super::{Known, Live, Phase, Table, TableError, Wants, copy};
+use crate::base::Bases;
+use crate::journal::{Beginning, Journal};
+use crate::pipeline::{Pipeline, PipelineOptions};
+use crate::source::Resume;
+use crate::status::TablePhase;
+use crate::store::{self, Appender, Begun, Definition, Restored, Store, StoreStatus};
+
+impl Table {
+    /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once. `written` is
+    /// a position that no reader can have been told anything beyond.
+    pub(crate) fn restore(&mut self, restored: Restored, resume: Resume, written: Lsn) -> Result<(), TableError> {
+        let Restored { beginning, appender, rows, definition } = restored;
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, beginning.instance.clone()));
+        let is_whole = definition.is_whole && self.options.pipeline.is_plain();
+        // Only the source has what filters and transforms leave out.
+        let filtered = || Resume::Copy("what is kept are the rows that filters and transforms leave".to_owned());
+        let resume = if is_whole { resume } else { filtered() };
+        let pipeline = Pipeline::bind(&PipelineOptions::default(), rows.schema())?;
+        let head = beginning.head;
+        let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
+        tracing::info!(
+            table = %self.name(), rows = rows.len(), position = %head.position, sequence = %head.sequence,
+            "the journal goes on where it ended"
+        );
+        let known = if is_whole { Known::Source } else { Known::Readers };
+        self.live = Some(Live { state: rows, pipeline, writer, known });
+        self.current_at = head.committed_at;
+        self.journal.send_replace(Some(journal));
+        self.phase = Phase::Live;
+        self.status.lock().phase = TablePhase::Live;
+        match resume {
+            Resume::Follow => {}
+            Resume::FollowThenCopy(reason) => self.copy_due = Some((written, reason)),
+            Resume::Copy(reason) => drop(self.copy_again(&reason)?),
+        }
+        self.copy_if_due(Wants::Nothing)?;
+        self.report();
+        Ok(())
+    }
+
+    /// Where its bases go.
+    pub(crate) fn bases(&self) -> &Bases {
+        &self.bases
+    }
+
+    /// How far its store is, if it has one.
+    pub(crate) fn store_status(&self) -> Option<watch::Receiver<StoreStatus>> {
+        self.bases.store.as_ref().map(|(store, _)| store.status())
+    }
+
+    /// Why nothing is kept any more, if it is so.
+    pub(super) fn store_failure(&self) -> Option<String> {
+        self.store_status().and_then(|status| status.borrow().failed.clone())
+    }
+
+    /// What the rows of a copy are rows of.
+    pub(super) fn definition(&self, source: &str) -> Definition {
+        Definition { is_whole: self.options.pipeline.is_plain(), source: source.to_owned() }
+    }
+
+    /// Begins a journal with a first copy.
+    pub(super) fn begin_journal(&mut self, done: copy::Done, definition: Definition) -> Result<Live, TableError> {
+        let (instance, first) = (self.options.instance.clone(), self.options.first_sequence);
+        // Before the base has a name: a folder that has one is said to be somebody's.
+        if let (Some((store, _)), Some(identity)) = (&self.bases.store, &self.identity) {
+            store::claim(store, &instance, (self.name(), identity))?;
+        }
+        let (base, state, pipeline) = done.into_base(first, &self.bases, definition.clone())?;
+        let beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
+        let begin = |store: &Arc<Store>| {
+            let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
+            Appender::begin(store.clone(), [].into(), Begun { instance, head, taken, schema, definition })
+        };
+        let appender = self.bases.store.as_ref().map(|(store, _)| begin(store)).transpose()?;
+        let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), appender);
+        self.journal.send_replace(Some(journal));
+        Ok(Live { state, pipeline, writer, known: Known::Source })
+    }
+}

@@ -1,0 +1,174 @@
+//! A server with a durable journal, killed again and again: it goes on where its files end, copies nothing, and its clients go on
+//! by delta.
+
+use laredo_core::{Lsn, TableName};
+use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
+use laredo_testkit::{Cluster, eventually, is_full, oracle};
+use tempfile::TempDir;
+
+use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
+use crate::support::server::{PATIENCE, Server, ServerConfig};
+
+fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
+    let path = serde_json::Value::from(folder.path().to_string_lossy());
+    config.target(&format!("journal {{ store = local, store_config {{ path = {path} }} }}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_goes_on_from_its_journal_and_its_clients_by_delta() {
+    // Truncating a table ends in a copy of it.
+    let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
+    let metrics = killed_again_and_again("laredo_journal", options).await;
+    for metrics in metrics {
+        assert_eq!(numbers(&metrics, "laredo_copies_total"), vec!["0"; TABLES.len()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_killed_server_go_on_by_delta_while_tables_are_truncated_and_copied() {
+    let options = WorkloadOptions { truncates: true, ..WorkloadOptions::default() };
+    killed_again_and_again("laredo_truncates", options).await;
+}
+
+/// Kills a server under load, and compares its clients with the database each time. Returns the metrics of each start.
+async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<String> {
+    let rounds = if is_full() { 20 } else { 4 };
+    let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+    let sql = cluster.connect().await.unwrap();
+    let workload = Workload::start(&cluster.url("postgres"), 10, options);
+    more(&workload, 100).await;
+    let mut server = kept(serve_all(cluster.url("postgres")).slot(slot), &folder).start().await;
+    let pairs = fleet(&server.url());
+    let paused = compare_all(&sql, &workload, &pairs, -10_000).await;
+    workload.resume(paused);
+    let mut metrics = Vec::new();
+    for round in 1..=rounds {
+        more(&workload, 60 + 17 * round).await;
+        server.restart().await;
+        more(&workload, 40).await;
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - i32::try_from(round).unwrap()).await;
+        metrics.push(server.metrics().await);
+        workload.resume(paused);
+    }
+    for metrics in &metrics {
+        assert_eq!(numbers(metrics, "laredo_snapshots_total"), Vec::<&str>::new());
+        let syncs = numbers(metrics, "laredo_journal_syncs_total");
+        assert!(syncs.len() == TABLES.len() && syncs.iter().all(|syncs| *syncs != "0"), "{syncs:?}");
+    }
+    for pair in &pairs {
+        let (status, state) = (pair.replica.status(), pair.simple.state());
+        assert_eq!((status.resyncs, state.snapshots), (0, 1), "{} {status:?}", pair.table);
+        assert!(u64::from(state.deltas) >= rounds, "{} deltas", state.deltas);
+    }
+    workload.stop().await.unwrap();
+    metrics
+}
+
+/// A number of every table.
+fn numbers<'a>(metrics: &'a str, name: &str) -> Vec<&'a str> {
+    let of = |line: &'a str| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once(' ');
+    metrics.lines().filter_map(of).map(|(_, number)| number).collect()
+}
+
+/// A table that is served with a durable journal, and two clients of it.
+struct Served {
+    _cluster: Cluster,
+    folder: TempDir,
+    sql: tokio_postgres::Client,
+    table: TableName,
+    server: Server,
+    pair: Pair,
+}
+
+impl Served {
+    /// Everything that the clients have is on disk: one that was ahead of it would be inside what a copy stands for.
+    async fn start(slot: &str) -> Served {
+        let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+        let sql = cluster.connect().await.unwrap();
+        let create = "CREATE TYPE temper AS ENUM ('fine', 'bad');
+             CREATE TABLE kept (n int PRIMARY KEY, temper temper NOT NULL DEFAULT 'fine', amount int);
+             INSERT INTO kept SELECT n, 'fine', n FROM generate_series(1, 1000) n";
+        sql.batch_execute(create).await.unwrap();
+        let table = TableName::new("public", "kept");
+        let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot(slot);
+        let server = kept(config, &folder).start().await;
+        let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
+        let served = Served { _cluster: cluster, folder, sql, table, server, pair };
+        let position = served.reach(-1).await;
+        let durable = async || {
+            let durable = served.server.metric("laredo_durable_position_bytes", &served.table).await;
+            durable >= Some(position.0)
+        };
+        eventually(PATIENCE, durable).await.unwrap();
+        served
+    }
+
+    async fn reach(&self, mark: i32) -> Lsn {
+        self.sql.batch_execute(&format!("INSERT INTO kept (n) VALUES ({mark})")).await.unwrap();
+        let position = oracle::flushed(&self.sql).await.unwrap();
+        self.pair.reach(position, mark).await;
+        position
+    }
+
+    async fn kill(&mut self) {
+        self.server.process.kill9();
+        self.server.process.wait(PATIENCE).await.unwrap();
+    }
+
+    /// The server comes back, the table is copied, and both clients have what the database has.
+    async fn comes_back_with_a_copy(&mut self) {
+        self.server.restart().await;
+        let copied = async || self.server.metric("laredo_copies_total", &self.table).await == Some(1);
+        eventually(PATIENCE, copied).await.expect("it is copied again");
+        self.reach(-2).await;
+        let rows = oracle::rows_at_rest(&self.sql, &self.table, &["n"], "true").await.unwrap();
+        self.pair.settle(&rows).await;
+        assert_eq!(self.pair.differences(&rows), "");
+    }
+}
+
+/// Changed while the server was not there, in ways of which the stream does not tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
+    let mut served = Served::start("laredo_kept").await;
+    served.kill().await;
+    let change = "ALTER TYPE temper RENAME VALUE 'fine' TO 'well';
+         ALTER TABLE kept ALTER amount TYPE int USING amount % 10, ADD note text DEFAULT 'as always';
+         DELETE FROM kept WHERE n = 7";
+    served.sql.batch_execute(change).await.unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_slot_did_not_keep_is_told_by_what_differs() {
+    let mut served = Served::start("laredo_lost").await;
+    served.kill().await;
+    let drop = "SELECT pg_drop_replication_slot('laredo_lost')";
+    let dropped = async || served.sql.batch_execute(drop).await.is_ok();
+    eventually(PATIENCE, dropped).await.expect("nobody uses the slot any more");
+    served
+        .sql
+        .batch_execute("DELETE FROM kept WHERE n % 100 = 7; UPDATE kept SET amount = 0 WHERE n = 8")
+        .await
+        .unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
+    let mut served = Served::start("laredo_damaged").await;
+    served.kill().await;
+    let folder = served.folder.path().join("public/kept");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let base = { files }.find(|path| path.extension().is_some_and(|extension| extension == "base")).unwrap();
+    let mut bytes = std::fs::read(&base).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&base, bytes).unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.pair.simple.state().snapshots, 2, "it is another journal");
+    assert!(folder.join("set-aside").join(base.file_name().unwrap()).is_file());
+    let named = format!("{} is damaged at byte 0: ", base.display());
+    assert!(served.server.process.output().iter().any(|line| line.contains(&named)), "nothing says {named}");
+}

@@ -1,0 +1,119 @@
+//! Whether tables can be followed from where an earlier run left them.
+
+use laredo_core::{Lsn, TableName};
+use laredo_engine::source::{KnownTable, SourceError, TableRequest};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{self, Definition};
+use crate::slot::{self, Standing};
+use crate::source::PostgresOptions;
+use crate::stream::SlotMode;
+use crate::transport::Connection;
+
+/// What a table was copied under. It goes to the engine as a text, and comes back in a later run.
+#[derive(Debug, Serialize, Deserialize)]
+struct CopiedUnder {
+    key_fields: Vec<String>,
+    definition: Definition,
+}
+
+/// The text of what a table was copied under.
+pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String {
+    let (key_fields, definition) = (request.key_fields.clone(), definition.clone());
+    // A text that is none is one that nothing is equal to: the next start copies.
+    serde_json::to_string(&CopiedUnder { key_fields, definition }).unwrap_or_default()
+}
+
+/// A table that was left by an earlier run.
+pub(crate) enum Left {
+    /// It is what it was.
+    Same(Lsn, Box<Definition>),
+    /// It can be followed from there, but is defined otherwise now.
+    Redefined(Lsn, String),
+    /// Something is missing, or makes following impossible.
+    Missing(String),
+}
+
+/// Compares what was left of tables with what there is; `None` where nothing was left.
+pub(crate) async fn compare(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+    known: &[Option<KnownTable>],
+) -> Result<Vec<Option<Left>>, SourceError> {
+    if known.iter().all(Option::is_none) {
+        return Ok(known.iter().map(|_| None).collect());
+    }
+    let standing = slot::standing(connection, &options.slot).await?;
+    let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
+    let found = catalog::read(connection, &options.publication.name, &names).await?;
+    let tables = requests.iter().zip(known).zip(found);
+    Ok(tables
+        .map(|((request, known), facts)| {
+            let known = known.as_ref()?;
+            let definition = facts.map(|facts| facts.definition);
+            Some(match missing(&options.slot, standing.as_ref(), known.position) {
+                Some(reason) => Left::Missing(reason),
+                None => compare_definition(request, known, definition),
+            })
+        })
+        .collect())
+}
+
+fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Definition>) -> Left {
+    let Ok(CopiedUnder { key_fields, definition }) = serde_json::from_str(&known.definition) else {
+        return Left::Missing("this version cannot tell what its last copy was made under".to_owned());
+    };
+    if key_fields != request.key_fields {
+        return Left::Missing("its key_fields were changed".to_owned());
+    }
+    match found.map(|found| definition.difference(&found)) {
+        None => Left::Missing("it does not exist".to_owned()),
+        Some(Some(reason)) => Left::Redefined(known.position, format!("{reason} while laredo was not there")),
+        Some(None) => Left::Same(known.position, Box::new(definition)),
+    }
+}
+
+/// Why the slot does not have everything after a position.
+fn missing(mode: &SlotMode, standing: Option<&Standing>, position: Lsn) -> Option<String> {
+    let SlotMode::Stateful { name } = mode else {
+        return Some(format!("the slot is ephemeral, so commits after {position} were kept for nobody"));
+    };
+    match standing {
+        None => Some(format!("replication slot {name} is gone, so commits after {position} may be missing")),
+        Some(Standing { is_lost: true, .. }) => {
+            Some(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"))
+        }
+        // It would silently begin at its own position.
+        Some(Standing { confirmed, .. }) if position < *confirmed => {
+            Some(format!("replication slot {name} was moved to {confirmed}; commits after {position} are missing"))
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_must_have_everything_after_a_position() {
+        let stateful = SlotMode::Stateful { name: "s".to_owned() };
+        let ephemeral = SlotMode::Ephemeral { name_prefix: "s".to_owned() };
+        let at = |confirmed, is_lost| Some(Standing { confirmed: Lsn(confirmed), is_lost });
+        for (mode, standing, expected) in [
+            (&stateful, at(100, false), None),
+            (&stateful, at(50, false), None),
+            (&stateful, at(101, false), Some("was moved to 0/65; commits after 0/64 are missing")),
+            (&stateful, at(50, true), Some("was invalidated")),
+            (&stateful, None, Some("is gone")),
+            (&ephemeral, None, Some("is ephemeral")),
+        ] {
+            let found = missing(mode, standing.as_ref(), Lsn(100));
+            match expected {
+                None => assert_eq!(found, None),
+                Some(expected) => assert!(found.as_ref().is_some_and(|why| why.contains(expected)), "{found:?}"),
+            }
+        }
+    }
+}
