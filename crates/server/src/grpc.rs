@@ -1,5 +1,5 @@
-//! The Replication service over gRPC. `Sync` is served by hand: its frames are ready, and go out without being decoded and
-//! encoded again. The other methods are the generated ones.
+//! The Replication service over gRPC, which is what every protocol comes to (`protocols`). `Sync` is served by hand: its frames
+//! are ready, and go out without being decoded and encoded again. The other methods are the generated ones.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+use crate::receive;
 use crate::refusal;
 use crate::request::Ask;
 use crate::session::{Pulled, Session, SyncStream};
 use crate::shared::Shared;
 
-mod receive;
 mod unary;
 
 use unary::Unary;

@@ -1,13 +1,11 @@
 //! What a server is asked to be.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::source::SourceIdentity;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
 /// A server's tables and manners.
@@ -17,8 +15,11 @@ pub struct ServerOptions {
     pub sources: Vec<ServedSource>,
     /// What it serves. Where two have one name, the first is served.
     pub tables: Vec<ServedTableOptions>,
-    /// Certificates; none for plain HTTP/2.
+    /// Certificates; none for plain text.
     pub tls: Option<TlsOptions>,
+    /// Where the pages are from that may call from a browser, as in `https://console.example`; `*` for every page there is. A page
+    /// that comes from the server's own address, as through a proxy before both, need not be named.
+    pub allowed_origins: Vec<HeaderValue>,
     /// Paths of the HTTP endpoints.
     pub http: HttpOptions,
     /// How long things may take.
@@ -79,43 +80,6 @@ pub struct TlsOptions {
     pub client_ca: Option<Vec<u8>>,
 }
 
-impl TlsOptions {
-    /// Checks that these are a certificate, its key and authorities.
-    ///
-    /// # Errors
-    /// Everything that is wrong, each with the file that it is wrong in.
-    pub fn check(&self) -> Result<(), Vec<(TlsFile, String)>> {
-        let mut problems = Vec::new();
-        let mut keep = |file, problem: String| problems.push((file, problem));
-        let chain = certificates(&self.certificate).map_err(|problem| keep(TlsFile::Certificate, problem)).ok();
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|error| keep(TlsFile::Key, format!("there is no private key in it ({error})")))
-            .ok();
-        if let Some(Err(problem)) = self.client_ca.as_ref().map(|pem| certificates(pem)) {
-            keep(TlsFile::ClientCa, problem);
-        }
-        if let Some((chain, key)) = chain.zip(key) {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let paired = rustls::ServerConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
-            if let Err(error) = paired {
-                keep(TlsFile::Key, format!("it cannot be used with the certificate ({error})"));
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match found {
-        Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(format!("it is not a file of certificates ({error})")),
-    }
-}
-
 /// One of the files that TLS is set up from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFile {
@@ -158,9 +122,9 @@ pub struct Waits {
 /// Where a server listens.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// gRPC with all services.
+    /// gRPC, gRPC-Web and Connect, with all services.
     pub grpc: Vec<TcpListener>,
-    /// gRPC with the Replication service alone.
+    /// The same with the Replication service alone.
     pub fanout: Vec<TcpListener>,
     /// Health over HTTP.
     pub health: Option<TcpListener>,
@@ -173,7 +137,7 @@ pub struct Listeners {
 pub enum ServeError {
     /// The certificate, the key or the client authority is not one.
     #[error("setting up TLS: {0}; check cert_path, key_path and client_ca_path")]
-    Tls(#[source] tonic::transport::Error),
+    Tls(String),
     /// The gRPC server.
     #[error("serving gRPC: {0}")]
     Grpc(#[source] tonic::transport::Error),
@@ -181,8 +145,8 @@ pub enum ServeError {
     #[error("serving HTTP: {0}")]
     Http(#[source] std::io::Error),
     /// The service descriptions that are built in cannot be read.
-    #[error("offering gRPC reflection: {0}")]
-    Reflection(String),
+    #[error("reading the service descriptions: {0}")]
+    Descriptions(String),
 }
 
 impl Default for BufferOptions {

@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use laredo_engine::Clock;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::util::option_layer;
 
 use crate::grpc::Replication;
-use crate::http;
 use crate::oam;
 use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
+use crate::protocols::{Methods, Protocols};
 use crate::shared::Shared;
 use crate::table::Served;
+use crate::{origins, tls};
 
 /// A peer that does not answer pings is gone after the sum of these.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -36,15 +39,16 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Server {
     shared: Arc<Shared>,
     tls: Option<TlsOptions>,
+    allowed_origins: Vec<HeaderValue>,
 }
 
 impl Server {
     /// A server that does not run yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
-        let ServerOptions { sources, tables, tls, http, waits, clock } = options;
+        let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock } = options;
         let tables = tables.into_iter().map(|table| Arc::new(Served::new(table))).collect();
-        Server { shared: Arc::new(Shared::new(sources, tables, clock, waits, http)), tls }
+        Server { shared: Arc::new(Shared::new(sources, tables, clock, waits, http)), tls, allowed_origins }
     }
 
     /// A server with no TLS and the default paths and waits.
@@ -54,6 +58,7 @@ impl Server {
             sources: Vec::new(),
             tables,
             tls: None,
+            allowed_origins: Vec::new(),
             http: crate::HttpOptions::default(),
             waits: crate::Waits::default(),
             clock,
@@ -67,29 +72,37 @@ impl Server {
     /// # Errors
     /// When TLS cannot be set up, or a listener fails.
     pub async fn serve(self, listeners: Listeners, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let Server { shared, tls } = self;
+        let Server { shared, tls, allowed_origins } = self;
+        let acceptor = tls.as_ref().map(acceptor).transpose()?;
+        let protocols = Protocols::new(Arc::new(methods()?), shared.waits.request);
         let closing = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&shared, &reporter).await;
         let mut tasks = JoinSet::new();
         let grpc = listeners.grpc.into_iter().map(|listener| (listener, true));
         for (listener, has_oam) in grpc.chain(listeners.fanout.into_iter().map(|listener| (listener, false))) {
-            let mut builder = tls_builder(tls.as_ref())?;
-            let router = builder
+            let router = transport()
+                .layer(option_layer(origins::layer(&allowed_origins)))
+                .layer(protocols.clone())
                 .add_service(Replication::new(shared.clone()))
                 .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
                 .add_service(health.clone())
                 .add_service(reflection()?);
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let (incoming, acceptor) = (TcpIncoming::from(listener).with_nodelay(Some(true)), acceptor.clone());
             let closed = closing.clone().cancelled_owned();
             tasks.spawn(async move {
-                let served = router.serve_with_incoming_shutdown(incoming, closed).await;
+                let served = match acceptor {
+                    None => router.serve_with_incoming_shutdown(incoming, closed).await,
+                    Some(acceptor) => {
+                        router.serve_with_incoming_shutdown(tls::incoming(incoming, acceptor), closed).await
+                    }
+                };
                 served.map_err(ServeError::Grpc)
             });
         }
         let http = [
-            listeners.health.map(|listener| (listener, http::router(&shared))),
-            listeners.metrics.map(|listener| (listener, http::metrics_router(&shared))),
+            listeners.health.map(|listener| (listener, crate::http::router(&shared))),
+            listeners.metrics.map(|listener| (listener, crate::http::metrics_router(&shared))),
         ];
         for (listener, router) in http.into_iter().flatten() {
             tasks.spawn(serve_http(listener, router, closing.clone()));
@@ -144,31 +157,39 @@ pub(crate) async fn serve_http(
     serving.await.map_err(ServeError::Http)
 }
 
-fn tls_builder(tls: Option<&TlsOptions>) -> Result<tonic::transport::Server, ServeError> {
-    let builder = tonic::transport::Server::builder()
+/// HTTP/2 and HTTP/1.1; what each connection speaks is seen from its first bytes.
+fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .accept_http1(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .tcp_nodelay(true);
-    let Some(tls) = tls else { return Ok(builder) };
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
-    if let Some(authority) = &tls.client_ca {
-        config = config.client_ca_root(Certificate::from_pem(authority));
-    }
-    builder.tls_config(config).map_err(ServeError::Tls)
+}
+
+fn acceptor(tls: &TlsOptions) -> Result<TlsAcceptor, ServeError> {
+    tls.acceptor().map_err(|problems| {
+        let problems: Vec<String> =
+            problems.into_iter().map(|(file, problem)| format!("{file:?}: {problem}")).collect();
+        ServeError::Tls(problems.join("; "))
+    })
+}
+
+/// What the services that are served are described by.
+const DESCRIPTIONS: [&[u8]; 2] = [laredo_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+fn methods() -> Result<Methods, ServeError> {
+    Methods::new(&DESCRIPTIONS).map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
 fn reflection() -> Result<
     tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
     ServeError,
 > {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(laredo_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServeError::Reflection(error.to_string()))
+    let builder = tonic_reflection::server::Builder::configure();
+    let described = DESCRIPTIONS.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
+    described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
 /// Looks after health and clients as long as it is polled.

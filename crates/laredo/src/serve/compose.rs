@@ -42,7 +42,7 @@ pub(super) async fn serve(config: &ServerConfig, drain: Duration) -> Result<(), 
     let stop = stop_signal()?;
     let clock: Clock = Arc::new(now);
     say_what_is_not_active(config);
-    let tls = listen::tls(config)?;
+    let (tls, allowed_origins) = (listen::tls(config)?, listen::allowed_origins(config)?);
     let listeners = listen::bind_all(config).await?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
@@ -70,7 +70,8 @@ pub(super) async fn serve(config: &ServerConfig, drain: Duration) -> Result<(), 
         engine: engine.handle(),
     });
     let waits = Waits { drain, ..Waits::default() };
-    let options = ServerOptions { sources: sources.collect(), tables: tables.collect(), tls, http, waits, clock };
+    let (sources, tables) = (sources.collect(), tables.collect());
+    let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
     run(engines, Server::new(options), listeners, stop).await
 }
 

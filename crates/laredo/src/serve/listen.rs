@@ -1,9 +1,10 @@
-//! Ports and certificates.
+//! Ports, certificates, and whose pages may call.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use http::HeaderValue;
 use laredo_server::{Listeners, TlsFile, TlsOptions};
 use tokio::net::TcpListener;
 
@@ -61,6 +62,14 @@ pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> 
         problems = options.check().err().unwrap_or_default().into_iter().map(|problem| said(tls, problem)).collect();
     }
     if problems.is_empty() { Ok(Some(options)) } else { Err(Failure::Misconfigured(problems)) }
+}
+
+/// Whose pages may call from a browser.
+pub(super) fn allowed_origins(config: &ServerConfig) -> Result<Vec<HeaderValue>, Failure> {
+    let origins = config.grpc.allowed_origins.iter();
+    let origins = origins.map(|origin| HeaderValue::from_str(origin).map_err(|error| format!("{origin}: {error}")));
+    let origins: Result<Vec<_>, String> = origins.collect();
+    origins.map_err(|problem| Failure::Misconfigured(vec![format!("grpc.allowed_origins: {problem}")]))
 }
 
 fn said(tls: &TlsConfig, (file, problem): (TlsFile, String)) -> String {

@@ -230,6 +230,21 @@ fn paths_that_cannot_be_served_side_by_side_are_named() {
 }
 
 #[test]
+fn an_origin_that_no_browser_would_name_is_refused() {
+    for origin in
+        ["console.example", "https://console.example/", "https://Console.example", "https://*.example", "null"]
+    {
+        refused(
+            &format!("{MINIMAL}\ngrpc.allowed_origins = [\"{origin}\"]"),
+            &[&format!(
+                "laredo.conf:5:25: grpc.allowed_origins[0]: expected an origin as browsers name it, such as \
+                 https://console.example (no path, no capital letters), or *, found \"{origin}\""
+            )],
+        );
+    }
+}
+
+#[test]
 fn what_only_makes_sense_together_is_checked_together() {
     for (source, table, target, expected) in [
         (

@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 mod held;
+pub(crate) mod http;
 mod replica;
 
 pub(crate) use held::Held;
@@ -84,7 +85,8 @@ pub(crate) async fn start(
     let (http, waits) = (HttpOptions::default(), Waits::default());
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
-    let mut options = ServerOptions { sources: vec![source], tables, tls: None, http, waits, clock };
+    let (sources, allowed_origins) = (vec![source], Vec::new());
+    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());

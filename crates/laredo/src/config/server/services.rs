@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
 use super::super::schema::{Block, Key, Kind, PORT, TEXT_OR_EMPTY, URL_PATH};
-use super::super::write::{self, text};
+use super::super::write::{self, list, text};
 
 /// The control port, and TLS for every gRPC port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrpcConfig {
     /// The TCP port, 0 being any free one. Default 4001.
     pub port: u16,
+    /// Where the pages are from that may call this port and the clients' ports from a browser, as browsers name it
+    /// (`https://console.example`); `*` for all. Default none.
+    pub allowed_origins: Vec<String>,
     /// TLS for this port and the clients' ports; `None` where it is not enabled.
     pub tls: Option<TlsConfig>,
 }
@@ -40,7 +43,27 @@ pub struct HealthConfig {
 }
 
 /// The schema of `grpc`.
-pub(super) static GRPC: Block = Block { keys: &[Key::new("port", PORT), Key::new("tls", Kind::Block(&TLS))] };
+pub(super) static GRPC: Block = Block {
+    keys: &[
+        Key::new("port", PORT),
+        Key::new("allowed_origins", Kind::List(&ORIGIN)),
+        Key::new("tls", Kind::Block(&TLS)),
+    ],
+};
+
+const ORIGIN: Kind = Kind::Text {
+    accepts: is_origin,
+    expected: "an origin as browsers name it, such as https://console.example (no path, no capital letters), or *",
+};
+
+/// A scheme and a host, and a port where it is not the scheme's own: what differs by a letter would never match.
+fn is_origin(text: &str) -> bool {
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_graphic() && !c.is_ascii_uppercase() && !"/?#@*,\"".contains(c))
+    };
+    text == "*" || text.split_once("://").is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
+}
 
 static TLS: Block = Block {
     keys: &[
@@ -60,11 +83,18 @@ impl GrpcConfig {
     pub(super) fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
         let tls = fields.block("tls");
         let enabled = tls.flag("enabled").unwrap_or(false);
-        GrpcConfig { port: fields.port("port").unwrap_or(4001), tls: enabled.then(|| TlsConfig::read(&tls, problems)) }
+        GrpcConfig {
+            port: fields.port("port").unwrap_or(4001),
+            allowed_origins: fields.texts("allowed_origins"),
+            tls: enabled.then(|| TlsConfig::read(&tls, problems)),
+        }
     }
 
     pub(super) fn write(&self, out: &mut write::Block) {
         out.put("port", self.port);
+        if !self.allowed_origins.is_empty() {
+            out.put("allowed_origins", list(self.allowed_origins.iter().map(|origin| text(origin))));
+        }
         out.block("tls", |out| {
             out.put("enabled", self.tls.is_some());
             if let Some(tls) = &self.tls {

@@ -1,0 +1,95 @@
+//! From an answer of gRPC to one of the protocol that asked. Metadata other than the status is not passed on: no service sends any.
+
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use laredo_proto::frame;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::choose::{Codec, Protocol, Transfer};
+use super::methods::Method;
+use super::stream::Translated;
+use super::{connect, end, json};
+
+/// Says it in the protocol's words. `method` may be missing only from a refusal.
+pub(super) async fn from_grpc(
+    protocol: Protocol,
+    method: Option<&Method>,
+    response: Response<Body>,
+    deadline: Option<Instant>,
+) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let refused = Status::from_header_map(&head.headers);
+    if let Protocol::ConnectUnary(codec) = protocol {
+        return unary(codec, method, refused, body).await;
+    }
+    let body = match (refused, method) {
+        (None, Some(method)) => Body::new(Translated::new(protocol, method, body, deadline)),
+        (refused, _) => {
+            let status = refused.unwrap_or_else(without_status);
+            Body::new(Full::new(end::last_frame(protocol, &status)))
+        }
+    };
+    respond(StatusCode::OK, content_type(protocol), body)
+}
+
+async fn unary(codec: Codec, method: Option<&Method>, refused: Option<Status>, body: Body) -> Response<Body> {
+    let answered = match (refused, method) {
+        (None, Some(method)) => match (one_message(body).await, codec) {
+            (Ok(message), Codec::Json) => json::answer(message, &method.output).await,
+            (answered, _) => answered,
+        },
+        (refused, _) => Err(refused.unwrap_or_else(without_status)),
+    };
+    match answered {
+        Ok(message) => {
+            respond(StatusCode::OK, content_type(Protocol::ConnectUnary(codec)), Body::new(Full::new(message)))
+        }
+        Err(status) => {
+            let error = connect::error(&status).to_string();
+            let json = content_type(Protocol::ConnectUnary(Codec::Json));
+            respond(connect::http_status(status.code()), json, Body::new(Full::new(Bytes::from(error))))
+        }
+    }
+}
+
+/// The message of a method that answers once, if it went well. The service has it in memory already, so that nothing is bounded here.
+async fn one_message(body: Body) -> Result<Bytes, Status> {
+    let collected = body.collect().await?;
+    let status = collected.trailers().and_then(Status::from_header_map).unwrap_or_else(without_status);
+    if status.code() != Code::Ok {
+        return Err(status);
+    }
+    let mut bytes = collected.to_bytes();
+    if frame::length(&bytes) != bytes.len().checked_sub(frame::PREFIX_LENGTH) {
+        return Err(Status::internal("the service answered with something else than one message"));
+    }
+    bytes.advance(frame::PREFIX_LENGTH);
+    Ok(bytes)
+}
+
+/// A service that ends without a status has failed in a way that nobody knows.
+pub(super) fn without_status() -> Status {
+    Status::unknown("the service ended without saying how")
+}
+
+fn content_type(protocol: Protocol) -> HeaderValue {
+    HeaderValue::from_static(match protocol {
+        Protocol::ConnectUnary(Codec::Proto) => "application/proto",
+        Protocol::ConnectUnary(Codec::Json) => "application/json",
+        Protocol::ConnectStream(Codec::Proto) => "application/connect+proto",
+        Protocol::ConnectStream(Codec::Json) => "application/connect+json",
+        Protocol::GrpcWeb(Transfer::Binary) => "application/grpc-web+proto",
+        Protocol::GrpcWeb(Transfer::Base64) => "application/grpc-web-text+proto",
+    })
+}
+
+fn respond(status: StatusCode, content_type: HeaderValue, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
+    response
+}

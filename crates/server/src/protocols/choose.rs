@@ -1,0 +1,193 @@
+//! Which protocol a request is in: decided from its first lines alone.
+
+use http::{Method, Version};
+
+/// A protocol that is not gRPC, in one of its forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Connect for a method that answers once: bare messages, and HTTP's own status codes.
+    ConnectUnary(Codec),
+    /// Connect for a stream: frames, and the end as JSON in a last one.
+    ConnectStream(Codec),
+    /// gRPC-Web: frames, and the trailers in a last one.
+    GrpcWeb(Transfer),
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Proto,
+    Json,
+}
+
+/// How a body of gRPC-Web is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transfer {
+    Binary,
+    Base64,
+}
+
+/// How often a method answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Unary,
+    Stream,
+}
+
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    pub(super) version: Version,
+    pub(super) content_type: Option<&'a [u8]>,
+    /// The shape of what it asks for; `None` for a method that there is not.
+    pub(super) shape: Option<Shape>,
+}
+
+/// What to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// It is for the services as it is.
+    Grpc,
+    /// It is to be translated.
+    Other(Protocol),
+    Refuse(Refused),
+}
+
+/// Why no service is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// No method has a GET form; they may have effects.
+    NotPost,
+    /// A content type of no protocol, or of one that the method does not answer in.
+    ContentType(Option<Shape>),
+    /// gRPC needs the trailers of HTTP/2.
+    GrpcOverHttp1,
+}
+
+/// Decides.
+pub(super) fn choose(asked: Asked<'_>) -> Choice {
+    let protocol = match Named::new(asked.content_type) {
+        // Whatever else is wrong with it, gRPC's clients are told by gRPC.
+        Some(Named::Grpc) if asked.version >= Version::HTTP_2 => return Choice::Grpc,
+        Some(Named::Grpc) => return Choice::Refuse(Refused::GrpcOverHttp1),
+        Some(Named::Other(protocol)) => Some(protocol),
+        None => None,
+    };
+    if asked.method != Method::POST {
+        return Choice::Refuse(Refused::NotPost);
+    }
+    match (protocol, asked.shape) {
+        // One shape's form must not be taken for the other's: a stream that fails answers 200.
+        (Some(Protocol::ConnectUnary(_)), Some(Shape::Stream))
+        | (Some(Protocol::ConnectStream(_)), Some(Shape::Unary))
+        | (None, _) => Choice::Refuse(Refused::ContentType(asked.shape)),
+        (Some(protocol), _) => Choice::Other(protocol),
+    }
+}
+
+/// What a content type names.
+enum Named {
+    Grpc,
+    Other(Protocol),
+}
+
+impl Named {
+    fn new(content_type: Option<&[u8]>) -> Option<Named> {
+        // Parameters, such as a charset, change nothing.
+        let name = content_type?.split(|byte| *byte == b';').next()?.trim_ascii().to_ascii_lowercase();
+        let protocol = match name.as_slice() {
+            b"application/proto" => Protocol::ConnectUnary(Codec::Proto),
+            b"application/json" => Protocol::ConnectUnary(Codec::Json),
+            b"application/connect+proto" => Protocol::ConnectStream(Codec::Proto),
+            b"application/connect+json" => Protocol::ConnectStream(Codec::Json),
+            b"application/grpc-web" | b"application/grpc-web+proto" => Protocol::GrpcWeb(Transfer::Binary),
+            b"application/grpc-web-text" | b"application/grpc-web-text+proto" => Protocol::GrpcWeb(Transfer::Base64),
+            b"application/grpc" => return Some(Named::Grpc),
+            other if other.starts_with(b"application/grpc+") => return Some(Named::Grpc),
+            _ => return None,
+        };
+        Some(Named::Other(protocol))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(method: &Method, version: Version, content_type: &str, shape: Option<Shape>) -> Choice {
+        let content_type = (!content_type.is_empty()).then_some(content_type.as_bytes());
+        choose(Asked { method, version, content_type, shape })
+    }
+
+    fn posted(content_type: &str, shape: Option<Shape>) -> Choice {
+        let [old, new] = [Version::HTTP_11, Version::HTTP_2].map(|v| chosen(&Method::POST, v, content_type, shape));
+        assert_eq!(old, new, "only gRPC asks which HTTP it is: {content_type}");
+        new
+    }
+
+    #[test]
+    fn each_content_type_is_its_protocol() {
+        use Codec::{Json, Proto};
+        use Transfer::{Base64, Binary};
+        let (unary, stream) = (Some(Shape::Unary), Some(Shape::Stream));
+        let table = [
+            ("application/proto", unary, Protocol::ConnectUnary(Proto)),
+            ("application/json", unary, Protocol::ConnectUnary(Json)),
+            ("Application/JSON ; charset=utf-8", unary, Protocol::ConnectUnary(Json)),
+            ("application/json", None, Protocol::ConnectUnary(Json)),
+            ("application/connect+proto", stream, Protocol::ConnectStream(Proto)),
+            ("application/connect+json", stream, Protocol::ConnectStream(Json)),
+            ("application/connect+json", None, Protocol::ConnectStream(Json)),
+            ("application/grpc-web", unary, Protocol::GrpcWeb(Binary)),
+            ("application/grpc-web+proto", stream, Protocol::GrpcWeb(Binary)),
+            ("application/grpc-web-text", stream, Protocol::GrpcWeb(Base64)),
+            ("application/grpc-web-text+proto", unary, Protocol::GrpcWeb(Base64)),
+        ];
+        for (content_type, shape, protocol) in table {
+            assert_eq!(posted(content_type, shape), Choice::Other(protocol), "{content_type}");
+        }
+    }
+
+    #[test]
+    fn what_no_method_answers_in_is_refused() {
+        let (unary, stream) = (Some(Shape::Unary), Some(Shape::Stream));
+        let table = [
+            ("", None),
+            ("text/plain", unary),
+            ("application/x-www-form-urlencoded", unary),
+            ("application/grpc-web+json", unary),
+            ("application/connect+xml", stream),
+            ("application/json", stream),
+            ("application/proto", stream),
+            ("application/connect+json", unary),
+            ("application/connect+proto", unary),
+        ];
+        for (content_type, shape) in table {
+            assert_eq!(posted(content_type, shape), Choice::Refuse(Refused::ContentType(shape)), "{content_type}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_left_alone_and_needs_http_2() {
+        for content_type in
+            ["application/grpc", "application/grpc+proto", "application/grpc;a=b", "application/grpc+json"]
+        {
+            for shape in [None, Some(Shape::Unary), Some(Shape::Stream)] {
+                assert_eq!(chosen(&Method::POST, Version::HTTP_2, content_type, shape), Choice::Grpc);
+                let old = chosen(&Method::POST, Version::HTTP_11, content_type, shape);
+                assert_eq!(old, Choice::Refuse(Refused::GrpcOverHttp1));
+            }
+        }
+    }
+
+    #[test]
+    fn only_posts_are_calls() {
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::OPTIONS, Method::DELETE] {
+            for content_type in ["", "application/json", "application/grpc-web", "text/html"] {
+                let choice = chosen(&method, Version::HTTP_11, content_type, Some(Shape::Unary));
+                assert_eq!(choice, Choice::Refuse(Refused::NotPost), "{method} {content_type}");
+            }
+        }
+    }
+}

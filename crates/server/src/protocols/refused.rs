@@ -1,0 +1,54 @@
+//! Answers to what is a call in no protocol: in plain HTTP.
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use tonic::body::Body;
+
+use super::choose::{Refused, Shape};
+
+const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+impl Refused {
+    /// Says what is wrong, and what would be right.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let (status, hint, words) = match self {
+            Refused::NotPost => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                Some((ALLOW, "POST")),
+                "this port speaks gRPC, gRPC-Web and Connect: POST to /package.Service/Method\n",
+            ),
+            Refused::GrpcOverHttp1 => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                None,
+                "gRPC needs HTTP/2; over HTTP/1.1 speak Connect or gRPC-Web\n",
+            ),
+            Refused::ContentType(shape) => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Some((ACCEPT_POST, content_types(shape))),
+                "no method answers in this content type; Accept-Post lists those there are\n",
+            ),
+        };
+        let mut response = Response::new(Body::new(Full::from(words)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+        if let Some((name, value)) = hint {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// What a method of this shape may be asked in.
+fn content_types(shape: Option<Shape>) -> &'static str {
+    match shape {
+        Some(Shape::Unary) | None => {
+            "application/json, application/proto, application/grpc, application/grpc-web, application/grpc-web-text"
+        }
+        Some(Shape::Stream) => {
+            "application/connect+json, application/connect+proto, application/grpc, application/grpc-web, \
+             application/grpc-web-text"
+        }
+    }
+}

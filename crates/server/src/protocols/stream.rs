@@ -1,0 +1,173 @@
+//! A stream of gRPC as one of another protocol. In protobuf the frames pass as they are; only the end is told in a last frame.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::Frame;
+use laredo_proto::frame;
+use prost_reflect::MessageDescriptor;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::choose::{Codec, Protocol, Transfer};
+use super::methods::Method;
+use super::{answer, end, json, question};
+
+/// A body that ends with the protocol's last frame, and never with an error or trailers.
+pub(super) struct Translated {
+    protocol: Protocol,
+    writing: Writing,
+    /// `None` after the end, or earlier when the deadline is over: dropping it lets the service go.
+    inner: Option<Body>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How frames are written.
+enum Writing {
+    AsItIs,
+    Base64,
+    Json(JsonFrames),
+    /// On another thread.
+    Busy(JoinHandle<(JsonFrames, Result<Bytes, Status>)>),
+}
+
+impl Translated {
+    pub(super) fn new(protocol: Protocol, method: &Method, inner: Body, deadline: Option<Instant>) -> Translated {
+        let writing = match protocol {
+            Protocol::ConnectStream(Codec::Json) => {
+                Writing::Json(JsonFrames { message: method.output.clone(), begun: BytesMut::new() })
+            }
+            Protocol::GrpcWeb(Transfer::Base64) => Writing::Base64,
+            _ => Writing::AsItIs,
+        };
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+        Translated { protocol, writing, inner: Some(inner), deadline }
+    }
+
+    /// The next bytes, or how the stream has ended.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(question::late()));
+        }
+        loop {
+            let written = match &mut self.writing {
+                Writing::Busy(task) => match ready!(Pin::new(task).poll(cx)) {
+                    Err(error) => Err(Status::internal(format!("writing JSON: {error}"))),
+                    Ok((frames, written)) => {
+                        self.writing = Writing::Json(frames);
+                        written
+                    }
+                },
+                idle => match ready!(poll_data(self.inner.as_mut(), cx)) {
+                    Err(status) => Err(status),
+                    Ok(data) => match idle {
+                        Writing::AsItIs => Ok(data),
+                        Writing::Base64 => Ok(end::base64(&data)),
+                        Writing::Json(frames) if data.len() <= json::INLINE_BYTES => frames.write(&data),
+                        Writing::Json(frames) => {
+                            let mut frames = frames.take();
+                            self.writing = Writing::Busy(spawn_blocking(move || {
+                                let written = frames.write(&data);
+                                (frames, written)
+                            }));
+                            continue;
+                        }
+                        Writing::Busy(_) => continue,
+                    },
+                },
+            };
+            // Nothing comes of a frame that is not whole yet.
+            if !matches!(&written, Ok(bytes) if bytes.is_empty()) {
+                return Poll::Ready(written);
+            }
+        }
+    }
+}
+
+impl http_body::Body for Translated {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.inner.is_none() {
+            return Poll::Ready(None);
+        }
+        let bytes = ready!(self.poll_bytes(cx)).unwrap_or_else(|status| {
+            self.inner = None;
+            end::last_frame(self.protocol, &status)
+        });
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+/// What the service sends next, or how it has ended.
+fn poll_data(inner: Option<&mut Body>, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+    let Some(inner) = inner else { return Poll::Ready(Err(answer::without_status())) };
+    let frame = match ready!(http_body::Body::poll_frame(Pin::new(inner), cx)) {
+        None => return Poll::Ready(Err(answer::without_status())),
+        Some(Err(status)) => return Poll::Ready(Err(status)),
+        Some(Ok(frame)) => frame,
+    };
+    Poll::Ready(frame.into_data().map_err(|frame| {
+        let status = frame.trailers_ref().and_then(Status::from_header_map);
+        status.unwrap_or_else(answer::without_status)
+    }))
+}
+
+/// Frames of protobuf as frames of JSON.
+struct JsonFrames {
+    message: MessageDescriptor,
+    /// What came of a frame that is not whole.
+    begun: BytesMut,
+}
+
+impl JsonFrames {
+    fn take(&mut self) -> JsonFrames {
+        JsonFrames { message: self.message.clone(), begun: std::mem::take(&mut self.begun) }
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<Bytes, Status> {
+        let begun = &mut self.begun;
+        begun.extend_from_slice(data);
+        let mut out = Vec::new();
+        while let Some(length) = frame::length(begun).filter(|length| begun.len() - frame::PREFIX_LENGTH >= *length) {
+            begun.advance(frame::PREFIX_LENGTH);
+            let json = json::from_proto(&begun.split_to(length), &self.message)?;
+            frame::prefix(json.len(), &mut out);
+            out.extend_from_slice(&json);
+        }
+        Ok(out.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_become_json_wherever_they_are_cut() {
+        let pool = prost_reflect::DescriptorPool::decode(laredo_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let message = pool.get_message_by_name("laredo.replication.v1.SnapshotEnd").unwrap();
+        let end =
+            |rows_sent| laredo_proto::replication::SnapshotEnd { sequence: 1 << 60, rows_sent, ..Default::default() };
+        let mut bytes = Vec::new();
+        [0, 7, 300].iter().for_each(|rows| frame::encode(&end(*rows), &mut bytes));
+        let written = |cut: usize| {
+            let mut frames = JsonFrames { message: message.clone(), begun: BytesMut::new() };
+            [&bytes[..cut], &bytes[cut..]].map(|part| frames.write(part).unwrap()).concat()
+        };
+        let expected = [
+            "{\"sequence\":\"1152921504606846976\"}",
+            "{\"sequence\":\"1152921504606846976\",\"rowsSent\":\"7\"}",
+            "{\"sequence\":\"1152921504606846976\",\"rowsSent\":\"300\"}",
+        ];
+        let expected =
+            expected.map(|json| [&[0, 0, 0, 0, u8::try_from(json.len()).unwrap()], json.as_bytes()].concat());
+        for cut in 0..=bytes.len() {
+            assert_eq!(written(cut), expected.concat(), "cut at {cut}");
+        }
+    }
+}

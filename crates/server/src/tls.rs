@@ -1,0 +1,126 @@
+//! Certificates, and the connections behind them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::TcpIncoming;
+
+use crate::options::{TlsFile, TlsOptions};
+
+/// What a connection may be: HTTP/2, or HTTP/1.1 for those who cannot speak it.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// Whoever takes longer to agree on keys is let go.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes at a time; beyond that, connections wait for their turn.
+const HANDSHAKES_MAX: usize = 256;
+
+/// A problem, and the file that has it.
+type Problem = (TlsFile, String);
+
+impl TlsOptions {
+    /// Checks that these are a certificate, its key and authorities.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with the file that it is wrong in.
+    pub fn check(&self) -> Result<(), Vec<Problem>> {
+        self.config().map(drop)
+    }
+
+    /// What connections are accepted with.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, Vec<Problem>> {
+        Ok(TlsAcceptor::from(Arc::new(self.config()?)))
+    }
+
+    fn config(&self) -> Result<ServerConfig, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut keep = |file, problem: String| problems.push((file, problem));
+        let chain = certificates(&self.certificate).map_err(|problem| keep(TlsFile::Certificate, problem)).ok();
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| keep(TlsFile::Key, format!("there is no private key in it ({error})")))
+            .ok();
+        let verifier = self.client_ca.as_ref().map(|pem| verifier(pem)).transpose();
+        let verifier = verifier.map_err(|problem| keep(TlsFile::ClientCa, problem)).ok().flatten();
+        if let Some((chain, key)) = chain.zip(key) {
+            match paired(chain, key, verifier) {
+                Ok(config) if problems.is_empty() => return Ok(config),
+                Ok(_) => {}
+                Err(error) => {
+                    problems.push((TlsFile::Key, format!("it cannot be used with the certificate ({error})")));
+                }
+            }
+        }
+        Err(problems)
+    }
+}
+
+fn paired(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, key)?;
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    Ok(config)
+}
+
+/// Lets in who shows a certificate of these authorities.
+fn verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(pem)? {
+        roots.add(authority).map_err(|error| format!("it is no certificate of an authority ({error})"))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    verifier.map(|verifier| verifier as Arc<dyn ClientCertVerifier>).map_err(|error| error.to_string())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("it is not a file of certificates ({error})")),
+    }
+}
+
+/// Connections whose keys are agreed on.
+pub(crate) fn incoming(
+    connections: TcpIncoming,
+    acceptor: TlsAcceptor,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+    let handshakes = connections.map(move |connection| {
+        let acceptor = acceptor.clone();
+        async move {
+            let connection = match connection {
+                Ok(connection) => connection,
+                Err(error) => return Some(Err(error)),
+            };
+            match timeout(HANDSHAKE_MAX, acceptor.accept(connection)).await {
+                Ok(Ok(connection)) => Some(Ok(connection)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    None
+                }
+                Err(_) => None,
+            }
+        }
+    });
+    handshakes.buffer_unordered(HANDSHAKES_MAX).filter_map(std::future::ready)
+}
