@@ -85,7 +85,9 @@ pub(super) async fn to_grpc(
             Body::new(Full::new(Bytes::from(bytes)))
         }
         // These frames are gRPC's own.
-        Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) => body,
+        Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) => {
+            Body::new(Full::new(receive::whole(body, time_max).await?))
+        }
     };
     head.version = Version::HTTP_2;
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, ACCEPT_ENCODING] {
