@@ -1,7 +1,7 @@
 //! Compiles the .proto files without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["laredo/replication/v1/replication.proto", "laredo/v1/oam.proto"];
+    let files = ["laredo/replication/v1/replication.proto", "laredo/v1/oam.proto", "laredo/v1/query.proto"];
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(files)?;

@@ -17,7 +17,7 @@ pub mod replication {
     include!(concat!(env!("OUT_DIR"), "/laredo.replication.v1.rs"));
 }
 
-/// Package `laredo.v1`: operation, administration and maintenance.
+/// Package `laredo.v1`: operation, administration and maintenance, and queries.
 #[allow(
     missing_docs,
     unreachable_pub,

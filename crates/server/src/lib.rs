@@ -11,6 +11,7 @@ mod oam;
 mod options;
 mod origins;
 mod protocols;
+mod query;
 mod receive;
 mod refusal;
 mod request;

@@ -113,3 +113,7 @@ pub(crate) fn no_dead_letters() -> Status {
 pub(crate) fn no_replay() -> Status {
     Status::unimplemented("this version does not replay snapshots")
 }
+
+pub(crate) fn no_queries() -> Status {
+    Status::unimplemented("this version does not answer queries; follow the table (Sync), or ask the database")
+}

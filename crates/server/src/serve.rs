@@ -20,6 +20,7 @@ use crate::grpc::Replication;
 use crate::oam;
 use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
 use crate::protocols::{Methods, Protocols};
+use crate::query;
 use crate::shared::Shared;
 use crate::table::Served;
 use crate::{origins, tls};
@@ -65,9 +66,9 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but asks those that it has to leave (GoAway) and serves them until
-    /// they have ended or [`Waits::drain`](crate::Waits::drain) is over. At last every stream ends with UNAVAILABLE, and this
-    /// returns when the clients have heard it, or soon after.
+    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but asks those that it has to leave
+    /// (GoAway) and serves them until they have ended or [`Waits::drain`](crate::Waits::drain) is over. At last every stream ends
+    /// with UNAVAILABLE, and this returns when the clients have heard it, or soon after.
     ///
     /// # Errors
     /// When TLS cannot be set up, or a listener fails.
@@ -86,6 +87,7 @@ impl Server {
                 .layer(protocols.clone())
                 .add_service(Replication::new(shared.clone()))
                 .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
+                .add_optional_service(has_oam.then(query::service))
                 .add_service(health.clone())
                 .add_service(reflection()?);
             let (incoming, acceptor) = (TcpIncoming::from(listener).with_nodelay(Some(true)), acceptor.clone());

@@ -5,6 +5,7 @@
 mod support;
 
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
+use laredo_proto::oam::laredo_query_service_client::LaredoQueryServiceClient;
 use laredo_proto::oam::watch_status_response::Event;
 use laredo_proto::oam::*;
 use laredo_proto::replication::RowEncoding;
@@ -201,6 +202,13 @@ async fn each_mistake_is_named_and_the_fan_out_port_takes_no_orders() {
         "no dead letters",
     );
     said(client.start_replay(StartReplayRequest::default()).await.map(drop), Code::Unimplemented, "does not replay");
+    let mut queries = LaredoQueryServiceClient::new(server.channel().await);
+    said(queries.get_row(GetRowRequest::default()).await.map(drop), Code::Unimplemented, "does not answer queries");
+    said(
+        queries.subscribe(SubscribeRequest::default()).await.map(drop),
+        Code::Unimplemented,
+        "does not answer queries",
+    );
     let fanout = Channel::from_shared(format!("http://{}", server.fanout)).unwrap().connect().await.unwrap();
     let mut there = LaredoOamServiceClient::new(fanout.clone());
     said(there.get_status(GetStatusRequest {}).await.map(drop), Code::Unimplemented, "");

@@ -1,0 +1,46 @@
+//! The Query service: there, so that its clients are told why it does not answer.
+
+use futures::stream::Empty;
+use laredo_proto::oam::laredo_query_service_server::{LaredoQueryService, LaredoQueryServiceServer};
+use laredo_proto::oam::*;
+use tonic::{Request, Response, Status};
+
+use crate::refusal;
+
+/// The service, over gRPC.
+pub(crate) fn service() -> LaredoQueryServiceServer<Query> {
+    LaredoQueryServiceServer::new(Query)
+}
+
+pub(crate) struct Query;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl LaredoQueryService for Query {
+    type SubscribeStream = Empty<Result<SubscribeResponse, Status>>;
+
+    async fn lookup(&self, _: Request<LookupRequest>) -> Answer<LookupResponse> {
+        Err(refusal::no_queries())
+    }
+
+    async fn lookup_all(&self, _: Request<LookupAllRequest>) -> Answer<LookupAllResponse> {
+        Err(refusal::no_queries())
+    }
+
+    async fn get_row(&self, _: Request<GetRowRequest>) -> Answer<GetRowResponse> {
+        Err(refusal::no_queries())
+    }
+
+    async fn list_rows(&self, _: Request<ListRowsRequest>) -> Answer<ListRowsResponse> {
+        Err(refusal::no_queries())
+    }
+
+    async fn count_rows(&self, _: Request<CountRowsRequest>) -> Answer<CountRowsResponse> {
+        Err(refusal::no_queries())
+    }
+
+    async fn subscribe(&self, _: Request<SubscribeRequest>) -> Answer<Self::SubscribeStream> {
+        Err(refusal::no_queries())
+    }
+}
