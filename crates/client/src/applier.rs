@@ -66,7 +66,7 @@ pub(crate) struct Applier {
     faults: mpsc::UnboundedSender<ReplicaError>,
     assembler: Assembler,
     writer: Writer,
-    /// Of what was applied for the readers.
+    /// Of what was applied for the readers, or was loaded from the disk.
     resume: Resume,
     /// What was applied cannot be gone on from: a full snapshot has to take its place.
     starts_over: bool,
@@ -82,7 +82,7 @@ pub(crate) struct Applier {
     is_collecting: bool,
     keeper: Option<Keeper>,
     /// Loaded from the disk, and not shown before a server goes on from it.
-    restored: Option<Box<Saved<TableState>>>,
+    restored: Option<Box<Side>>,
 }
 
 impl Shared {
@@ -164,27 +164,23 @@ impl Applier {
     fn restore(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
         let Some(saved) = keeper.load(self.assembler.indexes()) else { return };
-        let (rows, position, age) = (saved.table.len(), saved.position, keeper.age(&saved));
-        tracing::info!(rows, %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
-        match keeper.serves {
-            true => {
-                let loaded_at = (self.shared.now)();
-                if let Some(at) = age.and_then(|age| loaded_at.checked_sub(age)) {
-                    // It is set once: a replica loads once.
-                    let _ = self.shared.restored_at.set(at);
-                }
-                self.show_restored(saved);
-            }
-            false => self.restored = Some(Box::new(saved)),
-        }
-    }
-
-    /// Shows what was loaded from the disk; from here on it is gone on from like any other state.
-    fn show_restored(&mut self, saved: Saved<TableState>) {
-        let Saved { table, position, sequence, instance_id, source, .. } = saved;
+        let age = keeper.age(&saved);
+        let Saved { table, resume, .. } = saved;
+        let position = resume.position;
+        tracing::info!(rows = table.len(), %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
         let layout = Arc::new(Layout::new(table.schema().clone()));
-        self.resume = Resume { instance_id, sequence, position, source };
-        self.replace(Side { table: Some(table), layout, position, committed_at: None });
+        let side = Side { table: Some(table), layout, position, committed_at: None };
+        self.resume = resume;
+        if !keeper.serves {
+            self.restored = Some(Box::new(side));
+            return;
+        }
+        let loaded_at = (self.shared.now)();
+        if let Some(at) = age.and_then(|age| loaded_at.checked_sub(age)) {
+            // It is set once: a replica loads once.
+            let _ = self.shared.restored_at.set(at);
+        }
+        self.replace(side);
     }
 
     /// Puts another state altogether in the place of the one that readers see; returns that.
@@ -200,20 +196,19 @@ impl Applier {
         old
     }
 
-    /// Saves the state that readers see, if `when` says so.
+    /// Saves the state that readers see, which is all that was applied, if `when` says so.
     fn save(&mut self, when: impl FnOnce(&Keeper, Lsn, Instant) -> bool) {
-        self.show();
         let now = (self.shared.now)();
         let is_whole = !self.starts_over && self.incoming.is_none() && self.writer.unpublished().is_none();
         let Some(keeper) = self.keeper.as_mut().filter(|_| is_whole) else { return };
         let front = self.writer.current();
         let Some(table) = front.table.as_ref().filter(|_| when(keeper, front.position, now)) else { return };
         let age = self.shared.at_head().map(|at| now.saturating_duration_since(at));
-        let Resume { instance_id, sequence, source, .. } = self.resume.clone();
+        let resume = Resume { position: front.position, ..self.resume.clone() };
         let rows = Rows { schema: table.schema().clone(), rows: table.rows().cloned().collect() };
-        let (position, at_head) = (front.position, age.and_then(|age| keeper.ago(age)));
+        let at_head = age.and_then(|age| keeper.ago(age));
         drop(front);
-        keeper.save(Saved { table: rows, position, sequence, instance_id, source, at_head }, now);
+        keeper.save(Saved { table: rows, resume, at_head }, now);
     }
 
     fn take(&mut self, input: Input) {
@@ -240,16 +235,7 @@ impl Applier {
     }
 
     fn answer(&self, answer: oneshot::Sender<Resume>) {
-        let resume = match &self.restored {
-            _ if self.starts_over => Resume::default(),
-            None => self.resume.clone(),
-            Some(saved) => Resume {
-                instance_id: saved.instance_id.clone(),
-                sequence: saved.sequence,
-                position: saved.position,
-                source: saved.source.clone(),
-            },
-        };
+        let resume = if self.starts_over { Resume::default() } else { self.resume.clone() };
         // Where nobody waits for the answer any more, the replica is being stopped.
         let _ = answer.send(resume);
     }
@@ -258,9 +244,8 @@ impl Applier {
         let event = {
             let current = self.writer.current();
             let latest = self.writer.unpublished().unwrap_or(&current);
-            let shown = latest.table.as_ref().map(|table| (table.schema(), self.resume.position));
-            let restored = self.restored.as_ref().map(|saved| (saved.table.schema(), saved.position));
-            let state = restored.or(shown).filter(|_| !self.starts_over);
+            let table = self.restored.as_deref().unwrap_or(latest).table.as_ref();
+            let state = table.filter(|_| !self.starts_over).map(|table| (table.schema(), self.resume.position));
             self.assembler.feed(message, state)
         };
         match event {
@@ -287,8 +272,8 @@ impl Applier {
             status.error = None;
         });
         if self.assembler.is_live() {
-            if let Some(saved) = self.restored.take() {
-                self.show_restored(*saved);
+            if let Some(side) = self.restored.take() {
+                self.replace(*side);
             }
             self.adopt(&handshake);
         } else if let Err(error) = self.goal(&handshake) {

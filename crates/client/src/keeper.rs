@@ -32,7 +32,7 @@ impl Keeper {
     /// What was saved last.
     pub(crate) fn load(&mut self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
         let saved = self.file.load(indexes)?;
-        self.position = saved.position;
+        self.position = saved.resume.position;
         Some(saved)
     }
 
@@ -60,13 +60,13 @@ impl Keeper {
 
     /// Saves on a thread of its own: it takes as long as the disk does.
     pub(crate) fn save(&mut self, state: Saved<Rows>, now: Instant) {
-        (self.position, self.saved_at) = (state.position, now);
+        (self.position, self.saved_at) = (state.resume.position, now);
         self.finish();
         let file = self.file.clone();
         let saving =
             std::thread::Builder::new().name("laredo-save".to_owned()).spawn(move || match file.save(&state) {
                 Ok(()) => {
-                    tracing::debug!(position = %state.position, rows = state.table.rows.len(), "local snapshot saved")
+                    tracing::debug!(position = %state.resume.position, rows = state.table.rows.len(), "local snapshot saved")
                 }
                 Err(error) => tracing::error!(%error, ?file, "the local snapshot cannot be saved; an older one stays"),
             });

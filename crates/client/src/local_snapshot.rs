@@ -9,16 +9,16 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use laredo_core::{IndexSpec, Lsn, Sequence, TableState, Tuple};
+use laredo_core::{IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
-    Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SourceIdentity, SyncHandshake, SyncMode, SyncRequest,
-    SyncResponse,
+    Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncRequest, SyncResponse,
 };
 use laredo_proto::{frame, schema};
 use prost::Message;
 
+use crate::applier::Resume;
 use crate::assembler::{Assembler, Event};
 
 const MAGIC: &[u8; 8] = b"LAREDOLS";
@@ -38,11 +38,7 @@ pub(crate) struct LocalSnapshot {
 #[derive(Clone, Debug)]
 pub(crate) struct Saved<T> {
     pub(crate) table: T,
-    pub(crate) position: Lsn,
-    /// Of the newest entry, in the journal that `instance_id` names.
-    pub(crate) sequence: Option<Sequence>,
-    pub(crate) instance_id: String,
-    pub(crate) source: Option<SourceIdentity>,
+    pub(crate) resume: Resume,
     /// When it was known to be all that the server had.
     pub(crate) at_head: Option<SystemTime>,
 }
@@ -128,7 +124,7 @@ impl LocalSnapshot {
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
         let SyncHandshake { instance_id, source, .. } = *handshake;
-        Ok(Saved { table, position, sequence, instance_id, source, at_head })
+        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source }, at_head })
     }
 
     /// Writes it beside the old one and then in its place, so that there is always a whole one.
@@ -149,7 +145,8 @@ impl LocalSnapshot {
     }
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
-        let Saved { table: Rows { schema: of, rows }, position, sequence, instance_id, source, at_head } = saved;
+        let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
+        let Resume { instance_id, sequence, position, source } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, KeyColumns, Schema, TupleBuf};
+use laredo_core::{Cell, Column, KeyColumns, Lsn, Schema, TupleBuf};
+use laredo_proto::replication::SourceIdentity;
 use proptest::prelude::*;
 
 use super::*;
@@ -32,10 +33,12 @@ fn rows(texts: &[Option<Vec<u8>>]) -> Vec<Tuple> {
 fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
     Saved {
         table: Rows { schema: schema(), rows },
-        position: Lsn(0x300),
-        sequence: Some(Sequence(7)),
-        instance_id: "one".to_owned(),
-        source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
+        resume: Resume {
+            position: Lsn(0x300),
+            sequence: Some(Sequence(7)),
+            instance_id: "one".to_owned(),
+            source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
+        },
         at_head: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
     }
 }
@@ -78,9 +81,7 @@ fn is_same(loaded: &Saved<TableState>, saved: &Saved<Rows>) -> bool {
     };
     rows(&mut loaded.table.rows()) == rows(&mut saved.table.rows.iter())
         && loaded.table.schema() == &saved.table.schema
-        && (loaded.position, loaded.sequence, &loaded.instance_id)
-            == (saved.position, saved.sequence, &saved.instance_id)
-        && (&loaded.source, loaded.at_head) == (&saved.source, saved.at_head)
+        && (&loaded.resume, loaded.at_head) == (&saved.resume, saved.at_head)
 }
 
 proptest! {

@@ -193,11 +193,8 @@ impl Session {
     async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
         // At once: the applier may be held up for long.
         self.shared.status.send_modify(|status| status.connected = false);
-        let (answer, applied) = oneshot::channel();
-        if self.dialer.inputs.send(Input::Open(answer)).is_ok() {
-            // The answer says only that all messages were looked at.
-            let _ = applied.await;
-        }
+        // The answer says only that all messages were looked at.
+        let _ = self.dialer.ask(Input::Open).await;
         self.faults.try_recv().unwrap_or_else(|_| ReplicaError::from_status(status, &self.dialer.options.table))
     }
 }

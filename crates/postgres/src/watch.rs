@@ -1,6 +1,7 @@
 //! Watches the tables' definitions: much that changes them is told by the stream late, or never.
 
 use std::convert::Infallible;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,15 +63,11 @@ impl Watcher<'_> {
         loop {
             // Before the catalogue is read, so that a copy that ends meanwhile is not compared with what it replaces.
             let copied: Vec<_> = self.tables.iter().map(|table| table.progress.lock().copied.clone()).collect();
-            let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
-            let recent = connection.simple_query(sql).await?;
-            if let Some(recent) = recent.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()) {
+            if let Some(recent) = value(&mut connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await? {
                 self.signals.recent.send_replace(Xid(recent));
             }
             let found = catalog::read(&mut connection, &self.options.publication, &names).await?;
-            let end = connection.simple_query("SELECT pg_current_wal_insert_lsn()").await?;
-            let end =
-                end.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
+            let end = value(&mut connection, "SELECT pg_current_wal_insert_lsn()").await?.unwrap_or(Lsn::ZERO);
             for (index, (copied, facts)) in copied.into_iter().zip(found).enumerate() {
                 self.compare(index, copied.as_ref(), facts, end).await;
             }
@@ -159,6 +156,12 @@ impl Watcher<'_> {
             let _ = self.events.send(event).await;
         }
     }
+}
+
+/// The one value that a query has.
+async fn value<T: FromStr>(connection: &mut Connection, sql: &str) -> Result<Option<T>, TransportError> {
+    let rows = connection.simple_query(sql).await?;
+    Ok(rows.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()))
 }
 
 /// Waits until the stream is past a position.

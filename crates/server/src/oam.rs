@@ -194,8 +194,7 @@ impl Oam {
         if id.is_empty() {
             return Err(refusal::required("source_id"));
         }
-        let found = self.shared.sources.iter().find(|source| source.id == id);
-        found.ok_or_else(|| refusal::unknown("source", id))
+        self.shared.source(id).ok_or_else(|| refusal::unknown("source", id))
     }
 
     /// The one that is named, or all.
@@ -253,7 +252,7 @@ impl Oam {
     }
 
     fn table_config(&self, table: &Served) -> TableConfig {
-        let kind = self.shared.sources.iter().find(|source| source.id == table.options.source_id);
+        let source = self.shared.source(&table.options.source_id);
         let key = table.handle().journal().map(|journal| {
             let schema = journal.schema();
             let names = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
@@ -264,7 +263,7 @@ impl Oam {
             table: table.name().table.clone(),
             primary_key: key.unwrap_or_default(),
             source_id: table.options.source_id.clone(),
-            source_type: kind.map(|source| source.kind.clone()).unwrap_or_default(),
+            source_type: source.map(|source| source.kind.clone()).unwrap_or_default(),
             // It holds secrets, and is the operator's own file.
             source_config: None,
             target_type: status::TARGET.to_owned(),

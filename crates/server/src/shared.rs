@@ -54,6 +54,10 @@ impl Shared {
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
     }
 
+    pub(crate) fn source(&self, id: &str) -> Option<&ServedSource> {
+        self.sources.iter().find(|source| source.id == id)
+    }
+
     /// Whether every table can be served: it has been copied, and it has not failed.
     pub(crate) fn is_ready(&self) -> bool {
         !self.is_draining() && self.tables.iter().all(|table| table.is_ready())

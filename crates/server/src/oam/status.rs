@@ -139,8 +139,7 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
 }
 
 fn is_paused(shared: &Shared, table: &Served) -> bool {
-    let source = shared.sources.iter().find(|source| source.id == table.options.source_id);
-    source.is_some_and(|source| source.engine.is_paused())
+    shared.source(&table.options.source_id).is_some_and(|source| source.engine.is_paused())
 }
 
 /// Nothing where nothing was committed yet.
