@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use laredo_core::{IndexSpec, Lsn, Sequence, StateError, TableState, Transaction};
-use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncMode, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -267,6 +267,7 @@ impl Applier {
         self.shared.status.send_modify(|status| {
             status.connected = true;
             status.connects += 1;
+            status.full_snapshots += u64::from(handshake.mode() == SyncMode::FullSnapshot);
             status.mode = Some(handshake.mode());
             status.reason.clone_from(&handshake.reason);
             status.error = None;

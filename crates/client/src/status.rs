@@ -20,6 +20,8 @@ pub struct Status {
     pub reason: String,
     /// Streams that were opened.
     pub connects: u64,
+    /// Those among them that began with a full snapshot.
+    pub full_snapshots: u64,
     /// Full snapshots that replaced a state which was there before.
     pub resyncs: u64,
     /// Every commit up to here is applied.

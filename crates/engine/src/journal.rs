@@ -365,6 +365,11 @@ impl Journal {
         }
     }
 
+    /// What the rows at the head are rows of.
+    pub(crate) fn definition(&self) -> Definition {
+        self.shared.inner.read().definition.clone()
+    }
+
     /// How much it keeps.
     pub(crate) fn options(&self) -> &JournalOptions {
         &self.shared.options

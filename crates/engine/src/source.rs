@@ -36,8 +36,8 @@ pub trait Source: Send + Sync + 'static {
         acknowledged: watch::Receiver<Lsn>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). Before
-    /// [`CopyEvent::End`] it sees to it that the stream comes to a position beyond all that it told before the copy began, on an
+    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). `before` is what the last
+    /// copy was made under, if its rows are known. Before [`CopyEvent::End`] it sees to it that the stream comes to a position beyond all that it told before the copy began, on an
     /// idle database, too.
     ///
     /// # Errors
@@ -45,6 +45,7 @@ pub trait Source: Send + Sync + 'static {
     fn copy(
         &self,
         table: TableIndex,
+        before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
@@ -201,6 +202,9 @@ pub enum CopyEvent {
         inserted: Lsn,
         /// The table's definition, in words that the source understands: a later run asks with them whether it is still the same.
         definition: String,
+        /// Whether nothing but transactions that the stream tells can have changed rows between the definition `before` and this one. (It
+        /// tells most truncations; rewriting a table for its size alone changes none.)
+        is_told: bool,
     },
 }
 

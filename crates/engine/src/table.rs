@@ -25,6 +25,8 @@ mod diff;
 mod recent;
 #[cfg(test)]
 mod tests;
+mod told;
+mod waiting;
 mod worker;
 
 use apply::{Applied, ApplyError, apply_spool};
@@ -152,6 +154,16 @@ pub(crate) enum TableError {
     Source(String),
 }
 
+impl From<ApplyError> for TableError {
+    fn from(error: ApplyError) -> TableError {
+        match error {
+            ApplyError::Io(error) => TableError::Io(error),
+            ApplyError::Diverged(error) => TableError::State(error),
+            ApplyError::Incomplete => TableError::Source(error.to_string()),
+        }
+    }
+}
+
 impl Table {
     pub(crate) fn new(
         options: TableOptions,
@@ -195,6 +207,11 @@ impl Table {
         matches!(&self.phase, Phase::Copying(copying) if copying.is_full(self.options.held_bytes_max))
     }
 
+    /// What the rows of the last copy are rows of, as the source said; nothing where there are none that are the source's.
+    pub(crate) fn copied_under(&self) -> Option<String> {
+        self.live.as_ref().and_then(Live::definition)
+    }
+
     /// Whether a copy is being made.
     pub(crate) fn is_copying(&self) -> bool {
         matches!(self.phase, Phase::Copying(_))
@@ -217,7 +234,7 @@ impl Table {
                 Ok(Wants::Nothing)
             }
             Phase::Copying(copying) => {
-                let copied = copying.commit(commit, &self.options.folder, &mut self.recent);
+                let copied = copying.commit(commit, &self.options, &mut self.recent);
                 self.after_copying(copied)
             }
             Phase::Live => {
@@ -268,10 +285,11 @@ impl Table {
         match &mut self.phase {
             Phase::Failed => Ok(Wants::Nothing),
             Phase::Copying(copying) => {
+                copying.misses_some();
                 copying.start_over();
                 Ok(Wants::Copy)
             }
-            Phase::Live => self.copy_again(reason),
+            Phase::Live => self.copy_after_a_gap(reason),
         }
     }
 
@@ -319,7 +337,7 @@ impl Table {
             return Ok(Wants::Nothing);
         }
         if self.live.is_some() {
-            return self.copy_again(reason);
+            return self.copy_after_a_gap(reason);
         }
         // A journal without its writer cannot be gone on with.
         if self.journal.borrow().is_some() {
@@ -338,6 +356,15 @@ impl Table {
             Some((_, reason)) if wants == Wants::Nothing => self.copy_again(&reason),
             _ => Ok(wants),
         }
+    }
+
+    /// Copies it again where commits may be missing after the last position known.
+    fn copy_after_a_gap(&mut self, reason: &str) -> Result<Wants, TableError> {
+        let wants = self.copy_again(reason)?;
+        if let Phase::Copying(copying) = &mut self.phase {
+            copying.misses_some();
+        }
+        Ok(wants)
     }
 
     fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
@@ -361,33 +388,18 @@ impl Table {
         }
         // Whatever comes of it, a later copy has to see it.
         self.recent.remember(commit.xid);
-        live.writer.begin(commit.end, commit.committed_at, None)?;
-        let mut counts = Counts::default();
-        let Live { state, pipeline, writer, .. } = live;
-        let mut scratch = Scratch::default();
-        let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
-            counts.count(applied);
-            emit(writer, pipeline, applied, &mut scratch)
-        });
-        match applied {
-            Ok(()) => {
-                live.writer.commit()?;
+        match live.apply(&mut commit) {
+            Ok(counts) => {
                 self.current_at = commit.committed_at;
                 counts.add_to(&mut self.status.lock());
                 Ok(Wants::Nothing)
             }
-            Err(error) => {
-                live.writer.abort();
-                live.known = Known::Nothing;
-                match error {
-                    ApplyError::Io(error) => Err(error.into()),
-                    ApplyError::Diverged(_) | ApplyError::Incomplete => {
-                        tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
-                        let wants = self.copy_again(&error.to_string())?;
-                        self.on_commit(commit)?;
-                        Ok(wants)
-                    }
-                }
+            Err(ApplyError::Io(error)) => Err(error.into()),
+            Err(error @ (ApplyError::Diverged(_) | ApplyError::Incomplete)) => {
+                tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
+                let wants = self.copy_again(&error.to_string())?;
+                self.on_commit(commit)?;
+                Ok(wants)
             }
         }
     }
@@ -417,7 +429,8 @@ impl Table {
         match &mut self.live {
             None => self.live = Some(self.begin_journal(done, definition)?),
             Some(live) => {
-                diff::publish(live, done)?;
+                let counts = told::publish(live, done)?;
+                counts.add_to(&mut self.status.lock());
                 live.writer.define(definition);
             }
         }
@@ -465,6 +478,31 @@ impl Table {
     }
 }
 
+impl Live {
+    /// Applies a transaction and journals it.
+    fn apply(&mut self, commit: &mut TableCommit) -> Result<Counts, ApplyError> {
+        let Live { state, pipeline, writer, known } = self;
+        writer.begin(commit.end, commit.committed_at, None)?;
+        let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
+        let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
+            counts.count(applied);
+            emit(writer, pipeline, applied, &mut scratch)
+        });
+        if let Err(error) = applied {
+            writer.abort();
+            *known = Known::Nothing;
+            return Err(error);
+        }
+        writer.commit()?;
+        Ok(counts)
+    }
+
+    /// What the last copy was made under, if its rows are the source's.
+    fn definition(&self) -> Option<String> {
+        (self.known == Known::Source).then(|| self.writer.journal().definition().source)
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     inserts: u64,
@@ -474,6 +512,13 @@ struct Counts {
 }
 
 impl Counts {
+    fn add(&mut self, more: &Counts) {
+        self.inserts += more.inserts;
+        self.updates += more.updates;
+        self.deletes += more.deletes;
+        self.truncates += more.truncates;
+    }
+
     fn count(&mut self, applied: Applied<'_>) {
         match applied {
             Applied::Row(None, _) => self.inserts += 1,

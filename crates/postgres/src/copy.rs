@@ -12,11 +12,18 @@ use tokio::sync::mpsc;
 use crate::catalog::{self, Definition, Facts, quoted};
 use crate::source::{Followed, PostgresOptions, Settled};
 use crate::transport::{Connection, Row, TransportError};
-use crate::{publication, resume, validate};
+use crate::{publication, validate};
 use wait::Wait;
 
-/// Copies a table, from the start again while its definition moves. Returns what the copy's rows were defined by, once
-/// the copy is complete but for its [`CopyEvent::End`], and that event. `slot` is the number of the slot that keeps what
+/// A copy that is complete but for its [`CopyEvent::End`].
+pub(crate) struct Copied {
+    /// What its rows were defined by.
+    pub(crate) definition: Definition,
+    /// Everything that it sees lies before.
+    pub(crate) inserted: Lsn,
+}
+
+/// Copies a table, from the start again while its definition moves. `slot` is the number of the slot that keeps what
 /// commits from now on; `locked` hears the table's number while nobody can rename it.
 pub(crate) async fn copy_table(
     connection: &mut Connection,
@@ -26,7 +33,7 @@ pub(crate) async fn copy_table(
     locked: impl Fn(Oid),
     admits: &Admission,
     rows: &mpsc::Sender<CopyEvent>,
-) -> Result<(Definition, CopyEvent), SourceError> {
+) -> Result<Copied, SourceError> {
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
         let facts = read_facts(connection, publication, request).await?;
@@ -46,9 +53,7 @@ pub(crate) async fn copy_table(
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
-                let inserted = mark(connection).await?;
-                let text = resume::text_of(request, &definition);
-                return Ok((definition, CopyEvent::End { inserted, definition: text }));
+                return Ok(Copied { definition, inserted: mark(connection).await? });
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }

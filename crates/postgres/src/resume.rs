@@ -24,6 +24,13 @@ pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String
     serde_json::to_string(&CopiedUnder { key_fields, definition }).unwrap_or_default()
 }
 
+/// Whether nothing but transactions can have changed rows between a copy made under `before` and one made under `definition`.
+pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &Definition) -> bool {
+    serde_json::from_str(before).is_ok_and(|CopiedUnder { key_fields, definition: before }| {
+        key_fields == request.key_fields && before.differs_in_files_only(definition)
+    })
+}
+
 /// A table that was left by an earlier run.
 pub(crate) enum Left {
     /// It is what it was.

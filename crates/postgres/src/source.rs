@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
+use crate::copy::Copied;
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
@@ -168,6 +169,7 @@ impl Source for PostgresSource {
     async fn copy(
         &self,
         table: TableIndex,
+        before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
@@ -177,13 +179,18 @@ impl Source for PostgresSource {
         let mut connection = Connection::connect(&self.options.connection).await?;
         let slot = self.slot().await?;
         let name = std::slice::from_ref(&table.request.name);
-        let before =
+        let found =
             catalog::read(&mut connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
         let copied = copy::copy_table(&mut connection, &self.options, table, slot, locked, &admits, &rows).await;
         if let Err(SourceError::Definite(_)) = &copied {
-            table.progress.lock().failed = Some(before);
+            table.progress.lock().failed = Some(found);
         }
-        let (definition, end) = copied?;
+        let Copied { definition, inserted } = copied?;
+        let end = CopyEvent::End {
+            inserted,
+            definition: resume::text_of(&table.request, &definition),
+            is_told: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+        };
         {
             let mut progress = table.progress.lock();
             (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);

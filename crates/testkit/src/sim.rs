@@ -1,7 +1,7 @@
 //! A database in memory, as a source for the engine: commits become visible to snapshots in another order than they are
 //! logged, as PostgreSQL's do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,9 +51,9 @@ struct State {
     tables: usize,
 }
 
-/// Tables that one engine has copied: each engine has a clone of the database, and begins with none.
+/// Tables that one engine has copied, and up to where: each engine has a clone of the database, and begins with none.
 #[derive(Debug, Default)]
-struct Copied(Mutex<BTreeSet<usize>>);
+struct Copied(Mutex<BTreeMap<usize, Lsn>>);
 
 impl Clone for Copied {
     fn clone(&self) -> Copied {
@@ -283,7 +283,7 @@ impl Source for SimDatabase {
             }
         };
         // Readers have been told positions of these before.
-        let known_ones = tables.iter().enumerate().filter(|(_, known)| known.is_some()).map(|(index, _)| index);
+        let known_ones = tables.iter().enumerate().filter_map(|(index, known)| Some((index, known.as_ref()?.position)));
         self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).extend(known_ones);
         // What was acknowledged is not there any more.
         let is_known = tables.iter().any(Option::is_some);
@@ -330,6 +330,7 @@ impl Source for SimDatabase {
     async fn copy(
         &self,
         table: TableIndex,
+        before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
@@ -364,13 +365,18 @@ impl Source for SimDatabase {
             // Lets commits come in between the rows of a copy.
             tokio::task::yield_now().await;
         }
-        let is_first = self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table.0);
-        if !is_first {
+        let last = self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table.0, inserted);
+        let untold = |commit: &SimCommit| {
+            let concerns = commit.changes.iter().any(|(changed, _)| *changed == table.0);
+            commit.is_silent && concerns && Some(commit.end) > last && commit.end <= inserted
+        };
+        let is_told = before.is_some() && !log.borrow().log.iter().any(untold);
+        if last.is_some() {
             // The differences that a new copy shows need a position that nobody was told.
             self.change_silently(table.0, Vec::new());
         }
         // Given up by its reader, or not: it is over.
-        let _ = rows.send(CopyEvent::End { inserted, definition: self.definition() }).await;
+        let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_told }).await;
         Ok(())
     }
 }

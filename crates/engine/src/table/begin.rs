@@ -39,7 +39,7 @@ impl Table {
         match resume {
             Resume::Follow => {}
             Resume::FollowThenCopy(reason) => self.copy_due = Some((written, reason)),
-            Resume::Copy(reason) => drop(self.copy_again(&reason)?),
+            Resume::Copy(reason) => drop(self.copy_after_a_gap(&reason)?),
         }
         self.copy_if_due(Wants::Nothing)?;
         self.report();

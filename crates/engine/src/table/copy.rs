@@ -1,7 +1,5 @@
 //! A copy under way: what arrives, what is held meanwhile, and what both make together.
 
-use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +7,14 @@ use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState, Tupl
 use tokio::time::Instant;
 
 use super::recent::Recent;
+use super::waiting::Waiting;
 use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
 use crate::base::{Base, BaseWriter, Bases};
 use crate::journal::Head;
 use crate::pipeline::Pipeline;
 use crate::source::{CopyEvent, Snapshot};
-use crate::spool::SharedFile;
 use crate::status::CopyProgress;
 use crate::store::Definition;
-
-/// Held transactions stay in memory up to this many bytes together.
-const HELD_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 
 /// How often a copy says in the log how far it is.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,14 +24,15 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// A transaction that commits before the snapshot is known, or while rows arrive, is held. One that the snapshot sees is let go,
 /// and once all rows are there the others are put on top of them, as they come. Whatever is let go is remembered, so that a later
 /// copy has to see it, should this one come to nothing.
+///
+/// All of them are kept beside, to be told one by one where the copy shows nothing that they do not explain.
 #[derive(Debug)]
 pub(crate) struct Copying {
     /// The last position known before; `None` for the first copy.
     from: Option<Lsn>,
-    held: VecDeque<TableCommit>,
-    held_bytes: u64,
-    held_memory: u64,
-    file: Option<SharedFile>,
+    held: Waiting,
+    /// Every transaction after `from` that is not held; nothing where some were not sent, or where they are too many.
+    told: Option<Waiting>,
     incoming: Option<Incoming>,
     /// All rows are there, and the stream has to be read up to here.
     ended: Option<Lsn>,
@@ -58,6 +54,8 @@ struct Incoming {
     committed_at: CommitTime,
     /// What its rows were defined by, as the source says once all are there.
     definition: String,
+    /// Whether nothing but transactions can have changed rows since the last copy, as the source says then.
+    is_told: bool,
 }
 
 /// Why a copy does not go on.
@@ -85,6 +83,8 @@ pub(crate) struct Done {
     pub(crate) definition: String,
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
+    /// Every transaction after `from`, in order, if nothing else can have changed rows.
+    pub(crate) told: Option<Vec<TableCommit>>,
     base: Option<BaseWriter>,
 }
 
@@ -92,10 +92,8 @@ impl Copying {
     pub(crate) fn new(from: Option<Lsn>) -> Copying {
         Copying {
             from,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            held_memory: 0,
-            file: None,
+            held: Waiting::default(),
+            told: from.map(|_| Waiting::default()),
             incoming: None,
             ended: None,
             reached: from.unwrap_or(Lsn::ZERO),
@@ -108,62 +106,73 @@ impl Copying {
         self.ended = None;
     }
 
+    /// Transactions may be missing from the stream: what it tells cannot be told on.
+    pub(crate) fn misses_some(&mut self) {
+        self.told = None;
+    }
+
     /// A transaction has committed.
-    pub(crate) fn commit(&mut self, commit: TableCommit, folder: &Path, recent: &mut Recent) -> Result<(), CopyStop> {
+    pub(crate) fn commit(
+        &mut self,
+        commit: TableCommit,
+        options: &TableOptions,
+        recent: &mut Recent,
+    ) -> Result<(), CopyStop> {
         self.reached(commit.end);
         let xid = commit.xid;
         match &self.incoming {
-            Some(incoming) if incoming.snapshot.sees(xid) => recent.remember(xid),
-            _ => self.hold(commit, folder).inspect_err(|_| recent.remember(xid))?,
+            Some(incoming) if incoming.snapshot.sees(xid) => {
+                recent.remember(xid);
+                self.keep_told(commit, options);
+            }
+            _ => {
+                self.held.push(commit, &options.folder).inspect_err(|_| recent.remember(xid))?;
+            }
         }
-        self.catch_up(recent)
+        self.catch_up(options, recent)
     }
 
-    fn hold(&mut self, mut commit: TableCommit, folder: &Path) -> Result<(), TableError> {
-        let memory = commit.spool.memory_bytes() as u64;
-        if memory == 0 || self.held_memory + memory > HELD_MEMORY_BYTES {
-            let file = match &mut self.file {
-                Some(file) => file,
-                None => self.file.insert(SharedFile::new(folder)?),
-            };
-            commit.spool.move_to(file)?;
+    /// Keeps one that is not held, unless there is no use in it.
+    fn keep_told(&mut self, commit: TableCommit, options: &TableOptions) {
+        let Some(told) = self.told.as_mut().filter(|_| self.from.is_none_or(|from| commit.end > from)) else { return };
+        let error = told.push(commit, &options.folder).err();
+        if error.is_some() || told.bytes() > options.held_bytes_max {
+            tracing::info!(
+                table = %options.request.name, bytes = told.bytes(), ?error,
+                "what commits during this copy is not kept any more: readers will get it as one transaction"
+            );
+            self.told = None;
         }
-        self.held_memory += commit.spool.memory_bytes() as u64;
-        self.held_bytes += cost(&commit);
-        self.held.push_back(commit);
-        Ok(())
     }
 
     /// Lets go of what the copy sees. What stays in a file keeps it; what comes next goes to another one, so that this one
     /// can go.
-    fn let_go(&mut self, snapshot: &Snapshot, recent: &mut Recent) {
-        self.held.retain(|held| {
-            let sees = snapshot.sees(held.xid);
-            if sees {
-                recent.remember(held.xid);
+    fn let_go(&mut self, snapshot: &Snapshot, options: &TableOptions, recent: &mut Recent) {
+        for commit in self.held.take() {
+            match snapshot.sees(commit.xid) {
+                true => {
+                    recent.remember(commit.xid);
+                    self.keep_told(commit, options);
+                }
+                false => self.held.push_back(commit),
             }
-            !sees
-        });
-        self.held_bytes = self.held.iter().map(cost).sum();
-        self.held_memory = self.held.iter().map(|held| held.spool.memory_bytes() as u64).sum();
-        self.file = None;
+        }
     }
 
     /// Puts what is held on top of the copy, once all of its rows are there.
-    fn catch_up(&mut self, recent: &mut Recent) -> Result<(), CopyStop> {
-        let (Some(incoming), Some(_)) = (&mut self.incoming, self.ended) else {
+    fn catch_up(&mut self, options: &TableOptions, recent: &mut Recent) -> Result<(), CopyStop> {
+        if self.ended.is_none() {
             return Ok(());
-        };
-        while let Some(mut held) = self.held.pop_front() {
-            self.held_bytes -= cost(&held);
-            self.held_memory -= held.spool.memory_bytes() as u64;
+        }
+        while let Some(incoming) = &mut self.incoming
+            && let Some(mut held) = self.held.pop_front()
+        {
             recent.remember(held.xid);
             if let Err(stop) = incoming.apply(&mut held) {
-                self.held_bytes += cost(&held);
-                self.held_memory += held.spool.memory_bytes() as u64;
                 self.held.push_front(held);
                 return Err(stop);
             }
+            self.keep_told(held, options);
         }
         Ok(())
     }
@@ -173,7 +182,7 @@ impl Copying {
     }
 
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.held_bytes
+        self.held.bytes()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -182,7 +191,7 @@ impl Copying {
 
     /// Once the copy has ended nothing is held any more, and the stream has to be read on, or it would never be complete.
     pub(crate) fn is_full(&self, held_bytes_max: u64) -> bool {
-        self.ended.is_none() && self.held_bytes > held_bytes_max
+        self.ended.is_none() && self.held.bytes() > held_bytes_max
     }
 
     pub(crate) fn progress(&self) -> Option<CopyProgress> {
@@ -213,7 +222,7 @@ impl Copying {
             CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated } => {
                 self.start_over();
                 recent.forget_below(snapshot.xmin);
-                self.let_go(&snapshot, recent);
+                self.let_go(&snapshot, options, recent);
                 let started_at = Instant::now();
                 let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
                 let base = if known.is_none() { Some(bases.writer().map_err(TableError::from)?) } else { None };
@@ -224,13 +233,13 @@ impl Copying {
                     incoming.add(&chunk, known)?;
                 }
             }
-            CopyEvent::End { inserted, definition } => {
+            CopyEvent::End { inserted, definition, is_told } => {
                 let Some(incoming) = &mut self.incoming else {
                     return Err(CopyStop::StartOver("the copy ended before it began"));
                 };
-                incoming.definition = definition;
+                (incoming.definition, incoming.is_told) = (definition, is_told);
                 self.ended = Some(inserted);
-                self.catch_up(recent)?;
+                self.catch_up(options, recent)?;
             }
         }
         Ok(())
@@ -241,20 +250,21 @@ impl Copying {
     /// last one would go on behind it.
     pub(crate) fn complete(&mut self) -> Option<Done> {
         self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
-        let Incoming { pipeline, state, base, committed_at, definition, .. } = self.incoming.take()?;
+        let Incoming { pipeline, state, base, committed_at, definition, is_told, .. } = self.incoming.take()?;
         self.ended = None;
-        Some(Done { from: self.from, to: self.reached, committed_at, definition, pipeline, state, base })
+        let told = self.told.take().filter(|_| is_told).map(|mut told| {
+            let mut commits = Vec::from(told.take());
+            // Those that the copy saw were let go before others that had committed earlier.
+            commits.sort_by_key(|commit| commit.end);
+            commits
+        });
+        Some(Done { from: self.from, to: self.reached, committed_at, definition, pipeline, state, told, base })
     }
 
     /// The copy is given up: whatever was held has to be seen by the next one.
     pub(crate) fn abandon(&mut self, recent: &mut Recent) {
-        self.held.drain(..).for_each(|held| recent.remember(held.xid));
+        self.held.take().into_iter().for_each(|held| recent.remember(held.xid));
     }
-}
-
-/// What a held transaction takes, wherever its changes are: millions of tiny ones are not free.
-fn cost(commit: &TableCommit) -> u64 {
-    commit.spool.bytes() + size_of::<TableCommit>() as u64
 }
 
 impl Incoming {
@@ -272,8 +282,19 @@ impl Incoming {
         let state = TableState::new(pipeline.state().clone(), &[], capacity)?;
         let logged_at = progress.started_at;
         let committed_at = copied_at;
-        let definition = String::new();
-        Ok(Incoming { snapshot, pipeline, state, base, progress, logged_at, copied_at, committed_at, definition })
+        let (definition, is_told) = (String::new(), false);
+        Ok(Incoming {
+            snapshot,
+            pipeline,
+            state,
+            base,
+            progress,
+            logged_at,
+            copied_at,
+            committed_at,
+            definition,
+            is_told,
+        })
     }
 
     /// Puts a transaction that the snapshot does not see on top.

@@ -103,7 +103,7 @@ fn a_thousand_held_transactions_share_a_file() {
     assert!(opened < 100, "{opened} files for a thousand held transactions");
     table.on_copy(begin(&schema, below(3))).unwrap();
     table.on_copy(rows(&[row(1, &body), row(2, &body)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new() }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_told: false }).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
     let live = table.live.as_ref().unwrap();
@@ -130,7 +130,7 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(held(&table), 0, "seen");
     insert(&mut table, 10);
     assert!(held(&table) > 0, "not seen");
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
     insert(&mut table, 11);
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
@@ -151,7 +151,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[Tuple
     let inserted = Lsn(snapshot.xmax.0);
     table.on_copy(begin(schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
-    table.on_copy(CopyEvent::End { inserted, definition: String::new() }).unwrap();
+    table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_told: false }).unwrap();
 }
 
 /// What readers get after `after`, change by change.
@@ -184,7 +184,7 @@ fn an_insert_without_a_large_value_is_copied() {
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
     assert_eq!(
-        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap(),
+        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap(),
         Wants::CopyLater
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
@@ -231,7 +231,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_moved("rewritten").unwrap();
     table.on_copy(begin(&schema, below(19))).unwrap();
     table.on_copy(rows(&[row(1, b"two")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new() }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     let failed = table.on_progress(Lsn(20), None).expect_err("there is no folder for the journal");
@@ -280,10 +280,13 @@ impl crate::source::Source for Still {
     async fn copy(
         &self,
         _: crate::source::TableIndex,
+        _: Option<&str>,
         _: crate::source::Admission,
         rows: tokio::sync::mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        for event in [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10), definition: String::new() }] {
+        for event in
+            [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10), definition: String::new(), is_told: false }]
+        {
             rows.send(event).await.expect("the table waits for its copy");
         }
         Ok(())
@@ -328,6 +331,69 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     };
     assert_eq!(seen[&Lsn(5000)], 3000, "no progress is told before the commits that it follows");
     assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");
+}
+
+/// A table whose copy, asked for at position 10, sees the transactions 12 and 14 of three that commit meanwhile.
+fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, Journal, Sequence) {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
+    let at = journal.head().sequence;
+    table.on_moved("rewritten").unwrap();
+    let (new, newer, old) = (row(2, b"two"), row(2, b"2"), row(1, b""));
+    table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
+    if restarts {
+        table.on_restarted("slot lost").unwrap();
+    }
+    let snapshot = Snapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)] };
+    table.on_copy(begin(&schema, snapshot)).unwrap();
+    table.on_copy(rows(of)).unwrap();
+    table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
+    table.on_commit(commit(&schema, 14, 1024, [RawChange::Update { old: None, new: newer.as_ref() }])).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told }).unwrap();
+    table.on_progress(Lsn(20), None).unwrap();
+    (table, journal, at)
+}
+
+fn resolve(journal: &Journal, position: u64) -> crate::journal::Resolution {
+    let position = Some(Lsn(position));
+    journal.resolve(&crate::journal::ResumeRequest { position, ..Default::default() })
+}
+
+#[test]
+fn what_the_stream_explains_is_told_transaction_by_transaction() {
+    let (table, journal, at) = copied_meanwhile(&[row(1, b"one"), row(2, b"2")], true, false);
+    assert_eq!(told(&journal, at), [Action::Insert, Action::Delete, Action::Update]);
+    for (position, left) in [(11, 3), (12, 2), (13, 1), (14, 0), (16, 0), (20, 0)] {
+        let crate::journal::Resolution::Delta(at, _) = resolve(&journal, position) else {
+            panic!("{position} is a position like any other")
+        };
+        assert_eq!(told(&journal, at).len(), left, "{position}");
+    }
+    let live = table.live.as_ref().unwrap();
+    assert_eq!(
+        live.state.rows().map(|row| row.as_ref().to_tuple()).collect::<Vec<_>>(),
+        [row(2, b"2").as_ref().to_tuple()]
+    );
+    assert_eq!(table.status.lock().copies, 2);
+}
+
+#[test]
+fn what_the_stream_does_not_explain_is_one_transaction() {
+    let explained = [row(1, b"one"), row(2, b"2")];
+    let cases: [(&str, &[TupleBuf], bool, bool, &[Action]); 4] = [
+        ("another row", &[row(1, b"one"), row(2, b"2"), row(3, b"3")], true, false, &[Action::Delete, Action::Insert]),
+        ("a row less", &[row(1, b"one")], true, false, &[Action::Delete]),
+        ("another definition", &explained, false, false, &[Action::Delete, Action::Insert]),
+        ("a gap", &explained, true, true, &[Action::Delete, Action::Insert]),
+    ];
+    for (what, of, is_told, restarts, least) in cases {
+        let (_, journal, at) = copied_meanwhile(of, is_told, restarts);
+        let actions = told(&journal, at);
+        assert!(actions.starts_with(least), "{what}: {actions:?}");
+        for position in [11, 14, 19] {
+            assert!(matches!(resolve(&journal, position), crate::journal::Resolution::Full(_)), "{what}: {position}");
+        }
+    }
 }
 
 #[test]

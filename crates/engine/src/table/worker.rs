@@ -206,13 +206,14 @@ impl<S: Source> Worker<S> {
         let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
         let (source, index, name) = (self.source.clone(), self.index, self.table.name().clone());
+        let before = self.table.copied_under();
         let task = tokio::spawn(async move {
             let mut backoff = COPY_BACKOFF * 2_u32.saturating_pow(attempts.min(10)) / 2;
             if attempts > 0 {
                 tokio::time::sleep(backoff.min(COPY_BACKOFF_MAX)).await;
             }
             loop {
-                match source.copy(index, admits.clone(), sender.clone()).await {
+                match source.copy(index, before.as_deref(), admits.clone(), sender.clone()).await {
                     Err(SourceError::Transient(error)) => {
                         tracing::warn!(table = %name, %error, "copying the table failed and is tried again");
                         backoff = (backoff * 2).min(COPY_BACKOFF_MAX);

@@ -6,6 +6,7 @@ mod support;
 mod atomicity;
 mod bad_input;
 mod bounds;
+mod chaos;
 mod command;
 mod copies;
 mod drain;

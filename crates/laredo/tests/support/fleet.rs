@@ -26,7 +26,7 @@ pub enum Only {
 }
 
 impl Only {
-    fn sql(self) -> &'static str {
+    pub fn sql(self) -> &'static str {
         match self {
             Only::All => "true",
             Only::Category => "category = 'a'",
@@ -35,7 +35,7 @@ impl Only {
         }
     }
 
-    fn predicate(self) -> Option<Predicate> {
+    pub fn predicate(self) -> Option<Predicate> {
         match self {
             Only::All => None,
             Only::Category => Some(Predicate::equals("category", "a")),
@@ -44,7 +44,7 @@ impl Only {
         }
     }
 
-    fn wire(self) -> Vec<FieldPredicate> {
+    pub fn wire(self) -> Vec<FieldPredicate> {
         let text = |text: &str| prost_types::Value { kind: Some(Kind::StringValue(text.to_owned())) };
         let test = match self {
             Only::All => return Vec::new(),

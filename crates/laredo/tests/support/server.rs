@@ -168,10 +168,15 @@ impl Server {
 
     /// Starts it again with the same configuration and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
+        self.relaunch().await;
+        self.ready().await;
+    }
+
+    /// The same without waiting until it is ready. Returns the process that was.
+    pub async fn relaunch(&mut self) -> Process {
         self.process.kill9();
         self.process.wait(PATIENCE).await.unwrap();
-        self.process = Process::spawn(command(&self.file, &self.arguments)).unwrap();
-        self.ready().await;
+        std::mem::replace(&mut self.process, Process::spawn(command(&self.file, &self.arguments)).unwrap())
     }
 
     /// Waits until every table is ready.

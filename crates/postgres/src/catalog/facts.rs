@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use laredo_core::{Oid, TableName};
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +43,8 @@ pub(crate) struct File {
     pub(crate) number: Oid,
     /// The transaction that made the table's entry in `pg_class` what it is.
     pub(crate) changed_by: u32,
-    /// Whether a column's entry is of the same transaction.
-    pub(crate) with_columns: bool,
+    /// Another number when a column's entry in `pg_attribute` was changed, as that of one whose values are computed anew.
+    pub(crate) columns: i64,
 }
 
 /// `relreplident`.
@@ -165,12 +167,20 @@ impl Definition {
 
     /// The transaction that truncated the table, if that is all that may have happened to its rows.
     ///
-    /// Whatever was rewritten before it is gone with it. What rewrites rows to other values afterwards, in the same
-    /// transaction, changes a column; in another one, it is that which has changed the table's entry last.
+    /// It has changed the table's entry last; whatever was rewritten before it is gone with it.
     pub(crate) fn truncated_by(&self, newer: &Definition) -> Option<u32> {
         let with_its_file = Definition { file: newer.file, ..self.clone() };
         let is_all = self.file.number != newer.file.number && with_its_file.difference(newer).is_none();
-        (is_all && !newer.file.with_columns).then_some(newer.file.changed_by)
+        (is_all && self.file.columns == newer.file.columns).then_some(newer.file.changed_by)
+    }
+
+    /// Whether rows were moved to other files at most, or truncated: what gives them other values changes a column, too.
+    pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
+        let files: HashMap<Oid, Oid> = newer.leaves.iter().map(|leaf| (leaf.oid, leaf.file)).collect();
+        let moved = |leaf: &Leaf| Leaf { file: files.get(&leaf.oid).copied().unwrap_or(leaf.file), ..leaf.clone() };
+        let leaves = self.leaves.iter().map(moved).collect();
+        let with_its_files = Definition { file: newer.file, leaves, ..self.clone() };
+        self.file.columns == newer.file.columns && with_its_files.difference(newer).is_none()
     }
 
     /// The columns that are sent, in the order of a row's cells.

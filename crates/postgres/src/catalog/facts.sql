@@ -71,7 +71,8 @@ SELECT f.place, json_build_object(
         'file', json_build_object(
             'number', f.relfilenode::int8,
             'changed_by', f.changed_by::text::int8,
-            'with_columns', EXISTS (SELECT FROM attributes a WHERE a.place = f.place AND a.changed_by = f.changed_by)),
+            'columns', (SELECT hashtextextended(string_agg(a.changed_by::text, ' ' ORDER BY a.attnum), 0)
+                FROM attributes a WHERE a.place = f.place)),
         'kind', f.relkind,
         'persistence', f.relpersistence,
         'identity', f.relreplident,

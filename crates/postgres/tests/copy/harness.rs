@@ -154,7 +154,7 @@ impl Following {
 
 pub(crate) async fn copy(source: Arc<PostgresSource>, table: usize, admits: Admission) -> Result<Copied, SourceError> {
     let (sender, mut receiver) = mpsc::channel(4);
-    let copy = tokio::spawn(async move { source.copy(TableIndex(table), admits, sender).await });
+    let copy = tokio::spawn(async move { source.copy(TableIndex(table), None, admits, sender).await });
     let (mut schema, mut rows, mut begun, mut seen, mut end) = (None, Vec::new(), 0, None, None);
     while let Some(event) = receiver.recv().await {
         match event {

@@ -33,10 +33,11 @@ impl Source for Held {
     async fn copy(
         &self,
         table: TableIndex,
+        before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         let _ = self.may_copy.clone().wait_for(|may| *may).await;
-        self.database.copy(table, admits, rows).await
+        self.database.copy(table, before, admits, rows).await
     }
 }

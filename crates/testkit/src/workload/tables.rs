@@ -110,6 +110,23 @@ impl WorkloadTable {
         )
     }
 
+    /// A statement that adds many rows which are seldom touched, where they are not there already: `rows` of them, with `n` and a category.
+    #[must_use]
+    pub fn fill(&self, rows: u32) -> String {
+        let key = match self.shape {
+            Shape::Wide => "'fill ' || i, 0",
+            Shape::Plain => "i",
+            Shape::ByIndex | Shape::Full | Shape::Partitioned => "i, 'x'",
+        };
+        let (columns, _) = self.mark_key();
+        format!(
+            "INSERT INTO {} ({columns}, n, category) SELECT {key}, i, (ARRAY['a', 'ab', 'b'])[i % 3 + 1] \
+             FROM generate_series(1000, {}) i ON CONFLICT ({columns}) DO NOTHING",
+            self.name().quoted(),
+            999 + rows
+        )
+    }
+
     /// A condition that holds for every row but the marked one.
     pub(super) fn is_not_the_mark(&self) -> String {
         let (columns, key) = self.mark_key();

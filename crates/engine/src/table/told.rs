@@ -1,0 +1,50 @@
+//! What readers are told of a new copy: nothing, where it shows what the stream explains; otherwise the differences.
+
+use laredo_core::Tuple;
+
+use super::copy::Done;
+use super::{ApplyError, Counts, Known, Live, TableCommit, TableError, apply_spool, diff};
+
+/// Publishes a new copy.
+///
+/// Where it is what the transactions since the last position make of the known rows, they are told one by one, as if there had been
+/// no copy: then every position among them is one to go on from, here and on another server.
+///
+/// # Errors
+/// When the journal or what waits in files cannot be read or written.
+pub(super) fn publish(live: &mut Live, mut done: Done) -> Result<Counts, TableError> {
+    let mut counts = Counts::default();
+    let told = done.told.take().filter(|_| live.known == Known::Source);
+    let Some(told) = told.map(|told| explain(live, told, &done)).transpose()?.flatten() else {
+        diff::publish(live, done)?;
+        return Ok(counts);
+    };
+    for mut commit in told {
+        counts.add(&live.apply(&mut commit)?);
+    }
+    live.writer.advance(done.to);
+    live.writer.publish()?;
+    Ok(counts)
+}
+
+/// These transactions, if they make the rows of the copy out of the known ones.
+fn explain(live: &Live, mut told: Vec<TableCommit>, done: &Done) -> Result<Option<Vec<TableCommit>>, TableError> {
+    let Live { state, pipeline, .. } = live;
+    if pipeline.state() != done.pipeline.state() || !told.iter().all(|commit| commit.spool.fits(pipeline.source())) {
+        return Ok(None);
+    }
+    let mut state = state.clone();
+    for commit in &mut told {
+        match apply_spool(&mut state, pipeline, &mut commit.spool, commit.committed_at, |_| Ok(())) {
+            Ok(()) => {}
+            Err(ApplyError::Io(error)) => return Err(error.into()),
+            Err(ApplyError::Diverged(_) | ApplyError::Incomplete) => return Ok(None),
+        }
+    }
+    let is_there = |new: &Tuple| {
+        let row = state.get_like(new.as_ref());
+        row.is_some_and(|row| row.is_same(new) || pipeline.same_source_row(row.as_ref(), new.as_ref()))
+    };
+    let explains = state.len() == done.state.len() && done.state.rows().all(is_there);
+    Ok(explains.then_some(told))
+}
