@@ -405,9 +405,13 @@ impl JournalWriter {
 }
 
 impl Drop for JournalWriter {
-    /// The last position is kept, so that a restart asks for no more than it has to.
+    /// The last position is kept, so that a restart asks for no more than it has to. Not where transactions before it are not: they were
+    /// not shown to anybody yet, and the source has them.
     fn drop(&mut self) {
         let committed = self.committed;
+        if !self.frames.is_empty() {
+            return;
+        }
         if let Some(appender) = self.appender.as_mut().filter(|appender| appender.mark_due_at(committed).is_some()) {
             appender.mark(committed, None);
         }

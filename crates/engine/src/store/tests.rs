@@ -360,6 +360,20 @@ fn who_was_served_what_was_lost_waits_for_it() {
 }
 
 #[test]
+fn a_writer_that_ends_amid_a_burst_says_no_more_than_what_it_wrote() {
+    let folder = folder();
+    let (_, mut writer) = begin_journal(folder.path());
+    begin(&mut writer);
+    insert(&mut writer, 1, "not visible yet");
+    writer.commit().unwrap();
+    let committed = writer.committed();
+    drop(writer);
+    let (journal, _, rows) = reopen(folder.path()).unwrap();
+    let is_there = !rows_of(&rows).is_empty();
+    assert_eq!(journal.head().position >= committed.position, is_there, "{:?}", journal.head());
+}
+
+#[test]
 fn spans_marks_and_definitions_come_back() {
     let folder = folder();
     let (journal, mut writer) = begin_journal(folder.path());

@@ -141,7 +141,10 @@ impl Client {
                 replica.iter().for_each(|replica| streams.add(&replica.status()));
                 (streams.full_snapshots, streams.deltas)
             }
-            Kind::Simple(simple) => (simple.state().snapshots.into(), simple.state().deltas.into()),
+            Kind::Simple(simple) => {
+                let state = simple.state();
+                (state.snapshots.into(), state.deltas.into())
+            }
         }
     }
 
