@@ -18,8 +18,8 @@ mod merge;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use kept::Bases;
-use kept::{KeptAs, Target};
+use kept::Target;
+pub(crate) use kept::{Bases, KeptAs};
 pub(crate) use merge::merge;
 
 /// Bytes read or written in one go.

@@ -1,5 +1,7 @@
 //! The engine: a source's stream, dealt out to its tables.
 
+mod folders;
+
 use std::sync::Arc;
 
 use laredo_core::{CommitTime, Lsn, TableName};
@@ -8,10 +10,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
-use crate::source::{KnownTable, Resume, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
+use crate::source::{Resume, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::store::{self, About, Restored, Store};
 use crate::table::{Clock, Progress, Table, TableCommit, TableEvent, TableOptions, Worker};
+
+use folders::{Left, Opened, open_folders};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
 const STREAM_QUEUE: usize = 64;
@@ -99,10 +102,11 @@ impl<S: Source> Engine<S> {
             acknowledged: watch::Sender::new(Lsn::ZERO),
             paused: Arc::new(watch::Sender::new(false)),
         };
-        let (kept, known) = open_stores(&tables, &engine.identity, &clock).await?;
+        let opened = open_folders(&tables, &engine.identity, &clock).await?;
+        let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
         let resumes = engine.source.resume(&known).await?;
-        for ((options, kept), resume) in tables.into_iter().zip(kept).zip(resumes) {
-            engine.add_table(options, clock.clone(), kept, resume)?;
+        for ((options, opened), resume) in tables.into_iter().zip(opened).zip(resumes) {
+            engine.add_table(options, clock.clone(), opened, resume)?;
         }
         Ok(engine)
     }
@@ -111,26 +115,29 @@ impl<S: Source> Engine<S> {
         &mut self,
         options: TableOptions,
         clock: Clock,
-        kept: Kept,
+        opened: Opened,
         resume: Resume,
     ) -> Result<(), SourceError> {
+        let Opened { store, left, snapshots } = opened;
         let index = crate::source::TableIndex(self.workers.len());
         let name = options.request.name.clone();
         let status = Arc::new(Mutex::new(TableStatus::default()));
         let (journal_sender, journal) = watch::channel(None);
         let (sender, events) = mpsc::channel(TABLE_QUEUE);
         let (command_sender, commands) = mpsc::channel(4);
-        let store = kept.as_ref().map(|(store, _)| (store.clone(), self.identity.clone()));
-        let mut table = Table::new(options, clock, status.clone(), journal_sender, store);
-        if let Some((_, Some(restored))) = kept {
-            let restored = table.restore(restored, resume, self.identity.written);
-            restored.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        }
+        let store = store.map(|store| (store, self.identity.clone()));
+        let mut table = Table::new(options, clock, status.clone(), journal_sender, store, snapshots.clone());
+        let begun = match left {
+            Some(Left::Journal(restored)) => table.restore(*restored, resume, self.identity.written),
+            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, self.identity.written),
+            None => Ok(()),
+        };
+        begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
         let (source, moved) = (self.source.clone(), self.moved.clone());
         let (progress_sender, progress) = watch::channel(Progress::default());
         self.workers.push(Worker::new(table, index, source, events, progress, commands, moved));
         self.outlets.push(Outlet { queue: sender, sent: 0, progress: progress_sender });
-        self.tables.push(TableHandle { name, status, journal, commands: command_sender });
+        self.tables.push(TableHandle { name, status, journal, commands: command_sender, snapshots });
         Ok(())
     }
 
@@ -310,38 +317,4 @@ fn release(acknowledged: &watch::Sender<Lsn>, until: Durable) {
         *known = least.max(*known);
         later
     });
-}
-
-/// A table's folder and what was in it; `None` for a table without one.
-type Kept = Option<(Arc<Store>, Option<Restored>)>;
-
-/// Opens the tables' folders, each on a thread that may block.
-async fn open_stores(
-    tables: &[TableOptions],
-    identity: &SourceIdentity,
-    clock: &Clock,
-) -> Result<(Vec<Kept>, Vec<Option<KnownTable>>), SourceError> {
-    let mut opening = Vec::new();
-    for options in tables {
-        let (name, folder) = (options.request.name.clone(), options.store.clone());
-        let (source, now, bytes_max) = (identity.clone(), clock.as_ref()(), options.journal.bytes_max);
-        opening.push(tokio::task::spawn_blocking(move || {
-            let about = About { table: &name, source: &source, now, bytes_max };
-            let opened = folder.map(|folder| store::open(&folder, &about)).transpose();
-            opened.map_err(|error| format!("table {name}: {error}"))
-        }));
-    }
-    let (mut kept, mut problems) = (Vec::new(), Vec::new());
-    for opened in opening {
-        match opened.await {
-            Ok(Ok(opened)) => kept.push(opened),
-            Ok(Err(problem)) => problems.push(problem),
-            Err(panic) => problems.push(format!("opening a table's folder failed ({panic}); report this")),
-        }
-    }
-    if !problems.is_empty() {
-        return Err(SourceError::Definite(problems));
-    }
-    let known = kept.iter().map(|opened: &Kept| opened.as_ref()?.1.as_ref().map(Restored::known)).collect();
-    Ok((kept, known))
 }

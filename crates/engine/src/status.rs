@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::durable::Durable;
 use crate::journal::Journal;
+use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 
 /// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,13 +124,20 @@ pub struct TableHandle {
     pub(crate) status: Arc<Mutex<TableStatus>>,
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     pub(crate) commands: mpsc::Sender<TableCommand>,
+    pub(crate) snapshots: Option<Arc<Snapshots>>,
 }
 
 /// What may be asked of a table.
-#[derive(Debug)]
 pub(crate) enum TableCommand {
     /// Copy it again.
     Reload(String),
+    /// Serve the rows of a snapshot until the first copy is complete.
+    Restore {
+        /// The snapshot.
+        recovered: Box<Recovered>,
+        /// Whether it is so.
+        answer: oneshot::Sender<Result<(), SnapshotError>>,
+    },
 }
 
 impl TableHandle {
@@ -155,6 +163,30 @@ impl TableHandle {
     pub async fn wait_journal(&self) -> Option<Journal> {
         let mut journal = self.journal.clone();
         journal.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Its snapshots, if it has any.
+    #[must_use]
+    pub fn snapshots(&self) -> Option<&Arc<Snapshots>> {
+        self.snapshots.as_ref()
+    }
+
+    /// Serves the rows of a snapshot of a table that is being copied for the first time. Readers have them, as old as they are, until the
+    /// copy is complete, and are told then what differs.
+    ///
+    /// # Errors
+    /// When the table is served already, or has failed; when there is no such snapshot, or it is not what was written.
+    pub async fn restore_snapshot(&self, id: String) -> Result<SnapshotInfo, SnapshotError> {
+        let Some(snapshots) = self.snapshots() else { return Err(SnapshotError::Unknown(id)) };
+        if let Some(journal) = self.journal() {
+            return Err(SnapshotError::Served(journal.head().position));
+        }
+        let recovered = Box::new(snapshots.recover(id).await?);
+        let (info, (answer, answered)) = (recovered.info.clone(), oneshot::channel());
+        let restore = TableCommand::Restore { recovered, answer };
+        self.commands.send(restore).await.map_err(|_| SnapshotError::Stopping)?;
+        answered.await.map_err(|_| SnapshotError::Stopping)??;
+        Ok(info)
     }
 
     /// Asks for a new copy of the table; readers get what differs. `false` when the engine has stopped.

@@ -13,6 +13,7 @@ use crate::base::{BaseError, Bases};
 use crate::durable::Durable;
 use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
+use crate::snapshots::{SnapshotOptions, Snapshots};
 use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{TablePhase, TableStatus};
@@ -54,6 +55,8 @@ pub struct TableOptions {
     pub folder: PathBuf,
     /// The folder in which its journal is kept for the next start, and nothing else; `None` to keep it in memory and temporary files.
     pub store: Option<PathBuf>,
+    /// Its snapshots, if any are to be written.
+    pub snapshots: Option<SnapshotOptions>,
 }
 
 /// Tells the time of day.
@@ -80,6 +83,7 @@ pub(crate) struct Table {
     bases: Bases,
     /// What a new journal in the store is said to be of.
     identity: Option<SourceIdentity>,
+    snapshots: Option<Arc<Snapshots>>,
 }
 
 struct ClockHandle(Clock);
@@ -171,6 +175,7 @@ impl Table {
         status: Arc<Mutex<TableStatus>>,
         journal: watch::Sender<Option<Journal>>,
         store: Option<(Arc<Store>, SourceIdentity)>,
+        snapshots: Option<Arc<Snapshots>>,
     ) -> Table {
         let phase = Phase::Copying(Box::new(Copying::new(None)));
         let clock = ClockHandle(clock);
@@ -190,6 +195,7 @@ impl Table {
             journal,
             bases,
             identity,
+            snapshots,
         }
     }
 
@@ -464,9 +470,10 @@ impl Table {
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
             if !matches!(self.phase, Phase::Failed) {
-                status.releasable = Some(match live.writer.journal().store_status() {
-                    Some(store) => store.durable,
-                    None => Durable::not_kept(committed.position),
+                status.releasable = Some(match (live.writer.journal().store_status(), &self.snapshots) {
+                    (Some(store), _) => store.durable,
+                    (None, Some(snapshots)) => snapshots.status().durable,
+                    (None, None) => Durable::not_kept(committed.position),
                 });
             }
         }

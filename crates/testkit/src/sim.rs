@@ -400,5 +400,6 @@ pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
         first_sequence: laredo_core::Sequence(5000),
         folder,
         store: None,
+        snapshots: None,
     }
 }

@@ -12,13 +12,13 @@ use tempfile::NamedTempFile;
 
 use super::{Base, BaseError, BaseWriter};
 use crate::journal::{Head, InstanceId};
-use crate::store::{BaseFooter, Definition, SUMMED_BYTES, Store, StoreError, Sums, sealed, unsealed};
+use crate::store::{BaseFooter, Definition, SUMMED_BYTES, Store, StoreError, Sums, unsealed};
 
-/// Where a kept base lies, and the checksum of each megabyte of its frames.
+/// Where a file lies, and the checksum of each megabyte of what it holds: of a kept base, its frames.
 #[derive(Debug)]
-pub(super) struct KeptAs {
-    path: PathBuf,
-    checksums: Vec<u32>,
+pub(crate) struct KeptAs {
+    pub(crate) path: PathBuf,
+    pub(crate) checksums: Vec<u32>,
 }
 
 /// Where a base is written to.
@@ -62,6 +62,8 @@ impl Bases {
 
 /// A footer's length stands at the very end, in so many bytes.
 const LENGTH_BYTES: u64 = 8;
+/// One that claims more is none: a schema, and four bytes for each megabyte of rows.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
 
 impl BaseWriter {
     /// Begins one in a store: it gets its name once it is whole and on disk, and takes the place of all others then.
@@ -70,7 +72,7 @@ impl BaseWriter {
         instance: InstanceId,
         definition: Definition,
     ) -> Result<BaseWriter, BaseError> {
-        let file = store.temporary()?;
+        let file = store.folder().temporary()?;
         let sums = Sums::default();
         Ok(BaseWriter::to(Target::Kept(Box::new(Keeping { store, instance, definition, file, sums }))))
     }
@@ -106,7 +108,7 @@ impl Target {
             Target::Kept(keeping) => *keeping,
         };
         let checksums = sums.finish();
-        let footer = sealed(&BaseFooter {
+        let footer = BaseFooter {
             instance: instance.0,
             sequence: head.sequence.0,
             position: head.position.0,
@@ -116,19 +118,19 @@ impl Target {
             schema: Some(laredo_proto::schema::to_wire(schema)),
             definition: Some(definition),
             checksums: checksums.clone(),
-        });
-        file.write_all(&footer)?;
-        file.write_all(&(footer.len() as u64).to_be_bytes())?;
+            about: String::new(),
+        };
+        file.write_all(&footer.ending())?;
         let name = Store::base_name(head.position);
-        let (file, _) = store.put(file, &name)?;
+        let (file, _) = store.folder().put(file, &name)?;
         store.keep_base(&name)?;
-        Ok((file, Some(KeptAs { path: store.path().join(name), checksums })))
+        Ok((file, Some(KeptAs { path: store.folder().path().join(name), checksums })))
     }
 }
 
 impl KeptAs {
-    /// Reads a part of `bytes` bytes of frames. Each megabyte of which something is asked for is read whole, and checked.
-    pub(super) fn read(&self, file: &File, bytes: u64, at: u64, length: usize) -> io::Result<Bytes> {
+    /// Reads a part of the `bytes` bytes that were summed. Each megabyte of which something is asked for is read whole, and checked.
+    pub(crate) fn read(&self, file: &File, bytes: u64, at: u64, length: usize) -> io::Result<Bytes> {
         let summed = SUMMED_BYTES as u64;
         let (first, end) = (at / summed, at + length as u64);
         let begins = first * summed;
@@ -149,11 +151,11 @@ impl KeptAs {
 }
 
 impl Base {
-    /// Opens the base of a store. Its rows are checked as they are read.
+    /// Opens a base by its path, and tells what else its end says. Its rows are checked as they are read.
     ///
     /// # Errors
-    /// When it cannot be read, is not what was written, or is another journal's.
-    pub(crate) fn open(path: &Path, instance: &InstanceId) -> Result<(Base, Definition), StoreError> {
+    /// When it cannot be read, or is not what was written.
+    pub(crate) fn open(path: &Path) -> Result<(Base, BaseFooter), StoreError> {
         let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
         let damaged = |at, what: &str| StoreError::damaged(path, at, what);
         let file = File::open(path).map_err(io)?;
@@ -163,13 +165,14 @@ impl Base {
         let footer_end = length.checked_sub(LENGTH_BYTES).ok_or_else(no_footer)?;
         file.read_exact_at(&mut footer_bytes, footer_end).map_err(io)?;
         let frames = footer_end.checked_sub(u64::from_be_bytes(footer_bytes)).ok_or_else(no_footer)?;
-        let mut footer = vec![0; usize::try_from(footer_end - frames).map_err(|_| no_footer())?];
+        let footer_bytes = usize::try_from(footer_end - frames).ok().filter(|bytes| *bytes <= FOOTER_BYTES_MAX);
+        let mut footer = vec![0; footer_bytes.ok_or_else(no_footer)?];
         file.read_exact_at(&mut footer, frames).map_err(io)?;
-        let footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
-        if footer.bytes != frames || footer.instance != instance.0 {
-            return Err(damaged(frames, "it is not this journal's, or its length is not what it says"));
+        let mut footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
+        if footer.bytes != frames {
+            return Err(damaged(frames, "its length is not what it says"));
         }
-        let schema = laredo_proto::schema::from_wire(footer.schema.unwrap_or_default());
+        let schema = laredo_proto::schema::from_wire(footer.schema.take().unwrap_or_default());
         let base = Base {
             sequence: Sequence(footer.sequence),
             position: Lsn(footer.position),
@@ -178,8 +181,8 @@ impl Base {
             rows: footer.rows,
             bytes: footer.bytes,
             file,
-            kept: Some(KeptAs { path: path.to_owned(), checksums: footer.checksums }),
+            kept: Some(KeptAs { path: path.to_owned(), checksums: std::mem::take(&mut footer.checksums) }),
         };
-        Ok((base, footer.definition.unwrap_or_default()))
+        Ok((base, footer))
     }
 }

@@ -14,8 +14,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::error::{StoreError, io_error};
-use super::folder::{JOURNAL, Store};
 use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, RecordHead, sealed};
+use super::journal_folder::{JOURNAL, Store};
 use super::queue::{Job, Queue, run};
 use crate::durable::sync;
 use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
@@ -69,10 +69,10 @@ impl Appender {
         let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_at };
         let header = appender.begin_file()?;
         let Some(JournalFile { file, .. }) = appender.files.back() else { return Ok(appender) };
-        let failed = |what| io_error(what, file.path().map_or(appender.store.path(), PathBuf::as_path));
+        let failed = |what| io_error(what, file.path().map_or(appender.store.folder().path(), PathBuf::as_path));
         std::os::unix::fs::FileExt::write_all_at(file.file(), &header, 0).map_err(failed("writing"))?;
         let synced = sync(file.file()).map_err(failed("syncing"))?;
-        appender.store.sync_names()?;
+        appender.store.folder().sync_names()?;
         file.written.store(header.len() as u64, Ordering::Release);
         file.synced.store(header.len() as u64, Ordering::Relaxed);
         appender.drop_unneeded()?;
@@ -81,7 +81,8 @@ impl Appender {
         appender.store.reached(&synced, appender.state.head.sequence, marked);
         let (queue, store) = (appender.queue.clone(), appender.store.clone());
         let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || run(&queue, &store));
-        appender.thread = Some(thread.map_err(io_error("starting the thread that writes", appender.store.path()))?);
+        appender.thread =
+            Some(thread.map_err(io_error("starting the thread that writes", appender.store.folder().path()))?);
         Ok(appender)
     }
 
@@ -221,7 +222,7 @@ impl Appender {
             schema: Some(laredo_proto::schema::to_wire(schema)),
             definition: Some(definition.clone()),
         }));
-        let path = self.store.path().join(format!("{:020}.{JOURNAL}", first.0));
+        let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
         self.files.push_back(JournalFile {

@@ -20,7 +20,7 @@ pub enum StoreError {
     },
     /// Somebody else has it.
     #[error(
-        "{} is in use by another laredo-server; stop that one, or give each its own folder (journal.store_config.path)",
+        "{} is in use by another laredo-server; stop that one, or give each its own folder (store_config.path)",
         .0.display()
     )]
     Locked(PathBuf),
@@ -36,9 +36,9 @@ pub enum StoreError {
         found: u32,
     },
     /// It is of another table.
-    #[error("{} holds the journal of table {found}, not of {wanted}; move it away, or name another folder", path.display())]
+    #[error("{} holds what was kept of table {found}, not of {wanted}; move it away, or name another folder", path.display())]
     Table {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
         /// Whose it is.
         found: Box<TableName>,
@@ -46,9 +46,9 @@ pub enum StoreError {
         wanted: Box<TableName>,
     },
     /// It is of another database, or of a past that the database does not have any more.
-    #[error("{} holds a journal of another history: {why}", path.display())]
+    #[error("{} is of another history: {why}", path.display())]
     History {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
         /// What differs.
         why: String,
@@ -80,7 +80,7 @@ impl StoreError {
 }
 
 /// What reading a file of a store has failed with: damage, as the reader found it, or the disk.
-pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| match error.downcast::<StoreError>() {
         Ok(error) => error,
         Err(error) => StoreError::Io { what: "reading", path: path.to_owned(), error },
@@ -88,6 +88,6 @@ pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 /// Says what was being done to which file.
-pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Io { what, path: path.to_owned(), error }
 }

@@ -82,6 +82,19 @@ pub(crate) struct BaseFooter {
     /// Of each megabyte of the frames.
     #[prost(fixed32, repeated, tag = "9")]
     pub(crate) checksums: Vec<u32>,
+    /// Of a snapshot: whose it is, as JSON. A base in a journal's folder has its manifest beside it.
+    #[prost(string, tag = "10")]
+    pub(crate) about: String,
+}
+
+impl BaseFooter {
+    /// Its bytes, and how many they are.
+    pub(crate) fn ending(&self) -> Vec<u8> {
+        let mut bytes = sealed(self);
+        let length = bytes.len() as u64;
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes
+    }
 }
 
 /// A message with what it takes to know it again: magic, format, length, checksum.

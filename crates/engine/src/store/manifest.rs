@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
 use laredo_core::{Lsn, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
-use super::folder::Store;
 use super::format::VERSION;
+use super::journal_folder::Store;
 use crate::journal::InstanceId;
 use crate::source::SourceIdentity;
 
@@ -16,7 +17,7 @@ const NAME: &str = "manifest.json";
 
 /// Whose journal a folder holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     /// The format of all files beside it.
     pub(super) format: u32,
     instance: String,
@@ -28,7 +29,7 @@ pub(super) struct Manifest {
 }
 
 impl Manifest {
-    pub(super) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity) -> Manifest {
+    pub(crate) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity) -> Manifest {
         Manifest {
             format: VERSION,
             instance: instance.0.clone(),
@@ -42,7 +43,7 @@ impl Manifest {
 
     /// Reads it; `None` where there is none.
     pub(super) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
-        let path = store.path().join(NAME);
+        let path = store.folder().path().join(NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -51,33 +52,29 @@ impl Manifest {
         // The format comes first: another one may have other keys.
         let damaged = |error: serde_json::Error| StoreError::damaged(&path, 0, error.to_string());
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-        match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(found) if found != u64::from(VERSION) => {
-                Err(StoreError::Version { path: path.clone(), found: u32::try_from(found).unwrap_or(u32::MAX) })
-            }
-            _ => serde_json::from_value(value).map(Some).map_err(damaged),
-        }
+        check_format(&value, &path)?;
+        serde_json::from_value(value).map(Some).map_err(damaged)
     }
 
     /// Puts it in place of an older one.
     pub(super) fn write(&self, store: &Store) -> Result<(), StoreError> {
-        let path = store.path().join(NAME);
+        let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
-        let mut file = store.temporary().map_err(io_error("making a file beside", &path))?;
+        let mut file = store.folder().temporary().map_err(io_error("making a file beside", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
-        store.put(file, NAME).map(drop)
+        store.folder().put(file, NAME).map(drop)
     }
 
-    pub(super) fn instance(&self) -> InstanceId {
+    pub(crate) fn instance(&self) -> InstanceId {
         InstanceId(self.instance.clone())
     }
 
-    pub(super) fn table(&self) -> TableName {
+    pub(crate) fn table(&self) -> TableName {
         TableName::new(&self.schema, &self.table)
     }
 
     /// Whether what was kept up to a position is part of the source's past; why not, if not.
-    pub(super) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
+    pub(crate) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
         if self.system_identifier != source.system_identifier || self.database != source.database {
             return Err(format!(
                 "it is of database {} of cluster {}, and this is {} of {}",
@@ -102,6 +99,17 @@ impl Manifest {
             ));
         }
         Ok(())
+    }
+}
+
+/// Whether this version knows the format that a manifest names.
+pub(crate) fn check_format(manifest: &serde_json::Value, path: &Path) -> Result<(), StoreError> {
+    match manifest.get("format").and_then(serde_json::Value::as_u64) {
+        Some(found) if found != u64::from(VERSION) => {
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            Err(StoreError::Version { path: path.to_owned(), found })
+        }
+        _ => Ok(()),
     }
 }
 

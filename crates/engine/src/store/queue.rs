@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::folder::Store;
+use super::journal_folder::Store;
 use crate::durable::{Synced, sync};
 use crate::journal::{DataFile, Head};
 
@@ -100,7 +100,7 @@ impl Queue {
     /// Nothing is kept from here on.
     pub(super) fn give_up(&self, store: &Store, error: &str) {
         tracing::error!(
-            folder = %store.path().display(), error,
+            folder = %store.folder().path().display(), error,
             "the journal cannot be kept any more; PostgreSQL is asked to keep what follows"
         );
         let mut waiting = self.waiting.lock();
@@ -193,7 +193,7 @@ impl Run {
         let is_new = self.file.synced.load(Ordering::Relaxed) == 0;
         let synced = sync(self.file.file())?;
         if is_new {
-            store.sync_names().map_err(io::Error::other)?;
+            store.folder().sync_names().map_err(io::Error::other)?;
         }
         self.file.synced.store(self.at, Ordering::Relaxed);
         store.tell(|status| {

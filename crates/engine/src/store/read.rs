@@ -13,8 +13,8 @@ use prost::Message;
 
 use super::append::JournalFile;
 use super::error::{StoreError, io_error};
-use super::folder::{JOURNAL, Store};
 use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, PREFIX_BYTES, RecordHead, VERSION, prefix, unsealed};
+use super::journal_folder::{JOURNAL, Store};
 use super::recover::Kept;
 use crate::durable::sync;
 use crate::journal::{DataFile, Part, Stored};
@@ -31,7 +31,7 @@ pub(super) fn journal(
     instance: &str,
     kept: &mut Option<Kept>,
 ) -> Result<VecDeque<JournalFile>, StoreError> {
-    let mut paths = VecDeque::from(store.files(JOURNAL)?);
+    let mut paths = VecDeque::from(store.folder().files(JOURNAL)?);
     drop_unborn(&mut paths)?;
     let mut files = VecDeque::new();
     while let Some(path) = paths.pop_front() {

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::append::{Appender, Begun};
 use super::error::{StoreError, read_error};
-use super::folder::{BASE, JOURNAL, Store};
 use super::format::{Definition, FileHeader, RecordHead, SKIPPED};
+use super::journal_folder::{BASE, JOURNAL, Store};
 use super::manifest::Manifest;
 use super::read;
 use crate::base::{Base, BaseError};
@@ -53,7 +53,7 @@ pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Opti
     match restore(&store, about) {
         Ok(restored) => Ok((store, restored)),
         Err(error) if error.is_of_no_use() => {
-            let aside = store.set_aside()?;
+            let aside = store.folder().set_aside()?;
             tracing::error!(
                 table = %about.table, %error, aside = %aside.display(),
                 "the kept journal is of no use; it is put aside, and the table is copied anew"
@@ -79,24 +79,27 @@ pub(crate) fn claim(
 
 pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Restored>, StoreError> {
     let Some(manifest) = Manifest::read(store)? else {
-        return match store.files(BASE)?.pop() {
+        return match store.folder().files(BASE)?.pop() {
             Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
             None => Ok(None),
         };
     };
     if manifest.table() != *about.table {
-        let (path, wanted) = (store.path().to_owned(), Box::new(about.table.clone()));
+        let (path, wanted) = (store.folder().path().to_owned(), Box::new(about.table.clone()));
         return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
     }
     let instance = manifest.instance();
-    let Some(path) = store.files(BASE)?.pop() else {
-        return match store.files(JOURNAL)?.pop() {
+    let Some(path) = store.folder().files(BASE)?.pop() else {
+        return match store.folder().files(JOURNAL)?.pop() {
             Some(path) => Err(StoreError::damaged(&path, 0, "there is no base that it could be put on")),
             None => Ok(None),
         };
     };
-    let (base, base_definition) = Base::open(&path, &instance)?;
-    let base = Arc::new(base);
+    let (base, footer) = Base::open(&path)?;
+    if footer.instance != instance.0 {
+        return Err(StoreError::damaged(&path, base.bytes(), "it is another journal's"));
+    }
+    let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
     let mut files = read::journal(store, &instance.0, &mut kept)?;
     let head = base_head(&base);
@@ -117,8 +120,8 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     kept.head.position =
         kept.head.position.max(if kept.head.sequence == head.sequence { head.position } else { Lsn::ZERO });
     let history = manifest.is_past_of(about.source, kept.head.position);
-    history.map_err(|why| StoreError::History { path: store.path().to_owned(), why })?;
-    let rows = rows(&base, &kept.segments, &path)?;
+    history.map_err(|why| StoreError::History { path: store.folder().path().to_owned(), why })?;
+    let rows = rows_of(&base, &kept.segments, &path)?;
     // The timeline may be a later one by now, of which this is the past.
     Manifest::new(&instance, about.table, about.source).write(store)?;
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
@@ -131,7 +134,7 @@ fn base_head(base: &Base) -> Head {
 }
 
 /// The rows of a base after everything that the journal holds behind it.
-fn rows(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
+pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
     let damaged = |what: String| StoreError::damaged(path, 0, what);
     let capacity = usize::try_from(base.rows()).unwrap_or(0);
     let mut state =

@@ -9,6 +9,7 @@ use super::{Known, Live, Phase, Table, TableError, Wants, copy};
 use crate::base::Bases;
 use crate::journal::{Beginning, Journal};
 use crate::pipeline::{Pipeline, PipelineOptions};
+use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::Resume;
 use crate::status::TablePhase;
 use crate::store::{self, Appender, Begun, Definition, Restored, Store, StoreStatus};
@@ -34,6 +35,69 @@ impl Table {
         self.live = Some(Live { state: rows, pipeline, writer, known });
         self.current_at = head.committed_at;
         self.journal.send_replace(Some(journal));
+        self.go_on(resume, written)
+    }
+
+    /// Begins a journal at a snapshot, where the source has everything after it. Where it has not, the table is copied as if there
+    /// were none: rows that may be of any age are served only if somebody asks for it. `written` as above.
+    pub(crate) fn begin_at_snapshot(
+        &mut self,
+        recovered: Recovered,
+        resume: Resume,
+        written: Lsn,
+    ) -> Result<(), TableError> {
+        let SnapshotInfo { id, position, .. } = recovered.info.clone();
+        if let Resume::Copy(reason) = resume {
+            tracing::warn!(
+                table = %self.name(), id, %position, reason,
+                "the newest snapshot cannot be gone on from, and the table is copied; RestoreSnapshot serves its rows until then"
+            );
+            return Ok(());
+        }
+        self.serve_snapshot(recovered)?;
+        tracing::info!(table = %self.name(), id, %position, "a new journal begins at the newest snapshot");
+        self.go_on(resume, written)
+    }
+
+    /// Serves the rows of a snapshot until the first copy is complete, which then tells what differs.
+    ///
+    /// # Errors
+    /// When the table is served already, or has failed.
+    pub(crate) fn restore_snapshot(&mut self, recovered: Recovered) -> Result<(), SnapshotError> {
+        if let Some(live) = &self.live {
+            return Err(SnapshotError::Served(live.writer.committed().position));
+        }
+        if let TablePhase::Failed { error } = &self.status.lock().phase {
+            return Err(SnapshotError::Failed(error.clone()));
+        }
+        let SnapshotInfo { id, position, .. } = recovered.info.clone();
+        self.serve_snapshot(recovered).map_err(|error| SnapshotError::Failed(error.to_string()))?;
+        if let Phase::Copying(copying) = &mut self.phase {
+            copying.go_on_from(position);
+        }
+        tracing::warn!(table = %self.name(), id, %position, "the rows of a snapshot are served until the table is copied");
+        Ok(())
+    }
+
+    /// Begins a journal with the rows of a snapshot.
+    fn serve_snapshot(&mut self, recovered: Recovered) -> Result<(), TableError> {
+        let Recovered { info, rows: state, definition } = recovered;
+        let is_whole = definition.is_whole && self.options.pipeline.is_plain();
+        // They are what the pipeline made of the source's rows.
+        let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;
+        let (to, committed_at) = (info.position, info.committed_at);
+        let source = definition.source.clone();
+        let done =
+            copy::Done { from: None, to, committed_at, definition: source, pipeline, state, told: None, base: None };
+        let live = self.begin_journal(done, definition)?;
+        let known = if is_whole { Known::Source } else { Known::Readers };
+        self.live = Some(Live { known, ..live });
+        self.current_at = info.committed_at;
+        Ok(())
+    }
+
+    /// The table is served, and is followed or copied again.
+    fn go_on(&mut self, resume: Resume, written: Lsn) -> Result<(), TableError> {
         self.phase = Phase::Live;
         self.status.lock().phase = TablePhase::Live;
         match resume {
@@ -44,6 +108,16 @@ impl Table {
         self.copy_if_due(Wants::Nothing)?;
         self.report();
         Ok(())
+    }
+
+    /// Its snapshots, if it has any.
+    pub(crate) fn snapshots(&self) -> Option<&Arc<Snapshots>> {
+        self.snapshots.as_ref()
+    }
+
+    /// Tells of the journal.
+    pub(crate) fn watch_journal(&self) -> watch::Receiver<Option<Journal>> {
+        self.journal.subscribe()
     }
 
     /// Where its bases go.

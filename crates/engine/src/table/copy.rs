@@ -85,7 +85,7 @@ pub(crate) struct Done {
     pub(crate) state: TableState,
     /// Every transaction after `from`, in order, if nothing else can have changed rows.
     pub(crate) told: Option<Vec<TableCommit>>,
-    base: Option<BaseWriter>,
+    pub(crate) base: Option<BaseWriter>,
 }
 
 impl Copying {
@@ -179,6 +179,12 @@ impl Copying {
 
     pub(crate) fn reached(&mut self, position: Lsn) {
         self.reached = self.reached.max(position);
+    }
+
+    /// The rows as of a position are known meanwhile: what differs from them is what counts.
+    pub(crate) fn go_on_from(&mut self, position: Lsn) {
+        self.from = Some(position);
+        self.incoming.iter_mut().for_each(|incoming| incoming.base = None);
     }
 
     pub(crate) fn held_bytes(&self) -> u64 {

@@ -25,13 +25,14 @@ fn options() -> TableOptions {
         first_sequence: Sequence(5000),
         folder,
         store: None,
+        snapshots: None,
     }
 }
 
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Arc::default(), sender, None), journal)
+    (Table::new(options, clock, Arc::default(), sender, None, None), journal)
 }
 
 /// `id` int8 (the key), and columns of this name and type.
@@ -300,7 +301,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let status: Arc<Mutex<TableStatus>> = Arc::default();
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    let table = Table::new(options(), clock, status.clone(), journal, None);
+    let table = Table::new(options(), clock, status.clone(), journal, None, None);
     let (events, queue) = tokio::sync::mpsc::channel(4000);
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Table, TableCommit, TableError, Wants};
 use crate::base::{self, Base, BaseError, Bases};
 use crate::journal::{Journal, Merging};
+use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
 use crate::status::TableCommand;
 use crate::store::{StoreError, StoreStatus};
@@ -68,6 +69,8 @@ pub(crate) struct Worker<S> {
     unsettled: u64,
     /// How far the table's store is, if it has one.
     store: Option<watch::Receiver<StoreStatus>>,
+    /// How its snapshots are, if it has any.
+    snapshots: Option<watch::Receiver<SnapshotStatus>>,
 }
 
 struct RunningCopy {
@@ -91,12 +94,40 @@ impl<S: Source> Worker<S> {
         commands: mpsc::Receiver<TableCommand>,
         moved: Arc<tokio::sync::Notify>,
     ) -> Worker<S> {
-        let (store, taken, has_progress, unsettled) = (table.store_status(), 0, false, 0);
-        Worker { table, index, source, events, taken, progress, has_progress, commands, moved, unsettled, store }
+        let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
+        let (taken, has_progress, unsettled) = (0, false, 0);
+        Worker {
+            table,
+            index,
+            source,
+            events,
+            taken,
+            progress,
+            has_progress,
+            commands,
+            moved,
+            unsettled,
+            store,
+            snapshots,
+        }
     }
 
-    /// Runs the table until the stream is closed. What waits then is dropped: none of it was acknowledged.
+    /// Runs the table until the stream is closed, and writes its snapshots.
     pub(crate) async fn run(mut self) {
+        let (running, ended) = oneshot::channel();
+        let (snapshots, journal) = (self.table.snapshots().cloned(), self.table.watch_journal());
+        let follow = async {
+            self.follow().await;
+            drop(running);
+        };
+        match snapshots {
+            None => follow.await,
+            Some(snapshots) => drop(tokio::join!(follow, write_when_due(snapshots, journal, ended))),
+        }
+    }
+
+    /// Follows the stream until it is closed. What waits then is dropped: none of it was acknowledged.
+    async fn follow(&mut self) {
         let mut attempts = 0;
         let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
         let mut merging: Option<JoinHandle<()>> = None;
@@ -149,8 +180,9 @@ impl<S: Source> Worker<S> {
                 self.has_progress = true;
                 Ok(Wants::Nothing)
             }),
-            Some(TableCommand::Reload(reason)) = self.commands.recv() => Some(self.table.on_moved(&reason)),
+            Some(command) = self.commands.recv() => Some(self.on_command(command)),
             kept = store_moved(&mut self.store) => Some(kept),
+            () = snapshot_written(&mut self.snapshots) => Some(Ok(Wants::Nothing)),
             () = until(mark_at) => Some(Ok(Wants::Nothing)),
         }
     }
@@ -161,6 +193,18 @@ impl<S: Source> Worker<S> {
         let due = self.has_progress && progress.after <= self.taken;
         self.has_progress &= !due;
         due.then_some(progress)
+    }
+
+    fn on_command(&mut self, command: TableCommand) -> Result<Wants, TableError> {
+        match command {
+            TableCommand::Reload(reason) => self.table.on_moved(&reason),
+            TableCommand::Restore { recovered, answer } => {
+                let restored = aside(true, || self.table.restore_snapshot(*recovered));
+                // Whoever asked may have gone; it is done all the same.
+                let _ = answer.send(restored);
+                Ok(Wants::Nothing)
+            }
+        }
     }
 
     fn on_event(&mut self, event: TableEvent) -> Result<Wants, TableError> {
@@ -285,6 +329,16 @@ async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result
         Some(error) => Err(StoreError::Failed(error.clone()).into()),
         None => Ok(Wants::Nothing),
     }
+}
+
+/// The newest snapshot is another one, or why there is none. Without snapshots it never is.
+async fn snapshot_written(snapshots: &mut Option<watch::Receiver<SnapshotStatus>>) {
+    if let Some(status) = snapshots
+        && status.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn until(time: Option<Instant>) {

@@ -123,8 +123,13 @@ fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptio
 fn say_what_is_not_active(config: &ServerConfig) {
     for table in &config.tables {
         let (name, fanout) = (format!("{}.{}", table.schema, table.table), &table.fanout);
-        if fanout.snapshot.is_some() {
-            tracing::warn!(table = name, "snapshot: this version does not write fan-out snapshots");
+        let is_ephemeral =
+            config.sources.get(&table.source).is_some_and(|source| matches!(source.slot, SlotConfig::Ephemeral { .. }));
+        if fanout.snapshot.is_some() && is_ephemeral {
+            tracing::warn!(
+                table = name,
+                "snapshot: a restart cannot go on from one, because nothing keeps what commits after it (slot_mode = ephemeral)"
+            );
         }
         if fanout.archive.is_some() {
             tracing::warn!(table = name, "archive: this version does not write archives");

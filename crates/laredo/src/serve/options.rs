@@ -7,7 +7,7 @@ use laredo_core::{Match, Pattern, Predicate, Sequence, TableName, Value};
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
-use laredo_engine::{PipelineOptions, TableOptions};
+use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, OptionsError, PostgresOptions, PublicationOptions};
 use laredo_server::BufferOptions;
@@ -15,7 +15,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::config::server::{
-    self as config, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SourceConfig, Store, TableConfig,
+    self as config, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SnapshotConfig, SnapshotSerializer,
+    SourceConfig, Store, TableConfig,
 };
 
 /// A transaction stays in memory up to this many bytes for each table it touches.
@@ -77,18 +78,33 @@ pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> 
         instance: InstanceId(format!("{:032x}", random.random::<u128>())),
         first_sequence: Sequence(random.random_range(1..FIRST_SEQUENCE_MAX)),
         folder: folder.to_owned(),
-        store: store(table),
+        store: match &journal.store {
+            JournalStore::Durable(store) => own_folder(store, table),
+            JournalStore::Memory => None,
+        },
+        snapshots: table.fanout.snapshot.as_ref().and_then(|snapshot| snapshots(snapshot, table)),
     }
 }
 
-/// A table's own folder in that of the store.
-fn store(table: &TableConfig) -> Option<PathBuf> {
-    match &table.fanout.journal.store {
-        JournalStore::Durable(Store::Local { path }) => {
-            Some(path.join(file_name(&table.schema)).join(file_name(&table.table)))
-        }
-        // The configuration accepts no other store for a journal.
-        JournalStore::Durable(Store::S3 { .. }) | JournalStore::Memory => None,
+fn snapshots(snapshot: &SnapshotConfig, table: &TableConfig) -> Option<SnapshotOptions> {
+    Some(SnapshotOptions {
+        folder: own_folder(&snapshot.store, table)?,
+        format: match snapshot.serializer {
+            SnapshotSerializer::Native => SnapshotFormat::Native,
+            SnapshotSerializer::Jsonl => SnapshotFormat::Jsonl,
+        },
+        interval: snapshot.interval,
+        keep_count: snapshot.retention.keep_count,
+        age_max: snapshot.retention.max_age,
+    })
+}
+
+/// A table's own folder in that of a store.
+fn own_folder(store: &Store, table: &TableConfig) -> Option<PathBuf> {
+    match store {
+        Store::Local { path } => Some(path.join(file_name(&table.schema)).join(file_name(&table.table))),
+        // The configuration accepts no other store for journals and snapshots.
+        Store::S3 { .. } => None,
     }
 }
 

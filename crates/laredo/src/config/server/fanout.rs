@@ -9,7 +9,7 @@ use super::super::schema::{AT_LEAST_ONE, Block, Key, Kind, PORT, Tagged};
 use super::super::write;
 use super::Known;
 use super::filters::{self, Filter};
-use super::journal::{self, JournalConfig};
+use super::journal::{self, JournalConfig, JournalStore};
 use super::keeping::{self, ArchiveConfig, SnapshotConfig};
 use super::transforms::{self, Transform};
 
@@ -95,9 +95,11 @@ const HEARTBEAT: Kind = Kind::Time { min: Duration::from_millis(100), max: Durat
 impl FanoutConfig {
     pub(super) fn read(fields: &Fields, table: &str, known: &Known, problems: &mut Vec<Problem>) -> Self {
         let journal = JournalConfig::read(&fields.block("journal"), known, problems);
+        let snapshot = fields.has("snapshot").then(|| SnapshotConfig::read(&fields.block("snapshot"), known, problems));
+        check_folders(fields, &journal, snapshot.as_ref(), problems);
         FanoutConfig {
             journal,
-            snapshot: fields.has("snapshot").then(|| SnapshotConfig::read(&fields.block("snapshot"), known, problems)),
+            snapshot,
             grpc: FanoutGrpc::read(fields, known.fanout_port, problems),
             client_buffer: ClientBuffer::read(&fields.block("client_buffer")),
             heartbeat_interval: fields.time("heartbeat_interval").unwrap_or(Duration::from_secs(5)),
@@ -155,6 +157,21 @@ impl FanoutConfig {
                 transform.write(out);
             });
         }
+    }
+}
+
+/// Journals and snapshots of a table lie in folders of their own.
+fn check_folders(
+    fields: &Fields,
+    journal: &JournalConfig,
+    snapshot: Option<&SnapshotConfig>,
+    problems: &mut Vec<Problem>,
+) {
+    let shared = snapshot.is_some_and(|snapshot| JournalStore::Durable(snapshot.store.clone()) == journal.store);
+    if shared && fields.block("snapshot").has("store_config") {
+        let store = fields.block("snapshot").block("store_config");
+        let message = "is the journal's folder too (journal.store_config.path); give each its own";
+        problems.push(Problem::new(store.place_of("path"), &store.path.key("path"), message));
     }
 }
 

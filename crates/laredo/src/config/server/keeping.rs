@@ -10,14 +10,14 @@ use super::super::write::{self, text};
 use super::Known;
 use super::store::{self, Store};
 
-/// Snapshots of the table for the next start.
+/// Snapshots of the table: for the next start, and for whoever fetches them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotConfig {
     /// How often one is written. Default 5 min.
     pub interval: Duration,
     /// Where. Always [`Store::Local`].
     pub store: Store,
-    /// In which format. Default jsonl.
+    /// In which format. Default native.
     pub serializer: SnapshotSerializer,
     /// For how long. The newest one is always kept.
     pub retention: SnapshotRetention,
@@ -26,10 +26,10 @@ pub struct SnapshotConfig {
 /// The format of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotSerializer {
-    /// One JSON object a row.
-    Jsonl,
     /// The frames that clients are sent.
     Native,
+    /// One JSON object a row.
+    Jsonl,
 }
 
 /// Which snapshots are kept.
@@ -67,7 +67,7 @@ pub(super) static SNAPSHOT: Block = Block {
         Key::new("interval", AGE),
         Key::required("store", Kind::Choice(&[&["local"]])),
         Key::new("store_config", Kind::Beside { tag: "store", variants: &[("local", &store::LOCAL)] }),
-        Key::new("serializer", Kind::Choice(&[&["jsonl"], &["native"]])),
+        Key::new("serializer", Kind::Choice(&[&["native"], &["jsonl"]])),
         Key::new("retention", Kind::Block(&RETENTION)),
     ],
 };
@@ -95,8 +95,8 @@ impl SnapshotConfig {
             interval: fields.time("interval").unwrap_or(Duration::from_secs(300)),
             store: Store::read(fields, known, problems),
             serializer: match fields.word("serializer") {
-                Some("native") => SnapshotSerializer::Native,
-                _ => SnapshotSerializer::Jsonl,
+                Some("jsonl") => SnapshotSerializer::Jsonl,
+                _ => SnapshotSerializer::Native,
             },
             retention: SnapshotRetention {
                 keep_count: retention.count_u32("keep_count").unwrap_or(5),

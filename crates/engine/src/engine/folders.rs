@@ -1,0 +1,80 @@
+//! The tables' folders, and what an earlier run has left in them.
+
+use std::sync::Arc;
+
+use crate::snapshots::{Recovered, Snapshots};
+use crate::source::{KnownTable, SourceError, SourceIdentity};
+use crate::store::{self, About, Restored, Store, StoreError};
+use crate::table::{Clock, TableOptions};
+
+/// A table's folders, and what was in them.
+#[derive(Default)]
+pub(super) struct Opened {
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) snapshots: Option<Arc<Snapshots>>,
+    pub(super) left: Option<Left>,
+}
+
+/// What the table can go on from.
+pub(super) enum Left {
+    Journal(Box<Restored>),
+    /// Only where there is no journal: it is newer, and readers know its sequences.
+    Snapshot(Box<Recovered>),
+}
+
+impl Left {
+    /// What the source is told of it.
+    pub(super) fn known(&self) -> KnownTable {
+        match self {
+            Left::Journal(restored) => restored.known(),
+            Left::Snapshot(recovered) => recovered.known(),
+        }
+    }
+}
+
+/// Opens the tables' folders, each table's on a thread that may block.
+///
+/// # Errors
+/// Everything that is wrong with them, at once.
+pub(super) async fn open_folders(
+    tables: &[TableOptions],
+    source: &SourceIdentity,
+    clock: &Clock,
+) -> Result<Vec<Opened>, SourceError> {
+    let mut opening = Vec::new();
+    for options in tables {
+        let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
+        opening.push(tokio::task::spawn_blocking(move || {
+            open(&options, &source, &clock).map_err(|error| format!("table {}: {error}", options.request.name))
+        }));
+    }
+    let (mut opened, mut problems) = (Vec::new(), Vec::new());
+    for table in opening {
+        match table.await {
+            Ok(Ok(table)) => opened.push(table),
+            Ok(Err(problem)) => problems.push(problem),
+            Err(panic) => problems.push(format!("opening a table's folder failed ({panic}); report this")),
+        }
+    }
+    if problems.is_empty() { Ok(opened) } else { Err(SourceError::Definite(problems)) }
+}
+
+fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<Opened, StoreError> {
+    let name = &options.request.name;
+    let mut opened = Opened::default();
+    if let Some(folder) = &options.store {
+        let about = About { table: name, source, now: clock.as_ref()(), bytes_max: options.journal.bytes_max };
+        let (store, restored) = store::open(folder, &about)?;
+        (opened.store, opened.left) = (Some(store), restored.map(|restored| Left::Journal(Box::new(restored))));
+    }
+    if let Some(wanted) = &options.snapshots {
+        let (wanted, temporary) = (wanted.clone(), options.folder.clone());
+        let snapshots = Snapshots::open(wanted, temporary, name.clone(), source.clone(), clock.clone())?;
+        if opened.left.is_none() && options.pipeline.is_plain() {
+            let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
+            opened.left = recovered.map(|recovered| Left::Snapshot(Box::new(recovered)));
+        }
+        opened.snapshots = Some(Arc::new(snapshots));
+    }
+    Ok(opened)
+}

@@ -1,0 +1,43 @@
+//! Whose snapshot a file is, in words that a person can read too. Both formats have it.
+
+use std::path::Path;
+
+use laredo_core::CommitTime;
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Manifest, StoreError, check_format};
+
+/// What every snapshot says of itself beside its position and its rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct About {
+    /// The journal that issued it, the table and the source.
+    #[serde(flatten)]
+    pub(super) manifest: Manifest,
+    /// When it was written, in microseconds since 2000-01-01.
+    taken_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_meta: Option<serde_json::Value>,
+}
+
+impl About {
+    pub(super) fn new(manifest: Manifest, taken_at: CommitTime, user_meta: Option<serde_json::Value>) -> About {
+        About { manifest, taken_at: taken_at.0, user_meta }
+    }
+
+    pub(super) fn taken_at(&self) -> CommitTime {
+        CommitTime(self.taken_at)
+    }
+}
+
+/// Reads what a file says of itself.
+///
+/// # Errors
+/// When it is of a format that this version does not know, or is no such text.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8], path: &Path) -> Result<T, StoreError> {
+    let damaged =
+        |error: serde_json::Error| StoreError::damaged(path, 0, format!("it does not say whose it is: {error}"));
+    // The format comes first: another one may have other keys.
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
+    check_format(&value, path)?;
+    serde_json::from_value(value).map_err(damaged)
+}

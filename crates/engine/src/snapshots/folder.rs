@@ -1,0 +1,262 @@
+//! A table's folder of snapshots, and what is known of them.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use laredo_core::TableName;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::open::{self, Opened, format_of};
+use super::{Recovered, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention};
+use crate::base::{Base, BaseError};
+use crate::durable::{Durable, Synced, sync};
+use crate::source::SourceIdentity;
+use crate::store::{Folder, StoreError, io_error, rows_of};
+use crate::table::Clock;
+
+/// A table's snapshots: written, listed, read and removed. No other server may use their folder as long as this lives.
+pub struct Snapshots {
+    pub(super) folder: Folder,
+    pub(super) options: SnapshotOptions,
+    /// For files without a name.
+    pub(super) temporary: PathBuf,
+    pub(super) table: TableName,
+    pub(super) source: SourceIdentity,
+    pub(super) clock: Clock,
+    /// The newest first. Only those that are the table's, and of its source's past.
+    pub(super) known: Mutex<Vec<SnapshotInfo>>,
+    /// Held by whoever changes what is in the folder.
+    pub(super) changing: Mutex<()>,
+    pub(super) status: watch::Sender<SnapshotStatus>,
+}
+
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshots").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Snapshots {
+    /// Takes a folder, which is made if there is none, and looks at what is in it. A file that is of no use is named in the log and
+    /// left where it is.
+    ///
+    /// # Errors
+    /// When another server has the folder, or when it cannot be read or written.
+    pub(crate) fn open(
+        options: SnapshotOptions,
+        temporary: PathBuf,
+        table: TableName,
+        source: SourceIdentity,
+        clock: Clock,
+    ) -> Result<Snapshots, StoreError> {
+        let folder = Folder::open(&options.folder)?;
+        let (known, changing, status) = (Mutex::default(), Mutex::default(), watch::Sender::default());
+        let snapshots = Snapshots { folder, options, temporary, table, source, clock, known, changing, status };
+        let mut found = Vec::new();
+        for path in snapshots.folder.list()? {
+            let Some(format) = format_of(&path) else { continue };
+            match snapshots.open_file(&path, format).and_then(|opened| Ok(opened.info(&path, size_of_file(&path)?))) {
+                Ok(info) => found.push(info),
+                Err(error) => snapshots.tell_of_damage(&error.into()),
+            }
+        }
+        newest_first(&mut found);
+        // One of the same entries, as of a later position, has taken its place; the server ended before it was removed.
+        let twice = |info: &SnapshotInfo| {
+            found.iter().find(|first| first.id == info.id).is_some_and(|first| first.path != info.path)
+        };
+        let (gone, found): (Vec<_>, Vec<_>) = found.iter().cloned().partition(twice);
+        gone.iter().try_for_each(|info| remove_file(&info.path))?;
+        *snapshots.known.lock() = found;
+        Ok(snapshots)
+    }
+
+    /// Those that there are, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<SnapshotInfo> {
+        self.known.lock().clone()
+    }
+
+    /// The newest one.
+    #[must_use]
+    pub fn newest(&self) -> Option<SnapshotInfo> {
+        self.known.lock().first().cloned()
+    }
+
+    /// How writing them goes.
+    #[must_use]
+    pub fn status(&self) -> SnapshotStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Where they are, and how many.
+    #[must_use]
+    pub fn options(&self) -> &SnapshotOptions {
+        &self.options
+    }
+
+    /// The rows of one.
+    pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
+        let info = self.find(id)?;
+        self.open_base(&info).map(|(base, _)| Arc::new(base)).inspect_err(|error| self.judge(&info, error))
+    }
+
+    /// Reads all of one.
+    pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
+        let info = self.find(id)?;
+        let read = self.open_base(&info).and_then(|(base, _)| count_rows(&base, &info));
+        read.inspect_err(|error| self.judge(&info, error)).map(|()| info)
+    }
+
+    /// One with all its rows.
+    pub(super) fn recover_now(&self, id: &str) -> Result<Recovered, SnapshotError> {
+        let info = self.find(id)?;
+        self.load(&info).inspect_err(|error| self.judge(&info, error))
+    }
+
+    /// The newest one that is what was written; what proves not to be is named in the log.
+    pub(crate) fn recover_newest(&self) -> Option<Recovered> {
+        loop {
+            let info = self.newest()?;
+            let recovered = self.load(&info).and_then(|recovered| Ok((self.sync_file(&info.path)?, recovered)));
+            match recovered {
+                Ok((synced, recovered)) => {
+                    let durable = Durable::kept(&synced, info.position);
+                    self.status.send_modify(|status| status.durable = durable);
+                    return Some(recovered);
+                }
+                Err(error) => self.distrust(&info, &error),
+            }
+        }
+    }
+
+    /// Removes one that is not the newest.
+    pub(super) fn remove(&self, id: &str) -> Result<(), SnapshotError> {
+        let _changing = self.changing.lock();
+        let info = self.find(id)?;
+        if self.newest().is_some_and(|newest| newest.id == info.id) {
+            return Err(SnapshotError::Newest(info.id));
+        }
+        self.forget(&info.id);
+        Ok(remove_file(&info.path)?)
+    }
+
+    /// Removes what is beyond a number or an age.
+    pub(super) fn remove_beyond(
+        &self,
+        keep_count: u32,
+        age_max: Option<std::time::Duration>,
+    ) -> Result<usize, SnapshotError> {
+        let _changing = self.changing.lock();
+        self.remove_beyond_now(keep_count, age_max)
+    }
+
+    /// The same, for whoever holds `changing`.
+    pub(super) fn remove_beyond_now(
+        &self,
+        keep_count: u32,
+        age_max: Option<std::time::Duration>,
+    ) -> Result<usize, SnapshotError> {
+        let beyond = retention::beyond(&self.known.lock(), keep_count, age_max, self.clock.as_ref()());
+        for info in &beyond {
+            self.forget(&info.id);
+            remove_file(&info.path)?;
+        }
+        Ok(beyond.len())
+    }
+
+    fn find(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
+        let found = self.known.lock().iter().find(|info| info.id == id).cloned();
+        found.ok_or_else(|| SnapshotError::Unknown(id.to_owned()))
+    }
+
+    fn forget(&self, id: &str) {
+        self.known.lock().retain(|info| info.id != id);
+    }
+
+    fn open_file(&self, path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
+        let opened = open::open(path, format)?;
+        let manifest = &opened.about.manifest;
+        if manifest.table() != self.table {
+            let (path, found) = (path.to_owned(), Box::new(manifest.table()));
+            return Err(StoreError::Table { path, found, wanted: Box::new(self.table.clone()) });
+        }
+        let past = manifest.is_past_of(&self.source, opened.position());
+        past.map_err(|why| StoreError::History { path: path.to_owned(), why })?;
+        Ok(opened)
+    }
+
+    fn open_base(&self, info: &SnapshotInfo) -> Result<(Base, crate::store::Definition), SnapshotError> {
+        let opened = self.open_file(&info.path, info.format)?;
+        let definition = opened.definition.clone();
+        Ok((opened.into_base(&info.path, &self.temporary)?, definition))
+    }
+
+    fn load(&self, info: &SnapshotInfo) -> Result<Recovered, SnapshotError> {
+        let (base, definition) = self.open_base(info)?;
+        let rows = rows_of(&base, &VecDeque::new(), &info.path)?;
+        Ok(Recovered { info: info.clone(), rows, definition })
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<Synced, StoreError> {
+        File::open(path).and_then(|file| sync(&file)).map_err(io_error("syncing", path))?;
+        self.folder.sync_names()
+    }
+
+    /// A file that is not what was written is not looked at again.
+    fn judge(&self, info: &SnapshotInfo, error: &SnapshotError) {
+        if error.is_damage() {
+            self.distrust(info, error);
+        }
+    }
+
+    fn distrust(&self, info: &SnapshotInfo, error: &SnapshotError) {
+        self.forget(&info.id);
+        self.tell_of_damage(error);
+    }
+
+    fn tell_of_damage(&self, error: &SnapshotError) {
+        self.status.send_modify(|status| status.errors += 1);
+        tracing::error!(table = %self.table, %error, "a snapshot is of no use, and left out");
+    }
+}
+
+/// Goes through all rows, and sees whether they are as many as there should be.
+fn count_rows(base: &Base, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    let mut rows = 0;
+    base.for_each_row::<BaseError>(|_| {
+        rows += 1;
+        Ok(())
+    })?;
+    if rows != info.rows {
+        return Err(
+            StoreError::damaged(&info.path, 0, format!("it has {rows} rows and says it has {}", info.rows)).into()
+        );
+    }
+    Ok(())
+}
+
+/// Positions order what one source has written.
+pub(super) fn newest_first(known: &mut [SnapshotInfo]) {
+    known.sort_by_key(|info| std::cmp::Reverse((info.position, info.taken_at)));
+}
+
+fn size_of_file(path: &Path) -> Result<u64, StoreError> {
+    fs::metadata(path).map(|found| found.len()).map_err(io_error("reading", path))
+}
+
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+impl From<std::io::Error> for SnapshotError {
+    fn from(error: std::io::Error) -> SnapshotError {
+        SnapshotError::Base(BaseError::Io(error))
+    }
+}

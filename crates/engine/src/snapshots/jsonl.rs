@@ -1,0 +1,267 @@
+//! The JSON format: a line that says what the file is, a line for each row, and a line with the checksums of all before it.
+//!
+//! A row stands there twice: as others read it, and as its bytes. The projection alone does not give every row back as it was
+//! (how a `json` document was spelled, an array's lower bounds), and a restart must not change what a table holds.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{Bytes, BytesMut};
+use laredo_core::{Column, CommitTime, Lsn, Schema, Sequence, TupleRef, Value, project_row};
+use laredo_proto::replication::TypedSchema;
+use prost::Message;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::about::{self, About};
+use super::error::SnapshotError;
+use super::open::Opened;
+use crate::base::{Base, BaseWriter, KeptAs};
+use crate::journal::Head;
+use crate::store::{Definition, SUMMED_BYTES, StoreError, Sums, read_error};
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Header {
+    #[serde(flatten)]
+    pub(super) about: About,
+    sequence: u64,
+    position: String,
+    /// Microseconds since 2000-01-01.
+    committed_at: i64,
+    pub(super) rows: u64,
+    is_whole: bool,
+    definition: String,
+    /// For people.
+    #[serde(skip_deserializing)]
+    columns: Vec<ColumnLine>,
+    /// The same with all that reading the cells takes: a `TypedSchema` in base64.
+    typed_schema: String,
+}
+
+#[derive(Serialize)]
+struct ColumnLine {
+    name: String,
+    r#type: String,
+    not_null: bool,
+    key: bool,
+}
+
+/// A line between the first and the last.
+#[derive(Serialize)]
+struct RowLine<'a> {
+    row: Fields<'a>,
+    /// The row's cells in base64.
+    cells: String,
+}
+
+struct Fields<'a>(Vec<(&'a str, Value)>);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value.to_json())))
+    }
+}
+
+#[derive(Deserialize)]
+struct CellsLine<'a> {
+    #[serde(borrow)]
+    cells: Cow<'a, str>,
+}
+
+/// The last line.
+#[derive(Serialize, Deserialize)]
+struct End {
+    /// Of the lines before it.
+    bytes: u64,
+    /// CRC-32 of each megabyte of them.
+    checksums: Vec<u32>,
+}
+
+/// Writes the rows of a base as those of a state.
+///
+/// # Errors
+/// When the base cannot be read, a row has no words in JSON, or the file cannot be written.
+pub(super) fn write(
+    base: &Base,
+    head: Head,
+    about: &About,
+    definition: &Definition,
+    out: &mut impl Write,
+) -> Result<(), SnapshotError> {
+    let schema = base.schema();
+    let key = schema.key().columns();
+    let column = |(number, column): (usize, &Column)| ColumnLine {
+        name: column.name.clone(),
+        r#type: column.type_name.clone(),
+        not_null: column.not_null,
+        key: key.contains(&number),
+    };
+    let header = Header {
+        about: about.clone(),
+        sequence: head.sequence.0,
+        position: head.position.to_string(),
+        committed_at: head.committed_at.0,
+        rows: base.rows(),
+        is_whole: definition.is_whole,
+        definition: definition.source.clone(),
+        columns: schema.columns().iter().enumerate().map(column).collect(),
+        typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
+    };
+    let mut lines = Writer { out, sums: Sums::default(), bytes: 0 };
+    lines.put(&header)?;
+    base.for_each_row::<SnapshotError>(|row| {
+        let cells = BASE64_STANDARD.encode(row.bytes());
+        lines.put(&RowLine { row: Fields(project_row(schema, row)?), cells })
+    })?;
+    let Writer { out, sums, bytes } = lines;
+    out.write_all(&line(&End { bytes, checksums: sums.finish() })?)?;
+    Ok(())
+}
+
+struct Writer<'a, W> {
+    out: &'a mut W,
+    sums: Sums,
+    bytes: u64,
+}
+
+impl<W: Write> Writer<'_, W> {
+    fn put(&mut self, value: &impl Serialize) -> Result<(), SnapshotError> {
+        let line = line(value)?;
+        self.sums.update(&line);
+        self.bytes += line.len() as u64;
+        self.out.write_all(&line)?;
+        Ok(())
+    }
+}
+
+fn line(value: &impl Serialize) -> Result<Vec<u8>, SnapshotError> {
+    let mut line = serde_json::to_vec(value).map_err(io::Error::from)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Reads the last and the first line of a file.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written.
+pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
+    let io = read_error(path);
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), last_line(&file)?, file)));
+    let (length, end, file) = opened.map_err(io)?;
+    let damaged = |what: &str| StoreError::damaged(path, length, what);
+    let (bytes, end) = end.ok_or_else(|| damaged("it does not end as a snapshot does"))?;
+    let end: End = serde_json::from_slice(&end).map_err(|_| damaged("it does not end as a snapshot does"))?;
+    if end.bytes != bytes || end.checksums.len() as u64 != bytes.div_ceil(SUMMED_BYTES as u64) {
+        return Err(damaged("its length is not what it says"));
+    }
+    let kept = KeptAs { path: path.to_owned(), checksums: end.checksums };
+    let mut lines = Lines { file, kept, bytes, at: 0, read: BytesMut::new(), searched: 0 };
+    let first = lines.next()?.unwrap_or_default();
+    let header: Header = about::parse(&first, path)?;
+    let typed = BASE64_STANDARD.decode(&header.typed_schema).ok();
+    let typed = typed.and_then(|bytes| TypedSchema::decode(bytes.as_slice()).ok());
+    let schema = typed.and_then(|typed| laredo_proto::schema::from_wire(typed).ok());
+    let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are none"))?;
+    let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
+    let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
+    let head = Head { sequence, position, committed_at };
+    Ok(Opened::jsonl(header, head, Rows { lines, schema: Arc::new(schema) }))
+}
+
+impl Header {
+    pub(super) fn definition(&self) -> Definition {
+        Definition { is_whole: self.is_whole, source: self.definition.clone() }
+    }
+}
+
+/// The rows of a file whose first line was read.
+pub(super) struct Rows {
+    lines: Lines,
+    schema: Arc<Schema>,
+}
+
+impl Rows {
+    /// The rows as frames, in a temporary file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not what was written, or when the temporary file cannot be written.
+    pub(super) fn into_base(mut self, head: Head, folder: &Path) -> Result<Base, SnapshotError> {
+        let mut writer = BaseWriter::new(folder)?;
+        while let Some(line) = self.lines.next()? {
+            let cells = serde_json::from_slice::<CellsLine<'_>>(&line).ok();
+            let cells = cells.and_then(|line| BASE64_STANDARD.decode(line.cells.as_bytes()).ok());
+            let row = cells.as_ref().map(|cells| TupleRef::parse(cells, self.schema.columns().len()));
+            let Some(Ok(row)) = row else {
+                return Err(StoreError::damaged(&self.lines.kept.path, self.lines.at, "a line is not a row").into());
+            };
+            writer.push(row)?;
+        }
+        Ok(writer.finish(head, self.schema)?)
+    }
+}
+
+/// The lines before the last, checked.
+struct Lines {
+    file: File,
+    kept: KeptAs,
+    /// Of all of them.
+    bytes: u64,
+    at: u64,
+    read: BytesMut,
+    /// So much of `read` has no end of a line.
+    searched: usize,
+}
+
+impl Lines {
+    fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.read.split_to(self.searched + end + 1);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.read.len();
+            let length = (self.bytes - self.at).min(SUMMED_BYTES as u64);
+            if length == 0 {
+                return match self.read.is_empty() {
+                    true => Ok(None),
+                    false => Err(StoreError::damaged(&self.kept.path, self.at, "its last row has no end")),
+                };
+            }
+            let read = self.kept.read(&self.file, self.bytes, self.at, usize::try_from(length).unwrap_or(SUMMED_BYTES));
+            self.read.extend_from_slice(&read.map_err(read_error(&self.kept.path))?);
+            self.at += length;
+        }
+    }
+}
+
+/// The last line is looked for in so many bytes at first, and in no more than this at last: checksums of a petabyte fit.
+const TAIL_BYTES: u64 = 64 << 10;
+const TAIL_BYTES_MAX: u64 = 64 << 20;
+
+/// Where the last line begins, and what it is; `None` where there is no such line.
+fn last_line(file: &File) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let length = file.metadata()?.len();
+    let mut taken = TAIL_BYTES;
+    loop {
+        let from = length.saturating_sub(taken);
+        let mut tail = vec![0; usize::try_from(length - from).map_err(io::Error::other)?];
+        file.read_exact_at(&mut tail, from)?;
+        if tail.pop() != Some(b'\n') {
+            return Ok(None);
+        }
+        if let Some(before) = tail.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some((from + before as u64 + 1, tail.split_off(before + 1))));
+        }
+        if from == 0 || taken >= TAIL_BYTES_MAX {
+            return Ok(None);
+        }
+        taken *= 16;
+    }
+}

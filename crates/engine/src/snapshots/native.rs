@@ -1,0 +1,60 @@
+//! The native format: a base, whose end says whose it is as well.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::about::{self, About};
+use super::open::Opened;
+use crate::base::{Base, BaseError};
+use crate::journal::Head;
+use crate::store::{BaseFooter, Definition, StoreError, Sums};
+
+/// Writes the rows of a base as those of a state.
+///
+/// # Errors
+/// When the base cannot be read, or the file cannot be written.
+pub(super) fn write(
+    base: &Base,
+    head: Head,
+    about: &About,
+    definition: &Definition,
+    out: &mut impl Write,
+) -> Result<(), BaseError> {
+    let (mut sums, mut at) = (Sums::default(), 0);
+    loop {
+        let bytes = base.read(at)?;
+        if bytes.is_empty() {
+            break;
+        }
+        at += bytes.len() as u64;
+        sums.update(&bytes);
+        out.write_all(&bytes)?;
+    }
+    let footer = BaseFooter {
+        instance: about.manifest.instance().0,
+        sequence: head.sequence.0,
+        position: head.position.0,
+        committed_at: head.committed_at.0,
+        rows: base.rows(),
+        bytes: at,
+        schema: Some(laredo_proto::schema::to_wire(base.schema())),
+        definition: Some(definition.clone()),
+        checksums: sums.finish(),
+        about: serde_json::to_string(about).map_err(io::Error::from)?,
+    };
+    out.write_all(&footer.ending())?;
+    Ok(())
+}
+
+/// Reads the end of a file.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written.
+pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
+    let (base, footer) = Base::open(path)?;
+    let about: About = about::parse(footer.about.as_bytes(), path)?;
+    if about.manifest.instance().0 != footer.instance {
+        return Err(StoreError::damaged(path, base.bytes(), "it names two journals"));
+    }
+    Ok(Opened::native(about, footer.definition.unwrap_or_default(), base))
+}

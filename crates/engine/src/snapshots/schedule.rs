@@ -1,0 +1,74 @@
+//! When snapshots are written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::CommitTime;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::{SnapshotError, Snapshots, blocking};
+use crate::journal::Journal;
+
+/// After a failure the next attempt comes after this, or sooner where the interval is shorter.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Writes a snapshot at every interval in which anything was committed, until the other side of `ended` is dropped. One that is being
+/// written then is completed.
+pub(crate) async fn write_when_due(
+    snapshots: Arc<Snapshots>,
+    mut journal: watch::Receiver<Option<Journal>>,
+    mut ended: oneshot::Receiver<()>,
+) {
+    let first = tokio::select! {
+        _ = &mut ended => None,
+        first = journal.wait_for(Option::is_some) => first.ok().and_then(|journal| journal.clone()),
+    };
+    let Some(journal) = first else { return };
+    let mut wait = snapshots.first_wait();
+    loop {
+        snapshots.announce(wait);
+        tokio::select! {
+            biased;
+            _ = &mut ended => return,
+            () = sleep(wait) => {}
+        }
+        let began = Instant::now();
+        let (writer, of) = (snapshots.clone(), journal.clone());
+        let interval = snapshots.options.interval;
+        wait = match blocking(move || writer.write_if_moved(&of)).await {
+            Ok(()) => interval.saturating_sub(began.elapsed()),
+            Err(error) => {
+                if let SnapshotError::Panicked(_) = &error {
+                    snapshots.failed(&error);
+                }
+                tracing::error!(
+                    table = %snapshots.table, %error,
+                    "no snapshot was written, and another attempt comes; clients are served as ever, and PostgreSQL keeps WAL \
+                     where a restart needs it"
+                );
+                interval.min(RETRY)
+            }
+        };
+    }
+}
+
+impl Snapshots {
+    /// The rest of the interval since the newest one; nothing where there is none.
+    fn first_wait(&self) -> Duration {
+        let now = self.clock.as_ref()();
+        let age = self.newest().map(|newest| age(newest.taken_at, now));
+        age.map_or(Duration::ZERO, |age| self.options.interval.saturating_sub(age))
+    }
+
+    fn announce(&self, wait: Duration) {
+        let wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        let at = CommitTime(self.clock.as_ref()().0.saturating_add(wait_us));
+        self.status.send_modify(|status| status.next_at = Some(at));
+    }
+}
+
+/// Nothing where the clock has gone back.
+fn age(taken_at: CommitTime, now: CommitTime) -> Duration {
+    Duration::from_micros(u64::try_from(now.0.saturating_sub(taken_at.0)).unwrap_or(0))
+}

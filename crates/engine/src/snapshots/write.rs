@@ -1,0 +1,118 @@
+//! Writing a snapshot: a function of what nobody changes any more.
+
+use std::io::{BufWriter, IntoInnerError};
+use std::sync::Arc;
+
+use super::about::About;
+use super::folder::{newest_first, remove_file};
+use super::{SnapshotError, SnapshotFormat, SnapshotInfo, Snapshots, jsonl, native};
+use crate::base::{self, BaseWriter};
+use crate::durable::Durable;
+use crate::journal::{Journal, Merging};
+use crate::store::{Manifest, io_error};
+
+/// Bytes written in one go.
+const BUFFER_BYTES: usize = 1 << 20;
+
+impl Snapshots {
+    /// Writes one, unless the newest shows just what there is.
+    pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
+        let head = journal.head();
+        let id = journal.instance().snapshot_id(head.sequence);
+        let is_known = self.newest().is_some_and(|newest| newest.id == id && newest.position == head.position);
+        if is_known { Ok(()) } else { self.write(journal, None).map(drop) }
+    }
+
+    /// Writes one of everything that is visible.
+    pub(super) fn write(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let _changing = self.changing.lock();
+        let written = self.write_now(journal, user_meta);
+        match &written {
+            Ok(info) => tracing::info!(
+                table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
+                "snapshot written"
+            ),
+            Err(error) => self.failed(error),
+        }
+        written
+    }
+
+    /// Notes why there is no new one.
+    pub(super) fn failed(&self, error: &SnapshotError) {
+        self.status.send_modify(|status| {
+            status.errors += 1;
+            status.error = Some(error.to_string());
+        });
+    }
+
+    fn write_now(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let Merging { base, after, head, definition } = journal.base_and_after();
+        let base = match after.is_empty() {
+            true => base,
+            false => {
+                let writer = BaseWriter::new(&self.temporary)?;
+                Arc::new(base::merge(&base, &after, head, &self.temporary, writer)?)
+            }
+        };
+        let id = journal.instance().snapshot_id(head.sequence);
+        let earlier = self.known.lock().iter().find(|info| info.id == id).cloned();
+        let user_meta = user_meta.or_else(|| earlier.as_ref()?.user_meta.clone());
+        let taken_at = self.clock.as_ref()();
+        let manifest = Manifest::new(journal.instance(), &self.table, &self.source);
+        let about = About::new(manifest, taken_at, user_meta.clone());
+        let format = self.options.format;
+        let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
+        let path = self.folder.path().join(&name);
+        let file = self.folder.temporary().map_err(io_error("making a file beside", &path))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        match format {
+            SnapshotFormat::Native => native::write(&base, head, &about, &definition, &mut out)?,
+            SnapshotFormat::Jsonl => jsonl::write(&base, head, &about, &definition, &mut out)?,
+        }
+        let file = out.into_inner().map_err(IntoInnerError::into_error)?;
+        let size_bytes = file.as_file().metadata()?.len();
+        let (_, synced) = self.folder.put(file, &name)?;
+        let info = SnapshotInfo {
+            id,
+            sequence: head.sequence,
+            position: head.position,
+            committed_at: head.committed_at,
+            taken_at,
+            rows: base.rows(),
+            size_bytes,
+            format,
+            user_meta,
+            path,
+        };
+        {
+            let mut known = self.known.lock();
+            known.retain(|other| other.id != info.id);
+            known.push(info.clone());
+            newest_first(&mut known);
+        }
+        self.status.send_modify(|status| {
+            status.durable = Durable::kept(&synced, head.position);
+            status.writes += 1;
+            status.error = None;
+        });
+        // The new one is there whatever becomes of the old ones.
+        if let Err(error) = self.make_room(earlier.as_ref().filter(|earlier| earlier.path != info.path)) {
+            self.status.send_modify(|status| status.errors += 1);
+            tracing::warn!(table = %self.table, %error, "an old snapshot cannot be removed");
+        }
+        Ok(info)
+    }
+
+    fn make_room(&self, replaced: Option<&SnapshotInfo>) -> Result<(), SnapshotError> {
+        replaced.map_or(Ok(()), |replaced| remove_file(&replaced.path))?;
+        self.remove_beyond_now(self.options.keep_count, self.options.age_max).map(drop)
+    }
+}
