@@ -104,6 +104,8 @@ struct Inner {
     /// The newest transaction that is no longer kept: a reader that has it can go on.
     pruned: Boundary,
     base: Arc<Base>,
+    /// Since it was opened.
+    bases: u64,
     schema: Arc<Schema>,
     /// What the rows at the head are rows of.
     definition: Definition,
@@ -175,6 +177,8 @@ pub struct JournalInfo {
     pub encoded_entries: u64,
     /// Rows in the newest base.
     pub base_rows: u64,
+    /// Bases since the journal was opened, the first included: each is encoded once, however many readers there are.
+    pub bases: u64,
 }
 
 /// What the next base is made of.
@@ -212,6 +216,7 @@ impl Journal {
             segments,
             pruned,
             base,
+            bases: 1,
             schema,
             definition,
             spans,
@@ -282,6 +287,7 @@ impl Journal {
             memory_bytes: inner.memory_bytes,
             encoded_entries: inner.encoded_entries,
             base_rows: inner.base.rows(),
+            bases: inner.bases,
         }
     }
 
@@ -347,6 +353,7 @@ impl Journal {
     pub(crate) fn replace_base(&self, base: Arc<Base>) {
         let mut inner = self.shared.inner.write();
         inner.base = base;
+        inner.bases += 1;
         inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence);
     }
 

@@ -133,8 +133,7 @@ impl Snapshots {
         journal: Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.write(&journal, user_meta)).await
+        self.change(move |snapshots| snapshots.write(&journal, user_meta)).await
     }
 
     /// The rows of one, to be read frame by frame; they are checked as they are read.
@@ -166,8 +165,7 @@ impl Snapshots {
     /// # Errors
     /// When there is no such snapshot, when it is the newest, or when its file cannot be removed.
     pub async fn delete(self: &Arc<Self>, id: String) -> Result<(), SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.remove(&id)).await
+        self.change(move |snapshots| snapshots.remove(&id)).await
     }
 
     /// Removes all but the newest `keep` (and at least one); tells how many those were.
@@ -175,8 +173,20 @@ impl Snapshots {
     /// # Errors
     /// When a file cannot be removed.
     pub async fn prune(self: &Arc<Self>, keep: u32) -> Result<usize, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.remove_beyond(keep, None)).await
+        self.change(move |snapshots| snapshots.remove_beyond(keep, None)).await
+    }
+
+    /// Changes what is in the folder, one change after another. One that has begun is completed, though nobody waits for it any more.
+    async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Snapshots) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        let (snapshots, changing) = (self.clone(), self.changing.clone().lock_owned().await);
+        blocking(move || {
+            let _changing = changing;
+            work(&snapshots)
+        })
+        .await
     }
 
     /// Tells of every change of its status.

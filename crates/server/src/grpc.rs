@@ -22,6 +22,7 @@ use crate::request::Ask;
 use crate::session::{Pulled, Session, SyncStream};
 use crate::shared::Shared;
 
+mod snapshots;
 mod unary;
 
 use unary::Unary;

@@ -1,5 +1,6 @@
 //! Operation, administration and maintenance: what operators ask of a server, and what they tell it to do.
 
+mod snapshots;
 mod status;
 mod watch;
 
@@ -140,28 +141,28 @@ impl LaredoOamService for Oam {
         Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
     }
 
-    async fn create_snapshot(&self, _: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {
-        Err(refusal::no_store())
+    async fn create_snapshot(&self, request: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {
+        snapshots::create(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_snapshots(&self, _: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
-        Err(refusal::no_store())
+    async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
+        snapshots::list(&self.shared, &request.into_inner()).map(Response::new)
     }
 
-    async fn inspect_snapshot(&self, _: Request<InspectSnapshotRequest>) -> Answer<InspectSnapshotResponse> {
-        Err(refusal::no_store())
+    async fn inspect_snapshot(&self, request: Request<InspectSnapshotRequest>) -> Answer<InspectSnapshotResponse> {
+        snapshots::inspect(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
     }
 
-    async fn restore_snapshot(&self, _: Request<RestoreSnapshotRequest>) -> Answer<RestoreSnapshotResponse> {
-        Err(refusal::no_store())
+    async fn restore_snapshot(&self, request: Request<RestoreSnapshotRequest>) -> Answer<RestoreSnapshotResponse> {
+        snapshots::restore(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
-    async fn delete_snapshot(&self, _: Request<DeleteSnapshotRequest>) -> Answer<DeleteSnapshotResponse> {
-        Err(refusal::no_store())
+    async fn delete_snapshot(&self, request: Request<DeleteSnapshotRequest>) -> Answer<DeleteSnapshotResponse> {
+        snapshots::delete(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
     }
 
-    async fn prune_snapshots(&self, _: Request<PruneSnapshotsRequest>) -> Answer<PruneSnapshotsResponse> {
-        Err(refusal::no_store())
+    async fn prune_snapshots(&self, request: Request<PruneSnapshotsRequest>) -> Answer<PruneSnapshotsResponse> {
+        snapshots::prune(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_dead_letters(&self, _: Request<ListDeadLettersRequest>) -> Answer<ListDeadLettersResponse> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
+use laredo_engine::SnapshotError;
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use tonic::Status;
 
@@ -91,7 +92,43 @@ pub(crate) fn cursor(error: &CursorError) -> Status {
 }
 
 pub(crate) fn no_store() -> Status {
-    Status::failed_precondition("no snapshot store configured; Sync sends a snapshot without one")
+    Status::failed_precondition(
+        "no snapshot store configured (`snapshot { store = local }` in the table's target); Sync sends a snapshot without one",
+    )
+}
+
+pub(crate) fn unknown_snapshot(id: &str) -> Status {
+    Status::not_found(format!("there is no snapshot `{id}`; ListSnapshots tells which there are"))
+}
+
+pub(crate) fn snapshot(error: &SnapshotError) -> Status {
+    let said = error.to_string();
+    match error {
+        SnapshotError::Unknown(id) => unknown_snapshot(id),
+        SnapshotError::Newest(_) | SnapshotError::Served(_) | SnapshotError::Failed(_) => {
+            Status::failed_precondition(said)
+        }
+        SnapshotError::Stopping => stopping(),
+        error if error.is_damage() => Status::data_loss(said),
+        _ => Status::internal(said),
+    }
+}
+
+/// A snapshot that turns out damaged while it is read, or a disk that fails.
+pub(crate) fn unreadable(error: &std::io::Error) -> Status {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => Status::data_loss(error.to_string()),
+        _ => Status::internal(format!("reading the snapshot: {error}")),
+    }
+}
+
+/// How many of a list are wanted; 0 is for all.
+pub(crate) fn limit(limit: i32) -> Result<usize, Status> {
+    match usize::try_from(limit) {
+        Ok(0) => Ok(usize::MAX),
+        Ok(limit) => Ok(limit),
+        Err(_) => Err(malformed("limit", "it is below zero; 0 is for all")),
+    }
 }
 
 pub(crate) fn unknown(what: &str, name: &str) -> Status {

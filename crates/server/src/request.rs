@@ -84,7 +84,7 @@ fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> 
 }
 
 /// `None` for a value without a kind, which protobuf calls an error.
-fn value(value: prost_types::Value) -> Option<Value> {
+pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
     Some(match value.kind? {
         Kind::NullValue(_) => Value::Null,
         Kind::BoolValue(value) => Value::Bool(value),

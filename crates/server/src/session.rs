@@ -15,6 +15,7 @@ use crate::request::Ask;
 use crate::shared::Shared;
 use crate::table::{Seat, Served};
 
+mod admission;
 mod follow;
 mod lease;
 mod messages;
@@ -24,13 +25,14 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use admission::Admission;
 pub(crate) use lease::Lease;
 pub(crate) use outlet::{Pulled, SyncStream};
 
 use follow::Follow;
 use messages::Greeting;
 use outlet::Outlet;
-use snapshot::Snapshot;
+use snapshot::{Snapshot, takes_place, wait_for_place};
 
 /// A stream that was granted.
 pub(crate) struct Session {
@@ -105,12 +107,17 @@ impl Session {
                 outlet.send(out.into()).await?;
             }
             Some(base) => {
+                let snapshot = Snapshot::new(base.clone(), view.clone());
+                let (admission, silence_max) = (&shared.admission, table.options.heartbeat_interval);
+                let heartbeat = || greeting.heartbeat(shared.clock.as_ref()(), None);
+                if !takes_place(outlet.lease(), admission) {
+                    // Whoever waits in line knows at once what it waits for.
+                    outlet.send(std::mem::take(&mut out).into()).await?;
+                    wait_for_place(&mut outlet, admission, silence_max, heartbeat).await?;
+                }
                 greeting.snapshot_begin(&base, &mut out);
                 outlet.send(out.into()).await?;
-                let snapshot = Snapshot::new(base.clone(), view.clone());
-                let silence_max = table.options.heartbeat_interval;
-                let heartbeat = || greeting.heartbeat(shared.clock.as_ref()(), None);
-                let rows = snapshot.send(&mut outlet, silence_max, heartbeat).await?;
+                let rows = snapshot.send(&mut outlet, admission, silence_max, heartbeat).await?;
                 let mut out = Vec::new();
                 greeting.snapshot_end(&base, rows, &mut out);
                 greeting.marker(&mut out);

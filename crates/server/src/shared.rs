@@ -4,14 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_core::{CommitTime, TableName};
-use laredo_engine::Clock;
+use laredo_engine::{Clock, Snapshots};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::options::{HttpOptions, ServedSource, Waits};
 use crate::refusal;
+use crate::session::Admission;
 use crate::table::Served;
+
+/// Parts of kept snapshots that are read and projected at once.
+const FETCHES: usize = 4;
 
 pub(crate) struct Shared {
     pub(crate) sources: Vec<ServedSource>,
@@ -19,6 +24,10 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) waits: Waits,
     pub(crate) http: HttpOptions,
+    /// The line of those who are to be sent a snapshot.
+    pub(crate) admission: Arc<Admission>,
+    /// Turns of those who fetch a kept snapshot: its rows are projected for each of them.
+    pub(crate) fetches: Arc<Semaphore>,
     /// Not ready any more: the server is about to stop.
     pub(crate) drain: CancellationToken,
     /// Ends every stream.
@@ -37,8 +46,20 @@ impl Shared {
         http: HttpOptions,
     ) -> Shared {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        let began = clock();
-        Shared { sources, tables, clock, waits, http, drain, stop, began, started: AtomicBool::new(false) }
+        let (began, admission, fetches) = (clock(), Arc::default(), Arc::new(Semaphore::new(FETCHES)));
+        Shared {
+            sources,
+            tables,
+            clock,
+            waits,
+            http,
+            admission,
+            fetches,
+            drain,
+            stop,
+            began,
+            started: AtomicBool::new(false),
+        }
     }
 
     /// # Errors
@@ -52,6 +73,22 @@ impl Shared {
         }
         let found = self.tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
+    }
+
+    /// The table that has a snapshot of this id, and its store.
+    ///
+    /// # Errors
+    /// When no table has one, or no table has any.
+    pub(crate) fn snapshot_store(&self, id: &str) -> Result<(Arc<Served>, Arc<Snapshots>), Status> {
+        if id.is_empty() {
+            return Err(refusal::required("snapshot_id"));
+        }
+        let mut stores = self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).peekable();
+        stores.peek().ok_or_else(refusal::no_store)?;
+        let has = |snapshots: &Snapshots| snapshots.list().iter().any(|info| info.id == id);
+        let found = stores.find(|(_, snapshots)| has(snapshots));
+        let (table, snapshots) = found.ok_or_else(|| refusal::unknown_snapshot(id))?;
+        Ok((table.clone(), snapshots.clone()))
     }
 
     pub(crate) fn source(&self, id: &str) -> Option<&ServedSource> {

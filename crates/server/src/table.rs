@@ -87,6 +87,11 @@ impl Served {
         }
     }
 
+    /// Why its last snapshot was not written.
+    pub(crate) fn snapshot_error(&self) -> Option<String> {
+        self.handle().snapshots()?.status().error
+    }
+
     /// # Errors
     /// When all seats are taken.
     pub(crate) fn take_seat(self: &Arc<Self>) -> Result<Seat, Status> {

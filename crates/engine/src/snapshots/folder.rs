@@ -29,7 +29,7 @@ pub struct Snapshots {
     /// The newest first. Only those that are the table's, and of its source's past.
     pub(super) known: Mutex<Vec<SnapshotInfo>>,
     /// Held by whoever changes what is in the folder.
-    pub(super) changing: Mutex<()>,
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
     pub(super) status: watch::Sender<SnapshotStatus>,
 }
 
@@ -53,12 +53,12 @@ impl Snapshots {
         clock: Clock,
     ) -> Result<Snapshots, StoreError> {
         let folder = Folder::open(&options.folder)?;
-        let (known, changing, status) = (Mutex::default(), Mutex::default(), watch::Sender::default());
+        let (known, changing, status) = (Mutex::default(), Arc::default(), watch::Sender::default());
         let snapshots = Snapshots { folder, options, temporary, table, source, clock, known, changing, status };
         let mut found = Vec::new();
         for path in snapshots.folder.list()? {
             let Some(format) = format_of(&path) else { continue };
-            match snapshots.open_file(&path, format).and_then(|opened| Ok(opened.info(&path, size_of_file(&path)?))) {
+            match snapshots.admit(&path, format).and_then(|opened| Ok(opened.info(&path, size_of_file(&path)?))) {
                 Ok(info) => found.push(info),
                 Err(error) => snapshots.tell_of_damage(&error.into()),
             }
@@ -100,21 +100,20 @@ impl Snapshots {
 
     /// The rows of one.
     pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
-        let info = self.find(id)?;
-        self.open_base(&info).map(|(base, _)| Arc::new(base)).inspect_err(|error| self.judge(&info, error))
+        self.look(id, |info| self.open_base(info).map(|(base, _)| Arc::new(base)))
     }
 
     /// Reads all of one.
     pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
-        let info = self.find(id)?;
-        let read = self.open_base(&info).and_then(|(base, _)| count_rows(&base, &info));
-        read.inspect_err(|error| self.judge(&info, error)).map(|()| info)
+        self.look(id, |info| {
+            let (base, _) = self.open_base(info)?;
+            count_rows(&base, info).map(|()| info.clone())
+        })
     }
 
     /// One with all its rows.
     pub(super) fn recover_now(&self, id: &str) -> Result<Recovered, SnapshotError> {
-        let info = self.find(id)?;
-        self.load(&info).inspect_err(|error| self.judge(&info, error))
+        self.look(id, |info| self.load(info))
     }
 
     /// The newest one that is what was written; what proves not to be is named in the log.
@@ -135,7 +134,6 @@ impl Snapshots {
 
     /// Removes one that is not the newest.
     pub(super) fn remove(&self, id: &str) -> Result<(), SnapshotError> {
-        let _changing = self.changing.lock();
         let info = self.find(id)?;
         if self.newest().is_some_and(|newest| newest.id == info.id) {
             return Err(SnapshotError::Newest(info.id));
@@ -144,18 +142,8 @@ impl Snapshots {
         Ok(remove_file(&info.path)?)
     }
 
-    /// Removes what is beyond a number or an age.
+    /// Removes what is beyond a number or an age; tells how many those were.
     pub(super) fn remove_beyond(
-        &self,
-        keep_count: u32,
-        age_max: Option<std::time::Duration>,
-    ) -> Result<usize, SnapshotError> {
-        let _changing = self.changing.lock();
-        self.remove_beyond_now(keep_count, age_max)
-    }
-
-    /// The same, for whoever holds `changing`.
-    pub(super) fn remove_beyond_now(
         &self,
         keep_count: u32,
         age_max: Option<std::time::Duration>,
@@ -177,7 +165,8 @@ impl Snapshots {
         self.known.lock().retain(|info| info.id != id);
     }
 
-    fn open_file(&self, path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
+    /// Opens a file that an earlier run has left. What this run writes may well be ahead of what its source had written then.
+    fn admit(&self, path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
         let opened = open::open(path, format)?;
         let manifest = &opened.about.manifest;
         if manifest.table() != self.table {
@@ -190,7 +179,7 @@ impl Snapshots {
     }
 
     fn open_base(&self, info: &SnapshotInfo) -> Result<(Base, crate::store::Definition), SnapshotError> {
-        let opened = self.open_file(&info.path, info.format)?;
+        let opened = open::open(&info.path, info.format)?;
         let definition = opened.definition.clone();
         Ok((opened.into_base(&info.path, &self.temporary)?, definition))
     }
@@ -206,11 +195,22 @@ impl Snapshots {
         self.folder.sync_names()
     }
 
-    /// A file that is not what was written is not looked at again.
-    fn judge(&self, info: &SnapshotInfo, error: &SnapshotError) {
-        if error.is_damage() {
-            self.distrust(info, error);
+    /// Looks at one. A file that is not what was written is not looked at again.
+    fn look<T>(
+        &self,
+        id: &str,
+        read: impl FnOnce(&SnapshotInfo) -> Result<T, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
+        let info = self.find(id)?;
+        let looked = read(&info);
+        if let Err(error) = &looked {
+            // It may have gone meanwhile, as old ones do.
+            self.find(id)?;
+            if error.is_damage() {
+                self.distrust(&info, error);
+            }
         }
+        looked
     }
 
     fn distrust(&self, info: &SnapshotInfo, error: &SnapshotError) {

@@ -7,7 +7,7 @@ use laredo_core::CommitTime;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::{SnapshotError, Snapshots, blocking};
+use super::{SnapshotError, Snapshots};
 use crate::journal::Journal;
 
 /// After a failure the next attempt comes after this, or sooner where the interval is shorter.
@@ -34,9 +34,8 @@ pub(crate) async fn write_when_due(
             () = sleep(wait) => {}
         }
         let began = Instant::now();
-        let (writer, of) = (snapshots.clone(), journal.clone());
-        let interval = snapshots.options.interval;
-        wait = match blocking(move || writer.write_if_moved(&of)).await {
+        let (of, interval) = (journal.clone(), snapshots.options.interval);
+        wait = match snapshots.change(move |snapshots| snapshots.write_if_moved(&of)).await {
             Ok(()) => interval.saturating_sub(began.elapsed()),
             Err(error) => {
                 if let SnapshotError::Panicked(_) = &error {

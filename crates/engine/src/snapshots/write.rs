@@ -29,7 +29,6 @@ impl Snapshots {
         journal: &Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        let _changing = self.changing.lock();
         let written = self.write_now(journal, user_meta);
         match &written {
             Ok(info) => tracing::info!(
@@ -113,6 +112,6 @@ impl Snapshots {
 
     fn make_room(&self, replaced: Option<&SnapshotInfo>) -> Result<(), SnapshotError> {
         replaced.map_or(Ok(()), |replaced| remove_file(&replaced.path))?;
-        self.remove_beyond_now(self.options.keep_count, self.options.age_max).map(drop)
+        self.remove_beyond(self.options.keep_count, self.options.age_max).map(drop)
     }
 }

@@ -58,6 +58,9 @@ pub(super) enum Command {
     /// Tell whether a table, or the whole server, is ready, and why not.
     #[command(after_help = EXIT_CODES)]
     Ready(ReadyArgs),
+    /// Look after the snapshots that a server keeps of its tables.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Snapshot(SnapshotCommand),
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +133,87 @@ pub(super) struct WatchArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct ReadyArgs {
     /// The table; all of them unless it is given.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: Option<TableName>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Write a snapshot now, and print its id once it is on disk.
+    #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
+    Create(SnapshotCreateArgs),
+    /// Print the snapshots that there are, the newest first.
+    List(SnapshotListArgs),
+    /// Read a whole snapshot, and print what it is if every byte is what was written.
+    #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
+    Inspect(SnapshotIdArgs),
+    /// Serve the rows of a snapshot, as old as they are, until the first copy of the table is complete.
+    ///
+    /// A table that is served already is never sent back in time; `reload` copies it anew.
+    #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
+    Restore(SnapshotRestoreArgs),
+    /// Remove a snapshot. The newest of a table is not removed: a restart goes on from it.
+    Delete(SnapshotIdArgs),
+    /// Remove all but the newest snapshots.
+    Prune(SnapshotPruneArgs),
+}
+
+/// What reads or writes whole tables takes its time.
+const LONG_SECONDS: &str = "600";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotCreateArgs {
+    /// The tables; all that have a snapshot store unless one is given.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) tables: Vec<TableName>,
+    /// Something to be kept with it; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(super) meta: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotListArgs {
+    /// Only of this table.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: Option<TableName>,
+    /// No more than so many; 0 for all.
+    #[arg(long, value_name = "COUNT", default_value = "0", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(super) limit: i32,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotIdArgs {
+    /// The snapshot, as `snapshot list` names it.
+    #[arg(value_name = "SNAPSHOT")]
+    pub(super) id: String,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotRestoreArgs {
+    /// The snapshot, as `snapshot list` names it.
+    #[arg(value_name = "SNAPSHOT")]
+    pub(super) id: String,
+    /// Rows of any age may be served.
+    #[arg(long)]
+    pub(super) confirm: bool,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotPruneArgs {
+    /// How many stay, of each table.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) keep: i32,
+    /// Only of this table.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: Option<TableName>,
     #[command(flatten)]
@@ -265,6 +349,22 @@ mod tests {
         };
         assert_eq!(args.table, TableName::new("public", "a.b"));
         assert_eq!(args.server.server, "https://x:1");
+    }
+
+    #[test]
+    fn what_reads_whole_tables_may_take_long() {
+        let Ok(Command::Snapshot(SnapshotCommand::Create(args))) =
+            parse("laredo snapshot create public.a public.b --meta why=deploy")
+        else {
+            panic!("no create")
+        };
+        assert_eq!((args.tables.len(), args.meta.len()), (2, 1));
+        assert_eq!(args.oam.timeout, Duration::from_secs(600));
+        let Ok(Command::Snapshot(SnapshotCommand::List(args))) = parse("laredo snapshot list") else {
+            panic!("no list")
+        };
+        assert_eq!((args.limit, args.oam.timeout), (0, Duration::from_secs(5)));
+        assert!(parse("laredo snapshot prune --keep 0").is_err() && parse("laredo snapshot prune").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod connect;
 mod error;
 mod fanout;
 mod oam;
+mod snapshot;
 mod status;
 mod table;
 mod tail;
@@ -52,6 +53,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Schema(args) => oam::schema(args).await,
         Command::Watch(args) => oam::watch(args, end_at_interrupt()).await,
         Command::Ready(args) => oam::ready(args).await,
+        Command::Snapshot(command) => snapshot::run(command).await,
     }
 }
 

@@ -17,7 +17,7 @@ use super::error::{CliError, OAM_OPTION};
 use super::print;
 use super::table::table;
 
-type Client = LaredoOamServiceClient<Channel>;
+pub(super) type Client = LaredoOamServiceClient<Channel>;
 
 pub(super) async fn drain(args: DrainArgs) -> Result<ExitCode, CliError> {
     let (schema, table) = args.table.map_or_else(Default::default, |name| (name.schema, name.table));
@@ -101,7 +101,7 @@ pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<Ex
 }
 
 /// Asks within the time that is given for it.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     args: &OamArgs,
     ask: impl AsyncFnOnce(Client) -> Result<tonic::Response<T>, Status>,
 ) -> Result<T, CliError> {
@@ -123,7 +123,7 @@ fn refused(args: &OamArgs, status: &Status) -> CliError {
     }
 }
 
-fn done(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
+pub(super) fn done(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
     print(&match args.json {
         true => format!("{}\n", json!({ "accepted": accepted, "message": message })),
         false => format!("{message}\n"),

@@ -145,6 +145,13 @@ fn missing_keys_are_named_where_they_belong() {
             "laredo.conf:6:20: tables[0].targets[0].snapshot.store_config: is required: where the store is",
         ],
     );
+    let both =
+        "journal { store = local, store_config { path = /p } }, snapshot { store = local, store_config.path = /p }";
+    refused(
+        &with("", "", both),
+        &["laredo.conf:6:102: tables[0].targets[0].snapshot.store_config.path: is the journal's folder too \
+           (journal.store_config.path); give each its own"],
+    );
     refused(
         &format!("{MINIMAL}\ngrpc.tls {{ enabled = true, cert_path = \"\", key_path = k }}"),
         &["laredo.conf:5:22: grpc.tls.cert_path: is required with enabled = true"],

@@ -7,7 +7,7 @@ use laredo_testkit::{Cluster, eventually, is_full, oracle};
 use tempfile::TempDir;
 
 use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, Server, ServerConfig, numbers};
 
 fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
     let path = serde_json::Value::from(folder.path().to_string_lossy());
@@ -62,12 +62,6 @@ async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<Str
     }
     workload.stop().await.unwrap();
     metrics
-}
-
-/// A number of every table.
-fn numbers<'a>(metrics: &'a str, name: &str) -> Vec<&'a str> {
-    let of = |line: &'a str| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once(' ');
-    metrics.lines().filter_map(of).map(|(_, number)| number).collect()
 }
 
 /// A table that is served with a durable journal, and two clients of it.

@@ -231,3 +231,9 @@ impl Server {
         Some((code, body.to_owned()))
     }
 }
+
+/// A number of every table.
+pub fn numbers<'a>(metrics: &'a str, name: &str) -> Vec<&'a str> {
+    let of = |line: &'a str| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once(' ');
+    metrics.lines().filter_map(of).map(|(_, number)| number).collect()
+}

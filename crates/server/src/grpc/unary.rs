@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::stream::BoxStream;
 use laredo_core::CommitTime;
 use laredo_engine::journal::{Journal, ReaderInfo, ReaderState};
 use laredo_proto::replication::laredo_replication_service_server::LaredoReplicationService;
@@ -14,6 +15,7 @@ use laredo_proto::replication::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::snapshots;
 use crate::refusal;
 use crate::shared::Shared;
 use crate::table::Served;
@@ -34,7 +36,7 @@ type NoStream<T> = futures::stream::Empty<Result<T, Status>>;
 #[tonic::async_trait]
 impl LaredoReplicationService for Unary {
     type SyncStream = NoStream<SyncResponse>;
-    type FetchSnapshotStream = NoStream<FetchSnapshotResponse>;
+    type FetchSnapshotStream = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
 
     async fn sync(&self, _: Request<SyncRequest>) -> Result<Response<Self::SyncStream>, Status> {
         Err(Status::unimplemented("Sync is served on the raw frames, not here"))
@@ -45,18 +47,15 @@ impl LaredoReplicationService for Unary {
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
         let request = request.into_inner();
-        self.shared.table(&request.schema, &request.table)?;
-        Err(refusal::no_store())
+        let table = self.shared.table(&request.schema, &request.table)?;
+        snapshots::list(table, request.limit).map(Response::new)
     }
 
     async fn fetch_snapshot(
         &self,
         request: Request<FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
-        if request.into_inner().snapshot_id.is_empty() {
-            return Err(refusal::required("snapshot_id"));
-        }
-        Err(refusal::no_store())
+        snapshots::fetch(self.shared.clone(), request.into_inner().snapshot_id).await.map(Response::new)
     }
 
     async fn get_replication_status(
@@ -100,14 +99,17 @@ fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationS
         row_count: i64::try_from(table.handle().status().rows).unwrap_or(i64::MAX),
         connected_clients: i32::try_from(clients.len()).unwrap_or(i32::MAX),
         clients,
-        latest_snapshot: Some(latest_snapshot(journal)),
+        latest_snapshot: Some(latest_snapshot(table, journal)),
         full_snapshots: full_snapshots.map(|(reason, count)| ((*reason).to_owned(), number(*count))).collect(),
         deltas: number(table.counters.deltas.load(Ordering::Relaxed)),
     }
 }
 
-/// The base that a newcomer would be sent.
-fn latest_snapshot(journal: &Journal) -> ReplicationSnapshotInfo {
+/// The newest in the store; where there is none, the base that a newcomer would be sent.
+fn latest_snapshot(table: &Served, journal: &Journal) -> ReplicationSnapshotInfo {
+    if let Some(newest) = table.handle().snapshots().and_then(|snapshots| snapshots.newest()) {
+        return snapshots::info(&newest);
+    }
     let pinned = journal.pin_base();
     let base = pinned.base();
     ReplicationSnapshotInfo {

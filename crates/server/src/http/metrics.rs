@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use laredo_core::CommitTime;
 use laredo_engine::TablePhase;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -32,8 +33,13 @@ impl Metrics {
             self.shared.tables.iter().for_each(|table| {
                 read_table(table, now);
                 read_journal(table);
+                read_snapshots(table, now);
                 read_clients(table);
             });
+            let ((sending, most), waiting) = (self.shared.admission.taken(), self.shared.admission.waiting());
+            gauge!("laredo_snapshot_sends").set(float(sending as u64));
+            gauge!("laredo_snapshot_sends_max").set(float(most as u64));
+            gauge!("laredo_snapshot_waits").set(float(waiting as u64));
             gauge!("process_resident_memory_bytes").set(float(resident_bytes().unwrap_or(0)));
         });
         self.handle.render()
@@ -45,7 +51,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-fn read_table(table: &Served, now: laredo_core::CommitTime) {
+fn read_table(table: &Served, now: CommitTime) {
     let name = || [("table", table.name().to_string())];
     let status = table.handle().status();
     gauge!("laredo_rows", &name()).set(float(status.rows));
@@ -85,6 +91,7 @@ fn read_journal(table: &Served) {
     gauge!("laredo_journal_bytes", &name()).set(float(info.bytes));
     gauge!("laredo_journal_memory_bytes", &name()).set(float(info.memory_bytes));
     gauge!("laredo_base_rows", &name()).set(float(info.base_rows));
+    counter!("laredo_bases_total", &name()).absolute(info.bases);
     if let Some(store) = journal.store_status() {
         gauge!("laredo_journal_disk_bytes", &name()).set(float(store.journal_bytes));
         gauge!("laredo_durable_position_bytes", &name()).set(float(store.durable.position().0));
@@ -97,6 +104,21 @@ fn read_journal(table: &Served) {
         counter!("laredo_projected_entries_total", &labels).absolute(count);
     }
     gauge!("laredo_projection_bytes", &name()).set(float(table.views.bytes()));
+}
+
+fn read_snapshots(table: &Served, now: CommitTime) {
+    let Some(snapshots) = table.handle().snapshots() else { return };
+    let name = || [("table", table.name().to_string())];
+    let (list, status) = (snapshots.list(), snapshots.status());
+    gauge!("laredo_stored_snapshots", &name()).set(float(list.len() as u64));
+    gauge!("laredo_stored_snapshot_bytes", &name()).set(float(list.iter().map(|info| info.size_bytes).sum()));
+    if let Some(newest) = list.first() {
+        let age_us = u64::try_from(now.0.saturating_sub(newest.taken_at.0)).unwrap_or(0);
+        gauge!("laredo_stored_snapshot_age_ms", &name()).set(float(age_us / 1000));
+        gauge!("laredo_stored_snapshot_position_bytes", &name()).set(float(newest.position.0));
+    }
+    counter!("laredo_stored_snapshot_writes_total", &name()).absolute(status.writes);
+    counter!("laredo_stored_snapshot_errors_total", &name()).absolute(status.errors);
 }
 
 fn read_clients(table: &Served) {
@@ -133,18 +155,31 @@ fn describe() {
     describe_gauge!("laredo_durable_position_bytes", "WAL position up to which a restart needs nothing of PostgreSQL.");
     describe_counter!("laredo_journal_syncs_total", "Times that the journal's files were synced to disk.");
     describe_gauge!("laredo_base_rows", "Rows of the newest base snapshot.");
+    describe_counter!(
+        "laredo_bases_total",
+        "Base snapshots since the start: each is encoded once, however many clients."
+    );
     describe_counter!("laredo_encoded_entries_total", "Entries encoded: each once, however many clients.");
     describe_counter!(
         "laredo_projected_entries_total",
         "Entries and rows projected for a group of clients: once a group."
     );
     describe_gauge!("laredo_projection_bytes", "Bytes of projections kept for other clients.");
+    describe_gauge!("laredo_stored_snapshots", "Snapshots in the table's store.");
+    describe_gauge!("laredo_stored_snapshot_bytes", "Bytes of their files.");
+    describe_gauge!("laredo_stored_snapshot_age_ms", "Milliseconds since the newest of them was written.");
+    describe_gauge!("laredo_stored_snapshot_position_bytes", "WAL position of the newest of them.");
+    describe_counter!("laredo_stored_snapshot_writes_total", "Snapshots written into the store.");
+    describe_counter!("laredo_stored_snapshot_errors_total", "Snapshots that could not be written, read or removed.");
     describe_gauge!("laredo_clients", "Streams open.");
     describe_counter!("laredo_sent_bytes_total", "Bytes handed to connections.");
     describe_counter!("laredo_deltas_total", "Streams that went on where the client was.");
     describe_counter!("laredo_snapshots_total", "Streams that began with a full snapshot.");
     describe_counter!("laredo_clients_cut_total", "Streams ended because the client was too far behind.");
     describe_counter!("laredo_clients_refused_total", "Streams refused because the table had its clients.");
+    describe_gauge!("laredo_snapshot_sends", "Clients that are being sent a snapshot.");
+    describe_gauge!("laredo_snapshot_sends_max", "The most that were at one time since the start.");
+    describe_gauge!("laredo_snapshot_waits", "Clients that wait in line for one.");
     describe_gauge!("process_resident_memory_bytes", "Resident memory of this process.");
 }
 

@@ -36,6 +36,9 @@ struct TableReport {
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<CopyReport>,
+    /// Why there is no newer snapshot. The table is served all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +79,7 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         reason,
         error,
         copy: status.copy.map(|copy| copy_report(&copy)),
+        snapshot_error: table.snapshot_error(),
     }
 }
 

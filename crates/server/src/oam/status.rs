@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::{TablePhase, TableStatus};
-use laredo_proto::oam::{
-    GetStatusResponse, PipelineState, PipelineStatus, ServiceState, SnapshotSummary, SourceInfo, SourceStatus,
-};
+use laredo_proto::oam::{GetStatusResponse, PipelineState, PipelineStatus, ServiceState, SourceInfo, SourceStatus};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
+use super::snapshots;
 use crate::options::ServedSource;
 use crate::shared::Shared;
 use crate::table::Served;
@@ -32,7 +31,7 @@ pub(super) fn whole(shared: &Shared) -> GetStatusResponse {
         pipelines: shared.tables.iter().map(|table| pipeline(shared, table)).collect(),
         started_at: Some(timestamp(shared.began)),
         last_change_at: last.and_then(told),
-        snapshot_status: Some(SnapshotSummary { enabled: false, ..SnapshotSummary::default() }),
+        snapshot_status: Some(snapshots::summary(shared)),
     }
 }
 
@@ -40,7 +39,7 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
     let status = table.handle().status();
     let error_message = match &status.phase {
         TablePhase::Failed { error } => error.clone(),
-        TablePhase::Copying { .. } | TablePhase::Live => String::new(),
+        TablePhase::Copying { .. } | TablePhase::Live => snapshot_error(table).unwrap_or_default(),
     };
     PipelineStatus {
         pipeline_id: pipeline_id(table),
@@ -61,6 +60,11 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
         buffer_capacity: 0,
         dead_letter_count: 0,
     }
+}
+
+/// Why there is no newer snapshot. The table is served as ever.
+fn snapshot_error(table: &Served) -> Option<String> {
+    table.snapshot_error().map(|error| format!("no snapshot was written: {error}"))
 }
 
 pub(super) fn source_info(shared: &Shared, source: &ServedSource) -> SourceInfo {

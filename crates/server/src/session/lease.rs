@@ -6,16 +6,23 @@ use std::time::Duration;
 use laredo_core::Sequence;
 use laredo_engine::journal::{PinnedBase, Reader};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::admission::Place;
 use crate::options::BufferOptions;
 use crate::refusal;
 use crate::table::Seat;
 
-/// A client's registration, its seat, and the pin of the base that it is being sent.
+/// A client that takes nothing of its snapshot for so long gives its place to the next, and waits in line again when it reads on.
+const UNUSED: Duration = Duration::from_secs(1);
+
+/// A client's registration, its seat, the pin of the base that it is being sent, and its place among those who are.
 pub(crate) struct Lease {
     held: Mutex<Held>,
+    /// A place was given.
+    given: Notify,
     buffer: BufferOptions,
     cut: OnceLock<Cut>,
 }
@@ -24,6 +31,12 @@ struct Held {
     reader: Option<Reader>,
     seat: Option<Seat>,
     pin: Option<PinnedBase>,
+    /// While it is sent a snapshot.
+    place: Option<Place>,
+    /// It waits for a place.
+    is_in_line: bool,
+    /// Nobody is sent anything by it any more.
+    has_ended: bool,
     progressed_at: Instant,
 }
 
@@ -38,13 +51,50 @@ enum Cut {
 
 impl Lease {
     pub(crate) fn new(reader: Reader, seat: Seat, pin: Option<PinnedBase>, buffer: BufferOptions) -> Lease {
-        let held = Held { reader: Some(reader), seat: Some(seat), pin, progressed_at: Instant::now() };
-        Lease { held: Mutex::new(held), buffer, cut: OnceLock::new() }
+        let (place, is_in_line, has_ended, progressed_at) = (None, false, false, Instant::now());
+        let held = Held { reader: Some(reader), seat: Some(seat), pin, place, is_in_line, has_ended, progressed_at };
+        Lease { held: Mutex::new(held), given: Notify::new(), buffer, cut: OnceLock::new() }
     }
 
     /// The client has room for more.
     pub(crate) fn progressed(&self) {
         self.held.lock().progressed_at = Instant::now();
+    }
+
+    /// It is the client's turn to be sent a snapshot.
+    pub(super) fn give(&self, place: Place) {
+        let mut held = self.held.lock();
+        let unwanted = if held.has_ended { Some(place) } else { held.place.replace(place) };
+        (held.is_in_line, held.progressed_at) = (false, Instant::now());
+        drop(held);
+        drop(unwanted);
+        self.given.notify_one();
+    }
+
+    /// Whether it still is.
+    pub(super) fn has_place(&self) -> bool {
+        self.held.lock().place.is_some()
+    }
+
+    /// Waits until that may be another answer.
+    pub(super) async fn given(&self) {
+        self.given.notified().await;
+    }
+
+    /// It wants a place; whether that is new.
+    pub(super) fn wants_place(&self) -> bool {
+        !std::mem::replace(&mut self.held.lock().is_in_line, true)
+    }
+
+    /// Whether nothing is sent by it any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.held.lock().has_ended
+    }
+
+    /// The client was sent its snapshot.
+    pub(super) fn leave_place(&self) {
+        let place = self.held.lock().place.take();
+        drop(place);
     }
 
     /// The client is given everything up to here.
@@ -86,6 +136,12 @@ impl Lease {
 
     /// Takes back what a client holds that is too far behind, or that takes nothing of its snapshot; whether it holds on.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
+        let (mut unused, mut held) = (None, self.held.lock());
+        if now.saturating_duration_since(held.progressed_at) > UNUSED {
+            unused = held.place.take();
+        }
+        drop(held);
+        drop(unused);
         let cut = {
             let held = self.held.lock();
             if held.reader.as_ref().is_some_and(Reader::is_cut) {
@@ -113,7 +169,8 @@ impl Lease {
     fn cut(&self, why: Cut) {
         self.cut.get_or_init(|| why);
         let mut held = self.held.lock();
-        let freed = (held.reader.take(), held.seat.take(), held.pin.take());
+        held.has_ended = true;
+        let freed = (held.reader.take(), held.seat.take(), held.pin.take(), held.place.take());
         drop(held);
         drop(freed);
     }

@@ -72,7 +72,7 @@ impl Outlet {
         Outlet { slot, table, lease, stalled, sent_at }
     }
 
-    pub(super) fn lease(&self) -> &Lease {
+    pub(super) fn lease(&self) -> &Arc<Lease> {
         &self.lease
     }
 

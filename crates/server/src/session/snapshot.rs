@@ -9,9 +9,11 @@ use laredo_engine::base::Base;
 use laredo_engine::journal;
 use laredo_proto::frame;
 use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+use super::admission::Admission;
+use super::lease::Lease;
 use super::outlet::Outlet;
 use crate::view::{Place, View};
 
@@ -35,14 +37,15 @@ impl Snapshot {
         Snapshot { base, view }
     }
 
-    /// Sends all rows and returns their number. Where nothing of the base is let through for `silence_max`, a heartbeat says that
-    /// the stream lives.
+    /// Sends all rows and returns their number, as long as the client has a place among those who are sent one. Where nothing is sent
+    /// for `silence_max`, a heartbeat says that the stream lives.
     ///
     /// # Errors
     /// When it cannot be read, or the client was cut.
     pub(super) async fn send(
         self,
         outlet: &mut Outlet,
+        admission: &Arc<Admission>,
         silence_max: Duration,
         heartbeat: impl Fn() -> Vec<u8>,
     ) -> Result<u64, Status> {
@@ -54,6 +57,8 @@ impl Snapshot {
             let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
             rows += part.rows;
             at = part.next;
+            // It may have taken so long that the place went to another one.
+            wait_for_place(outlet, admission, silence_max, &heartbeat).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
                 if Instant::now() >= outlet.sent_at() + silence_max {
@@ -62,6 +67,7 @@ impl Snapshot {
             }
             outlet.send(part.bytes).await?;
         }
+        outlet.lease().leave_place();
         Ok(if self.view.is_none() { self.base.rows() } else { rows })
     }
 
@@ -82,6 +88,36 @@ impl Snapshot {
         let projected = projected.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Part { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
+}
+
+/// Waits until the client has a place, and says meanwhile that the stream lives.
+///
+/// # Errors
+/// When the client was cut.
+pub(super) async fn wait_for_place(
+    outlet: &mut Outlet,
+    admission: &Arc<Admission>,
+    silence_max: Duration,
+    heartbeat: impl Fn() -> Vec<u8>,
+) -> Result<(), Status> {
+    let lease = outlet.lease().clone();
+    // A place that was not used in time is gone again, and is asked for anew.
+    while !takes_place(&lease, admission) {
+        tokio::select! {
+            biased;
+            () = lease.given() => {}
+            () = sleep_until(outlet.sent_at() + silence_max) => outlet.send(heartbeat().into()).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether the client has a place; if not, it stands in line for one.
+pub(super) fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
+    if !lease.has_place() && lease.wants_place() {
+        admission.ask(lease);
+    }
+    lease.has_place()
 }
 
 /// As many whole frames as one read gives, and at least one: a stream may be ended after each part.

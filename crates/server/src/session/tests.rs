@@ -368,3 +368,70 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
     }
     assert_eq!((farewells, quiet.journal().readers()[0].state), (1, ReaderState::Draining));
 }
+
+/// Whether it is the beginning of a snapshot, after the handshake or alone.
+fn begins(messages: &[Message]) -> bool {
+    matches!(messages, [Message::Handshake(_), Message::SnapshotBegin(_)] | [Message::SnapshotBegin(_)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
+    let quiet = Quiet::new().await;
+    let mut streams: Vec<_> = (0..20).map(|_| quiet.stream(RowEncoding::Struct)).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let first = pull(stream).await;
+        match number < 16 {
+            true => assert!(begins(&first), "{number}: {first:?}"),
+            false => assert!(matches!(first.as_slice(), [Message::Handshake(_)]), "{number}: {first:?}"),
+        }
+    }
+    assert_eq!((quiet.shared.admission.taken(), quiet.shared.admission.waiting()), ((16, 16), 4));
+    assert!(is_silent(&mut streams[16]).await);
+    advance(INTERVAL).await;
+    assert_eq!(heartbeat(&mut streams[16]).await.source_position, "");
+    // One that leaves makes room, and so does one that has its snapshot, for whoever came first.
+    drop(streams.swap_remove(3));
+    assert!(begins(&pull(&mut streams[16]).await));
+    while !matches!(pull(&mut streams[0]).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
+    while !is_silent(&mut streams[0]).await {}
+    assert_eq!(quiet.shared.admission.waiting(), 2);
+    assert_eq!(quiet.shared.admission.taken(), (16, 16), "never more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on_later() {
+    let quiet = Quiet::new().await;
+    let mut idle: Vec<_> = (0..16).map(|_| quiet.stream(RowEncoding::Struct)).collect();
+    for stream in &mut idle {
+        assert!(begins(&pull(stream).await));
+    }
+    let mut next = quiet.stream(RowEncoding::Struct);
+    assert!(matches!(pull(&mut next).await.as_slice(), [Message::Handshake(_)]));
+    advance(Duration::from_millis(1001)).await;
+    quiet.shared.sweep(Instant::now());
+    assert!(begins(&pull(&mut next).await));
+    assert_eq!(quiet.shared.admission.taken(), (1, 16));
+    // It takes nothing either, and is told so later; meanwhile another one goes on where it was.
+    for stream in &mut idle {
+        while !matches!(pull(stream).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
+    }
+    advance(Duration::from_millis(1001)).await;
+    quiet.shared.sweep(Instant::now());
+    while !matches!(pull(&mut next).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
+}
+
+/// A place that was given to a stream which nobody reads was taken back before it was noticed.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
+    let quiet = Quiet::new().await;
+    let mut streams: Vec<_> = (0..17).map(|_| quiet.stream(RowEncoding::Struct)).collect();
+    for stream in &mut streams {
+        pull(stream).await;
+    }
+    for _ in 0..2 {
+        advance(Duration::from_millis(1001)).await;
+        quiet.shared.sweep(Instant::now());
+    }
+    assert_eq!((quiet.shared.admission.taken().0, quiet.shared.admission.waiting()), (0, 0));
+    assert!(begins(&pull(&mut streams[16]).await));
+}

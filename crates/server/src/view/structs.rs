@@ -16,7 +16,7 @@ pub(super) fn rows(from: &Frame, schema: &Schema, filter: Option<&Filter>) -> Re
     for entry in Entries::new(&from.batch.entries, schema) {
         let row = entry?.row;
         if filter.is_none_or(|filter| filter.matches(row)) {
-            let row = Some(to_struct(schema, row)?);
+            let row = Some(row_struct(schema, row)?);
             put(Message::SnapshotRow(SnapshotRow { row }), &mut out);
             count += 1;
         }
@@ -49,7 +49,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn change(&mut self, sequence: Sequence, change: Change<'_>) -> Result<(), ViewError> {
-        let row = |row: TupleRef<'_>| to_struct(self.changes.schema, row).map(Some);
+        let row = |row: TupleRef<'_>| row_struct(self.changes.schema, row).map(Some);
         let (action, old, new) = match change {
             Change::Insert(new) => ("INSERT", None, row(new)?),
             Change::Update { old, new } => ("UPDATE", row(old)?, row(new)?),
@@ -131,7 +131,7 @@ fn put(message: Message, out: &mut Vec<u8>) {
     frame::encode(&SyncResponse { message }, out);
 }
 
-fn to_struct(schema: &Schema, row: TupleRef<'_>) -> Result<Struct, ViewError> {
+pub(crate) fn row_struct(schema: &Schema, row: TupleRef<'_>) -> Result<Struct, ViewError> {
     let fields = project_row(schema, row)?.into_iter();
     let fields = fields.map(|(name, value)| (name.to_owned(), to_wire(value))).collect();
     Ok(Struct { fields })

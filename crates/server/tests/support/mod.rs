@@ -25,7 +25,7 @@ pub(crate) mod http;
 mod replica;
 
 pub(crate) use held::Held;
-pub(crate) use replica::Replica;
+pub(crate) use replica::{Replica, parse};
 
 /// How long a test waits for what must happen.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

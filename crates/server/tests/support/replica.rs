@@ -182,7 +182,7 @@ impl Replica {
 }
 
 /// The id and text of a Struct row.
-fn parse(row: &Struct) -> (i64, String) {
+pub(crate) fn parse(row: &Struct) -> (i64, String) {
     let id = match row.fields["id"].kind.as_ref().unwrap() {
         Kind::NumberValue(id) => *id as i64,
         other => panic!("not an id: {other:?}"),

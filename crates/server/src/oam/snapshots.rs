@@ -1,0 +1,190 @@
+//! What operators do with the tables' snapshots. Each is of one table.
+
+use std::sync::Arc;
+
+use laredo_core::TableName;
+use laredo_engine::{SnapshotInfo, Snapshots};
+use laredo_proto::oam::*;
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use tonic::Status;
+
+use super::status::{TARGET, count};
+use crate::refusal;
+use crate::request::value;
+use crate::shared::Shared;
+use crate::table::Served;
+use crate::view::timestamp;
+
+/// What is noted with a snapshot takes no more than this: it is kept in memory for as long as the snapshot is.
+const USER_META_BYTES_MAX: usize = 64 << 10;
+/// The only kind of store that there is.
+const STORE_TYPE: &str = "local";
+
+type Stored<'a> = (&'a Arc<Served>, &'a Arc<Snapshots>);
+
+pub(super) async fn create(shared: &Shared, request: CreateSnapshotRequest) -> Result<CreateSnapshotResponse, Status> {
+    let user_meta = request.user_meta.map(meta_to_json).transpose()?;
+    let tables: Vec<Stored<'_>> = match request.tables.as_slice() {
+        [] => stores(shared)?,
+        names => names.iter().map(|name| store_of(shared, "tables", name)).collect::<Result<_, _>>()?,
+    };
+    let (mut ids, mut lines) = (Vec::new(), Vec::new());
+    for (table, snapshots) in tables {
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.name()))?;
+        let taken = snapshots.take(journal, user_meta.clone()).await.map_err(|error| refusal::snapshot(&error))?;
+        let SnapshotInfo { id, position, rows, .. } = taken;
+        lines.push(format!("{}: {id}, {rows} rows as of {position}", table.name()));
+        ids.push(id);
+    }
+    Ok(CreateSnapshotResponse { accepted: true, snapshot_id: ids.join(","), message: lines.join("; ") })
+}
+
+pub(super) fn list(shared: &Shared, request: &ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Status> {
+    let limit = refusal::limit(request.limit)?;
+    let tables = match request.table.as_str() {
+        "" => stores(shared)?,
+        name => vec![store_of(shared, "table", name)?],
+    };
+    let of_table = |(table, snapshots): Stored<'_>| {
+        let infos = snapshots.list().into_iter();
+        infos.map(|info| (info.taken_at, self::info(table, &info))).collect::<Vec<_>>()
+    };
+    let mut found: Vec<_> = tables.into_iter().flat_map(of_table).collect();
+    found.sort_by_key(|(taken_at, _)| std::cmp::Reverse(*taken_at));
+    Ok(ListSnapshotsResponse { snapshots: found.into_iter().take(limit).map(|(_, info)| info).collect() })
+}
+
+/// Reads all of it: what is told is true of every byte.
+pub(super) async fn inspect(shared: &Shared, id: String) -> Result<InspectSnapshotResponse, Status> {
+    let (table, snapshots) = shared.snapshot_store(&id)?;
+    let found = snapshots.verify(id).await.map_err(|error| refusal::snapshot(&error))?;
+    Ok(InspectSnapshotResponse { info: Some(info(&table, &found)) })
+}
+
+pub(super) async fn restore(
+    shared: &Shared,
+    request: RestoreSnapshotRequest,
+) -> Result<RestoreSnapshotResponse, Status> {
+    let RestoreSnapshotRequest { snapshot_id, confirm, skip_meta_check } = request;
+    let (table, _) = shared.snapshot_store(&snapshot_id)?;
+    if !confirm {
+        return Err(refusal::unconfirmed("serving rows that may be of any age until the table is copied"));
+    }
+    let restored = table.handle().restore_snapshot(snapshot_id).await.map_err(|error| refusal::snapshot(&error))?;
+    let mut warnings =
+        vec![format!("the rows are as of {}, until the copy of the table is complete", restored.position)];
+    if skip_meta_check {
+        warnings
+            .push("skip_meta_check changes nothing: what is of another table or history is never served".to_owned());
+    }
+    Ok(RestoreSnapshotResponse {
+        accepted: true,
+        message: format!("{} is served as of {}, and is being copied", table.name(), restored.position),
+        user_meta: restored.user_meta.map(meta_from_json),
+        warnings,
+    })
+}
+
+pub(super) async fn delete(shared: &Shared, id: String) -> Result<DeleteSnapshotResponse, Status> {
+    let (_, snapshots) = shared.snapshot_store(&id)?;
+    snapshots.delete(id).await.map_err(|error| refusal::snapshot(&error))?;
+    Ok(DeleteSnapshotResponse { deleted: true })
+}
+
+pub(super) async fn prune(shared: &Shared, request: PruneSnapshotsRequest) -> Result<PruneSnapshotsResponse, Status> {
+    let keep = u32::try_from(request.keep).ok().filter(|keep| *keep > 0);
+    let keep = keep.ok_or_else(|| refusal::malformed("keep", "it must be 1 or more: the newest is never removed"))?;
+    let tables = match request.table.as_str() {
+        "" => stores(shared)?,
+        name => vec![store_of(shared, "table", name)?],
+    };
+    let mut deleted: usize = 0;
+    for (_, snapshots) in tables {
+        deleted += snapshots.prune(keep).await.map_err(|error| refusal::snapshot(&error))?;
+    }
+    Ok(PruneSnapshotsResponse { deleted_count: i32::try_from(deleted).unwrap_or(i32::MAX) })
+}
+
+/// Of all tables together.
+pub(super) fn summary(shared: &Shared) -> SnapshotSummary {
+    let Ok(tables) = stores(shared) else { return SnapshotSummary::default() };
+    let newest = tables.iter().filter_map(|(_, snapshots)| snapshots.newest()).max_by_key(|info| info.taken_at);
+    let count: usize = tables.iter().map(|(_, snapshots)| snapshots.list().len()).sum();
+    let next = tables.iter().filter_map(|(_, snapshots)| snapshots.status().next_at).min();
+    SnapshotSummary {
+        enabled: true,
+        store_type: STORE_TYPE.to_owned(),
+        last_snapshot_id: newest.as_ref().map(|info| info.id.clone()).unwrap_or_default(),
+        last_snapshot_at: newest.map(|info| timestamp(info.taken_at)),
+        next_scheduled_at: next.map(timestamp),
+        snapshot_count: i32::try_from(count).unwrap_or(i32::MAX),
+    }
+}
+
+/// The tables that have snapshots.
+fn stores(shared: &Shared) -> Result<Vec<Stored<'_>>, Status> {
+    let stores: Vec<_> = shared.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
+    if stores.is_empty() { Err(refusal::no_store()) } else { Ok(stores) }
+}
+
+fn store_of<'a>(shared: &'a Shared, field: &str, name: &str) -> Result<Stored<'a>, Status> {
+    let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
+    let table = shared.table(&name.schema, &name.table)?;
+    Ok((table, table.handle().snapshots().ok_or_else(refusal::no_store)?))
+}
+
+fn info(table: &Served, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {
+    let TableName { schema, table: name } = table.name().clone();
+    let position =
+        SourcePositionEntry { source_id: table.options.source_id.clone(), position: info.position.to_string() };
+    laredo_proto::oam::SnapshotInfo {
+        snapshot_id: info.id.clone(),
+        created_at: Some(timestamp(info.taken_at)),
+        format: info.format.name().to_owned(),
+        source_positions: vec![position],
+        tables: vec![TableSnapshotSummary {
+            schema,
+            table: name,
+            row_count: count(info.rows),
+            target_type: TARGET.to_owned(),
+        }],
+        size_bytes: count(info.size_bytes),
+        store_type: STORE_TYPE.to_owned(),
+        store_location: info.path.display().to_string(),
+        user_meta: info.user_meta.clone().map(meta_from_json),
+    }
+}
+
+fn meta_to_json(meta: Struct) -> Result<serde_json::Value, Status> {
+    if meta.encoded_len() > USER_META_BYTES_MAX {
+        return Err(refusal::malformed("user_meta", format!("it takes more than {USER_META_BYTES_MAX} bytes")));
+    }
+    let meta = value(Value { kind: Some(Kind::StructValue(meta)) });
+    let meta = meta.ok_or_else(|| refusal::malformed("user_meta", "one of its values is empty"))?;
+    Ok(meta.to_json())
+}
+
+fn meta_from_json(meta: serde_json::Value) -> Struct {
+    match from_json(meta).kind {
+        Some(Kind::StructValue(meta)) => meta,
+        _ => Struct::default(),
+    }
+}
+
+fn from_json(json: serde_json::Value) -> Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(value) => Kind::BoolValue(value),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(from_json).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(Struct {
+            fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
+}
