@@ -175,7 +175,10 @@ async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differ
     let served = first.handle.tables()[0].restore_snapshot(older.id.clone()).await.unwrap_err();
     assert!(matches!(served, SnapshotError::Served(position) if position == end), "{served}");
     first.end().await;
-    std::fs::remove_file(&newer.path).unwrap();
+    // A byte of a row: that it is damaged shows only when it is read.
+    let mut bytes = std::fs::read(&newer.path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&newer.path, bytes).unwrap();
 
     let second = start_paused(&database, with_snapshots(folder.path(), SnapshotFormat::Native, 1), true).await;
     let table = second.handle.tables()[0].clone();
@@ -237,4 +240,37 @@ async fn a_journal_that_is_kept_wins() {
     assert_eq!(reader.rows(), database.rows_at(0, end));
     drop(journal);
     second.end().await;
+}
+
+/// A table that is to have a kept journal from now on is not copied for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_journal_begins_at_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let end = commit(&database, 1, "a");
+    let first = start(&database, with_snapshots(folder.path(), SnapshotFormat::Jsonl, 0)).await;
+    let mut reader = Reader::from_base(&first.reached(end).await);
+    assert_eq!(first.snapshot().await.position, end);
+    first.end().await;
+    let kept = |run| TableOptions {
+        store: Some(folder.path().join("journal")),
+        ..with_snapshots(folder.path(), SnapshotFormat::Jsonl, run)
+    };
+    let second = start(&database, kept(1)).await;
+    let end = commit(&database, 2, "b");
+    let journal = second.reached(end).await;
+    resume_by_position(&mut reader, &journal);
+    assert_eq!((reader.rows(), second.copies()), (database.rows_at(0, end), 0));
+    second.acknowledged(&database, end).await;
+    let instance = journal.instance().clone();
+    drop(journal);
+    second.end().await;
+    let third = start(&database, kept(2)).await;
+    let end = commit(&database, 3, "c");
+    let journal = third.reached(end).await;
+    assert_eq!((journal.instance(), third.copies()), (&instance, 0));
+    resume_by_position(&mut reader, &journal);
+    assert_eq!(reader.rows(), database.rows_at(0, end));
+    drop(journal);
+    third.end().await;
 }

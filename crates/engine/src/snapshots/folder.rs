@@ -92,12 +92,6 @@ impl Snapshots {
         self.status.borrow().clone()
     }
 
-    /// Where they are, and how many.
-    #[must_use]
-    pub fn options(&self) -> &SnapshotOptions {
-        &self.options
-    }
-
     /// The rows of one.
     pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
         self.look(id, |info| self.open_base(info).map(|(base, _)| Arc::new(base)))

@@ -230,7 +230,7 @@ fn what_a_server_that_ended_was_doing_is_cleared_up() {
     fs::write(&first.path, bytes).unwrap();
     fs::write(folder.path().join(".writing-x"), "half").unwrap();
     let snapshots = opened(folder.path(), SnapshotFormat::Native);
-    assert_eq!(snapshots.list(), [second.clone()]);
+    assert_eq!(snapshots.list(), std::slice::from_ref(&second));
     assert_eq!(files(folder.path()), [second.path]);
     assert!(!folder.path().join(".writing-x").exists());
 }
