@@ -380,8 +380,9 @@ fn what_the_stream_explains_is_told_transaction_by_transaction() {
 
 #[test]
 fn what_the_stream_does_not_explain_is_one_transaction() {
+    type Case<'a> = (&'a str, &'a [TupleBuf], bool, bool, &'a [Action]);
     let explained = [row(1, b"one"), row(2, b"2")];
-    let cases: [(&str, &[TupleBuf], bool, bool, &[Action]); 4] = [
+    let cases: [Case<'_>; 4] = [
         ("another row", &[row(1, b"one"), row(2, b"2"), row(3, b"3")], true, false, &[Action::Delete, Action::Insert]),
         ("a row less", &[row(1, b"one")], true, false, &[Action::Delete]),
         ("another definition", &explained, false, false, &[Action::Delete, Action::Insert]),
