@@ -7,6 +7,7 @@ mod durable;
 mod engine;
 pub mod journal;
 mod pipeline;
+pub mod retention;
 pub mod source;
 pub mod spool;
 mod status;

@@ -31,7 +31,7 @@ fn options() -> TableOptions {
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Arc::default(), sender, None), journal)
+    (Table::new(options, clock, Default::default(), sender, None), journal)
 }
 
 /// `id` int8 (the key), and columns of this name and type.
@@ -291,6 +291,14 @@ impl crate::source::Source for Still {
         }
         Ok(())
     }
+
+    fn retention(&self) -> watch::Receiver<crate::retention::Retention> {
+        watch::Sender::default().subscribe()
+    }
+
+    async fn reset(&self, _: bool) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it stands still".to_owned()]))
+    }
 }
 
 /// One thread runs both: between two looks the worker takes as many events as tokio lets a task take at once, about a hundred.
@@ -300,8 +308,9 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let status: Arc<Mutex<TableStatus>> = Arc::default();
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    let table = Table::new(options(), clock, status.clone(), journal, None);
-    let (events, queue) = tokio::sync::mpsc::channel(4000);
+    let table = Table::new(options(), clock, (status.clone(), Arc::default()), journal, None);
+    let (events, queue) = tokio::sync::mpsc::unbounded_channel();
+    let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
     let (source, index, moved) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0), Arc::default());
@@ -314,7 +323,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
         for xid in 11..=3010_u64 {
             let row = row(xid.cast_signed(), b"row");
             let commit = commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }]);
-            events.try_send(TableEvent::Commit(commit)).unwrap();
+            let _room = room.clone().try_acquire_many_owned(0).unwrap();
+            events.send(Queued { event: TableEvent::Commit(commit), _room }).unwrap();
         }
         progress.send_replace(Progress { position: Lsn(5000), after: 3000, ..Progress::default() });
         let mut seen = std::collections::BTreeMap::new();
@@ -380,13 +390,18 @@ fn what_the_stream_explains_is_told_transaction_by_transaction() {
 #[test]
 fn what_the_stream_does_not_explain_is_one_transaction() {
     let explained = [row(1, b"one"), row(2, b"2")];
-    let cases: [(&str, &[TupleBuf], bool, bool, &[Action]); 4] = [
-        ("another row", &[row(1, b"one"), row(2, b"2"), row(3, b"3")], true, false, &[Action::Delete, Action::Insert]),
+    for (what, of, is_told, restarts, least) in [
+        (
+            "another row",
+            &[row(1, b"one"), row(2, b"2"), row(3, b"3")][..],
+            true,
+            false,
+            &[Action::Delete, Action::Insert][..],
+        ),
         ("a row less", &[row(1, b"one")], true, false, &[Action::Delete]),
         ("another definition", &explained, false, false, &[Action::Delete, Action::Insert]),
         ("a gap", &explained, true, true, &[Action::Delete, Action::Insert]),
-    ];
-    for (what, of, is_told, restarts, least) in cases {
+    ] {
         let (_, journal, at) = copied_meanwhile(of, is_told, restarts);
         let actions = told(&journal, at);
         assert!(actions.starts_with(least), "{what}: {actions:?}");

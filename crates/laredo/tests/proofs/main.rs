@@ -15,4 +15,5 @@ mod faults;
 mod interleaving;
 mod restarts;
 mod schema_changes;
+mod slot;
 mod startup;
