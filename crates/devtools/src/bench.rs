@@ -11,6 +11,7 @@ mod ingest;
 mod latency;
 mod parts;
 mod report;
+mod restart;
 mod stage;
 
 pub use parts::{Part, play};
@@ -29,6 +30,8 @@ pub enum Bench {
     Fanout,
     /// From a commit until a client shows it.
     Latency,
+    /// From the end of a server by `kill -9` until it is ready again.
+    Restart,
 }
 
 /// How much is measured; what is not given is the benchmark's own size.
@@ -58,6 +61,7 @@ pub async fn run(bench: Bench, options: Options) -> anyhow::Result<()> {
         Bench::Ingest => ingest::run(options).await,
         Bench::Fanout => fanout::run(options).await,
         Bench::Latency => latency::run(options).await,
+        Bench::Restart => restart::run(options).await,
     }?;
     println!("{}", report.line()?);
     Ok(())

@@ -54,6 +54,9 @@ pub enum BaseError {
     /// A schema in the journal is not one.
     #[error("reading what a base snapshot is made of: {0}")]
     Schema(#[from] laredo_proto::schema::SchemaError),
+    /// The journal is none that we write.
+    #[error("the journal changes the key of a table that has rows; reload the table, and report this")]
+    KeyChanged,
 }
 
 impl Base {

@@ -1,27 +1,28 @@
-//! The engine: a source's stream, dealt out to its tables.
-
-mod folders;
+//! The engine: a source and its tables, and what may be asked of them.
 
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, TableName};
+use laredo_core::{Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
-use crate::source::{Resume, Source, SourceCommit, SourceError, SourceEvent, SourceIdentity, TableRequest};
+use crate::retention::Retention;
+use crate::source::{Resume, Source, SourceError, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, Progress, Table, TableCommit, TableEvent, TableOptions, Worker};
+use crate::table::{Clock, Table, TableOptions, Worker};
 
+mod deal;
+mod folders;
+
+use deal::{Outlet, deal, outlet};
 use folders::{Left, Opened, open_folders};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
 const STREAM_QUEUE: usize = 64;
-/// Events that may wait for one table.
-const TABLE_QUEUE: usize = 64;
-/// How far the stream is, is told to all tables after this many events, and whenever no other waits.
-const PROGRESS_EVENTS: u32 = 256;
+/// Orders that may wait for the source.
+const ORDERS: usize = 4;
 
 /// One source and its tables, checked and ready to run.
 pub struct Engine<S> {
@@ -33,6 +34,14 @@ pub struct Engine<S> {
     moved: Arc<Notify>,
     acknowledged: watch::Sender<Lsn>,
     paused: Arc<watch::Sender<bool>>,
+    orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
+}
+
+/// Somebody wants the source to be reset.
+#[derive(Debug)]
+struct ResetOrder {
+    drop_publication: bool,
+    answer: oneshot::Sender<Result<(), SourceError>>,
 }
 
 /// What others may see and ask of an engine; cheap to clone.
@@ -42,6 +51,8 @@ pub struct EngineHandle {
     identity: Arc<SourceIdentity>,
     acknowledged: watch::Receiver<Lsn>,
     paused: Arc<watch::Sender<bool>>,
+    retention: watch::Receiver<Retention>,
+    orders: mpsc::Sender<ResetOrder>,
 }
 
 impl EngineHandle {
@@ -80,6 +91,24 @@ impl EngineHandle {
     pub fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
+
+    /// What the source keeps for it.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        self.retention.borrow().clone()
+    }
+
+    /// Has the source give up what it keeps, and keep anew ([`Source::reset`]); then every table is copied anew, and readers get what
+    /// differs.
+    ///
+    /// # Errors
+    /// Why the source did not, or that the engine has stopped.
+    pub async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || SourceError::Transient("the server is stopping".to_owned());
+        self.orders.send(ResetOrder { drop_publication, answer }).await.map_err(|_| stopped())?;
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
 }
 
 impl<S: Source> Engine<S> {
@@ -101,6 +130,7 @@ impl<S: Source> Engine<S> {
             moved,
             acknowledged: watch::Sender::new(Lsn::ZERO),
             paused: Arc::new(watch::Sender::new(false)),
+            orders: mpsc::channel(ORDERS),
         };
         let opened = open_folders(&tables, &engine.identity, &clock).await?;
         let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
@@ -121,12 +151,13 @@ impl<S: Source> Engine<S> {
         let Opened { store, left, snapshots } = opened;
         let index = crate::source::TableIndex(self.workers.len());
         let name = options.request.name.clone();
-        let status = Arc::new(Mutex::new(TableStatus::default()));
+        let (status, commits) = (Arc::new(Mutex::new(TableStatus::default())), Arc::default());
         let (journal_sender, journal) = watch::channel(None);
-        let (sender, events) = mpsc::channel(TABLE_QUEUE);
+        let (outlet, events) = outlet(name.clone());
         let (command_sender, commands) = mpsc::channel(4);
         let store = store.map(|store| (store, self.identity.clone()));
-        let mut table = Table::new(options, clock, status.clone(), journal_sender, store, snapshots.clone());
+        let shown = (status.clone(), Arc::clone(&commits));
+        let mut table = Table::new(options, clock, shown, journal_sender, store, snapshots.clone());
         let begun = match left {
             Some(Left::Journal(restored)) => table.restore(*restored, resume, self.identity.written),
             Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, self.identity.written),
@@ -134,10 +165,9 @@ impl<S: Source> Engine<S> {
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
         let (source, moved) = (self.source.clone(), self.moved.clone());
-        let (progress_sender, progress) = watch::channel(Progress::default());
-        self.workers.push(Worker::new(table, index, source, events, progress, commands, moved));
-        self.outlets.push(Outlet { queue: sender, sent: 0, progress: progress_sender });
-        self.tables.push(TableHandle { name, status, journal, commands: command_sender, snapshots });
+        self.workers.push(Worker::new(table, index, source, events, outlet.progress(), commands, moved));
+        self.outlets.push(outlet);
+        self.tables.push(TableHandle { name, status, commits, journal, commands: command_sender, snapshots });
         Ok(())
     }
 
@@ -149,6 +179,8 @@ impl<S: Source> Engine<S> {
             identity: Arc::new(self.identity.clone()),
             acknowledged: self.acknowledged.subscribe(),
             paused: self.paused.clone(),
+            retention: self.source.retention(),
+            orders: self.orders.0.clone(),
         }
     }
 
@@ -157,7 +189,7 @@ impl<S: Source> Engine<S> {
     /// # Errors
     /// Why the source gave up.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
-        let Engine { source, workers, mut outlets, tables, moved, acknowledged, paused, .. } = self;
+        let Engine { source, workers, mut outlets, tables, moved, acknowledged, paused, orders, .. } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let acknowledged_reader = acknowledged.subscribe();
         let (dealt, mut running) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
@@ -168,6 +200,7 @@ impl<S: Source> Engine<S> {
             () = deal(events, paused.subscribe(), &mut outlets, &dealt, &moved) => Ok(()),
             () = acknowledge(&tables, &dealt, &moved, &acknowledged) => Ok(()),
             () = watched.watch(&mut running) => Ok(()),
+            () = follow_orders(&*source, orders) => Ok(()),
             () = stop => Ok(()),
         };
         drop(outlets);
@@ -210,86 +243,17 @@ impl Workers<'_> {
     }
 }
 
-/// The way to one table: a queue of what it must not miss, and beside it the latest of how far the stream is, which waits for
-/// nobody.
-struct Outlet {
-    queue: mpsc::Sender<TableEvent>,
-    /// Events put into the queue.
-    sent: u64,
-    progress: watch::Sender<Progress>,
-}
-
-/// Sends each event to the tables that it concerns, and tells all of them how far the stream is.
-async fn deal(
-    mut events: mpsc::Receiver<SourceEvent>,
-    mut paused: watch::Receiver<bool>,
-    tables: &mut [Outlet],
-    dealt: &watch::Sender<Lsn>,
-    moved: &Notify,
+/// Resets the source when somebody wants that, one after the other.
+async fn follow_orders<S: Source>(
+    source: &S,
+    (own, mut orders): (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
 ) {
-    let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
-    while let Some(event) = events.recv().await {
-        // The next events wait in their queue, and when that is full, nothing more is read of the stream.
-        let _ = paused.wait_for(|paused| !paused).await;
-        dealer.deal(event).await;
-        dealer.untold += 1;
-        if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
-            dealer.tell_progress();
-            dealt.send_replace(dealer.reached);
-            moved.notify_one();
-        }
+    while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
+        // Whoever asked may have gone away.
+        let _ = answer.send(source.reset(drop_publication).await);
     }
-}
-
-struct Dealer<'a> {
-    tables: &'a mut [Outlet],
-    /// Everything up to here is in the tables' queues.
-    reached: Lsn,
-    current_at: Option<CommitTime>,
-    /// Events since all tables were told how far the stream is.
-    untold: u32,
-}
-
-impl Dealer<'_> {
-    async fn deal(&mut self, event: SourceEvent) {
-        match event {
-            SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }) => {
-                for (index, spool) in tables {
-                    self.tell(index.0, TableEvent::Commit(TableCommit { xid, end, committed_at, spool })).await;
-                }
-                (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
-            }
-            SourceEvent::Progress(position) => {
-                (self.reached, self.current_at) = (self.reached.max(position), None);
-            }
-            SourceEvent::Moved { table, reason } => self.tell(table.0, TableEvent::Moved(reason)).await,
-            SourceEvent::Broken { table, error } => self.tell(table.0, TableEvent::Broken(error)).await,
-            SourceEvent::Restarted { reason } => {
-                for index in 0..self.tables.len() {
-                    self.tell(index, TableEvent::Restarted(reason.clone())).await;
-                }
-            }
-        }
-    }
-
-    async fn tell(&mut self, index: usize, event: TableEvent) {
-        if self.tables[index].queue.capacity() == 0 {
-            // Its neighbours need not wait for it to hear what is known.
-            self.tell_progress();
-        }
-        let table = &mut self.tables[index];
-        table.sent += 1;
-        // A table whose task is gone has said why in its status; its neighbours go on.
-        let _ = table.queue.send(event).await;
-    }
-
-    fn tell_progress(&mut self) {
-        self.untold = 0;
-        for table in &*self.tables {
-            let (position, current_at, after) = (self.reached, self.current_at, table.sent);
-            table.progress.send_replace(Progress { position, current_at, after });
-        }
-    }
+    // It never ends by itself: there is always one who could give an order.
+    drop(own);
 }
 
 /// Keeps what may be forgotten at the least position of all tables that can still be followed. Where none can, nobody needs what

@@ -7,6 +7,7 @@ mod durable;
 mod engine;
 pub mod journal;
 mod pipeline;
+pub mod retention;
 mod snapshots;
 pub mod source;
 pub mod spool;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use laredo_core::{CommitTime, Lsn, Oid, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
 
+use crate::retention::Retention;
 use crate::spool::Spool;
 
 /// A database that can be copied and followed.
@@ -49,6 +50,17 @@ pub trait Source: Send + Sync + 'static {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// What the database keeps for the stream. It is told beside the events, for it matters most while nobody takes those.
+    fn retention(&self) -> watch::Receiver<Retention>;
+
+    /// Gives up what the database keeps for the stream, and has it kept anew from now on: the stream tells
+    /// [`SourceEvent::Restarted`] where it does. With `drop_publication`, what decides which tables are sent is made anew, too. Returns when
+    /// that is done and the rest is begun; the stream tries it until it is done.
+    ///
+    /// # Errors
+    /// When it may not be done, or the database cannot be asked; nothing has changed then.
+    fn reset(&self, drop_publication: bool) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
 /// Whether a snapshot may be copied under: it must see every transaction that was applied already.
@@ -123,6 +135,15 @@ pub enum SourceEvent {
         table: TableIndex,
         /// What happened and how to mend it.
         error: String,
+    },
+    /// The table's definition is another one, and nothing happened that was not told: its rows are what the stream has made of them.
+    Redefined {
+        /// The table.
+        table: TableIndex,
+        /// The definition, as [`CopyEvent::End`] would say it now.
+        definition: String,
+        /// Where the WAL ended when that was read: it is true of the rows once every commit up to here is told.
+        from: Lsn,
     },
     /// The stream could not go on where it was (its slot is gone): whatever committed in between was never sent, so
     /// every table owes a copy.

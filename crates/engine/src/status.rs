@@ -1,9 +1,10 @@
 //! What a table is doing, for health, metrics and status services.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, TableName};
+use laredo_core::{CommitTime, Lsn, TableName, Xid};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -117,11 +118,33 @@ impl Default for TableStatus {
     }
 }
 
+/// Commits of which a table remembers which transaction each was.
+const COMMITS_MAX: usize = 8192;
+
+/// The newest commits that were applied, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Commits(VecDeque<(Lsn, Xid)>);
+
+impl Commits {
+    pub(crate) fn remember(&mut self, end: Lsn, xid: Xid) {
+        if self.0.len() >= COMMITS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((end, xid));
+    }
+
+    fn xid_of(&self, position: Lsn) -> Option<Xid> {
+        let found = self.0.binary_search_by_key(&position, |(end, _)| *end).ok()?;
+        self.0.get(found).map(|(_, xid)| *xid)
+    }
+}
+
 /// What others may see and ask of a table; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TableHandle {
     pub(crate) name: TableName,
     pub(crate) status: Arc<Mutex<TableStatus>>,
+    pub(crate) commits: Arc<Mutex<Commits>>,
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     pub(crate) commands: mpsc::Sender<TableCommand>,
     pub(crate) snapshots: Option<Arc<Snapshots>>,
@@ -151,6 +174,12 @@ impl TableHandle {
     #[must_use]
     pub fn status(&self) -> TableStatus {
         self.status.lock().clone()
+    }
+
+    /// The transaction that ended at a position, if it was applied lately.
+    #[must_use]
+    pub fn xid_of(&self, position: Lsn) -> Option<Xid> {
+        self.commits.lock().xid_of(position)
     }
 
     /// Its journal, once the first copy is complete.
@@ -198,6 +227,16 @@ impl TableHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_transactions_of_the_newest_commits_are_known() {
+        let mut commits = Commits::default();
+        let all = COMMITS_MAX as u64 + 10;
+        (1..=all).for_each(|n| commits.remember(Lsn(10 * n), Xid(n)));
+        assert_eq!(commits.xid_of(Lsn(10 * all)), Some(Xid(all)));
+        assert_eq!(commits.xid_of(Lsn(110)), Some(Xid(11)));
+        assert_eq!((commits.xid_of(Lsn(100)), commits.xid_of(Lsn(115))), (None, None), "of long ago, and of nobody");
+    }
 
     #[test]
     fn bytes_tell_what_is_left_of_a_table_that_was_never_analyzed() {

@@ -16,8 +16,8 @@ use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
 use crate::snapshots::{SnapshotOptions, Snapshots};
 use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
-use crate::status::{TablePhase, TableStatus};
-use crate::store::{Store, StoreError};
+use crate::status::{Commits, TablePhase, TableStatus};
+use crate::store::{Definition, Store, StoreError};
 
 mod apply;
 mod begin;
@@ -33,7 +33,7 @@ mod worker;
 use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 use recent::Recent;
-pub(crate) use worker::{Progress, TableEvent, Worker};
+pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
 
 /// What a table is asked to be.
 #[derive(Clone, Debug)]
@@ -78,7 +78,10 @@ pub(crate) struct Table {
     owes_copy: Option<String>,
     /// A copy is to be begun once the stream is here.
     copy_due: Option<(Lsn, String)>,
+    /// What the rows are rows of, in the source's words, once the stream is here.
+    definition_due: Option<(Lsn, String)>,
     status: Arc<Mutex<TableStatus>>,
+    commits: Arc<Mutex<Commits>>,
     journal: watch::Sender<Option<Journal>>,
     bases: Bases,
     /// What a new journal in the store is said to be of.
@@ -172,7 +175,7 @@ impl Table {
     pub(crate) fn new(
         options: TableOptions,
         clock: Clock,
-        status: Arc<Mutex<TableStatus>>,
+        (status, commits): (Arc<Mutex<TableStatus>>, Arc<Mutex<Commits>>),
         journal: watch::Sender<Option<Journal>>,
         store: Option<(Arc<Store>, SourceIdentity)>,
         snapshots: Option<Arc<Snapshots>>,
@@ -191,7 +194,9 @@ impl Table {
             current_at: CommitTime::default(),
             owes_copy: None,
             copy_due: None,
+            definition_due: None,
             status,
+            commits,
             journal,
             bases,
             identity,
@@ -247,6 +252,7 @@ impl Table {
                 let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
                 if fits {
                     let wants = self.apply(commit)?;
+                    self.define_if_due()?;
                     return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
@@ -267,6 +273,7 @@ impl Table {
             (Phase::Live, Some(live)) => {
                 live.writer.advance(position);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
+                self.define_if_due()?;
                 self.copy_if_due(Wants::Nothing)
             }
             _ => Ok(Wants::Nothing),
@@ -286,10 +293,20 @@ impl Table {
         }
     }
 
+    /// The rows are those of another definition as soon as every commit up to `from` is applied. What a copy is made under it says
+    /// itself.
+    pub(crate) fn on_redefined(&mut self, from: Lsn, definition: String) -> Result<Wants, TableError> {
+        if matches!(self.phase, Phase::Live) {
+            self.definition_due = Some((from, definition));
+            self.define_if_due()?;
+        }
+        Ok(Wants::Nothing)
+    }
+
     /// Commits may be missing before this point of the stream: a copy that is under way may lack them too.
     pub(crate) fn on_restarted(&mut self, reason: &str) -> Result<Wants, TableError> {
         match &mut self.phase {
-            Phase::Failed => Ok(Wants::Nothing),
+            Phase::Failed => self.revive(reason),
             Phase::Copying(copying) => {
                 copying.misses_some();
                 copying.start_over();
@@ -373,13 +390,26 @@ impl Table {
         Ok(wants)
     }
 
+    /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
+    fn define_if_due(&mut self) -> Result<(), TableError> {
+        let Phase::Live = self.phase else { return Ok(()) };
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let reached = live.writer.committed().position;
+        if let Some((_, definition)) = self.definition_due.take_if(|(from, _)| *from <= reached) {
+            let definition = Definition { is_whole: self.options.pipeline.is_plain(), source: definition };
+            live.writer.publish()?;
+            live.writer.define(definition);
+        }
+        Ok(())
+    }
+
     fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
         let Some(live) = &mut self.live else {
             return Ok(Wants::Nothing);
         };
         live.writer.publish()?;
-        self.copy_due = None;
+        (self.copy_due, self.definition_due) = (None, None);
         self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
         Ok(Wants::Copy)
@@ -396,6 +426,7 @@ impl Table {
         self.recent.remember(commit.xid);
         match live.apply(&mut commit) {
             Ok(counts) => {
+                self.commits.lock().remember(commit.end, commit.xid);
                 self.current_at = commit.committed_at;
                 counts.add_to(&mut self.status.lock());
                 Ok(Wants::Nothing)

@@ -272,6 +272,10 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
         slow.status().held_bytes > 1 << 20
     };
     laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    // They wait for it, and nobody waits for them.
+    for i in 0..300 {
+        database.commit(0, vec![SimChange::Insert(1000 + i, format!("small {i}"))]);
+    }
     for i in 0..300 {
         let end = database.commit(1, vec![SimChange::Insert(i, format!("row {i}"))]);
         reached(&journal, end).await;
@@ -282,6 +286,33 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
     assert_eq!(Reader::from_base(&slow_journal).rows(), database.rows_at(0, end));
     running.stop.send(()).unwrap();
     running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
+    let database = SimDatabase::new(2);
+    database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
+    let running = start(&database, 2).await;
+    let [table, failed] = running.handle.tables() else { panic!("two tables") };
+    let journal = table.wait_journal().await.unwrap();
+    failed.wait_journal().await.unwrap();
+    let mut reader = Reader::from_base(&journal);
+    let error = "the primary key of public.t1 was dropped".to_owned();
+    database.say(SourceEvent::Broken { table: TableIndex(1), error }).await;
+    let is_failed = async || matches!(failed.status().phase, laredo_engine::TablePhase::Failed { .. });
+    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    // Nobody tells of this, and only a copy shows it.
+    database.change_silently(0, vec![SimChange::Update(1, "another".to_owned())]);
+    running.handle.reset(false).await.unwrap();
+    let are_copied = async || table.status().copies == 2 && failed.status().copies == 2;
+    laredo_testkit::eventually(Duration::from_secs(60), are_copied).await.unwrap();
+    reader.read_on(&journal);
+    assert_eq!(reader.rows(), database.rows_at(0, database.end()));
+    assert_eq!(running.handle.retention().losses, 1);
+    assert!(running.handle.reset(true).await.is_err_and(|error| error.to_string().contains("no publication")));
+    running.stop.send(()).unwrap();
+    running.task.await.unwrap().unwrap();
+    assert!(running.handle.reset(false).await.is_err_and(|error| error.to_string().contains("stopping")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{Journal, JournalOptions, Resolution, ResumeRequest};
+use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Clock, Engine, EngineHandle, PipelineOptions, TableOptions, TablePhase};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use tokio::sync::oneshot;
@@ -162,6 +163,36 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
     assert_eq!((reader.rows(), third.copies(0)), (database.rows_at(0, end), 0));
     assert_eq!(third.journal(0).await.instance(), &instance);
     third.end().await;
+}
+
+/// A definition that the source tells, because the stream has told what led to it, takes the place of the one that the copy was made
+/// under; and not before the stream is where it is true.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stream_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let tables = || vec![kept("t0", folder.path())];
+    let first = start(&database, tables()).await;
+    first.journal(0).await;
+    let tell = async |definition: &str, from: Lsn| {
+        database.redefine(definition);
+        let (table, definition) = (TableIndex(0), definition.to_owned());
+        database.say(SourceEvent::Redefined { table, definition, from }).await;
+    };
+    tell("after a truncate", database.end()).await;
+    let end = database.commit(0, vec![SimChange::Truncate, SimChange::Insert(1, "one".to_owned())]);
+    first.reached(0, end).await;
+    // Behind what was said, in the order of the stream.
+    tell("of the future", Lsn(end.0 + 1_000_000)).await;
+    let end = commit(&database, 0, 2, "two");
+    first.reached(0, end).await;
+    first.end().await;
+    database.redefine("after a truncate");
+    let second = start(&database, tables()).await;
+    let end = commit(&database, 0, 3, "three");
+    let journal = second.reached(0, end).await;
+    assert_eq!((second.copies(0), Reader::from_base(&journal).rows()), (0, database.rows_at(0, end)));
+    second.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as transactions.
 
+mod care;
 mod catalog;
 mod copy;
 mod identity;
 mod options;
 mod publication;
+mod reset;
 mod resume;
 mod slot;
 mod source;

@@ -46,24 +46,35 @@ pub(crate) fn mending(
     found: Option<&Publication>,
     tables: &[(&TableName, &Facts)],
 ) -> Option<String> {
-    let missing: Vec<String> = tables
-        .iter()
-        .filter(|(_, facts)| facts.definition.published.is_none())
-        .map(|(name, facts)| match facts.definition.kind {
-            // A partitioned table brings its partitions in any case; children by inheritance are tables of their own.
-            'p' => name.quoted(),
-            _ => format!("ONLY {}", name.quoted()),
-        })
-        .collect();
+    let missing = tables.iter().filter(|(_, facts)| facts.definition.published.is_none());
+    let missing = listed(missing);
     let name = quoted(&options.name);
-    if found.is_some() {
-        return (!missing.is_empty()).then(|| format!("ALTER PUBLICATION {name} ADD TABLE {}", missing.join(", ")));
+    match found {
+        Some(_) => (!missing.is_empty()).then(|| format!("ALTER PUBLICATION {name} ADD TABLE {missing}")),
+        None => Some(creation(&name, &missing)),
     }
-    Some(format!(
-        "CREATE PUBLICATION {name} FOR TABLE {} WITH (publish = 'insert, update, delete, truncate', \
-         publish_via_partition_root = true)",
-        missing.join(", ")
-    ))
+}
+
+/// The statements that make the publication anew with `tables`, all of which exist.
+pub(crate) fn remaking(name: &str, tables: &[(&TableName, &Facts)]) -> String {
+    let name = quoted(name);
+    format!("DROP PUBLICATION IF EXISTS {name}; {}", creation(&name, &listed(tables.iter())))
+}
+
+fn creation(name: &str, tables: &str) -> String {
+    format!(
+        "CREATE PUBLICATION {name} FOR TABLE {tables} WITH (publish = 'insert, update, delete, truncate', \
+         publish_via_partition_root = true)"
+    )
+}
+
+fn listed<'a>(tables: impl Iterator<Item = &'a (&'a TableName, &'a Facts)>) -> String {
+    let tables = tables.map(|(name, facts)| match facts.definition.kind {
+        // A partitioned table brings its partitions in any case; children by inheritance are tables of their own.
+        'p' => name.quoted(),
+        _ => format!("ONLY {}", name.quoted()),
+    });
+    tables.collect::<Vec<_>>().join(", ")
 }
 
 /// What is wrong with the publication, each with what to run.

@@ -41,30 +41,37 @@ pub(crate) enum Left {
     Missing(String),
 }
 
-/// Compares what was left of tables with what there is; `None` where nothing was left.
+/// Compares what was left of tables with what there is; `None` where nothing was left. Tells besides why the slot is of no use to some, if it
+/// is so; one that was invalidated is left to the stream to tell of, which has to make it again.
 pub(crate) async fn compare(
     connection: &mut Connection,
     options: &PostgresOptions,
     requests: &[TableRequest],
     known: &[Option<KnownTable>],
-) -> Result<Vec<Option<Left>>, SourceError> {
+) -> Result<(Vec<Option<Left>>, Option<String>), SourceError> {
     if known.iter().all(Option::is_none) {
-        return Ok(known.iter().map(|_| None).collect());
+        return Ok((known.iter().map(|_| None).collect(), None));
     }
     let standing = slot::standing(connection, &options.slot).await?;
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
     let found = catalog::read(connection, &options.publication.name, &names).await?;
+    let is_told_later = standing.as_ref().is_some_and(|standing| standing.is_lost);
+    let mut lost = None;
     let tables = requests.iter().zip(known).zip(found);
-    Ok(tables
+    let left = tables
         .map(|((request, known), facts)| {
             let known = known.as_ref()?;
             let definition = facts.map(|facts| facts.definition);
             Some(match missing(&options.slot, standing.as_ref(), known.position) {
-                Some(reason) => Left::Missing(reason),
+                Some(reason) => {
+                    lost.get_or_insert_with(|| reason.clone());
+                    Left::Missing(reason)
+                }
                 None => compare_definition(request, known, definition),
             })
         })
-        .collect())
+        .collect();
+    Ok((left, lost.filter(|_| !is_told_later && matches!(options.slot, SlotMode::Stateful { .. }))))
 }
 
 fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Definition>) -> Left {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use laredo_core::Lsn;
+use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
     TableRequest,
@@ -18,7 +19,7 @@ use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
 use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
-use crate::{copy, identity, validate, watch as definitions};
+use crate::{care, copy, identity, reset, validate, watch as definitions};
 
 /// How a database is followed.
 #[derive(Clone, Debug)]
@@ -121,7 +122,10 @@ impl Source for PostgresSource {
         let tables = self.tables()?;
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let mut connection = Connection::connect(&self.options.connection).await?;
-        let left = resume::compare(&mut connection, &self.options, &requests, known).await?;
+        let (left, lost) = resume::compare(&mut connection, &self.options, &requests, known).await?;
+        if let Some(reason) = lost {
+            self.signals.lost(&reason);
+        }
         // The least position that something is followed from.
         let mut from: Option<Lsn> = None;
         let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
@@ -163,6 +167,7 @@ impl Source for PostgresSource {
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
             never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
+            never = care::watch(&options.connection, &self.signals) => match never {},
         }
     }
 
@@ -197,5 +202,19 @@ impl Source for PostgresSource {
         }
         let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
         rows.send(end).await.map_err(given_up)
+    }
+    fn retention(&self) -> watch::Receiver<Retention> {
+        self.signals.retention.subscribe()
+    }
+
+    async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
+        let tables = self.tables()?;
+        if drop_publication {
+            reset::publication(&self.options, tables).await?;
+        }
+        // Until they are copied again, nothing that the catalogue says is compared with what they were copied under.
+        tables.iter().for_each(|table| table.progress.lock().copied = None);
+        self.signals.resets.send_modify(|resets| *resets += 1);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! hears from us every second, or it would end the connection. A connection that breaks is made again, and the stream
 //! goes on after the last commit that was told.
 
+mod asking;
 mod backoff;
 mod error;
 mod session;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, TableName, Xid};
+use laredo_engine::retention::Retention;
 use laredo_engine::source::{SourceError, SourceEvent, TableIndex};
 use laredo_engine::spool::SpoolOptions;
 use rand::SeedableRng;
@@ -24,6 +26,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::assemble::Assembler;
 use crate::options::ConnectionOptions;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
+use asking::Asking;
 pub use backoff::ReconnectOptions;
 use error::StreamError;
 use session::Session;
@@ -82,6 +85,10 @@ pub struct Signals {
     pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
     /// How far the stream has come.
     pub reached: watch::Sender<Lsn>,
+    /// What the slot keeps for the stream.
+    pub retention: watch::Sender<Retention>,
+    /// How often somebody wanted the slot to be dropped and made again.
+    pub resets: watch::Sender<u64>,
 }
 
 impl Default for Signals {
@@ -101,7 +108,18 @@ impl Signals {
             announced: Notify::new(),
             truncated: watch::Sender::default(),
             reached: watch::Sender::new(Lsn::ZERO),
+            retention: watch::Sender::default(),
+            resets: watch::Sender::new(0),
         }
+    }
+
+    /// Tells, as loud as can be, that a slot could not be gone on with.
+    pub(crate) fn lost(&self, reason: &str) {
+        tracing::error!(%reason, "every table has to be copied again");
+        self.retention.send_modify(|known| {
+            known.losses += 1;
+            known.last_loss = Some(reason.to_owned());
+        });
     }
 }
 
@@ -115,17 +133,23 @@ pub async fn follow(
     events: mpsc::Sender<SourceEvent>,
     acknowledged: watch::Receiver<Lsn>,
 ) -> Result<(), SourceError> {
+    let mut resets = signals.resets.subscribe();
+    if *resets.borrow() > 0 {
+        // It was asked for before there was a stream.
+        resets.mark_changed();
+    }
     let stream = Stream {
         options,
         signals,
         copied: signals.copied.subscribe(),
+        resets,
         assembler: Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool)),
         queue: VecDeque::new(),
         events: events.clone(),
         acknowledged,
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
-        ticked: Lsn::ZERO,
+        asking: Asking::default(),
         asked: 0,
         unfinished_bytes: 0,
     };
@@ -139,6 +163,7 @@ struct Stream<'a> {
     options: &'a StreamOptions,
     signals: &'a Signals,
     copied: watch::Receiver<BTreeMap<TableIndex, Oid>>,
+    resets: watch::Receiver<u64>,
     assembler: Assembler,
     /// Complete, and not yet taken by the consumer. Survives the connection.
     queue: VecDeque<SourceEvent>,
@@ -147,9 +172,8 @@ struct Stream<'a> {
     /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
     floor: Lsn,
     received: Lsn,
-    /// How far the stream had come when PostgreSQL last heard from us by itself.
-    ticked: Lsn,
-    /// How often PostgreSQL asked for an answer since then.
+    asking: Asking,
+    /// How often PostgreSQL asked for an answer since it last heard from us by itself.
     asked: u32,
     /// Bytes of the transaction, or block, that is being received.
     unfinished_bytes: usize,
@@ -163,6 +187,10 @@ impl Stream<'_> {
         loop {
             let began = Instant::now();
             let before = self.assembler.position();
+            if self.resets.has_changed().unwrap_or(false) {
+                self.resets.mark_unchanged();
+                start.reset();
+            }
             let error = match start.open(self.signals).await {
                 Ok(session) => self.connected(&mut start, session).await,
                 Err(error) => error,
@@ -174,6 +202,9 @@ impl Stream<'_> {
             }
             if has_progressed || began.elapsed() >= GOOD_AFTER {
                 attempts = 0;
+            }
+            if matches!(error, StreamError::Reset) {
+                continue;
             }
             let Some(delay) = self.options.reconnect.delay(attempts, &mut rng) else {
                 return Err(error.into());
@@ -191,7 +222,12 @@ impl Stream<'_> {
         self.queue.extend(session.restarted.map(|reason| SourceEvent::Restarted { reason }));
         self.floor = session.floor;
         self.received = session.from;
-        let error = self.pump(session.reader, session.writer).await;
+        let mut resets = self.resets.clone();
+        let error = tokio::select! {
+            error = self.pump(session.reader, session.writer) => error,
+            // What is complete is in the queue; what was being received comes to nothing, as when a connection breaks.
+            Ok(()) = resets.changed() => StreamError::Reset,
+        };
         start.resume = Some(self.assembler.position());
         error
     }
@@ -245,9 +281,7 @@ impl Stream<'_> {
                         return Err(StreamError::Silent(SILENCE_MAX));
                     }
                     self.assembler.set_recent(*self.signals.recent.borrow());
-                    // Messages alone do not move it: those of a long transaction that is open, for one.
-                    let position = self.assembler.position();
-                    let ask = std::mem::replace(&mut self.ticked, position) == position;
+                    let ask = self.asking.is_due(self.assembler.position());
                     self.asked = 0;
                     self.status(writer, ask).await?;
                 }

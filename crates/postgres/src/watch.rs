@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::catalog::{self, Definition, Facts};
 use crate::publication;
+use crate::resume;
 use crate::source::Followed;
 use crate::stream::{Signals, StreamOptions};
 use crate::transport::{Connection, TransportError};
@@ -123,11 +124,18 @@ impl Watcher<'_> {
         if *told == Told::Nothing && !failed {
             match (was_truncated, facts) {
                 (Some(true), Some(facts)) => {
-                    let mut progress = table.progress.lock();
-                    // Unless a copy has ended meanwhile.
-                    if progress.copied.as_ref().map(Arc::as_ptr) == copied.map(Arc::as_ptr) {
+                    let definition = resume::text_of(&table.request, &facts.definition);
+                    {
+                        let mut progress = table.progress.lock();
+                        // A copy has ended meanwhile, and knows better.
+                        if progress.copied.as_ref().map(Arc::as_ptr) != copied.map(Arc::as_ptr) {
+                            return;
+                        }
                         progress.copied = Some(Arc::new(facts.definition));
                     }
+                    let event = SourceEvent::Redefined { table: TableIndex(index), definition, from: end };
+                    // As below.
+                    let _ = self.events.send(event).await;
                     return;
                 }
                 (None, _) => return,

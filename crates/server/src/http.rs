@@ -4,6 +4,9 @@
 //! none has failed. A table that is being copied anew is ready, for its clients keep what they have. A failed table makes the
 //! whole server not ready, because somebody has to look; its neighbours are served all the same, and the gRPC health service,
 //! which balancers ask, goes on saying so. A server that drains is not ready.
+//!
+//! What the database keeps for a source stands beside that and decides nothing: a slot that is about to be lost costs a copy, during
+//! which clients are served, and a balancer that sends them elsewhere cannot save it.
 
 use std::sync::Arc;
 

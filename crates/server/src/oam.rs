@@ -1,5 +1,6 @@
 //! Operation, administration and maintenance: what operators ask of a server, and what they tell it to do.
 
+mod rows;
 mod snapshots;
 mod status;
 mod watch;
@@ -99,14 +100,14 @@ impl LaredoOamService for Oam {
     }
 
     async fn reset_source(&self, request: Request<ResetSourceRequest>) -> Answer<ResetSourceResponse> {
-        let request = request.into_inner();
-        self.source(&request.source_id)?;
-        if !request.confirm {
+        let ResetSourceRequest { source_id, confirm, drop_publication } = request.into_inner();
+        let source = self.source(&source_id)?;
+        if !confirm {
             return Err(refusal::unconfirmed("dropping the slot and copying all tables anew"));
         }
-        Err(Status::unimplemented(
-            "this version does not reset a source; stop the server, drop the slot (SELECT pg_drop_replication_slot('NAME')) and start it",
-        ))
+        tracing::warn!(source = source_id, drop_publication, "resetting the source on request");
+        source.engine.reset(drop_publication).await.map_err(|error| refusal::source(&error))?;
+        Ok(Response::new(status::reset(source, drop_publication)))
     }
 
     async fn drain_replication(&self, request: Request<DrainReplicationRequest>) -> Answer<DrainReplicationResponse> {

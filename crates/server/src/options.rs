@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::source::SourceIdentity;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
@@ -39,6 +40,15 @@ pub struct ServedSource {
     pub resumes: bool,
     /// What follows it.
     pub engine: EngineHandle,
+}
+
+impl ServedSource {
+    /// Milliseconds since the source's tables, the last one of them, were known to have all that was committed; `None` before the first copies.
+    pub(crate) fn lag_ms(&self, now: CommitTime) -> Option<u64> {
+        let oldest = self.engine.tables().iter().map(|table| table.status().current_at).min()?;
+        let lag_us = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
+        (oldest != CommitTime::default()).then_some(lag_us / 1000)
+    }
 }
 
 /// One table and how its clients are treated.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use laredo_core::{Lsn, TableName};
 use laredo_engine::SnapshotError;
 use laredo_engine::journal::{BufferPolicy, CursorError};
+use laredo_engine::source::SourceError;
 use tonic::Status;
 
 pub(crate) fn stopping() -> Status {
@@ -91,6 +92,16 @@ pub(crate) fn cursor(error: &CursorError) -> Status {
     }
 }
 
+pub(crate) fn watched(error: &CursorError) -> Status {
+    match error {
+        CursorError::Pruned(_) => Status::resource_exhausted(format!(
+            "too far behind: {error} (`journal.max_entries`, `max_age`, `max_bytes`), so row changes are missing from here on; \
+             watch again to go on from now"
+        )),
+        CursorError::Io(_) => Status::internal(error.to_string()),
+    }
+}
+
 pub(crate) fn no_store() -> Status {
     Status::failed_precondition(
         "no snapshot store configured (`snapshot { store = local }` in the table's target); Sync sends a snapshot without one",
@@ -141,6 +152,13 @@ pub(crate) fn of_another_source(table: &TableName, source: &str) -> Status {
 
 pub(crate) fn unconfirmed(what: &str) -> Status {
     Status::failed_precondition(format!("this means {what}; set `confirm` to do it"))
+}
+
+pub(crate) fn source(error: &SourceError) -> Status {
+    match error {
+        SourceError::Transient(_) => Status::unavailable(error.to_string()),
+        SourceError::Definite(_) => Status::failed_precondition(error.to_string()),
+    }
 }
 
 pub(crate) fn no_dead_letters() -> Status {

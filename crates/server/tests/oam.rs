@@ -4,13 +4,14 @@
 
 mod support;
 
+use laredo_engine::retention::{Retention, SlotStanding, WalStatus};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::laredo_query_service_client::LaredoQueryServiceClient;
 use laredo_proto::oam::watch_status_response::Event;
 use laredo_proto::oam::*;
 use laredo_proto::replication::RowEncoding;
 use laredo_proto::replication::sync_response::Message;
-use laredo_testkit::SimChange::Insert;
+use laredo_testkit::SimChange::{Delete, Insert, Truncate, Update};
 use laredo_testkit::{SimDatabase, eventually};
 use support::{LONG, Replica, Running, next, request, serve_with, within};
 use tonic::transport::Channel;
@@ -162,6 +163,150 @@ async fn states_are_told_as_they_change() {
     assert_eq!(states(&change().await.unwrap()), (pipeline, streaming, paused));
     server.stop();
     assert_eq!(change().await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_told_as_they_change_with_their_transaction() {
+    let (database, server) = two_tables().await;
+    let mut client = oam(&server).await;
+    let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
+    // The state comes first, and rows from there on.
+    within(changes.message(), "a state").await.unwrap();
+    let first = database.commit(0, vec![Insert(3, "c".to_owned()), Update(1, "d".to_owned())]);
+    let second = database.commit(1, vec![Insert(1, "e".to_owned())]);
+    let third = database.commit(0, vec![Delete(3), Truncate]);
+    let mut told = Vec::new();
+    while told.len() < 5 {
+        if let Some(Event::RowChange(change)) = within(changes.message(), "a change").await.unwrap().unwrap().event {
+            assert_eq!(
+                (change.schema.as_str(), change.pipeline_id),
+                ("public", format!("sim/public.{}", change.table))
+            );
+            told.push((change.table, change.action, change.position, change.xid));
+        }
+    }
+    told.sort_by_key(|(table, ..)| table.clone());
+    let change = |table: &str, action: &str, end: laredo_core::Lsn, xid| {
+        (table.to_owned(), action.to_owned(), end.to_string(), xid)
+    };
+    let expected = [
+        change("t0", "INSERT", first, 701),
+        change("t0", "UPDATE", first, 701),
+        change("t0", "DELETE", third, 703),
+        change("t0", "TRUNCATE", third, 703),
+        change("t1", "INSERT", second, 702),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// Nothing is kept for who watches and does not read, beside what the journal keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
+    let database = SimDatabase::new(1);
+    let mut table = laredo_testkit::sim_table(TABLE);
+    table.journal.entries_max = 100;
+    let server = support::start(database.clone(), vec![table], |_| {}).await;
+    server.ready().await;
+    let mut client = oam(&server).await;
+    let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
+    within(changes.message(), "a state").await.unwrap();
+    // More than all windows of the connection hold.
+    let mut end = database.end();
+    for i in 0..400 {
+        let rows = (0..500).map(|j| Insert(500 * i + j, "x".to_owned()));
+        end = database.commit(0, rows.collect());
+    }
+    let journal = server.engine.tables()[0].journal().unwrap();
+    let is_forgotten = async || journal.head().position >= end && journal.info().entries < 1000;
+    eventually(LONG, is_forgotten).await.unwrap();
+    let ended = loop {
+        match within(changes.message(), "an end").await {
+            Ok(told) => assert!(told.is_some(), "it does not just end"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::ResourceExhausted, "{ended:?}");
+    assert!(ended.message().contains("row changes are missing"), "{ended:?}");
+}
+
+fn retention(wal_status: WalStatus) -> Retention {
+    let left = Some(std::time::Duration::from_secs(90));
+    let standing = SlotStanding { wal_status, lag_bytes: 10, retained_bytes: 2048, safe_bytes: Some(4096), left };
+    Retention { slot: "laredo".to_owned(), standing: Some(standing), losses: 0, last_loss: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
+    let (database, server) = two_tables().await;
+    let mut client = oam(&server).await;
+    let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
+    within(changes.message(), "a state").await.unwrap();
+    database.retain(retention(WalStatus::Unreserved));
+    let (code, body) = server.get("/health/ready").await;
+    let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let expected = serde_json::json!([{
+        "source": "sim", "paused": false, "slot": "laredo", "lag_ms": report["sources"][0]["lag_ms"], "wal_status": "unreserved",
+        "lag_bytes": 10, "retained_bytes": 2048, "safe_bytes": 4096, "left_ms": 90_000, "losses": 0
+    }]);
+    assert_eq!((code, &report["sources"]), (200, &expected));
+    let details = status(&server).await.sources.remove(0).source_details.unwrap();
+    let number = |name: &str| details.fields[name].kind.clone();
+    assert_eq!(number("retained_bytes"), Some(prost_types::value::Kind::NumberValue(2048.0)));
+    assert_eq!(number("seconds_left"), Some(prost_types::value::Kind::NumberValue(90.0)));
+    let metrics = async || server.get("/metrics").await.1;
+    let told = metrics().await;
+    for line in [
+        "laredo_slot_wal_status{source=\"sim\",status=\"unreserved\"} 1",
+        "laredo_slot_wal_status{source=\"sim\",status=\"reserved\"} 0",
+        "laredo_slot_retained_bytes{source=\"sim\"} 2048",
+        "laredo_slot_left_seconds{source=\"sim\"} 90",
+        "laredo_slot_losses_total{source=\"sim\"} 0",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line} is not in\n{told}");
+    }
+    let mut told_of_source = async || loop {
+        if let Some(Event::SourceStateChange(change)) = within(changes.message(), "it").await.unwrap().unwrap().event {
+            break (change.event_type, change.message);
+        }
+    };
+    assert_eq!(told_of_source().await.1, "the WAL that slot laredo needs is unreserved");
+    let last_loss = "replication slot laredo was invalidated".to_owned();
+    database.retain(Retention {
+        slot: "laredo".to_owned(),
+        standing: None,
+        losses: 1,
+        last_loss: Some(last_loss.clone()),
+    });
+    assert_eq!(told_of_source().await, ("slot_lost".to_owned(), last_loss));
+    let told = metrics().await;
+    assert!(told.contains("laredo_slot_retained_bytes{source=\"sim\"} NaN"), "what is not known is no number: {told}");
+    assert!(told.contains("laredo_slot_losses_total{source=\"sim\"} 1"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_asks_to_be_confirmed_and_copies_all_tables_again() {
+    let (database, server) = two_tables().await;
+    let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
+    let mut replica = Replica::default();
+    replica.read_to(&mut stream, database.end()).await;
+    let mut client = oam(&server).await;
+    let mut reset = ResetSourceRequest { source_id: "sim".to_owned(), confirm: false, drop_publication: false };
+    let refused = client.reset_source(reset.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    reset.confirm = true;
+    let answer = client.reset_source(reset.clone()).await.unwrap().into_inner();
+    assert!(answer.accepted && answer.message.contains("2 tables are copied anew"), "{answer:?}");
+    let are_copied = async || server.engine.tables().iter().all(|table| table.status().copies == 2);
+    eventually(LONG, are_copied).await.unwrap();
+    let end = database.commit(0, vec![Insert(3, "c".to_owned())]);
+    replica.read_to(&mut stream, end).await;
+    assert_eq!((&replica.rows, replica.snapshots), (&database.rows_at(0, end), 1));
+    reset.drop_publication = true;
+    let refused = client.reset_source(reset).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::FailedPrecondition, "a simulated database has no publication")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! watchdog process) when the test is killed.
 
 mod cluster;
+pub mod conformance;
 mod data_dir;
 mod error;
 mod full;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
+use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError, SourceEvent,
     SourceIdentity, TableIndex, TableRequest,
@@ -74,6 +75,7 @@ pub struct SimDatabase {
     from: Arc<AtomicU64>,
     /// Stands for what a catalogue says of the tables.
     definition: Arc<Mutex<String>>,
+    retention: Arc<watch::Sender<Retention>>,
 }
 
 impl SimDatabase {
@@ -89,6 +91,7 @@ impl SimDatabase {
             copied: Copied::default(),
             from: Arc::default(),
             definition: Arc::default(),
+            retention: Arc::default(),
         }
     }
 
@@ -150,6 +153,11 @@ impl SimDatabase {
     /// Gives the tables another definition, of which the stream does not tell.
     pub fn redefine(&self, definition: &str) {
         definition.clone_into(&mut self.definition.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Says what is kept for the stream.
+    pub fn retain(&self, retention: Retention) {
+        self.retention.send_replace(retention);
     }
 
     /// The end of the log.
@@ -322,6 +330,7 @@ impl Source for SimDatabase {
             tokio::select! {
                 changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
                 changed = acknowledged.changed() => if changed.is_err() { return Ok(()) },
+                () = events.closed() => return Ok(()),
                 Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
             }
         }
@@ -334,6 +343,9 @@ impl Source for SimDatabase {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
+        if table.0 >= self.state.borrow().tables {
+            return Err(SourceError::Definite(vec![format!("there is no table number {}", table.0)]));
+        }
         let mut log = self.state.subscribe();
         let (snapshot, inserted, copied) = loop {
             {
@@ -377,6 +389,20 @@ impl Source for SimDatabase {
         }
         // Given up by its reader, or not: it is over.
         let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_told }).await;
+        Ok(())
+    }
+
+    fn retention(&self) -> watch::Receiver<Retention> {
+        self.retention.subscribe()
+    }
+
+    async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
+        if drop_publication {
+            return Err(SourceError::Definite(vec!["a simulated database has no publication".to_owned()]));
+        }
+        let reason = "it was reset".to_owned();
+        self.retention.send_modify(|known| known.losses += 1);
+        self.say(SourceEvent::Restarted { reason }).await;
         Ok(())
     }
 }

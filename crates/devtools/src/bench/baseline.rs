@@ -54,7 +54,8 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, stage::Usage)> {
     Ok((seconds, usage))
 }
 
-async fn reference(cluster: &Cluster) -> anyhow::Result<f64> {
+/// Seconds that `psql` takes.
+pub(super) async fn reference(cluster: &Cluster) -> anyhow::Result<f64> {
     let mut command = Command::new(cluster.bin("psql"));
     command.args(["-X", "-q", "-c", r"\copy bench to /dev/null binary", "-d", &cluster.url("postgres")]);
     let began = Instant::now();

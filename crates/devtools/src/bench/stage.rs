@@ -1,5 +1,6 @@
 //! What every benchmark plays on: a private PostgreSQL, the table, and the server.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -108,8 +109,19 @@ pub(super) struct Server {
     process: Process,
     fanout: u16,
     health: u16,
-    _folder: TempDir,
+    folder: TempDir,
 }
+
+/// The server's program with its configuration in a folder.
+fn launch(folder: &Path) -> anyhow::Result<Process> {
+    let program = std::env::current_exe()?.with_file_name("laredo-server");
+    let mut command = clean_command(&program);
+    command.arg("--config").arg(folder.join(CONFIG));
+    Process::spawn(command)
+        .with_context(|| format!("starting {}; it is built by `cargo build --release -p laredo`", program.display()))
+}
+
+const CONFIG: &str = "laredo.conf";
 
 /// What a server has used so far.
 pub(super) struct Usage {
@@ -135,15 +147,17 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
             cluster.url("postgres")
         );
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("laredo.conf");
-        std::fs::write(&path, config)?;
-        let program = std::env::current_exe()?.with_file_name("laredo-server");
-        let mut command = clean_command(&program);
-        command.arg("--config").arg(&path);
-        let process = Process::spawn(command).with_context(|| {
-            format!("starting {}; it is built by `cargo build --release -p laredo`", program.display())
-        })?;
-        Ok(Server { process, fanout, health, _folder: folder })
+        std::fs::write(folder.path().join(CONFIG), config)?;
+        let process = launch(folder.path())?;
+        Ok(Server { process, fanout, health, folder })
+    }
+
+    /// Kills it and starts it again with the same configuration.
+    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.kill9();
+        self.process.wait(PATIENCE).await?;
+        self.process = launch(self.folder.path())?;
+        Ok(())
     }
 
     /// Where clients go.

@@ -8,7 +8,7 @@ use laredo_devtools::bench;
 struct Arguments {
     #[command(subcommand)]
     bench: Bench,
-    /// Rows to copy, where not the full size (baseline).
+    /// Rows of the table, where not the full size (baseline, restart).
     #[arg(long, global = true)]
     rows: Option<u64>,
     /// Changes to make, where not the full size (ingest, fanout, latency); whole thousands.
@@ -29,6 +29,8 @@ enum Bench {
     Fanout,
     /// From a commit until a client shows it, against LISTEN and NOTIFY.
     Latency,
+    /// From kill -9 of a server until it is ready again, against psql's \copy to /dev/null.
+    Restart,
     /// One of the benchmark's processes (started by the benchmark itself).
     #[command(hide = true)]
     Part {
@@ -45,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
         Bench::Ingest => bench::Bench::Ingest,
         Bench::Fanout => bench::Bench::Fanout,
         Bench::Latency => bench::Bench::Latency,
+        Bench::Restart => bench::Bench::Restart,
         Bench::Part { part } => return bench::play(part).await,
     };
     bench::run(bench, bench::Options { rows, changes, pairs: pairs.max(1) }).await

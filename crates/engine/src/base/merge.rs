@@ -52,19 +52,17 @@ pub(super) fn merge_in(
     mut writer: BaseWriter,
     partitions: usize,
 ) -> Result<Base, BaseError> {
-    if partitions > 1
-        && let Some(dealt) = Partitions::deal(base, after, folder, partitions)?
-    {
-        let schema = dealt.merge(&mut writer)?;
+    if partitions > 1 {
+        let schema = Partitions::deal(base, after, folder, partitions)?.merge(&mut writer)?;
         return writer.finish(head, schema);
     }
     let mut net = Net::new(base.schema.clone());
     each_step(&base.schema, after, |step| {
         match step {
-            Step::Schema(schema) => net.cast(schema),
+            Step::Schema(schema) => net.cast(schema)?,
             Step::Entry(entry) => net.apply(entry),
         }
-        Ok(true)
+        Ok(())
     })?;
     if !net.truncated {
         base.for_each_row(|row| net.base_row(row, &mut writer))?;
@@ -78,25 +76,21 @@ enum Step<'a> {
     Entry(Entry<'a>),
 }
 
-/// Calls `each` with everything that these segments hold, as long as it says that it wants more.
+/// Calls `each` with everything that these segments hold.
 fn each_step(
     schema: &Arc<Schema>,
     after: &[Segment],
-    mut each: impl FnMut(Step<'_>) -> Result<bool, BaseError>,
+    mut each: impl FnMut(Step<'_>) -> Result<(), BaseError>,
 ) -> Result<(), BaseError> {
     let mut schema = schema.clone();
     for segment in after {
         for frame in journal::frames(segment.data.read_frames()?) {
             if let Some(changed) = frame.batch.schema {
                 schema = Arc::new(laredo_proto::schema::from_wire(changed)?);
-                if !each(Step::Schema(schema.clone()))? {
-                    return Ok(());
-                }
+                each(Step::Schema(schema.clone()))?;
             }
             for entry in Entries::new(&frame.batch.entries, &schema) {
-                if !each(Step::Entry(entry?))? {
-                    return Ok(());
-                }
+                each(Step::Entry(entry?))?;
             }
         }
     }
@@ -109,6 +103,7 @@ struct Net {
     rows: HashMap<Key, Option<Tuple>, RandomState>,
     /// How rows of the base become rows of today's schema.
     casts: Vec<RowCast>,
+    /// All that came before is gone, the rows of the base too.
     truncated: bool,
 }
 
@@ -132,23 +127,18 @@ impl Net {
         }
     }
 
-    fn cast(&mut self, schema: Arc<Schema>) {
+    /// # Errors
+    /// Where the key is another one, and rows are there.
+    fn cast(&mut self, schema: Arc<Schema>) -> Result<(), BaseError> {
+        let is_empty = self.truncated && self.rows.is_empty();
+        check_keys(&self.schema, &schema, is_empty)?;
         let cast = RowCast::new(&self.schema, &schema);
-        let rows = std::mem::take(&mut self.rows);
-        for (key, row) in rows {
-            match row {
-                Some(row) => {
-                    let row = cast.apply(row.as_ref()).as_ref().to_tuple();
-                    self.rows.insert(schema.key().key_of(row.as_ref()), Some(row));
-                }
-                // A journal changes the key only together with a truncate, so a deleted key keeps its meaning.
-                None => {
-                    self.rows.insert(key, None);
-                }
-            }
+        for row in self.rows.values_mut().flatten() {
+            *row = cast.apply(row.as_ref()).as_ref().to_tuple();
         }
         self.casts.push(cast);
         self.schema = schema;
+        Ok(())
     }
 
     /// A row of the older base, after all changes: writes what became of it.
@@ -180,6 +170,10 @@ struct Partitions {
     /// In the order of their records.
     schemas: Vec<Arc<Schema>>,
     schema: Arc<Schema>,
+    /// The rows of the base are gone, and what came before.
+    truncated: bool,
+    /// And nothing came since.
+    is_empty: bool,
 }
 
 const BASE_ROW: u8 = 0;
@@ -189,8 +183,7 @@ const DELETE: u8 = Action::Delete as u8;
 const SCHEMA: u8 = u8::MAX;
 
 impl Partitions {
-    /// `None` where a change of the schema changes what keys are, so that one row would belong to several files.
-    fn deal(base: &Base, after: &[Segment], folder: &Path, count: usize) -> Result<Option<Partitions>, BaseError> {
+    fn deal(base: &Base, after: &[Segment], folder: &Path, count: usize) -> Result<Partitions, BaseError> {
         let file = || Ok(BufWriter::with_capacity(BUFFER_BYTES, temporary_file(folder)?));
         let mut dealt = Partitions {
             files: (0..count).map(|_| file()).collect::<io::Result<_>>()?,
@@ -198,16 +191,16 @@ impl Partitions {
             first_schema: base.schema.clone(),
             schemas: Vec::new(),
             schema: base.schema.clone(),
+            truncated: false,
+            is_empty: false,
         };
-        let (mut truncated, mut keeps_keys) = (false, true);
         each_step(&base.schema, after, |step| {
             match step {
                 Step::Schema(schema) => {
-                    keeps_keys = has_same_keys(&dealt.schema, &schema);
+                    check_keys(&dealt.schema, &schema, dealt.is_empty)?;
                     dealt.cast(schema)?;
                 }
                 Step::Entry(Entry { action: Action::Truncate, .. }) => {
-                    truncated = true;
                     dealt.clear()?;
                 }
                 Step::Entry(Entry { action: Action::Delete, row }) => {
@@ -219,21 +212,19 @@ impl Partitions {
                     dealt.put(hash, action as u8, row)?;
                 }
             }
-            Ok(keeps_keys)
+            Ok(())
         })?;
-        if !keeps_keys {
-            return Ok(None);
-        }
-        if !truncated {
+        if !dealt.truncated {
             base.for_each_row::<BaseError>(|row| {
                 let hash = base.schema.key().hash_row(&dealt.hasher, row);
                 Ok(dealt.put(hash, BASE_ROW, row)?)
             })?;
         }
-        Ok(Some(dealt))
+        Ok(dealt)
     }
 
     fn put(&mut self, hash: u64, kind: u8, row: TupleRef<'_>) -> io::Result<()> {
+        self.is_empty = false;
         let index = usize::try_from(hash % self.files.len() as u64).unwrap_or(0);
         record(&mut self.files[index], kind, row)
     }
@@ -246,6 +237,7 @@ impl Partitions {
 
     /// Everything is gone, the rows of the base too.
     fn clear(&mut self) -> io::Result<()> {
+        (self.truncated, self.is_empty) = (true, true);
         self.schemas.clear();
         self.first_schema = self.schema.clone();
         self.files.iter_mut().try_for_each(|file| {
@@ -260,6 +252,8 @@ impl Partitions {
             let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.seek(SeekFrom::Start(0))?;
             let mut net = Net::new(self.first_schema.clone());
+            // Beside the rows of the base, which stand behind everything else, there are only those since the last truncate.
+            net.truncated = self.truncated;
             let mut schemas = self.schemas.iter();
             each_record(file, |kind, row| {
                 match kind {
@@ -269,7 +263,7 @@ impl Partitions {
                     DELETE => net.apply(Entry { action: Action::Delete, row }),
                     _ => {
                         if let Some(schema) = schemas.next() {
-                            net.cast(schema.clone());
+                            net.cast(schema.clone())?;
                         }
                     }
                 }
@@ -281,13 +275,14 @@ impl Partitions {
     }
 }
 
-/// Whether the rows of one schema have, cast to the other, the keys that they had.
-fn has_same_keys(old: &Schema, new: &Schema) -> bool {
+/// Whether rows of one schema have, cast to the other, the keys that they had; otherwise there must be none. A journal changes the key
+/// only behind a truncate, so that a key always means one row, and the changes of a row are merged in one part.
+fn check_keys(old: &Schema, new: &Schema, is_empty: bool) -> Result<(), BaseError> {
     let columns = |schema: &Schema| {
         let columns = schema.key().columns().iter().filter_map(|&i| schema.columns().get(i));
         columns.map(|c| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text)).collect::<Vec<_>>()
     };
-    columns(old) == columns(new)
+    if is_empty || columns(old) == columns(new) { Ok(()) } else { Err(BaseError::KeyChanged) }
 }
 
 fn record(file: &mut BufWriter<File>, kind: u8, row: TupleRef<'_>) -> io::Result<()> {

@@ -183,24 +183,43 @@ proptest! {
     }
 }
 
+/// The same columns with another key.
+fn with_another_key(schema: &Schema) -> Arc<Schema> {
+    let mut columns = schema.columns().to_vec();
+    columns[0].type_modifier = 7;
+    Arc::new(Schema::new(columns, schema.key().clone(), BTreeMap::new()))
+}
+
 #[test]
-fn a_schema_that_changes_what_keys_are_is_merged_in_one_part() {
+fn another_key_behind_a_truncate_is_merged_in_parts_as_everything_else() {
     let mut both = Both::new();
-    both.apply(Op::Put(1, 0));
+    (1..50).for_each(|id| both.apply(Op::Put(id, 0)));
     both.apply(Op::Commit);
     both.merge(1);
     both.apply(Op::Put(1, 1));
-    let mut columns = both.state.schema().columns().to_vec();
-    columns[0].type_modifier = 7;
-    let changed = Arc::new(Schema::new(columns, both.state.schema().key().clone(), BTreeMap::new()));
+    both.apply(Op::Truncate);
+    let changed = with_another_key(both.state.schema());
     both.state.cast_to(changed.clone()).unwrap();
     both.writer.change_schema(&changed);
-    let gone = Key::new([Cell::Null]);
-    let old = both.state.remove(gone.as_ref()).unwrap();
-    both.writer.push(Action::Delete, gone.as_ref(), Some(old.as_ref())).unwrap();
-    both.apply(Op::Put(1, 2));
+    (1..30).for_each(|id| both.apply(Op::Put(id, 2)));
+    both.apply(Op::Delete(7));
     both.apply(Op::Commit);
-    assert_eq!(rows_of(&both.merge(9)), rows_of_state(&both.state));
+    let next = both.merge(9);
+    assert_eq!((rows_of(&next), next.schema()), (rows_of_state(&both.state), &changed));
+}
+
+#[test]
+fn another_key_of_rows_that_are_there_is_refused() {
+    let mut both = Both::new();
+    both.apply(Op::Put(1, 0));
+    both.writer.change_schema(&with_another_key(both.state.schema()));
+    both.apply(Op::Commit);
+    for partitions in [1, 9] {
+        let crate::journal::Merging { base, after, head, .. } = both.journal.base_and_after();
+        let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
+        let merged = merge_in(&base, &after, head, &std::env::temp_dir(), writer, partitions);
+        assert!(matches!(merged, Err(BaseError::KeyChanged)), "{merged:?}");
+    }
 }
 
 #[test]

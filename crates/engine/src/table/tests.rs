@@ -32,7 +32,7 @@ fn options() -> TableOptions {
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Arc::default(), sender, None, None), journal)
+    (Table::new(options, clock, Default::default(), sender, None, None), journal)
 }
 
 /// `id` int8 (the key), and columns of this name and type.
@@ -292,6 +292,14 @@ impl crate::source::Source for Still {
         }
         Ok(())
     }
+
+    fn retention(&self) -> watch::Receiver<crate::retention::Retention> {
+        watch::Sender::default().subscribe()
+    }
+
+    async fn reset(&self, _: bool) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it stands still".to_owned()]))
+    }
 }
 
 /// One thread runs both: between two looks the worker takes as many events as tokio lets a task take at once, about a hundred.
@@ -301,8 +309,9 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let status: Arc<Mutex<TableStatus>> = Arc::default();
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    let table = Table::new(options(), clock, status.clone(), journal, None, None);
-    let (events, queue) = tokio::sync::mpsc::channel(4000);
+    let table = Table::new(options(), clock, (status.clone(), Arc::default()), journal, None, None);
+    let (events, queue) = tokio::sync::mpsc::unbounded_channel();
+    let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
     let (source, index, moved) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0), Arc::default());
@@ -315,7 +324,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
         for xid in 11..=3010_u64 {
             let row = row(xid.cast_signed(), b"row");
             let commit = commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }]);
-            events.try_send(TableEvent::Commit(commit)).unwrap();
+            let _room = room.clone().try_acquire_many_owned(0).unwrap();
+            events.send(Queued { event: TableEvent::Commit(commit), _room }).unwrap();
         }
         progress.send_replace(Progress { position: Lsn(5000), after: 3000, ..Progress::default() });
         let mut seen = std::collections::BTreeMap::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -37,7 +37,16 @@ pub(crate) enum TableEvent {
     Commit(TableCommit),
     Moved(String),
     Broken(String),
+    /// From this position on the rows are those of another definition.
+    Redefined(Lsn, String),
     Restarted(String),
+}
+
+/// An event, and the room that it takes in the table's queue until it is handled.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) event: TableEvent,
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 /// How far the stream is; only the latest counts.
@@ -56,7 +65,7 @@ pub(crate) struct Worker<S> {
     table: Table,
     index: TableIndex,
     source: Arc<S>,
-    events: mpsc::Receiver<TableEvent>,
+    events: mpsc::UnboundedReceiver<Queued>,
     /// Events taken.
     taken: u64,
     progress: watch::Receiver<Progress>,
@@ -89,7 +98,7 @@ impl<S: Source> Worker<S> {
         table: Table,
         index: TableIndex,
         source: Arc<S>,
-        events: mpsc::Receiver<TableEvent>,
+        events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
         moved: Arc<tokio::sync::Notify>,
@@ -175,7 +184,7 @@ impl<S: Source> Worker<S> {
                 Some(event) => aside(true, || self.table.on_copy(event)),
                 None => self.copy_ended(copy).await,
             }),
-            event = self.events.recv(), if !holding_enough => event.map(|event| self.on_event(event)),
+            event = self.events.recv(), if !holding_enough => event.map(|queued| self.on_event(queued.event)),
             told = self.progress.changed() => told.ok().map(|()| {
                 self.has_progress = true;
                 Ok(Wants::Nothing)
@@ -217,6 +226,7 @@ impl<S: Source> Worker<S> {
                 aside(heavy, || self.table.on_commit(commit))
             }
             TableEvent::Moved(reason) => self.table.on_moved(&reason),
+            TableEvent::Redefined(from, definition) => self.table.on_redefined(from, definition),
             TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }

@@ -40,6 +40,10 @@ pub(super) enum Command {
     /// Copy a table, or all tables, from the database anew. Clients are sent what differs.
     #[command(after_help = EXIT_CODES)]
     Reload(ReloadArgs),
+    /// Drop a source's slot and make it again, then copy all its tables from the database anew. Clients keep what they have, and are sent
+    /// what differs.
+    #[command(after_help = EXIT_CODES)]
+    ResetSource(ResetSourceArgs),
     /// Stop following a source, or all of them, until `resume`. PostgreSQL keeps its WAL meanwhile.
     #[command(after_help = EXIT_CODES)]
     Pause(SourceArgs),
@@ -99,6 +103,21 @@ pub(super) struct ReloadArgs {
     /// All tables.
     #[arg(long)]
     pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ResetSourceArgs {
+    /// The source's name in the configuration.
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: String,
+    /// Yes, really. The server refuses without it, and says what it would do.
+    #[arg(long)]
+    pub(super) confirm: bool,
+    /// Make the publication anew, too, with this source's tables alone: if others read it, their tables go.
+    #[arg(long)]
+    pub(super) drop_publication: bool,
     #[command(flatten)]
     pub(super) oam: OamArgs,
 }

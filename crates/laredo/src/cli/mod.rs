@@ -47,6 +47,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Fanout(command) => fanout::run(command).await,
         Command::Drain(args) => oam::drain(args).await,
         Command::Reload(args) => oam::reload(args).await,
+        Command::ResetSource(args) => oam::reset_source(args).await,
         Command::Pause(args) => oam::pause(args).await,
         Command::Resume(args) => oam::resume(args).await,
         Command::Source(args) => oam::source(args).await,

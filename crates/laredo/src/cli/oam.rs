@@ -6,16 +6,17 @@ use laredo_core::TableName;
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::watch_status_response::Event;
 use laredo_proto::oam::*;
+use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, SchemaArgs, SourceArgs, WatchArgs};
+use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, ResetSourceArgs, SchemaArgs, SourceArgs, WatchArgs};
 use super::connect::channel;
 use super::error::{CliError, OAM_OPTION};
 use super::print;
-use super::table::table;
+use super::table::{bytes, table};
 
 pub(super) type Client = LaredoOamServiceClient<Channel>;
 
@@ -41,6 +42,13 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<ExitCode, CliError> {
         }
     };
     done(&args.oam, accepted, &message)
+}
+
+pub(super) async fn reset_source(args: ResetSourceArgs) -> Result<ExitCode, CliError> {
+    let ResetSourceArgs { source, confirm, drop_publication, oam } = args;
+    let request = ResetSourceRequest { source_id: source, confirm, drop_publication };
+    let answer = ask(&oam, async |mut client| client.reset_source(request).await).await?;
+    done(&oam, answer.accepted, &answer.message)
 }
 
 pub(super) async fn pause(args: SourceArgs) -> Result<ExitCode, CliError> {
@@ -94,7 +102,7 @@ pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<Ex
             change = changes.message() => change,
         };
         let Some(change) = change.map_err(|status| refused(&args.oam, &status))? else { return Ok(ExitCode::SUCCESS) };
-        if let Some(change) = Change::of(&change) {
+        if let Some(change) = Change::of(change) {
             print(&if args.oam.json { format!("{}\n", change.to_json()) } else { change.to_text() })?;
         }
     }
@@ -146,10 +154,45 @@ fn short(name: &str) -> String {
 fn sources_text(sources: Vec<SourceInfo>) -> String {
     let rows = sources.into_iter().map(|source| {
         let lag = source.lag_time.map_or_else(String::new, |lag| lag_text(&lag));
-        [source.source_id, source.source_type, source.current_position, source.acked_position, lag]
+        let (kept, wal) = (detail(&source, "retained_bytes"), detail(&source, "wal_status"));
+        let left = detail(&source, "seconds_left");
+        let kept = kept.as_u64().map_or_else(String::new, bytes);
+        let left = left.as_u64().map_or_else(String::new, |seconds| format!("{seconds} s"));
+        let wal = wal.as_str().unwrap_or_default().to_owned();
+        [source.source_id, source.source_type, source.current_position, source.acked_position, lag, kept, wal, left]
     });
-    table(["SOURCE", "TYPE", "POSITION", "ACKNOWLEDGED", "LAG"], &[2, 3, 4], rows.collect())
+    let headings = ["SOURCE", "TYPE", "POSITION", "ACKNOWLEDGED", "LAG", "WAL KEPT", "WAL STATUS", "LEFT"];
+    table(headings, &[2, 3, 4, 5, 7], rows.collect())
 }
+
+/// One of a source's details; null where it is not told. A whole number is one.
+fn detail(source: &SourceInfo, name: &str) -> Value {
+    let found = source.details.as_ref().and_then(|details| details.fields.get(name)?.kind.as_ref());
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole numbers and not below zero, as the server has them"
+    )]
+    match found {
+        Some(Kind::StringValue(text)) => json!(text),
+        Some(Kind::BoolValue(flag)) => json!(flag),
+        Some(Kind::NumberValue(number)) => json!(*number as u64),
+        _ => Value::Null,
+    }
+}
+
+/// What is told of a source's slot, and of the source beside its position.
+const DETAILS: [&str; 9] = [
+    "paused",
+    "slot",
+    "wal_status",
+    "slot_lag_bytes",
+    "retained_bytes",
+    "safe_bytes",
+    "seconds_left",
+    "slot_losses",
+    "last_loss",
+];
 
 fn lag_text(lag: &prost_types::Duration) -> String {
     match (lag.seconds, lag.nanos / 1_000_000) {
@@ -161,7 +204,7 @@ fn lag_text(lag: &prost_types::Duration) -> String {
 fn sources_json(sources: &[SourceInfo]) -> Value {
     let source = |source: &SourceInfo| {
         let lag_ms = source.lag_time.as_ref().map(|lag| lag.seconds * 1000 + i64::from(lag.nanos / 1_000_000));
-        json!({
+        let mut told = json!({
             "source_id": source.source_id,
             "source_type": source.source_type,
             "supports_resume": source.supports_resume,
@@ -169,7 +212,11 @@ fn sources_json(sources: &[SourceInfo]) -> Value {
             "acked_position": source.acked_position,
             "lag_bytes": source.lag_bytes,
             "lag_ms": lag_ms,
-        })
+        });
+        for name in DETAILS {
+            told[name] = detail(source, name);
+        }
+        told
     };
     sources.iter().map(source).collect()
 }
@@ -197,38 +244,56 @@ fn columns_json(columns: &[ColumnDefinition]) -> Value {
     columns.iter().map(column).collect()
 }
 
-/// What changed its state; nothing for the service as a whole.
+/// What happened, and when.
 struct Change {
     at: String,
-    pipeline: Option<String>,
-    from: String,
-    to: String,
+    what: What,
+}
+
+enum What {
+    /// The state of a pipeline, or of the server as a whole.
+    State { pipeline: Option<String>, from: String, to: String },
+    /// Something about a source.
+    Source(SourceStateChange),
 }
 
 impl Change {
-    fn of(change: &WatchStatusResponse) -> Option<Change> {
+    /// `None` for a change of a row: `tail` shows those.
+    fn of(change: WatchStatusResponse) -> Option<Change> {
         let at = change.timestamp.as_ref().map_or_else(String::new, ToString::to_string);
-        match change.event.as_ref()? {
+        let what = match change.event? {
             Event::ServiceStateChange(change) => {
                 let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
-                Some(Change { at, pipeline: None, from, to })
+                What::State { pipeline: None, from, to }
             }
             Event::PipelineStateChange(change) => {
                 let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
-                Some(Change { at, pipeline: Some(change.pipeline_id.clone()), from, to })
+                What::State { pipeline: Some(change.pipeline_id), from, to }
             }
-            Event::RowChange(_) | Event::SourceStateChange(_) => None,
-        }
+            Event::SourceStateChange(change) => What::Source(change),
+            Event::RowChange(_) => return None,
+        };
+        Some(Change { at, what })
     }
 
     fn to_text(&self) -> String {
-        let what = self.pipeline.as_deref().unwrap_or("server");
-        format!("{} {} {}\n", self.at, super::table::printable(what), self.to)
+        let text = match &self.what {
+            What::State { pipeline, to, .. } => format!("{} {to}", pipeline.as_deref().unwrap_or("server")),
+            What::Source(SourceStateChange { source_id, message, .. }) => format!("{source_id} {message}"),
+        };
+        format!("{} {}\n", self.at, super::table::printable(&text))
     }
 
     fn to_json(&self) -> Value {
-        // The first of each tells how it is; there is no state before it.
-        let from = (self.from != "unspecified").then_some(&self.from);
-        json!({ "at": self.at, "pipeline_id": self.pipeline, "old_state": from, "new_state": self.to })
+        match &self.what {
+            What::State { pipeline, from, to } => {
+                // The first of each tells how it is; there is no state before it.
+                let from = (from != "unspecified").then_some(from);
+                json!({ "at": self.at, "pipeline_id": pipeline, "old_state": from, "new_state": to })
+            }
+            What::Source(SourceStateChange { source_id, event_type, message }) => {
+                json!({ "at": self.at, "source_id": source_id, "event_type": event_type, "message": message })
+            }
+        }
     }
 }

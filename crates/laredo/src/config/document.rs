@@ -17,6 +17,8 @@ use super::tree::{KeyPath, Place};
 
 /// How many files may include one another in a chain.
 const INCLUDE_DEPTH_MAX: usize = 16;
+/// How often one file may include others, and those yet others: a chain in which each file has two includes doubles at every step.
+const INCLUDES_MAX: usize = 100;
 
 /// A file that is being read.
 pub(crate) struct OpenFile {
@@ -30,9 +32,15 @@ pub(crate) struct OpenFile {
 pub(crate) struct Reader<'r> {
     pub(crate) sources: &'r mut Sources,
     pub(crate) problems: &'r mut Vec<Problem>,
+    /// Files included so far; `None` once that has been given up.
+    included: Option<usize>,
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
+    pub(crate) fn new(sources: &'r mut Sources, problems: &'r mut Vec<Problem>) -> Reader<'r> {
+        Reader { sources, problems, included: Some(0) }
+    }
+
     /// Reads a file's text. `None` when it has errors, which are then in `problems`.
     pub(crate) fn document(&mut self, path: &Path, text: &str, marks: &mut Marks) -> Option<Config> {
         let problems_before = self.problems.len();
@@ -63,10 +71,17 @@ impl Reader<'_> {
             return;
         };
         let place = Place::File { source: from.source, line: pos.line, column: pos.col };
-        if from.depth >= INCLUDE_DEPTH_MAX {
-            self.problem(&place, "files include one another in a circle, or too deep");
+        let Some(included) = self.included else { return };
+        if from.depth >= INCLUDE_DEPTH_MAX || included >= INCLUDES_MAX {
+            self.included = None;
+            let message = match from.depth {
+                INCLUDE_DEPTH_MAX.. => "files include one another in a circle, or too deep".to_owned(),
+                _ => format!("more than {INCLUDES_MAX} files are included; does one include many that include it?"),
+            };
+            self.problem(&place, message);
             return;
         }
+        self.included = Some(included + 1);
         // The library resolves `file(…)` against the working directory, the plain form against the
         // including file. Without an extension it takes all three kinds, the last winning.
         let base = match &from.folder {

@@ -115,7 +115,7 @@ impl Merging {
                 return;
             }
         };
-        let mut reader = Reader { sources: &mut self.sources, problems: &mut self.problems };
+        let mut reader = Reader::new(&mut self.sources, &mut self.problems);
         if let Some(layer) = reader.document(path, &text, &mut self.marks) {
             self.merged = layer.with_fallback(&self.merged);
         }

@@ -376,6 +376,27 @@ fn includes_that_go_wrong_are_told_where_they_stand() {
     );
 }
 
+/// Each step of such a chain doubles what has to be read: sixteen of them are too many to wait for.
+#[test]
+fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
+    let twice = |file: &str| format!("include \"{file}.conf\"\ninclude \"{file}.conf\"\n");
+    let folder = Folder::new(&[("laredo.conf", &format!("{MINIMAL}{}", twice("round")))]);
+    folder.write("round.conf", twice("round").as_bytes());
+    let told = || {
+        let loader = folder.loader().file(folder.path("laredo.conf"));
+        folder.lines(&ServerConfig::load(&loader).expect_err("too many includes"))
+    };
+    assert_eq!(told(), ["round.conf:1:9: files include one another in a circle, or too deep"]);
+    folder.write("laredo.conf", format!("{MINIMAL}{}", twice("f1")).as_bytes());
+    for file in 1..14 {
+        folder.write(&format!("f{file}.conf"), twice(&format!("f{}", file + 1)).as_bytes());
+    }
+    folder.write("f14.conf", b"grpc { port = 4100 }");
+    let told = told();
+    let said = "more than 100 files are included; does one include many that include it?";
+    assert!(told.len() == 1 && told[0].ends_with(said), "{told:?}");
+}
+
 #[test]
 fn everything_is_told_at_once_file_by_file() {
     let folder = Folder::new(&[

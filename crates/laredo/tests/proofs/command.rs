@@ -13,7 +13,7 @@ fn laredo(arguments: &[&str]) -> Process {
 }
 
 /// What it has said once it has ended well.
-fn answer(arguments: &[&str]) -> String {
+pub(super) fn answer(arguments: &[&str]) -> String {
     let output = clean_command(env!("CARGO_BIN_EXE_laredo")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -88,6 +88,10 @@ async fn a_server_takes_orders() {
         ("streaming\n".to_owned(), true)
     );
     eventually(PATIENCE, async || rows().await == Some(2)).await.unwrap();
+
+    let source = async || oam(&["source", "db"]);
+    let is_told = async || source().await.contains("reserved");
+    eventually(PATIENCE, is_told).await.expect("how the slot stands is told");
 
     let copies = async || server.metric("laredo_copies_total", &table).await;
     assert_eq!(copies().await, Some(1));

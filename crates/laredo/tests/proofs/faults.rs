@@ -79,7 +79,7 @@ async fn a_killed_server_comes_back_equal() {
 }
 
 /// Clients are not concerned: their server goes on from where the slot is.
-fn undisturbed(pairs: &[Pair]) {
+pub(super) fn undisturbed(pairs: &[Pair]) {
     for pair in pairs {
         let status = pair.replica.status();
         assert_eq!((status.connects, status.resyncs), (1, 0), "{status:?}");

@@ -15,5 +15,6 @@ mod faults;
 mod interleaving;
 mod restarts;
 mod schema_changes;
+mod slot;
 mod snapshots;
 mod startup;

@@ -1,15 +1,16 @@
 //! A server with a durable journal, killed again and again: it goes on where its files end, copies nothing, and its clients go on
 //! by delta.
 
+use laredo_client::Replica;
 use laredo_core::{Lsn, TableName};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{Cluster, eventually, is_full, oracle};
+use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full, oracle};
 use tempfile::TempDir;
 
 use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, Server, ServerConfig, numbers};
+use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig, numbers};
 
-fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
+pub(super) fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
     let path = serde_json::Value::from(folder.path().to_string_lossy());
     config.target(&format!("journal {{ store = local, store_config {{ path = {path} }} }}"))
 }
@@ -65,19 +66,23 @@ async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<Str
 }
 
 /// A table that is served with a durable journal, and two clients of it.
-struct Served {
-    _cluster: Cluster,
+pub(super) struct Served {
+    pub(super) cluster: Cluster,
     folder: TempDir,
     sql: tokio_postgres::Client,
-    table: TableName,
-    server: Server,
-    pair: Pair,
+    pub(super) table: TableName,
+    pub(super) server: Server,
+    pub(super) pair: Pair,
 }
 
 impl Served {
-    /// Everything that the clients have is on disk: one that was ahead of it would be inside what a copy stands for.
     async fn start(slot: &str) -> Served {
-        let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+        Served::start_on(cluster(), slot).await
+    }
+
+    /// Everything that the clients have is on disk: one that was ahead of it would be inside what a copy stands for.
+    pub(super) async fn start_on(cluster: Cluster, slot: &str) -> Served {
+        let folder = tempfile::tempdir().unwrap();
         let sql = cluster.connect().await.unwrap();
         let create = "CREATE TYPE temper AS ENUM ('fine', 'bad');
              CREATE TABLE kept (n int PRIMARY KEY, temper temper NOT NULL DEFAULT 'fine', amount int);
@@ -87,7 +92,7 @@ impl Served {
         let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot(slot);
         let server = kept(config, &folder).start().await;
         let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
-        let served = Served { _cluster: cluster, folder, sql, table, server, pair };
+        let served = Served { cluster, folder, sql, table, server, pair };
         let position = served.reach(-1).await;
         let durable = async || {
             let durable = served.server.metric("laredo_durable_position_bytes", &served.table).await;
@@ -97,24 +102,34 @@ impl Served {
         served
     }
 
-    async fn reach(&self, mark: i32) -> Lsn {
+    pub(super) async fn reach(&self, mark: i32) -> Lsn {
         self.sql.batch_execute(&format!("INSERT INTO kept (n) VALUES ({mark})")).await.unwrap();
         let position = oracle::flushed(&self.sql).await.unwrap();
         self.pair.reach(position, mark).await;
         position
     }
 
-    async fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         self.server.process.kill9();
         self.server.process.wait(PATIENCE).await.unwrap();
     }
 
     /// The server comes back, the table is copied, and both clients have what the database has.
-    async fn comes_back_with_a_copy(&mut self) {
+    pub(super) async fn comes_back_with_a_copy(&mut self) {
         self.server.restart().await;
-        let copied = async || self.server.metric("laredo_copies_total", &self.table).await == Some(1);
-        eventually(PATIENCE, copied).await.expect("it is copied again");
-        self.reach(-2).await;
+        self.is_copied(1).await;
+        self.clients_have_everything(-2).await;
+    }
+
+    /// Waits until the server has copied the table so often.
+    pub(super) async fn is_copied(&self, times: u64) {
+        let copied = async || self.server.metric("laredo_copies_total", &self.table).await == Some(times);
+        eventually(PATIENCE, copied).await.expect("it is copied");
+    }
+
+    /// Both clients have what the database has.
+    pub(super) async fn clients_have_everything(&self, mark: i32) {
+        self.reach(mark).await;
         let rows = oracle::rows_at_rest(&self.sql, &self.table, &["n"], "true").await.unwrap();
         self.pair.settle(&rows).await;
         assert_eq!(self.pair.differences(&rows), "");
@@ -165,4 +180,69 @@ async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
     assert!(folder.join("set-aside").join(base.file_name().unwrap()).is_file());
     let named = format!("{} is damaged at byte 0: ", base.display());
     assert!(served.server.process.output().iter().any(|line| line.contains(&named)), "nothing says {named}");
+}
+
+/// A truncate gives the table another file, and the catalogue's word for it is kept as soon as the stream has told why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
+    let mut served = Served::start("laredo_truncated").await;
+    served.sql.batch_execute("TRUNCATE kept; INSERT INTO kept SELECT n FROM generate_series(1, 10) n").await.unwrap();
+    served.clients_have_everything(-2).await;
+    let file = served.cluster.psql("SELECT relfilenode FROM pg_class WHERE relname = 'kept'").unwrap();
+    let defined = format!("\"file\":{{\"number\":{file},");
+    let is_kept = async || {
+        let folder = served.folder.path().join("public/kept");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let journals = { files }.filter(|path| path.extension().is_some_and(|extension| extension == "journal"));
+        let has = |bytes: Vec<u8>| bytes.windows(defined.len()).any(|part| part == defined.as_bytes());
+        { journals }.any(|path| has(std::fs::read(path).unwrap()))
+    };
+    eventually(PATIENCE, is_kept).await.expect("the definition is in the journal");
+    served.kill().await;
+    served.sql.batch_execute("DELETE FROM kept WHERE n = 7").await.unwrap();
+    served.server.restart().await;
+    served.clients_have_everything(-3).await;
+    assert_eq!(served.server.metric("laredo_copies_total", &served.table).await, Some(0));
+    assert_eq!(served.pair.simple.state().snapshots, 1);
+}
+
+/// A million rows at full size. How long it takes is printed here, and measured by `./dev bench restart`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_is_there_again_after_a_crash_and_its_clients_go_on() {
+    let rows: u64 = if is_full() { 1_000_000 } else { 50_000 };
+    let (folder, table) = (tempfile::tempdir().unwrap(), TableName::new("public", "big"));
+    let cluster = Cluster::start(ClusterOptions { on_disk: true, ..ClusterOptions::default() }).unwrap();
+    let fill = format!(
+        "CREATE TABLE big (id bigint PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL, price numeric);
+         INSERT INTO big SELECT i, 'name of ' || i, now(), i / 7.0 FROM generate_series(1, {rows}) i"
+    );
+    cluster.psql(&fill).unwrap();
+    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_big").target(PATIENT);
+    let mut server = kept(config, &folder).start().await;
+    let replicas = [(), ()].map(|()| Replica::builder(server.url(), table.clone()).start().unwrap());
+    for replica in &replicas {
+        replica.ready(PATIENCE).await.unwrap();
+    }
+    let committed = async |sql: &str, rows: u64| {
+        cluster.psql(sql).unwrap();
+        for replica in &replicas {
+            let is_there = async || replica.view().len() as u64 == rows;
+            eventually(PATIENCE, is_there).await.unwrap_or_else(|_| panic!("{:?}", replica.status()));
+        }
+    };
+    committed("DELETE FROM big WHERE id % 1000 = 7", rows - rows / 1000).await;
+    let began = std::time::Instant::now();
+    server.restart().await;
+    println!("{rows} rows were served again {:.2} s after kill -9", began.elapsed().as_secs_f64());
+    committed("DELETE FROM big WHERE id % 1000 = 8", rows - rows / 1000 * 2).await;
+    let metrics = server.metrics().await;
+    assert_eq!(numbers(&metrics, "laredo_copies_total"), ["0"]);
+    assert_eq!(
+        (numbers(&metrics, "laredo_snapshots_total"), numbers(&metrics, "laredo_deltas_total")),
+        (vec![], vec!["2"])
+    );
+    for replica in replicas {
+        assert_eq!((replica.status().connects, replica.status().resyncs), (2, 0), "{:?}", replica.status());
+        replica.stop().await;
+    }
 }

@@ -218,6 +218,13 @@ impl Server {
         metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
     }
 
+    /// A number of the source's metrics; `None` before there is one.
+    pub async fn source_metric(&self, name: &str) -> Option<u64> {
+        let start = format!("{name}{{source=\"db\"}} ");
+        let metrics = self.get(self.ports.metrics, "/metrics").await?.1;
+        metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+    }
+
     /// A plain HTTP GET: status code and body. `None` when nobody answers.
     pub async fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");

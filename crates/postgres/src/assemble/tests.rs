@@ -55,6 +55,7 @@ fn tell(event: SourceEvent) -> String {
         SourceEvent::Progress(lsn) => format!("progress {lsn}"),
         SourceEvent::Moved { table, reason } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
+        SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),
         SourceEvent::Restarted { reason } => format!("restarted: {reason}"),
     }
 }

@@ -23,6 +23,9 @@ pub(super) enum StreamError {
     Ended,
     #[error("PostgreSQL has been silent for {0:?}")]
     Silent(Duration),
+    /// The next connection makes the slot again.
+    #[error("an operator reset the source")]
+    Reset,
     #[error("nobody takes the events any more")]
     Closed,
 }
@@ -37,7 +40,7 @@ impl StreamError {
             }
             // A disk may become empty again; a message stays what it is.
             StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_)),
-            StreamError::Recovering | StreamError::Ended | StreamError::Silent(_) => true,
+            StreamError::Recovering | StreamError::Ended | StreamError::Silent(_) | StreamError::Reset => true,
             StreamError::Definite(_) | StreamError::Closed => false,
         }
     }

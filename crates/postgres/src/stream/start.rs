@@ -36,6 +36,8 @@ pub(super) struct Start<'a> {
     timeline: Option<u32>,
     /// PostgreSQL could not stream from the slot, or missed the publication.
     suspect: bool,
+    /// An operator wants the slot to be made again.
+    reset: bool,
     /// How often in a row PostgreSQL failed by itself, without having sent anything new.
     internal_errors: u32,
 }
@@ -51,6 +53,7 @@ struct Found {
     wal_end: Lsn,
     timeline: u32,
     is_suspect: bool,
+    is_reset: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,13 +68,31 @@ enum Plan {
     /// Go on with the slot.
     Use { from: Lsn, restarted: Option<String> },
     /// Drop it, if it exists, and make it (again).
-    Make { restarted: Option<String> },
+    Make {
+        restarted: Option<String>,
+        /// What there is cannot be gone on with, for this reason; nothing where there is none at a first start.
+        lost: Option<String>,
+    },
 }
 
 impl<'a> Start<'a> {
     pub(super) fn new(options: &'a StreamOptions) -> Start<'a> {
         let resume = options.from;
-        Start { options, resume, has_slot: false, cluster: None, timeline: None, suspect: false, internal_errors: 0 }
+        Start {
+            options,
+            resume,
+            has_slot: false,
+            cluster: None,
+            timeline: None,
+            suspect: false,
+            reset: false,
+            internal_errors: 0,
+        }
+    }
+
+    /// The next connection drops the slot and makes it again.
+    pub(super) fn reset(&mut self) {
+        self.reset = true;
     }
 
     /// Notes why a connection ended, and whether it had brought the stream forward.
@@ -96,19 +117,24 @@ impl<'a> Start<'a> {
         let name = self.slot_name(&connection);
         found.slot = self.slot(&mut connection, &name).await?;
         found.is_suspect = std::mem::take(&mut self.suspect);
-        let (from, floor, restarted) = match plan(&name, &found, self.resume) {
-            Plan::Use { from, restarted } => (from, found.slot.map_or(from, |slot| slot.confirmed), restarted),
-            Plan::Make { restarted } => {
+        found.is_reset = self.reset;
+        signals.retention.send_modify(|known| known.slot.clone_from(&name));
+        let (from, floor, restarted, lost) = match plan(&name, &found, self.resume) {
+            Plan::Use { from, restarted } => {
+                (from, found.slot.map_or(from, |slot| slot.confirmed), restarted.clone(), restarted)
+            }
+            Plan::Make { restarted, lost } => {
                 if found.slot.is_some() {
                     let drop = format!("DROP_REPLICATION_SLOT {}", quoted(&name));
                     connection.simple_query(&drop).await?;
                 }
                 let from = self.make(&mut connection, &name).await?;
-                (from, from, restarted)
+                (from, from, restarted, lost)
             }
         };
-        if let Some(reason) = &restarted {
-            tracing::error!(%reason, "every table has to be copied again");
+        self.reset = false;
+        if let Some(reason) = &lost {
+            signals.lost(reason);
         }
         // A slot that goes on keeps what it kept: nobody has to wait again for those who wrote before.
         if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
@@ -208,12 +234,7 @@ impl<'a> Start<'a> {
 
     /// Makes the slot, and says from where on it keeps what commits.
     async fn make(&self, connection: &mut ReplicationConnection, name: &str) -> Result<Lsn, StreamError> {
-        let temporary = match self.options.slot {
-            SlotMode::Stateful { .. } => "",
-            SlotMode::Ephemeral { .. } => "TEMPORARY ",
-        };
-        // Without an exported snapshot: reading under one can destroy rows of the source.
-        let sql = format!("CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput NOEXPORT_SNAPSHOT", quoted(name));
+        let sql = create_slot(name, &self.options.slot, connection.major_version());
         let process_id = connection.process_id();
         let rows = tokio::select! {
             rows = connection.simple_query(&sql) => rows?,
@@ -241,9 +262,14 @@ fn another_history(found: &Found, resume: Lsn, timeline: u32, left: Option<Lsn>)
 }
 
 fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
-    let make = |why: String| Plan::Make {
-        restarted: resume.map(|resume| format!("{why}; commits after {resume} may be missing")),
+    let make = |why: String| {
+        let restarted = resume.map(|resume| format!("{why}; commits after {resume} may be missing"));
+        let lost = restarted.clone().or_else(|| found.slot.is_some().then_some(why));
+        Plan::Make { restarted, lost }
     };
+    if found.is_reset {
+        return make(format!("an operator had replication slot {name} made again"));
+    }
     let Some(slot) = &found.slot else {
         return make(format!("replication slot {name} is gone"));
     };
@@ -263,6 +289,23 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
             )),
         },
         resume => Plan::Use { from: resume.unwrap_or(slot.confirmed), restarted: None },
+    }
+}
+
+/// Without an exported snapshot: reading under one can destroy rows of the source. From 17 on, a slot that stays is kept ready on the
+/// standbys that are set up for it, so that it survives a failover.
+fn create_slot(name: &str, mode: &SlotMode, major_version: u32) -> String {
+    let name = quoted(name);
+    match mode {
+        SlotMode::Ephemeral { .. } => {
+            format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT")
+        }
+        SlotMode::Stateful { .. } if major_version < 17 => {
+            format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput NOEXPORT_SNAPSHOT")
+        }
+        SlotMode::Stateful { .. } => {
+            format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)")
+        }
     }
 }
 
@@ -316,7 +359,7 @@ mod tests {
         assert_eq!(plan("s", &found(100), None), use_from(100), "a first start");
         assert_eq!(plan("s", &found(100), Some(Lsn(300))), use_from(300));
         assert_eq!(plan("s", &found(300), Some(Lsn(300))), use_from(300));
-        let none = Plan::Make { restarted: None };
+        let none = Plan::Make { restarted: None, lost: None };
         assert_eq!(plan("s", &Found::default(), None), none, "a first start copies in any case");
     }
 
@@ -325,15 +368,24 @@ mod tests {
         let mut lost = found(100);
         lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
         let suspect = Found { is_suspect: true, ..found(100) };
+        let reset = Found { is_reset: true, ..found(100) };
+        let Plan::Make { restarted: None, lost: Some(said) } = plan("s", &lost, None) else {
+            panic!("a first start says what it finds lost, too")
+        };
+        assert!(said.contains("was invalidated"), "{said}");
         for (found, resume, made, reason) in [
             (Found::default(), 300, true, "is gone; commits after 0/12C may be missing"),
             (lost, 300, true, "was invalidated"),
             (suspect, 300, true, "can no longer stream"),
+            (reset, 300, true, "an operator had replication slot s made again"),
             (found(100), 50, false, "was moved to 0/64"),
         ] {
             let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
                 Plan::Use { restarted, .. } => (false, restarted.unwrap()),
-                Plan::Make { restarted } => (true, restarted.unwrap()),
+                Plan::Make { restarted, lost } => {
+                    assert_eq!(restarted, lost);
+                    (true, restarted.unwrap())
+                }
             };
             assert!(was_made == made && said.contains(reason), "{said}");
         }
@@ -389,6 +441,20 @@ mod tests {
             suspects.push(std::mem::take(&mut start.suspect));
         }
         assert_eq!(suspects, [false, false, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn a_slot_that_stays_survives_a_failover_where_postgres_can_do_that() {
+        let stateful = SlotMode::Stateful { name: "s".to_owned() };
+        let ephemeral = SlotMode::Ephemeral { name_prefix: "s".to_owned() };
+        for (mode, version, expected) in [
+            (&stateful, 14, "\"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
+            (&stateful, 16, "\"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
+            (&stateful, 17, "\"s\" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"),
+            (&ephemeral, 17, "\"s\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
+        ] {
+            assert_eq!(create_slot("s", mode, version), format!("CREATE_REPLICATION_SLOT {expected}"));
+        }
     }
 
     #[test]

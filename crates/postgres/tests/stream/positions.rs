@@ -87,27 +87,6 @@ async fn a_slow_consumer_does_not_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_transaction_that_is_open_does_not_hold_up_the_position() {
-    let cluster = cluster(ClusterOptions::default().set("logical_decoding_work_mem", "64kB"));
-    let mut stream = Follower::start(&cluster, stateful()).await;
-    let large = cluster.connect().await.unwrap();
-    large.batch_execute("BEGIN").await.unwrap();
-    let insert = "INSERT INTO users SELECT gen_random_uuid(), repeat('x', 100) FROM generate_series(1, 20000)";
-    large.batch_execute(insert).await.unwrap();
-    let end = lsn(&cluster, "pg_current_wal_lsn()");
-    // It goes on and on, and PostgreSQL has something to send all the time.
-    let writing = async {
-        loop {
-            large.batch_execute(insert).await.unwrap();
-        }
-    };
-    tokio::select! {
-        () = stream.progress(end) => {}
-        () = writing => {}
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_when_nobody_listens() {
     let cluster = cluster(ClusterOptions::default());
     let stream = Follower::start(&cluster, ephemeral()).await;

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use laredo_core::CommitTime;
 use laredo_engine::TablePhase;
+use laredo_engine::retention::WalStatus;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::report::lag_ms;
+use crate::options::ServedSource;
 use crate::shared::Shared;
 use crate::table::Served;
 
@@ -40,6 +42,7 @@ impl Metrics {
             gauge!("laredo_snapshot_sends").set(float(sending as u64));
             gauge!("laredo_snapshot_sends_max").set(float(most as u64));
             gauge!("laredo_snapshot_waits").set(float(waiting as u64));
+            self.shared.sources.iter().for_each(|source| read_source(source, now));
             gauge!("process_resident_memory_bytes").set(float(resident_bytes().unwrap_or(0)));
         });
         self.handle.render()
@@ -80,6 +83,26 @@ fn read_table(table: &Served, now: CommitTime) {
         let labels = [("table", table.name().to_string()), ("action", action.to_owned())];
         counter!("laredo_changes_total", &labels).absolute(count);
     }
+}
+
+/// What is not known is no number: a zero would say that all is well, and what was said last would go on being said.
+fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
+    let retention = source.engine.retention();
+    let standing = retention.standing;
+    let told = |name: &'static str, number: Option<f64>| {
+        gauge!(name, &[("source", source.id.clone())]).set(number.unwrap_or(f64::NAN));
+    };
+    told("laredo_source_lag_ms", source.lag_ms(now).map(float));
+    told("laredo_slot_lag_bytes", standing.map(|standing| float(standing.lag_bytes)));
+    told("laredo_slot_retained_bytes", standing.map(|standing| float(standing.retained_bytes)));
+    told("laredo_slot_safe_bytes", standing.and_then(|standing| standing.safe_bytes).map(float));
+    told("laredo_slot_left_seconds", standing.and_then(|standing| standing.left).map(|left| left.as_secs_f64()));
+    for status in WalStatus::ALL {
+        let labels = [("source", source.id.clone()), ("status", status.name().to_owned())];
+        let is = standing.is_some_and(|standing| standing.wal_status == status);
+        gauge!("laredo_slot_wal_status", &labels).set(float(is.into()));
+    }
+    counter!("laredo_slot_losses_total", &[("source", source.id.clone())]).absolute(retention.losses);
 }
 
 fn read_journal(table: &Served) {
@@ -145,6 +168,25 @@ fn describe() {
     describe_gauge!("laredo_table_state", "1 for what the table is doing.");
     describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
     describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");
+    describe_gauge!(
+        "laredo_source_lag_ms",
+        "Milliseconds since the last of the source's tables had all that was committed."
+    );
+    describe_gauge!("laredo_slot_lag_bytes", "Bytes of WAL that PostgreSQL has not been told to forget.");
+    describe_gauge!("laredo_slot_retained_bytes", "Bytes of WAL on PostgreSQL's disk that are kept for the slot.");
+    describe_gauge!(
+        "laredo_slot_safe_bytes",
+        "Bytes of WAL until the slot is lost; NaN without max_slot_wal_keep_size."
+    );
+    describe_gauge!(
+        "laredo_slot_left_seconds",
+        "Estimate of the time until then if nothing more were acknowledged, or NaN."
+    );
+    describe_gauge!("laredo_slot_wal_status", "1 for what becomes of the WAL that the slot needs.");
+    describe_counter!(
+        "laredo_slot_losses_total",
+        "Slots that could not be gone on with: every table was copied again."
+    );
     describe_counter!("laredo_copies_total", "Copies of the table completed.");
     describe_counter!("laredo_changes_total", "Changes applied.");
     describe_gauge!("laredo_journal_sequence", "Sequence of the newest entry.");

@@ -1,4 +1,4 @@
-//! What the readiness endpoint says of each table.
+//! What the readiness endpoint says of each table and each source.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use laredo_core::{CommitTime, Lsn};
 use laredo_engine::{CopyProgress, TablePhase, TableStatus};
 use serde::Serialize;
 
+use crate::options::ServedSource;
 use crate::shared::Shared;
 use crate::table::Served;
 
@@ -14,6 +15,34 @@ use crate::table::Served;
 pub(super) struct Report {
     ready: bool,
     tables: Vec<TableReport>,
+    sources: Vec<SourceReport>,
+}
+
+/// What the database keeps for a source. It does not decide readiness: clients are served whatever becomes of the slot.
+#[derive(Debug, Serialize)]
+struct SourceReport {
+    source: String,
+    paused: bool,
+    slot: String,
+    /// Milliseconds since the last of its tables was known to have all that was committed.
+    lag_ms: Option<u64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`; absent, with what follows, while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wal_status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retained_bytes: Option<u64>,
+    /// Absent where there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safe_bytes: Option<u64>,
+    /// An estimate of the time until the slot is lost, if nothing more were acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_ms: Option<u64>,
+    /// How often since the start a slot could not be gone on with.
+    losses: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_loss: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,7 +84,29 @@ struct CopyReport {
 impl Report {
     pub(super) fn new(shared: &Shared, ready: bool) -> Report {
         let now = shared.clock.as_ref()();
-        Report { ready, tables: shared.tables.iter().map(|table| table_report(table, now)).collect() }
+        Report {
+            ready,
+            tables: shared.tables.iter().map(|table| table_report(table, now)).collect(),
+            sources: shared.sources.iter().map(|source| source_report(source, now)).collect(),
+        }
+    }
+}
+
+fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
+    let retention = source.engine.retention();
+    let standing = retention.standing;
+    SourceReport {
+        source: source.id.clone(),
+        paused: source.engine.is_paused(),
+        slot: retention.slot,
+        lag_ms: source.lag_ms(now),
+        wal_status: standing.map(|standing| standing.wal_status.name()),
+        lag_bytes: standing.map(|standing| standing.lag_bytes),
+        retained_bytes: standing.map(|standing| standing.retained_bytes),
+        safe_bytes: standing.and_then(|standing| standing.safe_bytes),
+        left_ms: standing.and_then(|standing| standing.left).map(ms),
+        losses: retention.losses,
+        last_loss: retention.last_loss,
     }
 }
 
@@ -89,7 +140,6 @@ pub(super) fn lag_ms(status: &TableStatus, now: CommitTime) -> Option<i64> {
 }
 
 fn copy_report(copy: &CopyProgress) -> CopyReport {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     CopyReport {
         rows: copy.rows,
         bytes: copy.bytes,
@@ -98,4 +148,8 @@ fn copy_report(copy: &CopyProgress) -> CopyReport {
         elapsed_ms: ms(copy.started_at.elapsed()),
         left_ms: copy.left().map(ms),
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

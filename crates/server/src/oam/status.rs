@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::{TablePhase, TableStatus};
-use laredo_proto::oam::{GetStatusResponse, PipelineState, PipelineStatus, ServiceState, SourceInfo, SourceStatus};
+use laredo_proto::oam::{
+    GetStatusResponse, PipelineState, PipelineStatus, ResetSourceResponse, ServiceState, SourceInfo, SourceStatus,
+};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
@@ -84,20 +86,9 @@ pub(super) fn source_info(shared: &Shared, source: &ServedSource) -> SourceInfo 
 
 fn source_status(shared: &Shared, source: &ServedSource) -> SourceStatus {
     let engine = &source.engine;
-    let known: Vec<TableStatus> = engine.tables().iter().map(|table| table.status()).collect();
-    let current = known.iter().map(|status| status.position).max().unwrap_or(Lsn::ZERO);
+    let current = engine.tables().iter().map(|table| table.status().position).max().unwrap_or(Lsn::ZERO);
     let acknowledged = engine.acknowledged();
-    let oldest = known.iter().map(|status| status.current_at).min().unwrap_or_default();
-    let lag_us = shared.clock.as_ref()().0.saturating_sub(oldest.0);
-    let lag_time = (oldest != CommitTime::default()).then(|| Duration::from_micros(lag_us.try_into().unwrap_or(0)));
-    let identity = engine.identity();
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let details = [
-        ("system_identifier", text(&identity.system_identifier)),
-        ("database", text(&identity.database)),
-        ("timeline", text(&identity.timeline.to_string())),
-        ("paused", Value { kind: Some(Kind::BoolValue(engine.is_paused())) }),
-    ];
+    let lag = source.lag_ms((shared.clock)()).map(Duration::from_millis);
     SourceStatus {
         source_id: source.id.clone(),
         source_type: source.kind.clone(),
@@ -106,8 +97,47 @@ fn source_status(shared: &Shared, source: &ServedSource) -> SourceStatus {
         current_position: current.to_string(),
         acked_position: acknowledged.to_string(),
         lag_bytes: count(current.0.saturating_sub(acknowledged.0)),
-        lag_time: lag_time.and_then(|lag| lag.try_into().ok()),
-        source_details: Some(Struct { fields: details.map(|(name, value)| (name.to_owned(), value)).into() }),
+        lag_time: lag.and_then(|lag| lag.try_into().ok()),
+        source_details: Some(details(source)),
+    }
+}
+
+fn details(source: &ServedSource) -> Struct {
+    let (identity, retention) = (source.engine.identity(), source.engine.retention());
+    let text = |text: &str| Kind::StringValue(text.to_owned());
+    #[expect(clippy::cast_precision_loss, reason = "a Struct has no other numbers; bytes are exact up to 8 PiB")]
+    let number = |number: u64| Kind::NumberValue(number as f64);
+    let mut fields = vec![
+        ("system_identifier", text(&identity.system_identifier)),
+        ("database", text(&identity.database)),
+        ("timeline", text(&identity.timeline.to_string())),
+        ("paused", Kind::BoolValue(source.engine.is_paused())),
+        ("slot", text(&retention.slot)),
+        ("slot_losses", number(retention.losses)),
+    ];
+    if let Some(standing) = retention.standing {
+        fields.push(("wal_status", text(standing.wal_status.name())));
+        fields.push(("slot_lag_bytes", number(standing.lag_bytes)));
+        fields.push(("retained_bytes", number(standing.retained_bytes)));
+        fields.extend(standing.safe_bytes.map(|bytes| ("safe_bytes", number(bytes))));
+        fields.extend(standing.left.map(|left| ("seconds_left", number(left.as_secs()))));
+    }
+    fields.extend(retention.last_loss.as_deref().map(|reason| ("last_loss", text(reason))));
+    let fields = fields.into_iter().map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) }));
+    Struct { fields: fields.collect() }
+}
+
+/// What a reset has begun.
+pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourceResponse {
+    let publication = if drop_publication { "the publication was made anew, " } else { "" };
+    let (tables, slot) = (source.engine.tables().len(), source.engine.retention().slot);
+    ResetSourceResponse {
+        accepted: true,
+        message: format!(
+            "{publication}slot {slot} is dropped and made again; then {tables} tables are copied anew, and clients are sent \
+             what differs"
+        ),
+        details: Some(details(source)),
     }
 }
 

@@ -1,17 +1,21 @@
-//! Telling of states as they change.
+//! Telling of states and rows as they change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use laredo_core::TableName;
+use laredo_engine::retention::{Retention, WalStatus};
 use laredo_proto::oam::watch_status_response::Event;
 use laredo_proto::oam::{
-    PipelineState, PipelineStateChangeEvent, ServiceState, ServiceStateChange, WatchStatusRequest, WatchStatusResponse,
+    PipelineState, PipelineStateChangeEvent, ServiceState, ServiceStateChange, SourceStateChange, WatchStatusRequest,
+    WatchStatusResponse,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::Status;
 
+use super::rows::Rows;
 use super::status;
 use crate::refusal;
 use crate::shared::Shared;
@@ -24,28 +28,36 @@ const INTERVAL: Duration = Duration::from_millis(200);
 struct Watch {
     shared: Arc<Shared>,
     service: ServiceState,
-    pipelines: Vec<(Arc<Served>, PipelineState)>,
+    pipelines: Vec<(Rows, PipelineState)>,
+    sources: BTreeMap<String, SlotSeen>,
     ticks: Interval,
+    /// There were rows the last time: there may be more of them.
+    has_more: bool,
 }
 
-/// The states as they are, then each change; it ends when the server stops.
+/// The states as they are, then each change of them, and each change of a row of the tables. It ends when the server stops. Nothing is
+/// kept for who watches but a place in each journal; where a journal does not reach back to it any more, the stream is cut.
 pub(super) fn watch(
     shared: Arc<Shared>,
     request: &WatchStatusRequest,
 ) -> Result<BoxStream<'static, Result<WatchStatusResponse, Status>>, Status> {
-    let pipelines = chosen(&shared, request)?.into_iter().map(|table| (table, PipelineState::Unspecified)).collect();
+    let chosen = chosen(&shared, request)?.into_iter();
+    let pipelines = chosen.map(|table| (Rows::new(table), PipelineState::Unspecified)).collect();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watch = Watch { shared, service: ServiceState::Unspecified, pipelines, ticks };
+    let (service, sources) = (ServiceState::Unspecified, BTreeMap::new());
+    let watch = Watch { shared, service, pipelines, sources, ticks, has_more: false };
     let rounds = stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
+        let stop = watch.shared.stop.clone();
         tokio::select! {
             biased;
-            () = watch.shared.stop.cancelled() => return Some((vec![Err(refusal::stopping())], None)),
-            _ = watch.ticks.tick() => {}
+            () = stop.cancelled() => Some((vec![Err(refusal::stopping())], None)),
+            round = watch.round() => match round {
+                Ok(changes) => Some((changes.into_iter().map(Ok).collect(), Some(watch))),
+                Err(status) => Some((vec![Err(status)], None)),
+            },
         }
-        let changes = watch.changes().into_iter().map(Ok).collect();
-        Some((changes, Some(watch)))
     });
     Ok(rounds.flat_map(stream::iter).boxed())
 }
@@ -67,25 +79,78 @@ fn chosen(shared: &Shared, request: &WatchStatusRequest) -> Result<Vec<Arc<Serve
 }
 
 impl Watch {
-    fn changes(&mut self) -> Vec<WatchStatusResponse> {
+    /// What has changed since the last time, rows in batches.
+    async fn round(&mut self) -> Result<Vec<WatchStatusResponse>, Status> {
+        if !self.has_more {
+            self.ticks.tick().await;
+        }
+        self.has_more = false;
+        let mut events = self.states();
+        for (rows, _) in &mut self.pipelines {
+            let changes = rows.next().await?;
+            self.has_more |= !changes.is_empty();
+            events.extend(changes.into_iter().map(Event::RowChange));
+        }
+        let at = timestamp(self.shared.clock.as_ref()());
+        Ok(events.into_iter().map(|event| WatchStatusResponse { timestamp: Some(at), event: Some(event) }).collect())
+    }
+
+    fn states(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let service = status::service_state(&self.shared);
         if service != self.service {
             let old_state = std::mem::replace(&mut self.service, service).into();
             events.push(Event::ServiceStateChange(ServiceStateChange { old_state, new_state: service.into() }));
         }
-        for (table, known) in &mut self.pipelines {
-            let state = status::state_of(&self.shared, table);
+        for (rows, known) in &mut self.pipelines {
+            let state = status::state_of(&self.shared, rows.table());
             if state != *known {
                 let old_state = std::mem::replace(known, state).into();
                 events.push(Event::PipelineStateChange(PipelineStateChangeEvent {
-                    pipeline_id: status::pipeline_id(table),
+                    pipeline_id: status::pipeline_id(rows.table()),
                     old_state,
                     new_state: state.into(),
                 }));
             }
         }
-        let at = timestamp(self.shared.clock.as_ref()());
-        events.into_iter().map(|event| WatchStatusResponse { timestamp: Some(at), event: Some(event) }).collect()
+        for source in &self.shared.sources {
+            let (id, retention) = (&source.id, source.engine.retention());
+            let known = self.sources.entry(id.clone()).or_insert_with(|| SlotSeen::new(&retention));
+            let told = known.changes(&retention).into_iter();
+            events.extend(told.map(|(event_type, message)| {
+                let (source_id, event_type) = (id.clone(), event_type.to_owned());
+                Event::SourceStateChange(SourceStateChange { source_id, event_type, message })
+            }));
+        }
+        events
+    }
+}
+
+/// What was told of a source's slot.
+struct SlotSeen {
+    losses: u64,
+    wal_status: WalStatus,
+}
+
+impl SlotSeen {
+    /// A slot that has what it needs is nothing to begin with.
+    fn new(retention: &Retention) -> SlotSeen {
+        SlotSeen { losses: retention.losses, wal_status: WalStatus::Reserved }
+    }
+
+    /// What happened since, each as a word and a sentence.
+    fn changes(&mut self, retention: &Retention) -> Vec<(&'static str, String)> {
+        let mut changes = Vec::new();
+        let Retention { slot, standing, losses, last_loss } = retention;
+        if std::mem::replace(&mut self.losses, *losses) != *losses {
+            changes.push(("slot_lost", last_loss.clone().unwrap_or_default()));
+        }
+        // While it cannot be asked, nothing is known to have changed.
+        if let Some(wal_status) = standing.map(|standing| standing.wal_status)
+            && std::mem::replace(&mut self.wal_status, wal_status) != wal_status
+        {
+            changes.push(("wal_status", format!("the WAL that slot {slot} needs is {}", wal_status.name())));
+        }
+        changes
     }
 }

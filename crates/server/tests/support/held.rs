@@ -1,6 +1,7 @@
 //! A source whose copies wait until they are let go.
 
 use laredo_core::Lsn;
+use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
     TableRequest,
@@ -39,5 +40,13 @@ impl Source for Held {
     ) -> Result<(), SourceError> {
         let _ = self.may_copy.clone().wait_for(|may| *may).await;
         self.database.copy(table, before, admits, rows).await
+    }
+
+    fn retention(&self) -> watch::Receiver<Retention> {
+        self.database.retention()
+    }
+
+    async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
+        self.database.reset(drop_publication).await
     }
 }

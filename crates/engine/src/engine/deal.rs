@@ -1,0 +1,201 @@
+//! The stream, dealt out to the tables.
+
+use std::sync::Arc;
+
+use laredo_core::{CommitTime, Lsn, TableName};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+use crate::source::{SourceCommit, SourceEvent};
+use crate::spool::Spool;
+use crate::table::{Progress, Queued, TableCommit, TableEvent};
+
+/// Bytes that may wait for one table; beyond, its neighbours wait for it.
+const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
+/// What an event counts beside its changes.
+const EVENT_BYTES: u32 = 512;
+/// What a transaction counts that waits in a file of its own: a few dozen may, for files are scarce, too.
+const FILE_BYTES: u32 = 256 * 1024;
+/// How far the stream is, is told to all tables after this many events, and whenever no other waits.
+const PROGRESS_EVENTS: u32 = 256;
+
+/// The way to one table: a queue of what it must not miss, and beside it the latest of how far the stream is, which waits for
+/// nobody.
+pub(super) struct Outlet {
+    name: TableName,
+    queue: mpsc::UnboundedSender<Queued>,
+    /// Bytes that may still be put into the queue. Each event holds its own until it is taken.
+    room: Arc<Semaphore>,
+    /// Events put into the queue.
+    sent: u64,
+    progress: watch::Sender<Progress>,
+}
+
+/// The way to one table, and its other end.
+pub(super) fn outlet(name: TableName) -> (Outlet, mpsc::UnboundedReceiver<Queued>) {
+    let (queue, events) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+    (Outlet { name, queue, room, sent: 0, progress: watch::Sender::default() }, events)
+}
+
+impl Outlet {
+    /// How far the stream is.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    async fn send(&mut self, event: TableEvent, bytes: u32) {
+        let room = match self.room.clone().try_acquire_many_owned(bytes) {
+            Ok(room) => room,
+            Err(_) => {
+                let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
+                tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbours wait for it");
+                let room = self.room.clone().acquire_many_owned(bytes).await;
+                tracing::info!(%table, "the table has caught up some way: its neighbours go on");
+                room.expect("nobody closes the semaphore")
+            }
+        };
+        self.sent += 1;
+        // A table whose task is gone has said why in its status; its neighbours go on.
+        let _ = self.queue.send(Queued { event, _room: room });
+    }
+}
+
+/// Sends each event to the tables that it concerns, and tells all of them how far the stream is.
+pub(super) async fn deal(
+    mut events: mpsc::Receiver<SourceEvent>,
+    mut paused: watch::Receiver<bool>,
+    tables: &mut [Outlet],
+    dealt: &watch::Sender<Lsn>,
+    moved: &Notify,
+) {
+    let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
+    while let Some(event) = events.recv().await {
+        // The next events wait in their queue, and when that is full, nothing more is read of the stream.
+        let _ = paused.wait_for(|paused| !paused).await;
+        dealer.deal(event).await;
+        dealer.untold += 1;
+        if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
+            dealer.tell_progress();
+            dealt.send_replace(dealer.reached);
+            moved.notify_one();
+        }
+    }
+}
+
+struct Dealer<'a> {
+    tables: &'a mut [Outlet],
+    /// Everything up to here is in the tables' queues.
+    reached: Lsn,
+    current_at: Option<CommitTime>,
+    /// Events since all tables were told how far the stream is.
+    untold: u32,
+}
+
+impl Dealer<'_> {
+    async fn deal(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }) => {
+                for (index, spool) in tables {
+                    let bytes = queued_bytes(&spool);
+                    let event = TableEvent::Commit(TableCommit { xid, end, committed_at, spool });
+                    self.tell(index.0, event, bytes).await;
+                }
+                (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
+            }
+            SourceEvent::Progress(position) => {
+                (self.reached, self.current_at) = (self.reached.max(position), None);
+            }
+            SourceEvent::Moved { table, reason } => self.tell(table.0, TableEvent::Moved(reason), EVENT_BYTES).await,
+            SourceEvent::Broken { table, error } => self.tell(table.0, TableEvent::Broken(error), EVENT_BYTES).await,
+            SourceEvent::Redefined { table, definition, from } => {
+                self.tell(table.0, TableEvent::Redefined(from, definition), EVENT_BYTES).await;
+            }
+            SourceEvent::Restarted { reason } => {
+                for index in 0..self.tables.len() {
+                    self.tell(index, TableEvent::Restarted(reason.clone()), EVENT_BYTES).await;
+                }
+            }
+        }
+    }
+
+    async fn tell(&mut self, index: usize, event: TableEvent, bytes: u32) {
+        if self.tables[index].room.available_permits() < bytes as usize {
+            // Its neighbours need not wait for it to hear what is known.
+            self.tell_progress();
+        }
+        self.tables[index].send(event, bytes).await;
+    }
+
+    fn tell_progress(&mut self) {
+        self.untold = 0;
+        for table in &*self.tables {
+            let (position, current_at, after) = (self.reached, self.current_at, table.sent);
+            table.progress.send_replace(Progress { position, current_at, after });
+        }
+    }
+}
+
+/// What a transaction counts while it waits: what it holds of memory, or of files. One alone may be larger than the queue.
+fn queued_bytes(spool: &Spool) -> u32 {
+    let changes = match spool.memory_bytes() {
+        0 => FILE_BYTES,
+        bytes => u32::try_from(bytes).unwrap_or(u32::MAX),
+    };
+    changes.saturating_add(EVENT_BYTES).min(QUEUE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::sync::Arc;
+
+    use laredo_core::{Cell, TupleBuf, Xid};
+
+    use super::*;
+    use crate::source::TableIndex;
+    use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
+
+    fn commit(end: u64, table: usize, bytes: usize) -> SourceEvent {
+        let options = SpoolOptions { memory_bytes_max: usize::MAX, folder: std::env::temp_dir() };
+        let mut spool = SpoolWriter::new(Arc::new(options));
+        let row: TupleBuf = [Cell::Value(&vec![b'x'; bytes])].into_iter().collect();
+        spool.push(0, RawChange::Insert { new: row.as_ref() }).unwrap();
+        let tables = vec![(TableIndex(table), spool.finish().unwrap())];
+        SourceEvent::Commit(SourceCommit { xid: Xid(end), end: Lsn(end), committed_at: CommitTime(0), tables })
+    }
+
+    /// Deals as much as can be dealt now.
+    async fn deal_all(dealer: &mut Dealer<'_>, events: impl IntoIterator<Item = SourceEvent>) -> usize {
+        let mut dealt = 0;
+        for event in events {
+            tokio::select! {
+                biased;
+                () = dealer.deal(event) => dealt += 1,
+                () = ready(()) => break,
+            }
+        }
+        dealt
+    }
+
+    #[tokio::test]
+    async fn a_table_that_takes_nothing_holds_up_its_neighbours_at_a_bound_of_bytes_and_not_before() {
+        let (mut tables, mut queues) = (Vec::new(), Vec::new());
+        for name in ["public.slow", "public.neighbour"] {
+            let (outlet, queue) = outlet(name.parse().unwrap());
+            tables.push(outlet);
+            queues.push(queue);
+        }
+        let mut dealer = Dealer { tables: &mut tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
+        // Far more small ones than fit into any queue that counts them.
+        let small = (1..=10_000).map(|end| commit(end, 0, 10));
+        assert_eq!(deal_all(&mut dealer, small).await, 10_000);
+        assert_eq!(deal_all(&mut dealer, [commit(10_001, 1, 10)]).await, 1);
+        assert!(queues[1].try_recv().is_ok(), "the neighbour goes on");
+        let large = (0..1000).map(|end| commit(20_000 + end, 0, 100 * 1024));
+        let dealt = deal_all(&mut dealer, large).await;
+        assert!((50..164).contains(&dealt), "{dealt} of 100 KiB wait beside the small ones");
+        // Of one that is larger than the whole queue, nothing is waited for but an empty queue.
+        while queues[0].try_recv().is_ok() {}
+        assert_eq!(deal_all(&mut dealer, [commit(30_000, 0, 2 * QUEUE_BYTES as usize)]).await, 1);
+    }
+}

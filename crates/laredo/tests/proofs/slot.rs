@@ -1,0 +1,136 @@
+//! The slot: what is told of it, and what happens when PostgreSQL invalidates it or an operator has it made again.
+
+use laredo_core::TableName;
+use laredo_testkit::workload::{Workload, WorkloadOptions};
+use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
+
+use super::command::answer;
+use super::faults::undisturbed;
+use super::restarts::Served;
+use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
+use crate::support::server::{PATIENCE, ServerConfig, numbers};
+
+/// One that keeps next to nothing for a slot.
+fn tight() -> Cluster {
+    let options = ClusterOptions::default()
+        .set("max_slot_wal_keep_size", "1MB")
+        .set("max_wal_size", "32MB")
+        .set("min_wal_size", "32MB");
+    let cluster = Cluster::start(options).unwrap();
+    cluster.psql("CREATE TABLE filler (id uuid)").unwrap();
+    cluster
+}
+
+/// Writes WAL that is not ours, a segment each time.
+fn write_wal(cluster: &Cluster) {
+    cluster.psql("INSERT INTO filler VALUES (gen_random_uuid()); SELECT pg_switch_wal(); CHECKPOINT").unwrap();
+}
+
+/// The server says so as loud as it can, and nobody loads the table again.
+fn is_told(served: &Served) {
+    let log = served.server.process.output();
+    let is_loud =
+        |line: &String| line.contains("ERROR") && line.contains("replication slot laredo_tight was invalidated");
+    assert!(log.iter().any(is_loud), "nothing says what happened: {log:#?}");
+    assert_eq!(served.pair.simple.state().snapshots, 1);
+    assert_eq!(served.pair.replica.status().resyncs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_told_by_what_differs() {
+    let served = Served::start_on(tight(), "laredo_tight").await;
+    let source = async || served.server.health().await.1["sources"][0].clone();
+    let stands = async || {
+        let source = source().await;
+        source["wal_status"] == "reserved" && source["safe_bytes"].is_u64() && source["retained_bytes"].is_u64()
+    };
+    eventually(PATIENCE, stands).await.expect("how the slot stands is told");
+    let oam = served.server.oam_url();
+    answer(&["pause", "--oam", &oam]);
+    let losses = async || served.server.source_metric("laredo_slot_losses_total").await;
+    assert_eq!(losses().await, Some(0));
+    let is_lost = async || {
+        write_wal(&served.cluster);
+        losses().await == Some(1)
+    };
+    eventually(PATIENCE, is_lost).await.expect("it is seen while nothing is followed");
+    let source = source().await;
+    assert!(source["last_loss"].as_str().is_some_and(|why| why.contains("was invalidated")), "{source}");
+    answer(&["resume", "--oam", &oam]);
+    served.is_copied(2).await;
+    served.clients_have_everything(-2).await;
+    is_told(&served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_invalidated_meanwhile_is_told_by_what_differs_and_said() {
+    let mut served = Served::start_on(tight(), "laredo_tight").await;
+    served.kill().await;
+    served.cluster.psql("DELETE FROM kept WHERE n % 100 = 7; UPDATE kept SET amount = 0 WHERE n = 8").unwrap();
+    let is_lost = async || {
+        write_wal(&served.cluster);
+        served.cluster.psql("SELECT wal_status FROM pg_replication_slots").unwrap() == "lost"
+    };
+    eventually(PATIENCE, is_lost).await.unwrap();
+    served.comes_back_with_a_copy().await;
+    assert_eq!(served.server.source_metric("laredo_slot_losses_total").await, Some(1));
+    is_told(&served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    let workload = Workload::start(&cluster.url("postgres"), 11, WorkloadOptions::default());
+    more(&workload, 100).await;
+    let server = serve_all(cluster.url("postgres")).slot("laredo_reset").start().await;
+    let pairs = fleet(&server.url());
+    let url = server.oam_url();
+    let publication = || cluster.psql("SELECT oid FROM pg_publication").unwrap();
+    for (round, with_publication) in [(1, false), (2, true)] {
+        more(&workload, 60).await;
+        // PostgreSQL may have cost a slot by itself: it cannot always read on where a table was just truncated.
+        let lost = async || server.source_metric("laredo_slot_losses_total").await.unwrap();
+        let copied = async || -> Vec<u64> {
+            let metrics = server.metrics().await;
+            numbers(&metrics, "laredo_copies_total").into_iter().map(|copies| copies.parse().unwrap()).collect()
+        };
+        let (losses, copies, before) = (lost().await, copied().await, publication());
+        let mut order = vec!["reset-source", "db", "--confirm", "--oam", &url];
+        order.extend(with_publication.then_some("--drop-publication"));
+        let said = answer(&order);
+        assert!(said.contains("slot laredo_reset is dropped and made again"), "{said}");
+        assert_eq!(publication() != before, with_publication);
+        more(&workload, 60).await;
+        let is_done =
+            async || lost().await > losses && copied().await.iter().zip(&copies).all(|(now, before)| now > before);
+        eventually(PATIENCE, is_done).await.expect("every table is copied again");
+        let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
+        workload.resume(paused);
+    }
+    undisturbed(&pairs);
+    workload.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_elses() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION theirs FOR TABLE t").unwrap();
+    let mut config = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).slot("laredo_theirs");
+    config.publication = "theirs".to_owned();
+    config.source += "\npublication { create = false }";
+    let server = config.start().await;
+    let url = server.oam_url();
+    for (arguments, words) in [
+        (vec!["db"], "set `confirm` to do it"),
+        (vec!["other", "--confirm"], "no source `other`"),
+        (vec!["db", "--confirm", "--drop-publication"], "publication theirs may not be made by laredo"),
+    ] {
+        let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
+        let refused = command.arg("reset-source").args(&arguments).args(["--oam", &url]).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(server.source_metric("laredo_slot_losses_total").await, Some(0));
+    assert_eq!(cluster.psql("SELECT pubname FROM pg_publication").unwrap(), "theirs");
+}

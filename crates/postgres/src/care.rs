@@ -1,0 +1,150 @@
+//! Looks after the slot: how far it is behind, what PostgreSQL keeps for it, and how long it still will.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use laredo_core::Lsn;
+use laredo_engine::retention::{SlotStanding, WalRate, WalStatus, time_left};
+use postgres_protocol::escape::escape_literal;
+use tokio::time::Instant;
+
+use crate::options::ConnectionOptions;
+use crate::stream::Signals;
+use crate::transport::{Connection, Row, TransportError};
+
+/// How often the slot is looked at: a view of shared memory, which costs the server next to nothing.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Tells how the slot stands. Never returns: it has a connection of its own, so that it sees the slot when the stream is away or waits
+/// for its consumer, which is when it matters; what breaks that connection is left to the stream to report.
+pub(crate) async fn watch(options: &ConnectionOptions, signals: &Signals) -> Infallible {
+    loop {
+        let Err(error) = look(options, signals).await;
+        tracing::debug!(%error, "cannot look at the replication slot");
+        signals.retention.send_modify(|known| known.standing = None);
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallible, TransportError> {
+    let mut connection = Connection::connect(options).await?;
+    let (mut rate, mut told) = (WalRate::default(), None);
+    loop {
+        let slot = signals.retention.borrow().slot.clone();
+        let found = if slot.is_empty() { None } else { read(&mut connection, &slot).await? };
+        let standing = found.map(|found| {
+            rate.note(Instant::now(), found.end);
+            found.standing(rate.recent())
+        });
+        tell(&slot, standing.as_ref(), &mut told);
+        signals.retention.send_modify(|known| {
+            // Another one was begun meanwhile: the next look is at that.
+            known.standing = standing.filter(|_| known.slot == slot);
+        });
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// What the catalogue says of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    wal_status: WalStatus,
+    safe_bytes: Option<u64>,
+    end: Lsn,
+    restart: Option<Lsn>,
+    confirmed: Option<Lsn>,
+}
+
+async fn read(connection: &mut Connection, slot: &str) -> Result<Option<Found>, TransportError> {
+    let sql = format!(
+        "SELECT wal_status, safe_wal_size, pg_current_wal_lsn(), restart_lsn, confirmed_flush_lsn
+         FROM pg_replication_slots WHERE slot_name = {}",
+        escape_literal(slot)
+    );
+    Ok(connection.simple_query(&sql).await?.first().and_then(found))
+}
+
+/// `None` for a slot of which PostgreSQL cannot say how it stands: one that is being made.
+fn found(row: &Row) -> Option<Found> {
+    let text = |column: usize| row.get(column)?.as_deref();
+    let lsn = |column: usize| text(column)?.parse().ok();
+    let wal_status = text(0)?;
+    Some(Found {
+        wal_status: WalStatus::ALL.into_iter().find(|known| known.name() == wal_status)?,
+        // Below zero once it is overdue.
+        safe_bytes: text(1).and_then(|text| text.parse::<i64>().ok()).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+        end: lsn(2)?,
+        restart: lsn(3),
+        confirmed: lsn(4),
+    })
+}
+
+impl Found {
+    fn standing(self, written: Option<(u64, Duration)>) -> SlotStanding {
+        // A slot that was lost may have no positions; nothing is kept for it.
+        let behind = |position: Option<Lsn>| position.map_or(0, |position| self.end.0.saturating_sub(position.0));
+        let left = self.safe_bytes.zip(written).and_then(|(safe, written)| time_left(safe, written));
+        SlotStanding {
+            wal_status: self.wal_status,
+            lag_bytes: behind(self.confirmed),
+            retained_bytes: behind(self.restart),
+            safe_bytes: self.safe_bytes,
+            left,
+        }
+    }
+}
+
+/// Logs what has changed, as loud as it matters.
+fn tell(slot: &str, standing: Option<&SlotStanding>, told: &mut Option<WalStatus>) {
+    let Some(SlotStanding { wal_status, retained_bytes, .. }) = standing else { return };
+    if told.replace(*wal_status) == Some(*wal_status) {
+        return;
+    }
+    match wal_status {
+        WalStatus::Reserved => tracing::debug!(slot, "PostgreSQL has the WAL that the slot needs anyway"),
+        WalStatus::Extended => {
+            tracing::info!(slot, retained_bytes, "PostgreSQL keeps more WAL than max_wal_size for the slot");
+        }
+        WalStatus::Unreserved => tracing::warn!(
+            slot,
+            retained_bytes,
+            "PostgreSQL is about to remove WAL that the slot needs (max_slot_wal_keep_size): then every table is copied again"
+        ),
+        WalStatus::Lost => tracing::error!(slot, "PostgreSQL has removed WAL that the slot needed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: [&str; 5]) -> Row {
+        values.iter().map(|value| (!value.is_empty()).then(|| (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_the_catalogue_says_is_told_in_bytes_and_time() {
+        let second = Duration::from_secs(1);
+        let told = |values| found(&row(values)).map(|found| found.standing(Some((100, second))));
+        let standing = |wal_status, lag_bytes, retained_bytes, safe_bytes, left: Option<u64>| {
+            let left = left.map(Duration::from_secs);
+            Some(SlotStanding { wal_status, lag_bytes, retained_bytes, safe_bytes, left })
+        };
+        for (values, expected) in [
+            (["reserved", "", "0/300", "0/100", "0/200"], standing(WalStatus::Reserved, 256, 512, None, None)),
+            (
+                ["extended", "1000", "0/300", "0/100", "0/200"],
+                standing(WalStatus::Extended, 256, 512, Some(1000), Some(10)),
+            ),
+            (
+                ["unreserved", "-5", "0/300", "0/100", "0/200"],
+                standing(WalStatus::Unreserved, 256, 512, Some(0), Some(0)),
+            ),
+            (["lost", "", "0/300", "", "0/200"], standing(WalStatus::Lost, 256, 0, None, None)),
+            (["", "", "0/300", "", ""], None),
+        ] {
+            assert_eq!(told(values), expected, "{values:?}");
+        }
+        assert_eq!(found(&row(["extended", "1000", "0/300", "0/100", "0/200"])).unwrap().standing(None).left, None);
+    }
+}

@@ -1,0 +1,31 @@
+//! Making the publication anew, on an operator's word.
+
+use laredo_core::TableName;
+use laredo_engine::source::SourceError;
+
+use crate::source::{Followed, PostgresOptions};
+use crate::transport::Connection;
+use crate::{catalog, publication};
+
+/// Drops the publication and creates it with the tables that are followed, in one transaction: there is no moment without it, in which
+/// another slot that reads it would come to a change that it cannot send.
+pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) -> Result<(), SourceError> {
+    let name = &options.publication.name;
+    if !options.publication.create {
+        return Err(SourceError::Definite(vec![format!(
+            "publication {name} may not be made by laredo, so it is not dropped either; set publication.create = true, or \
+             reset without dropping it"
+        )]));
+    }
+    let mut connection = Connection::connect(&options.connection).await?;
+    let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
+    let found = catalog::read(&mut connection, name, &names).await?;
+    // One that does not exist any more has failed, and cannot be published.
+    let known: Vec<_> = names.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
+    let sql = publication::remaking(name, &known);
+    tracing::warn!(%sql, "making the publication anew: an operator asked for it");
+    connection.simple_query(&sql).await.map(drop).map_err(|error| match error.is_transient() {
+        true => SourceError::Transient(error.to_string()),
+        false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),
+    })
+}

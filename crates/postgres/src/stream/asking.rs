@@ -1,0 +1,52 @@
+//! When PostgreSQL is asked how far it is.
+
+use laredo_core::Lsn;
+
+/// It is asked where the position has not moved since it last heard from us.
+///
+/// Nothing else counts, and messages least of all: those of a long transaction that is open come one after the other, and do not move the
+/// position. A server that has something to send all the time may not say by itself how far it is.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    told: Lsn,
+}
+
+impl Asking {
+    /// Whether to ask now, with the position as it is.
+    pub(super) fn is_due(&mut self, position: Lsn) -> bool {
+        std::mem::replace(&mut self.told, position) == position
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use laredo_core::Xid;
+    use laredo_engine::spool::SpoolOptions;
+
+    use super::*;
+    use crate::assemble::Assembler;
+    use crate::message_bytes::{Sent, insert, relation, stream_start, stream_stop};
+
+    #[test]
+    fn postgres_is_asked_while_a_large_transaction_keeps_the_position_where_it_is() {
+        let spool = SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() };
+        let mut assembler = Assembler::new(["public.users".parse().unwrap()], Arc::new(spool));
+        let (mut events, mut asking) = (VecDeque::new(), Asking::default());
+        assembler.connected(Lsn(100), Xid(1));
+        assert!(!asking.is_due(assembler.position()), "it has moved since we began");
+        for block in 0..3 {
+            let row = insert(Some(7), 10, &[Sent::Text("1"), Sent::Text("a")]);
+            let table = relation(Some(7), 10, "users", b'd', &["*id", "note"]);
+            for message in [stream_start(7, block == 0), table, row, stream_stop()] {
+                assembler.take(&message, &mut events).unwrap();
+            }
+            assert!(asking.is_due(assembler.position()), "changes alone do not move it");
+        }
+        assembler.keepalive(Lsn(200));
+        assert!(!asking.is_due(assembler.position()));
+        assert!(asking.is_due(assembler.position()));
+    }
+}

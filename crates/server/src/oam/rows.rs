@@ -1,0 +1,97 @@
+//! A table's changes as they come, for those who watch: what was done where, and not to which row.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use laredo_core::{Lsn, Schema};
+use laredo_engine::journal::{self, Cursor, Frame};
+use laredo_proto::batch::{Action, BatchError, Entries};
+use laredo_proto::oam::RowChange;
+use laredo_proto::schema;
+use tonic::Status;
+
+use super::status::{self, count};
+use crate::refusal;
+use crate::table::Served;
+
+/// A place in a table's journal. There is no queue: who takes nothing stays behind, as far as the journal reaches.
+pub(super) struct Rows {
+    table: Arc<Served>,
+    /// `None` before the first copy.
+    cursor: Option<Cursor>,
+    /// What was taken of the journal and not told yet, and the schema before it.
+    taken: Option<(Bytes, Arc<Schema>)>,
+}
+
+impl Rows {
+    /// From now on.
+    pub(super) fn new(table: Arc<Served>) -> Rows {
+        let mut rows = Rows { table, cursor: None, taken: None };
+        rows.begin();
+        rows
+    }
+
+    pub(super) fn table(&self) -> &Served {
+        &self.table
+    }
+
+    fn begin(&mut self) {
+        if self.cursor.is_none() {
+            self.cursor = self.table.handle().journal().map(|journal| journal.cursor(journal.head().sequence));
+        }
+    }
+
+    /// The next changes, a batch of them at the most; none where there are no more now.
+    ///
+    /// # Errors
+    /// When the journal no longer holds what comes next, or cannot be read.
+    pub(super) async fn next(&mut self) -> Result<Vec<RowChange>, Status> {
+        self.begin();
+        let Some(cursor) = &mut self.cursor else { return Ok(Vec::new()) };
+        let (mut frames, mut schema) = match self.taken.take() {
+            Some(taken) => taken,
+            None => match cursor.next_piece_async().await.map_err(|error| refusal::watched(&error))? {
+                Some(piece) => (piece.frames, piece.schema),
+                None => return Ok(Vec::new()),
+            },
+        };
+        let damaged = |what: &dyn std::fmt::Display| Status::internal(format!("reading the journal: {what}"));
+        let frame = journal::frames(frames.clone()).next().ok_or_else(|| damaged(&"a frame is torn"))?;
+        frames.advance(frame.length);
+        if let Some(changed) = frame.batch.schema.clone() {
+            schema = Arc::new(schema::from_wire(changed).map_err(|error| damaged(&error))?);
+        }
+        let changes = self.changes(&frame, &schema).map_err(|error| damaged(&error))?;
+        self.taken = (!frames.is_empty()).then_some((frames, schema));
+        Ok(changes)
+    }
+
+    fn changes(&self, frame: &Frame, schema: &Schema) -> Result<Vec<RowChange>, BatchError> {
+        let (name, position) = (self.table.name(), frame.header.position);
+        let (pipeline_id, xid) = (status::pipeline_id(&self.table), self.xid(position));
+        let change = |action: Action| RowChange {
+            pipeline_id: pipeline_id.clone(),
+            schema: name.schema.clone(),
+            table: name.table.clone(),
+            action: word(action).to_owned(),
+            position: position.to_string(),
+            xid,
+        };
+        let entries = Entries::new(&frame.batch.entries, schema);
+        entries.map(|entry| entry.map(|entry| change(entry.action))).collect()
+    }
+
+    /// Zero for what a copy found out, which is of no transaction alone, and for what was long ago.
+    fn xid(&self, position: Lsn) -> i64 {
+        self.table.handle().xid_of(position).map_or(0, |xid| count(xid.0))
+    }
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Insert => "INSERT",
+        Action::Update => "UPDATE",
+        Action::Delete => "DELETE",
+        Action::Truncate => "TRUNCATE",
+    }
+}

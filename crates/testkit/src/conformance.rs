@@ -1,0 +1,339 @@
+//! What every [`Source`] has to keep to, whatever database is behind it.
+
+#![allow(clippy::panic, reason = "it is a test, called by tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use laredo_core::{Lsn, TableName, TupleRef, Xid};
+use laredo_engine::source::{
+    Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
+};
+use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::{SimDatabase, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A database with the empty tables `public.t0` and `public.t1` of [`SimDatabase::schema`], and no other.
+pub trait Bed {
+    /// What follows it.
+    type Source: Source;
+
+    /// A source that keeps what was not acknowledged; each that is made goes on with what the one before has left.
+    fn source(&self) -> Self::Source;
+
+    /// Commits rows, each a table and an id, in one transaction.
+    fn insert(&self, rows: &[(usize, i64)]) -> impl Future<Output = ()> + Send;
+
+    /// Writes something that is not about the tables, and tells where the log ends then.
+    fn write_elsewhere(&self) -> impl Future<Output = Lsn> + Send;
+
+    /// What the database has been told to forget.
+    fn forgotten(&self) -> impl Future<Output = Lsn> + Send;
+}
+
+/// Goes through the whole contract.
+///
+/// # Panics
+/// Where the source does not keep to it.
+pub async fn keeps_to_the_contract(bed: &impl Bed) {
+    // A source that tells of progress and of nothing else would go on for ever.
+    tokio::time::timeout(PATIENCE * 5, contract(bed)).await.expect("what is waited for comes");
+}
+
+async fn contract(bed: &impl Bed) {
+    what_cannot_be_followed_is_refused(bed).await;
+    let mut run = Run::begin(bed, &[None, None], false).await;
+    assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "nothing is left of tables that are new");
+    // Whatever commits from here on is kept for the stream.
+    let first = run.next().await;
+    assert!(matches!(first, SourceEvent::Progress(_)), "{first:?}");
+    let definitions = run.copies_show_what_was_told(bed).await;
+    run.commits_come_whole_and_in_order(bed).await;
+    run.idle_time_is_progress(bed).await;
+    let end = run.end_of_a_commit(bed, 500).await;
+    run.what_was_acknowledged_is_forgotten(bed, end).await;
+    run.stop().await;
+
+    bed.insert(&[(0, 600), (1, 601)]).await;
+    let known = |position: Lsn, definition: &str| Some(KnownTable { position, definition: definition.to_owned() });
+    let left = definitions.map(|definition| known(end, &definition));
+    let mut run = Run::begin(bed, &left, false).await;
+    assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "all after {end} is there");
+    let told = run.commit().await;
+    assert_eq!(told.rows, [(0, 600), (1, 601)], "what was committed meanwhile comes, and nothing before it");
+    let end = told.end;
+    run.what_was_acknowledged_is_forgotten(bed, end).await;
+    run.stop().await;
+
+    let [left, _] = left;
+    let mut run = Run::begin(bed, &[left, known(end, "of another world")], true).await;
+    assert!(matches!(run.resumes[0], Resume::Copy(_)), "what was forgotten is missing: {:?}", run.resumes);
+    assert_ne!(run.resumes[1], Resume::Follow, "a definition that is not known");
+    run.a_reset_is_told(bed, 700).await;
+    run.source.reset(false).await.expect("the source can be reset");
+    run.a_reset_is_told(bed, 800).await;
+    run.stop().await;
+}
+
+fn requests(names: &[&str]) -> Vec<TableRequest> {
+    let request = |name: &&str| TableRequest { name: TableName::new("public", *name), key_fields: Vec::new() };
+    names.iter().map(request).collect()
+}
+
+async fn what_cannot_be_followed_is_refused(bed: &impl Bed) {
+    let refused = bed.source().prepare(&requests(&["t0", "t1", "absent"])).await;
+    assert!(matches!(refused, Err(SourceError::Definite(_))), "a table that is not there: {refused:?}");
+    let source = bed.source();
+    source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
+    let (rows, _events) = mpsc::channel(8);
+    let refused = source.copy(TableIndex(2), None, Arc::new(|_| true), rows).await;
+    assert!(matches!(refused, Err(SourceError::Definite(_))), "a table of no number: {refused:?}");
+}
+
+/// A source that streams.
+struct Run<S> {
+    source: Arc<S>,
+    resumes: Vec<Resume>,
+    events: mpsc::Receiver<SourceEvent>,
+    acknowledged: watch::Sender<Lsn>,
+    task: JoinHandle<Result<(), SourceError>>,
+    /// The furthest position that was told.
+    told: Lsn,
+}
+
+/// A commit: its rows are all inserts.
+#[derive(Debug)]
+struct Told {
+    xid: Xid,
+    end: Lsn,
+    rows: Vec<(usize, i64)>,
+}
+
+/// A copy: ids of its rows.
+struct Copied {
+    snapshot: Snapshot,
+    ids: BTreeSet<i64>,
+    inserted: Lsn,
+    definition: String,
+}
+
+impl<S: Source> Run<S> {
+    /// Takes up what is known; with `is_reset`, somebody has the source reset before it streams.
+    async fn begin(bed: &impl Bed<Source = S>, known: &[Option<KnownTable>], is_reset: bool) -> Run<S> {
+        let source = Arc::new(bed.source());
+        source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
+        let resumes = source.resume(known).await.expect("the database answers");
+        assert_eq!(resumes.len(), known.len(), "each table is told of");
+        if is_reset {
+            source.reset(false).await.expect("the source can be reset");
+        }
+        let (sender, events) = mpsc::channel(8);
+        let (acknowledged, reader) = watch::channel(Lsn::ZERO);
+        let streaming = source.clone();
+        let task = tokio::spawn(async move { streaming.stream(sender, reader).await });
+        Run { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
+    }
+
+    /// A stream ends well when nobody takes its events any more.
+    async fn stop(self) {
+        drop(self.events);
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
+        assert_eq!(ended, Ok(()));
+    }
+
+    async fn next(&mut self) -> SourceEvent {
+        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
+        let event = event.expect("the stream goes on");
+        match &event {
+            SourceEvent::Commit(commit) => {
+                assert!(commit.end > self.told, "a commit at {} after {} was told", commit.end, self.told);
+                self.told = commit.end;
+            }
+            SourceEvent::Progress(position) => {
+                self.told = self.told.max(*position);
+            }
+            _ => {}
+        }
+        event
+    }
+
+    async fn commit(&mut self) -> Told {
+        loop {
+            match self.next().await {
+                SourceEvent::Commit(commit) => {
+                    let rows = commit
+                        .tables
+                        .into_iter()
+                        .flat_map(|(table, spool)| inserted(spool).into_iter().map(move |id| (table.0, id)));
+                    let mut rows: Vec<_> = rows.collect();
+                    rows.sort_unstable();
+                    return Told { xid: commit.xid, end: commit.end, rows };
+                }
+                SourceEvent::Progress(_) => {}
+                other => panic!("{other:?} instead of a commit"),
+            }
+        }
+    }
+
+    async fn end_of_a_commit(&mut self, bed: &impl Bed, id: i64) -> Lsn {
+        bed.insert(&[(0, id)]).await;
+        let told = self.commit().await;
+        assert_eq!(told.rows, [(0, id)]);
+        told.end
+    }
+
+    /// A copy shows what was told before it began, and what is told later is in it exactly if its snapshot says so. Returns the definitions.
+    async fn copies_show_what_was_told(&mut self, bed: &impl Bed) -> [String; 2] {
+        let (mut definitions, mut told) = ([String::new(), String::new()], Vec::new());
+        for (table, definition) in definitions.iter_mut().enumerate() {
+            let first = 100 * (table as i64 + 1);
+            bed.insert(&[(table, first), (table, first + 1)]).await;
+            bed.insert(&[(table, first + 2)]).await;
+            for _ in 0..2 {
+                let commit = self.commit().await;
+                told.push((commit.xid, commit.rows));
+            }
+            let applied: Vec<Xid> = told.iter().map(|(xid, _)| *xid).collect();
+            let asked = Arc::new(AtomicUsize::new(0));
+            let asking = asked.clone();
+            // Not the first one, so that it has to be taken again.
+            let admits: Admission = Arc::new(move |snapshot| {
+                asking.fetch_add(1, Ordering::Relaxed) > 0 && applied.iter().all(|xid| snapshot.sees(*xid))
+            });
+            let before = self.told;
+            let (copied, mut later) = self.copy_while_writing(bed, table, admits, &asked).await;
+            told.append(&mut later);
+            let seen = told.iter().filter(|(xid, _)| copied.snapshot.sees(*xid)).flat_map(|(_, rows)| rows);
+            let seen: BTreeSet<i64> = seen.filter(|(of, _)| *of == table).map(|(_, id)| *id).collect();
+            assert_eq!(copied.ids, seen, "the rows of a copy under {:?}", copied.snapshot);
+            // Nothing is written any more, and yet the stream comes past the copy and past all that was told before it.
+            while self.told < copied.inserted || self.told <= before {
+                let event = self.next().await;
+                assert!(matches!(event, SourceEvent::Progress(_)), "{event:?}");
+            }
+            *definition = copied.definition;
+        }
+        definitions
+    }
+
+    /// Copies a table; a transaction on both tables commits once a snapshot was refused. What the stream tells meanwhile is returned.
+    async fn copy_while_writing(
+        &mut self,
+        bed: &impl Bed,
+        table: usize,
+        admits: Admission,
+        asked: &AtomicUsize,
+    ) -> (Copied, Vec<(Xid, Vec<(usize, i64)>)>) {
+        let (sender, rows) = mpsc::channel(8);
+        let source = self.source.clone();
+        let copying = tokio::spawn(async move { source.copy(TableIndex(table), None, admits, sender).await });
+        let collecting = tokio::spawn(collect(rows));
+        eventually(PATIENCE, async || asked.load(Ordering::Relaxed) > 0).await.expect("the snapshot is shown");
+        let id = 1000 + table as i64;
+        bed.insert(&[(0, id), (1, id)]).await;
+        let later = self.commit().await;
+        assert_eq!(later.rows, [(0, id), (1, id)], "the stream goes on beside a copy");
+        copying.await.expect("no panic").expect("a copy");
+        let copied = collecting.await.expect("no panic");
+        (copied, vec![(later.xid, later.rows)])
+    }
+
+    async fn commits_come_whole_and_in_order(&mut self, bed: &impl Bed) {
+        let mut committed = Vec::new();
+        for n in 0..20 {
+            let id = 2000 + n;
+            let rows = match n % 3 {
+                0 => vec![(0, id)],
+                1 => vec![(1, id)],
+                _ => vec![(0, id), (0, id + 100), (1, id)],
+            };
+            bed.insert(&rows).await;
+            committed.push(rows);
+        }
+        for rows in committed {
+            assert_eq!(self.commit().await.rows, rows);
+        }
+    }
+
+    async fn idle_time_is_progress(&mut self, bed: &impl Bed) {
+        let end = bed.write_elsewhere().await;
+        while self.told < end {
+            let event = self.next().await;
+            assert!(matches!(event, SourceEvent::Progress(_)), "{event:?}");
+        }
+    }
+
+    async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl Bed, position: Lsn) {
+        assert!(bed.forgotten().await < position, "nothing is forgotten of its own accord");
+        self.acknowledged.send_replace(position);
+        let is_forgotten = eventually(PATIENCE, async || bed.forgotten().await >= position);
+        // Events are taken all the while, or the source would wait.
+        let ended = tokio::select! {
+            ended = is_forgotten => ended,
+            () = async { loop { self.next().await; } } => Ok(()),
+        };
+        ended.expect("what is acknowledged is forgotten");
+    }
+
+    async fn a_reset_is_told(&mut self, bed: &impl Bed, id: i64) {
+        while !matches!(self.next().await, SourceEvent::Restarted { .. }) {}
+        let _ = self.end_of_a_commit(bed, id).await;
+        let losses = self.source.retention().borrow().losses;
+        assert!(losses > 0, "it is counted");
+    }
+}
+
+/// The ids of rows that a transaction has put into a table.
+fn inserted(mut spool: Spool) -> Vec<i64> {
+    let mut ids = Vec::new();
+    let read = spool.read::<std::io::Error>(|entry| {
+        match entry {
+            SpoolEntry::Change(RawChange::Insert { new }) => ids.push(id_of(new)),
+            SpoolEntry::Change(other) => panic!("{other:?} where rows were inserted"),
+            SpoolEntry::Shape(shape) => assert!(shape.fits(&SimDatabase::schema()), "{shape:?}"),
+        }
+        Ok(())
+    });
+    read.expect("a spool can be read");
+    ids
+}
+
+fn id_of(row: TupleRef<'_>) -> i64 {
+    SimDatabase::parse(row).expect("a row of the table").0
+}
+
+async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> Copied {
+    let (mut begun, mut ids) = (None, BTreeMap::new());
+    while let Some(event) = tokio::time::timeout(PATIENCE, rows.recv()).await.expect("a copy goes on") {
+        match event {
+            CopyEvent::Begin { schema, snapshot, .. } => {
+                assert_eq!(schema.columns().len(), 2);
+                ids.clear();
+                begun = Some(snapshot);
+            }
+            CopyEvent::Rows(bytes) => {
+                assert!(begun.is_some(), "rows before the beginning");
+                let mut rest = bytes.as_slice();
+                while let Some((length, after)) = rest.split_first_chunk::<4>() {
+                    let (row, after) = after.split_at(u32::from_ne_bytes(*length) as usize);
+                    let row = TupleRef::parse(row, 2).expect("a whole row");
+                    *ids.entry(id_of(row)).or_insert(0) += 1;
+                    rest = after;
+                }
+            }
+            CopyEvent::End { inserted, definition, is_told } => {
+                assert!(!is_told, "of rows that nobody knows, nobody knows what changed them");
+                assert!(ids.values().all(|count| *count == 1), "a row is there twice: {ids:?}");
+                let snapshot = begun.expect("a copy begins");
+                return Copied { snapshot, ids: ids.into_keys().collect(), inserted, definition };
+            }
+        }
+    }
+    panic!("a copy that does not end")
+}
