@@ -13,6 +13,7 @@ mod project;
 mod schema;
 mod state;
 mod tuple;
+mod unproject;
 
 pub use change::{Change, Effect, Transaction};
 pub use filter::{Filter, FilterKey, Match, Pattern, Predicate, Seen};
@@ -23,3 +24,4 @@ pub use project::{Problem, ProjectError, Value, project_cell, project_row};
 pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
 pub use state::{Index, IndexSpec, StateError, TableState};
 pub use tuple::{Cell, Tuple, TupleBuf, TupleError, TupleRef};
+pub use unproject::{Mismatch, UnprojectError, unproject_cell, unproject_row};

@@ -19,7 +19,7 @@
 //! | a type that laredo does not know | its binary form in hex: `\x0a1b` |
 //! | a column whose cells are text | that text |
 //!
-//! All of it can be read back given the column's type, with these exceptions: an array's lower bounds; how a JSON
+//! All of it can be read back given the column's type ([`crate::unproject_cell`]), with these exceptions: an array's lower bounds; how a JSON
 //! document was spelled (white space, `1.10`, a name given twice), and in it whether a string was a number or a deep
 //! value that could not be native; where the elements of an array are lists themselves (JSON arrays, domains over
 //! arrays), which brackets are whose.
@@ -36,7 +36,7 @@ mod value;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -7,18 +7,18 @@ use crate::key::KeyColumns;
 use crate::schema::{Column, TypeDef, TypeKind};
 use crate::tuple::TupleBuf;
 
-const MOOD: Oid = 16_400;
-const PAIR: Oid = 16_401;
-const PAIRS: Oid = 16_402;
-const SHORT: Oid = 16_403;
-const FLOAT_RANGE: Oid = 16_404;
+pub(crate) const MOOD: Oid = 16_400;
+pub(crate) const PAIR: Oid = 16_401;
+pub(crate) const PAIRS: Oid = 16_402;
+pub(crate) const SHORT: Oid = 16_403;
+pub(crate) const FLOAT_RANGE: Oid = 16_404;
 const LOOP: Oid = 16_405;
-const VECTOR: Oid = 16_406;
+pub(crate) const VECTOR: Oid = 16_406;
 const LOOP_ARRAY: Oid = 16_407;
-const TEXT_RANGE: Oid = 16_408;
-const PAIR_RANGE: Oid = 16_409;
-const CITEXT: Oid = 16_410;
-const LISTS_RANGE: Oid = 16_411;
+pub(crate) const TEXT_RANGE: Oid = 16_408;
+pub(crate) const PAIR_RANGE: Oid = 16_409;
+pub(crate) const CITEXT: Oid = 16_410;
+pub(crate) const LISTS_RANGE: Oid = 16_411;
 
 fn types() -> BTreeMap<Oid, TypeDef> {
     let fields = vec![("x".to_owned(), Type::INT4.oid()), ("y z".to_owned(), Type::TEXT.oid())];
@@ -44,7 +44,7 @@ fn types() -> BTreeMap<Oid, TypeDef> {
     .collect()
 }
 
-fn schema(oid: Oid, is_text: bool) -> Schema {
+pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
     let column = Column {
         name: "c".into(),
         type_oid: oid,
@@ -56,7 +56,7 @@ fn schema(oid: Oid, is_text: bool) -> Schema {
     Schema::new(vec![column], KeyColumns::new([0]), types())
 }
 
-fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
     project_cell(&schema(oid, false), 0, Cell::Value(bytes)).map_err(|error| error.problem)
 }
 
@@ -70,7 +70,7 @@ fn string(text: &str) -> Value {
 }
 
 /// Several parts one after another.
-fn joined(parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn joined(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
 
@@ -78,7 +78,7 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     joined(&[&i32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes])
 }
 
-fn numeric(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
+pub(crate) fn numeric(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
     let mut bytes = u16::try_from(groups.len()).unwrap().to_be_bytes().to_vec();
     bytes.extend(weight.to_be_bytes());
     bytes.extend([sign, scale].iter().flat_map(|part| part.to_be_bytes()));
@@ -86,7 +86,7 @@ fn numeric(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
     bytes
 }
 
-fn array(element: Oid, dimensions: &[(i32, i32)], elements: &[Option<&[u8]>]) -> Vec<u8> {
+pub(crate) fn array(element: Oid, dimensions: &[(i32, i32)], elements: &[Option<&[u8]>]) -> Vec<u8> {
     let mut bytes = i32::try_from(dimensions.len()).unwrap().to_be_bytes().to_vec();
     bytes.extend([0; 4]);
     bytes.extend(element.to_be_bytes());
@@ -103,7 +103,7 @@ fn array(element: Oid, dimensions: &[(i32, i32)], elements: &[Option<&[u8]>]) ->
     bytes
 }
 
-fn pair(x: Option<i32>, y: Option<&str>) -> Vec<u8> {
+pub(crate) fn pair(x: Option<i32>, y: Option<&str>) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 2];
     bytes.extend(Type::INT4.oid().to_be_bytes());
     bytes.extend(x.map_or(vec![255; 4], |x| sized(&x.to_be_bytes())));
@@ -112,7 +112,7 @@ fn pair(x: Option<i32>, y: Option<&str>) -> Vec<u8> {
     bytes
 }
 
-fn interval(micros: i64, days: i32, months: i32) -> Vec<u8> {
+pub(crate) fn interval(micros: i64, days: i32, months: i32) -> Vec<u8> {
     joined(&[&micros.to_be_bytes(), &days.to_be_bytes(), &months.to_be_bytes()])
 }
 
@@ -391,14 +391,14 @@ fn queries_may_be_as_deep_as_they_are_long() {
 }
 
 /// Every type that `postgres_types` knows, and those above.
-fn any_type() -> impl Strategy<Value = Oid> {
+pub(crate) fn any_type() -> impl Strategy<Value = Oid> {
     let mut oids: Vec<Oid> = (1..20_000).filter(|oid| Type::from_oid(*oid).is_some()).collect();
     oids.extend(types().keys());
     proptest::sample::select(oids)
 }
 
 /// Bytes in which small counts, lengths and well-known type numbers are likely.
-fn likely_bytes() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn likely_bytes() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         (-1_i32..6).prop_map(|n| n.to_be_bytes().to_vec()),
         any_type().prop_map(|oid| oid.to_be_bytes().to_vec()),

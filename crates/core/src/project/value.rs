@@ -21,6 +21,25 @@ pub enum Value {
 pub(crate) const EXACT_INTEGER_MAX: u64 = 1 << 53;
 
 impl Value {
+    /// What [`Value::to_json`] made JSON of. A number that no double is becomes the string of its digits.
+    #[must_use]
+    pub fn from_json(json: serde_json::Value) -> Value {
+        match json {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::Number(number) => match number.as_f64() {
+                #[expect(clippy::cast_possible_truncation, reason = "only compared")]
+                Some(value) if number.as_i64().is_none_or(|integer| integer == value as i64) => Value::Number(value),
+                _ => Value::String(number.to_string()),
+            },
+            serde_json::Value::String(text) => Value::String(text),
+            serde_json::Value::Array(items) => Value::List(items.into_iter().map(Value::from_json).collect()),
+            serde_json::Value::Object(fields) => {
+                Value::Object(fields.into_iter().map(|(name, value)| (name, Value::from_json(value))).collect())
+            }
+        }
+    }
+
     /// The same as JSON. Whole numbers that a double holds exactly are written without a fraction; an infinite or NaN
     /// number, which no projection makes, becomes `null`.
     #[must_use]

@@ -1,0 +1,120 @@
+//! Length-delimited messages of `laredo.snapshotter.v1`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read as _};
+
+use laredo_core::Value;
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct};
+
+use super::{Entry, ReadError};
+
+/// Longer than any row of PostgreSQL, twice: a length beyond it is none.
+const MESSAGE_BYTES_MAX: u64 = 4 << 30;
+
+/// A row of a snapshot.
+#[derive(Clone, PartialEq, Message)]
+struct SnapshotRow {
+    #[prost(message, optional, tag = "1")]
+    row: Option<Struct>,
+}
+
+/// A change of a diff.
+#[derive(Clone, PartialEq, Message)]
+struct DiffChange {
+    #[prost(string, tag = "1")]
+    action: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(message, optional, tag = "3")]
+    old: Option<Struct>,
+    #[prost(message, optional, tag = "4")]
+    new: Option<Struct>,
+}
+
+pub(super) fn row(row: Vec<(&str, Value)>, to: &mut Vec<u8>) {
+    let row = row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    to.extend(SnapshotRow { row: Some(to_struct(row)) }.encode_length_delimited_to_vec());
+}
+
+pub(super) fn entry(entry: Entry, to: &mut Vec<u8>) {
+    let Entry { action, key, old, new } = entry;
+    let change = DiffChange { action, key, old: old.map(to_struct), new: new.map(to_struct) };
+    to.extend(change.encode_length_delimited_to_vec());
+}
+
+pub(super) fn read_row(input: &mut dyn BufRead) -> Result<Option<Vec<(String, Value)>>, ReadError> {
+    let Some(SnapshotRow { row }) = message(input)? else { return Ok(None) };
+    Ok(Some(fields(row.unwrap_or_default())?))
+}
+
+pub(super) fn read_entry(input: &mut dyn BufRead) -> Result<Option<Entry>, ReadError> {
+    let Some(DiffChange { action, key, old, new }) = message(input)? else { return Ok(None) };
+    let (old, new) = (old.map(fields).transpose()?, new.map(fields).transpose()?);
+    Ok(Some(Entry { action, key, old, new }))
+}
+
+fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, ReadError> {
+    let Some(length) = length(input)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    // Nothing is allocated on a length's word.
+    input.take(length).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != length {
+        return Err(ReadError::Entry("the object ends inside of a message".to_owned()));
+    }
+    M::decode(bytes.as_slice()).map(Some).map_err(|error| ReadError::Entry(error.to_string()))
+}
+
+/// A varint; `None` at the end.
+fn length(input: &mut dyn BufRead) -> Result<Option<u64>, ReadError> {
+    let mut length = 0_u64;
+    for shift in (0..35).step_by(7) {
+        let Some(byte) = input.fill_buf()?.first().copied() else {
+            return if shift == 0 {
+                Ok(None)
+            } else {
+                Err(ReadError::Entry("the object ends inside of a length".to_owned()))
+            };
+        };
+        input.consume(1);
+        length |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 && length <= MESSAGE_BYTES_MAX {
+            return Ok(Some(length));
+        }
+    }
+    Err(ReadError::Entry("a message's length is none".to_owned()))
+}
+
+fn to_struct(fields: Vec<(String, Value)>) -> Struct {
+    let fields: BTreeMap<String, prost_types::Value> =
+        fields.into_iter().map(|(name, value)| (name, to_value(value))).collect();
+    Struct { fields }
+}
+
+fn to_value(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(value),
+        Value::Number(value) => Kind::NumberValue(value),
+        Value::String(text) => Kind::StringValue(text),
+        Value::List(items) => Kind::ListValue(ListValue { values: items.into_iter().map(to_value).collect() }),
+        Value::Object(fields) => Kind::StructValue(to_struct(fields)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+fn fields(of: Struct) -> Result<Vec<(String, Value)>, ReadError> {
+    of.fields.into_iter().map(|(name, value)| Ok((name, from_value(value)?))).collect()
+}
+
+fn from_value(value: prost_types::Value) -> Result<Value, ReadError> {
+    Ok(match value.kind.ok_or_else(|| ReadError::Entry("a value has no kind".to_owned()))? {
+        Kind::NullValue(_) => Value::Null,
+        Kind::BoolValue(value) => Value::Bool(value),
+        Kind::NumberValue(value) => Value::Number(value),
+        Kind::StringValue(text) => Value::String(text),
+        Kind::ListValue(list) => Value::List(list.values.into_iter().map(from_value).collect::<Result<_, _>>()?),
+        Kind::StructValue(object) => Value::Object(fields(object)?),
+    })
+}

@@ -1,0 +1,41 @@
+//! Where an archive's objects are, relative to its prefix.
+
+use laredo_core::Lsn;
+
+use crate::format::Format;
+use crate::manifest::Kind;
+
+/// The manifest's name.
+pub const MANIFEST: &str = "manifest.json";
+
+/// A position as it stands in names: `0_19F000`.
+#[must_use]
+pub fn file_position(position: Lsn) -> String {
+    position.to_string().replace('/', "_")
+}
+
+/// An artifact's name: `epoch=1/snapshot-0_19F000.jsonl`, `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`.
+#[must_use]
+pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> String {
+    let (to, extension) = (file_position(to), format.extension());
+    match (kind, from) {
+        (Kind::Diff, Some(from)) => format!("epoch={epoch}/diff-{}-{to}.{extension}", file_position(from)),
+        (Kind::Diff | Kind::Snapshot, _) => format!("epoch={epoch}/snapshot-{to}.{extension}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let (from, to) = (Lsn(0x0019_F000), Lsn(0x001A_2B3C));
+        let jsonl: Format = "jsonl".parse().unwrap();
+        let packed: Format = "protobuf.zst".parse().unwrap();
+        assert_eq!(artifact_name(Kind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
+        assert_eq!(artifact_name(Kind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
+        let far = Lsn(0x16_B374_D848);
+        assert_eq!(artifact_name(Kind::Snapshot, 2, None, far, packed), "epoch=2/snapshot-16_B374D848.pb.zst");
+    }
+}

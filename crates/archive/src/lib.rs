@@ -1,0 +1,20 @@
+//! A table's archive: base snapshots and diffs in files that anyone can read, and the manifest that says how they fit together.
+//!
+//! * [`Manifest`]: the index of the artifacts, and the rules that every published one keeps.
+//! * [`Format`]: the forms of an artifact, and how rows and changes are written in them and read back.
+//! * [`Net`]: what happened since the newest artifact, one change a key.
+//! * [`Thresholds`]: when the next artifact is a diff, and when a new base.
+//!
+//! Nothing here opens a connection or a file.
+
+mod format;
+mod layout;
+mod manifest;
+mod net;
+mod rebase;
+
+pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, UnknownFormat};
+pub use layout::{MANIFEST, artifact_name, file_position};
+pub use manifest::{Artifact, Broken, ColumnEntry, Kind, MANIFEST_VERSION, Manifest, ManifestError, Stored, WriterId};
+pub use net::{Net, NetChange};
+pub use rebase::{Due, Progress, Reason, Thresholds};

@@ -1,0 +1,249 @@
+//! The manifest: which artifacts there are, and which state their newest chain rebuilds.
+
+mod columns;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use laredo_core::{Lsn, Schema};
+use serde::{Deserialize, Serialize};
+
+pub use columns::ColumnEntry;
+use columns::SchemaEntry;
+pub use rules::Broken;
+
+/// The only version there is.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// The index of a table's archive. Its key names are a contract with programs of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub manifest_version: u32,
+    /// `schema.table`.
+    pub table: String,
+    /// The newest snapshot's epoch.
+    pub epoch: u64,
+    /// When it was written: RFC 3339, UTC.
+    pub updated_at: String,
+    /// The state that the newest chain rebuilds.
+    #[serde(with = "position")]
+    pub head_position: Option<Lsn>,
+    /// Oldest first.
+    pub artifacts: Vec<Artifact>,
+    /// The schema at head, as existing readers know it.
+    #[serde(default)]
+    pub columns: Vec<ColumnEntry>,
+    /// Ours: the writer that holds the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterId>,
+    /// Ours: the schema at head with all its types, from which values are read back exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema: Option<SchemaEntry>,
+}
+
+/// Who writes an archive. Of two the one with the higher number holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterId {
+    /// Tells writers apart, for people.
+    pub id: String,
+    /// The fencing number: each writer that starts takes the next one.
+    pub fence: u64,
+}
+
+/// A snapshot or a diff.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// What it is.
+    pub kind: Kind,
+    /// The epoch that it belongs to.
+    pub epoch: u64,
+    /// Where a diff begins; nothing for a snapshot.
+    #[serde(default, with = "position")]
+    pub from_position: Option<Lsn>,
+    /// The state that it leads to. Archives of other writers may lack it.
+    #[serde(default, with = "position")]
+    pub to_position: Option<Lsn>,
+    /// When it was written: RFC 3339, UTC.
+    pub created_at: String,
+    /// Rows of a snapshot.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub row_count: u64,
+    /// Changes of a diff.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub change_count: u64,
+    /// The objects that hold it, by the id of their format.
+    pub formats: BTreeMap<String, Stored>,
+}
+
+/// What an artifact is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// All rows at a position.
+    Snapshot,
+    /// What changed between two positions.
+    Diff,
+}
+
+/// An object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Where it is.
+    pub uri: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Ours: the SHA-256 of its bytes, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// A manifest that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is not JSON, or lacks a key.
+    #[error("the manifest cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Another version may mean another thing by the same words.
+    #[error("the manifest is of version {0}, and this laredo knows version {MANIFEST_VERSION}; use a newer one")]
+    Version(u64),
+    /// Another table's archive.
+    #[error("the manifest is of table {found}, not of {expected}; check the prefix")]
+    Table {
+        /// The table that it is of.
+        found: String,
+        /// The table that was asked for.
+        expected: String,
+    },
+    /// It breaks a rule that every manifest keeps.
+    #[error("the manifest breaks a rule: {0}")]
+    Broken(#[from] Broken),
+}
+
+impl Manifest {
+    /// The manifest of an archive in which there is nothing yet.
+    #[must_use]
+    pub fn empty(table: &str, updated_at: &str) -> Manifest {
+        Manifest {
+            manifest_version: MANIFEST_VERSION,
+            table: table.to_owned(),
+            epoch: 0,
+            updated_at: updated_at.to_owned(),
+            head_position: None,
+            artifacts: Vec::new(),
+            columns: Vec::new(),
+            writer: None,
+            schema: None,
+        }
+    }
+
+    /// Reads a manifest, of `table` if one is given, and checks its rules.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn parse(bytes: &[u8], table: Option<&str>) -> Result<Manifest, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            manifest_version: u64,
+        }
+        let Version { manifest_version } = serde_json::from_slice(bytes)?;
+        if manifest_version != u64::from(MANIFEST_VERSION) {
+            return Err(ManifestError::Version(manifest_version));
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes)?;
+        if let Some(expected) = table.filter(|expected| **expected != manifest.table) {
+            return Err(ManifestError::Table { found: manifest.table, expected: expected.to_owned() });
+        }
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest's text.
+    ///
+    /// # Errors
+    /// When it breaks a rule: such a one is never written.
+    pub fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
+        self.check()?;
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+
+    /// The next manifest: a new base, which opens the next epoch.
+    ///
+    /// # Errors
+    /// When it would break a rule.
+    pub fn with_snapshot(&self, snapshot: Artifact, schema: &Schema) -> Result<Manifest, ManifestError> {
+        let mut next = self.clone();
+        next.epoch = snapshot.epoch;
+        next.columns = columns::entries(schema);
+        next.schema = Some(SchemaEntry::of(schema));
+        next.append(snapshot)
+    }
+
+    /// The next manifest: a diff behind the newest artifact.
+    ///
+    /// # Errors
+    /// When it would break a rule.
+    pub fn with_diff(&self, diff: Artifact) -> Result<Manifest, ManifestError> {
+        self.clone().append(diff)
+    }
+
+    /// The next manifest: without the epochs before this one.
+    #[must_use]
+    pub fn without_epochs_before(&self, epoch: u64) -> Manifest {
+        let mut next = self.clone();
+        next.artifacts.retain(|artifact| artifact.epoch >= epoch.min(next.epoch));
+        next
+    }
+
+    fn append(mut self, artifact: Artifact) -> Result<Manifest, ManifestError> {
+        self.head_position = artifact.to_position;
+        self.updated_at.clone_from(&artifact.created_at);
+        self.artifacts.push(artifact);
+        self.check()?;
+        Ok(self)
+    }
+
+    /// The schema at head. Of an archive of another writer the columns are all that is known: user-defined types are opaque then.
+    ///
+    /// # Errors
+    /// When a column's type is no number of a type.
+    pub fn schema(&self) -> Result<Schema, Broken> {
+        match &self.schema {
+            Some(schema) => schema.to_schema(),
+            None => columns::schema_of(&self.columns),
+        }
+    }
+
+    /// The newest snapshot and the diffs after it, up to the newest boundary at or before `at`, or the newest of all.
+    #[must_use]
+    pub fn chain(&self, at: Option<Lsn>) -> &[Artifact] {
+        let reaches = |artifact: &Artifact| at.is_none_or(|at| artifact.to_position.is_some_and(|to| to <= at));
+        let end = self.artifacts.iter().rposition(reaches).map_or(0, |last| last + 1);
+        let until = self.artifacts.get(..end).unwrap_or_default();
+        let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(end);
+        until.get(begin..).unwrap_or_default()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Positions as PostgreSQL writes them; `null` and the empty text are none.
+mod position {
+    use laredo_core::Lsn;
+    use serde::de::{Deserialize as _, Deserializer, Error as _};
+    use serde::ser::{Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(position: &Option<Lsn>, to: S) -> Result<S::Ok, S::Error> {
+        position.map(|position| position.to_string()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Lsn>, D::Error> {
+        let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
+        text.map(|text| text.parse().map_err(|error| D::Error::custom(format!("{text}: {error}")))).transpose()
+    }
+}

@@ -1,0 +1,178 @@
+//! A table's columns in a manifest.
+
+use std::collections::BTreeMap;
+
+use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef, TypeKind};
+use serde::{Deserialize, Serialize};
+
+use super::Broken;
+
+/// A column as existing readers know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ColumnEntry {
+    /// Its name.
+    pub name: String,
+    /// Its type, as `format_type` spells it.
+    pub r#type: String,
+    /// Whether it takes NULL.
+    pub nullable: bool,
+    /// Whether it is part of the key.
+    pub primary_key: bool,
+    /// Its place, from 1.
+    pub ordinal_position: u32,
+    /// Its place in the key, from 1; 0 outside of it.
+    #[serde(default)]
+    pub primary_key_ordinal: u32,
+    /// Not known.
+    #[serde(default)]
+    pub default_value: Option<String>,
+    /// Not known.
+    #[serde(default)]
+    pub max_length: Option<i64>,
+    /// Its type's number.
+    #[serde(rename = "TypeOID", default)]
+    pub type_oid: Oid,
+}
+
+/// A schema with all that reading values back needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SchemaEntry {
+    columns: Vec<TypedColumn>,
+    /// Names, in key order.
+    key: Vec<String>,
+    types: BTreeMap<Oid, TypeEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TypedColumn {
+    name: String,
+    type_oid: Oid,
+    type_modifier: i32,
+    type_name: String,
+    not_null: bool,
+    is_text: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TypeEntry {
+    name: String,
+    kind: KindEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KindEntry {
+    Base,
+    Enum(Vec<String>),
+    Domain(Oid),
+    Composite(Vec<(String, Oid)>),
+    Array(Oid),
+    Range(Oid),
+    Multirange(Oid),
+}
+
+pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
+    let ordinal = |place: usize| u32::try_from(place + 1).unwrap_or(u32::MAX);
+    let entry = |(place, column): (usize, &Column)| {
+        let in_key = schema.key().columns().iter().position(|key| *key == place);
+        ColumnEntry {
+            name: column.name.clone(),
+            r#type: column.type_name.clone(),
+            nullable: !column.not_null,
+            primary_key: in_key.is_some(),
+            ordinal_position: ordinal(place),
+            primary_key_ordinal: in_key.map_or(0, ordinal),
+            default_value: None,
+            max_length: None,
+            type_oid: column.type_oid,
+        }
+    };
+    schema.columns().iter().enumerate().map(entry).collect()
+}
+
+/// What is known of a schema that another writer left.
+pub(super) fn schema_of(entries: &[ColumnEntry]) -> Result<Schema, Broken> {
+    let columns = entries.iter().map(|entry| Column {
+        name: entry.name.clone(),
+        type_oid: entry.type_oid,
+        type_modifier: -1,
+        type_name: entry.r#type.clone(),
+        not_null: !entry.nullable,
+        is_text: false,
+    });
+    let mut key: Vec<(u32, usize)> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.primary_key)
+        .map(|(place, entry)| (entry.primary_key_ordinal, place))
+        .collect();
+    if key.is_empty() {
+        return Err(Broken::Columns("none of them is part of a primary key".to_owned()));
+    }
+    key.sort_unstable();
+    let key = KeyColumns::new(key.into_iter().map(|(_, place)| place).collect::<Vec<_>>());
+    Ok(Schema::new(columns.collect(), key, BTreeMap::new()))
+}
+
+impl SchemaEntry {
+    pub(super) fn of(schema: &Schema) -> SchemaEntry {
+        let column = |column: &Column| TypedColumn {
+            name: column.name.clone(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            type_name: column.type_name.clone(),
+            not_null: column.not_null,
+            is_text: column.is_text,
+        };
+        let types = schema.types().iter().map(|(oid, def)| {
+            let kind = match &def.kind {
+                TypeKind::Base => KindEntry::Base,
+                TypeKind::Enum(labels) => KindEntry::Enum(labels.clone()),
+                TypeKind::Domain(base) => KindEntry::Domain(*base),
+                TypeKind::Composite(fields) => KindEntry::Composite(fields.clone()),
+                TypeKind::Array(element) => KindEntry::Array(*element),
+                TypeKind::Range(subtype) => KindEntry::Range(*subtype),
+                TypeKind::Multirange(range) => KindEntry::Multirange(*range),
+            };
+            (*oid, TypeEntry { name: def.name.clone(), kind })
+        });
+        let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
+        SchemaEntry {
+            columns: schema.columns().iter().map(column).collect(),
+            key: schema.key().columns().iter().filter_map(name).collect(),
+            types: types.collect(),
+        }
+    }
+
+    pub(super) fn to_schema(&self) -> Result<Schema, Broken> {
+        let columns: Vec<Column> = self
+            .columns
+            .iter()
+            .map(|column| Column {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                type_name: column.type_name.clone(),
+                not_null: column.not_null,
+                is_text: column.is_text,
+            })
+            .collect();
+        let types = self.types.iter().map(|(oid, entry)| {
+            let kind = match &entry.kind {
+                KindEntry::Base => TypeKind::Base,
+                KindEntry::Enum(labels) => TypeKind::Enum(labels.clone()),
+                KindEntry::Domain(base) => TypeKind::Domain(*base),
+                KindEntry::Composite(fields) => TypeKind::Composite(fields.clone()),
+                KindEntry::Array(element) => TypeKind::Array(*element),
+                KindEntry::Range(subtype) => TypeKind::Range(*subtype),
+                KindEntry::Multirange(range) => TypeKind::Multirange(*range),
+            };
+            (*oid, TypeDef { name: entry.name.clone(), kind })
+        });
+        let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
+        let key = unkeyed.positions_of(&self.key);
+        let key = key.map_err(|name| Broken::Columns(format!("the key names {name}, which is none of them")))?;
+        Ok(Schema::new(columns, key, types.collect()))
+    }
+}

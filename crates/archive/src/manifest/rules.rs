@@ -1,0 +1,106 @@
+//! What is true of every manifest that was ever published.
+
+use laredo_core::Lsn;
+
+use super::{Artifact, Kind, Manifest};
+
+/// A rule that a manifest breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The first artifact of an epoch is a diff, or there are two snapshots in it.
+    #[error("epoch {0} does not begin with its only snapshot")]
+    Opening(u64),
+    /// A diff does not begin where the artifact before it ends.
+    #[error("the diff of epoch {epoch} up to {to} begins at {from}, and the artifact before it ends at {before}")]
+    Gap {
+        /// The epoch.
+        epoch: u64,
+        /// Where the diff begins.
+        from: String,
+        /// Where it ends.
+        to: String,
+        /// Where the artifact before it ends.
+        before: String,
+    },
+    /// Positions do not increase within an epoch.
+    #[error("in epoch {epoch} {to} does not come after {before}")]
+    Order {
+        /// The epoch.
+        epoch: u64,
+        /// Where an artifact ends.
+        to: String,
+        /// Where the one before it ends.
+        before: String,
+    },
+    /// An epoch comes after a later one.
+    #[error("epoch {0} comes after a later one")]
+    Epochs(u64),
+    /// The epoch, or the head, is not that of the last artifact.
+    #[error("its {0} is not that of its last artifact")]
+    Head(&'static str),
+    /// An artifact is in no format.
+    #[error("the artifact of epoch {epoch} that ends at {to} has no object")]
+    NoObject {
+        /// The epoch.
+        epoch: u64,
+        /// Where it ends.
+        to: String,
+    },
+    /// Its columns are not those of a table.
+    #[error("its columns are not those of a table: {0}")]
+    Columns(String),
+}
+
+impl Manifest {
+    /// Whether it keeps the rules.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check(&self) -> Result<(), Broken> {
+        let mut before: Option<&Artifact> = None;
+        for artifact in &self.artifacts {
+            follows(before, artifact)?;
+            before = Some(artifact);
+        }
+        match before {
+            None if self.head_position.is_some() => Err(Broken::Head("head_position")),
+            Some(last) if last.to_position != self.head_position => Err(Broken::Head("head_position")),
+            Some(last) if last.epoch != self.epoch => Err(Broken::Head("epoch")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an artifact may come after another one, or first.
+fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken> {
+    let Artifact { epoch, to_position, .. } = artifact;
+    let of_same_epoch = before.filter(|before| before.epoch == *epoch);
+    if before.is_some_and(|before| before.epoch > *epoch) {
+        return Err(Broken::Epochs(*epoch));
+    }
+    if of_same_epoch.is_some() == (artifact.kind == Kind::Snapshot) {
+        return Err(Broken::Opening(*epoch));
+    }
+    if artifact.formats.is_empty() {
+        return Err(Broken::NoObject { epoch: *epoch, to: shown(*to_position) });
+    }
+    let Some(before) = of_same_epoch else { return Ok(()) };
+    // Other writers may leave the end of a base out.
+    let Some(end) = before.to_position else { return Ok(()) };
+    if artifact.from_position != Some(end) {
+        return Err(Broken::Gap {
+            epoch: *epoch,
+            from: shown(artifact.from_position),
+            to: shown(*to_position),
+            before: end.to_string(),
+        });
+    }
+    if to_position.is_none_or(|to| to <= end) {
+        return Err(Broken::Order { epoch: *epoch, to: shown(*to_position), before: end.to_string() });
+    }
+    Ok(())
+}
+
+fn shown(position: Option<Lsn>) -> String {
+    position.map_or_else(|| "nowhere".to_owned(), |position| position.to_string())
+}

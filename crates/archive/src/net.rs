@@ -1,0 +1,191 @@
+//! What happened since the newest artifact, one change a key.
+
+use std::collections::BTreeMap;
+
+use laredo_core::{Change, Key, Schema, TableState, Transaction, Tuple};
+
+/// The net changes since a state: what an insert and an update come to, or an insert and a delete. Bounded by the table's size.
+#[derive(Clone, Debug, Default)]
+pub struct Net {
+    /// All rows went, and what follows is on top of none.
+    truncated: bool,
+    /// The last row of each key that was touched; nothing where it is gone. By the bytes of the key, so that a diff has an order.
+    rows: BTreeMap<Vec<u8>, (Key, Option<Tuple>)>,
+}
+
+/// One change of a diff.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetChange<'a> {
+    /// All rows go. It comes first.
+    Truncate,
+    /// A row that was not there.
+    Insert(&'a Tuple),
+    /// A row in the place of another one of its key.
+    Update {
+        /// The row before.
+        old: &'a Tuple,
+        /// The row after.
+        new: &'a Tuple,
+    },
+    /// A row goes.
+    Delete(&'a Tuple),
+}
+
+impl Net {
+    /// Takes a transaction in, of rows of `schema`. At a change of the schema it stops, and hands back what it is: an archive's epoch
+    /// ends there.
+    ///
+    /// # Errors
+    /// The new schema, if the transaction has one. What came before it in the transaction is taken in.
+    pub fn add(&mut self, transaction: &Transaction, schema: &Schema) -> Result<(), std::sync::Arc<Schema>> {
+        for change in &transaction.changes {
+            match change {
+                Change::Insert(row) | Change::Update(row) => {
+                    self.put(schema.key().key_of(row.as_ref()), Some(row.clone()))
+                }
+                Change::Delete(key) => self.put(key.clone(), None),
+                Change::Truncate => *self = Net { truncated: true, rows: BTreeMap::new() },
+                Change::Schema(schema) => return Err(schema.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: Key, row: Option<Tuple>) {
+        self.rows.insert(key.as_ref().bytes().to_vec(), (key, row));
+    }
+
+    /// Keys that were touched.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nothing happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.truncated && self.rows.is_empty()
+    }
+
+    /// What is different from `before`, the state that all this came after.
+    pub fn changes<'a>(&'a self, before: &'a TableState) -> impl Iterator<Item = NetChange<'a>> {
+        let truncate = self.truncated.then_some(NetChange::Truncate);
+        let changes = self.rows.values().filter_map(move |(key, new)| {
+            let old = if self.truncated { None } else { before.get(key) };
+            match (old, new) {
+                (None, None) => None,
+                (None, Some(new)) => Some(NetChange::Insert(new)),
+                (Some(old), None) => Some(NetChange::Delete(old)),
+                (Some(old), Some(new)) if old.as_ref().bytes() == new.as_ref().bytes() => None,
+                (Some(old), Some(new)) => Some(NetChange::Update { old, new }),
+            }
+        });
+        truncate.into_iter().chain(changes)
+    }
+
+    /// Makes the state that this leads to of the one that it came after.
+    pub fn apply_to(&self, state: &mut TableState) {
+        if self.truncated {
+            state.clear();
+        }
+        for (key, row) in self.rows.values() {
+            match row {
+                Some(row) => drop(state.put(row.clone())),
+                None => drop(state.remove(key.as_ref())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, TupleBuf};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn schema() -> Arc<Schema> {
+        let column = |name: &str, type_oid, type_name: &str| Column {
+            name: name.to_owned(),
+            type_oid,
+            type_modifier: -1,
+            type_name: type_name.to_owned(),
+            not_null: true,
+            is_text: false,
+        };
+        let columns = vec![column("id", 23, "integer"), column("body", 25, "text")];
+        Arc::new(Schema::new(columns, KeyColumns::new([0]), BTreeMap::new()))
+    }
+
+    fn row(id: i32, body: u8) -> Tuple {
+        let row: TupleBuf = [Cell::Value(&id.to_be_bytes()), Cell::Value(&[b'a' + body])].into_iter().collect();
+        row.as_ref().to_tuple()
+    }
+
+    fn transaction(changes: Vec<Change>) -> Transaction {
+        Transaction { position: Lsn(1), span_from: None, committed_at: CommitTime(0), changes }
+    }
+
+    fn sorted(state: &TableState) -> Vec<Tuple> {
+        let mut rows: Vec<Tuple> = state.rows().cloned().collect();
+        rows.sort_by_key(|row| row.as_ref().bytes().to_vec());
+        rows
+    }
+
+    proptest! {
+        /// Whatever happens, what a diff says leads from the state before to the state after, and says no more than that.
+        #[test]
+        fn a_diff_leads_from_one_state_to_the_next(steps in prop::collection::vec((0..8_i32, 0..4_u8, 0..12_u8), 0..60), cut in 0..60_usize) {
+            let schema = schema();
+            let mut state = TableState::new(schema.clone(), &[], 0).unwrap();
+            let mut made = Vec::new();
+            for (id, body, kind) in steps {
+                let is_there = state.get_like(row(id, 0).as_ref()).is_some();
+                let change = match (kind, is_there) {
+                    (0, _) => Change::Truncate,
+                    (1..6, true) => Change::Delete(schema.key().key_of(row(id, 0).as_ref())),
+                    (_, true) => Change::Update(row(id, body)),
+                    (_, false) => Change::Insert(row(id, body)),
+                };
+                state.apply_change(&change).unwrap();
+                made.push(change);
+            }
+            let (early, late) = made.split_at(cut.min(made.len()));
+            let mut before = TableState::new(schema.clone(), &[], 0).unwrap();
+            before.apply(&transaction(early.to_vec())).unwrap();
+            let mut net = Net::default();
+            late.iter().for_each(|change| net.add(&transaction(vec![change.clone()]), &schema).unwrap());
+            let mut rebuilt = before.clone();
+            for (number, change) in net.changes(&before).enumerate() {
+                match change {
+                    NetChange::Truncate => {
+                        prop_assert_eq!(number, 0);
+                        rebuilt.clear();
+                    }
+                    NetChange::Insert(new) => prop_assert_eq!(rebuilt.put(new.clone()), None),
+                    NetChange::Update { old, new } => {
+                        prop_assert_ne!(old, new);
+                        prop_assert_eq!(rebuilt.put(new.clone()), Some(old.clone()));
+                    }
+                    NetChange::Delete(old) => {
+                        let key = schema.key().key_of(old.as_ref());
+                        prop_assert_eq!(rebuilt.remove(key.as_ref()), Some(old.clone()));
+                    }
+                }
+            }
+            prop_assert_eq!(sorted(&rebuilt), sorted(&state));
+            net.apply_to(&mut before);
+            prop_assert_eq!(sorted(&before), sorted(&state));
+        }
+    }
+
+    #[test]
+    fn a_new_schema_is_handed_back() {
+        let (schema, mut net) = (schema(), Net::default());
+        let changed = net.add(&transaction(vec![Change::Insert(row(1, 0)), Change::Schema(schema.clone())]), &schema);
+        assert_eq!((changed, net.len()), (Err(schema), 1));
+    }
+}

@@ -1,0 +1,142 @@
+//! When the next artifact is written, and which.
+
+use std::time::Duration;
+
+/// When a new base is written instead of a diff. What is absent never is a reason.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Thresholds {
+    /// Never more often than this.
+    pub min_interval: Option<Duration>,
+    /// At least this often.
+    pub max_interval: Option<Duration>,
+    /// When the diffs since the base reach this size together.
+    pub max_diff_bytes: Option<u64>,
+    /// The same as a fraction of the base's size.
+    pub max_diff_fraction: Option<f64>,
+    /// When so many rows have changed since the base.
+    pub max_churn_records: Option<u64>,
+    /// The same as a fraction of the rows that the base has.
+    pub max_churn_fraction: Option<f64>,
+}
+
+/// How far an archive is since its newest base.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Since the base was written; nothing where there is none.
+    pub since_base: Option<Duration>,
+    /// Since the last artifact was written.
+    pub since_artifact: Duration,
+    /// Bytes of the diffs since the base, in their largest format, with what the buffer would add.
+    pub diff_bytes: u64,
+    /// Bytes of the base in the same format.
+    pub base_bytes: u64,
+    /// Rows that changed since the base, those of the buffer among them.
+    pub churn_records: u64,
+    /// Rows of the base.
+    pub base_rows: u64,
+    /// Whether anything waits in the buffer.
+    pub has_changes: bool,
+}
+
+/// What is to be written now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// A diff.
+    Diff,
+    /// A new base, for this reason.
+    Base(Reason),
+}
+
+/// Why a base is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There is none.
+    First,
+    /// `max_interval` has passed.
+    MaxInterval,
+    /// `max_diff_bytes` is reached.
+    DiffBytes,
+    /// `max_diff_fraction` is reached.
+    DiffFraction,
+    /// `max_churn_records` is reached.
+    ChurnRecords,
+    /// `max_churn_fraction` is reached.
+    ChurnFraction,
+}
+
+impl Thresholds {
+    /// What is due, with a diff every `diff_interval`.
+    #[must_use]
+    pub fn due(&self, progress: &Progress, diff_interval: Duration) -> Due {
+        let Some(since_base) = progress.since_base else { return Due::Base(Reason::First) };
+        if progress.since_artifact < diff_interval {
+            return Due::Nothing;
+        }
+        let is_too_early = self.min_interval.is_some_and(|least| since_base < least);
+        match self.reached(progress, since_base).filter(|_| !is_too_early) {
+            Some(reason) => Due::Base(reason),
+            None if progress.has_changes => Due::Diff,
+            None => Due::Nothing,
+        }
+    }
+
+    fn reached(&self, progress: &Progress, since_base: Duration) -> Option<Reason> {
+        let Progress { diff_bytes, base_bytes, churn_records, base_rows, .. } = *progress;
+        let at_least = |count: u64, limit: Option<u64>| limit.is_some_and(|limit| count > 0 && count >= limit);
+        #[expect(clippy::cast_precision_loss, reason = "a threshold need not be exact beyond 2^53")]
+        let fraction = |count: u64, of: u64, limit: Option<f64>| {
+            limit.is_some_and(|limit| count > 0 && count as f64 >= limit * of as f64)
+        };
+        let reasons = [
+            (Reason::MaxInterval, self.max_interval.is_some_and(|most| since_base >= most)),
+            (Reason::DiffBytes, at_least(diff_bytes, self.max_diff_bytes)),
+            (Reason::DiffFraction, fraction(diff_bytes, base_bytes, self.max_diff_fraction)),
+            (Reason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
+            (Reason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
+        ];
+        reasons.into_iter().find_map(|(reason, is_reached)| is_reached.then_some(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_threshold_is_a_reason_of_its_own() {
+        let seconds = Duration::from_secs;
+        let far = Progress {
+            since_base: Some(seconds(100)),
+            since_artifact: seconds(30),
+            diff_bytes: 1000,
+            base_bytes: 10_000,
+            churn_records: 50,
+            base_rows: 1000,
+            has_changes: true,
+        };
+        let none = Thresholds::default();
+        let cases = [
+            (none.clone(), Due::Diff),
+            (Thresholds { max_interval: Some(seconds(100)), ..none.clone() }, Due::Base(Reason::MaxInterval)),
+            (Thresholds { max_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
+            (Thresholds { max_diff_bytes: Some(1000), ..none.clone() }, Due::Base(Reason::DiffBytes)),
+            (Thresholds { max_diff_bytes: Some(1001), ..none.clone() }, Due::Diff),
+            (Thresholds { max_diff_fraction: Some(0.1), ..none.clone() }, Due::Base(Reason::DiffFraction)),
+            (Thresholds { max_diff_fraction: Some(0.11), ..none.clone() }, Due::Diff),
+            (Thresholds { max_churn_records: Some(50), ..none.clone() }, Due::Base(Reason::ChurnRecords)),
+            (Thresholds { max_churn_fraction: Some(0.05), ..none.clone() }, Due::Base(Reason::ChurnFraction)),
+            (Thresholds { max_churn_records: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
+        ];
+        for (thresholds, due) in cases {
+            assert_eq!(thresholds.due(&far, seconds(30)), due, "{thresholds:?}");
+        }
+        assert_eq!(none.due(&Progress::default(), seconds(30)), Due::Base(Reason::First));
+        assert_eq!(none.due(&far, seconds(31)), Due::Nothing, "the last artifact is not that old");
+        let idle = Progress { has_changes: false, diff_bytes: 0, churn_records: 0, ..far };
+        assert_eq!(none.due(&idle, seconds(30)), Due::Nothing);
+        let eager = Thresholds { max_interval: Some(seconds(100)), max_churn_records: Some(0), ..none };
+        assert_eq!(eager.due(&idle, seconds(30)), Due::Base(Reason::MaxInterval), "an idle table is re-based, too");
+    }
+}

@@ -1,0 +1,202 @@
+//! Values back to cells: the other direction of the projection, for whoever rebuilds rows from what was written as JSON or as Structs.
+//!
+//! What is read back projects to the same value again. The bytes are PostgreSQL's own, but where a projection does not tell all
+//! (see its table): how a JSON document was spelled, an array's lower bounds, how a query nests what needs no brackets.
+
+mod geometry;
+mod nested;
+mod network;
+mod numeric;
+mod search;
+mod text;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use postgres_types::Type;
+
+use crate::project::{Shape, Value};
+use crate::schema::{Oid, Schema};
+use crate::tuple::{Cell, TupleBuf};
+
+/// How deeply types and values may nest: deeper than any projection goes.
+const DEPTH_MAX: usize = 64;
+
+/// A value that is none of its column's type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column `{column}` cannot be {found}: it is of type {type_name}, and {problem}")]
+pub struct UnprojectError {
+    /// The column's name.
+    pub column: String,
+    /// Its type.
+    pub type_name: String,
+    /// The start of the value, as JSON.
+    pub found: String,
+    /// What is wrong with it.
+    pub problem: Mismatch,
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Another kind of value is written for the type.
+    #[error("its values are written as {0}")]
+    Kind(&'static str),
+    /// A text is not what is written for the type.
+    #[error("this is not how {0} is written")]
+    Text(&'static str),
+    /// A number is out of the type's range.
+    #[error("this is outside of its range")]
+    Range,
+    /// The lists of an array differ in length, or nest more than PostgreSQL's six dimensions.
+    #[error("its lists are not those of an array")]
+    Uneven,
+    /// A composite lacks a field, or has one that its type does not have.
+    #[error("its fields are not {0}")]
+    Fields(String),
+    /// Types stand in one another too deeply.
+    #[error("it nests deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// The schema has no such column.
+    #[error("the table has no such column")]
+    NoColumn,
+}
+
+/// The bytes of a cell whose projection this is; `None` for NULL.
+///
+/// # Errors
+/// When the value is none of the column's type.
+pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<Option<Vec<u8>>, UnprojectError> {
+    let (name, type_name, bytes) = match schema.columns().get(column) {
+        None => (column.to_string(), "unknown", Err(Mismatch::NoColumn)),
+        Some(definition) => {
+            let bytes = match value {
+                Value::Null if !is_json(schema, definition.type_oid) || !definition.not_null => Ok(None),
+                Value::String(text) if definition.is_text => Ok(Some(text.as_bytes().to_vec())),
+                _ if definition.is_text => Err(Mismatch::Kind("a string")),
+                _ => Encoder { schema, depth: 0 }.value(definition.type_oid, value).map(Some),
+            };
+            (definition.name.clone(), definition.type_name.as_str(), bytes)
+        }
+    };
+    bytes.map_err(|problem| {
+        let found: String = value.to_json().to_string().chars().take(100).collect();
+        UnprojectError { column: name, type_name: type_name.to_owned(), found, problem }
+    })
+}
+
+/// The row whose projection this is, by column name. A column that is not named is NULL.
+///
+/// # Errors
+/// When a value is none of its column's type, or there is a name that no column has.
+pub fn unproject_row(schema: &Schema, fields: &[(String, Value)]) -> Result<TupleBuf, UnprojectError> {
+    let is_column = |name: &str| schema.columns().iter().any(|column| column.name == name);
+    if let Some((name, value)) = fields.iter().find(|(name, _)| !is_column(name)) {
+        let found = value.to_json().to_string().chars().take(100).collect();
+        let (column, type_name) = (name.clone(), "unknown".to_owned());
+        return Err(UnprojectError { column, type_name, found, problem: Mismatch::NoColumn });
+    }
+    let mut row = TupleBuf::new();
+    for (number, column) in schema.columns().iter().enumerate() {
+        let value = fields.iter().find(|(name, _)| *name == column.name).map_or(&Value::Null, |(_, value)| value);
+        let bytes = unproject_cell(schema, number, value)?;
+        row.push(bytes.as_deref().map_or(Cell::Null, Cell::Value));
+    }
+    Ok(row)
+}
+
+/// In a column that takes no NULL, a null is JSON's own.
+fn is_json(schema: &Schema, oid: Oid) -> bool {
+    matches!(Shape::of(schema, oid), Ok(Shape::Builtin(Type::JSON | Type::JSONB)))
+}
+
+/// Encodes one cell.
+struct Encoder<'s> {
+    schema: &'s Schema,
+    depth: usize,
+}
+
+impl<'s> Encoder<'s> {
+    fn value(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+        match self.enter(oid)? {
+            Shape::Builtin(Type::JSON) => Ok(value.to_json().to_string().into_bytes()),
+            Shape::Builtin(Type::JSONB) => Ok(text::versioned(&value.to_json().to_string())),
+            Shape::Builtin(builtin) => builtin_value(&builtin, value),
+            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
+            Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, value)),
+            _ => self.text(oid, string(value)?),
+        }
+    }
+
+    /// What PostgreSQL's text form of a value means.
+    fn text(&mut self, oid: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
+        match self.enter(oid)? {
+            Shape::Text => Ok(input.as_bytes().to_vec()),
+            Shape::Builtin(builtin) => text::builtin(&builtin, input),
+            Shape::Array(element) => self.deeper(|inner| inner.array_text(oid, element, input)),
+            Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, input)),
+            Shape::Range(subtype) => self.deeper(|inner| inner.range(subtype, input)),
+            Shape::Multirange(range) => self.deeper(|inner| inner.multirange(range, input)),
+            Shape::Unknown => text::escaped_hex(input),
+        }
+    }
+
+    fn enter(&self, oid: Oid) -> Result<Shape<'s>, Mismatch> {
+        match self.depth {
+            0..DEPTH_MAX => Shape::of(self.schema, oid).map_err(|_| Mismatch::TooDeep),
+            _ => Err(Mismatch::TooDeep),
+        }
+    }
+
+    fn deeper<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T, Mismatch>) -> Result<T, Mismatch> {
+        self.depth += 1;
+        let result = write(self);
+        self.depth -= 1;
+        result
+    }
+}
+
+fn string(value: &Value) -> Result<&str, Mismatch> {
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err(Mismatch::Kind("a string")),
+    }
+}
+
+fn builtin_value(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
+    Ok(match (builtin, value) {
+        (&Type::BOOL, Value::Bool(value)) => vec![u8::from(*value)],
+        (&Type::BOOL, _) => return Err(Mismatch::Kind("a boolean")),
+        (&Type::INT2, Value::Number(number)) => {
+            i16::try_from(whole(*number)?).map_err(out_of_range)?.to_be_bytes().to_vec()
+        }
+        (&Type::INT4, Value::Number(number)) => {
+            i32::try_from(whole(*number)?).map_err(out_of_range)?.to_be_bytes().to_vec()
+        }
+        (&Type::INT8, Value::Number(number)) => whole(*number)?.to_be_bytes().to_vec(),
+        (&Type::INT2 | &Type::INT4, _) => return Err(Mismatch::Kind("a number")),
+        #[expect(clippy::cast_possible_truncation, reason = "a float4 was projected as the double of its value")]
+        (&Type::FLOAT4, Value::Number(number)) => match *number as f32 {
+            narrow if f64::from(narrow) == *number => narrow.to_be_bytes().to_vec(),
+            _ => return Err(Mismatch::Range),
+        },
+        (&Type::FLOAT8, Value::Number(number)) => number.to_be_bytes().to_vec(),
+        (&Type::BYTEA, Value::String(text)) => BASE64.decode(text).map_err(|_| Mismatch::Text("base64"))?,
+        (_, value) => text::builtin(builtin, string(value)?)?,
+    })
+}
+
+fn out_of_range<E>(_: E) -> Mismatch {
+    Mismatch::Range
+}
+
+fn whole(number: f64) -> Result<i64, Mismatch> {
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and far below 2^63")]
+    match number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0 {
+        true => Ok(number as i64),
+        false => Err(Mismatch::Range),
+    }
+}

@@ -1,0 +1,229 @@
+//! Full-text search: documents and queries.
+
+use super::Mismatch;
+use super::text::number;
+
+const DOCUMENT: Mismatch = Mismatch::Text("a text search document");
+const QUERY: Mismatch = Mismatch::Text("a text search query");
+
+/// A `tsvector`: each lexeme in quotes, with its positions and their weights.
+pub(super) fn document(input: &str) -> Result<Vec<u8>, Mismatch> {
+    let (mut count, mut bytes, mut rest) = (0_i32, Vec::new(), input);
+    while !rest.is_empty() {
+        let (lexeme, after) = quoted(rest).ok_or(DOCUMENT)?;
+        let (positions, after) = match after.strip_prefix(':') {
+            Some(after) => after.split_at(after.find(' ').unwrap_or(after.len())),
+            None => ("", after),
+        };
+        push_zero_ended(&mut bytes, &lexeme)?;
+        let places =
+            positions.split(',').filter(|place| !place.is_empty()).map(place).collect::<Result<Vec<_>, _>>()?;
+        bytes.extend(u16::try_from(places.len()).map_err(|_| Mismatch::Range)?.to_be_bytes());
+        places.iter().for_each(|place| bytes.extend(place.to_be_bytes()));
+        count = count.checked_add(1).ok_or(Mismatch::Range)?;
+        rest = match after.strip_prefix(' ') {
+            Some(next) => next,
+            None if after.is_empty() => after,
+            None => return Err(DOCUMENT),
+        };
+    }
+    Ok([&count.to_be_bytes(), bytes.as_slice()].concat())
+}
+
+fn place(text: &str) -> Result<u16, Mismatch> {
+    let (digits, weight) = match text.as_bytes().last() {
+        Some(b'A') => (&text[..text.len() - 1], 3),
+        Some(b'B') => (&text[..text.len() - 1], 2),
+        Some(b'C') => (&text[..text.len() - 1], 1),
+        _ => (text, 0),
+    };
+    match number::<u16>(digits)? {
+        place @ 0..=0x3FFF => Ok(weight << 14 | place),
+        _ => Err(Mismatch::Range),
+    }
+}
+
+/// A part of a query; operands are numbers of earlier parts.
+enum Part {
+    Lexeme { text: String, weights: u8, prefix: bool },
+    Not(usize),
+    Both { operator: Operator, left: usize, right: usize },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Or,
+    And,
+    Phrase(u16),
+}
+
+/// What waits for its right operand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Open,
+    Not,
+    Both(Operator),
+}
+
+impl Waiting {
+    fn rank(self) -> u8 {
+        match self {
+            Waiting::Open => 0,
+            Waiting::Both(Operator::Or) => 1,
+            Waiting::Both(Operator::And) => 2,
+            Waiting::Both(Operator::Phrase(_)) => 3,
+            Waiting::Not => 4,
+        }
+    }
+}
+
+/// A `tsquery`. It can be nested as deeply as it is long, so that both reading and writing keep their own stacks.
+pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
+    let (mut parts, mut done, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rest, mut expects_operand) = (input.trim_start_matches(' '), true);
+    while let Some(next) = rest.as_bytes().first() {
+        match (next, expects_operand) {
+            (b'!', true) => {
+                waiting.push(Waiting::Not);
+                rest = &rest[1..];
+            }
+            (b'(', true) => {
+                waiting.push(Waiting::Open);
+                rest = &rest[1..];
+            }
+            (b'\'', true) => {
+                let (text, after) = quoted(rest).ok_or(QUERY)?;
+                let (flags, after) = match after.strip_prefix(':') {
+                    Some(after) => after.split_at(after.find([' ', ')']).unwrap_or(after.len())),
+                    None => ("", after),
+                };
+                done.push(parts.len());
+                parts.push(lexeme(text, flags)?);
+                (rest, expects_operand) = (after, false);
+            }
+            (b')', false) => {
+                while waiting.last().ok_or(QUERY)? != &Waiting::Open {
+                    reduce(&mut parts, &mut done, &mut waiting)?;
+                }
+                waiting.pop();
+                rest = &rest[1..];
+            }
+            (_, false) => {
+                let (operator, after) = operator(rest)?;
+                let rank = Waiting::Both(operator).rank();
+                while waiting.last().is_some_and(|top| top.rank() >= rank) {
+                    reduce(&mut parts, &mut done, &mut waiting)?;
+                }
+                waiting.push(Waiting::Both(operator));
+                (rest, expects_operand) = (after, true);
+            }
+            (_, true) => return Err(QUERY),
+        }
+        rest = rest.trim_start_matches(' ');
+    }
+    while !waiting.is_empty() {
+        reduce(&mut parts, &mut done, &mut waiting)?;
+    }
+    match done.as_slice() {
+        [] if parts.is_empty() => Ok(vec![0; 4]),
+        [root] => sent(&parts, *root),
+        _ => Err(QUERY),
+    }
+}
+
+/// Gives the operator that waits last its operands.
+fn reduce(parts: &mut Vec<Part>, done: &mut Vec<usize>, waiting: &mut Vec<Waiting>) -> Result<(), Mismatch> {
+    let part = match waiting.pop() {
+        Some(Waiting::Not) => Part::Not(done.pop().ok_or(QUERY)?),
+        Some(Waiting::Both(operator)) => {
+            let (right, left) = (done.pop().ok_or(QUERY)?, done.pop().ok_or(QUERY)?);
+            Part::Both { operator, left, right }
+        }
+        Some(Waiting::Open) | None => return Err(QUERY),
+    };
+    done.push(parts.len());
+    parts.push(part);
+    Ok(())
+}
+
+fn operator(input: &str) -> Result<(Operator, &str), Mismatch> {
+    if let Some(rest) = input.strip_prefix('|') {
+        return Ok((Operator::Or, rest));
+    }
+    if let Some(rest) = input.strip_prefix('&') {
+        return Ok((Operator::And, rest));
+    }
+    let (distance, rest) = input.strip_prefix('<').and_then(|rest| rest.split_once('>')).ok_or(QUERY)?;
+    Ok((Operator::Phrase(if distance == "-" { 1 } else { number(distance)? }), rest))
+}
+
+fn lexeme(text: String, flags: &str) -> Result<Part, Mismatch> {
+    let (mut weights, mut prefix) = (0, false);
+    for flag in flags.chars() {
+        match flag {
+            '*' => prefix = true,
+            'A' => weights |= 8,
+            'B' => weights |= 4,
+            'C' => weights |= 2,
+            'D' => weights |= 1,
+            _ => return Err(QUERY),
+        }
+    }
+    Ok(Part::Lexeme { text, weights, prefix })
+}
+
+/// Operator first, and the right operand before the left one.
+fn sent(parts: &[Part], root: usize) -> Result<Vec<u8>, Mismatch> {
+    let mut bytes = i32::try_from(parts.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
+    let mut pending = vec![root];
+    while let Some(part) = pending.pop().and_then(|part| parts.get(part)) {
+        match part {
+            Part::Lexeme { text, weights, prefix } => {
+                bytes.extend([1, *weights, u8::from(*prefix)]);
+                push_zero_ended(&mut bytes, text)?;
+            }
+            Part::Not(inner) => {
+                bytes.extend([2, 1]);
+                pending.push(*inner);
+            }
+            Part::Both { operator, left, right } => {
+                match operator {
+                    Operator::And => bytes.extend([2, 2]),
+                    Operator::Or => bytes.extend([2, 3]),
+                    Operator::Phrase(distance) => {
+                        bytes.extend([2, 4]);
+                        bytes.extend(distance.to_be_bytes());
+                    }
+                }
+                pending.extend([*left, *right]);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// A lexeme in quotes, in which quotes and backslashes are doubled, and what comes after it.
+fn quoted(input: &str) -> Option<(String, &str)> {
+    let inner = input.strip_prefix('\'')?;
+    let (mut text, mut characters) = (String::new(), inner.char_indices());
+    while let Some((at, next)) = characters.next() {
+        match next {
+            '\'' | '\\' if inner[at + 1..].starts_with(next) => {
+                characters.next();
+                text.push(next);
+            }
+            '\'' => return Some((text, &inner[at + 1..])),
+            _ => text.push(next),
+        }
+    }
+    None
+}
+
+fn push_zero_ended(bytes: &mut Vec<u8>, text: &str) -> Result<(), Mismatch> {
+    if text.contains('\0') {
+        return Err(Mismatch::Text("a text without zero bytes"));
+    }
+    bytes.extend(text.as_bytes());
+    bytes.push(0);
+    Ok(())
+}

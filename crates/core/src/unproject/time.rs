@@ -1,0 +1,155 @@
+//! Dates and times, counted in days and microseconds from 2000-01-01.
+
+use super::Mismatch;
+
+const SECOND_US: i64 = 1_000_000;
+const MINUTE_US: i64 = 60 * SECOND_US;
+const HOUR_US: i64 = 60 * MINUTE_US;
+const DAY_US: i64 = 24 * HOUR_US;
+
+pub(super) fn date(input: &str) -> Result<i32, Mismatch> {
+    match input {
+        "infinity" => Ok(i32::MAX),
+        "-infinity" => Ok(i32::MIN),
+        _ => {
+            let (text, is_bc) = without_era(input);
+            i32::try_from(days(text, is_bc)?).map_err(|_| Mismatch::Range)
+        }
+    }
+}
+
+/// A timestamp, and with `zoned` one with its time zone. The date and the time may stand apart as in ISO 8601 or as PostgreSQL writes them.
+pub(super) fn timestamp(input: &str, zoned: bool) -> Result<i64, Mismatch> {
+    match input {
+        "infinity" => return Ok(i64::MAX),
+        "-infinity" => return Ok(i64::MIN),
+        _ => {}
+    }
+    let (text, is_bc) = without_era(input);
+    let (date, time) = text.split_once(['T', ' ']).ok_or(Mismatch::Text("a timestamp"))?;
+    let (time, west) = if zoned { without_zone(time)? } else { (time, 0) };
+    let micros = i128::from(days(date, is_bc)?) * i128::from(DAY_US)
+        + i128::from(time_of_day(time)? + i64::from(west) * SECOND_US);
+    i64::try_from(micros).map_err(|_| Mismatch::Range)
+}
+
+pub(super) fn time(input: &str) -> Result<i64, Mismatch> {
+    time_of_day(input)
+}
+
+pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
+    let (time, west) = without_zone(input)?;
+    Ok([time_of_day(time)?.to_be_bytes().as_slice(), &west.to_be_bytes()].concat())
+}
+
+/// An ISO 8601 duration, each part with its own sign.
+pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
+    let sent = |micros: i64, days: i32, months: i32| {
+        [micros.to_be_bytes().as_slice(), &days.to_be_bytes(), &months.to_be_bytes()].concat()
+    };
+    match input {
+        "infinity" => return Ok(sent(i64::MAX, i32::MAX, i32::MAX)),
+        "-infinity" => return Ok(sent(i64::MIN, i32::MIN, i32::MIN)),
+        _ => {}
+    }
+    let wrong = || Mismatch::Text("an ISO 8601 duration");
+    let (mut rest, mut in_time) = (input.strip_prefix('P').ok_or_else(wrong)?, false);
+    // In 128 bits no sum of parts overflows.
+    let (mut months, mut days, mut micros) = (0_i128, 0_i128, 0_i128);
+    while !rest.is_empty() {
+        if let Some(time) = rest.strip_prefix('T') {
+            (rest, in_time) = (time, true);
+            continue;
+        }
+        let end = rest.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
+        let (amount, unit) = (&rest[..end], rest.as_bytes().get(end).copied().unwrap_or(0));
+        rest = &rest[end + 1..];
+        let count = || super::text::number::<i64>(amount).map(i128::from);
+        match (in_time, unit) {
+            (false, b'Y') => months += count()? * 12,
+            (false, b'M') => months += count()?,
+            (false, b'D') => days += count()?,
+            (true, b'H') => micros += count()? * i128::from(HOUR_US),
+            (true, b'M') => micros += count()? * i128::from(MINUTE_US),
+            (true, b'S') => micros += i128::from(seconds(amount)?),
+            _ => return Err(wrong()),
+        }
+    }
+    let narrow = |value: i128| i32::try_from(value).map_err(|_| Mismatch::Range);
+    Ok(sent(i64::try_from(micros).map_err(|_| Mismatch::Range)?, narrow(days)?, narrow(months)?))
+}
+
+fn without_era(input: &str) -> (&str, bool) {
+    match input.strip_suffix(" BC") {
+        Some(text) => (text, true),
+        None => (input, false),
+    }
+}
+
+/// Days since 2000-01-01 of a date in the Gregorian calendar.
+fn days(input: &str, is_bc: bool) -> Result<i64, Mismatch> {
+    let mut parts = input.splitn(3, '-').map(plain::<i64>);
+    let (Some(year), Some(month), Some(day)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(Mismatch::Text("a date"));
+    };
+    let (year, month, day) = (year?, month?, day?);
+    if !(1..=10_000_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return Err(Mismatch::Range);
+    }
+    // There is no year 0: it is 1 BC. Years that start in March put the leap day at their end.
+    let year = if is_bc { 1 - year } else { year } - i64::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Ok(era * 146_097 + day_of_era - 730_425)
+}
+
+/// `HH:MM:SS` with up to six decimals; 24:00:00 is a time of day.
+fn time_of_day(input: &str) -> Result<i64, Mismatch> {
+    let mut parts = input.splitn(3, ':');
+    let (Some(hours), Some(minutes), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(Mismatch::Text("a time of day"));
+    };
+    if rest.starts_with('-') {
+        return Err(Mismatch::Text("a time of day"));
+    }
+    let (hours, minutes, rest) = (plain::<i64>(hours)?, plain::<i64>(minutes)?, seconds(rest)?);
+    match hours.checked_mul(HOUR_US).and_then(|hours| hours.checked_add(minutes.checked_mul(MINUTE_US)? + rest)) {
+        Some(micros @ 0..=DAY_US) if minutes < 60 && rest < MINUTE_US => Ok(micros),
+        _ => Err(Mismatch::Range),
+    }
+}
+
+/// Microseconds of so many seconds, with up to six decimals and a sign.
+fn seconds(input: &str) -> Result<i64, Mismatch> {
+    let (sign, digits) = match input.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, input),
+    };
+    let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
+    if !(1..=6).contains(&decimals.len()) {
+        return Err(Mismatch::Text("seconds"));
+    }
+    let micros = plain::<i64>(&format!("{decimals:0<6}"))?;
+    let micros = plain::<i64>(whole)?.checked_mul(SECOND_US).and_then(|whole| whole.checked_add(micros));
+    micros.map(|micros| sign * micros).ok_or(Mismatch::Range)
+}
+
+/// A time without its zone, and how many seconds that is west of Greenwich.
+fn without_zone(input: &str) -> Result<(&str, i32), Mismatch> {
+    let at = input.find(['+', '-']).ok_or(Mismatch::Text("a time with its zone"))?;
+    let (time, zone) = input.split_at(at);
+    let mut parts = zone[1..].split(':').map(plain::<i32>);
+    let mut next = || parts.next().unwrap_or(Ok(0));
+    let (hours, minutes, seconds) = (next()?, next()?, next()?);
+    if hours > 15 || minutes > 59 || seconds > 59 {
+        return Err(Mismatch::Range);
+    }
+    let seconds = hours * 3600 + minutes * 60 + seconds;
+    Ok((time, if zone.starts_with('-') { seconds } else { -seconds }))
+}
+
+/// Digits without a sign.
+fn plain<T: std::str::FromStr>(input: &str) -> Result<T, Mismatch> {
+    if input.starts_with('-') { Err(Mismatch::Text("a number")) } else { super::text::number(input) }
+}
