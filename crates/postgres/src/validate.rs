@@ -61,7 +61,7 @@ pub(crate) async fn prepare(
     }
     if let Some(sql) = publication::mending(&options.publication, found.publication.as_ref(), &found.known(requests)) {
         tracing::info!(%sql, "changing the publication");
-        connection.simple_query(&sql).await.map_err(|error| refused(&sql, &error))?;
+        connection.simple_query(&sql).await.map_err(|error| refused(&sql, error))?;
     }
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
     let unpublished = unpublished(connection, options, &names).await?;
@@ -93,8 +93,12 @@ async fn unpublished(
         .collect())
 }
 
-fn refused(sql: &str, error: &TransportError) -> SourceError {
-    SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")])
+/// What has become of a statement that makes the source ready. A deadlock with somebody's `TRUNCATE`, say, is nobody's to mend.
+fn refused(sql: &str, error: TransportError) -> SourceError {
+    match error.is_transient() {
+        true => error.into(),
+        false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),
+    }
 }
 
 /// What was found.
@@ -278,4 +282,22 @@ fn partition_problem(facts: &Facts, request: &TableRequest, requests: &[TableReq
     followed.map(|root| {
         format!("table {name} is a partition of {root}, whose rows include its own; follow only one of them")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::ServerError;
+
+    #[test]
+    fn a_deadlock_while_the_publication_is_made_is_tried_again() {
+        let said = |code: &str| {
+            let code = code.to_owned();
+            refused("CREATE PUBLICATION p", ServerError { code, ..ServerError::default() }.into())
+        };
+        assert!(matches!(said("40P01"), SourceError::Transient(_)));
+        assert!(
+            matches!(said("42501"), SourceError::Definite(problems) if problems[0].contains("CREATE PUBLICATION p"))
+        );
+    }
 }

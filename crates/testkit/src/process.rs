@@ -227,7 +227,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill9();
+        // A browser has processes of its own, which would outlive it.
+        self.shared.signal_by(kill_process_group, Signal::KILL);
         let _ = lock(&self.shared.child).wait();
         if thread::panicking() {
             eprintln!("-- the output of {}:\n{}", self.program, self.output().join("\n"));
