@@ -71,10 +71,12 @@ async fn contract(bed: &impl Bed) {
     run.what_was_acknowledged_is_forgotten(bed, end).await;
     run.stop().await;
 
-    let [left, _] = left;
-    let mut run = Run::begin(bed, &[left, known(end, "of another world")], true).await;
-    assert!(matches!(run.resumes[0], Resume::Copy(_)), "what was forgotten is missing: {:?}", run.resumes);
-    assert_ne!(run.resumes[1], Resume::Follow, "a definition that is not known");
+    let [left, other] = left;
+    what_is_missing_or_not_known_is_not_followed(bed, &[left.clone(), known(end, "of another world")]).await;
+    // Where a table is followed on, a reset is told, also one that was asked for before there was a stream.
+    let followed = left.map(|left| KnownTable { position: end, ..left });
+    let mut run = Run::begin(bed, &[followed, other], true).await;
+    assert_eq!(run.resumes[0], Resume::Follow);
     run.a_reset_is_told(bed, 700).await;
     run.source.reset(false).await.expect("the source can be reset");
     run.a_reset_is_told(bed, 800).await;
@@ -94,6 +96,14 @@ async fn what_cannot_be_followed_is_refused(bed: &impl Bed) {
     let (rows, _events) = mpsc::channel(8);
     let refused = source.copy(TableIndex(2), None, Arc::new(|_| true), rows).await;
     assert!(matches!(refused, Err(SourceError::Definite(_))), "a table of no number: {refused:?}");
+}
+
+async fn what_is_missing_or_not_known_is_not_followed(bed: &impl Bed, known: &[Option<KnownTable>; 2]) {
+    let source = bed.source();
+    source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
+    let resumes = source.resume(known).await.expect("the database answers");
+    assert!(matches!(resumes[0], Resume::Copy(_)), "what was forgotten is missing: {resumes:?}");
+    assert_ne!(resumes[1], Resume::Follow, "a definition that is not known");
 }
 
 /// A source that streams.

@@ -135,6 +135,7 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
                     );
                     moved.push(table);
                 }
+                SourceEvent::Redefined { table: TableIndex(0), .. } if !moves => {}
                 SourceEvent::Commit(_) | SourceEvent::Progress(_) => {}
                 event => panic!("{sql}: {event:?}"),
             }
