@@ -63,7 +63,7 @@ fn points(input: &str, expected: Option<usize>) -> Result<Vec<u8>, Mismatch> {
         bytes.extend(double(y)?.to_be_bytes());
         count += 1;
         rest = match after.strip_prefix(',') {
-            Some(next) if next.is_empty() => return Err(WRONG),
+            Some("") => return Err(WRONG),
             Some(next) => next,
             None if after.is_empty() => after,
             None => return Err(WRONG),
