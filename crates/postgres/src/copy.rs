@@ -37,7 +37,13 @@ pub(crate) async fn copy_table(
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
         let facts = read_facts(connection, publication, request).await?;
-        let schema = Arc::new(schema_of(&facts, options, request)?);
+        let schema = match schema_of(&facts, options, request) {
+            Ok(schema) => Arc::new(schema),
+            // Some of the catalogue's views see more than the query's snapshot does: of a publication that is just being replaced they
+            // show neither the old one nor the new one.
+            Err(_) if read_facts(connection, publication, request).await? != facts => continue,
+            Err(error) => return Err(error),
+        };
         let definition = facts.definition;
         settle(connection, table, slot, &definition).await?;
         let snapshot = begin(connection, definition.kind, request, admits).await?;

@@ -136,7 +136,9 @@ impl Copying {
     fn keep_told(&mut self, commit: TableCommit, options: &TableOptions) {
         let Some(told) = self.told.as_mut().filter(|_| self.from.is_none_or(|from| commit.end > from)) else { return };
         let error = told.push(commit, &options.folder).err();
-        if error.is_some() || told.bytes() > options.held_bytes_max {
+        // They will come all at once: a reader that is at the head must not lose them, because the journal cannot hold so much.
+        let (changes_max, bytes_max) = (options.journal.entries_max / 4, options.journal.bytes_max / 4);
+        if error.is_some() || told.changes() > changes_max || told.bytes() > bytes_max.min(options.held_bytes_max) {
             tracing::info!(
                 table = %options.request.name, bytes = told.bytes(), ?error,
                 "what commits during this copy is not kept any more: readers will get it as one transaction"

@@ -408,6 +408,32 @@ fn what_the_stream_does_not_explain_is_one_transaction() {
     }
 }
 
+/// Told one by one they would push each other out of the journal before anybody has read them.
+#[test]
+fn more_than_the_journal_holds_is_one_transaction() {
+    let schema = schema(&[("body", 25)]);
+    let mut options = options();
+    options.journal.entries_max = 8;
+    for (commits, is_one) in [(2, false), (3, true)] {
+        let (mut table, journal) = live(options.clone(), &schema, &[row(1, b"one")]);
+        table.on_moved("rewritten").unwrap();
+        let mut rows_copied = vec![row(1, b"one")];
+        for xid in 11..11 + commits {
+            let new = row(xid, b"new");
+            table
+                .on_commit(commit(&schema, xid.cast_unsigned(), 1024, [RawChange::Insert { new: new.as_ref() }]))
+                .unwrap();
+            rows_copied.push(new);
+        }
+        table.on_copy(begin(&schema, below(15))).unwrap();
+        table.on_copy(rows(&rows_copied)).unwrap();
+        table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
+        table.on_progress(Lsn(20), None).unwrap();
+        let inside = matches!(resolve(&journal, 11), crate::journal::Resolution::Full(_));
+        assert_eq!(inside, is_one, "{commits} commits");
+    }
+}
+
 #[test]
 fn what_differs_comes_behind_all_that_was_told() {
     let schema = schema(&[("body", 25)]);

@@ -15,6 +15,7 @@ const MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 pub(super) struct Waiting {
     commits: VecDeque<TableCommit>,
     bytes: u64,
+    changes: u64,
     memory: u64,
     file: Option<SharedFile>,
 }
@@ -38,6 +39,7 @@ impl Waiting {
     pub(super) fn pop_front(&mut self) -> Option<TableCommit> {
         let commit = self.commits.pop_front()?;
         self.bytes -= cost(&commit);
+        self.changes -= commit.spool.changes();
         self.memory -= commit.spool.memory_bytes() as u64;
         Some(commit)
     }
@@ -61,7 +63,13 @@ impl Waiting {
 
     fn count(&mut self, commit: &TableCommit) {
         self.bytes += cost(commit);
+        self.changes += commit.spool.changes();
         self.memory += commit.spool.memory_bytes() as u64;
+    }
+
+    /// Their changes.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What they take, wherever they are.
