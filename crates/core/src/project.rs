@@ -29,7 +29,7 @@ mod json;
 mod nested;
 mod network;
 mod numeric;
-mod search;
+pub(crate) mod search;
 mod shape;
 mod time;
 mod value;

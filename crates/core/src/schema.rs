@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::key::KeyColumns;
 use crate::tuple::{Cell, TupleBuf, TupleRef};
 
@@ -9,7 +11,7 @@ use crate::tuple::{Cell, TupleBuf, TupleRef};
 pub type Oid = u32;
 
 /// One replicated column.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name as the catalogue spells it.
     pub name: String,
@@ -25,8 +27,9 @@ pub struct Column {
     pub is_text: bool,
 }
 
-/// What a type is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a type is made of. Archives have it by these words, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TypeKind {
     /// A base type: built in, or an extension's.
     Base,
@@ -45,7 +48,7 @@ pub enum TypeKind {
 }
 
 /// A type that a column uses, directly or inside another one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeDef {
     /// Its name, without its schema.
     pub name: String,

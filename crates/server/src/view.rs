@@ -21,7 +21,7 @@ mod tests;
 mod walk;
 
 pub(crate) use binary::empty_batch;
-pub(crate) use structs::{Marker, marker, row_struct, timestamp};
+pub(crate) use structs::{Marker, marker, row_struct, timestamp, to_wire};
 pub(crate) use walk::{Chunk, Walk};
 
 use changes::FrameChanges;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef, TypeKind};
+use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef};
 use serde::{Deserialize, Serialize};
 
 use super::Broken;
@@ -38,38 +38,10 @@ pub struct ColumnEntry {
 /// A schema with all that reading values back needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SchemaEntry {
-    columns: Vec<TypedColumn>,
+    columns: Vec<Column>,
     /// Names, in key order.
     key: Vec<String>,
-    types: BTreeMap<Oid, TypeEntry>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct TypedColumn {
-    name: String,
-    type_oid: Oid,
-    type_modifier: i32,
-    type_name: String,
-    not_null: bool,
-    is_text: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct TypeEntry {
-    name: String,
-    kind: KindEntry,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum KindEntry {
-    Base,
-    Enum(Vec<String>),
-    Domain(Oid),
-    Composite(Vec<(String, Oid)>),
-    Array(Oid),
-    Range(Oid),
-    Multirange(Oid),
+    types: BTreeMap<Oid, TypeDef>,
 }
 
 pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
@@ -117,62 +89,18 @@ pub(super) fn schema_of(entries: &[ColumnEntry]) -> Result<Schema, Broken> {
 
 impl SchemaEntry {
     pub(super) fn of(schema: &Schema) -> SchemaEntry {
-        let column = |column: &Column| TypedColumn {
-            name: column.name.clone(),
-            type_oid: column.type_oid,
-            type_modifier: column.type_modifier,
-            type_name: column.type_name.clone(),
-            not_null: column.not_null,
-            is_text: column.is_text,
-        };
-        let types = schema.types().iter().map(|(oid, def)| {
-            let kind = match &def.kind {
-                TypeKind::Base => KindEntry::Base,
-                TypeKind::Enum(labels) => KindEntry::Enum(labels.clone()),
-                TypeKind::Domain(base) => KindEntry::Domain(*base),
-                TypeKind::Composite(fields) => KindEntry::Composite(fields.clone()),
-                TypeKind::Array(element) => KindEntry::Array(*element),
-                TypeKind::Range(subtype) => KindEntry::Range(*subtype),
-                TypeKind::Multirange(range) => KindEntry::Multirange(*range),
-            };
-            (*oid, TypeEntry { name: def.name.clone(), kind })
-        });
         let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
         SchemaEntry {
-            columns: schema.columns().iter().map(column).collect(),
+            columns: schema.columns().to_vec(),
             key: schema.key().columns().iter().filter_map(name).collect(),
-            types: types.collect(),
+            types: schema.types().clone(),
         }
     }
 
     pub(super) fn to_schema(&self) -> Result<Schema, Broken> {
-        let columns: Vec<Column> = self
-            .columns
-            .iter()
-            .map(|column| Column {
-                name: column.name.clone(),
-                type_oid: column.type_oid,
-                type_modifier: column.type_modifier,
-                type_name: column.type_name.clone(),
-                not_null: column.not_null,
-                is_text: column.is_text,
-            })
-            .collect();
-        let types = self.types.iter().map(|(oid, entry)| {
-            let kind = match &entry.kind {
-                KindEntry::Base => TypeKind::Base,
-                KindEntry::Enum(labels) => TypeKind::Enum(labels.clone()),
-                KindEntry::Domain(base) => TypeKind::Domain(*base),
-                KindEntry::Composite(fields) => TypeKind::Composite(fields.clone()),
-                KindEntry::Array(element) => TypeKind::Array(*element),
-                KindEntry::Range(subtype) => TypeKind::Range(*subtype),
-                KindEntry::Multirange(range) => TypeKind::Multirange(*range),
-            };
-            (*oid, TypeDef { name: entry.name.clone(), kind })
-        });
-        let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
+        let unkeyed = Schema::new(self.columns.clone(), KeyColumns::new([]), BTreeMap::new());
         let key = unkeyed.positions_of(&self.key);
         let key = key.map_err(|name| Broken::Columns(format!("the key names {name}, which is none of them")))?;
-        Ok(Schema::new(columns, key, types.collect()))
+        Ok(Schema::new(self.columns.clone(), key, self.types.clone()))
     }
 }

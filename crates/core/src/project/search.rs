@@ -32,8 +32,9 @@ enum Part<'a> {
     Both { operator: Operator, left: usize, right: usize },
 }
 
+/// What joins two operands of a `tsquery`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Operator {
+pub(crate) enum Operator {
     Or,
     And,
     Phrase(u16),
@@ -46,10 +47,12 @@ enum Pending {
     Close,
 }
 
-const NOT_RANK: u8 = 4;
+/// Binds more than every [`Operator`].
+pub(crate) const NOT_RANK: u8 = 4;
 
 impl Operator {
-    fn rank(self) -> u8 {
+    /// The more, the tighter it binds.
+    pub(crate) fn rank(self) -> u8 {
         match self {
             Operator::Or => 1,
             Operator::And => 2,

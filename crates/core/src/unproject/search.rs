@@ -2,6 +2,7 @@
 
 use super::Mismatch;
 use super::text::number;
+use crate::project::search::{NOT_RANK, Operator};
 
 const DOCUMENT: Mismatch = Mismatch::Text("a text search document");
 const QUERY: Mismatch = Mismatch::Text("a text search query");
@@ -50,13 +51,6 @@ enum Part {
     Both { operator: Operator, left: usize, right: usize },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Operator {
-    Or,
-    And,
-    Phrase(u16),
-}
-
 /// What waits for its right operand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
@@ -69,10 +63,8 @@ impl Waiting {
     fn rank(self) -> u8 {
         match self {
             Waiting::Open => 0,
-            Waiting::Both(Operator::Or) => 1,
-            Waiting::Both(Operator::And) => 2,
-            Waiting::Both(Operator::Phrase(_)) => 3,
-            Waiting::Not => 4,
+            Waiting::Both(operator) => operator.rank(),
+            Waiting::Not => NOT_RANK,
         }
     }
 }

@@ -7,7 +7,7 @@ use laredo_engine::{SnapshotInfo, Snapshots};
 use laredo_proto::oam::*;
 use prost::Message;
 use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Value};
+use prost_types::{Struct, Value};
 use tonic::Status;
 
 use super::status::{TARGET, count};
@@ -15,7 +15,7 @@ use crate::refusal;
 use crate::request::value;
 use crate::shared::Shared;
 use crate::table::Served;
-use crate::view::timestamp;
+use crate::view::{timestamp, to_wire};
 
 /// What is noted with a snapshot takes no more than this: it is kept in memory for as long as the snapshot is.
 const USER_META_BYTES_MAX: usize = 64 << 10;
@@ -167,24 +167,8 @@ fn meta_to_json(meta: Struct) -> Result<serde_json::Value, Status> {
 }
 
 fn meta_from_json(meta: serde_json::Value) -> Struct {
-    match from_json(meta).kind {
+    match to_wire(laredo_core::Value::from_json(meta)).kind {
         Some(Kind::StructValue(meta)) => meta,
         _ => Struct::default(),
     }
-}
-
-fn from_json(json: serde_json::Value) -> Value {
-    let kind = match json {
-        serde_json::Value::Null => Kind::NullValue(0),
-        serde_json::Value::Bool(value) => Kind::BoolValue(value),
-        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        serde_json::Value::String(text) => Kind::StringValue(text),
-        serde_json::Value::Array(items) => {
-            Kind::ListValue(ListValue { values: items.into_iter().map(from_json).collect() })
-        }
-        serde_json::Value::Object(fields) => Kind::StructValue(Struct {
-            fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
-        }),
-    };
-    Value { kind: Some(kind) }
 }

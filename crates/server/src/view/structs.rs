@@ -137,7 +137,7 @@ pub(crate) fn row_struct(schema: &Schema, row: TupleRef<'_>) -> Result<Struct, V
     Ok(Struct { fields })
 }
 
-fn to_wire(value: Value) -> prost_types::Value {
+pub(crate) fn to_wire(value: Value) -> prost_types::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(value),
