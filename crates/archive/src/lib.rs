@@ -5,16 +5,27 @@
 //! * [`Net`]: what happened since the newest artifact, one change a key.
 //! * [`Thresholds`]: when the next artifact is a diff, and when a new base.
 //!
-//! Nothing here opens a connection or a file.
+//! * [`Destination`]: a folder or an object store that holds an archive.
+//! * [`Feed`]: where a writer's rows and changes come from.
+//! * [`Sink`]: who is told when the head has moved.
 
+mod destination;
+mod events;
+mod feed;
 mod format;
 mod layout;
 mod manifest;
 mod net;
 mod rebase;
 
+pub use destination::{Destination, DestinationError, Listed, Local, Staged, Stager, Tag, Versioned};
+pub use events::{Event, Sink, SinkError};
+pub use feed::{Feed, Update};
 pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, UnknownFormat};
 pub use layout::{MANIFEST, artifact_name, file_position};
-pub use manifest::{Artifact, Broken, ColumnEntry, Kind, MANIFEST_VERSION, Manifest, ManifestError, Stored, WriterId};
+pub use manifest::{
+    Artifact, Broken, ColumnEntry, Kind, MANIFEST_VERSION, Manifest, ManifestError, SourceId, Stored, TimelineSwitch,
+    WriterId,
+};
 pub use net::{Net, NetChange};
 pub use rebase::{Due, Progress, Reason, Thresholds};

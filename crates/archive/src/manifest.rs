@@ -39,6 +39,9 @@ pub struct Manifest {
     /// Ours: the writer that holds the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<WriterId>,
+    /// Ours: which database's WAL the positions are of; nothing where the writer was not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceId>,
     /// Ours: the schema at head with all its types, from which values are read back exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schema: Option<SchemaEntry>,
@@ -51,6 +54,29 @@ pub struct WriterId {
     pub id: String,
     /// The fencing number: each writer that starts takes the next one.
     pub fence: u64,
+}
+
+/// A database and its history: positions of different ones cannot be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceId {
+    /// PostgreSQL's `system_identifier`.
+    pub system_identifier: String,
+    /// The database's name.
+    pub database: String,
+    /// The timeline that its WAL is on.
+    pub timeline: u32,
+    /// Where earlier timelines were left, oldest first.
+    pub history: Vec<TimelineSwitch>,
+}
+
+/// Where a timeline was left for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineSwitch {
+    /// The timeline that was left.
+    pub timeline: u32,
+    /// Where.
+    #[serde(with = "exactly")]
+    pub position: Lsn,
 }
 
 /// A snapshot or a diff.
@@ -135,6 +161,7 @@ impl Manifest {
             artifacts: Vec::new(),
             columns: Vec::new(),
             writer: None,
+            source: None,
             schema: None,
         }
     }
@@ -230,6 +257,21 @@ impl Manifest {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// A position that is always there.
+mod exactly {
+    use laredo_core::Lsn;
+    use serde::de::{Deserialize as _, Deserializer, Error as _};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(position: &Lsn, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(position)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Positions as PostgreSQL writes them; `null` and the empty text are none.

@@ -1,0 +1,264 @@
+//! A folder.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ring::digest::{Context, SHA256};
+
+use super::staged::{TEMPORARY, hex};
+use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
+use crate::layout::MANIFEST;
+
+/// What is neither the manifest nor an artifact: the lock, and files that have no name yet.
+const WORK: &str = ".writing";
+const LOCK: &str = "lock";
+
+/// An archive in a folder of this machine, or of one that is mounted on it.
+#[derive(Clone, Debug)]
+pub struct Local {
+    folder: Arc<Path>,
+    name: Arc<str>,
+}
+
+impl Local {
+    /// In this folder, which is made when something is written to it.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Local {
+        let folder: PathBuf = folder.into();
+        // What is written down must lead there from elsewhere, too.
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        let name = folder.display().to_string();
+        Local { folder: folder.into(), name: name.into() }
+    }
+
+    /// A folder on the same file system: what is staged there need not be copied.
+    #[must_use]
+    pub fn staging(&self) -> PathBuf {
+        self.folder.join(WORK)
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<T, DestinationError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, DestinationError>> {
+        let (folder, name) = (Folder(self.folder.clone()), self.name.clone());
+        async move {
+            let ended = tokio::task::spawn_blocking(move || work(&folder)).await;
+            let gone = |error: tokio::task::JoinError| DestinationError::Unavailable {
+                doing: "use",
+                at: name.to_string(),
+                reason: error.to_string(),
+            };
+            ended.map_err(gone)?
+        }
+        .boxed()
+    }
+}
+
+impl Destination for Local {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uri(&self, object: &str) -> String {
+        format!("file://{}/{object}", self.name)
+    }
+
+    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+        let (object, source, sha256, size) =
+            (object.to_owned(), staged.path().to_owned(), staged.sha256.clone(), staged.size_bytes);
+        self.run(move |folder| folder.put(&object, &source, size, &sha256))
+    }
+
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
+        self.run(Folder::manifest)
+    }
+
+    fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+        over: Option<&'a Tag>,
+    ) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+        let (manifest, over) = (manifest.to_vec(), over.cloned());
+        self.run(move |folder| folder.publish(&manifest, over.as_ref()))
+    }
+
+    fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
+        let object = object.to_owned();
+        self.run(move |folder| {
+            let path = folder.0.join(object);
+            let file = File::open(&path).map_err(failed("read", &path))?;
+            Ok(Box::new(file) as Box<dyn Read + Send>)
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
+        self.run(Folder::list)
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
+        let object = object.to_owned();
+        self.run(move |folder| folder.delete(&object))
+    }
+}
+
+/// The folder, for threads that may block.
+struct Folder(Arc<Path>);
+
+impl Folder {
+    fn put(&self, object: &str, source: &Path, size: u64, sha256: &str) -> Result<(), DestinationError> {
+        let path = self.0.join(object);
+        let parent = path.parent().unwrap_or(&self.0);
+        make_folder(parent)?;
+        File::open(source).and_then(|file| file.sync_all()).map_err(failed("read", source))?;
+        let linked = match fs::hard_link(source, &path) {
+            Err(error) if error.kind() == ErrorKind::CrossesDevices => self.copy(source, &path),
+            linked => linked,
+        };
+        match linked {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if summed(&path).map_err(failed("read", &path))? != (size, sha256.to_owned()) {
+                    return Err(DestinationError::Occupied { at: path.display().to_string() });
+                }
+            }
+            linked => linked.map_err(failed("write", &path))?,
+        }
+        sync_folder(parent)
+    }
+
+    /// Copies a file of another file system, so that it is there whole or not at all.
+    fn copy(&self, source: &Path, path: &Path) -> io::Result<()> {
+        let mut file = self.temporary()?;
+        io::copy(&mut File::open(source)?, file.as_file_mut())?;
+        file.as_file().sync_all()?;
+        fs::hard_link(file.path(), path)
+    }
+
+    fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
+        let work = self.0.join(WORK);
+        fs::create_dir_all(&work)?;
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(work)
+    }
+
+    fn manifest(&self) -> Result<Option<Versioned>, DestinationError> {
+        let path = self.0.join(MANIFEST);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(Versioned { tag: tag(&bytes), bytes })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
+        let (path, lock) = (self.0.join(MANIFEST), self.0.join(WORK).join(LOCK));
+        make_folder(&self.0.join(WORK))?;
+        let lock_file = File::options().create(true).truncate(false).write(true).open(&lock);
+        // Held until it is dropped: nobody comes between the comparison and the swap.
+        let lock_file = lock_file.map_err(failed("write", &lock))?;
+        lock_file.lock().map_err(failed("lock", &lock))?;
+        if self.manifest()?.map(|there| there.tag).as_ref() != over {
+            return Err(DestinationError::Moved { at: path.display().to_string() });
+        }
+        let replace = || -> io::Result<()> {
+            let mut file = self.temporary()?;
+            file.write_all(manifest)?;
+            file.as_file().sync_all()?;
+            // Temporary files are for their owner's eyes only, and an archive is not.
+            readable(file.path())?;
+            file.persist(&path).map_err(|error| error.error)?;
+            Ok(())
+        };
+        replace().map_err(failed("write", &path))?;
+        sync_folder(&self.0)?;
+        Ok(tag(manifest))
+    }
+
+    fn list(&self) -> Result<Vec<Listed>, DestinationError> {
+        let mut found = Vec::new();
+        for epoch in entries(&self.0)? {
+            let name = epoch.file_name().to_string_lossy().into_owned();
+            if !name.starts_with("epoch=") {
+                continue;
+            }
+            for object in entries(&epoch.path())? {
+                let about = object.metadata().map_err(failed("read", &object.path()))?;
+                let modified = about.modified().map_err(failed("read", &object.path()))?;
+                let object = format!("{name}/{}", object.file_name().to_string_lossy());
+                found.push(Listed { object, size_bytes: about.len(), modified });
+            }
+        }
+        Ok(found)
+    }
+
+    fn delete(&self, object: &str) -> Result<(), DestinationError> {
+        let path = self.0.join(object);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(error)),
+            _ => {}
+        }
+        // The last one takes the folder with it; one that is not empty stays.
+        let _ = path.parent().map(fs::remove_dir);
+        Ok(())
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), DestinationError> {
+    fs::create_dir_all(folder).map_err(failed("make", folder))
+}
+
+fn sync_folder(folder: &Path) -> Result<(), DestinationError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(failed("sync", folder))
+}
+
+fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, DestinationError> {
+    match fs::read_dir(folder).and_then(Iterator::collect) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.map_err(failed("list", folder)),
+    }
+}
+
+fn tag(manifest: &[u8]) -> Tag {
+    Tag(hex(ring::digest::digest(&SHA256, manifest).as_ref()))
+}
+
+fn summed(path: &Path) -> io::Result<(u64, String)> {
+    let (mut file, mut sum, mut size) = (File::open(path)?, Context::new(&SHA256), 0);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((size, hex(sum.finish().as_ref()))),
+            read => {
+                sum.update(&buffer[..read]);
+                size += read as u64;
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn readable(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DestinationError {
+    let at = path.display().to_string();
+    move |error| match error.kind() {
+        ErrorKind::NotFound if doing == "read" => DestinationError::Missing { at },
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
+            let reason = format!("{error}; it must be a folder that this user may write to");
+            DestinationError::Refused { doing, at, reason }
+        }
+        _ => DestinationError::Unavailable { doing, at, reason: error.to_string() },
+    }
+}

@@ -1,0 +1,50 @@
+//! What a writer is fed with.
+
+use std::future::Future;
+use std::time::Instant;
+
+use laredo_core::{Lsn, StateError, TableState, Transaction};
+
+use crate::manifest::SourceId;
+
+/// Brings a table's changes in whole transactions, each exactly once and in the order of their commits, on whatever connection.
+pub trait Feed: Send {
+    /// The next one. It waits as long as nothing happens, and may be dropped while it waits without losing anything.
+    fn next(&mut self) -> impl Future<Output = Update> + Send;
+
+    /// What came does not fit the state: all rows have to come anew.
+    fn start_over(&mut self, error: StateError);
+}
+
+/// Something that a feed brings.
+#[derive(Debug)]
+pub enum Update {
+    /// All rows are about to come, and those from before are of no more use: whoever has them may make room.
+    Restart {
+        /// Why, in the words of who sends them.
+        reason: String,
+    },
+    /// All rows.
+    State {
+        /// The rows.
+        table: Box<TableState>,
+        /// The state that they are of.
+        position: Lsn,
+        /// Which database's WAL this position, and those that follow, are of.
+        source: Option<SourceId>,
+    },
+    /// What follows is of this database. It comes when a stream goes on from a position that it was begun with.
+    Resumed {
+        /// As of [`Update::State`].
+        source: Option<SourceId>,
+    },
+    /// Changes that became visible together.
+    Transaction(Transaction),
+    /// Everything that was committed at the source up to this moment has come.
+    Current(Instant),
+    /// The feed has ended for good: nothing will come any more.
+    Ended {
+        /// Why.
+        reason: String,
+    },
+}
