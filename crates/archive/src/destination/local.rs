@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use ring::digest::{Context, SHA256};
 
-use super::staged::{TEMPORARY, hex};
+use super::staged::{hex, temporary_in};
 use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
 use crate::layout::MANIFEST;
 
@@ -141,7 +141,7 @@ impl Folder {
     fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
         let work = self.0.join(WORK);
         fs::create_dir_all(&work)?;
-        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(work)
+        temporary_in(&work)
     }
 
     fn manifest(&self) -> Result<Option<Versioned>, DestinationError> {
@@ -167,8 +167,6 @@ impl Folder {
             let mut file = self.temporary()?;
             file.write_all(manifest)?;
             file.as_file().sync_all()?;
-            // Temporary files are for their owner's eyes only, and an archive is not.
-            readable(file.path())?;
             file.persist(&path).map_err(|error| error.error)?;
             Ok(())
         };
@@ -238,17 +236,6 @@ fn summed(path: &Path) -> io::Result<(u64, String)> {
             }
         }
     }
-}
-
-#[cfg(unix)]
-fn readable(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn readable(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DestinationError {

@@ -56,14 +56,25 @@ impl Stager {
     /// When no file can be made.
     pub fn begin(&self, format: Format) -> io::Result<StageWriter> {
         std::fs::create_dir_all(&self.folder)?;
-        let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.folder)?;
+        let file = temporary_in(&self.folder)?;
         let summed = Summed { file, sum: Context::new(&SHA256), size_bytes: 0 };
         Ok(StageWriter { out: BufWriter::with_capacity(BUFFER_BYTES, summed), format })
     }
 }
 
-/// How the names of files begin that are being written.
-pub(super) const TEMPORARY: &str = "writing-";
+/// A file without a name of its own yet. Others may read it, as the umask allows: temporary files are for their owner's eyes only
+/// otherwise, and an archive is not.
+pub(super) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let permissions = std::fs::Permissions::from_mode(0o666);
+        return builder.prefix("writing-").permissions(permissions).tempfile_in(folder);
+    }
+    #[cfg(not(unix))]
+    builder.prefix("writing-").tempfile_in(folder)
+}
 
 impl StageWriter {
     /// Ends it.
