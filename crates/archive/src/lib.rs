@@ -8,15 +8,21 @@
 //! * [`Destination`]: a folder or an object store that holds an archive.
 //! * [`Feed`]: where a writer's rows and changes come from.
 //! * [`Sink`]: who is told when the head has moved.
+//! * [`Writer`]: writes an archive, from a feed to destinations.
+//! * [`Archive`]: reads one back: the table at a boundary, exactly, or what is wrong with which object.
 
+mod backoff;
 mod destination;
+mod encode;
 mod events;
 mod feed;
 mod format;
 mod layout;
 mod manifest;
 mod net;
+mod reader;
 mod rebase;
+mod writer;
 
 pub use destination::{Destination, DestinationError, Listed, Local, Staged, Stager, Tag, Versioned};
 pub use events::{Event, Sink, SinkError};
@@ -27,5 +33,10 @@ pub use manifest::{
     Artifact, Broken, ColumnEntry, Kind, MANIFEST_VERSION, Manifest, ManifestError, SourceId, Stored, TimelineSwitch,
     WriterId,
 };
-pub use net::{Net, NetChange};
+pub use net::{Net, NetChange, NotTaken};
+pub use reader::{Archive, At, Boundary, Damage, ReadError, ReadProgress, Rebuilt};
 pub use rebase::{Due, Progress, Reason, Thresholds};
+pub use writer::{
+    DestinationStatus, GRACE, Handle, NoSnapshot, Options, Phase, Start, Status, Surroundings, Writer, WriterError,
+    Written,
+};

@@ -6,9 +6,13 @@ mod rules;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use laredo_core::{Lsn, Schema};
 use serde::{Deserialize, Serialize};
+
+use crate::format::Format;
+use crate::layout::artifact_name;
 
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
@@ -42,9 +46,6 @@ pub struct Manifest {
     /// Ours: which database's WAL the positions are of; nothing where the writer was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceId>,
-    /// Ours: the schema at head with all its types, from which values are read back exactly.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    schema: Option<SchemaEntry>,
 }
 
 /// Who writes an archive. Of two the one with the higher number holds it.
@@ -102,6 +103,9 @@ pub struct Artifact {
     pub change_count: u64,
     /// The objects that hold it, by the id of their format.
     pub formats: BTreeMap<String, Stored>,
+    /// Ours, of a snapshot: the schema of its epoch with all its types, from which values are read back exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema: Option<Box<SchemaEntry>>,
 }
 
 /// What an artifact is.
@@ -162,7 +166,6 @@ impl Manifest {
             columns: Vec::new(),
             writer: None,
             source: None,
-            schema: None,
         }
     }
 
@@ -200,11 +203,11 @@ impl Manifest {
     ///
     /// # Errors
     /// When it would break a rule.
-    pub fn with_snapshot(&self, snapshot: Artifact, schema: &Schema) -> Result<Manifest, ManifestError> {
+    pub fn with_snapshot(&self, mut snapshot: Artifact, schema: &Schema) -> Result<Manifest, ManifestError> {
         let mut next = self.clone();
         next.epoch = snapshot.epoch;
         next.columns = columns::entries(schema);
-        next.schema = Some(SchemaEntry::of(schema));
+        snapshot.schema = Some(Box::new(SchemaEntry::of(schema)));
         next.append(snapshot)
     }
 
@@ -216,12 +219,13 @@ impl Manifest {
         self.clone().append(diff)
     }
 
-    /// The next manifest: without the epochs before this one.
+    /// The next manifest: with so many epochs at most, the newest.
     #[must_use]
-    pub fn without_epochs_before(&self, epoch: u64) -> Manifest {
-        let mut next = self.clone();
-        next.artifacts.retain(|artifact| artifact.epoch >= epoch.min(next.epoch));
-        next
+    pub fn keeping_epochs(mut self, count: usize) -> Manifest {
+        let openings = self.artifacts.iter().enumerate().rev().filter(|(_, artifact)| artifact.kind == Kind::Snapshot);
+        let begin = openings.map(|(place, _)| place).nth(count.saturating_sub(1));
+        self.artifacts.drain(..begin.unwrap_or(0));
+        self
     }
 
     fn append(mut self, artifact: Artifact) -> Result<Manifest, ManifestError> {
@@ -232,25 +236,87 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The schema at head. Of an archive of another writer the columns are all that is known: user-defined types are opaque then.
+    /// The schema of an epoch. Of an archive of another writer only the columns at head are known: user-defined types are opaque then.
     ///
     /// # Errors
-    /// When a column's type is no number of a type.
-    pub fn schema(&self) -> Result<Schema, Broken> {
-        match &self.schema {
+    /// When a column's type is no number of a type, or when nothing is known of this epoch's columns.
+    pub fn schema(&self, epoch: u64) -> Result<Schema, Broken> {
+        let opening = self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == Kind::Snapshot);
+        match opening.and_then(|opening| opening.schema.as_deref()) {
             Some(schema) => schema.to_schema(),
-            None => columns::schema_of(&self.columns),
+            None if epoch == self.epoch => columns::schema_of(&self.columns),
+            None => Err(Broken::Columns(format!("those of epoch {epoch} are not written down"))),
         }
+    }
+
+    /// The same manifest as it stands at another destination.
+    #[must_use]
+    pub fn located(&self, uri: impl Fn(&str) -> String) -> Manifest {
+        let mut here = self.clone();
+        for artifact in &mut here.artifacts {
+            let named = Artifact::clone(artifact);
+            for (id, stored) in &mut artifact.formats {
+                if let Some(object) = id.parse().ok().and_then(|format| named.object(format)) {
+                    stored.uri = uri(&object);
+                }
+            }
+        }
+        here
     }
 
     /// The newest snapshot and the diffs after it, up to the newest boundary at or before `at`, or the newest of all.
     #[must_use]
     pub fn chain(&self, at: Option<Lsn>) -> &[Artifact] {
-        let reaches = |artifact: &Artifact| at.is_none_or(|at| artifact.to_position.is_some_and(|to| to <= at));
+        self.chain_where(|artifact| at.is_none_or(|at| artifact.to_position.is_some_and(|to| to <= at)))
+    }
+
+    /// The same up to the newest boundary for which this holds.
+    pub fn chain_where(&self, reaches: impl Fn(&Artifact) -> bool) -> &[Artifact] {
         let end = self.artifacts.iter().rposition(reaches).map_or(0, |last| last + 1);
         let until = self.artifacts.get(..end).unwrap_or_default();
         let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(end);
         until.get(begin..).unwrap_or_default()
+    }
+}
+
+impl Artifact {
+    /// An artifact without objects.
+    #[must_use]
+    pub fn new(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, created_at: &str) -> Artifact {
+        Artifact {
+            kind,
+            epoch,
+            from_position: from,
+            to_position: Some(to),
+            created_at: created_at.to_owned(),
+            row_count: 0,
+            change_count: 0,
+            formats: BTreeMap::new(),
+            schema: None,
+        }
+    }
+
+    /// The name of its object in a format that it is in. It follows from the positions; where another writer left them out, the end of the
+    /// address has it.
+    #[must_use]
+    pub fn object(&self, format: Format) -> Option<String> {
+        let stored = self.formats.get(format.id())?;
+        match self.to_position {
+            Some(to) => Some(artifact_name(self.kind, self.epoch, self.from_position, to, format)),
+            None => stored.uri.rfind("epoch=").map(|begin| stored.uri[begin..].to_owned()),
+        }
+    }
+
+    /// When it was written, if that is a time.
+    #[must_use]
+    pub fn written_at(&self) -> Option<SystemTime> {
+        let at: prost_types::Timestamp = self.created_at.parse().ok()?;
+        at.try_into().ok()
+    }
+
+    /// The formats of ours that it is in.
+    pub fn known_formats(&self) -> impl Iterator<Item = Format> {
+        self.formats.keys().filter_map(|id| id.parse().ok())
     }
 }
 

@@ -1,8 +1,9 @@
 //! What happened since the newest artifact, one change a key.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use laredo_core::{Change, Key, Schema, TableState, Transaction, Tuple};
+use laredo_core::{Change, Key, KeyColumns, StateError, TableState, Transaction, Tuple, TupleBuf};
 
 /// The net changes since a state: what an insert and an update come to, or an insert and a delete. Bounded by the table's size.
 #[derive(Clone, Debug, Default)]
@@ -31,28 +32,95 @@ pub enum NetChange<'a> {
     Delete(&'a Tuple),
 }
 
+/// Why a transaction is not taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It changes the schema: an archive's epoch ends before it. Nothing of it was taken in.
+    Schema,
+    /// It does not fit what was before: the state that this came after is not the table's, and has to be made anew.
+    State(StateError),
+}
+
 impl Net {
-    /// Takes a transaction in, of rows of `schema`. At a change of the schema it stops, and hands back what it is: an archive's epoch
-    /// ends there.
+    /// Takes a transaction in. `was_there` tells of the state that everything here came after whether it has a row of a key.
     ///
     /// # Errors
-    /// The new schema, if the transaction has one. What came before it in the transaction is taken in.
-    pub fn add(&mut self, transaction: &Transaction, schema: &Schema) -> Result<(), std::sync::Arc<Schema>> {
+    /// [`NotTaken`].
+    pub fn add(
+        &mut self,
+        transaction: &Transaction,
+        key: &KeyColumns,
+        was_there: impl Fn(&Key) -> bool,
+    ) -> Result<(), NotTaken> {
+        if transaction.changes.iter().any(|change| matches!(change, Change::Schema(_))) {
+            return Err(NotTaken::Schema);
+        }
         for change in &transaction.changes {
-            match change {
-                Change::Insert(row) | Change::Update(row) => {
-                    self.put(schema.key().key_of(row.as_ref()), Some(row.clone()))
+            let (of, row) = match change {
+                Change::Insert(row) | Change::Update(row) => (key.key_of(row.as_ref()), Some(row.clone())),
+                Change::Delete(key) => (key.clone(), None),
+                Change::Truncate => {
+                    *self = Net { truncated: true, rows: BTreeMap::new() };
+                    continue;
                 }
-                Change::Delete(key) => self.put(key.clone(), None),
-                Change::Truncate => *self = Net { truncated: true, rows: BTreeMap::new() },
-                Change::Schema(schema) => return Err(schema.clone()),
+                Change::Schema(_) => return Err(NotTaken::Schema),
+            };
+            let had = self.put(of, row, &was_there);
+            match change {
+                Change::Insert(_) if had => return Err(NotTaken::State(StateError::KeyExists)),
+                Change::Update(_) | Change::Delete(_) if !had => {
+                    return Err(NotTaken::State(StateError::KeyMissing));
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, key: Key, row: Option<Tuple>) {
-        self.rows.insert(key.as_ref().bytes().to_vec(), (key, row));
+    /// Tells whether there was a row of this key.
+    fn put(&mut self, key: Key, row: Option<Tuple>, was_there: impl Fn(&Key) -> bool) -> bool {
+        match self.rows.entry(key.as_ref().bytes().to_vec()) {
+            Entry::Occupied(mut place) => place.insert((key, row)).1.is_some(),
+            Entry::Vacant(place) => {
+                let had = !self.truncated && was_there(&key);
+                place.insert((key, row));
+                had
+            }
+        }
+    }
+
+    /// Whether there is a row of this key after all this; `None` where it has not been touched.
+    #[must_use]
+    pub fn has(&self, key: &Key) -> Option<bool> {
+        match self.rows.get(key.as_ref().bytes()) {
+            Some((_, row)) => Some(row.is_some()),
+            None => self.truncated.then_some(false),
+        }
+    }
+
+    /// This and what came after it, as one.
+    #[must_use]
+    pub fn then(mut self, later: Net) -> Net {
+        if later.truncated {
+            return later;
+        }
+        self.rows.extend(later.rows);
+        self
+    }
+
+    /// The rows of the state that all this leads to, in no order; `before` is the one that it came after.
+    pub fn rows<'a>(&'a self, before: &'a TableState) -> impl Iterator<Item = &'a Tuple> {
+        let mut key = TupleBuf::new();
+        let is_whole = self.is_empty();
+        let kept = before.rows().take(if self.truncated { 0 } else { before.len() }).filter(move |row| {
+            if is_whole {
+                return true;
+            }
+            key.clear();
+            before.schema().key().cells_of(row.as_ref()).for_each(|cell| key.push(cell));
+            !self.rows.contains_key(key.as_ref().bytes())
+        });
+        kept.chain(self.rows.values().filter_map(|(_, row)| row.as_ref()))
     }
 
     /// Keys that were touched.
@@ -102,7 +170,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, TupleBuf};
+    use laredo_core::{Cell, Column, CommitTime, Lsn, Schema};
     use proptest::prelude::*;
 
     use super::*;
@@ -157,7 +225,18 @@ mod tests {
             let mut before = TableState::new(schema.clone(), &[], 0).unwrap();
             before.apply(&transaction(early.to_vec())).unwrap();
             let mut net = Net::default();
-            late.iter().for_each(|change| net.add(&transaction(vec![change.clone()]), &schema).unwrap());
+            let there = |key: &Key| before.get(key).is_some();
+            late.iter().for_each(|change| net.add(&transaction(vec![change.clone()]), schema.key(), there).unwrap());
+            let (first, second) = late.split_at(late.len() / 2);
+            let (mut sealed, mut open) = (Net::default(), Net::default());
+            sealed.add(&transaction(first.to_vec()), schema.key(), there).unwrap();
+            let after = |key: &Key| sealed.has(key).unwrap_or_else(|| there(key));
+            open.add(&transaction(second.to_vec()), schema.key(), after).unwrap();
+            let joined = sealed.clone().then(open);
+            prop_assert_eq!(joined.changes(&before).collect::<Vec<_>>(), net.changes(&before).collect::<Vec<_>>());
+            let mut rows: Vec<Tuple> = net.rows(&before).cloned().collect();
+            rows.sort_by_key(|row| row.as_ref().bytes().to_vec());
+            prop_assert_eq!(rows, sorted(&state));
             let mut rebuilt = before.clone();
             for (number, change) in net.changes(&before).enumerate() {
                 match change {
@@ -183,9 +262,24 @@ mod tests {
     }
 
     #[test]
-    fn a_new_schema_is_handed_back() {
-        let (schema, mut net) = (schema(), Net::default());
-        let changed = net.add(&transaction(vec![Change::Insert(row(1, 0)), Change::Schema(schema.clone())]), &schema);
-        assert_eq!((changed, net.len()), (Err(schema), 1));
+    fn what_does_not_fit_is_not_taken() {
+        let schema = schema();
+        let mut before = TableState::new(schema.clone(), &[], 0).unwrap();
+        before.put(row(1, 0));
+        let taken = |changes: Vec<Change>| {
+            let mut net = Net::default();
+            (net.add(&transaction(changes), schema.key(), |key| before.get(key).is_some()), net.len())
+        };
+        let schema_change = vec![Change::Insert(row(2, 0)), Change::Schema(schema.clone())];
+        assert_eq!(taken(schema_change), (Err(NotTaken::Schema), 0), "its epoch ends before the whole transaction");
+        assert_eq!(taken(vec![Change::Insert(row(1, 1))]).0, Err(NotTaken::State(StateError::KeyExists)));
+        assert_eq!(taken(vec![Change::Update(row(2, 1))]).0, Err(NotTaken::State(StateError::KeyMissing)));
+        let key = |id| schema.key().key_of(row(id, 0).as_ref());
+        assert_eq!(taken(vec![Change::Delete(key(2))]).0, Err(NotTaken::State(StateError::KeyMissing)));
+        assert_eq!(taken(vec![Change::Delete(key(1)), Change::Insert(row(1, 1))]).0, Ok(()));
+        assert_eq!(
+            taken(vec![Change::Truncate, Change::Update(row(1, 1))]).0,
+            Err(NotTaken::State(StateError::KeyMissing))
+        );
     }
 }

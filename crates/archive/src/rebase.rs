@@ -26,7 +26,7 @@ pub struct Progress {
     pub since_base: Option<Duration>,
     /// Since the last artifact was written.
     pub since_artifact: Duration,
-    /// Bytes of the diffs since the base, in their largest format, with what the buffer would add.
+    /// Bytes of the diffs since the base, in their largest format. What waits is not encoded yet; see [`Thresholds::diff_bytes_left`].
     pub diff_bytes: u64,
     /// Bytes of the base in the same format.
     pub base_bytes: u64,
@@ -64,6 +64,12 @@ pub enum Reason {
     ChurnRecords,
     /// `max_churn_fraction` is reached.
     ChurnFraction,
+    /// Somebody asked for it.
+    Asked,
+    /// The rows came anew, or have another schema.
+    NewRows,
+    /// There are other objects where the diff would be.
+    Occupied,
 }
 
 impl Thresholds {
@@ -80,6 +86,24 @@ impl Thresholds {
             None if progress.has_changes => Due::Diff,
             None => Due::Nothing,
         }
+    }
+
+    /// From which size of the next diff on a base is written in its place.
+    #[must_use]
+    pub fn diff_bytes_left(&self, progress: &Progress) -> Option<u64> {
+        let since_base = progress.since_base?;
+        if self.min_interval.is_some_and(|least| since_base < least) {
+            return None;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a size in bytes"
+        )]
+        let fraction = self.max_diff_fraction.map(|limit| (limit * progress.base_bytes as f64).ceil() as u64);
+        let limits = self.max_diff_bytes.into_iter().chain(fraction);
+        limits.min().map(|limit| limit.saturating_sub(progress.diff_bytes).max(1))
     }
 
     fn reached(&self, progress: &Progress, since_base: Duration) -> Option<Reason> {
@@ -132,6 +156,10 @@ mod tests {
         for (thresholds, due) in cases {
             assert_eq!(thresholds.due(&far, seconds(30)), due, "{thresholds:?}");
         }
+        let both = Thresholds { max_diff_bytes: Some(1500), max_diff_fraction: Some(0.12), ..none.clone() };
+        assert_eq!(both.diff_bytes_left(&far), Some(200), "the nearer of both, without what is written already");
+        let early = Thresholds { min_interval: Some(seconds(101)), ..both };
+        assert_eq!((early.diff_bytes_left(&far), none.diff_bytes_left(&far)), (None, None));
         assert_eq!(none.due(&Progress::default(), seconds(30)), Due::Base(Reason::First));
         assert_eq!(none.due(&far, seconds(31)), Due::Nothing, "the last artifact is not that old");
         let idle = Progress { has_changes: false, diff_bytes: 0, churn_records: 0, ..far };

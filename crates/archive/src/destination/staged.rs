@@ -1,6 +1,7 @@
 //! An artifact's bytes on this machine's disk, before they go to the destinations: written once, however often and to however many
 //! places they are sent.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,12 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Stager {
     folder: PathBuf,
+}
+
+impl fmt::Display for Stager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.folder.display().fmt(f)
+    }
 }
 
 /// An artifact that waits; its file goes when this is dropped.

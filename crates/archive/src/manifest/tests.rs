@@ -3,14 +3,10 @@ use super::*;
 fn artifact(kind: Kind, epoch: u64, from: Option<u64>, to: u64) -> Artifact {
     let stored = Stored { uri: "u".to_owned(), size_bytes: 1, sha256: None };
     Artifact {
-        kind,
-        epoch,
-        from_position: from.map(Lsn),
-        to_position: Some(Lsn(to)),
-        created_at: "2026-01-02T03:04:05Z".to_owned(),
         row_count: u64::from(kind == Kind::Snapshot),
         change_count: u64::from(kind == Kind::Diff),
         formats: BTreeMap::from([("jsonl".to_owned(), stored)]),
+        ..Artifact::new(kind, epoch, from.map(Lsn), Lsn(to), "2026-01-02T03:04:05Z")
     }
 }
 
@@ -68,8 +64,8 @@ fn a_chain_ends_at_the_newest_boundary_before_a_position() {
     assert_eq!(ends(Some(29)), [(2, 20)]);
     assert_eq!(ends(Some(19)), [(1, 10)]);
     assert_eq!(ends(Some(9)), []);
-    assert_eq!(manifest.without_epochs_before(2).artifacts.len(), 2);
-    assert_eq!(manifest.without_epochs_before(9).artifacts.len(), 2, "the newest epoch stays");
+    let kept = |count| manifest.clone().keeping_epochs(count).artifacts.len();
+    assert_eq!([kept(0), kept(1), kept(2), kept(3)], [2, 2, 4, 4], "the newest epoch stays whatever is asked for");
 }
 
 #[test]
@@ -88,7 +84,9 @@ fn its_words_are_those_of_the_contract() {
     );
     let written =
         Manifest::empty("public.t", "").with_snapshot(artifact(Kind::Snapshot, 1, None, 0x0019_F000), &schema);
-    let json: serde_json::Value = serde_json::from_slice(&written.unwrap().to_json().unwrap()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&written.unwrap().to_json().unwrap()).unwrap();
+    let bytes = serde_json::to_vec(&json).unwrap();
+    json["artifacts"][0].as_object_mut().unwrap().remove("schema");
     assert_eq!(json["head_position"], "0/19F000");
     let expected = serde_json::json!({"kind": "snapshot", "epoch": 1, "from_position": null, "to_position": "0/19F000",
         "created_at": "2026-01-02T03:04:05Z", "row_count": 1, "formats": {"jsonl": {"uri": "u", "size_bytes": 1}}});
@@ -96,8 +94,7 @@ fn its_words_are_those_of_the_contract() {
     let expected = serde_json::json!({"Name": "id", "Type": "bigint", "Nullable": false, "PrimaryKey": true, "OrdinalPosition": 1,
         "PrimaryKeyOrdinal": 1, "DefaultValue": null, "MaxLength": null, "TypeOID": 20});
     assert_eq!(json["columns"][0], expected);
-    let bytes = serde_json::to_vec(&json).unwrap();
-    assert_eq!(Manifest::parse(&bytes, Some("public.t")).unwrap().schema().unwrap(), schema);
+    assert_eq!(Manifest::parse(&bytes, Some("public.t")).unwrap().schema(1).unwrap(), schema);
     assert!(matches!(Manifest::parse(&bytes, Some("public.u")), Err(ManifestError::Table { .. })));
     assert!(matches!(Manifest::parse(b"{\"manifest_version\": 2}", None), Err(ManifestError::Version(2))));
 }
@@ -113,5 +110,19 @@ fn an_archive_of_another_writer_is_read() {
     let manifest = Manifest::parse(text.as_bytes(), Some("public.users")).unwrap();
     assert_eq!(manifest.artifacts[0].to_position, None);
     assert_eq!(manifest.chain(None).len(), 2);
-    assert_eq!(manifest.schema().unwrap().key().columns(), [0]);
+    assert_eq!(manifest.schema(2).unwrap().key().columns(), [0]);
+}
+
+#[test]
+fn an_object_s_name_follows_from_the_positions() {
+    let jsonl: crate::format::Format = "jsonl".parse().unwrap();
+    let diff = artifact(Kind::Diff, 3, Some(0x10), 0x20);
+    assert_eq!(diff.object(jsonl).as_deref(), Some("epoch=3/diff-0_10-0_20.jsonl"));
+    assert_eq!(diff.object("protobuf".parse().unwrap()), None);
+    let here = manifest(vec![artifact(Kind::Snapshot, 1, None, 10)]).located(|object| format!("s3://b/{object}"));
+    assert_eq!(here.artifacts[0].formats["jsonl"].uri, "s3://b/epoch=1/snapshot-0_A.jsonl");
+    let inherited = Stored { uri: "s3://b/t/epoch=1/snapshot-.jsonl".to_owned(), size_bytes: 1, sha256: None };
+    let formats = BTreeMap::from([("jsonl".to_owned(), inherited)]);
+    let base = Artifact { to_position: None, formats, ..artifact(Kind::Snapshot, 1, None, 10) };
+    assert_eq!(base.object(jsonl).as_deref(), Some("epoch=1/snapshot-.jsonl"));
 }

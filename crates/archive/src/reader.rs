@@ -1,0 +1,346 @@
+//! Reads an archive: the table as it was at a boundary, and what is wrong with which object.
+
+mod object;
+mod verify;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use laredo_core::{Lsn, Schema, TableState};
+
+use crate::destination::{Destination, DestinationError};
+use crate::format::{Format, FormatError, ReadChange};
+use crate::layout::MANIFEST;
+use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError};
+use object::{Entries, read};
+
+pub use object::ReadProgress;
+pub use verify::Damage;
+
+/// An archive that is read, as its manifest was when it was opened.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    destination: Arc<dyn Destination>,
+    manifest: Manifest,
+}
+
+/// Which of an archive's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    Latest,
+    /// The newest at or before a position.
+    Position(Lsn),
+    /// The newest that was written at or before a time.
+    Time(SystemTime),
+}
+
+/// A state that an archive has: the end of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its position; archives of other writers may lack that of a base.
+    pub position: Option<Lsn>,
+    /// When it was written: RFC 3339.
+    pub created_at: String,
+    /// How many artifacts lead to it.
+    pub artifacts: usize,
+    /// Bytes that have to be read for it.
+    pub bytes: u64,
+}
+
+/// A table as it was.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// The rows.
+    pub table: TableState,
+    /// As of when.
+    pub boundary: Boundary,
+}
+
+/// Why an archive cannot be read. Each names the object.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is no manifest.
+    #[error("there is no archive: {at} is not there")]
+    NoManifest {
+        /// Where it should be.
+        at: String,
+    },
+    /// The manifest cannot be used.
+    #[error("{at}: {error}")]
+    Manifest {
+        /// Where it is.
+        at: String,
+        /// What is wrong with it.
+        error: ManifestError,
+    },
+    /// There is no artifact yet.
+    #[error("{at} names no artifact yet")]
+    Empty {
+        /// The manifest.
+        at: String,
+    },
+    /// The archive begins later.
+    #[error("the archive has no state at or before {asked}; its oldest one is {oldest}")]
+    TooEarly {
+        /// What was asked for.
+        asked: String,
+        /// The oldest boundary.
+        oldest: String,
+    },
+    /// Only a boundary will do, and there is none.
+    #[error("{asked} is no boundary of the archive; the newest one before it is {before}")]
+    NotExact {
+        /// What was asked for.
+        asked: Lsn,
+        /// The boundary before it.
+        before: String,
+    },
+    /// The destination does not give an object.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// An object is of another size.
+    #[error("{at} has {found} bytes, and the manifest says {expected}")]
+    Size {
+        /// The object.
+        at: String,
+        /// As the manifest says.
+        expected: u64,
+        /// As it is.
+        found: u64,
+    },
+    /// An object has other bytes.
+    #[error("{at} was altered: its SHA-256 is not the one that the manifest says")]
+    Altered {
+        /// The object.
+        at: String,
+    },
+    /// An object cannot be understood.
+    #[error("{at}: {error}")]
+    Entry {
+        /// The object.
+        at: String,
+        /// What is wrong with it.
+        error: FormatError,
+    },
+    /// An object has another number of entries, or of rows of different keys.
+    #[error("{at} has {found} entries of different keys, and the manifest says {expected}")]
+    Count {
+        /// The object.
+        at: String,
+        /// As the manifest says.
+        expected: u64,
+        /// As found.
+        found: u64,
+    },
+    /// None of an artifact's formats is one that laredo reads.
+    #[error("the artifact that ends at {to} is in no format that this laredo reads")]
+    Format {
+        /// Where it ends.
+        to: String,
+    },
+    /// The columns are not known.
+    #[error("{at}: {error}")]
+    Columns {
+        /// The manifest.
+        at: String,
+        /// What is wrong.
+        error: Broken,
+    },
+    /// Reading was broken off.
+    #[error("reading {at} was broken off: {reason}")]
+    BrokenOff {
+        /// The object.
+        at: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ReadError {
+    /// Whether the archive is what is wrong: asking again, or for something else, is of no use.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ReadError::Destination(error) => matches!(error, DestinationError::Missing { .. }),
+            ReadError::NoManifest { .. }
+            | ReadError::Empty { .. }
+            | ReadError::TooEarly { .. }
+            | ReadError::NotExact { .. }
+            | ReadError::BrokenOff { .. } => false,
+            ReadError::Manifest { .. }
+            | ReadError::Size { .. }
+            | ReadError::Altered { .. }
+            | ReadError::Entry { .. }
+            | ReadError::Count { .. }
+            | ReadError::Format { .. }
+            | ReadError::Columns { .. } => true,
+        }
+    }
+}
+
+impl Archive {
+    /// Opens an archive, of `table` if one is given.
+    ///
+    /// # Errors
+    /// When there is none, or when its manifest cannot be used.
+    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
+        let at = destination.uri(MANIFEST);
+        let Some(there) = destination.manifest().await? else { return Err(ReadError::NoManifest { at }) };
+        let manifest = Manifest::parse(&there.bytes, table).map_err(|error| ReadError::Manifest { at, error })?;
+        Ok(Archive { destination, manifest })
+    }
+
+    /// An archive whose manifest is known.
+    pub(crate) fn of(destination: Arc<dyn Destination>, manifest: Manifest) -> Archive {
+        Archive { destination, manifest }
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The boundary that [`Archive::rebuild`] would use.
+    ///
+    /// # Errors
+    /// When the archive begins later, or has nothing yet.
+    pub fn boundary(&self, at: At) -> Result<Boundary, ReadError> {
+        let chain = self.chain(at)?;
+        let Some(last) = chain.last() else { return Err(ReadError::Empty { at: self.manifest_uri() }) };
+        Ok(Boundary {
+            epoch: last.epoch,
+            position: last.to_position,
+            created_at: last.created_at.clone(),
+            artifacts: chain.len(),
+            bytes: chain.iter().filter_map(|artifact| Some(chosen(artifact)?.1)).sum(),
+        })
+    }
+
+    /// The same, if it is exactly at a position.
+    ///
+    /// # Errors
+    /// As of [`Archive::boundary`], and when it is not.
+    pub fn exactly(&self, asked: Lsn) -> Result<Boundary, ReadError> {
+        let boundary = self.boundary(At::Position(asked))?;
+        if boundary.position == Some(asked) {
+            return Ok(boundary);
+        }
+        let before = boundary.position.map_or_else(|| "unknown".to_owned(), |position| position.to_string());
+        Err(ReadError::NotExact { asked, before })
+    }
+
+    /// The table as it was: the newest base and the diffs after it, every object checked.
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing is handed out then.
+    pub async fn rebuild(&self, at: At, progress: &ReadProgress) -> Result<Rebuilt, ReadError> {
+        let boundary = self.boundary(at)?;
+        let schema = self.schema(boundary.epoch)?;
+        // A schema without indexes cannot lack an index's column.
+        let mut table = TableState::new(schema, &[], 0).expect("there are no indexes");
+        for artifact in self.chain(at)? {
+            table = self.apply(artifact, table, progress).await?;
+        }
+        Ok(Rebuilt { table, boundary })
+    }
+
+    async fn apply(
+        &self,
+        artifact: &Artifact,
+        mut table: TableState,
+        progress: &ReadProgress,
+    ) -> Result<TableState, ReadError> {
+        let format = self.format_of(artifact)?;
+        match artifact.kind {
+            Kind::Snapshot => {
+                let schema = table.schema().clone();
+                let put = move |entries: &mut Entries<'_>| {
+                    while let Some(row) = entries.row()? {
+                        table.put(row);
+                    }
+                    let count = table.len() as u64;
+                    Ok((table, count))
+                };
+                read(self, artifact, format, schema, progress, put).await
+            }
+            Kind::Diff => {
+                let schema = table.schema().clone();
+                let apply = move |entries: &mut Entries<'_>| {
+                    let mut changes = Vec::new();
+                    while let Some(change) = entries.change()? {
+                        changes.push(change);
+                    }
+                    let count = changes.len() as u64;
+                    // Other writers do not put it first.
+                    if changes.contains(&ReadChange::Truncate) {
+                        table.clear();
+                    }
+                    for change in changes {
+                        match change {
+                            ReadChange::Truncate => {}
+                            ReadChange::Put(row) => drop(table.put(row)),
+                            ReadChange::Delete(row) => {
+                                let key = table.schema().key().key_of(row.as_ref());
+                                table.remove(key.as_ref());
+                            }
+                        }
+                    }
+                    Ok((table, count))
+                };
+                read(self, artifact, format, schema, progress, apply).await
+            }
+        }
+    }
+
+    fn chain(&self, at: At) -> Result<&[Artifact], ReadError> {
+        if self.manifest.artifacts.is_empty() {
+            return Err(ReadError::Empty { at: self.manifest_uri() });
+        }
+        let (chain, asked) = match at {
+            At::Latest => (self.manifest.chain(None), "now".to_owned()),
+            At::Position(position) => (self.manifest.chain(Some(position)), position.to_string()),
+            At::Time(time) => {
+                let shown = prost_types::Timestamp::from(time).to_string();
+                (self.manifest.chain_where(|artifact| artifact.written_at().is_some_and(|at| at <= time)), shown)
+            }
+        };
+        if chain.is_empty() {
+            let oldest = self.manifest.artifacts.first();
+            let shown = |oldest: &Artifact| {
+                let position = oldest.to_position.map_or_else(|| "an unknown position".to_owned(), |at| at.to_string());
+                format!("{position}, written at {}", oldest.created_at)
+            };
+            return Err(ReadError::TooEarly { asked, oldest: oldest.map(shown).unwrap_or_default() });
+        }
+        Ok(chain)
+    }
+
+    /// The schema of an epoch.
+    ///
+    /// # Errors
+    /// When the manifest does not have it.
+    pub fn schema(&self, epoch: u64) -> Result<Arc<Schema>, ReadError> {
+        let columns = |error| ReadError::Columns { at: self.manifest_uri(), error };
+        Ok(Arc::new(self.manifest.schema(epoch).map_err(columns)?))
+    }
+
+    fn format_of(&self, artifact: &Artifact) -> Result<Format, ReadError> {
+        let to = artifact.to_position.map_or_else(|| "an unknown position".to_owned(), |to| to.to_string());
+        chosen(artifact).map(|(format, _)| format).ok_or(ReadError::Format { to })
+    }
+
+    fn manifest_uri(&self) -> String {
+        self.destination.uri(MANIFEST)
+    }
+}
+
+/// Of an artifact's formats the one with the fewest bytes, and how many that are.
+fn chosen(artifact: &Artifact) -> Option<(Format, u64)> {
+    let known = artifact.known_formats();
+    let sized = known.filter_map(|format| Some((format, artifact.formats.get(format.id())?.size_bytes)));
+    sized.min_by_key(|(_, bytes)| *bytes)
+}

@@ -1,0 +1,105 @@
+//! One object, read to its end and compared with what the manifest says of it.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use laredo_core::Schema;
+use ring::digest::{Context, SHA256};
+
+use super::{Archive, ReadError};
+use crate::destination::staged::hex;
+use crate::format::{Format, FormatError, LineReader};
+use crate::manifest::{Artifact, Kind, Stored};
+
+/// How many bytes were read so far. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct ReadProgress(Arc<AtomicU64>);
+
+impl ReadProgress {
+    /// Bytes of objects, as they are stored.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An object's entries.
+pub(super) type Entries<'a> = LineReader<&'a mut Summed>;
+
+/// What is read, added up.
+pub(super) struct Summed {
+    input: Box<dyn Read + Send>,
+    sum: Context,
+    bytes: u64,
+    progress: ReadProgress,
+}
+
+impl Read for Summed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.sum.update(buffer.get(..read).unwrap_or_default());
+        self.bytes += read as u64;
+        self.progress.0.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Reads an artifact in one of its formats, on a thread that may block. `take` makes something of its entries and tells how many they
+/// are.
+///
+/// # Errors
+/// When the object is missing, of another size, altered or cannot be understood; each names it.
+pub(super) async fn read<T: Send + 'static>(
+    archive: &Archive,
+    artifact: &Artifact,
+    format: Format,
+    schema: Arc<Schema>,
+    progress: &ReadProgress,
+    take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError> + Send + 'static,
+) -> Result<T, ReadError> {
+    let object = artifact.object(format).unwrap_or_default();
+    let at = archive.destination.uri(&object);
+    let stored =
+        artifact.formats.get(format.id()).cloned().unwrap_or(Stored { uri: at.clone(), size_bytes: 0, sha256: None });
+    // What is not there when it is 0 says nothing: other writers may leave it out.
+    let expected = match artifact.kind {
+        Kind::Snapshot => artifact.row_count,
+        Kind::Diff => artifact.change_count,
+    };
+    let is_counted = stored.sha256.is_some() || expected > 0;
+    let input = archive.destination.open(&object).await?;
+    let summed = Summed { input, sum: Context::new(&SHA256), bytes: 0, progress: progress.clone() };
+    let broken_off = |error: tokio::task::JoinError| ReadError::BrokenOff { at: at.clone(), reason: error.to_string() };
+    let ended = {
+        let at = at.clone();
+        tokio::task::spawn_blocking(move || checked(summed, format, schema, &at, &stored, take))
+    };
+    let (taken, found) = ended.await.map_err(broken_off)??;
+    if is_counted && found != expected {
+        return Err(ReadError::Count { at, expected, found });
+    }
+    Ok(taken)
+}
+
+fn checked<T>(
+    mut summed: Summed,
+    format: Format,
+    schema: Arc<Schema>,
+    at: &str,
+    stored: &Stored,
+    take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError>,
+) -> Result<(T, u64), ReadError> {
+    let taken = LineReader::new(format, schema, &mut summed).and_then(|mut entries| take(&mut entries));
+    // Bytes that are not those that were written explain whatever else is wrong.
+    io::copy(&mut summed, &mut io::sink())
+        .map_err(|error| ReadError::BrokenOff { at: at.to_owned(), reason: error.to_string() })?;
+    let Summed { sum, bytes, .. } = summed;
+    if bytes != stored.size_bytes {
+        return Err(ReadError::Size { at: at.to_owned(), expected: stored.size_bytes, found: bytes });
+    }
+    if stored.sha256.as_ref().is_some_and(|expected| *expected != hex(sum.finish().as_ref())) {
+        return Err(ReadError::Altered { at: at.to_owned() });
+    }
+    taken.map_err(|error| ReadError::Entry { at: at.to_owned(), error })
+}

@@ -1,0 +1,493 @@
+//! Writes one table's archive: a base, diffs, and a new base when one is due.
+//!
+//! ```text
+//! feed ──▶ buffer (net changes) ──▶ job: encode ▶ put on all destinations ▶ move the manifest ──▶ state := what the manifest says
+//! ```
+//!
+//! The state is exactly what the manifest's head says; what came since is in the buffer. A job writes from both while neither changes:
+//! what comes meanwhile is collected in a buffer of its own. Only when the manifest has moved does the job's buffer go into the state.
+
+mod chain;
+mod collect;
+mod held;
+mod job;
+mod ledger;
+mod report;
+mod status;
+mod work;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use laredo_core::{Lsn, Schema, StateError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::destination::{Destination, DestinationError, Stager};
+use crate::events::Event;
+use crate::feed::{Feed, Update};
+use crate::format::Format;
+use crate::manifest::{ManifestError, SourceId, WriterId};
+use crate::reader::{Archive, At, ReadProgress};
+use crate::rebase::{Due, Reason, Thresholds};
+use chain::Chain;
+use held::{Held, Taken};
+use job::{JobEnd, JobError};
+use ledger::Ledger;
+use report::Report;
+use work::{Done, Work};
+
+pub use status::{DestinationStatus, Phase, Status, Written};
+
+/// How often it is looked whether something is due.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+/// An object that no manifest names is deleted after this, so that whoever reads an older manifest can finish.
+pub const GRACE: Duration = Duration::from_secs(3600);
+
+/// What a writer shall do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `schema.table`.
+    pub table: String,
+    /// Tells this run of a writer from all others, those of the same process before it too.
+    pub writer_id: String,
+    /// The formats of a base; at least one.
+    pub snapshot_formats: Vec<Format>,
+    /// The formats of a diff; at least one.
+    pub diff_formats: Vec<Format>,
+    /// How often a diff is written, if anything has changed.
+    pub diff_interval: Duration,
+    /// When a base is written in a diff's place.
+    pub thresholds: Thresholds,
+    /// How many epochs stay; all unless set.
+    pub keep_epochs: Option<usize>,
+    /// How long an object stays that no manifest names; [`GRACE`] is a good while.
+    pub grace: Duration,
+    /// Makes the waits before what failed is tried again repeatable.
+    pub seed: u64,
+}
+
+/// What a writer works with.
+pub(crate) struct Tools {
+    options: Options,
+    stager: Stager,
+    wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    publish: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+/// What a writer is begun with.
+pub struct Surroundings {
+    /// At least one; the first decides.
+    pub destinations: Vec<Arc<dyn Destination>>,
+    /// Where artifacts wait.
+    pub stager: Stager,
+    /// The clock of what is written down.
+    pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    /// Takes what others are told; it must not wait.
+    pub publish: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+/// Why a writer ends, or cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// There is nowhere to write to.
+    #[error("there is no destination")]
+    NoDestination,
+    /// A newer writer has taken over.
+    #[error(
+        "the archive {at} is now written by {} (number {}); this writer, {} (number {}), stops",
+        theirs.id, theirs.fence, ours.id, ours.fence
+    )]
+    Fenced {
+        /// The manifest's address.
+        at: String,
+        /// This writer.
+        ours: WriterId,
+        /// The newer one.
+        theirs: WriterId,
+    },
+    /// Somebody who is no writer of ours has replaced the manifest.
+    #[error("the manifest {at} was replaced or removed by a program that holds no number; this writer stops")]
+    Replaced {
+        /// The manifest's address.
+        at: String,
+    },
+    /// What is there is no archive of this table.
+    #[error("{at}: {error}")]
+    Manifest {
+        /// The manifest's address.
+        at: String,
+        /// What is wrong with it.
+        error: ManifestError,
+    },
+    /// A destination has what the first one lacks.
+    #[error("{at} has a newer archive of this table than the first destination, {first}; put it first, or empty it")]
+    Ahead {
+        /// The destination.
+        at: String,
+        /// The first one.
+        first: String,
+    },
+    /// A destination refuses.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// The manifest would break a rule: it is not written.
+    #[error("nothing is written: {0}")]
+    Broken(ManifestError),
+    /// Rows cannot be encoded.
+    #[error("rows cannot be encoded: {0}")]
+    Encode(String),
+    /// Nothing comes any more.
+    #[error("no changes come any more: {0}")]
+    Feed(String),
+}
+
+/// Where a feed goes on from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// The schema of the rows that the archive has.
+    pub schema: Arc<Schema>,
+    /// The archive's head.
+    pub position: Lsn,
+    /// Which database's WAL this is a position of.
+    pub source: Option<SourceId>,
+}
+
+/// Writes one table's archive.
+pub struct Writer {
+    tools: Arc<Tools>,
+    report: Report,
+    held: Option<Held>,
+    chain: Chain,
+    work: Work,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    ask: mpsc::UnboundedSender<Ask>,
+    /// Who waits for a base: for one that is yet to begin, and for the one that is being written.
+    waiting: Vec<Ask>,
+    answering: Vec<Ask>,
+    /// Why a base is due whatever the thresholds say.
+    due: Option<Reason>,
+    /// Objects of lower epochs may be in the way.
+    epoch_least: u64,
+}
+
+type Ask = oneshot::Sender<Result<Written, NoSnapshot>>;
+
+/// Why no base was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSnapshot {
+    /// There are no rows yet.
+    #[error("there are no rows to write yet")]
+    NoRows,
+    /// The writer has ended.
+    #[error("the writer has ended")]
+    Ended,
+}
+
+/// Asks a writer, from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    ask: mpsc::UnboundedSender<Ask>,
+    status: watch::Receiver<Status>,
+}
+
+impl Handle {
+    /// Has a base written now, and waits until the manifest has it.
+    ///
+    /// # Errors
+    /// [`NoSnapshot`].
+    pub async fn snapshot(&self) -> Result<Written, NoSnapshot> {
+        let (ask, answer) = oneshot::channel();
+        self.ask.send(ask).map_err(|_| NoSnapshot::Ended)?;
+        answer.await.map_err(|_| NoSnapshot::Ended)?
+    }
+
+    /// How the writer is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+}
+
+impl Writer {
+    /// Takes an archive over and rebuilds the state that it has. With it comes where the feed has to begin: nowhere, if the archive is
+    /// empty or cannot be read.
+    ///
+    /// # Errors
+    /// [`WriterError`].
+    pub async fn open(options: Options, surroundings: Surroundings) -> Result<(Writer, Option<Start>), WriterError> {
+        let Surroundings { destinations, stager, wall, publish } = surroundings;
+        let tools = Arc::new(Tools { options, stager, wall, publish });
+        let report = Report::new(&tools.options.table, &destinations);
+        let Options { table, writer_id, .. } = &tools.options;
+        let ledger = Ledger::claim(destinations, table, writer_id, &tools, &report).await?;
+        let held = rebuilt(&ledger, &report).await;
+        let start = held.as_ref().map(|held| Start {
+            schema: held.schema().clone(),
+            position: held.position(),
+            source: held.source().cloned(),
+        });
+        let chain = Chain::of(ledger.manifest(), (tools.wall)());
+        let (ask, asks) = mpsc::unbounded_channel();
+        let writer = Writer {
+            tools,
+            report,
+            held,
+            chain,
+            work: Work::new(ledger),
+            asks,
+            ask,
+            waiting: Vec::new(),
+            answering: Vec::new(),
+            due: None,
+            epoch_least: 0,
+        };
+        writer.tell();
+        Ok((writer, start))
+    }
+
+    /// To ask it from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { ask: self.ask.clone(), status: self.report.subscribe() }
+    }
+
+    /// Writes until it is stopped, and then what it has collected.
+    ///
+    /// # Errors
+    /// When another writer takes over, the feed ends, or rows cannot be encoded. What the archive has is whole.
+    pub async fn run(mut self, mut feed: impl Feed, stop: CancellationToken) -> Result<(), WriterError> {
+        let mut ended = self.serve(&mut feed, &stop).await;
+        if ended.is_ok() {
+            self.report.update(|status| status.phase = Phase::Stopping);
+            ended = self.flush().await;
+        }
+        self.report.update(|status| {
+            status.phase = Phase::Stopped;
+            if let Err(error) = &ended {
+                status.last_error = Some(error.to_string());
+            }
+        });
+        ended
+    }
+
+    async fn serve(&mut self, feed: &mut impl Feed, stop: &CancellationToken) -> Result<(), WriterError> {
+        let look = LOOK_MAX.min(self.tools.options.diff_interval).max(Duration::from_millis(10));
+        loop {
+            self.plan(feed);
+            self.tell();
+            let takes = self.held.as_ref().is_none_or(Held::takes);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                done = self.work.done() => self.finish(done)?,
+                Some(ask) = self.asks.recv() => self.asked(ask),
+                update = feed.next(), if takes => self.take(update, feed)?,
+                () = tokio::time::sleep(look) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update, feed: &mut impl Feed) -> Result<(), WriterError> {
+        match update {
+            Update::Restart { reason } => {
+                tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
+                self.held = self.held.take().and_then(Held::without_rows);
+            }
+            Update::State { table, position, source } => {
+                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
+                self.held = Some(Held::new(*table, position, source));
+                self.due = Some(if self.work.has_base() { Reason::NewRows } else { Reason::First });
+            }
+            Update::Resumed { source } => self.held.iter_mut().for_each(|held| held.is_of(source.clone())),
+            Update::Transaction(transaction) => {
+                if let Some(held) = &mut self.held
+                    && let Err(error) = held.take(transaction)
+                {
+                    self.misfit(error, feed);
+                }
+            }
+            Update::Current(at) => self.report.update(|status| status.current_at = Some(at)),
+            Update::Ended { reason } => return Err(WriterError::Feed(reason)),
+        }
+        Ok(())
+    }
+
+    /// The rows here are not the table's: nothing of them is written any more, and all come anew. What the archive has stays as it is.
+    fn misfit(&mut self, error: StateError, feed: &mut impl Feed) {
+        self.report.retried(&error);
+        self.held = None;
+        feed.start_over(error);
+    }
+
+    /// Begins what is due, if nothing is being written.
+    fn plan(&mut self, feed: &mut impl Feed) {
+        if !self.work.is_idle() {
+            return;
+        }
+        match self.held.as_mut().map_or(Ok(Taken::All), Held::advance) {
+            Ok(Taken::All) => {}
+            Ok(Taken::Schema) => self.due = Some(Reason::NewRows),
+            Ok(Taken::Gone) => self.held = None,
+            Err(error) => self.misfit(error, feed),
+        }
+        let Some(held) = &self.held else { return self.work.tidy(&self.tools, &self.report) };
+        let options = &self.tools.options;
+        let progress = self.chain.progress(held.depth());
+        let due = match self.due {
+            Some(reason) => Due::Base(reason),
+            None if !self.waiting.is_empty() => Due::Base(Reason::Asked),
+            // What waits behind an epoch's end is let through at once.
+            None if !held.takes() => Due::Diff,
+            None => options.thresholds.due(&progress, options.diff_interval),
+        };
+        match due {
+            Due::Nothing => self.work.tidy(&self.tools, &self.report),
+            Due::Diff => self.begin(Plan::Diff { bytes_left: options.thresholds.diff_bytes_left(&progress) }),
+            Due::Base(reason) => {
+                tracing::info!(table = %options.table, ?reason, "a new base is written");
+                self.begin(Plan::Base { epoch_least: self.epoch_least.max(self.work.epoch() + 1) });
+            }
+        }
+    }
+
+    fn begin(&mut self, plan: Plan) {
+        let Some(held) = &mut self.held else { return };
+        if let Plan::Base { .. } = plan {
+            self.answering.append(&mut self.waiting);
+        }
+        let job = held.seal(plan);
+        self.work.begin(job, &self.tools, &self.report);
+    }
+
+    fn finish(&mut self, done: Done) -> Result<(), WriterError> {
+        let JobEnd { ledger, result } = match done {
+            Done::Job(end) => end,
+            Done::Tidied(tidied) => return tidied,
+        };
+        match result {
+            Ok(written) => {
+                self.chain = self.chain.after(ledger.manifest(), written.kind);
+                if let Some(held) = &mut self.held
+                    && held.unseal(true)
+                {
+                    self.due = None;
+                }
+                self.written(&written);
+            }
+            Err(JobError::Occupied { epoch }) => {
+                self.epoch_least = epoch + 1;
+                self.due = Some(Reason::Occupied);
+                self.held.iter_mut().for_each(|held| {
+                    held.unseal(false);
+                });
+                // Who asked for this base gets the next one.
+                self.waiting.append(&mut self.answering);
+            }
+            Err(JobError::Writer(error)) => return Err(error),
+        }
+        self.work.rest(ledger);
+        Ok(())
+    }
+
+    fn written(&mut self, written: &Written) {
+        let Written { kind, epoch, to_position, count, bytes, .. } = written;
+        let table = &self.tools.options.table;
+        tracing::info!(%table, ?kind, epoch, to = %to_position, count, bytes, "written");
+        if written.from_position.is_none() {
+            for ask in self.answering.drain(..) {
+                // Whoever has gone meanwhile does not hear it.
+                let _ = ask.send(Ok(written.clone()));
+            }
+        }
+        self.report.update(|status| {
+            let newest =
+                if written.from_position.is_none() { &mut status.last_snapshot } else { &mut status.last_diff };
+            *newest = Some(written.clone());
+        });
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match self.held {
+            Some(_) => self.waiting.push(ask),
+            // Whoever has gone meanwhile does not hear it.
+            None => drop(ask.send(Err(NoSnapshot::NoRows))),
+        }
+    }
+
+    /// Writes what was collected, as far as the archive can take it: what is not in the archive comes again from the feed.
+    async fn flush(&mut self) -> Result<(), WriterError> {
+        while !self.work.is_idle() {
+            let done = self.work.done().await;
+            self.finish(done)?;
+        }
+        let is_due = self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0);
+        if is_due {
+            self.begin(Plan::Diff { bytes_left: None });
+            while !self.work.is_idle() {
+                let done = self.work.done().await;
+                self.finish(done)?;
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&self) {
+        let progress = self.chain.progress(self.held.as_ref().map_or(0, Held::depth));
+        let (head_position, epoch) = (self.chain.head, self.chain.epoch);
+        self.report.update(|status| {
+            status.phase = match &self.held {
+                _ if status.phase == Phase::Stopping => Phase::Stopping,
+                Some(_) => Phase::Running,
+                None => Phase::Waiting,
+            };
+            status.position = self.held.as_ref().map(Held::reached);
+            status.buffer_depth = self.held.as_ref().map_or(0, Held::depth);
+            (status.progress, status.head_position, status.epoch) = (progress, head_position, epoch);
+        });
+    }
+}
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// A base, of this epoch or a later one.
+    Base { epoch_least: u64 },
+    /// A diff; from this size on a base.
+    Diff { bytes_left: Option<u64> },
+}
+
+/// The state that an archive has.
+async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
+    let manifest = ledger.manifest();
+    let (position, first) = (manifest.head_position?, ledger.first()?);
+    let archive = Archive::of(first.clone(), manifest.clone());
+    match archive.rebuild(At::Latest, &ReadProgress::default()).await {
+        Ok(rebuilt) => Some(Held::archived(rebuilt.table, position, manifest.source.clone())),
+        Err(error) => {
+            tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
+            report.update(|status| status.last_error = Some(error.to_string()));
+            None
+        }
+    }
+}
+
+impl Tools {
+    /// The time, as it is written down.
+    pub(crate) fn now(&self) -> String {
+        prost_types::Timestamp::from((self.wall)()).to_string()
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(self.options.seed)
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("table", &self.tools.options.table).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! What a writer has in memory: the state that the manifest's head says, and what came since.
+
+use std::sync::Arc;
+
+use laredo_core::{Change, Lsn, Schema, StateError, TableState, Transaction};
+
+use super::Plan;
+use super::job::Job;
+use crate::manifest::SourceId;
+use crate::net::{Net, NotTaken};
+
+/// A state and what came after it.
+pub(crate) struct Held {
+    table: Arc<TableState>,
+    position: Lsn,
+    /// Whether the manifest's head says the same as `table`. If not, only a base can be written.
+    is_archived: bool,
+    source: Option<SourceId>,
+    /// What a job is writing.
+    sealed: Option<Sealed>,
+    /// What came after that.
+    open: Net,
+    /// The newest transaction's position.
+    reached: Lsn,
+    /// What cannot be taken in before what is here is in the archive.
+    behind: Option<Behind>,
+}
+
+struct Sealed {
+    net: Arc<Net>,
+    to: Lsn,
+}
+
+enum Behind {
+    /// A transaction that changes the schema: the epoch ends before it.
+    Schema(Transaction),
+    /// All rows come anew.
+    Restart,
+}
+
+/// What became of what had to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing waited, or it waits still.
+    All,
+    /// The rows have another schema now.
+    Schema,
+    /// These rows are of no use any more.
+    Gone,
+}
+
+impl Held {
+    /// Rows that no archive has.
+    pub(crate) fn new(table: TableState, position: Lsn, source: Option<SourceId>) -> Held {
+        Held {
+            table: Arc::new(table),
+            position,
+            is_archived: false,
+            source,
+            sealed: None,
+            open: Net::default(),
+            reached: position,
+            behind: None,
+        }
+    }
+
+    /// The rows that an archive has.
+    pub(crate) fn archived(table: TableState, position: Lsn, source: Option<SourceId>) -> Held {
+        Held { is_archived: true, ..Held::new(table, position, source) }
+    }
+
+    pub(crate) fn schema(&self) -> &Arc<Schema> {
+        self.table.schema()
+    }
+
+    pub(crate) fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// Everything up to here has come.
+    pub(crate) fn reached(&self) -> Lsn {
+        self.reached
+    }
+
+    pub(crate) fn source(&self) -> Option<&SourceId> {
+        self.source.as_ref()
+    }
+
+    pub(crate) fn is_archived(&self) -> bool {
+        self.is_archived
+    }
+
+    /// Keys that were touched since the head.
+    pub(crate) fn depth(&self) -> u64 {
+        let sealed = self.sealed.as_ref().map_or(0, |sealed| sealed.net.len());
+        // A table that was emptied has changed, too, though no key of it is left.
+        ((sealed + self.open.len()) as u64).max(u64::from(self.reached > self.position && !self.is_unchanged()))
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.open.is_empty() && self.sealed.as_ref().is_none_or(|sealed| sealed.net.is_empty())
+    }
+
+    /// Whether the next transaction can be taken in.
+    pub(crate) fn takes(&self) -> bool {
+        self.behind.is_none()
+    }
+
+    pub(crate) fn is_of(&mut self, source: Option<SourceId>) {
+        self.source = source;
+    }
+
+    /// Takes a transaction in.
+    ///
+    /// # Errors
+    /// When it does not fit: these rows are not the table's.
+    pub(crate) fn take(&mut self, transaction: Transaction) -> Result<(), StateError> {
+        let (table, sealed) = (&*self.table, self.sealed.as_ref());
+        let was_there = |key: &laredo_core::Key| {
+            let sealed = sealed.and_then(|sealed| sealed.net.has(key));
+            sealed.unwrap_or_else(|| table.get(key).is_some())
+        };
+        match self.open.add(&transaction, table.schema().key(), was_there) {
+            Ok(()) => self.reached = self.reached.max(transaction.position),
+            Err(NotTaken::Schema) => self.behind = Some(Behind::Schema(transaction)),
+            Err(NotTaken::State(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The rows are of no more use once what came is in the archive. Nothing is left of rows that are in none.
+    pub(crate) fn without_rows(mut self) -> Option<Held> {
+        if !self.is_archived || self.is_unchanged() {
+            return None;
+        }
+        self.behind = Some(Behind::Restart);
+        Some(self)
+    }
+
+    /// Takes in what had to wait, if nothing is before it any more. No job may be under way.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub(crate) fn advance(&mut self) -> Result<Taken, StateError> {
+        if self.is_archived && !self.open.is_empty() {
+            return Ok(Taken::All);
+        }
+        match self.behind.take() {
+            None => Ok(Taken::All),
+            Some(Behind::Restart) => Ok(Taken::Gone),
+            Some(Behind::Schema(transaction)) => {
+                let table = Arc::make_mut(&mut self.table);
+                std::mem::take(&mut self.open).apply_to(table);
+                transaction.changes.iter().try_for_each(|change: &Change| table.apply_change(change).map(drop))?;
+                self.is_archived = false;
+                self.position = transaction.position;
+                self.reached = transaction.position;
+                Ok(Taken::Schema)
+            }
+        }
+    }
+
+    /// What a job writes from here on.
+    pub(crate) fn seal(&mut self, plan: Plan) -> Job {
+        let sealed = Sealed { net: Arc::new(std::mem::take(&mut self.open)), to: self.reached };
+        let job = Job {
+            before: self.table.clone(),
+            net: sealed.net.clone(),
+            from: self.position,
+            to: sealed.to,
+            source: self.source.clone(),
+            plan,
+        };
+        self.sealed = Some(sealed);
+        job
+    }
+
+    /// The job has ended: what it wrote goes into the state, or back to what is yet to be written. Tells whether there was one of this
+    /// state.
+    pub(crate) fn unseal(&mut self, is_written: bool) -> bool {
+        let Some(Sealed { net, to }) = self.sealed.take() else { return false };
+        if is_written {
+            net.apply_to(Arc::make_mut(&mut self.table));
+            (self.position, self.is_archived) = (to, true);
+        } else {
+            let later = std::mem::take(&mut self.open);
+            self.open = Arc::unwrap_or_clone(net).then(later);
+        }
+        true
+    }
+}

@@ -1,0 +1,155 @@
+//! The writing of one artifact, beside which changes go on to be collected.
+
+use std::sync::Arc;
+
+use laredo_core::{Lsn, TableState};
+
+use super::ledger::{Ledger, PutError, Wait};
+use super::report::Report;
+use super::status::Written;
+use super::{Tools, WriterError};
+use crate::encode::{self, Encoded};
+use crate::events::Event;
+use crate::format::FormatError;
+use crate::layout::MANIFEST;
+use crate::manifest::{Artifact, Kind, Manifest, SourceId, Stored};
+use crate::net::Net;
+use crate::writer::Plan;
+
+/// What is to be written: the state that `net` leads to from `before`.
+pub(crate) struct Job {
+    pub(crate) before: Arc<TableState>,
+    pub(crate) net: Arc<Net>,
+    /// What `before` is at.
+    pub(crate) from: Lsn,
+    pub(crate) to: Lsn,
+    pub(crate) source: Option<SourceId>,
+    pub(crate) plan: Plan,
+}
+
+/// How a job ended. The ledger comes back whatever happened.
+pub(crate) struct JobEnd {
+    pub(crate) ledger: Ledger,
+    pub(crate) result: Result<Written, JobError>,
+}
+
+/// Why a job did not write its artifact.
+#[derive(Debug)]
+pub(crate) enum JobError {
+    /// There are other objects of its names: a later epoch has other names.
+    Occupied { epoch: u64 },
+    /// The writer ends.
+    Writer(WriterError),
+}
+
+impl From<WriterError> for JobError {
+    fn from(error: WriterError) -> JobError {
+        JobError::Writer(error)
+    }
+}
+
+impl Job {
+    pub(crate) async fn run(self, mut ledger: Ledger, tools: Arc<Tools>, report: Report) -> JobEnd {
+        let result = self.write(&mut ledger, &tools, &report).await;
+        JobEnd { ledger, result }
+    }
+
+    async fn write(self, ledger: &mut Ledger, tools: &Arc<Tools>, report: &Report) -> Result<Written, JobError> {
+        let job = Arc::new(self);
+        let (kind, encoded) = encoded(&job, tools, report).await?;
+        let created_at = tools.now();
+        let (epoch, from) = match (kind, &job.plan) {
+            (Kind::Snapshot, Plan::Base { epoch_least, .. }) => (*epoch_least, None),
+            (Kind::Snapshot, Plan::Diff { .. }) => (ledger.manifest().epoch + 1, None),
+            (Kind::Diff, _) => (ledger.manifest().epoch, Some(job.from)),
+        };
+        let mut artifact = Artifact::new(kind, epoch, from, job.to, &created_at);
+        match kind {
+            Kind::Snapshot => artifact.row_count = encoded.count,
+            Kind::Diff => artifact.change_count = encoded.count,
+        }
+        let Some(first) = ledger.first().cloned() else { return Err(WriterError::NoDestination.into()) };
+        for staged in &encoded.objects {
+            let stored =
+                Stored { uri: String::new(), size_bytes: staged.size_bytes, sha256: Some(staged.sha256.clone()) };
+            artifact.formats.insert(staged.format.id().to_owned(), stored);
+        }
+        match ledger.put(&artifact, &encoded.objects, tools, report).await {
+            Ok(()) => {}
+            Err(PutError::Occupied(_)) => return Err(JobError::Occupied { epoch }),
+            Err(PutError::Writer(error)) => return Err(error.into()),
+        }
+        let next = next(ledger.manifest(), artifact, &job, tools)?;
+        let next = next.located(|object| first.uri(object));
+        ledger.advance(next, tools, report).await?;
+        ledger.follow(Wait::Once, tools, report).await?;
+        tell(ledger.manifest(), first.uri(MANIFEST), tools);
+        Ok(Written {
+            kind,
+            epoch,
+            from_position: from,
+            to_position: job.to,
+            count: encoded.count,
+            bytes: encoded.bytes(),
+            created_at,
+        })
+    }
+}
+
+/// The manifest with a new artifact.
+fn next(manifest: &Manifest, artifact: Artifact, job: &Job, tools: &Tools) -> Result<Manifest, WriterError> {
+    let next = match artifact.kind {
+        Kind::Snapshot => {
+            let based = manifest.with_snapshot(artifact, job.before.schema());
+            based.map(|next| tools.options.keep_epochs.map_or(next.clone(), |keep| next.keeping_epochs(keep)))
+        }
+        Kind::Diff => manifest.with_diff(artifact),
+    };
+    let next = next.map_err(WriterError::Broken)?;
+    Ok(Manifest { source: job.source.clone(), ..next })
+}
+
+/// Encodes on a thread of its own; what fails for the disk's sake is tried again.
+async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<(Kind, Encoded), WriterError> {
+    let mut backoff = tools.backoff();
+    loop {
+        let (job, at_work) = (job.clone(), tools.clone());
+        let encoded = tokio::task::spawn_blocking(move || encode(&job, &at_work));
+        match encoded.await {
+            Ok(Ok(encoded)) => return Ok(encoded),
+            Ok(Err(FormatError::Io(error))) => report.retried(&format!("cannot write in {}: {error}", tools.stager)),
+            Ok(Err(error)) => return Err(WriterError::Encode(error.to_string())),
+            Err(error) => return Err(WriterError::Encode(error.to_string())),
+        }
+        backoff.wait().await;
+    }
+}
+
+fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
+    let (before, net, options) = (&*job.before, &*job.net, &tools.options);
+    if let Plan::Diff { bytes_left } = job.plan {
+        let diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;
+        if bytes_left.is_none_or(|left| diff.bytes() < left) {
+            return Ok((Kind::Diff, diff));
+        }
+        tracing::info!(table = %options.table, bytes = diff.bytes(), "the diff is so large that a new base is written");
+    }
+    Ok((Kind::Snapshot, encode::base(&tools.stager, &options.snapshot_formats, before, net)?))
+}
+
+/// Tells everybody of the manifest's newest artifact.
+fn tell(manifest: &Manifest, manifest_uri: String, tools: &Tools) {
+    let Some(artifact) = manifest.artifacts.last() else { return };
+    let shown = |position: Option<Lsn>| position.map(|position| position.to_string());
+    (tools.publish)(Event {
+        table: manifest.table.clone(),
+        kind: artifact.kind,
+        epoch: artifact.epoch,
+        from_position: shown(artifact.from_position),
+        to_position: shown(artifact.to_position).unwrap_or_default(),
+        head_position: shown(manifest.head_position).unwrap_or_default(),
+        manifest_uri,
+        formats: artifact.formats.iter().map(|(id, stored)| (id.clone(), stored.uri.clone())).collect(),
+        created_at: artifact.created_at.clone(),
+    });
+}

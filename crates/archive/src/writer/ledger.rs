@@ -1,0 +1,393 @@
+//! The manifest on all destinations: the first one's decides, the others' follow.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use super::report::Report;
+use super::{Tools, WriterError};
+use crate::backoff::Backoff;
+use crate::destination::{Destination, DestinationError, Staged, Tag, Versioned};
+use crate::format::Format;
+use crate::layout::MANIFEST;
+use crate::manifest::{Artifact, Manifest, WriterId};
+
+/// The manifest that this writer holds.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    manifest: Manifest,
+    writer: WriterId,
+    places: Vec<Place>,
+}
+
+/// A destination, and what is known to be there.
+#[derive(Debug)]
+struct Place {
+    destination: Arc<dyn Destination>,
+    /// `None` where it was not looked at yet, or has to be looked at again.
+    seen: Option<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    manifest: Option<Manifest>,
+    tag: Option<Tag>,
+}
+
+impl Ledger {
+    /// Takes an archive over: from here on an older writer is refused.
+    ///
+    /// # Errors
+    /// When the first destination refuses, or what is there is no archive of this table.
+    pub(crate) async fn claim(
+        destinations: Vec<Arc<dyn Destination>>,
+        table: &str,
+        id: &str,
+        tools: &Tools,
+        report: &Report,
+    ) -> Result<Ledger, WriterError> {
+        let mut places: Vec<Place> =
+            destinations.into_iter().map(|destination| Place { destination, seen: None }).collect();
+        let first = places.first_mut().ok_or(WriterError::NoDestination)?;
+        let mut backoff = tools.backoff();
+        loop {
+            match first.claim(table, id, &tools.now()).await {
+                Ok(Some((manifest, writer))) => return Ok(Ledger { manifest, writer, places }),
+                // Another writer was faster; its number counts.
+                Ok(None) => report.conflict(),
+                Err(WriterError::Destination(error @ DestinationError::Unavailable { .. })) => {
+                    report.failed(0, &error);
+                    backoff.wait().await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(crate) fn first(&self) -> Option<&Arc<dyn Destination>> {
+        self.places.first().map(|place| &place.destination)
+    }
+
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Arc<dyn Destination>> {
+        self.places.iter().map(|place| &place.destination)
+    }
+
+    /// Puts an artifact's objects on all destinations. It takes as long as it takes: what fails is tried again.
+    ///
+    /// # Errors
+    /// When there are other objects of the same names, or another writer has taken over.
+    pub(crate) async fn put(
+        &mut self,
+        artifact: &Artifact,
+        objects: &[Staged],
+        tools: &Tools,
+        report: &Report,
+    ) -> Result<(), PutError> {
+        self.follow(Wait::UntilDone, tools, report).await?;
+        let puts = self.places.iter().enumerate().map(|(number, place)| async move {
+            for staged in objects {
+                let name = artifact.object(staged.format).unwrap_or_default();
+                place.put(number, &name, staged, tools, report).await?;
+            }
+            Ok(())
+        });
+        let ended = join_all(puts).await.into_iter().collect::<Result<(), PutError>>();
+        if matches!(ended, Err(PutError::Occupied(_))) {
+            self.check_fence(tools, report).await?;
+        }
+        ended
+    }
+
+    /// Puts another manifest in the place of this one, at the first destination: after this it is so.
+    ///
+    /// # Errors
+    /// When another writer has taken over, or when the manifest would break a rule.
+    pub(crate) async fn advance(&mut self, next: Manifest, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+        let next = Manifest { writer: Some(self.writer.clone()), ..next };
+        let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
+        let mut backoff = tools.backoff();
+        loop {
+            match first.publish(&next).await {
+                Ok(()) => break,
+                Err(DestinationError::Moved { .. }) => {
+                    report.conflict();
+                    first.settle(&next, &self.writer, tools, report).await?;
+                }
+                Err(error) => {
+                    report.failed(0, &error);
+                    backoff.wait().await;
+                }
+            }
+        }
+        self.manifest = next;
+        Ok(())
+    }
+
+    /// Brings the other destinations to where the first one is: the objects that they lack, then the manifest.
+    ///
+    /// # Errors
+    /// When one has more than the first, or another table's archive.
+    pub(crate) async fn follow(&mut self, wait: Wait, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+        let Some((first, others)) = self.places.split_first_mut() else { return Err(WriterError::NoDestination) };
+        let (first, manifest, writer) = (&first.destination, &self.manifest, &self.writer);
+        let follows = others.iter_mut().enumerate().map(|(number, place)| async move {
+            let mut backoff = tools.backoff();
+            loop {
+                let error = match place.follow(first, manifest, writer, tools).await {
+                    Ok(()) => {
+                        report.is_behind(number + 1, false);
+                        return Ok(());
+                    }
+                    Err(WriterError::Destination(error)) => error,
+                    Err(error) => return Err(error),
+                };
+                report.failed(number + 1, &error);
+                report.is_behind(number + 1, true);
+                if wait == Wait::Once {
+                    return Ok(());
+                }
+                backoff.wait().await;
+            }
+        });
+        join_all(follows).await.into_iter().collect()
+    }
+
+    /// Whether another destination lacks what the first one has.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.places.iter().skip(1).any(|place| !place.has(&self.manifest))
+    }
+
+    /// Whether this writer still holds the archive.
+    ///
+    /// # Errors
+    /// [`WriterError::Fenced`], [`WriterError::Replaced`].
+    pub(crate) async fn check_fence(&mut self, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+        let (manifest, writer) = (self.manifest.clone(), self.writer.clone());
+        let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
+        first.settle(&manifest, &writer, tools, report).await
+    }
+}
+
+/// Whether what fails is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Once,
+    UntilDone,
+}
+
+/// Why an artifact is not on all destinations.
+#[derive(Debug)]
+pub(crate) enum PutError {
+    /// There is another object of this name.
+    Occupied(DestinationError),
+    Writer(WriterError),
+}
+
+impl From<WriterError> for PutError {
+    fn from(error: WriterError) -> PutError {
+        PutError::Writer(error)
+    }
+}
+
+impl Place {
+    /// Takes the next number. `None`: somebody else did at the same time.
+    async fn claim(&mut self, table: &str, id: &str, now: &str) -> Result<Option<(Manifest, WriterId)>, WriterError> {
+        let Seen { manifest, tag } = self.look(Some(table)).await?;
+        let manifest = manifest.unwrap_or_else(|| Manifest::empty(table, now));
+        let fence = manifest.writer.as_ref().map_or(0, |writer| writer.fence);
+        if let Some(writer) = manifest.writer.clone().filter(|writer| writer.id == id) {
+            // The answer to an earlier try was lost.
+            self.seen = Some(Seen { manifest: Some(manifest.clone()), tag });
+            return Ok(Some((manifest, writer)));
+        }
+        let writer = WriterId { id: id.to_owned(), fence: fence.saturating_add(1) };
+        let claimed = Manifest { writer: Some(writer.clone()), ..manifest };
+        self.seen = Some(Seen { manifest: None, tag });
+        match self.publish(&claimed).await {
+            Ok(()) => Ok(Some((claimed, writer))),
+            Err(DestinationError::Moved { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn look(&self, table: Option<&str>) -> Result<Seen, WriterError> {
+        let Some(Versioned { bytes, tag }) = self.destination.manifest().await? else {
+            return Ok(Seen { manifest: None, tag: None });
+        };
+        let at = self.destination.uri(MANIFEST);
+        let manifest = Manifest::parse(&bytes, table).map_err(|error| WriterError::Manifest { at, error })?;
+        Ok(Seen { manifest: Some(manifest), tag: Some(tag) })
+    }
+
+    /// Publishes a manifest over the one that was seen.
+    async fn publish(&mut self, manifest: &Manifest) -> Result<(), DestinationError> {
+        let here = manifest.located(|object| self.destination.uri(object));
+        let broken = |error| DestinationError::Refused {
+            doing: "write",
+            at: self.destination.uri(MANIFEST),
+            reason: format!("{error}"),
+        };
+        let bytes = here.to_json().map_err(broken)?;
+        let over = self.seen.as_ref().and_then(|seen| seen.tag.as_ref());
+        let tag = self.destination.publish(&bytes, over).await?;
+        self.seen = Some(Seen { manifest: Some(here), tag: Some(tag) });
+        Ok(())
+    }
+
+    /// The manifest is not the one that was expected: finds out whether it is `next` already (an answer was lost), ours still, or
+    /// somebody else's.
+    async fn settle(
+        &mut self,
+        next: &Manifest,
+        ours: &WriterId,
+        tools: &Tools,
+        report: &Report,
+    ) -> Result<(), WriterError> {
+        let mut backoff = tools.backoff();
+        let seen = loop {
+            match self.look(Some(&next.table)).await {
+                Ok(seen) => break seen,
+                Err(WriterError::Destination(error)) => {
+                    report.failed(0, &error);
+                    backoff.wait().await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let at = self.destination.uri(MANIFEST);
+        let there = seen.manifest.as_ref().and_then(|manifest| manifest.writer.clone());
+        match there {
+            Some(there) if there == *ours => {
+                self.seen = Some(seen);
+                Ok(())
+            }
+            Some(theirs) => Err(WriterError::Fenced { at, ours: ours.clone(), theirs }),
+            None => Err(WriterError::Replaced { at }),
+        }
+    }
+
+    fn has(&self, manifest: &Manifest) -> bool {
+        let there = self.seen.as_ref().and_then(|seen| seen.manifest.as_ref());
+        there.is_some_and(|there| {
+            there.head_position == manifest.head_position
+                && there.updated_at == manifest.updated_at
+                && there.artifacts.len() == manifest.artifacts.len()
+                && there.writer == manifest.writer
+        })
+    }
+
+    /// Comes to where the first destination is.
+    async fn follow(
+        &mut self,
+        first: &Arc<dyn Destination>,
+        manifest: &Manifest,
+        writer: &WriterId,
+        tools: &Tools,
+    ) -> Result<(), WriterError> {
+        if self.has(manifest) {
+            return Ok(());
+        }
+        let seen = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.look(Some(&manifest.table)).await?,
+        };
+        self.check_behind(&seen, first, manifest, writer)?;
+        let there = seen.manifest.as_ref().map_or(&[][..], |there| &there.artifacts);
+        let is_there = |artifact: &Artifact| {
+            let same = |other: &Artifact| {
+                (other.kind, other.epoch, other.from_position, other.to_position)
+                    == (artifact.kind, artifact.epoch, artifact.from_position, artifact.to_position)
+            };
+            there.iter().any(|other| same(other) && other.formats.keys().eq(artifact.formats.keys()))
+        };
+        let lacking: Vec<Artifact> =
+            manifest.artifacts.iter().filter(|artifact| !is_there(artifact)).cloned().collect();
+        self.seen = Some(seen);
+        for artifact in lacking {
+            for format in artifact.known_formats() {
+                self.copy(first, &artifact, format, tools).await?;
+            }
+        }
+        let published = self.publish(manifest).await;
+        if published.is_err() {
+            // The next try looks again at what is there.
+            self.seen = None;
+        }
+        Ok(published?)
+    }
+
+    /// A destination that has what the first one lacks is not overwritten: somebody has mixed them up.
+    fn check_behind(
+        &self,
+        seen: &Seen,
+        first: &Arc<dyn Destination>,
+        manifest: &Manifest,
+        writer: &WriterId,
+    ) -> Result<(), WriterError> {
+        let Some(there) = &seen.manifest else { return Ok(()) };
+        if (there.epoch, there.head_position) > (manifest.epoch, manifest.head_position) {
+            let (at, first) = (self.destination.name().to_owned(), first.name().to_owned());
+            return Err(WriterError::Ahead { at, first });
+        }
+        match &there.writer {
+            Some(theirs) if theirs.fence > writer.fence => {
+                let at = self.destination.uri(MANIFEST);
+                Err(WriterError::Fenced { at, ours: writer.clone(), theirs: theirs.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn copy(
+        &self,
+        first: &Arc<dyn Destination>,
+        artifact: &Artifact,
+        format: Format,
+        tools: &Tools,
+    ) -> Result<(), WriterError> {
+        let Some(object) = artifact.object(format) else { return Ok(()) };
+        let mut from = first.open(&object).await?;
+        let (stager, at) = (tools.stager.clone(), first.uri(&object));
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut to = stager.begin(format)?;
+            std::io::copy(&mut from, &mut to)?;
+            to.finish()
+        });
+        let failed = |reason: String| DestinationError::Unavailable { doing: "copy", at, reason };
+        let staged = match copied.await {
+            Ok(Ok(staged)) => staged,
+            Ok(Err(error)) => return Err(failed(error.to_string()).into()),
+            Err(error) => return Err(failed(error.to_string()).into()),
+        };
+        Ok(self.destination.put(&object, &staged).await?)
+    }
+
+    async fn put(
+        &self,
+        number: usize,
+        object: &str,
+        staged: &Staged,
+        tools: &Tools,
+        report: &Report,
+    ) -> Result<(), PutError> {
+        let mut backoff: Backoff = tools.backoff();
+        loop {
+            match self.destination.put(object, staged).await {
+                Ok(()) => {
+                    report.put(number, staged.size_bytes);
+                    return Ok(());
+                }
+                Err(error @ DestinationError::Occupied { .. }) => {
+                    report.failed(number, &error);
+                    return Err(PutError::Occupied(error));
+                }
+                Err(error) => report.failed(number, &error),
+            }
+            backoff.wait().await;
+        }
+    }
+}

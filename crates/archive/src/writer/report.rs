@@ -1,0 +1,69 @@
+//! Where a writer's parts tell how it goes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::status::{DestinationStatus, Status};
+use crate::destination::{Destination, DestinationError};
+
+/// Keeps the status current, and logs what goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    table: Arc<str>,
+    status: watch::Sender<Status>,
+}
+
+impl Report {
+    pub(crate) fn new(table: &str, destinations: &[Arc<dyn Destination>]) -> Report {
+        let named = |destination: &Arc<dyn Destination>| DestinationStatus {
+            name: destination.name().to_owned(),
+            ..DestinationStatus::default()
+        };
+        let status = Status { destinations: destinations.iter().map(named).collect(), ..Status::default() };
+        Report { table: table.into(), status: watch::Sender::new(status) }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+    }
+
+    /// Something failed that is tried again.
+    pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(table = %self.table, %error, "it is tried again");
+        self.update(|status| status.last_error = Some(error.to_string()));
+    }
+
+    /// A call to a destination failed that is made again.
+    pub(crate) fn failed(&self, number: usize, error: &DestinationError) {
+        self.retried(error);
+        self.at(number, |destination| destination.errors += 1);
+    }
+
+    pub(crate) fn put(&self, number: usize, bytes: u64) {
+        self.at(number, |destination| {
+            destination.objects += 1;
+            destination.bytes += bytes;
+        });
+    }
+
+    pub(crate) fn is_behind(&self, number: usize, is_behind: bool) {
+        self.at(number, |destination| destination.is_behind = is_behind);
+    }
+
+    pub(crate) fn conflict(&self) {
+        self.update(|status| status.conflicts += 1);
+    }
+
+    fn at(&self, number: usize, change: impl FnOnce(&mut DestinationStatus)) {
+        self.update(|status| {
+            if let Some(destination) = status.destinations.get_mut(number) {
+                change(destination);
+            }
+        });
+    }
+}

@@ -1,0 +1,139 @@
+//! A destination of which one call fails.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use laredo_archive::{Destination, DestinationError, Listed, Manifest, Staged, Tag, Versioned};
+
+use crate::scene::TABLE;
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Before anything is done.
+    Before,
+    /// When everything is done, as when an answer is lost.
+    After,
+    /// In the middle: what is read ends with an error.
+    Halfway,
+    /// Not at all, but late.
+    Slow,
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Arc<dyn Destination>,
+    mode: Mode,
+    /// Which call it is, from 0.
+    fails: usize,
+    calls: AtomicUsize,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Destination>, mode: Mode, fails: usize) -> Arc<Faulty> {
+        Arc::new(Faulty { inner, mode, fails, calls: AtomicUsize::new(0) })
+    }
+
+    /// Whether there were so many calls that one has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > self.fails
+    }
+
+    async fn call<T>(&self, call: BoxFuture<'_, Result<T, DestinationError>>) -> Result<T, DestinationError> {
+        let mode = (self.calls.fetch_add(1, Ordering::Relaxed) == self.fails).then_some(self.mode);
+        let lost = || DestinationError::Unavailable {
+            doing: "call",
+            at: self.inner.name().to_owned(),
+            reason: "a fault was made".to_owned(),
+        };
+        let result = match mode {
+            None => call.await,
+            Some(Mode::Before | Mode::Halfway) => Err(lost()),
+            Some(Mode::After) => call.await.and(Err(lost())),
+            Some(Mode::Slow) => {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                call.await
+            }
+        };
+        self.check().await;
+        result
+    }
+
+    /// Whatever has happened: the manifest keeps its rules, and every object that it names is there, of the size that it says.
+    async fn check(&self) {
+        let Some(there) = self.inner.manifest().await.unwrap() else { return };
+        let manifest = Manifest::parse(&there.bytes, Some(TABLE)).unwrap();
+        let listed = self.inner.list().await.unwrap();
+        for artifact in &manifest.artifacts {
+            for format in artifact.known_formats() {
+                let object = artifact.object(format).unwrap();
+                let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
+                assert_eq!(size, Some(artifact.formats[format.id()].size_bytes), "{object}");
+            }
+        }
+    }
+}
+
+struct Torn(Box<dyn Read + Send>, usize);
+
+impl Read for Torn {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.1 == 0 {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "a fault was made"));
+        }
+        let some = buffer.len().min(self.1);
+        let read = self.0.read(&mut buffer[..some])?;
+        self.1 -= read;
+        Ok(read)
+    }
+}
+
+impl Destination for Faulty {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn uri(&self, object: &str) -> String {
+        self.inner.uri(object)
+    }
+
+    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+        self.call(self.inner.put(object, staged)).boxed()
+    }
+
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
+        self.call(self.inner.manifest()).boxed()
+    }
+
+    fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+        over: Option<&'a Tag>,
+    ) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+        self.call(self.inner.publish(manifest, over)).boxed()
+    }
+
+    fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
+        async move {
+            if self.mode == Mode::Halfway && self.calls.load(Ordering::Relaxed) == self.fails {
+                self.calls.fetch_add(1, Ordering::Relaxed);
+                let whole = self.inner.open(object).await?;
+                return Ok(Box::new(Torn(whole, 40)) as Box<dyn Read + Send>);
+            }
+            self.call(self.inner.open(object)).await
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
+        self.call(self.inner.list()).boxed()
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
+        self.call(self.inner.delete(object)).boxed()
+    }
+}

@@ -1,0 +1,9 @@
+//! The writer and the reader against each other, on real folders, with calls that fail: what the archive rebuilds is compared with what
+//! the table was.
+
+mod faults;
+mod faulty;
+mod fencing;
+mod places;
+mod scene;
+mod upkeep;

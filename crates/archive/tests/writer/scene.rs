@@ -1,0 +1,229 @@
+//! A table with a history, a feed that tells it, and a writer in between.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use laredo_archive::{
+    Archive, At, Destination, Feed, GRACE, Handle, Local, Options, ReadProgress, Stager, Start, Surroundings,
+    Thresholds, Update, Writer, WriterError,
+};
+use laredo_core::{
+    Cell, Change, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple, TupleBuf,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const TABLE: &str = "public.things";
+pub(crate) const DIFF_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn schema(columns: &[&str]) -> Arc<Schema> {
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        type_oid: if *name == "id" { 23 } else { 25 },
+        type_modifier: -1,
+        type_name: if *name == "id" { "integer" } else { "text" }.to_owned(),
+        not_null: *name == "id",
+        is_text: false,
+    };
+    Arc::new(Schema::new(columns.iter().map(column).collect(), KeyColumns::new([0]), BTreeMap::new()))
+}
+
+pub(crate) fn row(id: i32, body: &str) -> Tuple {
+    let row: TupleBuf = [Cell::Value(&id.to_be_bytes()), Cell::Value(body.as_bytes())].into_iter().collect();
+    row.as_ref().to_tuple()
+}
+
+/// The table, what it was at each commit, and the transactions that led there.
+pub(crate) struct History {
+    pub(crate) table: TableState,
+    pub(crate) position: Lsn,
+    pub(crate) states: BTreeMap<Lsn, Vec<Tuple>>,
+    transactions: Vec<Transaction>,
+}
+
+impl History {
+    pub(crate) fn new() -> History {
+        let mut table = TableState::new(schema(&["id", "body"]), &[], 0).unwrap();
+        (0..20).for_each(|id| drop(table.put(row(id, "first"))));
+        let position = Lsn(0x100);
+        let states = BTreeMap::from([(position, sorted(&table))]);
+        History { table, position, states, transactions: Vec::new() }
+    }
+
+    pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Transaction {
+        self.position = Lsn(self.position.0 + 0x10);
+        let transaction =
+            Transaction { position: self.position, span_from: None, committed_at: CommitTime(0), changes };
+        self.table.apply(&transaction).unwrap();
+        self.states.insert(self.position, sorted(&self.table));
+        self.transactions.push(transaction.clone());
+        transaction
+    }
+
+    /// One of many things that can happen.
+    pub(crate) fn something(&mut self, number: i32) -> Transaction {
+        let key = |id| self.table.schema().key().key_of(row(id, "").as_ref());
+        let changes = match number % 5 {
+            0 => vec![Change::Insert(row(100 + number, "new"))],
+            1 => vec![Change::Update(row(number % 20, &format!("changed {number}")))],
+            2 => vec![Change::Delete(key(5)), Change::Insert(row(5, "again"))],
+            3 => vec![Change::Insert(row(1000 + number, "short-lived")), Change::Delete(key(1000 + number))],
+            _ => {
+                let rows: Vec<Tuple> = self.table.rows().cloned().collect();
+                let back = rows.into_iter().filter(|row| row.len() % 7 != 0 || number % 10 == 4);
+                let inserts = back.map(Change::Insert).chain([Change::Update(row(7, "after truncate"))]);
+                let mut changes = vec![Change::Truncate];
+                changes.extend(inserts.filter(|change| !matches!(change, Change::Update(_))));
+                changes
+            }
+        };
+        let kept = (0..20).filter(|id| self.table.get(&key(*id)).is_none()).collect::<Vec<_>>();
+        let changes = changes.into_iter().flat_map(|change| match &change {
+            Change::Update(new) if self.table.get_like(new.as_ref()).is_none() => vec![Change::Insert(new.clone())],
+            Change::Delete(_) if kept.contains(&5) && number % 5 == 2 => Vec::new(),
+            _ => vec![change],
+        });
+        let changes = changes.collect();
+        self.commit(changes)
+    }
+
+    /// What a server would send to somebody who goes on from here.
+    fn after(&self, start: Option<&Start>) -> Vec<Update> {
+        match start {
+            Some(start) => {
+                let later = self.transactions.iter().filter(|transaction| transaction.position > start.position);
+                let later = later.cloned().map(Update::Transaction);
+                [Update::Resumed { source: None }].into_iter().chain(later).collect()
+            }
+            None => self.all(),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Update> {
+        let (table, position) = (Box::new(self.table.clone()), self.position);
+        vec![Update::Restart { reason: "test".to_owned() }, Update::State { table, position, source: None }]
+    }
+}
+
+pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
+    let mut rows: Vec<Tuple> = table.rows().cloned().collect();
+    rows.sort_by_key(|row| row.as_ref().bytes().to_vec());
+    rows
+}
+
+struct Told {
+    updates: mpsc::UnboundedReceiver<Update>,
+    restarts: mpsc::UnboundedSender<StateError>,
+}
+
+impl Feed for Told {
+    async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => update,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn start_over(&mut self, error: StateError) {
+        self.restarts.send(error).unwrap();
+    }
+}
+
+/// A writer that runs.
+pub(crate) struct Running {
+    pub(crate) updates: mpsc::UnboundedSender<Update>,
+    pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
+    pub(crate) handle: Handle,
+    pub(crate) start: Option<Start>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), WriterError>>,
+}
+
+pub(crate) fn options(id: &str) -> Options {
+    Options {
+        table: TABLE.to_owned(),
+        writer_id: id.to_owned(),
+        snapshot_formats: vec!["jsonl".parse().unwrap()],
+        diff_formats: vec!["jsonl".parse().unwrap(), "protobuf.zst".parse().unwrap()],
+        diff_interval: DIFF_INTERVAL,
+        thresholds: Thresholds::default(),
+        keep_epochs: None,
+        grace: GRACE,
+        seed: 1,
+    }
+}
+
+/// Begins a writer, fed with what comes after its archive's head.
+pub(crate) async fn begin(
+    options: Options,
+    destinations: Vec<Arc<dyn Destination>>,
+    staging: &Path,
+    history: &History,
+) -> Result<Running, WriterError> {
+    let surroundings = Surroundings {
+        destinations,
+        stager: Stager::new(staging),
+        wall: Box::new(SystemTime::now),
+        publish: Box::new(|_| {}),
+    };
+    let (writer, start) = Writer::open(options, surroundings).await?;
+    let (updates, told) = mpsc::unbounded_channel();
+    let (restarts, restarted) = mpsc::unbounded_channel();
+    for update in history.after(start.as_ref()) {
+        updates.send(update).unwrap();
+    }
+    let (handle, stop) = (writer.handle(), CancellationToken::new());
+    let feed = Told { updates: told, restarts };
+    let task = tokio::spawn(writer.run(feed, stop.clone()));
+    Ok(Running { updates, restarts: restarted, handle, start, stop, task })
+}
+
+impl Running {
+    pub(crate) fn tell(&self, transaction: Transaction) {
+        self.updates.send(Update::Transaction(transaction)).unwrap();
+    }
+
+    /// Until the archive's head is at a position.
+    pub(crate) async fn head(&self, position: Lsn) {
+        while self.handle.status().head_position != Some(position) {
+            assert!(!self.task.is_finished(), "the writer has ended: {:?}", self.handle.status().last_error);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// As `kill -9` does: nothing is finished.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    pub(crate) async fn ended(self) -> Result<(), WriterError> {
+        self.task.await.unwrap()
+    }
+}
+
+pub(crate) fn local(folder: &Path) -> Arc<dyn Destination> {
+    Arc::new(Local::new(folder))
+}
+
+/// Every boundary that the archive names is rebuilt and compared with what the table was; tells the artifacts as (epoch, to).
+pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History) -> Vec<(u64, u64)> {
+    let archive = Archive::open(destination, Some(TABLE)).await.unwrap();
+    archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
+    let mut boundaries = Vec::new();
+    for artifact in &archive.manifest().artifacts {
+        let position = artifact.to_position.unwrap();
+        let rebuilt = archive.rebuild(At::Position(position), &ReadProgress::default()).await.unwrap();
+        assert_eq!(sorted(&rebuilt.table), history.states[&position], "at {position}");
+        boundaries.push((artifact.epoch, position.0));
+    }
+    boundaries
+}

@@ -1,0 +1,223 @@
+//! New bases, new epochs, and what goes.
+
+use std::time::Duration;
+
+use laredo_archive::{Archive, At, Kind, NoSnapshot, Phase, ReadError, ReadProgress, Thresholds, Update};
+use laredo_core::{Change, Lsn, StateError};
+
+use crate::scene::{History, TABLE, begin, compare, local, options, row, schema};
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_with_a_diff() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    for run in 0..3 {
+        let writer = begin(options(&format!("run {run}")), vec![inner.clone()], folder.path(), &history).await.unwrap();
+        assert_eq!(writer.start.is_some(), run > 0);
+        for number in 0..3 {
+            writer.tell(history.something(run * 3 + number));
+        }
+        // It is stopped as it is: what it has taken in is flushed, the rest comes again.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        writer.stop().await;
+    }
+    let boundaries = compare(inner, &history).await;
+    assert_eq!(boundaries.last().unwrap(), &(1, history.position.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_is_written_when_it_is_asked_for_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.tell(history.something(1));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let (one, two) = tokio::join!(writer.handle.snapshot(), writer.handle.snapshot());
+    let written = one.unwrap();
+    assert_eq!((written.kind, written.epoch, written.to_position), (Kind::Snapshot, 2, history.position));
+    assert_eq!(written.count, history.table.len() as u64);
+    assert!(two.is_ok(), "who asks at the same time gets one, too");
+    let handle = writer.handle.clone();
+    writer.stop().await;
+    assert_eq!(handle.status().phase, Phase::Stopped);
+    assert_eq!(handle.snapshot().await, Err(NoSnapshot::Ended));
+    compare(inner, &history).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_threshold_that_is_reached_opens_an_epoch() {
+    let cases = [
+        Thresholds { max_churn_records: Some(2), ..Thresholds::default() },
+        Thresholds { max_churn_fraction: Some(0.1), ..Thresholds::default() },
+        Thresholds { max_diff_bytes: Some(200), ..Thresholds::default() },
+        Thresholds { max_diff_fraction: Some(0.2), ..Thresholds::default() },
+        Thresholds { max_interval: Some(Duration::from_secs(3)), ..Thresholds::default() },
+    ];
+    for thresholds in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = local(&folder.path().join("archive"));
+        let mut history = History::new();
+        let mut options = options("w");
+        options.thresholds = thresholds.clone();
+        let writer = begin(options, vec![inner.clone()], folder.path(), &history).await.unwrap();
+        writer.head(history.position).await;
+        for number in [1, 6, 11] {
+            writer.tell(history.something(number));
+            writer.head(history.position).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        writer.stop().await;
+        let boundaries = compare(inner, &history).await;
+        assert!(boundaries.last().unwrap().0 > 1, "{thresholds:?}: {boundaries:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_schema_opens_an_epoch_and_the_old_one_is_read_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.tell(history.something(1));
+    let before = history.position;
+    let wider = vec![Change::Insert(row(77, "old")), Change::Schema(schema(&["id", "body", "note"]))];
+    writer.tell(history.commit(wider));
+    let position = history.position;
+    writer.head(position).await;
+    let narrower = history.commit(vec![Change::Schema(schema(&["id", "note"]))]);
+    writer.tell(narrower);
+    writer.head(history.position).await;
+    writer.stop().await;
+    let boundaries = compare(inner.clone(), &history).await;
+    let expected = [(1, 0x100), (1, before.0), (2, position.0), (3, history.position.0)];
+    assert_eq!(boundaries, expected, "the epoch is closed with a diff");
+    let writer = begin(options("again"), vec![inner], folder.path(), &history).await.unwrap();
+    assert_eq!(writer.start.as_ref().unwrap().schema, schema(&["id", "note"]));
+    writer.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_come_anew_open_an_epoch_and_nothing_before_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.tell(history.something(1));
+    let flushed = history.position;
+    history.something(2);
+    history.all().into_iter().for_each(|update| writer.updates.send(update).unwrap());
+    writer.head(history.position).await;
+    writer.stop().await;
+    assert_eq!(compare(inner, &history).await, [(1, 0x100), (1, flushed.0), (2, history.position.0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_is_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let mut writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    let mut wrong = history.something(1);
+    wrong.changes = vec![Change::Insert(row(1, "is there already"))];
+    writer.tell(wrong);
+    assert_eq!(writer.restarts.recv().await, Some(StateError::KeyExists));
+    assert_eq!(writer.handle.snapshot().await, Err(NoSnapshot::NoRows));
+    history.all().into_iter().for_each(|update| writer.updates.send(update).unwrap());
+    writer.head(history.position).await;
+    writer.stop().await;
+    assert_eq!(compare(inner, &history).await, [(1, 0x100), (2, history.position.0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_object_in_the_way_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    let transaction = history.something(1);
+    let places = ["epoch=1/diff-0_100-0_110.jsonl", "epoch=2/snapshot-0_110.jsonl"];
+    for place in places {
+        let path = folder.path().join("archive").join(place);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "somebody's\n").unwrap();
+    }
+    writer.tell(transaction);
+    writer.head(history.position).await;
+    writer.stop().await;
+    assert_eq!(compare(inner, &history).await, [(1, 0x100), (3, history.position.0)]);
+    for place in places {
+        assert_eq!(std::fs::read_to_string(folder.path().join("archive").join(place)).unwrap(), "somebody's\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_epochs_go_and_their_objects_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let mut options = options("w");
+    (options.keep_epochs, options.grace) = (Some(2), Duration::from_secs(100));
+    let writer = begin(options, vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    for number in 0..3 {
+        writer.tell(history.something(number));
+        writer.head(history.position).await;
+        writer.handle.snapshot().await.unwrap();
+    }
+    let archive = Archive::open(inner.clone(), Some(TABLE)).await.unwrap();
+    let epochs: Vec<u64> = archive.manifest().artifacts.iter().map(|artifact| artifact.epoch).collect();
+    assert!(epochs.iter().all(|epoch| *epoch >= 3), "{epochs:?}");
+    let first = folder.path().join("archive/epoch=1");
+    assert!(first.exists(), "whoever reads an older manifest can finish");
+    let mut waited = 0;
+    while first.exists() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        waited += 1;
+    }
+    assert!(waited >= 99, "gone after {waited} s already");
+    writer.stop().await;
+    compare(inner, &history).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_is_a_boundary_or_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.tell(history.something(1));
+    writer.head(history.position).await;
+    writer.stop().await;
+    let archive = Archive::open(inner, None).await.unwrap();
+    let progress = ReadProgress::default();
+    let rebuilt = archive.rebuild(At::Position(Lsn(0x10F)), &progress).await.unwrap();
+    assert_eq!(rebuilt.boundary.position, Some(Lsn(0x100)));
+    assert_eq!(progress.bytes(), rebuilt.boundary.bytes);
+    assert!(matches!(archive.boundary(At::Position(Lsn(0xFF))), Err(ReadError::TooEarly { .. })));
+    assert!(matches!(archive.exactly(Lsn(0x10F)), Err(ReadError::NotExact { .. })));
+    assert_eq!(archive.exactly(history.position).unwrap().artifacts, 2);
+    let day = std::time::SystemTime::now() - Duration::from_secs(86_400);
+    assert!(matches!(archive.boundary(At::Time(day)), Err(ReadError::TooEarly { .. })));
+    let now = archive.boundary(At::Time(std::time::SystemTime::now())).unwrap();
+    assert_eq!(now.position, Some(history.position));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_ends_ends_the_writer_and_the_archive_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let history = History::new();
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.updates.send(Update::Ended { reason: "over".to_owned() }).unwrap();
+    assert!(writer.ended().await.unwrap_err().to_string().contains("over"));
+    compare(inner, &history).await;
+}
