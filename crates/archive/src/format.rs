@@ -45,6 +45,9 @@ impl Format {
         Format { line: Line::Protobuf, is_packed: true },
     ];
 
+    /// Lines of JSON.
+    pub const JSONL: Format = Format { line: Line::Jsonl, is_packed: false };
+
     /// What a manifest and a configuration call it.
     #[must_use]
     pub fn id(self) -> &'static str {

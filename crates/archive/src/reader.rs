@@ -141,6 +141,14 @@ pub enum ReadError {
         /// Where it ends.
         to: String,
     },
+    /// The archive has no such object.
+    #[error("{at} names no object {object}")]
+    NoObject {
+        /// The manifest.
+        at: String,
+        /// What was asked for.
+        object: String,
+    },
     /// The columns are not known.
     #[error("{at}: {error}")]
     Columns {
@@ -169,6 +177,7 @@ impl ReadError {
             | ReadError::Empty { .. }
             | ReadError::TooEarly { .. }
             | ReadError::NotExact { .. }
+            | ReadError::NoObject { .. }
             | ReadError::BrokenOff { .. } => false,
             ReadError::Manifest { .. }
             | ReadError::Size { .. }
@@ -246,6 +255,31 @@ impl Archive {
             table = self.apply(artifact, table, progress).await?;
         }
         Ok(Rebuilt { table, boundary })
+    }
+
+    /// One object's entries as lines of JSON, checked to its end.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn lines_of(&self, object: &str, progress: &ReadProgress) -> Result<Vec<u8>, ReadError> {
+        let mut all = self.manifest.artifacts.iter().flat_map(|artifact| {
+            artifact.known_formats().map(move |format| (artifact, format, artifact.object(format)))
+        });
+        let found = all.find(|(_, _, name)| name.as_deref() == Some(object));
+        let Some((artifact, format, _)) = found else {
+            return Err(ReadError::NoObject { at: self.manifest_uri(), object: object.to_owned() });
+        };
+        let (schema, kind) = (self.schema(artifact.epoch)?, artifact.kind);
+        let lines = move |entries: &mut Entries<'_>| {
+            let (mut lines, mut count) = (Vec::new(), 0);
+            while let Some(line) = entries.line(kind)? {
+                serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
+                lines.push(b'\n');
+                count += 1;
+            }
+            Ok((lines, count))
+        };
+        read(self, artifact, format, schema, progress, lines).await
     }
 
     async fn apply(

@@ -7,6 +7,7 @@ mod identity;
 mod options;
 mod publication;
 mod reset;
+mod restore;
 mod resume;
 mod slot;
 mod source;
@@ -19,6 +20,7 @@ pub use options::{
     ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions,
 };
 pub use publication::PublicationOptions;
+pub use restore::{Restore, RestoreError};
 pub use source::{PostgresOptions, PostgresSource};
 
 pub mod assemble;

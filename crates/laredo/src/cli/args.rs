@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use laredo_core::TableName;
 
+use super::archive::ArchiveCommand;
 use super::connect::TlsArgs;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
@@ -65,6 +66,9 @@ pub(super) enum Command {
     /// Look after the snapshots that a server keeps of its tables.
     #[command(subcommand, after_help = EXIT_CODES)]
     Snapshot(SnapshotCommand),
+    /// Look into an archive that laredo-snapshotter has written, and rebuild the table from it.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Archive(ArchiveCommand),
 }
 
 #[derive(Debug, clap::Args)]

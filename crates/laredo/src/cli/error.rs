@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use laredo_archive::{FormatError, ReadError};
 use laredo_client::{ReplicaError, StartError};
 use laredo_core::{ProjectError, TableName};
+use laredo_postgres::{OptionsError, RestoreError};
 
 /// Why a command could not do what was asked. All but a broken pipe end the process with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +100,21 @@ pub enum CliError {
     /// A row cannot be shown.
     #[error("cannot show a row: {0}")]
     Row(#[from] ProjectError),
+    /// An archive cannot be read.
+    #[error(transparent)]
+    Archive(#[from] ReadError),
+    /// Rows cannot be written.
+    #[error("cannot write rows: {0}")]
+    Rows(#[source] FormatError),
+    /// A database's address is none.
+    #[error(transparent)]
+    Database(#[from] OptionsError),
+    /// Rows do not get into a table.
+    #[error("nothing was restored: {0}")]
+    Restore(#[from] RestoreError),
+    /// Two states cannot be compared.
+    #[error("the two states have other columns, and cannot be compared: {0}")]
+    Diff(String),
     /// The replica has ended.
     #[error("the replica has ended by itself{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Stopped(Option<ReplicaError>),
@@ -111,6 +128,14 @@ pub(super) const OAM_OPTION: &str = "grpc.port (--oam or LAREDO_OAM)";
 pub(super) const HEALTH_OPTION: &str = "health endpoint (--health)";
 
 impl CliError {
+    /// Rows that cannot be written, or an output that cannot be.
+    pub(super) fn from_format(error: FormatError) -> CliError {
+        match error {
+            FormatError::Io(error) => CliError::Output(error),
+            error => CliError::Rows(error),
+        }
+    }
+
     /// No answer in this time.
     pub(super) fn timeout(server: &str, timeout: Duration, option: &'static str) -> CliError {
         let reason = format!("no answer within {} s", timeout.as_secs_f64());

@@ -2,6 +2,7 @@
 //!
 //! Each command asks (over gRPC or HTTP), turns the answer into text with a pure function, and writes that.
 
+mod archive;
 mod args;
 mod change;
 mod connect;
@@ -55,6 +56,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Watch(args) => oam::watch(args, end_at_interrupt()).await,
         Command::Ready(args) => oam::ready(args).await,
         Command::Snapshot(command) => snapshot::run(command).await,
+        Command::Archive(command) => archive::run(command).await,
     }
 }
 

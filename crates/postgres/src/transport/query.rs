@@ -104,19 +104,31 @@ impl Connection {
     /// Begins a `COPY … TO STDOUT`.
     pub(crate) async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, TransportError> {
         self.send(sql).await?;
+        self.starts(b'H', "the start of a COPY").await?;
+        Ok(CopyOut { connection: self })
+    }
+
+    /// Begins a `COPY … FROM STDIN`.
+    pub(crate) async fn copy_in(&mut self, sql: &str) -> Result<CopyIn<'_>, TransportError> {
+        self.send(sql).await?;
+        self.starts(b'G', "the start of a COPY").await?;
+        Ok(CopyIn { connection: self, out: BytesMut::new() })
+    }
+
+    /// Reads up to the message that says that the other protocol has begun.
+    async fn starts(&mut self, tag: u8, during: &str) -> Result<(), TransportError> {
         loop {
             let frame = self.frames.next().await?;
             match frame.tag() {
-                b'H' => break,
+                found if found == tag => return Ok(()),
                 b'E' => {
                     let error = frame.error();
                     return Err(self.fail(error).await);
                 }
                 b'N' | b'S' | b'A' => {}
-                _ => return Err(frame.unexpected("the start of a COPY")),
+                _ => return Err(frame.unexpected(during)),
             }
         }
-        Ok(CopyOut { connection: self })
     }
 
     /// Sends what turns the session into a stream of both directions, and hands over its reader.
@@ -185,6 +197,50 @@ impl CopyOut<'_> {
             }
         }
         Ok(Some(self.connection.frames.frame().body()))
+    }
+}
+
+/// What is sent in one piece.
+const COPY_IN_BYTES: usize = 256 * 1024;
+
+/// A running `COPY … FROM STDIN`. Dropped before its end, it ends the session, and nothing is copied.
+pub(crate) struct CopyIn<'a> {
+    connection: &'a mut Connection,
+    out: BytesMut,
+}
+
+impl CopyIn<'_> {
+    /// Sends bytes of the copy, in pieces of any size. That the server does not like them is told at the end.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+        frontend::CopyData::new(bytes)?.write(&mut self.out);
+        if self.out.len() >= COPY_IN_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), TransportError> {
+        self.connection.frames.get_mut().write_all(&self.out).await?;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Ends the copy.
+    pub(crate) async fn finish(mut self) -> Result<(), TransportError> {
+        frontend::copy_done(&mut self.out);
+        self.flush().await?;
+        self.connection.frames.get_mut().flush().await?;
+        let mut error = None;
+        loop {
+            let frame = self.connection.frames.next().await?;
+            match frame.tag() {
+                b'E' => error = error.or(Some(frame.error())),
+                b'Z' => break,
+                b'C' | b'N' | b'S' | b'A' => {}
+                _ => return Err(frame.unexpected("the end of a COPY")),
+            }
+        }
+        self.connection.finish(error)
     }
 }
 

@@ -1,0 +1,168 @@
+//! What may be asked of an archive on the command line.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use clap::{Subcommand, ValueEnum};
+use laredo_archive::At;
+use laredo_core::TableName;
+
+use super::place::Place;
+
+#[derive(Debug, Subcommand)]
+pub(in super::super) enum ArchiveCommand {
+    /// Print the artifacts of an archive, and the states that it rebuilds.
+    Ls(LsArgs),
+    /// Read every object to its end, and compare it with what the manifest says of it. Exit code 2 if anything is wrong.
+    Verify(LsArgs),
+    /// Print the rows of a snapshot, or the changes of a diff, as lines of JSON.
+    Cat(CatArgs),
+    /// Print what is different between two states of a table, as a diff's lines of JSON.
+    Diff(DiffArgs),
+    /// Rebuild a table as it was: as lines of JSON, as CSV, or into a table of PostgreSQL.
+    ///
+    /// Nothing is written before every object was read and checked.
+    Reconstruct(ReconstructArgs),
+    /// Write a table of a database to an archive, once, without a server. Exactly as it is at a position of its WAL.
+    Export(ExportArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PlaceArgs {
+    /// The archive: a folder, or s3://BUCKET/PREFIX. It is where manifest.json is.
+    #[arg(value_name = "ARCHIVE")]
+    pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// What an S3 archive needs to be reached. Credentials come from the environment, as the AWS command line takes them.
+#[derive(Debug, clap::Args)]
+pub(super) struct StoreArgs {
+    /// The bucket's region, unless the environment says it.
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// Another endpoint than AWS's, for stores that are compatible with S3.
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// Buckets are part of the path and not of the host's name.
+    #[arg(long)]
+    pub(super) force_path_style: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LsArgs {
+    #[command(flatten)]
+    pub(super) archive: PlaceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CatArgs {
+    #[command(flatten)]
+    pub(super) archive: PlaceArgs,
+    /// The artifact's object, as `ls` names it: epoch=1/diff-0_19F000-0_1A2B3C.jsonl
+    #[arg(value_name = "OBJECT")]
+    pub(super) object: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    #[command(flatten)]
+    pub(super) archive: PlaceArgs,
+    /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
+    #[arg(value_name = "A", value_parser = at)]
+    pub(super) before: At,
+    /// The state after.
+    #[arg(value_name = "B", value_parser = at)]
+    pub(super) after: At,
+    /// Only boundaries will do: a position that is none is an error.
+    #[arg(long)]
+    pub(super) exact: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReconstructArgs {
+    #[command(flatten)]
+    pub(super) archive: PlaceArgs,
+    /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. Where it is no boundary, the newest one
+    /// before it is taken, and said.
+    #[arg(long, value_name = "LSN|TIME|latest", default_value = "latest", value_parser = at)]
+    pub(super) at: At,
+    /// Only a boundary will do: a position that is none is an error.
+    #[arg(long)]
+    pub(super) exact: bool,
+    /// How the rows are written.
+    #[arg(long, value_enum, default_value = "jsonl", conflicts_with = "postgres")]
+    pub(super) format: RowFormat,
+    /// The file to write, which is there whole or not at all; standard output unless it is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "postgres")]
+    pub(super) output: Option<PathBuf>,
+    /// A database to write to, as postgresql://USER@HOST/DATABASE.
+    #[arg(long, value_name = "URL", requires = "table")]
+    pub(super) postgres: Option<String>,
+    /// The table that gets the rows, all of them or none; it must be there, and empty.
+    #[arg(long, value_name = "SCHEMA.TABLE", requires = "postgres")]
+    pub(super) table: Option<TableName>,
+    /// Create the table.
+    #[arg(long, requires = "postgres", conflicts_with = "replace")]
+    pub(super) create: bool,
+    /// Delete the rows that it has.
+    #[arg(long, requires = "postgres")]
+    pub(super) replace: bool,
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum RowFormat {
+    /// One JSON object a line, as in the archive.
+    Jsonl,
+    /// With a heading; NULL is nothing, an empty text is "", arrays and objects are JSON.
+    Csv,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    pub(super) archive: PlaceArgs,
+    /// The database, as postgresql://USER@HOST/DATABASE.
+    #[arg(long, value_name = "URL")]
+    pub(super) postgres: String,
+    /// The table.
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    /// The format; may be given several times.
+    #[arg(long = "format", value_name = "FORMAT", default_value = "jsonl")]
+    pub(super) formats: Vec<laredo_archive::Format>,
+}
+
+fn at(text: &str) -> Result<At, String> {
+    if text == "latest" {
+        return Ok(At::Latest);
+    }
+    if let Ok(position) = text.parse() {
+        return Ok(At::Position(position));
+    }
+    let time = text.parse::<prost_types::Timestamp>().ok().and_then(|time| SystemTime::try_from(time).ok());
+    time.map(At::Time).ok_or_else(|| {
+        "write a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_named_by_position_time_or_latest() {
+        assert_eq!(at("latest"), Ok(At::Latest));
+        assert_eq!(at("16/B374D848"), Ok(At::Position(laredo_core::Lsn(0x16_B374_D848))));
+        let day = std::time::Duration::from_secs(86_400);
+        assert_eq!(at("1970-01-02T00:00:00Z"), Ok(At::Time(SystemTime::UNIX_EPOCH + day)));
+        for wrong in ["", "yesterday", "0/", "2026-13-01T00:00:00Z"] {
+            assert!(at(wrong).unwrap_err().contains("latest"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Where an archive is.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use laredo_archive::{Archive, Destination, Local};
+
+use super::args::{PlaceArgs, StoreArgs};
+use crate::cli::error::CliError;
+
+/// An archive's place as it is written on a command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Folder(PathBuf),
+    Bucket { bucket: String, prefix: String },
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Place, String> {
+        match text.split_once("://") {
+            Some(("s3", rest)) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
+                match bucket {
+                    "" => Err("write s3://BUCKET/PREFIX".to_owned()),
+                    _ => Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: format!("{prefix}{slash}") }),
+                }
+            }
+            Some(("file", path)) => Ok(Place::Folder(path.into())),
+            Some(_) => Err("an archive is in a folder or at s3://BUCKET/PREFIX".to_owned()),
+            None if text.is_empty() => Err("name the folder that has manifest.json".to_owned()),
+            None => Ok(Place::Folder(text.into())),
+        }
+    }
+}
+
+impl PlaceArgs {
+    pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>, CliError> {
+        destination(&self.place, &self.store).await
+    }
+
+    /// # Errors
+    /// When there is no archive, or when its manifest cannot be used.
+    pub(super) async fn open(&self) -> Result<Archive, CliError> {
+        Ok(Archive::open(self.destination().await?, None).await?)
+    }
+}
+
+async fn destination(place: &Place, _store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
+    match place {
+        Place::Folder(folder) => Ok(Arc::new(Local::new(folder))),
+        Place::Bucket { .. } => todo!(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_in_a_folder_or_in_a_bucket() {
+        let bucket = |bucket: &str, prefix: &str| Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+        assert_eq!("a/b".parse(), Ok(Place::Folder("a/b".into())));
+        assert_eq!("file:///a/b".parse(), Ok(Place::Folder("/a/b".into())));
+        assert_eq!("s3://b".parse(), Ok(bucket("b", "")));
+        assert_eq!("s3://b/p/users".parse(), Ok(bucket("b", "p/users/")));
+        assert_eq!("s3://b/p/".parse(), Ok(bucket("b", "p/")));
+        for wrong in ["", "s3://", "gs://b/p"] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+}

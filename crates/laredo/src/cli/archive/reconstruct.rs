@@ -1,0 +1,111 @@
+//! A table as it was, and what differs between two of its states.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use laredo_archive::{Archive, At, Boundary, Format, LineWriter, NetChange, ReadProgress, Rebuilt};
+use laredo_core::{TableState, Tuple};
+use laredo_postgres::{ConnectionOptions, Restore};
+
+use super::args::{DiffArgs, ReconstructArgs};
+use super::progress::watched;
+use super::rows;
+use crate::cli::error::CliError;
+use crate::cli::tell;
+
+pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
+    let archive = args.archive.open().await?;
+    let Rebuilt { table, boundary } = rebuilt(&archive, args.at, args.exact).await?;
+    if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
+        restore(url, &args, &table).await?;
+    } else {
+        let written = match &args.output {
+            Some(file) => to_file(file, |out| rows::write(args.format, table.schema(), table.rows(), out)),
+            None => rows::write(args.format, table.schema(), table.rows(), BufWriter::new(io::stdout().lock())),
+        };
+        written.map_err(CliError::from_format)?;
+    }
+    tell(&format!("{} rows as of {}", table.len(), shown(&boundary)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rebuilds a state, and says where it is another one than was asked for.
+async fn rebuilt(archive: &Archive, at: At, exact: bool) -> Result<Rebuilt, CliError> {
+    let boundary = match at {
+        At::Position(position) if exact => archive.exactly(position)?,
+        at => archive.boundary(at)?,
+    };
+    if let At::Position(asked) = at
+        && boundary.position != Some(asked)
+    {
+        tell(&format!("{asked} is no boundary; taking the newest one before it, {}", shown(&boundary)));
+    }
+    let progress = ReadProgress::default();
+    Ok(watched("reading", boundary.bytes, &progress, archive.rebuild(at, &progress)).await?)
+}
+
+fn shown(boundary: &Boundary) -> String {
+    let position = boundary.position.map_or_else(|| "an unknown position".to_owned(), |position| position.to_string());
+    format!("{position} (epoch {}, written at {})", boundary.epoch, boundary.created_at)
+}
+
+/// Writes a file that is there whole or not at all.
+fn to_file<E: From<io::Error>>(file: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
+    write(&mut out)?;
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    out.as_file().sync_all()?;
+    out.persist(file).map_err(|error| error.error)?;
+    Ok(())
+}
+
+async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Result<(), CliError> {
+    let options = ConnectionOptions::parse(url)?;
+    let Some(name) = args.table.clone() else { return Ok(()) };
+    let mut restore = Restore::begin(&options, name, table.schema(), args.create, args.replace).await?;
+    restore.rows(table.schema(), table.rows(), |_| {}).await?;
+    Ok(restore.commit().await?)
+}
+
+pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
+    let archive = args.archive.open().await?;
+    let before = rebuilt(&archive, args.before, args.exact).await?.table;
+    let after = rebuilt(&archive, args.after, args.exact).await?.table;
+    let out = BufWriter::new(io::stdout().lock());
+    let mut lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
+    let before = cast(before, &after)?;
+    for change in differences(&before, &after) {
+        lines.change(&change).map_err(CliError::from_format)?;
+    }
+    lines.finish().map_err(CliError::from_format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rows of another schema as rows of this one: columns that are new are NULL, those that are gone are left out.
+fn cast(mut before: TableState, after: &TableState) -> Result<TableState, CliError> {
+    if before.schema() != after.schema() {
+        before.cast_to(after.schema().clone()).map_err(|error| CliError::Diff(error.to_string()))?;
+    }
+    Ok(before)
+}
+
+/// What leads from one state to the other, by key.
+fn differences<'a>(before: &'a TableState, after: &'a TableState) -> Vec<NetChange<'a>> {
+    let bytes = |row: &Tuple| after.schema().key().key_of(row.as_ref()).as_ref().bytes().to_vec();
+    let mut changes: Vec<(Vec<u8>, NetChange<'a>)> = Vec::new();
+    for new in after.rows() {
+        match before.get_like(new.as_ref()) {
+            None => changes.push((bytes(new), NetChange::Insert(new))),
+            Some(old) if old.as_ref().bytes() != new.as_ref().bytes() => {
+                changes.push((bytes(new), NetChange::Update { old, new }));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = before.rows().filter(|old| after.get_like(old.as_ref()).is_none());
+    changes.extend(gone.map(|old| (bytes(old), NetChange::Delete(old))));
+    changes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    changes.into_iter().map(|(_, change)| change).collect()
+}

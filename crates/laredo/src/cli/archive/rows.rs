@@ -1,0 +1,81 @@
+//! Rows as text.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use laredo_archive::{Format, FormatError, LineWriter};
+use laredo_core::{Schema, Tuple, Value, project_row};
+
+use super::args::RowFormat;
+
+/// Writes rows.
+///
+/// # Errors
+/// When they cannot be written, or have what is no value of their column.
+pub(super) fn write<'a>(
+    format: RowFormat,
+    schema: &Arc<Schema>,
+    rows: impl Iterator<Item = &'a Tuple>,
+    out: impl Write,
+) -> Result<(), FormatError> {
+    match format {
+        RowFormat::Jsonl => {
+            let mut lines = LineWriter::new(Format::JSONL, schema.clone(), out)?;
+            for row in rows {
+                lines.row(row.as_ref())?;
+            }
+            lines.finish()?;
+        }
+        RowFormat::Csv => csv(schema, rows, out)?,
+    }
+    Ok(())
+}
+
+fn csv<'a>(schema: &Schema, rows: impl Iterator<Item = &'a Tuple>, mut out: impl Write) -> Result<(), FormatError> {
+    let names = schema.columns().iter().map(|column| text(&column.name));
+    line(names.collect(), &mut out)?;
+    for row in rows {
+        let values = project_row(schema, row.as_ref())?;
+        line(values.iter().map(|(_, value)| shown(value)).collect(), &mut out)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn line(fields: Vec<String>, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}", fields.join(","))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(value) => text(value),
+        Value::Bool(_) | Value::Number(_) => value.to_json().to_string(),
+        Value::List(_) | Value::Object(_) => text(&value.to_json().to_string()),
+    }
+}
+
+/// In quotes where it has to be; an empty text, too, for nothing is NULL.
+fn text(value: &str) -> String {
+    match value.is_empty() || value.contains([',', '"', '\n', '\r']) || value.trim() != value {
+        true => format!("\"{}\"", value.replace('"', "\"\"")),
+        false => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_told_from_null() {
+        let values = [
+            Value::Null,
+            Value::String(String::new()),
+            Value::String("a,\"b\"\n".to_owned()),
+            Value::Number(1.5),
+            Value::Bool(true),
+            Value::List(vec![Value::Number(1.0), Value::Null]),
+        ];
+        assert_eq!(values.each_ref().map(shown), ["", "\"\"", "\"a,\"\"b\"\"\n\"", "1.5", "true", "\"[1,null]\""]);
+    }
+}
