@@ -5,7 +5,12 @@ use laredo_engine::source::SourceError;
 
 use crate::source::{Followed, PostgresOptions};
 use crate::transport::Connection;
+use crate::validate::refused;
 use crate::{catalog, publication};
+
+/// Where statements that lock several tables come all the time, one try in a few meets one.
+const TRIES: usize = 10;
+const DEADLOCK: &str = "40P01";
 
 /// Drops the publication and creates it with the tables that are followed, in one transaction: there is no moment without it, in which
 /// another slot that reads it would come to a change that it cannot send.
@@ -24,8 +29,15 @@ pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) 
     let known: Vec<_> = names.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
     let sql = publication::remaking(name, &known);
     tracing::warn!(%sql, "making the publication anew: an operator asked for it");
-    connection.simple_query(&sql).await.map(drop).map_err(|error| match error.is_transient() {
-        true => SourceError::Transient(error.to_string()),
-        false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),
-    })
+    for _ in 1..TRIES {
+        match connection.simple_query(&sql).await {
+            Ok(_) => return Ok(()),
+            // It takes locks on several tables, as somebody's TRUNCATE does. One of the two gives way, which costs nobody anything.
+            Err(error) if error.server().is_some_and(|error| error.code == DEADLOCK) => {
+                tracing::info!(%error, "trying again");
+            }
+            Err(error) => return Err(refused(&sql, error)),
+        }
+    }
+    connection.simple_query(&sql).await.map(drop).map_err(|error| refused(&sql, error))
 }

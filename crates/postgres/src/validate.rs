@@ -94,7 +94,7 @@ async fn unpublished(
 }
 
 /// What has become of a statement that makes the source ready. A deadlock with somebody's `TRUNCATE`, say, is nobody's to mend.
-fn refused(sql: &str, error: TransportError) -> SourceError {
+pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
     match error.is_transient() {
         true => error.into(),
         false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),

@@ -113,6 +113,29 @@ async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reset_that_meets_a_deadlock_is_tried_again() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").unwrap();
+    let tables = ["a", "b"].map(|name| TableName::new("public", name));
+    let server = ServerConfig::new(cluster.url("postgres"), tables).slot("laredo_locks").start().await;
+    let url = server.oam_url();
+    let other = cluster.connect().await.unwrap();
+    // Only one of two finds out that they wait for each other: not this one.
+    other.batch_execute("SET deadlock_timeout = '1h'; BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let order = ["reset-source", "db", "--confirm", "--drop-publication", "--oam", &url].map(ToOwned::to_owned);
+    let reset = tokio::task::spawn_blocking(move || answer(&order.each_ref().map(String::as_str)));
+    let waits = async || {
+        let query =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP PUBLICATION%'";
+        cluster.psql(query).unwrap().trim() == "1"
+    };
+    eventually(PATIENCE, waits).await.expect("the reset waits for b");
+    other.batch_execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE; COMMIT").await.unwrap();
+    let said = reset.await.unwrap();
+    assert!(said.contains("slot laredo_locks is dropped and made again"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_elses() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION theirs FOR TABLE t").unwrap();
