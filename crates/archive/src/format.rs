@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use laredo_core::{ProjectError, Schema, Tuple, TupleRef, UnprojectError, Value, project_row, unproject_row};
 
+use crate::manifest::Kind;
 use crate::net::NetChange;
 
 /// zstd's own default level.
@@ -280,6 +281,33 @@ impl<R: Read> LineReader<R> {
                 return Err(FormatError::Entry { number: self.number, problem });
             }
         }))
+    }
+
+    /// Adds the next entry to `to` as a line of JSON, whatever its form here; tells whether there was one.
+    ///
+    /// # Errors
+    /// [`FormatError`].
+    pub fn line(&mut self, kind: Kind, to: &mut Vec<u8>) -> Result<bool, FormatError> {
+        self.number += 1;
+        match kind {
+            Kind::Snapshot => {
+                let row = match self.line {
+                    Line::Jsonl => self.with_input(jsonl::read_row),
+                    Line::Protobuf => self.with_input(protobuf::read_row),
+                };
+                let Some(row) = self.numbered(row)? else { return Ok(false) };
+                jsonl::row(row.iter().map(|(name, value)| (name.as_str(), value.clone())), to)?;
+            }
+            Kind::Diff => {
+                let entry = match self.line {
+                    Line::Jsonl => self.with_input(jsonl::read_entry),
+                    Line::Protobuf => self.with_input(protobuf::read_entry),
+                };
+                let Some(entry) = self.numbered(entry)? else { return Ok(false) };
+                jsonl::entry(&entry, to)?;
+            }
+        }
+        Ok(true)
     }
 
     fn with_input<T>(&mut self, read: impl FnOnce(&mut dyn BufRead) -> Result<T, ReadError>) -> Result<T, ReadError> {

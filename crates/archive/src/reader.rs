@@ -272,9 +272,7 @@ impl Archive {
         let (schema, kind) = (self.schema(artifact.epoch)?, artifact.kind);
         let lines = move |entries: &mut Entries<'_>| {
             let (mut lines, mut count) = (Vec::new(), 0);
-            while let Some(line) = entries.line(kind)? {
-                serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
-                lines.push(b'\n');
+            while entries.line(kind, &mut lines)? {
                 count += 1;
             }
             Ok((lines, count))

@@ -3,31 +3,41 @@
 use std::io::BufRead;
 
 use laredo_core::Value;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
 use super::{Entry, ReadError};
 
-pub(super) fn row(row: Vec<(&str, Value)>, to: &mut Vec<u8>) -> std::io::Result<()> {
-    let object: Map<String, Json> = row.into_iter().map(|(name, value)| (name.to_owned(), value.to_json())).collect();
-    serde_json::to_writer(&mut *to, &object)?;
+pub(super) fn row<'a>(row: impl IntoIterator<Item = (&'a str, Value)>, to: &mut Vec<u8>) -> std::io::Result<()> {
+    serde_json::Serializer::new(&mut *to).collect_map(row)?;
     to.push(b'\n');
     Ok(())
 }
 
 pub(super) fn entry(entry: &Entry, to: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut object = Map::new();
-    object.insert("action".to_owned(), entry.action.clone().into());
-    object.insert("key".to_owned(), entry.key.clone().into());
-    for (name, row) in [("old", &entry.old), ("new", &entry.new)] {
-        if let Some(row) = row {
-            let row: Map<String, Json> = row.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
-            object.insert(name.to_owned(), row.into());
-        }
+    #[derive(Serialize)]
+    struct Line<'a> {
+        action: &'a str,
+        key: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        old: Option<Fields<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        new: Option<Fields<'a>>,
     }
-    serde_json::to_writer(&mut *to, &object)?;
+    let Entry { action, key, old, new } = entry;
+    let line = Line { action, key, old: old.as_deref().map(Fields), new: new.as_deref().map(Fields) };
+    serde_json::to_writer(&mut *to, &line)?;
     to.push(b'\n');
     Ok(())
+}
+
+/// A row in the order of its columns.
+struct Fields<'a>(&'a [(String, Value)]);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 pub(super) fn read_row(input: &mut dyn BufRead) -> Result<Option<Vec<(String, Value)>>, ReadError> {

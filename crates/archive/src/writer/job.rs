@@ -76,7 +76,7 @@ impl Job {
         }
         match ledger.put(&artifact, &encoded.objects, tools, report).await {
             Ok(()) => {}
-            Err(PutError::Occupied(_)) => return Err(JobError::Occupied { epoch }),
+            Err(PutError::Occupied) => return Err(JobError::Occupied { epoch }),
             Err(PutError::Writer(error)) => return Err(error.into()),
         }
         let next = next(ledger.manifest(), artifact, &job, tools)?;

@@ -96,7 +96,7 @@ impl Ledger {
             Ok(())
         });
         let ended = join_all(puts).await.into_iter().collect::<Result<(), PutError>>();
-        if matches!(ended, Err(PutError::Occupied(_))) {
+        if matches!(ended, Err(PutError::Occupied)) {
             self.check_fence(tools, report).await?;
         }
         ended
@@ -183,7 +183,7 @@ pub(crate) enum Wait {
 #[derive(Debug)]
 pub(crate) enum PutError {
     /// There is another object of this name.
-    Occupied(DestinationError),
+    Occupied,
     Writer(WriterError),
 }
 
@@ -383,7 +383,7 @@ impl Place {
                 }
                 Err(error @ DestinationError::Occupied { .. }) => {
                     report.failed(number, &error);
-                    return Err(PutError::Occupied(error));
+                    return Err(PutError::Occupied);
                 }
                 Err(error) => report.failed(number, &error),
             }

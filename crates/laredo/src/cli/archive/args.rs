@@ -51,7 +51,7 @@ pub(super) struct StoreArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct LsArgs {
+pub(in super::super) struct LsArgs {
     #[command(flatten)]
     pub(super) archive: PlaceArgs,
     /// Print JSON.
@@ -60,7 +60,7 @@ pub(super) struct LsArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct CatArgs {
+pub(in super::super) struct CatArgs {
     #[command(flatten)]
     pub(super) archive: PlaceArgs,
     /// The artifact's object, as `ls` names it: epoch=1/diff-0_19F000-0_1A2B3C.jsonl
@@ -69,7 +69,7 @@ pub(super) struct CatArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct DiffArgs {
+pub(in super::super) struct DiffArgs {
     #[command(flatten)]
     pub(super) archive: PlaceArgs,
     /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
@@ -84,7 +84,7 @@ pub(super) struct DiffArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ReconstructArgs {
+pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) archive: PlaceArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. Where it is no boundary, the newest one
@@ -124,7 +124,7 @@ pub(super) enum RowFormat {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ExportArgs {
+pub(in super::super) struct ExportArgs {
     #[command(flatten)]
     pub(super) archive: PlaceArgs,
     /// The database, as postgresql://USER@HOST/DATABASE.
@@ -146,9 +146,8 @@ fn at(text: &str) -> Result<At, String> {
         return Ok(At::Position(position));
     }
     let time = text.parse::<prost_types::Timestamp>().ok().and_then(|time| SystemTime::try_from(time).ok());
-    time.map(At::Time).ok_or_else(|| {
-        "write a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`".to_owned()
-    })
+    time.map(At::Time)
+        .ok_or_else(|| "write a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`".to_owned())
 }
 
 #[cfg(test)]

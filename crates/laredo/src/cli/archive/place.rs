@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn an_archive_is_in_a_folder_or_in_a_bucket() {
-        let bucket = |bucket: &str, prefix: &str| Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+        let bucket =
+            |bucket: &str, prefix: &str| Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
         assert_eq!("a/b".parse(), Ok(Place::Folder("a/b".into())));
         assert_eq!("file:///a/b".parse(), Ok(Place::Folder("/a/b".into())));
         assert_eq!("s3://b".parse(), Ok(bucket("b", "")));

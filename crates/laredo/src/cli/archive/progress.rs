@@ -17,7 +17,8 @@ pub(super) async fn watched<T>(what: &str, bytes: u64, progress: &ReadProgress, 
         true => ProgressBar::new(bytes),
         false => ProgressBar::hidden(),
     };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left") {
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left")
+    {
         bar.set_style(style);
     }
     bar.set_message(what.to_owned());
