@@ -19,6 +19,7 @@ mod load;
 mod marks;
 mod nearest;
 mod overrides;
+mod references;
 mod schema;
 mod secret;
 pub mod server;
