@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! files, variables, arguments ──load──▶ tree with places ──check──▶ problems
-//!                                             └──read (server)──▶ ServerConfig
+//!                                             ├──read (server)──▶ ServerConfig
+//!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
 //! [`Loader`] merges the layers; a program's schema says which keys there are; the program's reader
@@ -23,6 +24,7 @@ mod references;
 mod schema;
 mod secret;
 pub mod server;
+pub mod snapshotter;
 mod sources;
 mod syntax;
 mod tree;
@@ -35,3 +37,4 @@ pub use diagnostics::Report;
 pub use load::Loader;
 pub use secret::{MASK, Secret};
 pub use server::ServerConfig;
+pub use snapshotter::SnapshotterConfig;
