@@ -2,4 +2,6 @@
 
 pub mod cli;
 pub mod config;
+mod program;
 pub mod serve;
+pub mod snapshot;

@@ -1,6 +1,10 @@
 //! Named credentials profiles for object stores and AWS services.
 
-use super::fields::Variant;
+use std::collections::BTreeMap;
+
+use super::diagnostics::Problem;
+use super::fields::{Fields, Variant};
+use super::references::dangling;
 use super::schema::{Block, Key, Kind, TEXT, Tagged};
 use super::write::{Block as Out, text};
 
@@ -46,8 +50,76 @@ static ASSUME_ROLE: Block = Block {
     ],
 };
 
+/// What a reference to a profile is called.
+const PROFILE_NAME: &str = "credentials profile";
+
+/// Reads the `credentials` of a block.
+pub(super) fn read_all(owner: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, Credentials> {
+    let names = owner.names("credentials");
+    let profiles = owner.variants_by_name("credentials");
+    let read: BTreeMap<String, Credentials> =
+        profiles.iter().map(|(name, profile)| ((*name).to_owned(), Credentials::read(profile))).collect();
+    for (name, profile) in &profiles {
+        let Some(base) = read.get(*name).and_then(Credentials::base) else { continue };
+        dangling(&profile.fields, "base", base, &names, PROFILE_NAME, problems);
+        if let Some(message) = circle(name, &read) {
+            let path = profile.fields.path.key("base");
+            problems.push(Problem::new(profile.fields.place_of("base"), &path, message));
+        }
+    }
+    read
+}
+
+/// Says what is wrong where a profile's bases lead back to it. A circle is told once, at the first of its names.
+fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String> {
+    let mut path = vec![name];
+    while let Some(base) = profiles.get(path[path.len() - 1]).and_then(Credentials::base) {
+        if base == name {
+            let is_own = path.len() == 1;
+            path.push(base);
+            return Some(if is_own {
+                "a profile cannot be its own base".to_owned()
+            } else {
+                format!("leads back to itself: {}", path.join(" → "))
+            });
+        }
+        // A circle further on, or this one, which another name tells.
+        if base < name || path.contains(&base) {
+            return None;
+        }
+        path.push(base);
+    }
+    None
+}
+
+/// Reads the `credentials` of a block that names a profile, and reports one that is none.
+pub(super) fn read_name(fields: &Fields, known: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
+    let name = fields.text("credentials")?;
+    dangling(fields, "credentials", &name, known, PROFILE_NAME, problems);
+    Some(name)
+}
+
+/// Writes the block, unless it would be empty.
+pub(super) fn write_all(profiles: &BTreeMap<String, Credentials>, out: &mut Out) {
+    if profiles.is_empty() {
+        return;
+    }
+    out.block("credentials", |out| {
+        for (name, profile) in profiles {
+            out.block(name, |out| profile.write(out));
+        }
+    });
+}
+
 impl Credentials {
-    pub(super) fn read(profile: &Variant) -> Credentials {
+    fn base(&self) -> Option<&str> {
+        match self {
+            Credentials::AssumeRole { base, .. } => base.as_deref(),
+            Credentials::Ambient => None,
+        }
+    }
+
+    fn read(profile: &Variant) -> Credentials {
         let fields = &profile.fields;
         match profile.tag {
             "assume_role" => Credentials::AssumeRole {
@@ -61,7 +133,7 @@ impl Credentials {
         }
     }
 
-    pub(super) fn write(&self, out: &mut Out) {
+    fn write(&self, out: &mut Out) {
         match self {
             Credentials::Ambient => out.put("type", "ambient"),
             Credentials::AssumeRole { role_arn, external_id, session_name, region, base } => {

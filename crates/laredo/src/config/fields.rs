@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
         Leaf::read(node?, kind).ok()
     }
 
+    /// Whether there is a block at all.
+    pub(crate) fn is_block(&self) -> bool {
+        self.node.is_some_and(|node| node.object().is_some())
+    }
+
     /// Whether the key is given, well or badly.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).0.is_some()
@@ -184,13 +189,20 @@ impl<'a> Fields<'a> {
 
     /// The strings of a list.
     pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        self.texts_and_places(name).into_iter().map(|(text, ..)| text).collect()
+    }
+
+    /// The strings of a list, each with the path of its item and where that was written.
+    pub(crate) fn texts_and_places(&self, name: &str) -> Vec<(String, KeyPath, &'a Place)> {
         let (node, kind) = self.get(name);
         let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
+        let path = self.path.key(name);
         let items = node.and_then(Node::items).unwrap_or_default();
         items
             .into_iter()
-            .filter_map(|item| match Leaf::read(item, kind) {
-                Ok(Leaf::Text(text)) => Some(text),
+            .enumerate()
+            .filter_map(|(i, item)| match Leaf::read(item, kind) {
+                Ok(Leaf::Text(text)) => Some((text, path.index(i), &item.place)),
                 _ => None,
             })
             .collect()

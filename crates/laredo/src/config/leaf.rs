@@ -89,6 +89,7 @@ pub(crate) fn expected(kind: &Kind) -> String {
             format!("a whole number, {min} or more")
         }
         Kind::Count { min, max } => format!("a whole number from {min} to {max}"),
+        Kind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX } => "a number above 0".to_owned(),
         Kind::Ratio { min, max } => format!("a number from {min} to {max}"),
         Kind::Time { min, max } => format!("a duration with a unit, from {} to {}", show_time(*min), show_time(*max)),
         Kind::Size { min, .. } if *min == 0 => "a size such as 32MiB".to_owned(),

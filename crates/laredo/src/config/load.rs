@@ -42,7 +42,8 @@ impl Loader {
         Loader::new(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
     }
 
-    /// Names the configuration file (`--config`), over the one that `LAREDO_CONFIG` names.
+    /// Names the configuration file (`--config`), over the one that `LAREDO_CONFIG` names, or for the snapshotter
+    /// `LAREDO_SNAPSHOTTER_CONFIG`.
     pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
         self.file = Some(file.into());
         self

@@ -33,6 +33,8 @@ impl Marks {
             marks = marks.child(key, place);
         }
         marks.place = place.clone();
+        // A list is replaced, and its items with it.
+        marks.items.clear();
     }
 
     /// Enters a key of a block, which a scalar or list that stood there before no longer is.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! files, variables, arguments ──load──▶ tree with places ──check──▶ problems
-//!                                             └──read (server)──▶ ServerConfig
+//!                                             ├──read (server)──▶ ServerConfig
+//!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
 //! [`Loader`] merges the layers; a program's schema says which keys there are; the program's reader
@@ -19,9 +20,11 @@ mod load;
 mod marks;
 mod nearest;
 mod overrides;
+mod references;
 mod schema;
 mod secret;
 pub mod server;
+pub mod snapshotter;
 mod sources;
 mod syntax;
 mod tree;
@@ -34,3 +37,4 @@ pub use diagnostics::Report;
 pub use load::Loader;
 pub use secret::{MASK, Secret};
 pub use server::ServerConfig;
+pub use snapshotter::SnapshotterConfig;

@@ -12,7 +12,9 @@ pub(crate) struct Schema {
     pub(crate) refused: &'static [(&'static str, &'static str)],
     /// The variable that names the configuration file.
     pub(crate) file_variable: &'static str,
-    /// What follows `LAREDO_` in variables that are for somebody else; all that begin so where it ends in an underscore.
+    /// How the names of this program's variables begin; others are not looked at.
+    pub(crate) variable_prefix: &'static str,
+    /// What follows `LAREDO_` in such variables that are for somebody else; all that begin so where it ends in an underscore.
     pub(crate) foreign_variables: &'static [&'static str],
 }
 
@@ -181,6 +183,9 @@ pub(crate) const PORT: Kind = Kind::Count { min: 0, max: u16::MAX as u64 };
 
 /// A whole number from 1.
 pub(crate) const AT_LEAST_ONE: Kind = Kind::Count { min: 1, max: i64::MAX as u64 };
+
+/// Any number above 0.
+pub(crate) const ABOVE_ZERO: Kind = Kind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX };
 
 /// Ten years are for ever, and no sum of such times overflows.
 pub(crate) const AGE: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(3650 * 86_400) };

@@ -86,6 +86,7 @@ fn is_secret_name(key: &str) -> bool {
     ["passw", "secret", "token", "connection", "dsn"].iter().any(|part| key.contains(part))
         || strsim::damerau_levenshtein(&key, "connection") <= 3
         || strsim::damerau_levenshtein(&key, "password") <= 2
+        || strsim::damerau_levenshtein(&key, "token") <= 1
 }
 
 /// Marks the value that begins at `start` as hidden: strings and bare words up to the end of the

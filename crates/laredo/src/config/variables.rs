@@ -6,15 +6,15 @@
 use super::marks::Marks;
 use super::schema::{Kind, Schema};
 
-/// The prefix of every variable that sets a key.
+/// The prefix of every variable that sets a key. What follows is the key's path.
 pub(crate) const PREFIX: &str = "LAREDO_";
 
 /// Whether a variable is for this program's configuration at all.
 ///
 /// Kubernetes gives every pod variables for the services of its namespace; those of a service named
-/// `laredo` or `laredo-server` begin as ours do.
+/// `laredo`, `laredo-server` or `laredo-snapshotter` begin as ours do.
 pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
-    let Some(rest) = name.strip_prefix(PREFIX) else {
+    let Some(rest) = name.strip_prefix(PREFIX).filter(|_| name.starts_with(schema.variable_prefix)) else {
         return false;
     };
     let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
@@ -111,6 +111,7 @@ impl Search {
 fn collect(kind: &Kind, marks: Option<&Marks>, prefix: &str, names: &mut Vec<String>) {
     let named = |name: &str| format!("{prefix}_{}", capitals(name));
     match kind {
+        Kind::Refused(_) => {}
         Kind::Map(kind) => {
             for (name, marks) in marks.iter().flat_map(|m| &m.children) {
                 collect(kind, Some(marks), &named(name), names);

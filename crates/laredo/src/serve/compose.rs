@@ -11,7 +11,6 @@ use laredo_postgres::PostgresSource;
 use laredo_server::{
     HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, WaitingFor, Waits,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -19,27 +18,13 @@ use super::prepare::prepare;
 use super::{listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{SlotConfig, TableConfig};
+use crate::program::{Failure, until};
 
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
 
-/// Why the server ended.
-pub(super) enum Failure {
-    /// What a person has to mend before it can start, each a sentence.
-    Misconfigured(Vec<String>),
-    /// What went wrong.
-    Failed(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::Failed(error)
-    }
-}
-
-/// Runs until SIGTERM or SIGINT, and then as long as clients are there, but no longer than `drain`.
-pub(super) async fn serve(config: &ServerConfig, drain: Duration) -> Result<(), Failure> {
-    let stop = stop_signal()?;
+/// Runs until told to stop, and then as long as clients are there, but no longer than `drain`.
+pub(super) async fn serve(config: &ServerConfig, drain: Duration, stop: watch::Receiver<bool>) -> Result<(), Failure> {
     let clock: Clock = Arc::new(now);
     say_what_is_not_active(config);
     let (tls, allowed_origins) = (listen::tls(config)?, listen::allowed_origins(config)?);
@@ -101,11 +86,6 @@ async fn run(
     Ok(())
 }
 
-/// Waits until it is true; a sender that is gone means the same.
-async fn until(mut flag: watch::Receiver<bool>) {
-    let _ = flag.wait_for(|set| *set).await;
-}
-
 fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
     let name = laredo_core::TableName::new(&table.schema, &table.table);
     let handle = engine.table(&name)?.clone();
@@ -138,28 +118,6 @@ fn say_what_is_not_active(config: &ServerConfig) {
             tracing::info!(table = name, "clients without limit; set max_clients to have one");
         }
     }
-}
-
-/// True once SIGTERM or SIGINT has come.
-fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-    let (sender, stop) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
-        sender.send_replace(true);
-        // A second signal ends the process at once.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("second signal: ending at once");
-        std::process::exit(1);
-    });
-    Ok(stop)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]

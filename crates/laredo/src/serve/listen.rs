@@ -8,9 +8,9 @@ use http::HeaderValue;
 use laredo_server::{Listeners, TlsFile, TlsOptions};
 use tokio::net::TcpListener;
 
-use super::compose::Failure;
 use crate::config::ServerConfig;
 use crate::config::server::TlsConfig;
+use crate::program::Failure;
 
 /// Binds every port; all that cannot be had are told at once.
 pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {

@@ -14,9 +14,9 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::compose::Failure;
 use super::options;
 use crate::config::ServerConfig;
+use crate::program::Failure;
 
 /// A source and its tables, as they are asked for.
 struct Plan<'a> {

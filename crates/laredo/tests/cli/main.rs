@@ -1,5 +1,6 @@
-//! The program `laredo`, run as an operator runs it, against a server of the test's own.
+//! The program `laredo`, run as an operator runs it, against a server of the test's own; and what the other programs answer.
 
+mod programs;
 mod server;
 
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! No input makes the loader panic, and every report can be shown.
 
-use laredo::config::ServerConfig;
+use laredo::config::{ServerConfig, SnapshotterConfig};
 use proptest::prelude::*;
 
 use super::{Folder, fixture};
@@ -9,16 +9,22 @@ fn load_bytes(bytes: &[u8], setting: &str) {
     let folder = Folder::new(&[]);
     folder.write("laredo.conf", bytes);
     let loader = folder
-        .loader_with(&[("LAREDO_SOURCES_A_CONNECTION", setting), ("LAREDO_TABLES", setting)])
+        .loader_with(&[
+            ("LAREDO_SOURCES_A_CONNECTION", setting),
+            ("LAREDO_TABLES", setting),
+            ("LAREDO_SNAPSHOTTER_SOURCE_SERVER", setting),
+            ("LAREDO_SNAPSHOTTER_FORMATS_DIFF", setting),
+        ])
         .file(folder.path("laredo.conf"))
         .set(setting);
-    match ServerConfig::load(&loader) {
-        Ok(config) => drop(config.to_hocon()),
-        Err(report) => {
-            assert!(report.problem_count() > 0);
-            assert!(!report.to_string().is_empty());
-            assert!(!report.render(false).is_empty());
-        }
+    let shown = [
+        ServerConfig::load(&loader).map(|config| config.to_hocon()),
+        SnapshotterConfig::load(&loader).map(|config| config.to_hocon() + &config.warnings().concat()),
+    ];
+    for report in shown.into_iter().filter_map(Result::err) {
+        assert!(report.problem_count() > 0);
+        assert!(!report.to_string().is_empty());
+        assert!(!report.render(false).is_empty());
     }
 }
 
@@ -41,6 +47,17 @@ fn soup() -> impl Strategy<Value = String> {
         "filters",
         "snapshot",
         "replication-fanout",
+        "snapshotter",
+        "source",
+        "server",
+        "\"h:1\"",
+        "tls",
+        "destinations",
+        "path",
+        "formats",
+        "jsonl",
+        "credentials",
+        "base",
         ".",
         "..",
         " ",
@@ -99,8 +116,13 @@ proptest! {
 
     /// A good file with a piece cut out and another put in: errors deep inside.
     #[test]
-    fn a_mutilated_configuration_is_no_panic(at in 0.0..1.0f64, length in 0usize..30, piece in soup()) {
-        let text = std::fs::read_to_string(fixture("every-key.conf")).expect("a fixture");
+    fn a_mutilated_configuration_is_no_panic(
+        of in prop::sample::select(vec!["every-key.conf", "snapshotter-every-key.conf"]),
+        at in 0.0..1.0f64,
+        length in 0usize..30,
+        piece in soup(),
+    ) {
+        let text = std::fs::read_to_string(fixture(of)).expect("a fixture");
         let chars: Vec<char> = text.chars().collect();
         let start = (chars.len() as f64 * at) as usize;
         let end = (start + length).min(chars.len());

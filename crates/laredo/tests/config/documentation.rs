@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use laredo::config::ServerConfig;
+use laredo::config::{ServerConfig, SnapshotterConfig};
 use laredo_client::{Replica, TableName, Unique};
 
 use super::Folder;
@@ -57,46 +57,69 @@ async fn example_of_the_readme() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[test]
-fn every_example_of_the_reference_loads() {
+/// The reference's part about the server, and the one about the snapshotter.
+fn parts() -> [String; 2] {
     let reference = reference();
-    let examples = blocks(&reference, "hocon");
-    assert_eq!(examples.len(), 4);
-    let folder = Folder::new(&[("tables.conf", examples[0])]);
-    for example in &examples {
-        folder.write("example.conf", example.as_bytes());
-        let loader = folder.loader_with(&[("PG_URL", "postgresql://u@h/d")]).file(folder.path("example.conf"));
-        ServerConfig::load(&loader).unwrap_or_else(|report| panic!("{example}\n{}", report.render(false)));
-    }
+    let (server, snapshotter) = reference.split_once("\n## The snapshotter\n").expect("both");
+    [server.to_owned(), snapshotter.to_owned()]
 }
 
-/// The keys in the first column of the reference's tables.
-fn documented_keys() -> BTreeSet<String> {
-    reference().lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect()
+#[test]
+fn every_example_of_the_reference_loads() {
+    let [server, snapshotter] = parts();
+    let examples = blocks(&server, "hocon");
+    assert_eq!(examples.len(), 4);
+    let folder = Folder::new(&[("tables.conf", examples[0])]);
+    let loader = |example: &str| {
+        folder.write("example.conf", example.as_bytes());
+        folder.loader_with(&[("PG_URL", "postgresql://u@h/d")]).file(folder.path("example.conf"))
+    };
+    for example in &examples {
+        ServerConfig::load(&loader(example)).unwrap_or_else(|report| panic!("{example}\n{}", report.render(false)));
+    }
+    let examples = blocks(&snapshotter, "hocon");
+    assert_eq!(examples.len(), 2);
+    for example in &examples {
+        let config = SnapshotterConfig::load(&loader(example));
+        let config = config.unwrap_or_else(|report| panic!("{example}\n{}", report.render(false)));
+        assert_eq!(config.warnings(), [""; 0], "{example}");
+    }
 }
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
-    let (reference, documented) = (reference(), documented_keys());
+    let [server, snapshotter] = parts();
+    check_keys(&server, &ServerConfig::keys(), &["filters.", "transforms."]);
+    // Its credentials are those of the server.
+    let credentials = server.split_once("\n## Credentials\n").expect("the profiles").1;
+    let credentials = credentials.split("\n## ").next().expect("split has a first part");
+    check_keys(&format!("{snapshotter}{credentials}"), &SnapshotterConfig::keys(), &["destinations.", "events."]);
+}
+
+/// The keys of the parts in `by_type` share rows with the types that have them.
+fn check_keys(reference: &str, keys: &[String], by_type: &[&str]) {
+    // The keys in the first column of the tables.
+    let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<&str> = rows.collect();
     let is_suffix = |key: &str, row: &str| key == row || key.ends_with(&format!(".{row}"));
-    let keys = ServerConfig::keys();
     let missing: Vec<_> = keys
         .iter()
         .filter(|key| {
             let last = key.trim_end_matches(".*").rsplit('.').next().unwrap_or_default();
-            // The keys of filters and transforms share rows with their meaning.
-            let in_row_of_its_type = key.contains("filters.") || key.contains("transforms.");
-            let found = in_row_of_its_type && reference.contains(&format!("`{last}`"));
+            let in_row_of_its_type = last == "type" || reference.contains(&format!("`{last}`"));
+            let found = by_type.iter().any(|part| key.contains(part)) && in_row_of_its_type;
             !found && !documented.iter().any(|row| is_suffix(key, row))
         })
         .collect();
     assert!(missing.is_empty(), "not in docs/configuration.md: {missing:#?}");
 
-    // Rows are keys, the blocks and lists above them, and the types of filters and transforms.
+    // Rows are keys, the blocks and lists above them, and the types of what has several.
     let is_above = |key: &str, row: &str| key.contains(&format!(".{row}."));
+    let types = ["local", "s3", "sns", "sqs", "kinesis"];
     let invented: Vec<_> = documented
         .iter()
-        .filter(|row| !row.contains('-') && !keys.iter().any(|key| is_suffix(key, row) || is_above(key, row)))
+        .filter(|row| !row.contains('-') && !types.contains(row))
+        .filter(|row| !keys.iter().any(|key| is_suffix(key, row) || is_above(key, row)))
         .collect();
     assert!(invented.is_empty(), "only in docs/configuration.md: {invented:#?}");
 }

@@ -213,6 +213,15 @@ fn errors_of_variables_and_settings_name_them() {
 }
 
 #[test]
+fn an_item_of_a_list_that_an_argument_sets_is_told_where_the_argument_is() {
+    let folder = Folder::new(&[("laredo.conf", &format!("{MINIMAL}\ngrpc.allowed_origins = [\"https://a.example\"]"))]);
+    let loader = folder.loader().file(folder.path("laredo.conf")).set("grpc.allowed_origins=[nowhere]");
+    let lines = folder.lines(&ServerConfig::load(&loader).expect_err("no origin"));
+    let place = "--set grpc.allowed_origins: grpc.allowed_origins[0]: expected an origin";
+    assert!(lines.len() == 1 && lines[0].starts_with(place), "{lines:?}");
+}
+
+#[test]
 fn substitutions_take_variables_of_the_environment_that_was_handed_in() {
     let folder = Folder::new(&[(
         "laredo.conf",

@@ -1,4 +1,4 @@
-//! The server's configuration: what loads, what is refused and how it is said.
+//! The programs' configurations: what loads, what is refused and how it is said.
 
 mod arbitrary;
 mod documentation;
@@ -6,6 +6,7 @@ mod errors;
 mod examples;
 mod layers;
 mod secrets;
+mod snapshotter;
 
 use std::path::{Path, PathBuf};
 

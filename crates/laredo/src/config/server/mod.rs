@@ -25,7 +25,7 @@ pub use store::Store;
 pub use table::TableConfig;
 pub use transforms::Transform;
 
-use super::credentials::{CREDENTIALS, Credentials};
+use super::credentials::{self, CREDENTIALS, Credentials};
 use super::diagnostics::{Problem, Report};
 use super::fields::Fields;
 use super::load::Loader;
@@ -58,7 +58,8 @@ static SCHEMA: Schema = Schema {
     root: &ROOT,
     refused: refused::KEYS,
     file_variable: "LAREDO_CONFIG",
-    foreign_variables: &["SERVER", "SNAPSHOTTER_", "TEST_"],
+    variable_prefix: "LAREDO_",
+    foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_"],
 };
 
 static ROOT: Block = Block {
@@ -76,6 +77,10 @@ static ROOT: Block = Block {
                 "snapshots of the whole server have no meaning in this version; \
                  write the snapshot block inside the target",
             ),
+        ),
+        Key::new(
+            "snapshotter",
+            Kind::Refused("is for laredo-snapshotter; give each program files of its own (--config, --conf-dir)"),
         ),
     ],
 };
@@ -113,13 +118,7 @@ impl ServerConfig {
         out.block("grpc", |out| self.grpc.write(out));
         out.block("health", |out| self.health.write(out));
         out.block("observability", |out| self.observability.write(out));
-        if !self.credentials.is_empty() {
-            out.block("credentials", |out| {
-                for (name, profile) in &self.credentials {
-                    out.block(name, |out| profile.write(out));
-                }
-            });
-        }
+        credentials::write_all(&self.credentials, &mut out);
         out.into_document()
     }
 
@@ -127,7 +126,7 @@ impl ServerConfig {
         let root = Fields::root(root, &ROOT);
         let fanout_port = root.block("fanout").block("grpc").port("port").unwrap_or(FANOUT_PORT_DEFAULT);
         let sources = source::read_all(&root, problems);
-        let credentials = read_credentials(&root, problems);
+        let credentials = credentials::read_all(&root, problems);
         let known = Known { sources: root.names("sources"), credentials: root.names("credentials"), fanout_port };
         let config = ServerConfig {
             sources,
@@ -202,41 +201,4 @@ struct Known<'a> {
     sources: Vec<&'a str>,
     credentials: Vec<&'a str>,
     fanout_port: u16,
-}
-
-fn read_credentials(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, Credentials> {
-    let names = root.names("credentials");
-    root.variants_by_name("credentials")
-        .into_iter()
-        .map(|(name, profile)| {
-            let credentials = Credentials::read(&profile);
-            if let Credentials::AssumeRole { base: Some(base), .. } = &credentials {
-                if base == name {
-                    problems.push(Problem::new(
-                        profile.fields.place_of("base"),
-                        &profile.fields.path.key("base"),
-                        "a profile cannot be its own base",
-                    ));
-                } else {
-                    dangling(&profile.fields, "base", base, &names, "credentials profile", problems);
-                }
-            }
-            (name.to_owned(), credentials)
-        })
-        .collect()
-}
-
-/// Reports a reference to something that does not exist.
-fn dangling(fields: &Fields, key: &str, name: &str, known: &[&str], what: &str, problems: &mut Vec<Problem>) {
-    if known.contains(&name) {
-        return;
-    }
-    let message = format!("there is no {what} named \"{name}\"");
-    let problem = Problem::new(fields.place_of(key), &fields.path.key(key), message);
-    let help = match super::nearest::nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean {near}?"),
-        None if known.is_empty() => format!("no {what} is configured"),
-        None => format!("there are {}", known.join(", ")),
-    };
-    problems.push(problem.help(help));
 }

@@ -84,13 +84,7 @@ impl ObservabilityConfig {
                     Some("text") => LogType::Text,
                     _ => LogType::Structured,
                 },
-                level: match logging.word("level") {
-                    Some("trace") => LogLevel::Trace,
-                    Some("debug") => LogLevel::Debug,
-                    Some("warn") => LogLevel::Warn,
-                    Some("error") => LogLevel::Error,
-                    _ => LogLevel::Info,
-                },
+                level: logging.word("level").and_then(LogLevel::from_name).unwrap_or(LogLevel::Info),
             },
         }
     }
@@ -115,6 +109,14 @@ impl ObservabilityConfig {
 }
 
 impl LogLevel {
+    /// All levels, the least first.
+    pub const ALL: [LogLevel; 5] = [LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error];
+
+    /// The level of a name.
+    pub fn from_name(name: &str) -> Option<LogLevel> {
+        LogLevel::ALL.into_iter().find(|level| level.name() == name)
+    }
+
     /// The level as it is written in configurations and in `tracing`'s filters.
     pub fn name(self) -> &'static str {
         match self {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::super::credentials;
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
 use super::super::schema::{Block, Key, TEXT, TEXT_OR_EMPTY};
 use super::super::write::{self, text};
-use super::{Known, dangling};
+use super::Known;
 
 /// A place for files: `store` and the `store_config` beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,16 +55,11 @@ impl Store {
         }
         let config = fields.block("store_config");
         if fields.word("store") == Some("s3") {
-            let credentials = config.text("credentials");
-            if let Some(name) = &credentials {
-                let what = "credentials profile";
-                dangling(&config, "credentials", name, &known.credentials, what, problems);
-            }
             Store::S3 {
                 bucket: config.text("bucket").unwrap_or_default(),
                 prefix: config.text("prefix").unwrap_or_default(),
                 region: config.text("region"),
-                credentials,
+                credentials: credentials::read_name(&config, &known.credentials, problems),
             }
         } else {
             Store::Local { path: config.text("path").unwrap_or_default().into() }

@@ -2,11 +2,12 @@
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
+use super::super::references::{dangling, repeated};
 use super::super::schema::{Block, Key, Kind, TEXT};
 use super::super::write::{self, list, text};
+use super::Known;
 use super::fanout::{FanoutConfig, TARGET};
 use super::transforms::Transform;
-use super::{Known, dangling};
 
 /// A table and the fan-out that serves it.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,11 +101,9 @@ impl TableConfig {
 
     /// The key must name each column once, and reach the clients.
     fn check_key(&self, fields: &Fields, problems: &mut Vec<Problem>) {
+        repeated(fields, "key_fields", problems);
         let path = fields.path.key("key_fields");
-        for (i, field) in self.key_fields.iter().enumerate() {
-            if self.key_fields[..i].contains(field) {
-                problems.push(Problem::new(fields.place_of("key_fields"), &path, format!("names {field} twice")));
-            }
+        for field in &self.key_fields {
             let dropped = self
                 .fanout
                 .transforms

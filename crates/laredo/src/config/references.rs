@@ -1,0 +1,38 @@
+//! Names of other things, and lists whose items have to differ.
+
+use super::diagnostics::Problem;
+use super::fields::Fields;
+use super::nearest::nearest;
+
+/// Reports a reference to something that does not exist.
+pub(super) fn dangling(
+    fields: &Fields,
+    key: &str,
+    name: &str,
+    known: &[&str],
+    what: &str,
+    problems: &mut Vec<Problem>,
+) {
+    if known.contains(&name) {
+        return;
+    }
+    let message = format!("there is no {what} named \"{name}\"");
+    let problem = Problem::new(fields.place_of(key), &fields.path.key(key), message);
+    let help = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => format!("no {what} is configured"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    problems.push(problem.help(help));
+}
+
+/// Reports strings that a list has more than once.
+pub(super) fn repeated(fields: &Fields, key: &str, problems: &mut Vec<Problem>) {
+    let texts = fields.texts(key);
+    for (i, text) in texts.iter().enumerate() {
+        if texts[..i].contains(text) {
+            let message = format!("names {text} twice");
+            problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! How a service of AWS, or one that speaks as it does, is reached.
+
+use http::Uri;
+use http::uri::Authority;
+
+use super::super::credentials;
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::schema::{Key, Kind, TEXT};
+use super::super::write::{self, text};
+
+/// What every service of AWS is reached with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AwsConfig {
+    /// The region; if absent, what the environment says.
+    pub region: Option<String>,
+    /// The URL of a service that is not AWS's own; if absent, the region's.
+    pub endpoint: Option<String>,
+    /// The credentials profile; if absent, the SDK's default chain.
+    pub credentials: Option<String>,
+}
+
+pub(super) const REGION: Key = Key::new("region", TEXT);
+pub(super) const ENDPOINT: Key = Key::new("endpoint", URL);
+pub(super) const PROFILE: Key = Key::new("credentials", TEXT);
+
+/// An address on the web. Who asks there is said by credentials, not by the address, which is printed.
+pub(super) const URL: Kind =
+    Kind::Text { accepts: is_url, expected: "a URL that begins with http:// or https:// and names no user" };
+
+fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        let names_a_host = |authority: &Authority| !authority.host().is_empty() && !authority.as_str().contains('@');
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(names_a_host)
+    })
+}
+
+impl AwsConfig {
+    pub(super) fn read(fields: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Self {
+        AwsConfig {
+            region: fields.text("region"),
+            endpoint: fields.text("endpoint"),
+            credentials: credentials::read_name(fields, profiles, problems),
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put_if("region", self.region.as_deref().map(text));
+        out.put_if("endpoint", self.endpoint.as_deref().map(text));
+        out.put_if("credentials", self.credentials.as_deref().map(text));
+    }
+}

@@ -1,0 +1,106 @@
+//! Destinations: where a table's archive is written.
+
+use std::path::PathBuf;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::{Fields, Variant};
+use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
+use super::super::write::{self, text};
+use super::aws::{self, AwsConfig};
+
+/// A place for archives. The table's `key_prefix` follows what is said here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationConfig {
+    /// A folder.
+    Local {
+        /// The folder's path, as it is given.
+        path: PathBuf,
+    },
+    /// A bucket.
+    S3(S3Config),
+}
+
+/// A bucket of S3, or of a store that speaks as S3 does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3Config {
+    /// The bucket's name.
+    pub bucket: String,
+    /// What every key in it begins with, as it is given; empty by default.
+    pub prefix: String,
+    /// Whether the bucket stands in the path of URLs rather than in the host's name. Default false.
+    pub force_path_style: bool,
+    /// How the store is reached.
+    pub aws: AwsConfig,
+}
+
+/// The schema of `destinations`.
+pub(super) const DESTINATIONS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+    tag: "type",
+    what: "destination type",
+    variants: &[(&["local"], &LOCAL), (&["s3"], &S3)],
+}));
+
+static LOCAL: Block = Block { keys: &[Key::required("type", TEXT), Key::required("path", TEXT)] };
+
+static S3: Block = Block {
+    keys: &[
+        Key::required("type", TEXT),
+        Key::required("bucket", BUCKET),
+        Key::new("prefix", PREFIX),
+        aws::REGION,
+        aws::ENDPOINT,
+        Key::new("force_path_style", Kind::Flag),
+        aws::PROFILE,
+    ],
+};
+
+const BUCKET: Kind = Kind::Text {
+    accepts: |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !"/:?#".contains(c)),
+    expected: "a bucket's name, without s3:// and without slashes",
+};
+
+/// What names begin with. It leads nowhere but down.
+pub(super) const PREFIX: Kind = Kind::Text {
+    accepts: |text| !text.contains('\0') && text.split('/').all(|part| !matches!(part, "." | "..")),
+    expected: "the beginning of names, such as users/, in which no part is . or ..",
+};
+
+impl DestinationConfig {
+    pub(super) fn read_all(table: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Vec<DestinationConfig> {
+        if table.has("destinations") && table.item_count("destinations") == 0 {
+            let message = "there is no destination; name at least one to write to";
+            problems.push(Problem::new(table.place_of("destinations"), &table.path.key("destinations"), message));
+        }
+        let destinations = table.variants("destinations");
+        destinations.iter().map(|destination| Self::read(destination, profiles, problems)).collect()
+    }
+
+    fn read(destination: &Variant, profiles: &[&str], problems: &mut Vec<Problem>) -> DestinationConfig {
+        let fields = &destination.fields;
+        match destination.tag {
+            "s3" => DestinationConfig::S3(S3Config {
+                bucket: fields.text("bucket").unwrap_or_default(),
+                prefix: fields.text("prefix").unwrap_or_default(),
+                force_path_style: fields.flag("force_path_style").unwrap_or(false),
+                aws: AwsConfig::read(fields, profiles, problems),
+            }),
+            _ => DestinationConfig::Local { path: fields.text("path").unwrap_or_default().into() },
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        match self {
+            DestinationConfig::Local { path } => {
+                out.put("type", "local");
+                out.put("path", text(&path.to_string_lossy()));
+            }
+            DestinationConfig::S3(s3) => {
+                out.put("type", "s3");
+                out.put("bucket", text(&s3.bucket));
+                out.put("prefix", text(&s3.prefix));
+                out.put("force_path_style", s3.force_path_style);
+                s3.aws.write(out);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Events: who is told when an archive's head has moved.
+
+use super::super::diagnostics::Problem;
+use super::super::fields::{Fields, Variant};
+use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
+use super::super::write::{self, text};
+use super::aws::{self, AwsConfig};
+
+/// Somebody who is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventConfig {
+    /// Who.
+    pub target: EventTarget,
+    /// How the service is reached.
+    pub aws: AwsConfig,
+}
+
+/// Where events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventTarget {
+    /// A topic of SNS.
+    Sns {
+        /// The topic's ARN.
+        topic_arn: String,
+    },
+    /// A queue of SQS.
+    Sqs {
+        /// The queue's URL.
+        queue_url: String,
+    },
+    /// A stream of Kinesis.
+    Kinesis {
+        /// The stream's name.
+        stream: String,
+    },
+}
+
+/// The schema of `events`.
+pub(super) const EVENTS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+    tag: "type",
+    what: "kind of event",
+    variants: &[(&["sns"], &SNS), (&["sqs"], &SQS), (&["kinesis"], &KINESIS)],
+}));
+
+static SNS: Block = Block { keys: &keys(Key::required("topic_arn", ARN)) };
+static SQS: Block = Block { keys: &keys(Key::required("queue_url", aws::URL)) };
+static KINESIS: Block = Block { keys: &keys(Key::required("stream", STREAM)) };
+
+const fn keys(own: Key) -> [Key; 5] {
+    [Key::required("type", TEXT), own, aws::REGION, aws::ENDPOINT, aws::PROFILE]
+}
+
+const ARN: Kind = Kind::Text {
+    accepts: |text| text.starts_with("arn:") && text.matches(':').count() >= 5 && !text.contains(char::is_whitespace),
+    expected: "an ARN, such as arn:aws:sns:eu-west-1:222233334444:changes",
+};
+
+const STREAM: Kind = Kind::Text {
+    accepts: |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)),
+    expected: "a stream's name: letters, digits, _, . and -",
+};
+
+impl EventConfig {
+    pub(super) fn read_all(table: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Vec<EventConfig> {
+        let events = table.variants("events");
+        events
+            .iter()
+            .map(|event| EventConfig {
+                target: EventTarget::read(event),
+                aws: AwsConfig::read(&event.fields, profiles, problems),
+            })
+            .collect()
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        self.target.write(out);
+        self.aws.write(out);
+    }
+}
+
+impl EventTarget {
+    fn read(event: &Variant) -> EventTarget {
+        let own = |key: &str| event.fields.text(key).unwrap_or_default();
+        match event.tag {
+            "sns" => EventTarget::Sns { topic_arn: own("topic_arn") },
+            "sqs" => EventTarget::Sqs { queue_url: own("queue_url") },
+            _ => EventTarget::Kinesis { stream: own("stream") },
+        }
+    }
+
+    fn write(&self, out: &mut write::Block) {
+        let (tag, key, value) = match self {
+            EventTarget::Sns { topic_arn } => ("sns", "topic_arn", topic_arn),
+            EventTarget::Sqs { queue_url } => ("sqs", "queue_url", queue_url),
+            EventTarget::Kinesis { stream } => ("kinesis", "stream", stream),
+        };
+        out.put("type", tag);
+        out.put(key, text(value));
+    }
+}

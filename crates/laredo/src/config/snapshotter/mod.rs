@@ -1,0 +1,171 @@
+//! The configuration of `laredo-snapshotter`.
+
+mod aws;
+mod destination;
+mod event;
+mod formats;
+mod places;
+mod schedule;
+mod source;
+mod table;
+
+use std::collections::BTreeMap;
+
+pub use aws::AwsConfig;
+pub use destination::{DestinationConfig, S3Config};
+pub use event::{EventConfig, EventTarget};
+pub use formats::FormatsConfig;
+pub use source::{IdentityConfig, SourceConfig, TlsConfig};
+pub use table::TableConfig;
+
+use super::credentials::{self, CREDENTIALS, Credentials};
+use super::diagnostics::{Problem, Report};
+use super::fields::Fields;
+use super::leaf::expected;
+use super::load::Loader;
+use super::schema::{Block, Key, Kind, PORT, Schema};
+use super::tree::Node;
+use super::write;
+
+/// Everything `laredo-snapshotter` is told, checked: references exist, values are in range, defaults are filled in, and no two
+/// archives are in one place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotterConfig {
+    /// The tables, in the order they are written; at least one.
+    pub tables: Vec<TableConfig>,
+    /// The TCP port of the HTTP API, 0 being any free one. Default 8080.
+    pub http_port: u16,
+    /// The profiles that destinations and events name.
+    pub credentials: BTreeMap<String, Credentials>,
+}
+
+static SCHEMA: Schema = Schema {
+    root: &ROOT,
+    refused: &[],
+    file_variable: "LAREDO_SNAPSHOTTER_CONFIG",
+    variable_prefix: "LAREDO_SNAPSHOTTER",
+    foreign_variables: &[],
+};
+
+static ROOT: Block = Block {
+    keys: &[
+        Key::required("snapshotter", Kind::Block(&SNAPSHOTTER)),
+        Key::new("source", INSIDE),
+        Key::new("destinations", INSIDE),
+        Key::new("tables", INSIDE),
+        Key::new("http", INSIDE),
+        Key::new("credentials", INSIDE),
+    ],
+};
+
+const INSIDE: Kind = Kind::Refused(
+    "belongs inside snapshotter { … }; where it is meant for laredo-server, give each program files of its own \
+     (--config, --conf-dir)",
+);
+
+static SNAPSHOTTER: Block = Block { keys: &SNAPSHOTTER_KEYS };
+
+/// The keys of one table, which `tables` stands for, and those of the whole program.
+static SNAPSHOTTER_KEYS: [Key; table::KEYS.len() + 3] = {
+    let [source, key_prefix, key_fields, diff, snapshot, formats, destinations, events, retention] = table::KEYS;
+    [
+        Key { required: false, ..source },
+        key_prefix,
+        key_fields,
+        diff,
+        snapshot,
+        formats,
+        Key { required: false, ..destinations },
+        events,
+        retention,
+        Key::new("tables", Kind::List(&Kind::Block(&table::TABLE))),
+        Key::new("http", Kind::Block(&HTTP)),
+        Key::new("credentials", CREDENTIALS),
+    ]
+};
+
+static HTTP: Block = Block { keys: &[Key::new("port", PORT)] };
+
+impl SnapshotterConfig {
+    /// Loads, merges and checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, at once.
+    pub fn load(loader: &Loader) -> Result<Self, Report> {
+        loader.load(&SCHEMA, Self::read)
+    }
+
+    /// The paths of all keys, `*` standing for the names that a user chooses and list items without their number:
+    /// `snapshotter.source.server`, `snapshotter.tables.source.server`.
+    pub fn keys() -> Vec<String> {
+        SCHEMA.keys()
+    }
+
+    /// The effective configuration as HOCON that loads to the same again, but for tokens, which are masked.
+    pub fn to_hocon(&self) -> String {
+        let mut out = write::Block::default();
+        out.block("snapshotter", |out| {
+            out.block("http", |out| out.put("port", self.http_port));
+            credentials::write_all(&self.credentials, out);
+            out.blocks("tables", &self.tables, |table, out| table.write(out));
+        });
+        out.into_document()
+    }
+
+    /// What is allowed and probably not meant, each in a sentence that names the table.
+    pub fn warnings(&self) -> Vec<String> {
+        self.tables
+            .iter()
+            .flat_map(|table| {
+                let warnings = table.source.warnings().into_iter().chain(places::warnings(table));
+                warnings.map(|warning| format!("{}: {warning}", table.source.name()))
+            })
+            .collect()
+    }
+
+    fn read(root: &Node, problems: &mut Vec<Problem>) -> SnapshotterConfig {
+        let fields = Fields::root(root, &ROOT).block("snapshotter");
+        let profiles = fields.names("credentials");
+        let blocks = table_blocks(&fields, root, problems);
+        let tables: Vec<_> = blocks.iter().map(|block| TableConfig::read(block, &profiles, problems)).collect();
+        places::check(&blocks, &tables, problems);
+        SnapshotterConfig {
+            tables,
+            http_port: fields.block("http").port("port").unwrap_or(8080),
+            credentials: credentials::read_all(&fields, problems),
+        }
+    }
+}
+
+/// The blocks of the tables: the items of `tables`, or the one that `snapshotter` itself is.
+fn table_blocks<'a>(fields: &Fields<'a>, root: &'a Node, problems: &mut Vec<Problem>) -> Vec<Fields<'a>> {
+    let given: Vec<_> = table::KEYS.iter().map(|key| key.name).filter(|name| fields.has(name)).collect();
+    let mut complain = |key: &str, message: String| {
+        problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+    };
+    if fields.has("tables") {
+        if !given.is_empty() {
+            complain(
+                "tables",
+                format!(
+                    "stands beside the keys of one table ({}); put them into an item of tables, or leave tables out",
+                    given.join(", ")
+                ),
+            );
+        } else if fields.item_count("tables") == 0 {
+            complain("tables", "there is no table; name at least one to write".to_owned());
+        }
+        return fields.blocks("tables");
+    }
+    if given.is_empty() {
+        if fields.is_block() {
+            complain("tables", "is required, or the keys of one table (source, destinations) in its place".to_owned());
+        }
+        return Vec::new();
+    }
+    for key in table::KEYS.iter().filter(|key| key.required && !given.contains(&key.name)) {
+        complain(key.name, format!("is required: {}", expected(&key.kind)));
+    }
+    vec![Fields::root(root, &ROOT).block("snapshotter")]
+}

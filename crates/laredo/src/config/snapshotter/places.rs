@@ -1,0 +1,97 @@
+//! Where each archive will be: none where another one is, and none where a `/` was forgotten.
+
+use std::path::{Component, Path, PathBuf};
+
+use laredo_archive::MANIFEST;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::tree::KeyPath;
+use super::{DestinationConfig, TableConfig};
+
+/// An archive's place: the address of its manifest, at the endpoint of a store that is not AWS's own.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    endpoint: Option<String>,
+    manifest: String,
+}
+
+/// Reports archives that would be written over each other. The blocks are those that the tables were read from.
+pub(super) fn check(blocks: &[Fields], tables: &[TableConfig], problems: &mut Vec<Problem>) {
+    let mut taken: Vec<(Place, KeyPath, String)> = Vec::new();
+    for (block, table) in blocks.iter().zip(tables) {
+        // They are read from these, one from one.
+        for (destination, written) in table.destinations.iter().zip(block.variants("destinations")) {
+            let Some(place) = Place::of(destination, table) else { continue };
+            let path = written.fields.path;
+            let name = table.source.name();
+            if let Some((_, other_path, other)) = taken.iter().find(|(other, ..)| *other == place) {
+                let manifest = &place.manifest;
+                let message = format!(
+                    "{name} would be written where {other} is ({other_path}), to {manifest}; give each its own path, prefix or \
+                     key_prefix"
+                );
+                problems.push(Problem::new(&written.fields.place, &path, message));
+            }
+            taken.push((place, path, name));
+        }
+    }
+}
+
+/// Names in which a `/` seems to be missing.
+pub(super) fn warnings(table: &TableConfig) -> Vec<String> {
+    let key_prefix = &table.key_prefix;
+    let warn = |destination: &DestinationConfig| {
+        let prefix = match destination {
+            DestinationConfig::Local { .. } => "",
+            DestinationConfig::S3(s3) => &s3.prefix,
+        };
+        let ends_open = |text: &str| !text.is_empty() && !text.ends_with('/');
+        let after = if ends_open(prefix) && !key_prefix.starts_with('/') {
+            format!("prefix = \"{prefix}\"")
+        } else if ends_open(key_prefix) {
+            format!("key_prefix = \"{key_prefix}\"")
+        } else {
+            return None;
+        };
+        Some(format!("the manifest's name is {prefix}{key_prefix}{MANIFEST}; is a / missing after {after}?"))
+    };
+    table.destinations.iter().filter_map(warn).collect()
+}
+
+impl Place {
+    /// `None` where something that is needed is missing, which has been reported.
+    fn of(destination: &DestinationConfig, table: &TableConfig) -> Option<Place> {
+        let key_prefix = &table.key_prefix;
+        match destination {
+            _ if table.source.table.is_empty() => None,
+            DestinationConfig::Local { path } if path.as_os_str().is_empty() => None,
+            DestinationConfig::Local { path } => {
+                let manifest = format!("{}/{key_prefix}{MANIFEST}", path.display());
+                Some(Place { endpoint: None, manifest: plain(Path::new(&manifest)).display().to_string() })
+            }
+            DestinationConfig::S3(s3) if s3.bucket.is_empty() => None,
+            DestinationConfig::S3(s3) => {
+                let key = format!("{}{key_prefix}{MANIFEST}", s3.prefix);
+                // Stores differ in what they make of empty parts; those of one may be the same to another.
+                let parts: Vec<_> = key.split('/').filter(|part| !part.is_empty()).collect();
+                let endpoint = s3.aws.endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+                Some(Place { endpoint, manifest: format!("s3://{}/{}", s3.bucket, parts.join("/")) })
+            }
+        }
+    }
+}
+
+/// A path from the root without detours, as it is written: what links make of it is not looked at.
+fn plain(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}

@@ -1,0 +1,62 @@
+//! When what is written, and how long it is kept.
+
+use std::time::Duration;
+
+use laredo_archive::Thresholds;
+
+use super::super::diagnostics::Problem;
+use super::super::fields::Fields;
+use super::super::leaf::{show_size, show_time};
+use super::super::schema::{ABOVE_ZERO, AT_LEAST_ONE, Block, Key, Kind};
+use super::super::write;
+
+/// The schema of `diff`.
+pub(super) static DIFF: Block = Block { keys: &[Key::new("interval", INTERVAL)] };
+
+/// The schema of `snapshot`.
+pub(super) static SNAPSHOT: Block = Block {
+    keys: &[
+        Key::new("min_interval", INTERVAL),
+        Key::new("max_interval", INTERVAL),
+        Key::new("max_diff_bytes", Kind::Size { min: 1, max: i64::MAX as u64 }),
+        Key::new("max_diff_fraction", ABOVE_ZERO),
+        Key::new("max_churn_records", AT_LEAST_ONE),
+        Key::new("max_churn_fraction", ABOVE_ZERO),
+    ],
+};
+
+/// The schema of `retention`.
+pub(super) static RETENTION: Block =
+    Block { keys: &[Key::new("keep_epochs", Kind::Count { min: 1, max: u32::MAX as u64 })] };
+
+/// A number that lacks its unit is below it.
+const INTERVAL: Kind = Kind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3650 * 86_400) };
+
+/// Reads `snapshot`.
+pub(super) fn read_thresholds(fields: &Fields, problems: &mut Vec<Problem>) -> Thresholds {
+    let thresholds = Thresholds {
+        min_interval: fields.time("min_interval"),
+        max_interval: fields.time("max_interval"),
+        max_diff_bytes: fields.size("max_diff_bytes"),
+        max_diff_fraction: fields.ratio("max_diff_fraction"),
+        max_churn_records: fields.count("max_churn_records"),
+        max_churn_fraction: fields.ratio("max_churn_fraction"),
+    };
+    if let (Some(least), Some(most)) = (thresholds.min_interval, thresholds.max_interval)
+        && least > most
+    {
+        let message = format!("min_interval, {}, is longer than max_interval, {}", show_time(least), show_time(most));
+        problems.push(Problem::new(fields.place_of("max_interval"), &fields.path.key("max_interval"), message));
+    }
+    thresholds
+}
+
+/// Writes `snapshot`.
+pub(super) fn write_thresholds(thresholds: &Thresholds, out: &mut write::Block) {
+    out.put_if("min_interval", thresholds.min_interval.map(show_time));
+    out.put_if("max_interval", thresholds.max_interval.map(show_time));
+    out.put_if("max_diff_bytes", thresholds.max_diff_bytes.map(show_size));
+    out.put_if("max_diff_fraction", thresholds.max_diff_fraction);
+    out.put_if("max_churn_records", thresholds.max_churn_records);
+    out.put_if("max_churn_fraction", thresholds.max_churn_fraction);
+}

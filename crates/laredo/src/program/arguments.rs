@@ -1,0 +1,57 @@
+//! What every program is told on its command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::config::Loader;
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    /// The configuration file (HOCON).
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A folder of *.conf files that are merged over it by name [default: /etc/laredo/conf.d].
+    #[arg(long, global = true, value_name = "FOLDER")]
+    conf_dir: Option<PathBuf>,
+    /// Another such folder, merged last [default: /docker-entrypoint-init.d].
+    #[arg(long, global = true, value_name = "FOLDER")]
+    init_dir: Option<PathBuf>,
+    /// Sets one key, by its whole path, over files and environment. May be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+/// What may be done besides running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum Command {
+    /// Check the configuration and exit, as `--check` does.
+    Validate,
+    /// Print the effective configuration, secrets masked.
+    Config,
+    /// Ask the one that runs on this machine with the same configuration whether it is ready: exit code 0 if it is.
+    Healthcheck,
+    /// Print the version.
+    Version,
+}
+
+impl ConfigArguments {
+    /// A loader of the layers that they name, and of the process's environment.
+    pub(super) fn loader(&self) -> Loader {
+        let mut loader = Loader::from_process();
+        if let Some(file) = &self.config {
+            loader = loader.file(file);
+        }
+        if let Some(folder) = &self.conf_dir {
+            loader = loader.conf_dir(folder);
+        }
+        if let Some(folder) = &self.init_dir {
+            loader = loader.init_dir(folder);
+        }
+        self.set.iter().fold(loader, |loader, assignment| loader.set(assignment))
+    }
+}

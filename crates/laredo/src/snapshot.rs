@@ -1,0 +1,44 @@
+//! `laredo-snapshotter`, composed: configuration → feeds, destinations, writers → run until told to stop.
+
+use std::process::ExitCode;
+
+use crate::config::server::{LogType, LoggingConfig};
+use crate::config::{Loader, SnapshotterConfig};
+use crate::program::{Task, begin, healthcheck, run as run_until_stopped};
+
+mod arguments;
+mod compose;
+
+pub use arguments::Arguments;
+
+const PROGRAM: &str = "laredo-snapshotter";
+
+/// Where it tells whether every table has its first base. No key moves it.
+const READINESS_PATH: &str = "/health/ready";
+
+/// Runs the program and tells how it ended: 0 stopped as asked, 1 failed, 2 misconfigured.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let Arguments { config, http_port, log_level, command } = arguments;
+    let load = |mut loader: Loader| {
+        if let Some(port) = http_port {
+            loader = loader.flag("--http-port", "snapshotter.http.port", port.to_string());
+        }
+        SnapshotterConfig::load(&loader)
+    };
+    match begin(PROGRAM, &config, command, load, SnapshotterConfig::to_hocon) {
+        Task::Done(code) => code,
+        Task::Checked(config) => {
+            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            ExitCode::SUCCESS
+        }
+        Task::Healthcheck(config) => healthcheck(PROGRAM, config.http_port, READINESS_PATH),
+        Task::Run(config) => {
+            let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
+            run_until_stopped(PROGRAM, &logging, async |stop| {
+                config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+                compose::run(config, stop).await
+            })
+        }
+    }
+}

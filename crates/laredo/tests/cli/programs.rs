@@ -1,0 +1,172 @@
+//! `laredo-server` and `laredo-snapshotter` before they run: what they are asked on the command line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use laredo_testkit::clean_command;
+
+use crate::told;
+
+/// One of the programs, and what is its own.
+struct Program {
+    name: &'static str,
+    path: &'static str,
+    config: &'static str,
+    /// The variable that names the configuration file.
+    variable: &'static str,
+    /// The flag of the port at which it tells whether it is ready, and its key.
+    port: (&'static str, &'static str),
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program {
+        name: "laredo-server",
+        path: env!("CARGO_BIN_EXE_laredo-server"),
+        config: "sources { db { type = postgresql, connection = \"postgresql://u:hunter2@h/d\" } }
+            tables = [{ source = db, schema = public, table = t, targets = [{ type = replication-fanout }] }]",
+        variable: "LAREDO_CONFIG",
+        port: ("--health-port", "health.http_port"),
+    },
+    Program {
+        name: "laredo-snapshotter",
+        path: env!("CARGO_BIN_EXE_laredo-snapshotter"),
+        config: "snapshotter { source { server = \"https://h:1\", schema = public, table = t, token = hunter2 }
+            destinations = [{ type = local, path = /archive }] }",
+        variable: "LAREDO_SNAPSHOTTER_CONFIG",
+        port: ("--http-port", "snapshotter.http.port"),
+    },
+];
+
+impl Program {
+    fn command(&self, config: &str) -> (tempfile::TempDir, Command) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("own.conf");
+        std::fs::write(&file, config).expect("a file");
+        let mut command = clean_command(self.path);
+        command.arg("--config").arg(file).arg("--conf-dir").arg(folder.path().join("conf.d"));
+        std::fs::create_dir(folder.path().join("conf.d")).expect("a folder");
+        (folder, command)
+    }
+
+    /// The exit code, and what is written to standard output and to standard error.
+    fn run(&self, config: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let (_folder, mut command) = self.command(config);
+        told(command.args(arguments).output().expect("it runs"))
+    }
+}
+
+#[test]
+fn they_tell_their_version_and_how_they_are_used() {
+    for program in &PROGRAMS {
+        let version = format!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"));
+        assert_eq!(program.run("", &["version"]), (Some(0), version.clone(), String::new()));
+        assert_eq!(program.run("", &["--version"]).1, version);
+        let help = program.run("", &["--help"]).1;
+        for expected in
+            ["validate", "healthcheck", "--set", "--check", program.port.0, program.variable, "2 misconfigured"]
+        {
+            assert!(help.contains(expected), "{expected} is not in\n{help}");
+        }
+    }
+}
+
+#[test]
+fn they_check_a_configuration_and_exit() {
+    for program in &PROGRAMS {
+        for asked in ["--check", "validate"] {
+            assert_eq!(program.run(program.config, &[asked]), (Some(0), String::new(), String::new()));
+            let wrong = program.config.replace("table =", "tabel =");
+            let (code, _, said) = program.run(&wrong, &[asked]);
+            assert_eq!(code, Some(2), "{said}");
+            for expected in ["own.conf:", "tabel", "did you mean table?", "2 errors; nothing was started"] {
+                assert!(said.contains(expected), "{expected} is not in\n{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn they_print_what_the_layers_come_to_and_no_secret() {
+    for program in &PROGRAMS {
+        let (flag, key) = program.port;
+        let last = key.rsplit('.').next().expect("a key");
+        let set = format!("{key}=5001");
+        for (arguments, port) in [
+            (&["config"][..], 8080),
+            (&["--set", &set, "config"], 5001),
+            (&["config", "--set", &set, flag, "5002"], 5002),
+        ] {
+            let (code, printed, said) = program.run(program.config, arguments);
+            assert_eq!((code, said.as_str()), (Some(0), ""));
+            assert!(printed.contains(&format!("{last} = {port}\n")), "{printed}");
+            assert!(printed.contains("****") && !printed.contains("hunter2"), "{printed}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_names_the_file() {
+    for program in &PROGRAMS {
+        let (folder, _) = program.command(program.config);
+        let run = |file: &Path| {
+            let mut command = clean_command(program.path);
+            told(command.arg("validate").env(program.variable, file).output().expect("it runs"))
+        };
+        assert_eq!(run(&folder.path().join("own.conf")).0, Some(0));
+        let (code, _, said) = run(&folder.path().join("none.conf"));
+        assert!(code == Some(2) && said.contains(&format!("environment variable {}", program.variable)), "{said}");
+    }
+}
+
+#[test]
+fn a_healthcheck_asks_whether_it_is_ready() {
+    for program in &PROGRAMS {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port().to_string();
+        let ask = || program.run(program.config, &["healthcheck", program.port.0, &port]);
+        let (code, _, said) = std::thread::scope(|scope| {
+            scope.spawn(|| answer(&listener, "200 OK"));
+            ask()
+        });
+        assert_eq!(code, Some(0), "{said}");
+        let (code, _, said) = std::thread::scope(|scope| {
+            scope.spawn(|| answer(&listener, "503 Service Unavailable"));
+            ask()
+        });
+        assert_eq!((code, said.as_str()), (Some(1), "not ready: HTTP/1.1 503 Service Unavailable\n"));
+        drop(listener);
+        let (code, _, said) = ask();
+        assert!(code == Some(1) && said.ends_with(&format!("is {} running?\n", program.name)), "{said}");
+    }
+}
+
+/// Answers one request for readiness.
+fn answer(listener: &TcpListener, status: &str) {
+    let (mut stream, _) = listener.accept().expect("it asks");
+    let lines = BufReader::new(&stream).lines().map(|line| line.expect("it asks"));
+    let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    assert_eq!(request[0], "GET /health/ready HTTP/1.1");
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("it reads");
+}
+
+#[test]
+fn the_snapshotter_warns_of_what_is_probably_not_meant() {
+    let [_, program] = &PROGRAMS;
+    let config = program.config.replace("table = t,", "table = t, local_snapshot_path = /s,");
+    for asked in ["--check", "validate"] {
+        let (code, printed, said) = program.run(&config, &[asked]);
+        assert_eq!((code, printed.as_str()), (Some(0), ""));
+        assert!(said.starts_with("warning: public.t: source.local_snapshot_path is not needed"), "{said}");
+    }
+}
+
+#[test]
+fn the_snapshotter_names_the_levels_of_its_log() {
+    let [_, program] = &PROGRAMS;
+    assert_eq!(program.run(program.config, &["--check", "--log-level", "debug"]).0, Some(0));
+    let (code, _, said) = program.run(program.config, &["--log-level", "loud"]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("expected one of trace, debug, info, warn, error"), "{said}");
+}
