@@ -57,8 +57,13 @@ mod activity;
 mod applier;
 mod assembler;
 mod changes;
+mod connect;
+#[cfg(test)]
+mod fixtures;
+mod health;
 mod holders;
 mod incoming;
+mod intake;
 mod keeper;
 mod key;
 mod layout;
@@ -74,12 +79,13 @@ mod view;
 
 pub use assembler::ProtocolError;
 pub use changes::{CommittedTransaction, Lagged, ListenerHandle, RowChange, Transactions};
+pub use connect::StartError;
 pub use key::{KeyError, KeyValue, KeyValues, Sql};
 pub use laredo_core::{Cell, Column, CommitTime, Lsn, Schema, StateError, TableName};
 pub use laredo_proto::replication::SyncMode;
 pub use postgres_types;
 pub use predicate::{Predicate, PredicateValue};
-pub use replica::{Replica, ReplicaBuilder, StartError, Unique};
+pub use replica::{Replica, ReplicaBuilder, Unique};
 pub use row::{CellError, ColumnIndex, Row, RowRef};
 pub use status::{NotReady, ReplicaError, Status};
 pub use view::{IndexRows, View};
