@@ -1,9 +1,10 @@
 use super::*;
+use crate::fixtures::{greeting, snapshot};
 use crate::layout::Layout;
 use laredo_core::{KeyColumns, Schema};
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{Encoding, Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncMode};
-use laredo_proto::schema;
+use laredo_proto::replication::{Heartbeat, RowBatch, SyncMode, SyncResponse};
+use prost_types::Timestamp;
 use std::sync::Mutex;
 
 /// An applier on a clock that only the test moves; it is given what is received by hand.
@@ -22,25 +23,13 @@ impl Rig {
         let (started, now) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
         let clock = now.clone();
         let clock = Box::new(move || started + *clock.lock().unwrap());
-        let shared = Arc::new(Shared::new(Front::new(Side::empty(layout)), Hub::new(1), clock));
+        let health = Arc::new(Health::new(clock));
+        let shared = Arc::new(Shared::new(Front::new(Side::empty(layout)), Hub::new(1), health));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let applier = Applier::new(shared, vec![], None, waiting, mpsc::unbounded_channel().0);
         let mut rig = Rig { applier, started, now, position: 1, _inputs: inputs };
-        let empty = Schema::new(vec![], KeyColumns::new([]), Default::default());
-        rig.receive(
-            0,
-            Message::Handshake(SyncHandshake {
-                mode: SyncMode::FullSnapshot.into(),
-                encoding: Some(Encoding {
-                    format: RowEncoding::PostgresBinary.into(),
-                    schema: Some(schema::to_wire(&empty)),
-                }),
-                server_current_position: 1,
-                ..SyncHandshake::default()
-            }),
-        );
-        rig.receive(0, Message::SnapshotBegin(SnapshotBegin::default()));
-        rig.receive(0, Message::SnapshotEnd(SnapshotEnd { source_position: "0/1".to_owned(), ..Default::default() }));
+        rig.receive(0, Message::Handshake(greeting(SyncMode::FullSnapshot, 1)));
+        snapshot(1, &[]).into_iter().for_each(|message| rig.receive(0, message));
         rig
     }
 
@@ -55,7 +44,7 @@ impl Rig {
         let batch = RowBatch { position: self.position, ends: true, ..RowBatch::default() };
         self.receive(second, Message::Batch(batch));
         self.applier.show();
-        self.applier.note_ready();
+        self.applier.intake.note_ready();
     }
 
     fn heartbeat(&mut self, second: u64, sent: u64) {
@@ -69,7 +58,7 @@ impl Rig {
     fn age(&self, second: u64) -> f64 {
         *self.now.lock().unwrap() = Duration::from_secs(second);
         let shared = &self.applier.shared;
-        (shared.now)().saturating_duration_since(shared.at_head().unwrap()).as_secs_f64().round()
+        (shared.health.now)().saturating_duration_since(shared.at_head().unwrap()).as_secs_f64().round()
     }
 }
 
@@ -82,7 +71,7 @@ fn transactions_say_nothing_of_the_age() {
         rig.transaction(second);
         assert_eq!(rig.age(second), second as f64);
     }
-    assert!(rig.applier.shared.status.borrow().ready);
+    assert!(rig.applier.shared.health.status.borrow().ready);
 }
 
 #[test]

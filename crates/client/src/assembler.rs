@@ -59,14 +59,14 @@ pub enum ProtocolError {
         /// As found; rows of the same key count once.
         found: usize,
     },
-    /// A new copy that stands for a range in which the replica's position lies.
-    #[error("the server has copied the table anew from {from} to {to}, and the replica is at {ours}, inside")]
+    /// A new copy that stands for a range in which the client's position lies.
+    #[error("the server has copied the table anew from {from} to {to}, and this client is at {ours}, inside")]
     Span {
         /// Where the copy begins to count.
         from: Lsn,
         /// Where it ends.
         to: Lsn,
-        /// The replica's position.
+        /// The client's position.
         ours: Lsn,
     },
     /// A position before that of the transaction before.
@@ -149,7 +149,7 @@ impl Assembler {
         matches!(self.phase, Phase::Live(_))
     }
 
-    /// Takes the next message. `state` is what the replica has: its schema and position.
+    /// Takes the next message. `state` is what the client has: its schema and position.
     ///
     /// # Errors
     /// When the stream is of no use any more; [`Assembler::reset`] follows.

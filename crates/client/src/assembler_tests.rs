@@ -1,45 +1,10 @@
 use super::*;
-use laredo_core::{Cell, Column, KeyColumns, TupleBuf};
-use laredo_proto::batch::BatchBuilder;
-use laredo_proto::replication::{Encoding, GoAway, TypedSchema};
+use crate::fixtures::{entries, greeting, two_columns};
+use laredo_proto::replication::{GoAway, TypedSchema};
 use proptest::prelude::*;
-use prost::Message as _;
-
-fn schema() -> Arc<Schema> {
-    let column = |name: &str| Column {
-        name: name.to_owned(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_name: "text".to_owned(),
-        not_null: false,
-        is_text: false,
-    };
-    let columns = vec![column("a"), column("b")];
-    Arc::new(Schema::new(columns, KeyColumns::new([0]), Default::default()))
-}
 
 fn handshake(mode: SyncMode) -> Message {
-    Message::Handshake(SyncHandshake {
-        mode: mode.into(),
-        encoding: Some(Encoding {
-            format: RowEncoding::PostgresBinary.into(),
-            schema: Some(schema::to_wire(&schema())),
-        }),
-        ..SyncHandshake::default()
-    })
-}
-
-fn entries(rows: &[(Action, Vec<Vec<u8>>)]) -> bytes::Bytes {
-    let mut builder = BatchBuilder::default();
-    for (action, cells) in rows {
-        let row: TupleBuf = cells.iter().map(|c| Cell::Value(c)).collect();
-        builder.push(*action, row.as_ref());
-    }
-    let mut out = Vec::new();
-    builder.finish(&BatchHeader::default(), &mut out);
-    let response = SyncResponse::decode(&out[laredo_proto::frame::PREFIX_LENGTH..]).unwrap();
-    let Some(Message::Batch(batch)) = response.message else { panic!("not a batch") };
-    batch.entries
+    Message::Handshake(greeting(mode, 0))
 }
 
 fn bytes_of_entries() -> impl Strategy<Value = bytes::Bytes> {
@@ -55,7 +20,7 @@ fn typed_schema() -> impl Strategy<Value = Option<TypedSchema>> {
     let keys = prop::collection::vec(0_u32..4, 0..3);
     prop_oneof![
         3 => Just(None),
-        1 => keys.prop_map(|key| Some(TypedSchema { key, ..schema::to_wire(&schema()) })),
+        1 => keys.prop_map(|key| Some(TypedSchema { key, ..schema::to_wire(&two_columns()) })),
     ]
 }
 
@@ -102,7 +67,7 @@ proptest! {
             columns: vec!["b".to_owned()],
             unique: true,
         }]);
-        let schema = schema();
+        let schema = two_columns();
         let opening = if resumes { SyncMode::Delta } else { SyncMode::FullSnapshot };
         let state = resumes.then_some((&schema, Lsn(1)));
         let mut last = Lsn::ZERO;
@@ -141,7 +106,7 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
 /// It happens where a replica had gone on, on another stream, since it asked for this one.
 #[test]
 fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
-    let ours = schema();
+    let ours = two_columns();
     let told = |from: u64, at: Lsn| {
         let mut assembler = Assembler::new(Vec::new());
         let state = Some((&ours, at));

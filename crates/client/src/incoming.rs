@@ -1,17 +1,15 @@
-//! A state on its way: received, and kept from the readers until it is at least as new as what they were shown. A server sends a
+//! A state on its way: received, and kept back until it is at least as new as the one whose place it takes. A server sends a
 //! snapshot that it has, which may be much older than its head, and what was committed since.
 
-use std::sync::Arc;
-
-use laredo_core::{Lsn, Sequence, StateError, TableState, Transaction};
-
-use crate::layout::Layout;
-use crate::publish::Side;
+use laredo_core::{CommitTime, Lsn, Sequence, StateError, TableState, Transaction};
 
 /// A table that nobody sees yet.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    pub(crate) side: Side,
+    pub(crate) table: Box<TableState>,
+    pub(crate) position: Lsn,
+    /// When the newest transaction committed, where one was seen.
+    pub(crate) committed_at: Option<CommitTime>,
     /// Of the newest entry in it.
     pub(crate) sequence: Sequence,
     /// From this position on it is shown.
@@ -19,24 +17,28 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(table: TableState, position: Lsn, sequence: Sequence, goal: Lsn) -> Incoming {
-        let layout = Arc::new(Layout::new(table.schema().clone()));
-        Incoming { side: Side { table: Some(table), layout, position, committed_at: None }, sequence, goal }
+    pub(crate) fn new(table: Box<TableState>, position: Lsn, sequence: Sequence, goal: Lsn) -> Incoming {
+        Incoming { table, position, committed_at: None, sequence, goal }
     }
 
     /// # Errors
     /// When it does not fit; then the state is of no use any more.
     pub(crate) fn apply(&mut self, transaction: &Transaction, sequence: Sequence) -> Result<(), StateError> {
         self.sequence = sequence;
-        self.side.apply(transaction, None)
+        self.table.apply(transaction)?;
+        self.moved(transaction.position);
+        if !transaction.changes.is_empty() {
+            self.committed_at = Some(transaction.committed_at);
+        }
+        Ok(())
     }
 
     /// Nothing happened up to here.
     pub(crate) fn moved(&mut self, position: Lsn) {
-        self.side.position = self.side.position.max(position);
+        self.position = self.position.max(position);
     }
 
     pub(crate) fn is_due(&self) -> bool {
-        self.side.position >= self.goal
+        self.position >= self.goal
     }
 }

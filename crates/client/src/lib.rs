@@ -52,13 +52,45 @@
 //!
 //! The replica connects anew by itself and goes on from the last commit it has, on whichever server answers. Until then, and while
 //! it takes a full snapshot, it serves what it had; the new state takes its place in one step.
+//!
+//! A [`Subscription`] is what a replica stands on, for those who keep the state themselves and need no more memory than for one copy
+//! of the table: the same stream, in whole transactions.
+//!
+//! ```no_run
+//! use laredo_client::{Subscription, SubscriptionEvent, TableName};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let table = TableName::new("public", "config_document");
+//! let mut subscription = Subscription::builder("http://laredo-server:4002", table).client_id("archive").start()?;
+//! let mut state = None;
+//! loop {
+//!     match subscription.next().await {
+//!         SubscriptionEvent::Restart { .. } => state = None,
+//!         SubscriptionEvent::State { table, .. } => state = Some(table),
+//!         SubscriptionEvent::Transaction(transaction) => {
+//!             if let Some(Err(error)) = state.as_mut().map(|table| table.apply(&transaction)) {
+//!                 subscription.start_over(error);
+//!             }
+//!         }
+//!         SubscriptionEvent::Resumed { position, .. } => println!("goes on from {position}"),
+//!         SubscriptionEvent::Current { position, at } => println!("{:?} ago {position} was all there was", at.elapsed()),
+//!         SubscriptionEvent::Ended { reason } => return Err(reason.into()),
+//!     }
+//! }
+//! # }
+//! ```
 
 mod activity;
 mod applier;
 mod assembler;
 mod changes;
+mod connect;
+#[cfg(test)]
+mod fixtures;
+mod health;
 mod holders;
 mod incoming;
+mod intake;
 mod keeper;
 mod key;
 mod layout;
@@ -69,17 +101,20 @@ mod replica;
 mod row;
 mod session;
 mod status;
+mod subscription;
 mod transit;
 mod view;
 
 pub use assembler::ProtocolError;
 pub use changes::{CommittedTransaction, Lagged, ListenerHandle, RowChange, Transactions};
+pub use connect::StartError;
 pub use key::{KeyError, KeyValue, KeyValues, Sql};
-pub use laredo_core::{Cell, Column, CommitTime, Lsn, Schema, StateError, TableName};
-pub use laredo_proto::replication::SyncMode;
+pub use laredo_core::{Cell, Change, Column, CommitTime, Lsn, Schema, StateError, TableName, TableState, Transaction};
+pub use laredo_proto::replication::{SourceIdentity, SyncMode, TimelineSwitch};
 pub use postgres_types;
 pub use predicate::{Predicate, PredicateValue};
-pub use replica::{Replica, ReplicaBuilder, StartError, Unique};
+pub use replica::{Replica, ReplicaBuilder, Unique};
 pub use row::{CellError, ColumnIndex, Row, RowRef};
 pub use status::{NotReady, ReplicaError, Status};
+pub use subscription::{ResumePoint, Subscription, SubscriptionBuilder, SubscriptionEvent};
 pub use view::{IndexRows, View};

@@ -18,8 +18,8 @@ use laredo_proto::replication::{
 use laredo_proto::{frame, schema};
 use prost::Message;
 
-use crate::applier::Resume;
 use crate::assembler::{Assembler, Event};
+use crate::intake::Resume;
 
 const MAGIC: &[u8; 8] = b"LAREDOLS";
 /// Of the format; another one is not read.

@@ -65,6 +65,11 @@ impl Side {
         Side { table: None, layout, position: Lsn::ZERO, committed_at: None }
     }
 
+    pub(crate) fn of(table: TableState, position: Lsn, committed_at: Option<CommitTime>) -> Side {
+        let layout = Arc::new(Layout::new(table.schema().clone()));
+        Side { table: Some(table), layout, position, committed_at }
+    }
+
     /// Applies a transaction; `effects` collects the rows it changed.
     pub(crate) fn apply(
         &mut self,

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::activity::Watched;
-use crate::applier::{Input, Resume, Shared, weight};
-use crate::status::ReplicaError;
+use crate::health::Health;
+use crate::intake::{Input, Resume, weight};
+use crate::status::{ReplicaError, deepest};
 use laredo_core::TableName;
 
 /// A server sends heartbeats far more often than this.
@@ -39,10 +40,10 @@ pub(crate) struct Options {
 
 /// Keeps a stream open until it is stopped.
 pub(crate) struct Session {
-    shared: Arc<Shared>,
+    health: Arc<Health>,
     dialer: Dialer,
     faults: mpsc::UnboundedReceiver<ReplicaError>,
-    /// Bytes that may wait for the applier.
+    /// Bytes that may wait to be taken.
     room: Arc<Semaphore>,
     /// When it last went over to another stream: servers that send it on at once shall not keep it running in circles.
     moved_at: Option<Instant>,
@@ -79,12 +80,12 @@ struct End {
 impl Session {
     pub(crate) fn new(
         options: Options,
-        shared: Arc<Shared>,
+        health: Arc<Health>,
         inputs: mpsc::UnboundedSender<Input>,
         faults: mpsc::UnboundedReceiver<ReplicaError>,
     ) -> Session {
         let room = Arc::new(Semaphore::new(options.pending_bytes_max as usize));
-        Session { shared, dialer: Dialer { options: Arc::new(options), inputs }, faults, room, moved_at: None }
+        Session { health, dialer: Dialer { options: Arc::new(options), inputs }, faults, room, moved_at: None }
     }
 
     pub(crate) async fn run(mut self, stopped: CancellationToken) {
@@ -92,12 +93,14 @@ impl Session {
         let mut backoff = Backoff::new(self.dialer.options.seed);
         loop {
             let end = tokio::select! {
+                // Whoever stops it may take nothing more from the same moment on.
+                biased;
                 () = stopped.cancelled() => return,
                 end = self.stream() => end,
             };
-            self.shared.fail(&end.error);
+            self.health.fail(&end.error);
             if self.dialer.inputs.is_closed() {
-                tracing::error!(%table, "the replica's thread has ended; nothing newer will be shown");
+                tracing::error!(%table, "nobody takes any more what comes; nothing newer will be shown");
                 return;
             }
             let wait = backoff.next(&end.error, end.progressed);
@@ -173,7 +176,7 @@ impl Session {
                 another = Some(self.dialer.clone().another(pause).boxed()).into();
                 continue;
             }
-            let received = (self.shared.now)();
+            let received = (self.health.now)();
             let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.dialer.options.pending_bytes_max);
             // While too much waits, the stream is not read, and the server feels it.
@@ -191,8 +194,8 @@ impl Session {
 
     /// The stream's own end, unless what it brought was wrong: then that.
     async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
-        // At once: the applier may be held up for long.
-        self.shared.status.send_modify(|status| status.connected = false);
+        // At once: whoever takes what comes may be held up for long.
+        self.health.disconnected();
         // The answer says only that all messages were looked at.
         let _ = self.dialer.ask(Input::Open).await;
         self.faults.try_recv().unwrap_or_else(|_| ReplicaError::from_status(status, &self.dialer.options.table))
@@ -200,7 +203,7 @@ impl Session {
 }
 
 impl Dialer {
-    /// A stream that goes on from where the replica is, as soon as a server grants one; the one that is read stays until then.
+    /// A stream that goes on from where the client is, as soon as a server grants one; the one that is read stays until then.
     async fn another(self, pause: Duration) -> Opened {
         tokio::time::sleep(pause).await;
         let table = self.options.table.clone();
@@ -228,7 +231,7 @@ impl Dialer {
         Ok(opened)
     }
 
-    /// Asks the applier where to go on from.
+    /// Asks where to go on from.
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Resume>) -> Input) -> Result<Resume, ReplicaError> {
         let (answer, resume) = oneshot::channel();
         self.inputs.send(ask(answer)).map_err(|_| gone())?;
@@ -284,7 +287,7 @@ pub(crate) fn request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequ
 }
 
 fn gone() -> ReplicaError {
-    ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "the replica's thread has ended".to_owned() }
+    ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "nobody takes any more what comes".to_owned() }
 }
 
 enum Next {
@@ -308,15 +311,6 @@ async fn next_message(
             Err(_) => {}
         }
     }
-}
-
-/// The innermost cause: what is around it says only "transport error".
-pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// How long to wait before connecting anew: longer each time, and never the same as others do.

@@ -1,4 +1,4 @@
-//! How a replica is doing, and what went wrong.
+//! How a replica or a subscription is doing, and what went wrong.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use laredo_proto::replication::SyncMode;
 
 use crate::assembler::ProtocolError;
 
-/// How a replica is doing.
+/// How a replica is doing, or a subscription: what is said of the replica's table is then said of what was handed out.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Whether a stream is open and its server has answered.
@@ -26,7 +26,7 @@ pub struct Status {
     pub resyncs: u64,
     /// Every commit up to here is applied.
     pub position: Lsn,
-    /// Rows now.
+    /// Rows now; zero for a subscription, which keeps none.
     pub rows: usize,
     /// What ended the newest stream or kept one from being opened; `None` since the last one was.
     pub error: Option<ReplicaError>,
@@ -36,7 +36,7 @@ pub struct Status {
     pub stopped: bool,
 }
 
-/// What ended a stream, or kept one from being opened. The replica goes on trying and serves what it has meanwhile.
+/// What ended a stream, or kept one from being opened. The client goes on trying, and a replica serves what it has meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplicaError {
     /// No connection.
@@ -74,12 +74,12 @@ pub enum ReplicaError {
     /// A change does not fit the state, so that it cannot be trusted: a full snapshot is asked for.
     #[error("{0}; a full snapshot is asked for")]
     State(StateError),
-    /// The server's rows are of another definition than the replica's at the same position.
+    /// The server's rows are of another definition than the client's at the same position.
     #[error(
-        "at {position} the server's rows have other columns or types than this replica's; a full snapshot is asked for"
+        "at {position} the server's rows have other columns or types than this client's; a full snapshot is asked for"
     )]
     Schema {
-        /// The replica's position.
+        /// The client's position.
         position: Lsn,
     },
     /// The declared indexes do not fit the table.
@@ -88,10 +88,10 @@ pub enum ReplicaError {
     /// The server cannot send binary rows.
     #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
     Encoding,
-    /// The server has not come as far as this replica has.
-    #[error("the server is at {theirs}, behind this replica's {ours}; waiting until it catches up")]
+    /// The server has not come as far as this client has.
+    #[error("the server is at {theirs}, behind this client's {ours}; waiting until it catches up")]
     Behind {
-        /// The replica's position.
+        /// The client's position.
         ours: Lsn,
         /// The server's newest position.
         theirs: Lsn,
@@ -119,6 +119,15 @@ impl ReplicaError {
     }
 }
 
+impl From<StateError> for ReplicaError {
+    fn from(error: StateError) -> ReplicaError {
+        match error {
+            StateError::IndexColumn { .. } => ReplicaError::Index(error),
+            StateError::KeyExists | StateError::KeyMissing => ReplicaError::State(error),
+        }
+    }
+}
+
 /// Why a replica is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
@@ -136,4 +145,13 @@ pub enum NotReady {
     /// It was stopped.
     #[error("the replica was stopped before it was ready")]
     Stopped,
+}
+
+/// The innermost cause: what is around it says only "transport error".
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }

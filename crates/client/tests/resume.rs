@@ -9,25 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_client::Replica;
-use laredo_core::{Change, Lsn};
+use laredo_core::Lsn;
 use support::*;
-
-fn history() -> Journal {
-    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
-    journal.commit(vec![insert(4, "d", "y")]);
-    journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
-    journal.commit(vec![]);
-    journal.commit(vec![Change::Schema(table_schema(&["note"])), Change::Update(row(1, &["a3", "x", "n"]))]);
-    journal.commit(vec![Change::Insert(row(7, &["g", "x", "n"])), Change::Insert(row(8, &["h", "x", "n"]))]);
-    journal.commit(vec![
-        Change::Truncate,
-        Change::Insert(row(1, &["a", "z", "n"])),
-        Change::Insert(row(9, &["i", "z", "n"])),
-        Change::Update(row(9, &["j", "z", "n"])),
-    ]);
-    journal.commit(vec![delete(1)]);
-    journal
-}
 
 /// Looks at the replica again and again, and compares what it sees with what was committed.
 fn watch(
@@ -51,21 +34,9 @@ fn watch(
 
 /// Runs a replica against servers that cut each stream after so many messages, in turn.
 async fn run(cuts: Vec<usize>, another_server: bool) {
-    let journal = history();
-    let (states, head) = (journal.states(), journal.head());
+    let (states, head) = (history().states(), history().head());
     let name = format!("{cuts:?} another={another_server}");
-    let server = Server::start(move |number, request| {
-        let journal = if another_server && number % 2 == 1 { journal.on_another_server() } else { history() };
-        let mut messages = journal.answer(&request);
-        Ok(match cuts.get(number) {
-            Some(&cut) => {
-                messages.truncate(cut);
-                then_cut(messages)
-            }
-            None => then_hang(messages),
-        })
-    })
-    .await;
+    let server = Server::cutting(cuts, another_server).await;
     let replica = server.replica().start().unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let watcher = watch(replica.clone(), states.clone(), done.clone());

@@ -45,6 +45,22 @@ impl Server {
         Server::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
     }
 
+    /// Tells [`history`], and cuts each stream after so many messages, in turn; perhaps it is two servers that take turns.
+    pub async fn cutting(cuts: Vec<usize>, another_server: bool) -> Server {
+        Server::start(move |number, request| {
+            let journal = if another_server && number % 2 == 1 { history().on_another_server() } else { history() };
+            let mut messages = journal.answer(&request);
+            Ok(match cuts.get(number) {
+                Some(&cut) => {
+                    messages.truncate(cut);
+                    then_cut(messages)
+                }
+                None => then_hang(messages),
+            })
+        })
+        .await
+    }
+
     /// As [`Server::start`], on a server that may want TLS.
     pub async fn start_on(
         mut transport: tonic::transport::Server,
@@ -358,6 +374,24 @@ impl Journal {
     }
 }
 
+/// A table's history in which everything happens once.
+pub fn history() -> Journal {
+    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+    journal.commit(vec![insert(4, "d", "y")]);
+    journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
+    journal.commit(vec![]);
+    journal.commit(vec![Change::Schema(table_schema(&["note"])), Change::Update(row(1, &["a3", "x", "n"]))]);
+    journal.commit(vec![Change::Insert(row(7, &["g", "x", "n"])), Change::Insert(row(8, &["h", "x", "n"]))]);
+    journal.commit(vec![
+        Change::Truncate,
+        Change::Insert(row(1, &["a", "z", "n"])),
+        Change::Insert(row(9, &["i", "z", "n"])),
+        Change::Update(row(9, &["j", "z", "n"])),
+    ]);
+    journal.commit(vec![delete(1)]);
+    journal
+}
+
 pub fn heartbeat(current_sequence: Sequence, position: Option<Lsn>) -> SyncResponse {
     message(sync_response::Message::Heartbeat(Heartbeat {
         current_sequence: current_sequence.to_wire(),
@@ -376,7 +410,7 @@ fn finish(builder: &mut BatchBuilder, header: &BatchHeader) -> SyncResponse {
     SyncResponse::decode(&bytes[frame::PREFIX_LENGTH..]).unwrap()
 }
 
-fn rows_of(state: &TableState) -> BTreeSet<Vec<u8>> {
+pub fn rows_of(state: &TableState) -> BTreeSet<Vec<u8>> {
     state.rows().map(|row| row.as_ref().bytes().to_vec()).collect()
 }
 

@@ -18,3 +18,4 @@ mod schema_changes;
 mod slot;
 mod snapshots;
 mod startup;
+mod subscription;

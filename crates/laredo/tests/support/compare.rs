@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use laredo_client::View;
+use laredo_client::{RowRef, View};
 use laredo_core::{Schema, Tuple, project_row};
 use laredo_testkit::oracle::{Rows, key_bytes};
 
@@ -14,15 +14,27 @@ const SHOWN: usize = 5;
 
 /// What differs between a view and the database's rows: nothing, or lines that name key, column and both values.
 pub fn view_differences(view: &View<'_>, oracle: &Rows, key: &[&str]) -> String {
-    let names: Vec<&str> = view.schema().columns().iter().map(|column| column.name.as_str()).collect();
+    rows_differences(view.schema(), view.rows().map(RowRef::tuple), oracle, key)
+}
+
+/// What differs between some rows and the database's.
+pub fn rows_differences<'a>(
+    schema: &Schema,
+    rows: impl Iterator<Item = &'a Tuple>,
+    oracle: &Rows,
+    key: &[&str],
+) -> String {
+    let names: Vec<&str> = schema.columns().iter().map(|column| column.name.as_str()).collect();
     if names != oracle.columns {
         return format!("columns: {:?} in the database, {names:?} in the client\n", oracle.columns);
     }
     let places: Vec<usize> = key.iter().filter_map(|name| names.iter().position(|column| column == name)).collect();
     let keyed = |row: &Tuple| (key_bytes(row.as_ref(), &places), row.clone());
-    let ours: BTreeMap<Vec<u8>, Tuple> = view.rows().map(|row| keyed(row.tuple())).collect();
+    let rows: Vec<_> = rows.map(keyed).collect();
+    let count = rows.len();
+    let ours: BTreeMap<Vec<u8>, Tuple> = rows.into_iter().collect();
     let mut found = Vec::new();
-    if ours.len() != view.len() {
+    if ours.len() != count {
         found.push("the client has two rows of one key".to_owned());
     }
     for (key, theirs) in &oracle.rows {

@@ -1,0 +1,137 @@
+//! Which server, and how it is spoken to: what a replica and a subscription are given alike.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use laredo_core::TableName;
+use laredo_proto::replication::FieldPredicate;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::health::{Clock, Health};
+use crate::intake::Input;
+use crate::session::{Options, Session};
+use crate::status::{ReplicaError, deepest};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// As much as the server may send in one piece of HTTP/2. With HTTP's own 16 KiB, 100 clients at full rate got half as many bytes
+/// a second (`./dev bench fanout`).
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// A value of PostgreSQL is below 1 GiB, and a row hardly above; so much is never set aside before it comes.
+const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
+const PENDING_BYTES_MAX: u32 = 64 << 20;
+
+/// What every builder keeps.
+pub(crate) struct Connect {
+    pub(crate) server: String,
+    pub(crate) table: TableName,
+    pub(crate) client_id: String,
+    pub(crate) ca_pem: Option<Vec<u8>>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) pending_bytes_max: u32,
+    pub(crate) now: Clock,
+    pub(crate) seed: Option<u64>,
+}
+
+/// A session that is not run yet, and the other ends of what it speaks through.
+pub(crate) struct Line {
+    pub(crate) runtime: Handle,
+    pub(crate) session: Session,
+    pub(crate) health: Arc<Health>,
+    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
+    pub(crate) faults: mpsc::UnboundedSender<ReplicaError>,
+}
+
+/// Why a replica or a subscription cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is none.
+    #[error("`{server}` is no server address ({reason}); write one like http://127.0.0.1:4002 or https://laredo:4002")]
+    Address {
+        /// As given.
+        server: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no runtime.
+    #[error("a client needs a tokio runtime; call start() inside one")]
+    NoRuntime,
+    /// Two indexes of one name.
+    #[error("there are two indexes `{0}`; give one another name")]
+    SameName(String),
+    /// No thread.
+    #[error("cannot start the replica's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Connect {
+    pub(crate) fn new(server: String, table: TableName) -> Connect {
+        Connect {
+            server,
+            table,
+            client_id: String::new(),
+            ca_pem: None,
+            identity: None,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            pending_bytes_max: PENDING_BYTES_MAX,
+            now: Box::new(Instant::now),
+            seed: None,
+        }
+    }
+
+    /// # Errors
+    /// When the address is none, or there is no runtime.
+    pub(crate) fn line(self, filters: Vec<FieldPredicate>) -> Result<Line, StartError> {
+        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let endpoint = self.endpoint()?;
+        let health = Arc::new(Health::new(self.now));
+        let (inputs, waiting) = mpsc::unbounded_channel();
+        let (faults, faulty) = mpsc::unbounded_channel();
+        let options = Options {
+            server: self.server,
+            endpoint,
+            table: self.table,
+            client_id: self.client_id,
+            filters,
+            message_bytes_max: self.message_bytes_max,
+            pending_bytes_max: self.pending_bytes_max,
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        };
+        let session = Session::new(options, health.clone(), inputs, faulty);
+        Ok(Line { runtime, session, health, inputs: waiting, faults })
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, StartError> {
+        let wrong = |reason: String| StartError::Address { server: self.server.clone(), reason };
+        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|e| wrong(e.to_string()))?;
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("http") => endpoint,
+            Some("https") => {
+                let tls = match &self.ca_pem {
+                    Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                    None => ClientTlsConfig::new().with_native_roots(),
+                };
+                let tls = self.identity.iter().fold(tls, |tls, identity| tls.identity(identity.clone()));
+                // The innermost error says which of the certificates is wrong.
+                endpoint.tls_config(tls).map_err(|e| wrong(deepest(&e)))?
+            }
+            _ => return Err(wrong("it must begin with http:// or https://".to_owned())),
+        };
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(PING_INTERVAL))
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL / 2)
+            .keep_alive_while_idle(true))
+    }
+}

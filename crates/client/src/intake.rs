@@ -1,0 +1,337 @@
+//! What is made of that which a session brings, one stream after another: whole states and whole transactions, each once and none
+//! older than what there was, for whoever keeps the table. It answers the session's question where to go on from, and tells it when
+//! a stream is of no use. Pure but for that: it knows neither sockets nor readers.
+
+use std::collections::VecDeque;
+use std::mem::size_of;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use laredo_core::{Change, CommitTime, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
+use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use prost_types::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::assembler::{AssembleError, Assembler, Event};
+use crate::health::Health;
+use crate::incoming::Incoming;
+use crate::status::ReplicaError;
+use crate::transit::Transit;
+
+/// What a session brings.
+pub(crate) enum Input {
+    /// A stream is about to be opened: what the last one half brought is void. Answered with where to go on from, once
+    /// everything before is applied.
+    Open(oneshot::Sender<Resume>),
+    /// Another stream is about to be opened beside the one that is read. Answered with where that may go on from.
+    Beside(oneshot::Sender<Resume>),
+    /// A message, when it was received, and its share of the bytes that may wait.
+    Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
+}
+
+/// Where a stream may go on from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Resume {
+    /// The journal that `sequence` is of.
+    pub(crate) instance_id: String,
+    pub(crate) sequence: Option<Sequence>,
+    /// Zero: nowhere.
+    pub(crate) position: Lsn,
+    pub(crate) source: Option<SourceIdentity>,
+}
+
+/// What there is to do for whoever keeps the table.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A full snapshot is coming, for this reason. Until it is there the table is what it was.
+    Promised { reason: String },
+    /// The stream goes on from the table as it is.
+    Resumed,
+    /// The table altogether, in the place of what there was.
+    State { table: Box<TableState>, position: Lsn, committed_at: Option<CommitTime> },
+    /// What to apply; once it is, [`Intake::applied`] is to be called.
+    Transaction { transaction: Transaction, reached: Reached },
+    /// Everything up to this position has come, which was all that the server had at this moment. [`Intake::moved`] is to be called.
+    Current { position: Lsn, at: Instant },
+    /// The stream was given up, and with it the table if that `starts_over`.
+    GivenUp { starts_over: bool },
+}
+
+/// Where a table is to which a transaction was applied.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    position: Lsn,
+    sequence: Sequence,
+    /// Where it has another one by then.
+    schema: Option<Arc<Schema>>,
+}
+
+pub(crate) struct Intake {
+    health: Arc<Health>,
+    faults: mpsc::UnboundedSender<ReplicaError>,
+    assembler: Assembler,
+    /// Of the table as it is.
+    resume: Resume,
+    /// The table's; `None` where it cannot be gone on from, so that a full snapshot has to take its place.
+    schema: Option<Arc<Schema>>,
+    /// What was shown to anybody. No full snapshot takes its place that is older.
+    shown: Lsn,
+    /// The stream's handshake; `None` before it came and after a fault.
+    opened: Option<Box<SyncHandshake>>,
+    /// The stream's own state, while it is older than what was shown.
+    incoming: Option<Box<Incoming>>,
+    started: Instant,
+    transit: Transit,
+    taken: VecDeque<Taken>,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        health: Arc<Health>,
+        faults: mpsc::UnboundedSender<ReplicaError>,
+        indexes: Vec<IndexSpec>,
+    ) -> Intake {
+        Intake {
+            started: (health.now)(),
+            health,
+            faults,
+            assembler: Assembler::new(indexes),
+            resume: Resume::default(),
+            schema: None,
+            shown: Lsn::ZERO,
+            opened: None,
+            incoming: None,
+            transit: Transit::default(),
+            taken: VecDeque::new(),
+        }
+    }
+
+    /// There is a table of this schema already, shown up to `shown`.
+    pub(crate) fn begin(&mut self, schema: Arc<Schema>, resume: Resume, shown: Lsn) {
+        (self.schema, self.resume, self.shown) = (Some(schema), resume, shown);
+    }
+
+    /// What the rows shall be found by.
+    pub(crate) fn indexes(&self) -> &[IndexSpec] {
+        self.assembler.indexes()
+    }
+
+    /// Where the table is.
+    pub(crate) fn resume(&self) -> &Resume {
+        &self.resume
+    }
+
+    /// Whether the table, where there is one, is what a stream can go on from, and is to stay.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.schema.is_some() && self.incoming.is_none()
+    }
+
+    /// Takes what a session brings; then [`Intake::pop`] tells what is to be done.
+    pub(crate) fn take(&mut self, input: Input) {
+        match input {
+            Input::Open(answer) => {
+                self.close();
+                self.answer(answer);
+            }
+            Input::Beside(answer) => self.answer(answer),
+            Input::Message(message, received, _share) => {
+                let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
+                if self.opened.is_some() || is_handshake {
+                    self.message(*message, received);
+                }
+            }
+        }
+    }
+
+    /// The next thing to do, in their order; nothing where the next input is wanted.
+    pub(crate) fn pop(&mut self) -> Option<Taken> {
+        self.taken.pop_front()
+    }
+
+    /// A transaction was applied to the table.
+    pub(crate) fn applied(&mut self, reached: Reached) {
+        let Reached { position, sequence, schema } = reached;
+        self.resume.sequence = Some(sequence);
+        self.schema = schema.or_else(|| self.schema.take());
+        self.moved(position);
+    }
+
+    /// Nothing happened to the table up to here.
+    pub(crate) fn moved(&mut self, position: Lsn) {
+        self.resume.position = self.resume.position.max(position);
+        self.shown = self.shown.max(position);
+    }
+
+    /// There is no table any more, so that only a full snapshot is of use.
+    pub(crate) fn forget(&mut self) {
+        self.schema = None;
+    }
+
+    /// What more comes of this stream comes to nothing.
+    pub(crate) fn close(&mut self) {
+        self.assembler.reset();
+        self.opened = None;
+        self.incoming = None;
+        self.transit = Transit::default();
+    }
+
+    /// The table can no longer be gone on from.
+    pub(crate) fn start_over(&mut self, error: ReplicaError) {
+        self.forget();
+        self.give_up(error, true);
+    }
+
+    /// The status says so once the table has what the server had when the stream began.
+    pub(crate) fn note_ready(&self) {
+        let is_live = self.assembler.is_live() && self.incoming.is_none();
+        let Some(handshake) = self.opened.as_ref().filter(|_| is_live) else { return };
+        let head = Lsn(handshake.server_current_position);
+        let sequence_reached =
+            self.resume.sequence.is_some_and(|s| s >= Sequence::from_wire(handshake.server_current_sequence));
+        if sequence_reached || (head != Lsn::ZERO && self.resume.position >= head) {
+            self.health.ready();
+        }
+    }
+
+    fn answer(&self, answer: oneshot::Sender<Resume>) {
+        let resume = self.schema.as_ref().map(|_| self.resume.clone());
+        // Where nobody waits for the answer any more, the session is being stopped.
+        let _ = answer.send(resume.unwrap_or_default());
+    }
+
+    fn message(&mut self, message: SyncResponse, received: Instant) {
+        let state = self.schema.as_ref().map(|schema| (schema, self.resume.position));
+        match self.assembler.feed(message, state) {
+            Ok(Event::Nothing) => {}
+            Ok(Event::Opened(handshake)) => self.open(handshake),
+            Ok(Event::Snapshot { table, position, sequence }) => self.receive(table, position, sequence),
+            Ok(Event::Transaction { transaction, sequence }) => self.transaction(transaction, sequence),
+            Ok(Event::Repeated { sequence }) => match &mut self.incoming {
+                Some(incoming) => incoming.sequence = sequence,
+                None => self.resume.sequence = Some(sequence),
+            },
+            Ok(Event::Heartbeat { server_time, position }) => self.heartbeat(position, server_time, received),
+            Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
+            Err(AssembleError::Encoding) => self.give_up(ReplicaError::Encoding, false),
+            Err(AssembleError::Index(error)) => self.start_over(error.into()),
+            Err(AssembleError::Schema(position)) => self.start_over(ReplicaError::Schema { position }),
+        }
+    }
+
+    fn open(&mut self, handshake: Box<SyncHandshake>) {
+        tracing::debug!(mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
+        self.health.opened(&handshake);
+        if self.assembler.is_live() {
+            self.adopt(&handshake);
+            self.moved(self.resume.position);
+            self.taken.push_back(Taken::Resumed);
+        } else if let Err(error) = self.goal(&handshake) {
+            // Its snapshot need not even be taken.
+            return self.give_up(error, false);
+        } else {
+            self.taken.push_back(Taken::Promised { reason: handshake.reason.clone() });
+        }
+        self.opened = Some(handshake);
+    }
+
+    /// From which position on a stream's own state may be shown, so that nobody is taken back.
+    ///
+    /// # Errors
+    /// When the server has not come so far.
+    fn goal(&self, handshake: &SyncHandshake) -> Result<Lsn, ReplicaError> {
+        let (ours, theirs) = (self.shown, Lsn(handshake.server_current_position));
+        if handshake.source != self.resume.source {
+            // Of another database or history: what was shown may lie beyond everything it will ever have.
+            return Ok(ours.min(theirs));
+        }
+        if theirs < ours && theirs != Lsn::ZERO {
+            return Err(ReplicaError::Behind { ours, theirs });
+        }
+        Ok(ours)
+    }
+
+    /// From here on the table is of this stream's journal.
+    fn adopt(&mut self, handshake: &SyncHandshake) {
+        if self.resume.instance_id != handshake.instance_id {
+            self.resume.instance_id.clone_from(&handshake.instance_id);
+            self.resume.sequence = None;
+        }
+        self.resume.source.clone_from(&handshake.source);
+    }
+
+    /// A whole snapshot, which may be older than what was shown.
+    fn receive(&mut self, table: Box<TableState>, position: Lsn, sequence: Sequence) {
+        let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
+        match goal {
+            Ok(goal) => {
+                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, goal)));
+                self.reveal();
+            }
+            Err(error) => self.give_up(error, false),
+        }
+    }
+
+    /// Gives the stream's own state out in the place of the old one, in one step, if it is new enough.
+    fn reveal(&mut self) {
+        let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
+        let Incoming { table, position, committed_at, sequence, .. } = *incoming;
+        let Some(handshake) = self.opened.take() else { return };
+        self.adopt(&handshake);
+        self.opened = Some(handshake);
+        self.resume.position = position;
+        self.resume.sequence = Some(sequence);
+        self.shown = position;
+        self.schema = Some(table.schema().clone());
+        self.taken.push_back(Taken::State { table, position, committed_at });
+    }
+
+    fn transaction(&mut self, transaction: Transaction, sequence: Sequence) {
+        if let Some(incoming) = &mut self.incoming {
+            return match incoming.apply(&transaction, sequence) {
+                Ok(()) => self.reveal(),
+                Err(error) => self.start_over(error.into()),
+            };
+        }
+        let schema = transaction.changes.iter().rev().find_map(|change| match change {
+            Change::Schema(schema) => Some(schema.clone()),
+            _ => None,
+        });
+        let reached = Reached { position: transaction.position, sequence, schema };
+        self.taken.push_back(Taken::Transaction { transaction, reached });
+    }
+
+    /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the table's
+    /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
+    fn heartbeat(&mut self, position: Option<Lsn>, server_time: Option<Timestamp>, received: Instant) {
+        let since_start = received.saturating_duration_since(self.started);
+        let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
+        let Some(position) = position.filter(|_| self.assembler.is_live()) else { return };
+        if let Some(incoming) = &mut self.incoming {
+            incoming.moved(position);
+            self.reveal();
+        }
+        if self.incoming.is_none() {
+            let at = received.checked_sub(excess).unwrap_or(self.started);
+            self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at });
+        }
+    }
+
+    /// The stream is of no use any more, nor is what it brought and nobody has taken yet.
+    fn give_up(&mut self, error: ReplicaError, starts_over: bool) {
+        tracing::warn!(%error, "the stream is given up");
+        self.close();
+        self.taken.clear();
+        self.taken.push_back(Taken::GivenUp { starts_over });
+        // Where nobody hears it, the session is being stopped.
+        let _ = self.faults.send(error);
+    }
+}
+
+/// What a waiting message counts for.
+pub(crate) fn weight(message: &SyncResponse) -> usize {
+    let entries = match &message.message {
+        Some(sync_response::Message::Batch(batch)) => batch.entries.len(),
+        _ => 0,
+    };
+    size_of::<SyncResponse>() + entries
+}

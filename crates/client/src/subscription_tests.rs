@@ -1,0 +1,336 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::assembler::ProtocolError;
+use crate::fixtures::{batch, greeting, snapshot, two_columns};
+use futures::FutureExt as _;
+use laredo_core::KeyColumns;
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{Heartbeat, RowBatch, SyncHandshake, SyncMode, SyncResponse};
+use prost_types::Timestamp;
+use tokio::sync::{Semaphore, oneshot};
+
+/// A subscription whose session is the test.
+struct Rig {
+    subscription: Subscription,
+    inputs: mpsc::UnboundedSender<Input>,
+    faults: mpsc::UnboundedReceiver<ReplicaError>,
+    started: Instant,
+    /// Seconds since.
+    now: Arc<AtomicU64>,
+}
+
+impl Rig {
+    fn new(resume: Option<ResumePoint>) -> Rig {
+        let (started, now) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let clock = now.clone();
+        let clock = Box::new(move || started + Duration::from_secs(clock.load(Ordering::Relaxed)));
+        let (inputs, waiting) = mpsc::unbounded_channel();
+        let (faulty, faults) = mpsc::unbounded_channel();
+        let (table, stop) = (TableName::new("public", "t"), CancellationToken::new());
+        let health = Arc::new(Health::new(clock));
+        let subscription = Subscription::new(table, health, waiting, faulty, resume, stop);
+        Rig { subscription, inputs, faults, started, now }
+    }
+
+    /// One that has rows at a position.
+    fn at(position: u64, keys: &[&str]) -> Rig {
+        let mut rig = Rig::new(None);
+        rig.open(greeting(SyncMode::FullSnapshot, position));
+        rig.snapshot(position, keys);
+        assert_eq!(rig.events().len(), 2);
+        rig
+    }
+
+    /// Opens a stream. Returns where it was to go on from.
+    fn open(&mut self, greeting: SyncHandshake) -> Resume {
+        let (answer, mut resume) = oneshot::channel();
+        assert!(self.inputs.send(Input::Open(answer)).is_ok());
+        assert_eq!(self.events(), [""; 0]);
+        self.receive(Message::Handshake(greeting));
+        resume.try_recv().unwrap()
+    }
+
+    fn receive(&self, message: Message) {
+        let share = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let received = self.started + Duration::from_secs(self.now.load(Ordering::Relaxed));
+        let input = Input::Message(Box::new(SyncResponse { message: Some(message) }), received, share);
+        assert!(self.inputs.send(input).is_ok());
+    }
+
+    fn snapshot(&self, position: u64, keys: &[&str]) {
+        snapshot(position, keys).into_iter().for_each(|message| self.receive(message));
+    }
+
+    fn batch(&self, batch: RowBatch) {
+        self.receive(Message::Batch(batch));
+    }
+
+    fn heartbeat(&self, source_position: &str, sent: i64) {
+        let server_time = Some(Timestamp { seconds: sent, nanos: 0 });
+        let source_position = source_position.to_owned();
+        self.receive(Message::Heartbeat(Heartbeat { server_time, source_position, current_sequence: 0 }));
+    }
+
+    /// What has come, in words. Whatever waits for more is dropped.
+    fn events(&mut self) -> Vec<String> {
+        let mut events = Vec::new();
+        while let Some(event) = self.subscription.next().now_or_never() {
+            let is_last = matches!(event, SubscriptionEvent::Ended { .. });
+            events.push(self.words(event));
+            if is_last {
+                break;
+            }
+        }
+        events
+    }
+
+    fn words(&self, event: SubscriptionEvent) -> String {
+        match event {
+            SubscriptionEvent::Restart { reason } => format!("restart, {reason}"),
+            SubscriptionEvent::State { table, position, .. } => {
+                let key = |row: &laredo_core::Tuple| {
+                    let key = row.as_ref().cells().next().unwrap().value().unwrap().to_vec();
+                    String::from_utf8(key).unwrap()
+                };
+                let mut keys: Vec<_> = table.rows().map(key).collect();
+                keys.sort();
+                format!("{keys:?} at {position}")
+            }
+            SubscriptionEvent::Resumed { position, .. } => format!("resumed at {position}"),
+            SubscriptionEvent::Transaction(transaction) => {
+                format!("{} more at {}", transaction.changes.len(), transaction.position)
+            }
+            SubscriptionEvent::Current { position, at } => {
+                format!("all at {position} as of {}", at.saturating_duration_since(self.started).as_secs())
+            }
+            SubscriptionEvent::Ended { .. } => "ended".to_owned(),
+        }
+    }
+
+    fn fault(&mut self) -> ReplicaError {
+        self.faults.try_recv().unwrap()
+    }
+}
+
+const RESTART: &str = "restart, so says the test";
+
+fn source(timeline: u32) -> Option<SourceIdentity> {
+    Some(SourceIdentity { timeline, ..SourceIdentity::default() })
+}
+
+fn point(position: u64) -> ResumePoint {
+    ResumePoint { schema: two_columns(), position: Lsn(position), source: None }
+}
+
+fn positioned(position: u64) -> Resume {
+    Resume { position: Lsn(position), ..Resume::default() }
+}
+
+#[test]
+fn all_rows_come_first_and_then_each_transaction_once() {
+    let mut rig = Rig::new(None);
+    let first = greeting(SyncMode::FullSnapshot, 3);
+    let resume = rig.open(SyncHandshake { instance_id: "j".into(), server_current_sequence: 9, ..first });
+    assert_eq!(resume, Resume::default());
+    rig.snapshot(1, &["k", "l"]);
+    rig.batch(batch(2, &["m"]));
+    assert_eq!(rig.events(), [RESTART, "[\"k\", \"l\"] at 0/1", "1 more at 0/2"]);
+    assert!(!rig.subscription.status().ready);
+    rig.batch(RowBatch { last_sequence: 7, ..batch(3, &["n", "o"]) });
+    assert_eq!(rig.events(), ["2 more at 0/3"]);
+    let status = rig.subscription.status();
+    assert_eq!((status.ready, status.position, status.full_snapshots, status.resyncs), (true, Lsn(3), 1, 0));
+    let resume = rig.open(SyncHandshake { instance_id: "other".into(), ..greeting(SyncMode::Delta, 4) });
+    assert_eq!(resume, Resume { instance_id: "j".into(), sequence: Some(laredo_core::Sequence(7)), ..positioned(3) });
+    rig.batch(batch(2, &["m"]));
+    rig.batch(batch(3, &["n", "o"]));
+    rig.batch(batch(4, &["p"]));
+    assert_eq!(rig.events(), ["resumed at 0/3", "1 more at 0/4"]);
+}
+
+#[test]
+fn half_a_transaction_is_void_when_the_stream_is_another() {
+    let mut rig = Rig::at(1, &[]);
+    rig.batch(RowBatch { ends: false, ..batch(2, &["k", "l"]) });
+    assert_eq!(
+        rig.open(greeting(SyncMode::Delta, 2)),
+        Resume { sequence: Some(laredo_core::Sequence(0)), ..positioned(1) }
+    );
+    rig.batch(RowBatch { ends: false, ..batch(2, &["k"]) });
+    assert_eq!(rig.events(), ["resumed at 0/1"]);
+    rig.batch(batch(2, &["l"]));
+    assert_eq!(rig.events(), ["2 more at 0/2"]);
+}
+
+#[test]
+fn a_snapshot_that_is_older_than_what_was_handed_out_waits_until_it_is_not() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.open(greeting(SyncMode::FullSnapshot, 9));
+    rig.snapshot(2, &["l"]);
+    rig.batch(batch(4, &["m"]));
+    assert_eq!(rig.events(), [RESTART]);
+    rig.heartbeat("0/3", 0);
+    assert_eq!(rig.events(), [""; 0]);
+    rig.batch(batch(6, &["n"]));
+    rig.batch(batch(7, &["o"]));
+    assert_eq!(rig.events(), ["[\"l\", \"m\", \"n\"] at 0/6", "1 more at 0/7"]);
+    assert_eq!(rig.subscription.status().resyncs, 1);
+    // That nothing happened up to there is as good.
+    rig.open(greeting(SyncMode::FullSnapshot, 9));
+    rig.snapshot(2, &["l"]);
+    rig.heartbeat("0/8", 0);
+    assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/8", "all at 0/8 as of 0"]);
+}
+
+#[test]
+fn a_server_that_is_behind_does_not_take_the_consumer_back() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.open(greeting(SyncMode::FullSnapshot, 4));
+    assert_eq!(rig.events(), [""; 0]);
+    assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
+    rig.snapshot(4, &["l"]);
+    assert_eq!(rig.events(), [""; 0]);
+    // The consumer has its state still, and may go on from it.
+    assert_eq!(rig.open(greeting(SyncMode::Delta, 5)).position, Lsn(5));
+    assert_eq!(rig.events(), ["resumed at 0/5"]);
+}
+
+#[test]
+fn another_history_begins_anew_where_it_is() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::FullSnapshot, 4) });
+    rig.snapshot(3, &["l"]);
+    assert_eq!(rig.events(), [RESTART]);
+    rig.batch(batch(4, &["m"]));
+    assert_eq!(rig.events(), ["[\"l\", \"m\"] at 0/4"]);
+    let resume = rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::Delta, 4) });
+    assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
+}
+
+#[test]
+fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.open(greeting(SyncMode::FullSnapshot, 6));
+    let [begin, rows, _] = snapshot(6, &["l"]);
+    rig.receive(begin);
+    rig.receive(rows);
+    assert_eq!(rig.events(), [RESTART]);
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 4)), Resume::default());
+    // And what it was shown is not forgotten.
+    assert_eq!(rig.events(), [""; 0]);
+    assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
+    rig.open(greeting(SyncMode::FullSnapshot, 6));
+    rig.snapshot(6, &["l"]);
+    assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/6"]);
+}
+
+#[test]
+fn it_begins_with_what_the_consumer_has() {
+    let mut rig = Rig::new(Some(ResumePoint { source: source(1), ..point(5) }));
+    assert_eq!(rig.subscription.status().position, Lsn(5));
+    let resume = rig.open(SyncHandshake { source: source(1), ..greeting(SyncMode::Delta, 6) });
+    assert_eq!(resume, Resume { source: source(1), ..positioned(5) });
+    rig.batch(batch(5, &["k"]));
+    rig.batch(batch(6, &["l"]));
+    assert_eq!(rig.events(), ["resumed at 0/5", "1 more at 0/6"]);
+    let status = rig.subscription.status();
+    assert_eq!((status.ready, status.full_snapshots, status.resyncs), (true, 0, 0));
+}
+
+#[test]
+fn the_handshake_says_of_which_database_the_stream_is() {
+    let mut rig = Rig::new(Some(point(5)));
+    rig.open(SyncHandshake { source: source(3), ..greeting(SyncMode::Delta, 6) });
+    let event = rig.subscription.next().now_or_never().unwrap();
+    assert!(matches!(event, SubscriptionEvent::Resumed { source: found, .. } if found == source(3)));
+    rig.open(SyncHandshake { source: source(4), ..greeting(SyncMode::FullSnapshot, 6) });
+    rig.snapshot(6, &[]);
+    assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::Restart { .. })));
+    let event = rig.subscription.next().now_or_never().unwrap();
+    assert!(matches!(event, SubscriptionEvent::State { source: found, .. } if found == source(4)));
+}
+
+#[test]
+fn rows_of_another_definition_are_asked_for_anew() {
+    let columns = two_columns().columns().to_vec();
+    let schema = Arc::new(Schema::new(columns, KeyColumns::new([1]), Default::default()));
+    let mut rig = Rig::new(Some(ResumePoint { schema, ..point(5) }));
+    rig.open(greeting(SyncMode::Delta, 6));
+    assert_eq!(rig.events(), [""; 0]);
+    assert_eq!(rig.fault(), ReplicaError::Schema { position: Lsn(5) });
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 6)), Resume::default());
+    assert_eq!(rig.events(), [RESTART]);
+}
+
+#[test]
+fn a_schema_that_came_with_a_transaction_is_that_of_the_next_stream() {
+    let columns = two_columns().columns().to_vec();
+    let before = Arc::new(Schema::new(columns[..1].to_vec(), KeyColumns::new([0]), Default::default()));
+    let mut rig = Rig::new(Some(ResumePoint { schema: before.clone(), ..point(5) }));
+    let mut first = greeting(SyncMode::Delta, 6);
+    first.encoding.as_mut().unwrap().schema = Some(laredo_proto::schema::to_wire(&before));
+    rig.open(first);
+    let schema = Some(laredo_proto::schema::to_wire(&two_columns()));
+    rig.batch(RowBatch { schema, ..batch(6, &["k"]) });
+    assert_eq!(rig.events(), ["resumed at 0/5", "2 more at 0/6"]);
+    rig.open(greeting(SyncMode::Delta, 6));
+    assert_eq!(rig.events(), ["resumed at 0/6"]);
+}
+
+#[test]
+fn a_new_copy_around_the_position_and_a_broken_stream_begin_anew() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.batch(RowBatch { span_from: 4, ..batch(7, &["l"]) });
+    assert_eq!(rig.events(), [""; 0]);
+    let span = ProtocolError::Span { from: Lsn(4), to: Lsn(7), ours: Lsn(5) };
+    assert_eq!(rig.fault(), ReplicaError::Protocol(span));
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), Resume::default());
+    rig.snapshot(7, &["l"]);
+    assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/7"]);
+    rig.batch(batch(9, &["m"]));
+    rig.batch(batch(8, &["n"]));
+    assert_eq!(rig.events(), ["1 more at 0/9"]);
+    assert!(matches!(rig.fault(), ReplicaError::Protocol(ProtocolError::Backwards { .. })));
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 9)), Resume::default());
+}
+
+#[test]
+fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.batch(batch(6, &["l"]));
+    rig.batch(batch(7, &["m"]));
+    assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::Transaction(_))));
+    rig.subscription.start_over(StateError::KeyExists);
+    rig.heartbeat("0/7", 0);
+    assert_eq!(rig.events(), [""; 0]);
+    assert_eq!(rig.fault(), ReplicaError::State(StateError::KeyExists));
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), Resume::default());
+    rig.snapshot(5, &["k"]);
+    rig.batch(batch(6, &["l"]));
+    assert_eq!(rig.events(), [RESTART, "[\"k\", \"l\"] at 0/6"]);
+}
+
+#[test]
+fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.now.store(3, Ordering::Relaxed);
+    rig.heartbeat("0/5", 1000);
+    rig.now.store(8, Ordering::Relaxed);
+    // A second longer under way than the first.
+    rig.heartbeat("0/9", 1004);
+    rig.heartbeat("", 1005);
+    assert_eq!(rig.events(), ["all at 0/5 as of 3", "all at 0/9 as of 7"]);
+    assert_eq!(rig.open(greeting(SyncMode::Delta, 9)).position, Lsn(9));
+}
+
+#[test]
+fn it_has_ended_when_nobody_reads_the_streams() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.batch(batch(6, &["l"]));
+    rig.inputs = mpsc::unbounded_channel().0;
+    assert_eq!(rig.events(), ["1 more at 0/6", "ended"]);
+    assert_eq!(rig.events(), ["ended"]);
+    assert!(rig.subscription.status().stopped);
+}

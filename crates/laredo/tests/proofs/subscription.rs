@@ -1,0 +1,223 @@
+//! A consumer that keeps a table by itself, from what a subscription hands out and nothing else, has what the database has: through
+//! cut connections and a killed server, and from a position and a schema that were saved.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use laredo_client::{ResumePoint, SourceIdentity, Status, Subscription, SubscriptionEvent};
+use laredo_core::{Lsn, TableState};
+use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable};
+use laredo_testkit::{Direction, Proxy, eventually, is_full, oracle};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::restarts::kept;
+use crate::support::compare::rows_differences;
+use crate::support::fleet::{cluster, more, serve_all};
+use crate::support::server::PATIENCE;
+
+/// What a consumer has. It could be written to a disk as it is.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    table: Option<TableState>,
+    position: Lsn,
+    source: Option<SourceIdentity>,
+    /// How often all rows came.
+    states: u32,
+    /// How often it was told that they would.
+    restarts: u32,
+}
+
+struct Consumer {
+    table: &'static WorkloadTable,
+    kept: Arc<Mutex<Kept>>,
+    status: watch::Receiver<Status>,
+    task: JoinHandle<()>,
+}
+
+impl Consumer {
+    /// Begins with what was saved, if anything was.
+    fn start(url: &str, table: &'static WorkloadTable, saved: Kept) -> Consumer {
+        let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
+        if let Some(rows) = &saved.table {
+            let (schema, position, source) = (rows.schema().clone(), saved.position, saved.source.clone());
+            builder = builder.resume(ResumePoint { schema, position, source });
+        }
+        let subscription = builder.start().unwrap();
+        let status = subscription.watch_status();
+        let kept = Arc::new(Mutex::new(saved));
+        let task = tokio::spawn(consume(subscription, kept.clone()));
+        Consumer { table, kept, status, task }
+    }
+
+    fn kept(&self) -> Kept {
+        self.kept.lock().unwrap().clone()
+    }
+
+    async fn reach(&self, position: Lsn) {
+        let reached = async || {
+            let kept = self.kept.lock().unwrap();
+            kept.table.is_some() && kept.position >= position
+        };
+        if eventually(PATIENCE, reached).await.is_err() {
+            let (name, status) = (self.table.name(), self.status.borrow());
+            panic!("{name} does not reach {position}: {status:?}, has ended: {}", self.task.is_finished());
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// It does not wait for the next event in peace: it is called away again and again.
+async fn consume(mut subscription: Subscription, kept: Arc<Mutex<Kept>>) {
+    let mut calls = tokio::time::interval(Duration::from_millis(2));
+    loop {
+        let event = tokio::select! {
+            event = subscription.next() => event,
+            _ = calls.tick() => continue,
+        };
+        let mut kept = kept.lock().unwrap();
+        let position = match event {
+            SubscriptionEvent::Restart { .. } => {
+                kept.table = None;
+                kept.restarts += 1;
+                continue;
+            }
+            SubscriptionEvent::State { table, position, source } => {
+                (kept.table, kept.source) = (Some(*table), source);
+                kept.states += 1;
+                position
+            }
+            SubscriptionEvent::Resumed { position, source } => {
+                assert_eq!(position, kept.position);
+                kept.source = source;
+                position
+            }
+            SubscriptionEvent::Transaction(transaction) => {
+                assert!(transaction.position > kept.position, "{} again", transaction.position);
+                let table = kept.table.as_mut().expect("rows come before changes");
+                table.apply(&transaction).expect("each transaction fits");
+                transaction.position
+            }
+            SubscriptionEvent::Current { position, .. } => position,
+            SubscriptionEvent::Ended { reason } => panic!("{reason}"),
+        };
+        assert!(position >= kept.position, "taken back from {} to {position}", kept.position);
+        kept.position = position;
+    }
+}
+
+async fn compare(sql: &tokio_postgres::Client, consumers: &[Consumer]) {
+    let position = oracle::flushed(sql).await.unwrap();
+    for consumer in consumers {
+        consumer.reach(position).await;
+        let (name, key) = (consumer.table.name(), consumer.table.key);
+        let rows = oracle::rows_at_rest(sql, &name, key, "true").await.unwrap();
+        assert!(!rows.rows.is_empty(), "{name} is empty");
+        let table = consumer.kept().table.unwrap();
+        let differences = rows_differences(table.schema(), table.rows(), &rows, key);
+        assert!(differences.is_empty(), "{name} at {position}:\n{differences}");
+    }
+}
+
+/// Cuts all connections again and again, inside a message more often than not.
+async fn cut(proxy: &Proxy, workload: &Workload, times: u64) {
+    for cut in 0..times {
+        more(workload, 15).await;
+        if cut % 2 == 0 {
+            proxy.cut_after_bytes(Direction::ToClient, 3000 + 7919 * cut);
+        }
+        proxy.cut_all();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() {
+    let (rounds, cuts) = if is_full() { (10, 20) } else { (2, 6) };
+    let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+    let sql = cluster.connect().await.unwrap();
+    // Truncating a table ends in a copy of it, and who is inside of what that stands for begins anew.
+    let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
+    let workload = Workload::start(&cluster.url("postgres"), 21, options);
+    more(&workload, 100).await;
+    let mut server = kept(serve_all(cluster.url("postgres")).slot("laredo_subscription"), &folder).start().await;
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
+    let url = format!("http://{}", proxy.addr());
+    let mut consumers: Vec<Consumer> =
+        TABLES.iter().map(|table| Consumer::start(&url, table, Kept::default())).collect();
+    for consumer in &consumers {
+        consumer.reach(Lsn(1)).await;
+    }
+    cut(&proxy, &workload, cuts).await;
+    // Copies of what they have at this moment, each at a position of its own; the server will be killed before they are gone on from.
+    let saved: Vec<Kept> =
+        consumers.iter().map(|consumer| Kept { states: 0, restarts: 0, ..consumer.kept() }).collect();
+    cut(&proxy, &workload, cuts).await;
+    server.restart().await;
+    let late = TABLES.iter().zip(saved).map(|(table, saved)| Consumer::start(&url, table, saved));
+    consumers.extend(late);
+    for _ in 0..rounds {
+        cut(&proxy, &workload, cuts).await;
+        let paused = workload.pause().await;
+        compare(&sql, &consumers).await;
+        workload.resume(paused);
+    }
+    let (early, late) = consumers.split_at(TABLES.len());
+    for (consumers, expected) in [(early, 1), (late, 0)] {
+        for consumer in consumers {
+            let (name, kept, status) = (consumer.table.name(), consumer.kept(), consumer.status.borrow());
+            assert_eq!((kept.states, kept.restarts), (expected, expected), "{name}: {status:?}");
+            assert_eq!((status.full_snapshots, status.resyncs), (expected.into(), 0), "{name}: {status:?}");
+            assert!(status.connects > 1, "{name} was never cut: {status:?}");
+        }
+    }
+    workload.stop().await.unwrap();
+}
+
+/// A consumer finds that what came does not fit, and a server has another history than the one that was saved: all rows come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_gone_on_from_comes_anew() {
+    let cluster = cluster();
+    let sql = cluster.connect().await.unwrap();
+    let table = &TABLES[0];
+    sql.batch_execute(&table.mark(-1)).await.unwrap();
+    let server = serve_all(cluster.url("postgres")).slot("laredo_anew").start().await;
+    let mut subscription = Subscription::builder(server.url(), table.name()).start().unwrap();
+    let (schema, position, source) = state(&mut subscription, 1).await;
+    assert!(source.is_some());
+    subscription.start_over(laredo_core::StateError::KeyMissing);
+    state(&mut subscription, 1).await;
+    let status = subscription.status();
+    assert_eq!((status.full_snapshots, status.resyncs), (2, 1), "{status:?}");
+    let other = source.map(|source| SourceIdentity { system_identifier: "1".to_owned(), ..source });
+    let point = ResumePoint { schema, position, source: other };
+    let mut subscription = Subscription::builder(server.url(), table.name()).resume(point).start().unwrap();
+    state(&mut subscription, 1).await;
+    assert_eq!(subscription.status().full_snapshots, 1);
+}
+
+/// Waits until all rows have come, so many, after the announcement.
+async fn state(
+    subscription: &mut Subscription,
+    rows: usize,
+) -> (Arc<laredo_client::Schema>, Lsn, Option<SourceIdentity>) {
+    let coming = async {
+        let mut is_told = false;
+        loop {
+            match subscription.next().await {
+                SubscriptionEvent::Restart { .. } => is_told = true,
+                SubscriptionEvent::State { table, position, source } => {
+                    assert!(is_told && table.len() == rows, "{} rows, is_told: {is_told}", table.len());
+                    return (table.schema().clone(), position, source);
+                }
+                SubscriptionEvent::Current { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, coming).await.expect("all rows come")
+}
