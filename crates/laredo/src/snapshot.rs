@@ -7,7 +7,12 @@ use crate::config::{Loader, SnapshotterConfig};
 use crate::program::{Task, begin, healthcheck, run as run_until_stopped};
 
 mod arguments;
+mod aws;
 mod compose;
+mod connect;
+mod feed;
+mod http;
+mod table;
 
 pub use arguments::Arguments;
 

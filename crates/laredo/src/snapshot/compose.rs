@@ -1,13 +1,46 @@
 //! Parts made from the configuration, run together, and stopped together.
 
-use anyhow::anyhow;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use super::aws::Aws;
+use super::http;
+use super::table::Table;
 use crate::config::SnapshotterConfig;
-use crate::program::Failure;
+use crate::program::{Failure, bind, until};
 
-/// Writes every table's archive until told to stop.
+/// Writes every table's archive until told to stop. One that cannot be written leaves the others running; when none can, it ends.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), Failure> {
-    let (_, _) = (config, stop);
-    Err(anyhow!("not composed yet").into())
+    let aws = Arc::new(Aws::new(&config.credentials)?);
+    let listener = bind(config.http_port, "snapshotter.http.port").await;
+    let listener = listener.map_err(|problem| Failure::Misconfigured(vec![problem]))?;
+    let address = listener.local_addr().context("snapshotter.http.port")?;
+    tracing::info!(port = address.port(), "serving the HTTP API");
+    let tables: Vec<Table> = config.tables.into_iter().map(Table::new).collect();
+    let (served, all_written) = watch::channel(false);
+    let serving = tokio::spawn(http::serve(listener, tables.clone(), until(all_written)));
+    let mut tasks = JoinSet::new();
+    for table in &tables {
+        tasks.spawn(table.clone().run(aws.clone(), writer_id(), stop.clone()));
+    }
+    let mut failed = 0;
+    while let Some(ended) = tasks.join_next().await {
+        // Why is said where it happened.
+        failed += usize::from(ended.context("a table's task")?.is_err());
+    }
+    served.send_replace(true);
+    serving.await.context("serving HTTP")??;
+    match failed {
+        0 => Ok(()),
+        failed => Err(anyhow!("{failed} of {} archives are not written any more", tables.len()).into()),
+    }
+}
+
+/// Tells this run from all others: the machine, the process, and a number.
+fn writer_id() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}:{:08x}", std::process::id(), rand::random::<u32>())
 }

@@ -1,0 +1,78 @@
+//! What is at AWS, made from the configuration.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use laredo_archive::aws::{AssumeRole, Credentials, Profile, Profiles};
+use laredo_archive::{Kinesis, Publisher, PublisherOptions, Publishing, S3, S3Options, Sink, SinkOptions, Sns, Sqs};
+
+use crate::config;
+use crate::config::snapshotter::{AwsConfig, EventConfig, EventTarget, S3Config, TableConfig};
+
+/// The profiles that destinations and events name, each asked for its credentials when they are needed.
+pub(super) struct Aws {
+    profiles: Profiles,
+}
+
+impl Aws {
+    /// # Errors
+    /// When a profile leads back to itself.
+    pub(super) fn new(profiles: &BTreeMap<String, config::Credentials>) -> anyhow::Result<Aws> {
+        let profile = |(name, credentials): (&String, &config::Credentials)| (name.clone(), profile(credentials));
+        Ok(Aws { profiles: Profiles::new(profiles.iter().map(profile).collect()).context("credentials")? })
+    }
+
+    async fn credentials(&self, aws: &AwsConfig) -> anyhow::Result<Credentials> {
+        self.profiles.credentials(aws.credentials.as_deref()).await.context("credentials")
+    }
+
+    /// # Errors
+    /// When the bucket cannot be meant.
+    pub(super) async fn s3(&self, s3: &S3Config, key_prefix: &str) -> anyhow::Result<S3> {
+        let options = S3Options {
+            bucket: s3.bucket.clone(),
+            prefix: format!("{}{key_prefix}", s3.prefix),
+            region: s3.aws.region.clone(),
+            endpoint: s3.aws.endpoint.clone(),
+            force_path_style: s3.force_path_style,
+        };
+        Ok(S3::new(&options, &self.credentials(&s3.aws).await?)?)
+    }
+
+    /// Who is told of a table's artifacts.
+    ///
+    /// # Errors
+    /// When there is no such profile.
+    pub(super) async fn publisher(&self, table: &TableConfig) -> anyhow::Result<(Publisher, Publishing)> {
+        let mut sinks = Vec::new();
+        for event in &table.events {
+            sinks.push(sink(event, &self.credentials(&event.aws).await?));
+        }
+        let options = PublisherOptions { seed: rand::random(), ..PublisherOptions::default() };
+        Ok(Publisher::new(sinks, options))
+    }
+}
+
+fn sink(event: &EventConfig, credentials: &Credentials) -> Box<dyn Sink> {
+    let options = SinkOptions { region: event.aws.region.clone(), endpoint: event.aws.endpoint.clone() };
+    match &event.target {
+        EventTarget::Sns { topic_arn } => Box::new(Sns::new(topic_arn, &options, credentials)),
+        EventTarget::Sqs { queue_url } => Box::new(Sqs::new(queue_url, &options, credentials)),
+        EventTarget::Kinesis { stream } => Box::new(Kinesis::new(stream, &options, credentials)),
+    }
+}
+
+fn profile(credentials: &config::Credentials) -> Profile {
+    match credentials {
+        config::Credentials::Ambient => Profile::Ambient,
+        config::Credentials::AssumeRole { role_arn, external_id, session_name, region, base } => {
+            Profile::AssumeRole(AssumeRole {
+                role_arn: role_arn.clone(),
+                external_id: external_id.clone(),
+                session_name: session_name.clone(),
+                region: region.clone(),
+                base: base.clone(),
+            })
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A client's subscription as what a writer is fed with.
+
+use laredo_archive::{Feed, SourceId, Start, TimelineSwitch, Update};
+use laredo_client::{ResumePoint, Subscription, SubscriptionEvent};
+use laredo_core::{Lsn, StateError};
+use laredo_proto::replication::{self, SourceIdentity};
+
+/// Feeds a writer with what a server sends.
+pub(super) struct Subscribed(pub(super) Subscription);
+
+impl Feed for Subscribed {
+    async fn next(&mut self) -> Update {
+        match self.0.next().await {
+            SubscriptionEvent::Restart { reason } => Update::Restart { reason },
+            SubscriptionEvent::State { table, position, source } => {
+                Update::State { table, position, source: source.map(source_id) }
+            }
+            SubscriptionEvent::Resumed { source, .. } => Update::Resumed { source: source.map(source_id) },
+            SubscriptionEvent::Transaction(transaction) => Update::Transaction(transaction),
+            SubscriptionEvent::Current { at, .. } => Update::Current(at),
+            SubscriptionEvent::Ended { reason } => Update::Ended { reason },
+        }
+    }
+
+    fn start_over(&mut self, error: StateError) {
+        self.0.start_over(error);
+    }
+}
+
+/// Where a subscription goes on that an archive has come to.
+pub(super) fn resume_point(start: Start) -> ResumePoint {
+    let Start { schema, position, source } = start;
+    ResumePoint { schema, position, source: source.map(identity) }
+}
+
+fn source_id(identity: SourceIdentity) -> SourceId {
+    let SourceIdentity { system_identifier, database, timeline, history } = identity;
+    let switch = |switch: replication::TimelineSwitch| TimelineSwitch {
+        timeline: switch.timeline,
+        position: Lsn(switch.switched_at),
+    };
+    SourceId { system_identifier, database, timeline, history: history.into_iter().map(switch).collect() }
+}
+
+fn identity(source: SourceId) -> SourceIdentity {
+    let SourceId { system_identifier, database, timeline, history } = source;
+    let switch = |switch: TimelineSwitch| replication::TimelineSwitch {
+        timeline: switch.timeline,
+        switched_at: switch.position.0,
+    };
+    SourceIdentity { system_identifier, database, timeline, history: history.into_iter().map(switch).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_the_same_in_the_archive_and_on_the_wire() {
+        let switched = replication::TimelineSwitch { timeline: 1, switched_at: 0x16_B374_D848 };
+        let wire = SourceIdentity {
+            system_identifier: "7".to_owned(),
+            database: "db".to_owned(),
+            timeline: 2,
+            history: vec![switched],
+        };
+        assert_eq!(identity(source_id(wire.clone())), wire);
+    }
+}

@@ -1,0 +1,149 @@
+//! What is told of the tables, as JSON.
+
+use std::time::Duration;
+
+use laredo_archive::{Progress, Status, Thresholds, Written};
+use laredo_core::Lsn;
+use serde_json::{Value, json};
+
+use super::super::table::{Running, State, Table};
+
+/// Whether every table has a base and is written, and what the others lack.
+pub(super) fn ready(tables: &[Table]) -> (bool, Value) {
+    let lacking: Vec<(String, Option<String>)> = tables.iter().map(|table| (table.name(), lacks(table))).collect();
+    let is_ready = lacking.iter().all(|(_, lacks)| lacks.is_none());
+    let tables: Vec<Value> = lacking
+        .into_iter()
+        .map(|(table, lacks)| json!({ "table": table, "ready": lacks.is_none(), "reason": lacks }))
+        .collect();
+    (is_ready, json!({ "ready": is_ready, "tables": tables }))
+}
+
+fn lacks(table: &Table) -> Option<String> {
+    match table.state() {
+        State::Opening => Some("its archive is not open yet".to_owned()),
+        State::Failed { error, .. } => Some(error),
+        State::Running(running) => {
+            let status = running.writer.status();
+            let reason = || {
+                let stream = running.stream.borrow().error.as_ref().map(ToString::to_string);
+                let error = stream.or(status.last_error.clone()).map(|error| format!(": {error}"));
+                format!("it has no base yet{}", error.unwrap_or_default())
+            };
+            (status.epoch == 0).then(reason)
+        }
+    }
+}
+
+pub(super) fn status(tables: &[Table]) -> Value {
+    json!({ "tables": tables.iter().map(of_table).collect::<Vec<_>>() })
+}
+
+fn of_table(table: &Table) -> Value {
+    let (state, error, running) = match table.state() {
+        State::Opening => ("opening", None, None),
+        State::Running(running) => ("running", None, Some(running)),
+        State::Failed { error, last } => ("failed", Some(error), last),
+    };
+    let mut said = json!({ "table": table.name(), "state": state });
+    if let (Some(running), Value::Object(fields)) = (running, &mut said)
+        && let Value::Object(more) = of_writer(table, &running)
+    {
+        fields.extend(more);
+    }
+    if let (Some(error), Value::Object(fields)) = (error, &mut said) {
+        fields.insert("error".to_owned(), error.into());
+    }
+    said
+}
+
+fn of_writer(table: &Table, running: &Running) -> Value {
+    let (status, stream) = (running.writer.status(), running.stream.borrow().clone());
+    let Status { position, head_position, epoch, buffer_depth, progress, conflicts, .. } = &status;
+    let destinations: Vec<Value> = status
+        .destinations
+        .iter()
+        .map(|at| json!({ "name": at.name, "objects": at.objects, "bytes": at.bytes, "errors": at.errors, "is_behind": at.is_behind }))
+        .collect();
+    let sinks: Vec<Value> = running
+        .sinks()
+        .iter()
+        .map(|sink| json!({ "name": sink.sink, "sent": sink.sent, "failed": sink.failed, "dropped": sink.dropped, "waiting": sink.waiting }))
+        .collect();
+    json!({
+        "position": shown(*position),
+        "head_position": shown(*head_position),
+        "epoch": epoch,
+        "buffer_depth": buffer_depth,
+        "churn_records": progress.churn_records,
+        "seconds_behind": seconds_behind(&status),
+        "snapshot_age_seconds": progress.since_base.map(|age| age.as_secs_f64()),
+        "last_snapshot": status.last_snapshot.as_ref().map(|written| artifact(&table.name(), written)),
+        "last_diff": status.last_diff.as_ref().map(|written| artifact(&table.name(), written)),
+        "thresholds": thresholds(&table.config.thresholds, progress),
+        "cas_conflicts": conflicts,
+        "last_error": status.last_error,
+        "stream": { "connected": stream.connected, "connects": stream.connects, "full_snapshots": stream.full_snapshots,
+            "error": stream.error.as_ref().map(ToString::to_string) },
+        "destinations": destinations,
+        "sinks": sinks,
+    })
+}
+
+/// Since the writer last had all that the source had.
+pub(super) fn seconds_behind(status: &Status) -> Option<f64> {
+    status.current_at.map(|at| at.elapsed().as_secs_f64())
+}
+
+/// An artifact that was written.
+pub(super) fn artifact(table: &str, written: &Written) -> Value {
+    json!({
+        "table": table,
+        "kind": written.kind,
+        "epoch": written.epoch,
+        "from_position": shown(written.from_position),
+        "to_position": written.to_position.to_string(),
+        "entries": written.count,
+        "bytes": written.bytes,
+        "created_at": written.created_at,
+    })
+}
+
+fn shown(position: Option<Lsn>) -> Option<String> {
+    position.map(|position| position.to_string())
+}
+
+/// How near each threshold is that is set: where it stands, and at what a base is written.
+fn thresholds(thresholds: &Thresholds, progress: &Progress) -> Value {
+    let mut near = serde_json::Map::new();
+    let mut put = |name: &str, is_at: Value, limit: Option<Value>| {
+        if let Some(limit) = limit {
+            near.insert(name.to_owned(), json!({ "is_at": is_at, "limit": limit }));
+        }
+    };
+    let seconds = |time: Option<Duration>| time.map(|time| Value::from(time.as_secs_f64()));
+    let since_base = seconds(progress.since_base).unwrap_or_default();
+    put("min_interval", since_base.clone(), seconds(thresholds.min_interval));
+    put("max_interval", since_base, seconds(thresholds.max_interval));
+    put("max_diff_bytes", progress.diff_bytes.into(), thresholds.max_diff_bytes.map(Value::from));
+    put("max_churn_records", progress.churn_records.into(), thresholds.max_churn_records.map(Value::from));
+    let fraction = |part: u64, whole: u64| if whole == 0 { Value::Null } else { (part as f64 / whole as f64).into() };
+    let of_bytes = fraction(progress.diff_bytes, progress.base_bytes);
+    put("max_diff_fraction", of_bytes, thresholds.max_diff_fraction.map(Value::from));
+    let of_rows = fraction(progress.churn_records, progress.base_rows);
+    put("max_churn_fraction", of_rows, thresholds.max_churn_fraction.map(Value::from));
+    Value::Object(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_threshold_that_is_set_is_told_with_how_near_it_is() {
+        let set = Thresholds { max_diff_bytes: Some(100), max_churn_fraction: Some(0.5), ..Thresholds::default() };
+        let progress = Progress { diff_bytes: 30, churn_records: 10, base_rows: 40, ..Progress::default() };
+        let expected = json!({ "max_diff_bytes": { "is_at": 30, "limit": 100 }, "max_churn_fraction": { "is_at": 0.25, "limit": 0.5 } });
+        assert_eq!(thresholds(&set, &progress), expected);
+    }
+}
