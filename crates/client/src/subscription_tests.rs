@@ -313,6 +313,19 @@ fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
 }
 
 #[test]
+fn nothing_is_said_of_a_state_that_the_consumer_could_not_take() {
+    let mut rig = Rig::at(5, &["k"]);
+    rig.open(greeting(SyncMode::FullSnapshot, 6));
+    rig.snapshot(4, &["l"]);
+    // It brings both the state and that it is all there is.
+    rig.heartbeat("0/6", 0);
+    assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::Restart { .. })));
+    assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::State { .. })));
+    rig.subscription.start_over(StateError::KeyMissing);
+    assert_eq!(rig.events(), [""; 0]);
+}
+
+#[test]
 fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
     let mut rig = Rig::at(5, &["k"]);
     rig.now.store(3, Ordering::Relaxed);
