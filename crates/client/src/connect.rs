@@ -33,6 +33,7 @@ pub(crate) struct Connect {
     pub(crate) client_id: String,
     pub(crate) ca_pem: Option<Vec<u8>>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) token: Option<String>,
     pub(crate) message_bytes_max: usize,
     pub(crate) pending_bytes_max: u32,
     pub(crate) now: Clock,
@@ -59,6 +60,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
+    /// The token cannot be sent.
+    #[error("the token has characters that no header takes; it must be ASCII without spaces")]
+    Token,
     /// There is no runtime.
     #[error("a client needs a tokio runtime; call start() inside one")]
     NoRuntime,
@@ -78,6 +82,7 @@ impl Connect {
             client_id: String::new(),
             ca_pem: None,
             identity: None,
+            token: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             pending_bytes_max: PENDING_BYTES_MAX,
             now: Box::new(Instant::now),
@@ -90,12 +95,15 @@ impl Connect {
     pub(crate) fn line(self, filters: Vec<FieldPredicate>) -> Result<Line, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let endpoint = self.endpoint()?;
+        let authorization = self.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let authorization = authorization.transpose().map_err(|_| StartError::Token)?;
         let health = Arc::new(Health::new(self.now));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (faults, faulty) = mpsc::unbounded_channel();
         let options = Options {
             server: self.server,
             endpoint,
+            authorization,
             table: self.table,
             client_id: self.client_id,
             filters,

@@ -228,6 +228,13 @@ impl ReplicaBuilder {
         self
     }
 
+    /// A token that is sent with each request as `authorization: Bearer …`, for servers or proxies that ask for one. Without TLS whoever
+    /// is on the way can read it.
+    pub fn token(mut self, token: impl Into<String>) -> ReplicaBuilder {
+        self.connect.token = Some(token.into());
+        self
+    }
+
     /// The largest message taken, in bytes (1 GiB and 64 MiB unless set): it must hold the table's largest row.
     pub fn message_bytes_max(mut self, bytes: usize) -> ReplicaBuilder {
         self.connect.message_bytes_max = bytes;

@@ -11,6 +11,7 @@ use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncRe
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 
 use crate::activity::Watched;
@@ -30,6 +31,8 @@ const RETRY_DEFINITE: Duration = Duration::from_secs(15);
 pub(crate) struct Options {
     pub(crate) server: String,
     pub(crate) endpoint: Endpoint,
+    /// Sent with each request, for servers or proxies that ask for it.
+    pub(crate) authorization: Option<AsciiMetadataValue>,
     pub(crate) table: TableName,
     pub(crate) client_id: String,
     pub(crate) filters: Vec<FieldPredicate>,
@@ -248,7 +251,11 @@ impl Dialer {
         let activity = Arc::new(AtomicU64::new(0));
         let mut client = LaredoReplicationServiceClient::new(Watched::new(channel, activity.clone()))
             .max_decoding_message_size(self.options.message_bytes_max);
-        match tokio::time::timeout(SILENCE, client.sync(self.request(resume))).await {
+        let mut request = tonic::Request::new(self.request(resume));
+        if let Some(authorization) = &self.options.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        match tokio::time::timeout(SILENCE, client.sync(request)).await {
             Ok(Ok(response)) => Ok(Opened { stream: response.into_inner(), activity, first: None }),
             Ok(Err(status)) => Err(ReplicaError::from_status(&status, &self.options.table)),
             Err(_) => Err(ReplicaError::Silent(SILENCE)),

@@ -208,6 +208,12 @@ impl SubscriptionBuilder {
         self
     }
 
+    /// As [`crate::ReplicaBuilder::token`].
+    pub fn token(mut self, token: impl Into<String>) -> SubscriptionBuilder {
+        self.connect.token = Some(token.into());
+        self
+    }
+
     /// As [`crate::ReplicaBuilder::message_bytes_max`].
     pub fn message_bytes_max(mut self, bytes: usize) -> SubscriptionBuilder {
         self.connect.message_bytes_max = bytes;

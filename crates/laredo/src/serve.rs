@@ -13,6 +13,7 @@ mod prepare;
 
 pub use arguments::Arguments;
 use compose::serve;
+pub(crate) use compose::serve_at;
 
 const PROGRAM: &str = "laredo-server";
 

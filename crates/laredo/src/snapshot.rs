@@ -10,7 +10,7 @@ mod arguments;
 mod aws;
 mod compose;
 mod connect;
-mod feed;
+pub(crate) mod feed;
 mod http;
 mod table;
 

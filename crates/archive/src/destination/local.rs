@@ -21,6 +21,8 @@ const LOCK: &str = "lock";
 #[derive(Clone, Debug)]
 pub struct Local {
     folder: Arc<Path>,
+    /// What names in the folder begin with.
+    prefix: Arc<str>,
     name: Arc<str>,
 }
 
@@ -28,11 +30,18 @@ impl Local {
     /// In this folder, which is made when something is written to it.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Local {
-        let folder: PathBuf = folder.into();
+        Local::with_prefix(folder, "")
+    }
+
+    /// In this folder, all names beginning with `prefix`: what is before its last `/` is a folder, too.
+    #[must_use]
+    pub fn with_prefix(folder: impl Into<PathBuf>, prefix: &str) -> Local {
+        let (folders, prefix) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+        let folder: PathBuf = folder.into().join(folders);
         // What is written down must lead there from elsewhere, too.
         let folder = std::path::absolute(&folder).unwrap_or(folder);
-        let name = folder.display().to_string();
-        Local { folder: folder.into(), name: name.into() }
+        let name = folder.join(prefix).display().to_string();
+        Local { folder: folder.into(), prefix: prefix.into(), name: name.into() }
     }
 
     /// A folder on the same file system: what is staged there need not be copied.
@@ -45,7 +54,7 @@ impl Local {
         &self,
         work: impl FnOnce(&Folder) -> Result<T, DestinationError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, DestinationError>> {
-        let (folder, name) = (Folder(self.folder.clone()), self.name.clone());
+        let (folder, name) = (Folder(self.folder.clone(), self.prefix.clone()), self.name.clone());
         async move {
             let ended = tokio::task::spawn_blocking(move || work(&folder)).await;
             let gone = |error: tokio::task::JoinError| DestinationError::Unavailable {
@@ -65,7 +74,7 @@ impl Destination for Local {
     }
 
     fn uri(&self, object: &str) -> String {
-        format!("file://{}/{object}", self.name)
+        format!("file://{}", self.folder.join(format!("{}{object}", self.prefix)).display())
     }
 
     fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
@@ -90,7 +99,7 @@ impl Destination for Local {
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
         let object = object.to_owned();
         self.run(move |folder| {
-            let path = folder.0.join(object);
+            let path = folder.path(&object);
             let file = File::open(&path).map_err(failed("read", &path))?;
             Ok(Box::new(file) as Box<dyn Read + Send>)
         })
@@ -106,12 +115,16 @@ impl Destination for Local {
     }
 }
 
-/// The folder, for threads that may block.
-struct Folder(Arc<Path>);
+/// The folder and what names in it begin with, for threads that may block.
+struct Folder(Arc<Path>, Arc<str>);
 
 impl Folder {
+    fn path(&self, object: &str) -> PathBuf {
+        self.0.join(format!("{}{object}", self.1))
+    }
+
     fn put(&self, object: &str, source: &Path, size: u64, sha256: &str) -> Result<(), DestinationError> {
-        let path = self.0.join(object);
+        let path = self.path(object);
         let parent = path.parent().unwrap_or(&self.0);
         make_folder(parent)?;
         File::open(source).and_then(|file| file.sync_all()).map_err(failed("read", source))?;
@@ -145,7 +158,7 @@ impl Folder {
     }
 
     fn manifest(&self) -> Result<Option<Versioned>, DestinationError> {
-        let path = self.0.join(MANIFEST);
+        let path = self.path(MANIFEST);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(Versioned { tag: tag(&bytes), bytes })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -154,7 +167,7 @@ impl Folder {
     }
 
     fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
-        let (path, lock) = (self.0.join(MANIFEST), self.0.join(WORK).join(LOCK));
+        let (path, lock) = (self.path(MANIFEST), self.0.join(WORK).join(format!("{}{LOCK}", self.1)));
         make_folder(&self.0.join(WORK))?;
         let lock_file = File::options().create(true).truncate(false).write(true).open(&lock);
         // Held until it is dropped: nobody comes between the comparison and the swap.
@@ -179,9 +192,7 @@ impl Folder {
         let mut found = Vec::new();
         for epoch in entries(&self.0)? {
             let name = epoch.file_name().to_string_lossy().into_owned();
-            if !name.starts_with("epoch=") {
-                continue;
-            }
+            let Some(name) = name.strip_prefix(&*self.1).filter(|name| name.starts_with("epoch=")) else { continue };
             for object in entries(&epoch.path())? {
                 let about = object.metadata().map_err(failed("read", &object.path()))?;
                 let modified = about.modified().map_err(failed("read", &object.path()))?;
@@ -193,7 +204,7 @@ impl Folder {
     }
 
     fn delete(&self, object: &str) -> Result<(), DestinationError> {
-        let path = self.0.join(object);
+        let path = self.path(object);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(error)),
             _ => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Archive, Destination, WriterError};
+use laredo_archive::{Archive, Destination, Local, WriterError};
 
 use crate::faulty::{Faulty, Mode};
 use crate::scene::{History, TABLE, begin, compare, local, options};
@@ -93,4 +93,24 @@ async fn a_destination_that_has_more_than_the_first_is_not_overwritten() {
     let ended = writer.ended().await.unwrap_err();
     assert!(matches!(ended, WriterError::Ahead { .. }), "{ended}");
     assert_eq!(two.manifest().await.unwrap(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_archives_in_one_folder_do_not_meet() {
+    let folder = tempfile::tempdir().unwrap();
+    let places: Vec<Arc<dyn Destination>> = ["a/one-", "a/two-", "a/"]
+        .iter()
+        .map(|prefix| Arc::new(Local::with_prefix(folder.path(), prefix)) as Arc<dyn Destination>)
+        .collect();
+    let mut history = History::new();
+    history.something(1);
+    for (number, place) in places.iter().enumerate() {
+        let writer = begin(options(&format!("w{number}")), vec![place.clone()], folder.path(), &history).await.unwrap();
+        writer.head(history.position).await;
+        writer.stop().await;
+        history.something(6);
+        assert_eq!(place.list().await.unwrap().len(), 1, "its own alone");
+    }
+    assert!(folder.path().join("a/one-manifest.json").exists() && folder.path().join("a/manifest.json").exists());
+    assert!(places[0].uri("manifest.json").ends_with("/a/one-manifest.json"));
 }

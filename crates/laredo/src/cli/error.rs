@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo_archive::{FormatError, ReadError};
+use laredo_archive::aws::ProfileError;
+use laredo_archive::{DestinationError, FormatError, ReadError};
 use laredo_client::{ReplicaError, StartError};
 use laredo_core::{ProjectError, TableName};
 use laredo_postgres::{OptionsError, RestoreError};
@@ -103,6 +104,12 @@ pub enum CliError {
     /// An archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ReadError),
+    /// A bucket cannot be meant.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// Credentials cannot be had.
+    #[error(transparent)]
+    Credentials(#[from] ProfileError),
     /// Rows cannot be written.
     #[error("cannot write rows: {0}")]
     Rows(#[source] FormatError),
@@ -112,6 +119,9 @@ pub enum CliError {
     /// Rows do not get into a table.
     #[error("nothing was restored: {0}")]
     Restore(#[from] RestoreError),
+    /// A table is not exported.
+    #[error("nothing was exported: {0}")]
+    Export(String),
     /// Two states cannot be compared.
     #[error("the two states have other columns, and cannot be compared: {0}")]
     Diff(String),

@@ -9,7 +9,7 @@ use laredo_core::CommitTime;
 use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
-    HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, WaitingFor, Waits,
+    HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, TlsOptions, WaitingFor, Waits,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,10 +25,21 @@ const PROJECTION_BYTES_MAX: u64 = 64 << 20;
 
 /// Runs until told to stop, and then as long as clients are there, but no longer than `drain`.
 pub(super) async fn serve(config: &ServerConfig, drain: Duration, stop: watch::Receiver<bool>) -> Result<(), Failure> {
-    let clock: Clock = Arc::new(now);
     say_what_is_not_active(config);
-    let (tls, allowed_origins) = (listen::tls(config)?, listen::allowed_origins(config)?);
-    let listeners = listen::bind_all(config).await?;
+    let tls = listen::tls(config)?;
+    serve_at(config, listen::bind_all(config).await?, tls, drain, stop).await
+}
+
+/// The same at these ports.
+pub(crate) async fn serve_at(
+    config: &ServerConfig,
+    listeners: Listeners,
+    tls: Option<TlsOptions>,
+    drain: Duration,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let clock: Clock = Arc::new(now);
+    let allowed_origins = listen::allowed_origins(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),

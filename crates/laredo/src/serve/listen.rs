@@ -1,7 +1,6 @@
 //! Ports, certificates, and whose pages may call.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use http::HeaderValue;
@@ -10,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::config::ServerConfig;
 use crate::config::server::TlsConfig;
-use crate::program::Failure;
+use crate::program::{Failure, bind};
 
 /// Binds every port; all that cannot be had are told at once.
 pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {
@@ -29,19 +28,6 @@ pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure
         return Err(Failure::Misconfigured(problems));
     }
     Ok(Listeners { grpc, fanout, health, metrics })
-}
-
-/// Listens on every address, IPv4 and IPv6 where the machine has both.
-async fn bind(port: u16, what: &str) -> Result<TcpListener, String> {
-    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let bound = match TcpListener::bind(all).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
-        // A machine without IPv6.
-        Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await,
-    };
-    bound
-        .map_err(|error| format!("cannot listen on port {port} ({what}): {error}; choose another one or stop its user"))
 }
 
 /// Reads the files of TLS and checks that they are what they should be.

@@ -6,7 +6,7 @@ use laredo_core::{Lsn, StateError};
 use laredo_proto::replication::{self, SourceIdentity};
 
 /// Feeds a writer with what a server sends.
-pub(super) struct Subscribed(pub(super) Subscription);
+pub(crate) struct Subscribed(pub(crate) Subscription);
 
 impl Feed for Subscribed {
     async fn next(&mut self) -> Update {

@@ -152,7 +152,7 @@ async fn destinations(
     for destination in &config.destinations {
         match destination {
             DestinationConfig::Local { path } => {
-                let local = Local::new(path.join(&config.key_prefix));
+                let local = Local::with_prefix(path, &config.key_prefix);
                 staging.get_or_insert_with(|| local.staging());
                 destinations.push(Arc::new(local));
             }

@@ -133,6 +133,9 @@ pub(in super::super) struct ExportArgs {
     /// The table.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
+    /// A publication that has the table; one is made and dropped unless it is given.
+    #[arg(long, value_name = "NAME")]
+    pub(super) publication: Option<String>,
     /// The format; may be given several times.
     #[arg(long = "format", value_name = "FORMAT", default_value = "jsonl")]
     pub(super) formats: Vec<laredo_archive::Format>,

@@ -1,11 +1,165 @@
-//! A table of a database to an archive, once.
+//! A table of a database to an archive, once: a server, its one client, and a writer, all in this process.
 
+use std::io::Write;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use laredo_archive::{GRACE, Handle, Options, Stager, Surroundings, Thresholds, Writer, WriterError, Written};
+use laredo_client::Subscription;
+use laredo_postgres::ConnectionOptions;
+use laredo_postgres::transport::Connection;
+use laredo_server::Listeners;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::args::ExportArgs;
 use crate::cli::error::CliError;
+use crate::cli::print;
+use crate::config::{Loader, ServerConfig};
+use crate::program::Failure;
+use crate::serve::serve_at;
+use crate::snapshot::feed::Subscribed;
+
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
-    let _ = args;
-    todo!()
+    let publication = format!("laredo_export_{:08x}", rand::random::<u32>());
+    let written = export(&args, args.publication.as_deref().unwrap_or(&publication)).await;
+    let dropped = match args.publication {
+        // Somebody else's stays.
+        Some(_) => Ok(()),
+        None => drop_publication(&args.postgres, &publication).await,
+    };
+    let written = written?;
+    dropped?;
+    let Written { epoch, to_position, count, bytes, .. } = written;
+    let table = args.table.to_string();
+    print(&format!("{}\n", json!({ "table": table, "epoch": epoch, "position": to_position.to_string(), "rows": count, "bytes": bytes })))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliError> {
+    let failed = |error: &dyn std::fmt::Display| CliError::Export(error.to_string());
+    let config = config(args, publication)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
+    let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
+    let listeners = Listeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
+    let (stop, stopped) = watch::channel(false);
+    let mut server = tokio::spawn(async move { serve_at(&config, listeners, None, Duration::ZERO, stopped).await });
+    let exported = tokio::select! {
+        exported = write(args, url) => exported,
+        ended = &mut server => return Err(CliError::Export(why(ended))),
+    };
+    stop.send_replace(true);
+    // Its slot was temporary, and went with its connection.
+    server.await.map_err(|error| failed(&error))?.map_err(|failure| CliError::Export(why(Ok(Err(failure)))))?;
+    exported
+}
+
+/// Writes one base.
+async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
+    let destination = args.archive.destination().await?;
+    let surroundings = Surroundings {
+        destinations: vec![destination],
+        stager: Stager::new(args.archive.place.staging()),
+        wall: Box::new(now),
+        publish: Box::new(|_| {}),
+    };
+    let options = Options {
+        table: args.table.to_string(),
+        writer_id: format!("laredo archive export:{}:{:08x}", std::process::id(), rand::random::<u32>()),
+        snapshot_formats: args.formats.clone(),
+        diff_formats: args.formats.clone(),
+        diff_interval: Duration::from_secs(3600),
+        thresholds: Thresholds::default(),
+        keep_epochs: None,
+        grace: GRACE,
+        seed: rand::random(),
+    };
+    // What the archive has is not gone on from: nobody has kept what came since.
+    let (writer, _) = Writer::open(options, surroundings).await.map_err(|error: WriterError| told(&error))?;
+    let subscription = Subscription::builder(url, args.table.clone()).client_id("laredo archive export").start()?;
+    let (handle, stop) = (writer.handle(), CancellationToken::new());
+    let mut writing = tokio::spawn(writer.run(Subscribed(subscription), stop.clone()));
+    let written = tokio::select! {
+        written = first(&handle) => written,
+        ended = &mut writing => return Err(told(&match ended {
+            Ok(Ok(())) => "the writer has ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        })),
+    };
+    stop.cancel();
+    writing.await.map_err(|error| told(&error))?.map_err(|error| told(&error))?;
+    Ok(written)
+}
+
+/// Waits for the first base.
+async fn first(handle: &Handle) -> Written {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    loop {
+        let status = handle.status();
+        if let Some(written) = status.last_snapshot {
+            bar.finish_and_clear();
+            return written;
+        }
+        bar.set_message(match status.position {
+            None => "copying the table".to_owned(),
+            Some(position) => format!("writing it as of {position}"),
+        });
+        bar.tick();
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn told(error: &dyn std::fmt::Display) -> CliError {
+    CliError::Export(error.to_string())
+}
+
+/// A server of this table alone, with a slot that goes with its connection. JSON is HOCON, too.
+fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError> {
+    let create = args.publication.is_none();
+    let text = json!({
+        "sources": { "database": {
+            "type": "postgresql", "connection": args.postgres, "slot_mode": "ephemeral",
+            "publication": { "name": publication, "create": create },
+            "reconnect": { "max_attempts": 3 },
+        } },
+        "tables": [{ "source": "database", "schema": args.table.schema, "table": args.table.table,
+            "targets": [{ "type": "replication-fanout" }] }],
+    });
+    let mut file = tempfile::Builder::new().prefix("laredo-export-").suffix(".conf").tempfile().map_err(|error| told(&error))?;
+    write!(file, "{text}").map_err(|error| told(&error))?;
+    let loader = Loader::new([]).file(file.path());
+    ServerConfig::load(&loader).map_err(|report| CliError::Export(report.render(false)))
+}
+
+fn why(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(Ok(())) => "the table's stream has ended".to_owned(),
+        Ok(Err(Failure::Misconfigured(sentences))) => sentences.join("\n"),
+        Ok(Err(Failure::Failed(error))) => format!("{error:#}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn drop_publication(url: &str, publication: &str) -> Result<(), CliError> {
+    let options = ConnectionOptions::parse(url)?;
+    let left = |error: laredo_postgres::transport::TransportError| {
+        CliError::Export(format!("its publication is left behind ({error}); run DROP PUBLICATION {publication}"))
+    };
+    let mut connection = Connection::connect(&options).await.map_err(left)?;
+    connection.simple_query(&format!("DROP PUBLICATION IF EXISTS {publication}")).await.map(drop).map_err(left)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }

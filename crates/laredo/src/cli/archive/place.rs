@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_archive::{Archive, Destination, Local};
+use laredo_archive::aws::Profiles;
+use laredo_archive::{Archive, Destination, Local, S3, S3Options};
 
 use super::args::{PlaceArgs, StoreArgs};
 use crate::cli::error::CliError;
@@ -38,21 +39,30 @@ impl FromStr for Place {
 }
 
 impl PlaceArgs {
-    pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>, CliError> {
-        destination(&self.place, &self.store).await
-    }
-
-    /// # Errors
-    /// When there is no archive, or when its manifest cannot be used.
-    pub(super) async fn open(&self) -> Result<Archive, CliError> {
-        Ok(Archive::open(self.destination().await?, None).await?)
+    pub(super) async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
+    match place {
+        Place::Folder(folder) => Ok(Arc::new(Local::new(folder))),
+        Place::Bucket { bucket, prefix } => {
+            let options = S3Options {
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                region: store.region.clone(),
+                endpoint: store.endpoint.clone(),
+                force_path_style: store.force_path_style,
+            };
+            let credentials = Profiles::default().credentials(None).await?;
+            Ok(Arc::new(S3::new(&options, &credentials)?))
+        }
     }
 }
 
-async fn destination(place: &Place, _store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
-    match place {
-        Place::Folder(folder) => Ok(Arc::new(Local::new(folder))),
-        Place::Bucket { .. } => todo!(),
+impl Place {
+    /// Where artifacts wait on this machine before they go there.
+    pub(super) fn staging(&self) -> PathBuf {
+        match self {
+            Place::Folder(folder) => Local::new(folder).staging(),
+            Place::Bucket { .. } => std::env::temp_dir().join("laredo-export"),
+        }
     }
 }
 
