@@ -66,7 +66,9 @@ struct Which {
 
 /// Has a base written of one table or of all, and answers with what was written once the manifests have it.
 async fn snapshot(State(api): State<Arc<Api>>, Query(Which { table }): Query<Which>) -> Response {
-    let names = |wanted: &Table| table.as_ref().is_none_or(|name| *name == wanted.name() || *name == wanted.config.source.table);
+    let names = |wanted: &Table| {
+        table.as_ref().is_none_or(|name| *name == wanted.name() || *name == wanted.config.source.table)
+    };
     let wanted: Vec<&Table> = api.tables.iter().filter(|table| names(table)).collect();
     if wanted.is_empty() {
         let known: Vec<String> = api.tables.iter().map(Table::name).collect();

@@ -38,7 +38,10 @@ pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
     dropped?;
     let Written { epoch, to_position, count, bytes, .. } = written;
     let table = args.table.to_string();
-    print(&format!("{}\n", json!({ "table": table, "epoch": epoch, "position": to_position.to_string(), "rows": count, "bytes": bytes })))?;
+    print(&format!(
+        "{}\n",
+        json!({ "table": table, "epoch": epoch, "position": to_position.to_string(), "rows": count, "bytes": bytes })
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,7 +138,8 @@ fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError
         "tables": [{ "source": "database", "schema": args.table.schema, "table": args.table.table,
             "targets": [{ "type": "replication-fanout" }] }],
     });
-    let mut file = tempfile::Builder::new().prefix("laredo-export-").suffix(".conf").tempfile().map_err(|error| told(&error))?;
+    let mut file =
+        tempfile::Builder::new().prefix("laredo-export-").suffix(".conf").tempfile().map_err(|error| told(&error))?;
     write!(file, "{text}").map_err(|error| told(&error))?;
     let loader = Loader::new([]).file(file.path());
     ServerConfig::load(&loader).map_err(|report| CliError::Export(report.render(false)))

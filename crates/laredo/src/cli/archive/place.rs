@@ -39,7 +39,18 @@ impl FromStr for Place {
 }
 
 impl PlaceArgs {
-    pub(super) async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
+    pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>, CliError> {
+        destination(&self.place, &self.store).await
+    }
+
+    /// # Errors
+    /// When there is no archive, or when its manifest cannot be used.
+    pub(super) async fn open(&self) -> Result<Archive, CliError> {
+        Ok(Archive::open(self.destination().await?, None).await?)
+    }
+}
+
+async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
     match place {
         Place::Folder(folder) => Ok(Arc::new(Local::new(folder))),
         Place::Bucket { bucket, prefix } => {
