@@ -7,10 +7,12 @@
 //!
 //! * [`Destination`]: a folder or an object store that holds an archive.
 //! * [`Feed`]: where a writer's rows and changes come from.
-//! * [`Sink`]: who is told when the head has moved.
+//! * [`Sink`]: who is told when the head has moved, and [`Publisher`], which tells all of them.
 //! * [`Writer`]: writes an archive, from a feed to destinations.
 //! * [`Archive`]: reads one back: the table at a boundary, exactly, or what is wrong with which object.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod backoff;
 mod destination;
 mod encode;
@@ -24,8 +26,14 @@ mod reader;
 mod rebase;
 mod writer;
 
+#[cfg(feature = "aws")]
+pub use aws::{AssumeRole, Credentials, Profile, ProfileError, Profiles};
 pub use destination::{Destination, DestinationError, Listed, Local, Staged, Stager, Tag, Versioned};
-pub use events::{Event, Sink, SinkError};
+#[cfg(feature = "aws")]
+pub use destination::{S3, S3Options};
+pub use events::{Event, Publisher, PublisherOptions, Publishing, Sink, SinkCounts, SinkError};
+#[cfg(feature = "aws")]
+pub use events::{Kinesis, SinkOptions, Sns, Sqs};
 pub use feed::{Feed, Update};
 pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, UnknownFormat};
 pub use layout::{MANIFEST, artifact_name, file_position};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo_archive::aws::ProfileError;
+use laredo_archive::ProfileError;
 use laredo_archive::{DestinationError, FormatError, ReadError};
 use laredo_client::{ReplicaError, StartError};
 use laredo_core::{ProjectError, TableName};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use laredo_archive::aws::{AssumeRole, Credentials, Profile, Profiles};
+use laredo_archive::{AssumeRole, Credentials, Profile, Profiles};
 use laredo_archive::{Kinesis, Publisher, PublisherOptions, Publishing, S3, S3Options, Sink, SinkOptions, Sns, Sqs};
 
 use crate::config;

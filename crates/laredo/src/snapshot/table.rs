@@ -5,8 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use laredo_archive::{Destination, GRACE, Handle, Local, Options, Publisher, SinkCounts, Stager, Surroundings, Writer};
-use laredo_client::{Status as StreamStatus, Subscription};
-use laredo_core::TableName;
+use laredo_client::Status as StreamStatus;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

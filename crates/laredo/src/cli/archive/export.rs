@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -52,14 +53,14 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliErro
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
     let listeners = Listeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
-    let mut server = tokio::spawn(async move { serve_at(&config, listeners, None, Duration::ZERO, stopped).await });
+    let mut server = pin!(serve_at(&config, listeners, None, Duration::ZERO, stopped));
     let exported = tokio::select! {
         exported = write(args, url) => exported,
         ended = &mut server => return Err(CliError::Export(why(ended))),
     };
     stop.send_replace(true);
     // Its slot was temporary, and went with its connection.
-    server.await.map_err(|error| failed(&error))?.map_err(|failure| CliError::Export(why(Ok(Err(failure)))))?;
+    server.await.map_err(|failure| CliError::Export(why(Err(failure))))?;
     exported
 }
 
@@ -145,12 +146,11 @@ fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError
     ServerConfig::load(&loader).map_err(|report| CliError::Export(report.render(false)))
 }
 
-fn why(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> String {
+fn why(ended: Result<(), Failure>) -> String {
     match ended {
-        Ok(Ok(())) => "the table's stream has ended".to_owned(),
-        Ok(Err(Failure::Misconfigured(sentences))) => sentences.join("\n"),
-        Ok(Err(Failure::Failed(error))) => format!("{error:#}"),
-        Err(error) => error.to_string(),
+        Ok(()) => "the table's stream has ended".to_owned(),
+        Err(Failure::Misconfigured(sentences)) => sentences.join("\n"),
+        Err(Failure::Failed(error)) => format!("{error:#}"),
     }
 }
 

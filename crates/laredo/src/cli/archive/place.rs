@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_archive::aws::Profiles;
+use laredo_archive::Profiles;
 use laredo_archive::{Archive, Destination, Local, S3, S3Options};
 
 use super::args::{PlaceArgs, StoreArgs};

@@ -123,7 +123,7 @@ impl SourceConfig {
     }
 
     /// `schema.table`.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
     }
 
