@@ -1,0 +1,111 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::{Error, Process, Result, eventually, free_port};
+
+/// Runs the emulator. It looks at a condition and writes in two steps and in many threads, where S3 does both in one: without the
+/// lock two writers who exclude each other would both succeed now and then.
+const LAUNCH: &str = r"
+import threading
+from moto import server
+from moto.s3.responses import S3Response
+lock, put = threading.Lock(), S3Response.put_object
+def put_object(self):
+    with lock:
+        return put(self)
+S3Response.put_object = put_object
+server.main()
+";
+
+/// An AWS of one's own: S3, SNS, SQS, Kinesis and STS by moto, on a port of 127.0.0.1. It takes any credentials, and forgets
+/// everything when it is dropped.
+#[derive(Debug)]
+pub struct Moto {
+    port: u16,
+    // Dropped last.
+    _process: Process,
+}
+
+impl Moto {
+    /// Starts one, which takes a second or two.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when moto is not installed, [`Error::Timeout`] when it does not start.
+    pub async fn start() -> Result<Self> {
+        let python = python()?;
+        let port = free_port()?;
+        let mut command = Command::new(python);
+        command.args(["-c", LAUNCH, "-H", "127.0.0.1", "-p", &port.to_string()]);
+        // A proxy would be asked for what is on this machine.
+        command.env("NO_PROXY", "127.0.0.1");
+        let moto = Self { port, _process: Process::spawn(command)? };
+        let up = || async { moto.request("GET", "/moto-api/", "").await.is_ok() };
+        eventually(Duration::from_secs(60), up).await?;
+        Ok(moto)
+    }
+
+    /// `127.0.0.1:port`.
+    #[must_use]
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The endpoint of all its services.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    /// Creates a bucket, in us-east-1.
+    ///
+    /// # Errors
+    /// As [`Moto::request`].
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        self.request("PUT", &format!("/{name}"), "").await.map(drop)
+    }
+
+    /// Sends a request that nobody signed, and returns the body of the answer.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be sent, [`Error::Program`] when the answer is not a success.
+    pub async fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
+        let failed = || Error::io(format!("ask moto for {method} {path}"));
+        let mut stream = TcpStream::connect(self.addr()).await.map_err(failed())?;
+        let (host, length) = (self.addr(), body.len());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.map_err(failed())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.map_err(failed())?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let succeeded = head.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
+        if succeeded { Ok(body.to_owned()) } else { Err(Error::Program { program: "moto".to_owned(), output: answer }) }
+    }
+}
+
+/// The Python that has moto: that of `$LAREDO_TEST_MOTO`, a virtual environment, or of the one that `./dev test` made.
+fn python() -> Result<PathBuf> {
+    let environment = std::env::var_os("LAREDO_TEST_MOTO").map_or_else(
+        || {
+            let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+            let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"));
+            target.join("tools/moto")
+        },
+        PathBuf::from,
+    );
+    let python = environment.join("bin/python");
+    if python.exists() {
+        return Ok(python);
+    }
+    Err(Error::Missing(format!(
+        "moto, the AWS emulator, is not in {}: `./dev test` installs it there; or set LAREDO_TEST_MOTO to a virtual \
+         environment of Python that has moto, flask and flask-cors",
+        environment.display()
+    )))
+}
