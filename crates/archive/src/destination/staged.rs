@@ -70,7 +70,7 @@ pub(super) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     {
         use std::os::unix::fs::PermissionsExt as _;
         let permissions = std::fs::Permissions::from_mode(0o666);
-        return builder.prefix("writing-").permissions(permissions).tempfile_in(folder);
+        builder.prefix("writing-").permissions(permissions).tempfile_in(folder)
     }
     #[cfg(not(unix))]
     builder.prefix("writing-").tempfile_in(folder)
