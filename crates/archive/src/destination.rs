@@ -1,6 +1,8 @@
 //! Where archives are: what a writer and a reader need of a disk or an object store.
 
 mod local;
+#[cfg(feature = "aws")]
+mod s3;
 pub(crate) mod staged;
 
 use std::fmt;
@@ -10,6 +12,8 @@ use std::time::SystemTime;
 use futures::future::BoxFuture;
 
 pub use local::Local;
+#[cfg(feature = "aws")]
+pub use s3::{S3, S3Options};
 pub use staged::{Staged, Stager};
 
 /// A place that holds one table's archive: everything is named relative to its prefix.
@@ -29,7 +33,8 @@ pub trait Destination: fmt::Debug + Send + Sync {
     /// The manifest, if there is one.
     fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>>;
 
-    /// Puts a manifest in the place of that of this tag, or of none.
+    /// Puts a manifest in the place of that of this tag, or of none. Where the same bytes are there already, that is as good: the
+    /// call was made before, and failed after it was done.
     ///
     /// # Errors
     /// [`DestinationError::Moved`] where the manifest is another one by now.

@@ -1,5 +1,9 @@
 //! What others are told of when an archive's head has moved. Advisory: the manifest is the truth.
 
+#[cfg(feature = "aws")]
+mod aws;
+mod publisher;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -7,6 +11,10 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Kind;
+
+#[cfg(feature = "aws")]
+pub use aws::{Kinesis, SinkOptions, Sns, Sqs};
+pub use publisher::{Publisher, PublisherOptions, Publishing, SinkCounts};
 
 /// A new artifact is there, and the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

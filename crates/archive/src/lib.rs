@@ -7,8 +7,10 @@
 //!
 //! * [`Destination`]: a folder or an object store that holds an archive.
 //! * [`Feed`]: where a writer's rows and changes come from.
-//! * [`Sink`]: who is told when the head has moved.
+//! * [`Sink`]: who is told when the head has moved, and [`Publisher`], which tells all of them.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod destination;
 mod events;
 mod feed;
@@ -18,8 +20,14 @@ mod manifest;
 mod net;
 mod rebase;
 
+#[cfg(feature = "aws")]
+pub use aws::{AssumeRole, Credentials, Profile, ProfileError, Profiles};
 pub use destination::{Destination, DestinationError, Listed, Local, Staged, Stager, Tag, Versioned};
-pub use events::{Event, Sink, SinkError};
+#[cfg(feature = "aws")]
+pub use destination::{S3, S3Options};
+pub use events::{Event, Publisher, PublisherOptions, Publishing, Sink, SinkCounts, SinkError};
+#[cfg(feature = "aws")]
+pub use events::{Kinesis, SinkOptions, Sns, Sqs};
 pub use feed::{Feed, Update};
 pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, UnknownFormat};
 pub use layout::{MANIFEST, artifact_name, file_position};

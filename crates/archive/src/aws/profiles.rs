@@ -1,0 +1,240 @@
+//! Named ways to be somebody at AWS, so that one process can write a bucket as one role and publish as another.
+
+use std::collections::BTreeMap;
+
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use object_store::aws::AwsCredentialProvider;
+use tokio::sync::Mutex;
+
+use super::Bridge;
+use super::held::{Held, timeouts};
+use super::http::Client;
+
+/// What STS and the other account's logs call us, where a profile does not say.
+const SESSION: &str = "laredo";
+/// Roles are the same in all regions, and where no region is known STS is asked in its oldest.
+const STS_REGION: &str = "us-east-1";
+
+/// How credentials are come by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The SDK's default chain: environment, shared files, web identity (IRSA), task role, instance role.
+    Ambient,
+    /// A role that is assumed with other credentials.
+    AssumeRole(AssumeRole),
+}
+
+/// A role, and how it is assumed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AssumeRole {
+    /// `arn:aws:iam::222233334444:role/laredo-events-pub`.
+    pub role_arn: String,
+    /// What the role's owner wants to hear from us.
+    pub external_id: Option<String>,
+    /// What the session is called in the owner's logs; `laredo` if not given.
+    pub session_name: Option<String>,
+    /// Where STS is asked, and the region of those who use the profile and name none.
+    pub region: Option<String>,
+    /// The profile that assumes it; the default chain if not given.
+    pub base: Option<String>,
+}
+
+/// Profiles that do not make sense together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    /// A name that nobody has.
+    #[error("there is no credentials profile `{name}`")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// A profile that would have to assume itself first.
+    #[error("the credentials profile `{name}` is its own base: {}", path.join(" -> "))]
+    Circle {
+        /// The profile.
+        name: String,
+        /// From it to it.
+        path: Vec<String>,
+    },
+}
+
+/// All profiles of a process. Whoever uses the same one shares its credentials, so that a role is assumed once.
+#[derive(Debug, Default)]
+pub struct Profiles {
+    named: BTreeMap<String, Profile>,
+    ambient: Option<SharedCredentialsProvider>,
+    region: Option<String>,
+    sts_endpoint: Option<String>,
+    made: Mutex<BTreeMap<Option<String>, Credentials>>,
+}
+
+impl Profiles {
+    /// These profiles, and the default chain for whoever names none.
+    ///
+    /// # Errors
+    /// When one has a base that is not there, or itself.
+    pub fn new(named: BTreeMap<String, Profile>) -> Result<Profiles, ProfileError> {
+        let profiles = Profiles { named, ..Profiles::default() };
+        profiles.named.keys().try_for_each(|name| profiles.lineage(name).map(drop))?;
+        Ok(profiles)
+    }
+
+    /// Takes these credentials where the default chain would be asked.
+    #[must_use]
+    pub fn with_ambient(mut self, provider: impl ProvideCredentials + 'static) -> Profiles {
+        self.ambient = Some(SharedCredentialsProvider::new(provider));
+        self
+    }
+
+    /// Takes this region where the default chain would be asked.
+    #[must_use]
+    pub fn with_region(mut self, region: impl Into<String>) -> Profiles {
+        self.region = Some(region.into());
+        self
+    }
+
+    /// Asks STS there: an emulator, or an endpoint in a private network.
+    #[must_use]
+    pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Profiles {
+        self.sts_endpoint = Some(url.into());
+        self
+    }
+
+    /// The credentials of a profile, or of the default chain. Nobody is asked for them yet, for that is done when they are used.
+    ///
+    /// # Errors
+    /// When there is no such profile.
+    pub async fn credentials(&self, profile: Option<&str>) -> Result<Credentials, ProfileError> {
+        let lineage = profile.map_or_else(|| Ok(Vec::new()), |name| self.lineage(name))?;
+        let mut made = self.made.lock().await;
+        let mut credentials = match made.get(&None) {
+            Some(ambient) => ambient.clone(),
+            None => made.entry(None).or_insert(self.ambient().await).clone(),
+        };
+        for (name, role) in lineage.into_iter().rev() {
+            credentials = match made.get(&Some(name.to_owned())) {
+                Some(there) => there.clone(),
+                None => {
+                    let assumed = credentials.assume(role, self.sts_endpoint.as_deref()).await;
+                    made.entry(Some(name.to_owned())).or_insert(assumed).clone()
+                }
+            };
+        }
+        Ok(credentials)
+    }
+
+    /// The roles from a profile to the one that the default chain's credentials assume.
+    fn lineage<'a>(&'a self, name: &'a str) -> Result<Vec<(&'a str, &'a AssumeRole)>, ProfileError> {
+        let (mut path, mut next) = (Vec::<(&str, &AssumeRole)>::new(), Some(name));
+        while let Some(current) = next {
+            if path.iter().any(|(earlier, _)| *earlier == current) {
+                let path = path.iter().map(|(name, _)| *name).skip_while(|earlier| *earlier != current);
+                let path = path.chain([current]).map(ToOwned::to_owned).collect();
+                return Err(ProfileError::Circle { name: current.to_owned(), path });
+            }
+            let profile = self.named.get(current).ok_or_else(|| ProfileError::Unknown { name: current.to_owned() })?;
+            let Profile::AssumeRole(role) = profile else { break };
+            path.push((current, role));
+            next = role.base.as_deref();
+        }
+        Ok(path)
+    }
+
+    async fn ambient(&self) -> Credentials {
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+        loader = loader.http_client(Client::default()).timeout_config(timeouts());
+        if let Some(provider) = &self.ambient {
+            loader = loader.credentials_provider(provider.clone());
+        }
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        let config = loader.load().await;
+        let chain = config.credentials_provider().expect("a loaded configuration has the default chain at least");
+        Credentials::kept(&config, chain)
+    }
+}
+
+/// Somebody at AWS. Cheap to clone; all clones share what they know.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    config: SdkConfig,
+    provider: SharedCredentialsProvider,
+}
+
+impl Credentials {
+    fn kept(config: &SdkConfig, from: SharedCredentialsProvider) -> Credentials {
+        let clock = config.time_source().unwrap_or_default();
+        let provider = SharedCredentialsProvider::new(Held::new(from, clock));
+        // They are kept here, where `object_store` finds the same ones; a second cache would only hide how old they are.
+        let cache = aws_config::identity::IdentityCache::no_cache();
+        let config = config.to_builder().credentials_provider(provider.clone()).identity_cache(cache).build();
+        Credentials { config, provider }
+    }
+
+    async fn assume(&self, role: &AssumeRole, sts_endpoint: Option<&str>) -> Credentials {
+        let known = role.region.clone().map(Region::new).or_else(|| self.config.region().cloned());
+        let mut sts = self.config.to_builder();
+        if let Some(endpoint) = sts_endpoint {
+            sts.set_endpoint_url(Some(endpoint.to_owned()));
+        }
+        let mut builder = AssumeRoleProvider::builder(&role.role_arn)
+            .configure(&sts.build())
+            .region(known.clone().unwrap_or_else(|| Region::from_static(STS_REGION)))
+            .session_name(role.session_name.as_deref().unwrap_or(SESSION));
+        if let Some(external_id) = &role.external_id {
+            builder = builder.external_id(external_id);
+        }
+        let provider = SharedCredentialsProvider::new(builder.build().await);
+        Credentials::kept(&self.config.to_builder().region(known).build(), provider)
+    }
+
+    /// For the SDK's clients: the region that is known, and credentials that are good whenever they are asked for.
+    #[must_use]
+    pub fn sdk_config(&self) -> &SdkConfig {
+        &self.config
+    }
+
+    /// The region of those who name none.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.config.region().map(AsRef::as_ref)
+    }
+
+    /// For `object_store`.
+    pub(crate) fn for_object_store(&self) -> AwsCredentialProvider {
+        std::sync::Arc::new(Bridge(self.provider.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profiles(roles: &[(&str, Option<&str>)]) -> Result<Profiles, ProfileError> {
+        let role = |base: &Option<&str>| AssumeRole { base: base.map(ToOwned::to_owned), ..AssumeRole::default() };
+        let roles = roles.iter().map(|(name, base)| ((*name).to_owned(), Profile::AssumeRole(role(base))));
+        Profiles::new(roles.chain([("here".to_owned(), Profile::Ambient)]).collect())
+    }
+
+    #[test]
+    fn a_profile_stands_on_its_bases() {
+        let profiles = profiles(&[("a", Some("b")), ("b", Some("here")), ("c", None)]).unwrap();
+        let names = |name| profiles.lineage(name).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names("a"), ["a", "b"]);
+        assert_eq!(names("c"), ["c"]);
+        assert!(names("here").is_empty());
+    }
+
+    #[test]
+    fn a_profile_that_leads_back_to_itself_is_an_error() {
+        let error = profiles(&[("a", Some("b")), ("b", Some("c")), ("c", Some("b"))]).unwrap_err();
+        assert_eq!(error.to_string(), "the credentials profile `b` is its own base: b -> c -> b");
+        let error = profiles(&[("a", Some("a"))]).unwrap_err();
+        assert_eq!(error.to_string(), "the credentials profile `a` is its own base: a -> a");
+        let error = profiles(&[("a", Some("nobody"))]).unwrap_err();
+        assert_eq!(error, ProfileError::Unknown { name: "nobody".to_owned() });
+    }
+}

@@ -1,0 +1,259 @@
+//! A bucket.
+
+mod address;
+mod answer;
+mod multipart;
+mod read;
+mod service;
+
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt;
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig, UpdateVersion,
+};
+use ring::digest::{Context, SHA256};
+
+use self::answer::{Answer, Doing};
+use super::staged::hex;
+use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
+use crate::aws::Credentials;
+use crate::layout::MANIFEST;
+
+/// Up to here an object goes in one request; beyond, in parts.
+const SINGLE_BYTES_MAX: u64 = 16 << 20;
+
+/// Where an archive is in S3, or in a store that speaks its language.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Options {
+    /// The bucket.
+    pub bucket: String,
+    /// What every object's key begins with, as it is given: the destination's prefix and the table's.
+    pub prefix: String,
+    /// The bucket's region; that of the credentials if not given.
+    pub region: Option<String>,
+    /// `https://…` of a store that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// Names the bucket in the path and not in the host.
+    pub force_path_style: bool,
+}
+
+/// An archive in a bucket.
+///
+/// The store must honour `If-None-Match: *` and `If-Match`, as Amazon's does: they keep two writers apart. Parts of an upload that
+/// was cut off stay there until the bucket's lifecycle rule for incomplete uploads removes them.
+#[derive(Clone)]
+pub struct S3 {
+    store: AmazonS3,
+    bucket: Arc<str>,
+    prefix: Arc<str>,
+    name: Arc<str>,
+}
+
+impl S3 {
+    /// In this bucket. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`DestinationError::Refused`] when the options cannot be meant: no region, a prefix that begins with `/`.
+    pub fn new(options: &S3Options, credentials: &Credentials) -> Result<S3, DestinationError> {
+        let name = format!("s3://{}/{}", options.bucket, options.prefix);
+        let refused = |reason: String| DestinationError::Refused { doing: "use", at: name.clone(), reason };
+        let region = options.region.as_deref().or(credentials.region());
+        let region = region.ok_or_else(|| refused("no region is known: set `region`".to_owned()))?;
+        let key = Path::parse(format!("{}{MANIFEST}", options.prefix));
+        if key.is_err() || options.prefix.starts_with('/') {
+            let reason = "its prefix must not begin with `/`, nor have `//`, `.` or `..` in it".to_owned();
+            return Err(refused(reason));
+        }
+        let address = address::of(options, region).map_err(&refused)?;
+        let builder = AmazonS3Builder::new()
+            .with_bucket_name(&options.bucket)
+            .with_region(region)
+            .with_endpoint(address.url)
+            .with_virtual_hosted_style_request(address.bucket_in_host)
+            .with_credentials(credentials.for_object_store())
+            // Not every store knows the request that deletes many.
+            .with_disable_bulk_delete(true)
+            .with_client_options(ClientOptions::new().with_allow_http(true))
+            .with_http_connector(service::Connector)
+            .with_retry(retries());
+        let store = builder.build().map_err(|error| refused(error.to_string()))?;
+        let (bucket, prefix) = (options.bucket.as_str().into(), options.prefix.as_str().into());
+        Ok(S3 { store, bucket, prefix, name: name.into() })
+    }
+
+    fn path(&self, object: &str) -> Result<Path, DestinationError> {
+        Path::parse(format!("{}{object}", self.prefix)).map_err(|error| DestinationError::Refused {
+            doing: "use",
+            at: self.uri(object),
+            reason: error.to_string(),
+        })
+    }
+
+    fn failed(&self, doing: Doing, object: &str) -> impl Fn(object_store::Error) -> DestinationError {
+        let (at, bucket, prefix) = (self.uri(object), self.bucket.clone(), self.prefix.clone());
+        move |error| answer::judge(&error, doing, &at, &bucket, &prefix)
+    }
+
+    async fn create(&self, object: &str, staged: &Staged) -> Result<(), DestinationError> {
+        let path = self.path(object)?;
+        if staged.size_bytes > SINGLE_BYTES_MAX {
+            return self.create_in_parts(object, &path, staged).await;
+        }
+        let unreadable = |error: std::io::Error| DestinationError::Unavailable {
+            doing: "read",
+            at: staged.path().display().to_string(),
+            reason: error.to_string(),
+        };
+        let bytes = tokio::fs::read(staged.path()).await.map_err(unreadable)?;
+        match self.store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into()).await {
+            Ok(_) => Ok(()),
+            Err(error) if Answer::of(&error).is_some_and(Answer::is_unmet) => self.compare(object, &path, staged).await,
+            Err(error) => Err(self.failed(Doing::Write, object)(error)),
+        }
+    }
+
+    /// Whether what is there already is what was to be written.
+    async fn compare(&self, object: &str, path: &Path, staged: &Staged) -> Result<(), DestinationError> {
+        let failed = self.failed(Doing::Read, object);
+        let found = self.store.get(path).await.map_err(&failed)?;
+        let occupied = || DestinationError::Occupied { at: self.uri(object) };
+        if found.meta.size != staged.size_bytes {
+            return Err(occupied());
+        }
+        let (mut stream, mut sum) = (found.into_stream(), Context::new(&SHA256));
+        while let Some(bytes) = stream.try_next().await.map_err(&failed)? {
+            sum.update(&bytes);
+        }
+        if hex(sum.finish().as_ref()) == staged.sha256 { Ok(()) } else { Err(occupied()) }
+    }
+
+    async fn read_manifest(&self) -> Result<Option<Versioned>, DestinationError> {
+        let failed = self.failed(Doing::Read, MANIFEST);
+        let found = match self.store.get(&self.path(MANIFEST)?).await.map_err(&failed) {
+            Err(DestinationError::Missing { .. }) => return Ok(None),
+            found => found?,
+        };
+        let tag = found.meta.e_tag.clone();
+        let tag = tag.ok_or_else(|| self.no_tag())?;
+        let bytes = found.bytes().await.map_err(failed)?.into();
+        Ok(Some(Versioned { bytes, tag: Tag(tag) }))
+    }
+
+    async fn replace(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
+        let mode = match over {
+            None => PutMode::Create,
+            Some(tag) => PutMode::Update(UpdateVersion { e_tag: Some(tag.0.clone()), version: None }),
+        };
+        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(MANIFEST)?, PutPayload::from(manifest.to_vec()), options).await {
+            Ok(put) => put.e_tag.map(Tag).ok_or_else(|| self.no_tag()),
+            // A request may have been done although its answer was lost, and was sent again: then it is ours that is there.
+            Err(error) if Answer::of(&error).is_some_and(|answer| answer.is_unmet() || answer.is_no_object()) => {
+                match self.read_manifest().await? {
+                    Some(there) if there.bytes == manifest => Ok(there.tag),
+                    _ => Err(DestinationError::Moved { at: self.uri(MANIFEST) }),
+                }
+            }
+            Err(error) => Err(self.failed(Doing::Write, MANIFEST)(error)),
+        }
+    }
+
+    fn no_tag(&self) -> DestinationError {
+        let reason = "the store names no ETag, without which two writers cannot be kept apart".to_owned();
+        DestinationError::Refused { doing: "use", at: self.uri(MANIFEST), reason }
+    }
+
+    async fn list_all(&self) -> Result<Vec<Listed>, DestinationError> {
+        let (prefix, mut found, mut page) = (format!("{}epoch=", self.prefix), Vec::new(), None);
+        loop {
+            let options = PaginatedListOptions { page_token: page, ..PaginatedListOptions::default() };
+            let listed = self.store.list_paginated(Some(&prefix), options).await;
+            let listed = listed.map_err(self.failed(Doing::List, "epoch="))?;
+            for object in listed.result.objects {
+                let name = object.location.as_ref().strip_prefix(&*self.prefix).unwrap_or_default();
+                // What looks like a folder is an object that somebody's tool made to show one.
+                if name.contains('/') {
+                    let modified = SystemTime::from(object.last_modified);
+                    found.push(Listed { object: name.to_owned(), size_bytes: object.size, modified });
+                }
+            }
+            page = listed.page_token;
+            if page.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Few, and soon over: the writer tries again by itself, and meanwhile says what is wrong.
+fn retries() -> RetryConfig {
+    let (first, last) = (Duration::from_millis(200), Duration::from_secs(2));
+    let backoff = BackoffConfig { init_backoff: first, max_backoff: last, base: 2.0 };
+    RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(30) }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("S3").field(&self.name).finish()
+    }
+}
+
+impl Destination for S3 {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uri(&self, object: &str) -> String {
+        format!("{}{object}", self.name)
+    }
+
+    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+        self.create(object, staged).boxed()
+    }
+
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
+        self.read_manifest().boxed()
+    }
+
+    fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+        over: Option<&'a Tag>,
+    ) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+        self.replace(manifest, over).boxed()
+    }
+
+    fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
+        async move {
+            let found = self.store.get_opts(&self.path(object)?, GetOptions::default()).await;
+            let found = found.map_err(self.failed(Doing::Read, object))?;
+            Ok(Box::new(read::Body::new(found)) as Box<dyn Read + Send>)
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
+        self.list_all().boxed()
+    }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
+        async move {
+            match self.store.delete(&self.path(object)?).await.map_err(self.failed(Doing::Delete, object)) {
+                Err(DestinationError::Missing { .. }) => Ok(()),
+                deleted => deleted,
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,244 @@
+//! What S3 says when it does not do what it is asked, and what that means.
+
+use std::error::Error;
+use std::fmt;
+
+use http::StatusCode;
+use http::response::Parts;
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+
+use crate::aws::NoCredentials;
+use crate::destination::DestinationError;
+
+/// An error document is a few lines.
+const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Doing {
+    Write,
+    Read,
+    List,
+    Delete,
+}
+
+/// An answer that the same request would get again.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    /// `AccessDenied`, `NoSuchBucket`…; empty where the store says none.
+    code: String,
+    message: String,
+    /// The bucket's.
+    region: Option<String>,
+}
+
+impl Answer {
+    /// Whether to take an answer at its word. Others are worth another try at once, which `object_store` makes.
+    pub(super) fn is_definite(status: StatusCode) -> bool {
+        let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        let refused = status.is_redirection() || status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
+        refused && !passing
+    }
+
+    pub(super) async fn read<B>(parts: &Parts, body: B) -> Answer
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let document = Limited::new(body, DOCUMENT_BYTES_MAX).collect().await;
+        let document = document.map(|document| document.to_bytes()).unwrap_or_default();
+        let document = String::from_utf8_lossy(&document);
+        let header = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+        Answer {
+            status: parts.status,
+            code: element(&document, "Code").unwrap_or_default().to_owned(),
+            message: element(&document, "Message").unwrap_or_default().to_owned(),
+            region: header.or_else(|| element(&document, "Region")).map(ToOwned::to_owned),
+        }
+    }
+
+    /// That which an error of `object_store` was made of, if it was an answer.
+    pub(super) fn of(error: &object_store::Error) -> Option<&Answer> {
+        causes(error).find_map(|cause| cause.downcast_ref())
+    }
+
+    /// The condition did not hold: the object is there already, or is another one.
+    pub(super) fn is_unmet(&self) -> bool {
+        self.status == StatusCode::PRECONDITION_FAILED
+    }
+
+    /// There is a bucket, and no such object in it.
+    pub(super) fn is_no_object(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND && ["", "NoSuchKey"].contains(&self.code.as_str())
+    }
+
+    /// What somebody has to do before this can be done, if it is so.
+    fn remedy(&self, doing: Doing, bucket: &str, prefix: &str) -> Option<String> {
+        let known = match (self.status.as_u16(), self.code.as_str()) {
+            (_, "NoSuchBucket") => "the bucket does not exist: create it, or correct `bucket`".to_owned(),
+            (_, "InvalidBucketName") => "that is no name of a bucket: correct `bucket`".to_owned(),
+            (301, _) | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed") => match &self.region {
+                Some(region) => format!("the bucket is in the region {region}: set `region` to that"),
+                None => "the bucket is in another region, or at another endpoint: set `region`".to_owned(),
+            },
+            (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
+                "the credentials are not valid here: correct the profile that this destination uses".to_owned()
+            }
+            (_, "RequestTimeTooSkewed") => "this machine's clock is wrong: set it".to_owned(),
+            (401 | 403, _) => doing.permission(bucket, prefix),
+            (501, _) | (_, "NotImplemented") => {
+                "the store lacks what an archive needs: conditional writes (If-None-Match, If-Match)".to_owned()
+            }
+            _ => return None,
+        };
+        Some(known)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store answered {}", self.status.as_u16())?;
+        match (self.code.as_str(), self.message.as_str()) {
+            ("", "") => Ok(()),
+            (code, "") => write!(f, " {code}"),
+            (code, message) => write!(f, " {code} ({})", message.trim_end_matches('.')),
+        }
+    }
+}
+
+impl Error for Answer {}
+
+impl Doing {
+    fn word(self) -> &'static str {
+        match self {
+            Doing::Write => "write",
+            Doing::Read => "read",
+            Doing::List => "list",
+            Doing::Delete => "delete",
+        }
+    }
+
+    fn permission(self, bucket: &str, prefix: &str) -> String {
+        match self {
+            Doing::Write => format!("allow s3:PutObject and s3:AbortMultipartUpload on {bucket}/{prefix}*"),
+            // Without the second, S3 does not tell of an object that it is not there.
+            Doing::Read => format!("allow s3:GetObject on {bucket}/{prefix}*, and s3:ListBucket on {bucket}"),
+            Doing::List => format!("allow s3:ListBucket on {bucket}"),
+            Doing::Delete => format!("allow s3:DeleteObject on {bucket}/{prefix}*"),
+        }
+    }
+}
+
+/// What an error means to those who use a destination.
+pub(super) fn judge(
+    error: &object_store::Error,
+    doing: Doing,
+    at: &str,
+    bucket: &str,
+    prefix: &str,
+) -> DestinationError {
+    let (at, word) = (at.to_owned(), doing.word());
+    if let Some(answer) = Answer::of(error) {
+        return match answer.remedy(doing, bucket, prefix) {
+            _ if answer.is_no_object() => DestinationError::Missing { at },
+            Some(remedy) => DestinationError::Refused { doing: word, at, reason: format!("{answer}; {remedy}") },
+            None => DestinationError::Unavailable { doing: word, at, reason: answer.to_string() },
+        };
+    }
+    match causes(error).find_map(|cause| cause.downcast_ref::<NoCredentials>()) {
+        Some(none) if none.definite => {
+            let reason = format!("{none}; give this process some, or let it assume the role");
+            DestinationError::Refused { doing: word, at, reason }
+        }
+        _ => DestinationError::Unavailable { doing: word, at, reason: deepest(error).to_string() },
+    }
+}
+
+/// The innermost cause: what is around it tells of requests and tries.
+pub(super) fn deepest(error: &object_store::Error) -> &(dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
+}
+
+fn causes(error: &object_store::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error: &&(dyn Error + 'static)| (*error).source())
+}
+
+/// What stands in an XML document's first element of this name, which has nothing in it but text.
+fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once('<')?.0.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use object_store::client::{HttpError, HttpErrorKind};
+
+    async fn judged(status: u16, document: &str, region: Option<&str>, doing: Doing) -> DestinationError {
+        let mut response = http::Response::builder().status(status);
+        if let Some(region) = region {
+            response = response.header("x-amz-bucket-region", region);
+        }
+        let (parts, body) = response.body(document.to_owned()).unwrap().into_parts();
+        let answer = Answer::read(&parts, body).await;
+        // As deep as `object_store` hides it.
+        let source = Box::new(HttpError::new(HttpErrorKind::Unknown, answer));
+        judge(&object_store::Error::Generic { store: "S3", source }, doing, "s3://b/p/x", "b", "p/")
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_to_do() {
+        let cases = [
+            (403, "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>", Doing::Write),
+            (403, "<Error><Code>InvalidAccessKeyId</Code></Error>", Doing::Read),
+            (404, "<Error><Code>NoSuchBucket</Code></Error>", Doing::List),
+            (400, "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>", Doing::Read),
+            (501, "", Doing::Write),
+        ];
+        let mut said = Vec::new();
+        for (status, document, doing) in cases {
+            let error = judged(status, document, None, doing).await;
+            assert!(matches!(error, DestinationError::Refused { .. }), "{error:?}");
+            said.push(error.to_string());
+        }
+        let moved = judged(301, "", Some("eu-north-1"), Doing::Delete).await;
+        assert!(matches!(moved, DestinationError::Refused { .. }), "{moved:?}");
+        said.push(moved.to_string());
+        let expected = [
+            "cannot write s3://b/p/x: the store answered 403 AccessDenied (Access Denied); \
+             allow s3:PutObject and s3:AbortMultipartUpload on b/p/*",
+            "cannot read s3://b/p/x: the store answered 403 InvalidAccessKeyId; \
+             the credentials are not valid here: correct the profile that this destination uses",
+            "cannot list s3://b/p/x: the store answered 404 NoSuchBucket; \
+             the bucket does not exist: create it, or correct `bucket`",
+            "cannot read s3://b/p/x: the store answered 400 AuthorizationHeaderMalformed; \
+             the bucket is in the region eu-west-1: set `region` to that",
+            "cannot write s3://b/p/x: the store answered 501; \
+             the store lacks what an archive needs: conditional writes (If-None-Match, If-Match)",
+            "cannot delete s3://b/p/x: the store answered 301; \
+             the bucket is in the region eu-north-1: set `region` to that",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[tokio::test]
+    async fn what_may_pass_and_what_is_not_there_are_told_apart() {
+        let no_key = judged(404, "<Error><Code>NoSuchKey</Code></Error>", None, Doing::Read).await;
+        assert!(matches!(no_key, DestinationError::Missing { .. }), "{no_key:?}");
+        for code in ["ConditionalRequestConflict", "NoSuchUpload", "ExpiredToken", "RequestTimeout"] {
+            let status = if code == "NoSuchUpload" { 404 } else { 400 };
+            let error = judged(status, &format!("<Code>{code}</Code>"), None, Doing::Write).await;
+            assert!(matches!(error, DestinationError::Unavailable { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_overloaded_store_is_asked_again() {
+        let definite = |status| Answer::is_definite(StatusCode::from_u16(status).unwrap());
+        assert!([301, 307, 400, 403, 404, 409, 412, 501].into_iter().all(definite));
+        assert!(![200, 206, 408, 429, 500, 503].into_iter().any(definite));
+    }
+}

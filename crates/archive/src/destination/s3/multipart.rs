@@ -1,0 +1,112 @@
+//! Objects too large for one request.
+
+use std::io::{self, SeekFrom};
+use std::path::Path as File;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::PutPayload;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use super::S3;
+use super::answer::Doing;
+use crate::destination::{DestinationError, Staged};
+
+/// A part's size. Only an object of more than 80 GiB has larger ones.
+const PART_BYTES: u64 = 8 << 20;
+/// S3's bound.
+const PARTS_MAX: u64 = 10_000;
+/// How many parts are in memory, and on their way, at a time.
+const AT_ONCE: usize = 2;
+
+impl S3 {
+    pub(super) async fn create_in_parts(
+        &self,
+        object: &str,
+        path: &Path,
+        staged: &Staged,
+    ) -> Result<(), DestinationError> {
+        let failed = self.failed(Doing::Write, object);
+        let id = self.store.create_multipart(path).await.map_err(&failed)?;
+        let uploaded = match self.upload(object, path, &id, staged).await {
+            Err(error) => Err(error),
+            Ok(parts) => match self.store.complete_multipart(path, &id, parts).await.map_err(failed) {
+                Ok(_) => return Ok(()),
+                // It may have been done although this is what was heard of it; and S3 may say in many ways that something is there.
+                Err(error) => match self.compare(object, path, staged).await {
+                    Err(DestinationError::Occupied { at }) => Err(DestinationError::Occupied { at }),
+                    Err(_) => Err(error),
+                    Ok(()) => Ok(()),
+                },
+            },
+        };
+        // Its parts would cost for ever.
+        if let Err(error) = self.store.abort_multipart(path, &id).await {
+            tracing::debug!(at = object, %error, "an upload that is of no more use could not be removed");
+        }
+        uploaded
+    }
+
+    async fn upload(
+        &self,
+        object: &str,
+        path: &Path,
+        id: &String,
+        staged: &Staged,
+    ) -> Result<Vec<PartId>, DestinationError> {
+        let failed = self.failed(Doing::Write, object);
+        let file = staged.path();
+        let parts = cut(staged.size_bytes).map(|(index, from, length)| {
+            let failed = &failed;
+            async move {
+                let unreadable = |error: io::Error| DestinationError::Unavailable {
+                    doing: "read",
+                    at: file.display().to_string(),
+                    reason: error.to_string(),
+                };
+                let part = read(file, from, length).await.map_err(unreadable)?;
+                self.store.put_part(path, id, index, PutPayload::from(part)).await.map_err(failed)
+            }
+        });
+        stream::iter(parts).buffered(AT_ONCE).try_collect().await
+    }
+}
+
+/// The parts of an object of this size: each one's index, beginning and length.
+fn cut(size_bytes: u64) -> impl Iterator<Item = (usize, u64, usize)> {
+    let part = PART_BYTES.max(size_bytes.div_ceil(PARTS_MAX));
+    (0..).zip((0..size_bytes).step_by(usize::try_from(part).unwrap_or(usize::MAX))).map(move |(index, from)| {
+        let length = part.min(size_bytes - from);
+        (index, from, usize::try_from(length).unwrap_or(usize::MAX))
+    })
+}
+
+async fn read(file: &File, from: u64, length: usize) -> io::Result<Bytes> {
+    let mut file = tokio::fs::File::open(file).await?;
+    file.seek(SeekFrom::Start(from)).await?;
+    let mut part = BytesMut::zeroed(length);
+    file.read_exact(&mut part).await?;
+    Ok(part.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_an_object_without_a_gap_and_are_not_too_many() {
+        for size in [17 << 20, 40 << 20, (40 << 20) + 1, 5 << 40] {
+            let mut end = 0;
+            for (index, from, length) in cut(size) {
+                assert_eq!(from, end);
+                assert!(index < 10_000 && length > 0);
+                end += length as u64;
+            }
+            assert_eq!(end, size);
+        }
+        assert_eq!(cut(40 << 20).count(), 5);
+        assert!(cut(40 << 20).all(|(_, _, length)| length == 8 << 20));
+    }
+}

@@ -1,0 +1,88 @@
+//! How requests get to S3.
+
+use std::time::Duration;
+
+use aws_smithy_http_client::Connector as Pool;
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest as SdkRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use http::header::IF_NONE_MATCH;
+use http::{HeaderValue, Method, Response};
+use http_body_util::BodyExt;
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
+use tower_http::timeout::TimeoutBody;
+
+use super::answer::Answer;
+
+/// How long an answer may be on its way, besides the time that the request's body takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A connection that is slower than this is as good as none.
+const BYTES_PER_SECOND_MIN: usize = 128 << 10;
+/// How long nothing may come of a body that has begun.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Gives a store its service.
+#[derive(Debug)]
+pub(super) struct Connector;
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Service(crate::aws::connector())))
+    }
+}
+
+/// The SDK's connections for `object_store`, so that both reach AWS in the same way.
+#[derive(Debug)]
+struct Service(Pool);
+
+#[async_trait::async_trait]
+impl HttpService for Service {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if completes_an_upload(&request) {
+            // `object_store` completes an upload over whatever is there, and has no option for it. A header that is not signed is
+            // as good: of the conditions S3 wants none signed.
+            request.headers_mut().insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+        let sending = request.body().content_length() / BYTES_PER_SECOND_MIN;
+        let patience = PATIENCE + Duration::from_secs(u64::try_from(sending).unwrap_or(u64::MAX));
+        let answered = tokio::time::timeout(patience, self.send(request)).await;
+        let (parts, body) = answered.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))??.into_parts();
+        let body = TimeoutBody::new(SILENCE, body);
+        if Answer::is_definite(parts.status) {
+            let answer = Answer::read(&parts, body).await;
+            // Of this kind, because nobody sends such a request again.
+            return Err(HttpError::new(HttpErrorKind::Unknown, answer));
+        }
+        let body = body.map_err(|error| HttpError::new_boxed(HttpErrorKind::Interrupted, error));
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+}
+
+impl Service {
+    async fn send(&self, request: HttpRequest) -> Result<Response<SdkBody>, HttpError> {
+        let wrong = |error| HttpError::new(HttpErrorKind::Unknown, error);
+        let request = SdkRequest::try_from(request.map(SdkBody::from_body_1_x)).map_err(wrong)?;
+        let response = self.0.call(request).await.map_err(broken)?;
+        response.try_into_http1x().map_err(wrong)
+    }
+}
+
+/// An upload's creation has `uploads` in its query and no id yet; parts are PUT, and an end without result is a DELETE.
+fn completes_an_upload(request: &HttpRequest) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    request.method() == Method::POST && query.split('&').any(|pair| pair.starts_with("uploadId="))
+}
+
+/// Of a connection that broke nobody knows whether the request was done: only what can be done twice is sent again.
+fn broken(error: ConnectorError) -> HttpError {
+    let kind = match &error {
+        error if error.is_timeout() => HttpErrorKind::Timeout,
+        error if error.is_user() => HttpErrorKind::Unknown,
+        _ => HttpErrorKind::Interrupted,
+    };
+    HttpError::new_boxed(kind, error.into_source())
+}

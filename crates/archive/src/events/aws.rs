@@ -1,0 +1,88 @@
+//! SNS, SQS and Kinesis.
+
+mod kinesis;
+mod sns;
+mod sqs;
+
+use std::error::Error;
+
+use aws_config::retry::RetryConfig;
+use aws_config::{Region, SdkConfig};
+use aws_smithy_types::error::display::DisplayErrorContext;
+
+pub use self::kinesis::Kinesis;
+pub use self::sns::Sns;
+pub use self::sqs::Sqs;
+use super::{Event, SinkError};
+use crate::aws::Credentials;
+use crate::destination::staged::hex;
+use crate::manifest::Kind;
+
+/// Where a sink is, besides its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkOptions {
+    /// Its region; if not given, that in its name, and else that of the credentials.
+    pub region: Option<String>,
+    /// `https://…` of a service that is not Amazon's.
+    pub endpoint: Option<String>,
+}
+
+impl SinkOptions {
+    fn config(&self, named: Option<&str>, credentials: &Credentials) -> SdkConfig {
+        let region = self.region.as_deref().or(named).or(credentials.region());
+        // Whoever sends tries again by itself, and counts.
+        let config = credentials.sdk_config().to_builder().retry_config(RetryConfig::disabled());
+        let mut config = config.region(region.map(|region| Region::new(region.to_owned())));
+        if let Some(endpoint) = &self.endpoint {
+            config.set_endpoint_url(Some(endpoint.clone()));
+        }
+        config.build()
+    }
+}
+
+/// The region in `arn:aws:sns:REGION:111122223333:name`.
+fn region_of_arn(arn: &str) -> Option<&str> {
+    let mut parts = arn.split(':');
+    (parts.next()? == "arn").then(|| parts.nth(2)).flatten().filter(|region| !region.is_empty())
+}
+
+/// The region in `https://sqs.REGION.amazonaws.com/111122223333/name`.
+fn region_of_url(url: &str) -> Option<&str> {
+    let host = url.split("://").nth(1)?.split('/').next()?;
+    host.strip_prefix("sqs.")?.split_once(".amazonaws.com").map(|(region, _)| region)
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event.kind {
+        Kind::Snapshot => "snapshot",
+        Kind::Diff => "diff",
+    }
+}
+
+/// Where order counts (`.fifo`), an event that was sent twice is told from two: by its content.
+fn once(json: &str) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, json.as_bytes()).as_ref())
+}
+
+fn json(to: &str, event: &Event) -> Result<String, SinkError> {
+    serde_json::to_string(event).map_err(failed(to))
+}
+
+fn failed<E: Error>(to: &str) -> impl FnOnce(E) -> SinkError {
+    move |error| SinkError { to: to.to_owned(), reason: DisplayErrorContext(error).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_their_region() {
+        assert_eq!(region_of_arn("arn:aws:sns:eu-west-1:111122223333:events"), Some("eu-west-1"));
+        assert_eq!(region_of_arn("arn:aws:iam::111122223333:role/x"), None);
+        assert_eq!(region_of_arn("events"), None);
+        assert_eq!(region_of_url("https://sqs.eu-west-1.amazonaws.com/111122223333/events"), Some("eu-west-1"));
+        assert_eq!(region_of_url("https://sqs.cn-north-1.amazonaws.com.cn/1/events"), Some("cn-north-1"));
+        assert_eq!(region_of_url("http://127.0.0.1:5000/1/events"), None);
+    }
+}

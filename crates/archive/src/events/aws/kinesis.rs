@@ -1,0 +1,46 @@
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::primitives::Blob;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::{SinkOptions, failed, json, region_of_arn};
+use crate::aws::Credentials;
+use crate::events::{Event, Sink, SinkError};
+
+/// A stream. The event is a record's data; the table is its partition key, so that a table's events stay in order.
+#[derive(Clone, Debug)]
+pub struct Kinesis {
+    client: Client,
+    stream: String,
+    name: String,
+}
+
+impl Kinesis {
+    /// This stream: its name, or its ARN.
+    #[must_use]
+    pub fn new(stream: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Kinesis {
+        let stream = stream.into();
+        let client = Client::new(&options.config(region_of_arn(&stream), credentials));
+        Kinesis { client, name: format!("kinesis {stream}"), stream }
+    }
+
+    async fn put(&self, event: &Event) -> Result<(), SinkError> {
+        let record = self.client.put_record().partition_key(&event.table);
+        let record = match self.stream.starts_with("arn:") {
+            true => record.stream_arn(&self.stream),
+            false => record.stream_name(&self.stream),
+        };
+        let data = Blob::new(json(&self.name, event)?);
+        record.data(data).send().await.map(drop).map_err(failed(&self.name))
+    }
+}
+
+impl Sink for Kinesis {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+        self.put(event).boxed()
+    }
+}

@@ -1,0 +1,49 @@
+use aws_sdk_sns::Client;
+use aws_sdk_sns::types::MessageAttributeValue;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::{SinkOptions, failed, json, kind, once, region_of_arn};
+use crate::aws::Credentials;
+use crate::events::{Event, Sink, SinkError};
+
+/// A topic. The event is the message, and its attributes `table` and `kind` are there for subscriptions to filter by.
+#[derive(Clone, Debug)]
+pub struct Sns {
+    client: Client,
+    topic_arn: String,
+    name: String,
+}
+
+impl Sns {
+    /// This topic.
+    #[must_use]
+    pub fn new(topic_arn: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Sns {
+        let topic_arn = topic_arn.into();
+        let client = Client::new(&options.config(region_of_arn(&topic_arn), credentials));
+        Sns { client, name: format!("sns {topic_arn}"), topic_arn }
+    }
+
+    async fn publish(&self, event: &Event) -> Result<(), SinkError> {
+        let json = json(&self.name, event)?;
+        let mut message = self.client.publish().topic_arn(&self.topic_arn);
+        for (name, value) in [("table", event.table.as_str()), ("kind", kind(event))] {
+            let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
+            message = message.message_attributes(name, value.map_err(failed(&self.name))?);
+        }
+        if self.topic_arn.ends_with(".fifo") {
+            message = message.message_group_id(&event.table).message_deduplication_id(once(&json));
+        }
+        message.message(json).send().await.map(drop).map_err(failed(&self.name))
+    }
+}
+
+impl Sink for Sns {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+        self.publish(event).boxed()
+    }
+}

@@ -1,0 +1,44 @@
+use aws_sdk_sqs::Client;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::{SinkOptions, failed, json, once, region_of_url};
+use crate::aws::Credentials;
+use crate::events::{Event, Sink, SinkError};
+
+/// A queue. The event is the body.
+#[derive(Clone, Debug)]
+pub struct Sqs {
+    client: Client,
+    queue_url: String,
+    name: String,
+}
+
+impl Sqs {
+    /// This queue.
+    #[must_use]
+    pub fn new(queue_url: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Sqs {
+        let queue_url = queue_url.into();
+        let client = Client::new(&options.config(region_of_url(&queue_url), credentials));
+        Sqs { client, name: format!("sqs {queue_url}"), queue_url }
+    }
+
+    async fn put(&self, event: &Event) -> Result<(), SinkError> {
+        let json = json(&self.name, event)?;
+        let mut message = self.client.send_message().queue_url(&self.queue_url);
+        if self.queue_url.ends_with(".fifo") {
+            message = message.message_group_id(&event.table).message_deduplication_id(once(&json));
+        }
+        message.message_body(json).send().await.map(drop).map_err(failed(&self.name))
+    }
+}
+
+impl Sink for Sqs {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+        self.put(event).boxed()
+    }
+}

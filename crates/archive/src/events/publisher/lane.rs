@@ -1,0 +1,162 @@
+//! One sink's queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::{Notify, watch};
+
+use super::{PublisherOptions, SinkCounts};
+use crate::events::{Event, Sink, SinkError};
+
+/// A sink, and what waits for it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    sink: Box<dyn Sink>,
+    events_max: usize,
+    queue: Mutex<Queue>,
+    /// Told of each event that is added.
+    added: Notify,
+    closed: watch::Sender<bool>,
+}
+
+/// What waits, oldest first. The one that is being sent stays until it has arrived, so that it can be dropped as any other: an event
+/// that a sink will never take does not hold up the others for ever.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Event>>,
+    /// The number of the first that waits; those before it were sent or dropped.
+    first: u64,
+    sent: u64,
+    failed: u64,
+    dropped: u64,
+}
+
+impl Lane {
+    pub(super) fn new(sink: Box<dyn Sink>, events_max: usize) -> Lane {
+        let (queue, added, closed) = (Mutex::default(), Notify::new(), watch::Sender::new(false));
+        Lane { sink, events_max: events_max.max(1), queue, added, closed }
+    }
+
+    pub(super) fn add(&self, event: Arc<Event>) {
+        let mut queue = self.queue.lock();
+        if queue.waiting.len() == self.events_max {
+            queue.waiting.pop_front();
+            queue.first += 1;
+            queue.dropped += 1;
+            let (sink, dropped) = (self.sink.name(), queue.dropped);
+            tracing::warn!(sink, dropped, "too many events wait for a sink: the oldest is dropped");
+        }
+        queue.waiting.push_back(event);
+        drop(queue);
+        self.added.notify_one();
+    }
+
+    pub(super) fn counts(&self) -> SinkCounts {
+        let queue = self.queue.lock();
+        SinkCounts {
+            sink: self.sink.name().to_owned(),
+            sent: queue.sent,
+            failed: queue.failed,
+            dropped: queue.dropped,
+            waiting: queue.waiting.len() as u64,
+        }
+    }
+
+    /// Nothing is to come any more: [`Lane::send_all`] ends when nothing waits.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Drops all that waits.
+    pub(super) fn give_up(&self) {
+        let mut queue = self.queue.lock();
+        let left = queue.waiting.len() as u64;
+        if left > 0 {
+            queue.waiting.clear();
+            queue.first += left;
+            queue.dropped += left;
+            tracing::warn!(sink = self.sink.name(), dropped = left, "events were not sent before the end");
+        }
+    }
+
+    /// Sends one after the other, each until it arrived or was dropped.
+    pub(super) async fn send_all(&self, options: &PublisherOptions, seed: u64) {
+        let (mut failures, mut random) = (0, StdRng::seed_from_u64(seed));
+        while let Some((number, event)) = self.oldest().await {
+            let sent = tokio::time::timeout(options.attempt, self.sink.send(&event)).await;
+            let error = match sent {
+                Ok(Ok(())) => {
+                    failures = 0;
+                    self.arrived(number);
+                    continue;
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let reason = format!("no answer in {:?}", options.attempt);
+                    SinkError { to: self.sink.name().to_owned(), reason }
+                }
+            };
+            self.queue.lock().failed += 1;
+            let pause = pause(options, failures, random.random());
+            tracing::warn!(%error, again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "an event was not sent");
+            failures += 1;
+            self.rest(pause, options.retry_first).await;
+        }
+    }
+
+    /// Waits, but not for long when the process is to end.
+    async fn rest(&self, pause: Duration, at_the_end: Duration) {
+        let mut closed = self.closed.subscribe();
+        let already = *closed.borrow();
+        let hurry = async {
+            // It ends only with this lane.
+            let _ = closed.wait_for(|closed| *closed).await;
+            if already {
+                tokio::time::sleep(at_the_end).await;
+            }
+        };
+        let _ = tokio::time::timeout(pause, hurry).await;
+    }
+
+    /// The oldest that waits, with its number; nothing when nothing will come.
+    async fn oldest(&self) -> Option<(u64, Arc<Event>)> {
+        let mut closed = self.closed.subscribe();
+        loop {
+            {
+                let queue = self.queue.lock();
+                if let Some(event) = queue.waiting.front() {
+                    return Some((queue.first, event.clone()));
+                }
+            }
+            if *closed.borrow_and_update() {
+                return None;
+            }
+            tokio::select! {
+                () = self.added.notified() => {}
+                _ = closed.changed() => {}
+            }
+        }
+    }
+
+    fn arrived(&self, number: u64) {
+        let mut queue = self.queue.lock();
+        queue.sent += 1;
+        if queue.first == number {
+            queue.waiting.pop_front();
+            queue.first += 1;
+        } else {
+            // It was dropped while it was on its way, and arrived all the same.
+            queue.dropped -= 1;
+        }
+    }
+}
+
+/// Longer each time, and never the same as others do: between half of it and all of it.
+fn pause(options: &PublisherOptions, failures: u32, share: f64) -> Duration {
+    let full = options.retry_last.min(options.retry_first.saturating_mul(1 << failures.min(16)));
+    full.mul_f64(0.5 + share / 2.0)
+}
