@@ -1,9 +1,10 @@
-//! What laredo's tests, demo and benchmarks stand on: private PostgreSQL clusters, a TCP proxy that
-//! makes faults, and child processes that cannot outlive the test.
+//! What laredo's tests, demo and benchmarks stand on: private PostgreSQL clusters, a private AWS, a TCP proxy
+//! that makes faults, and child processes that cannot outlive the test.
 //!
 //! Everything here cleans up after itself: when it is dropped, when the test panics, and (by a
 //! watchdog process) when the test is killed.
 
+mod aws;
 mod cluster;
 pub mod conformance;
 mod data_dir;
@@ -21,6 +22,7 @@ mod wait;
 mod watchdog;
 pub mod workload;
 
+pub use aws::Moto;
 pub use cluster::{Cluster, ClusterOptions, StopMode};
 pub use error::Error;
 pub use full::is_full;
