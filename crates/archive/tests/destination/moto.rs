@@ -129,6 +129,19 @@ async fn a_store_that_is_not_there_is_unavailable() {
     assert!(reason.contains("refused"), "{reason}");
 }
 
+/// The clock goes on by itself whenever all wait: what would be a minute is none.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_unavailable_before_long() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bucket = Bucket::new(format!("http://{}", silent.local_addr().unwrap()), keys()).await;
+    let begun = tokio::time::Instant::now();
+    let said = bucket.place("users").publish(b"manifest", None).await;
+    assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");
+    let said = bucket.place("users").manifest().await;
+    assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");
+    assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
+}
+
 /// Each connection ends after a megabyte; the store is asked for the rest a few times, and then it is an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
