@@ -89,14 +89,7 @@ async fn a_prefix_is_taken_as_it_is() {
 async fn more_objects_than_one_answer_lists_are_listed() {
     let moto = Moto::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    let destination = bucket.place("many");
-    let (stager, _folder) = stager();
-    let one = staged(&stager, b"1");
-    let names = (0..1001).map(|n| format!("epoch=1/diff-0_{n:X}-0_{:X}.jsonl", n + 1)).collect::<Vec<_>>();
-    for some in names.chunks(8) {
-        futures::future::try_join_all(some.iter().map(|name| destination.put(name, &one))).await.unwrap();
-    }
-    assert_eq!(destination.list().await.unwrap().len(), 1001);
+    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
