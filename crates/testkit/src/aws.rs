@@ -93,9 +93,9 @@ impl Moto {
 fn python() -> Result<PathBuf> {
     let environment = std::env::var_os("LAREDO_TEST_MOTO").map_or_else(
         || {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"));
-            target.join("tools/moto")
+            // A relative one is relative to the project, where `./dev test` was.
+            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(target).join("tools/moto")
         },
         PathBuf::from,
     );
