@@ -1,6 +1,7 @@
 //! What archives rebuild is what the database held at that position: real processes, killed now and then, against the database's own
 //! memory.
 
+mod cloud;
 mod history;
 
 use std::collections::BTreeMap;
@@ -9,15 +10,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use laredo_archive::{Archive, At, Local, ReadProgress};
-use laredo_core::{KeyColumns, Lsn, Tuple};
+use laredo_core::{KeyColumns, Lsn, Tuple, project_row};
 use laredo_testkit::workload::{Shape, TABLES, Workload, WorkloadOptions, WorkloadTable};
 use laredo_testkit::{eventually, is_full, oracle};
 use serde_json::{Value, json};
 
 use super::restarts::kept;
-use crate::support::compare::rows_differences;
+use crate::support::compare::struct_differences;
 use crate::support::fleet::{cluster, more, serve_all};
 use crate::support::server::PATIENCE;
+use crate::support::simple::{JsonRow, key_of};
 use crate::support::snapshotter::{Snapshotter, table};
 
 /// Those whose rows PostgreSQL sends as a record; the others are compared at rest.
@@ -35,7 +37,7 @@ fn archive_of(root: &Path, table: &WorkloadTable) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_boundary_is_the_table_as_it_was() {
-    let boundaries = if is_full() { 1500 } else { 250 };
+    let boundaries = if is_full() { 1500 } else { 200 };
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
     history::remember(&sql, &remembered()).await;
@@ -81,13 +83,21 @@ async fn every_boundary_is_the_table_as_it_was() {
     eventually(PATIENCE, has_all).await.expect("it has everything");
     snapshotter.stop().await;
     let checked = compare_with_history(root.path(), &history::recall(&sql).await).await;
-    assert!(checked * 5 >= boundaries * 2, "only {checked} boundaries were compared");
+    assert!(checked >= boundaries, "only {checked} boundaries were compared");
     for name in TABLES {
         let rebuilt = open(&archive_of(root.path(), name)).await.rebuild(At::Latest, &ReadProgress::default()).await;
         let rebuilt = rebuilt.unwrap().table;
         let rows = oracle::rows_at_rest(&sql, &name.name(), name.key, "true").await.unwrap();
-        let found = rows_differences(rebuilt.schema(), rebuilt.rows(), &rows, name.key);
-        assert!(found.is_empty(), "{}:\n{found}", name.name());
+        // How JSON was spelled is not in an archive; everything else is, and of the remembered tables it was compared byte by byte.
+        let schema = rebuilt.schema();
+        let row = |row: &Tuple| -> JsonRow {
+            let values = project_row(schema, row.as_ref()).unwrap().into_iter();
+            values.map(|(name, value)| (name.to_owned(), value.to_json())).collect()
+        };
+        let keyed = |row: JsonRow| (key_of(name.key, &row), row);
+        let ours: BTreeMap<String, JsonRow> = rebuilt.rows().map(row).map(keyed).collect();
+        let found = struct_differences(&ours, &rows, schema, name.key);
+        assert!(found.is_empty() && ours.len() == rows.rows.len(), "{}:\n{found}", name.name());
     }
     workload.resume(paused);
     workload.stop().await.unwrap();
@@ -113,10 +123,10 @@ async fn open(folder: &Path) -> Archive {
     Archive::open(Arc::new(Local::new(folder)), None).await.unwrap()
 }
 
-/// Artifacts of all tables.
+/// Artifacts of the remembered tables.
 async fn counted(root: &Path) -> usize {
     let mut count = 0;
-    for table in TABLES {
+    for table in remembered() {
         count += open(&archive_of(root, table)).await.manifest().artifacts.len();
     }
     count
