@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::aws::Aws;
 use super::feed::{Subscribed, resume_point};
 use crate::config::snapshotter::{DestinationConfig, TableConfig};
-use crate::program::until;
+use crate::program::{random, until};
 
 /// Bytes of the stream that may wait for the writer: it keeps up with what a server sends, and memory is for the table.
 const PENDING_BYTES_MAX: u32 = 8 << 20;
@@ -145,7 +145,7 @@ fn options(config: &TableConfig, writer_id: String) -> Options {
         thresholds: config.thresholds.clone(),
         keep_epochs: config.keep_epochs.map(|count| count as usize),
         grace: GRACE,
-        seed: rand::random(),
+        seed: random(),
     }
 }
 
