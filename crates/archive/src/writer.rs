@@ -367,7 +367,7 @@ impl Writer {
 
     fn finish(&mut self, done: Done) -> Result<(), WriterError> {
         let JobEnd { ledger, result } = match done {
-            Done::Job(end) => end,
+            Done::Job(end) => *end,
             Done::Tidied(tidied) => return tidied,
         };
         match result {
