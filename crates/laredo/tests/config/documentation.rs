@@ -22,11 +22,13 @@ fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
 const README: &str = include_str!("../../../../README.md");
 
 #[test]
-fn the_configuration_of_the_readme_loads() {
+fn the_configurations_of_the_readme_load() {
     let examples = blocks(README, "hocon");
-    assert_eq!(examples.len(), 1);
-    let folder = Folder::new(&[("laredo.conf", examples[0])]);
+    assert_eq!(examples.len(), 2);
+    let folder = Folder::new(&[("laredo.conf", examples[0]), ("snapshotter.conf", examples[1])]);
     let config = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf")));
+    assert!(config.is_ok(), "{}", config.expect_err("it is none").render(false));
+    let config = SnapshotterConfig::load(&folder.loader().file(folder.path("snapshotter.conf")));
     assert!(config.is_ok(), "{}", config.expect_err("it is none").render(false));
 }
 
