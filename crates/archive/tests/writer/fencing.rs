@@ -1,6 +1,6 @@
 //! Two writers on one archive.
 
-use laredo_archive::{Archive, Destination, WriterError};
+use laredo_archive::{Archive, WriterError};
 
 use crate::scene::{History, TABLE, begin, compare, local, options};
 
