@@ -62,7 +62,7 @@ impl Destination for Memory {
     }
 
     fn put<'a>(&'a self, _: &'a str, _: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
-        unimplemented!("it is only read")
+        panic!("it is only read")
     }
 
     fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
@@ -71,7 +71,7 @@ impl Destination for Memory {
     }
 
     fn publish<'a>(&'a self, _: &'a [u8], _: Option<&'a Tag>) -> BoxFuture<'a, Result<Tag, DestinationError>> {
-        unimplemented!("it is only read")
+        panic!("it is only read")
     }
 
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
@@ -80,11 +80,11 @@ impl Destination for Memory {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
-        unimplemented!("it is only read")
+        panic!("it is only read")
     }
 
     fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
-        unimplemented!("it is only read")
+        panic!("it is only read")
     }
 }
 
