@@ -5,19 +5,18 @@ mod protobuf;
 mod render;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_core::{ProjectError, Schema, Tuple, TupleRef, UnprojectError, Value, project_row, unproject_row};
+use laredo_core::{Column, ProjectError, Schema, Tuple, UnprojectError, Value, unproject_row};
 
 use crate::manifest::Kind;
-use crate::net::NetChange;
 
-/// zstd's own default level.
-const ZSTD_LEVEL: i32 = 3;
+pub use write::LineWriter;
 
 /// A form of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,92 +121,6 @@ struct Entry {
     new: Option<Vec<(String, Value)>>,
 }
 
-/// Writes one artifact.
-pub struct LineWriter<W: Write> {
-    line: Line,
-    schema: Arc<Schema>,
-    out: Out<W>,
-    entry: Vec<u8>,
-}
-
-enum Out<W: Write> {
-    Plain(W),
-    Packed(zstd::Encoder<'static, W>),
-}
-
-impl<W: Write> LineWriter<W> {
-    /// Begins an artifact of rows of `schema`.
-    ///
-    /// # Errors
-    /// When zstd cannot begin.
-    pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
-        let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
-        Ok(LineWriter { line: format.line, schema, out, entry: Vec::new() })
-    }
-
-    /// Adds a snapshot's row.
-    ///
-    /// # Errors
-    /// [`FormatError::Project`], [`FormatError::Io`].
-    pub fn row(&mut self, row: TupleRef<'_>) -> Result<(), FormatError> {
-        let row = project_row(&self.schema, row)?;
-        match self.line {
-            Line::Jsonl => jsonl::row(row, &mut self.entry)?,
-            Line::Protobuf => protobuf::row(row, &mut self.entry),
-        }
-        self.flush_entry()
-    }
-
-    /// Adds a diff's change.
-    ///
-    /// # Errors
-    /// [`FormatError::Project`], [`FormatError::Io`].
-    pub fn change(&mut self, change: &NetChange<'_>) -> Result<(), FormatError> {
-        let (action, old, new) = match change {
-            NetChange::Truncate => ("TRUNCATE", None, None),
-            NetChange::Insert(new) => ("INSERT", None, Some(*new)),
-            NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
-            NetChange::Delete(old) => ("DELETE", Some(*old), None),
-        };
-        let project = |row: Option<&Tuple>| row.map(|row| named(&self.schema, row.as_ref())).transpose();
-        let (old, new) = (project(old)?, project(new)?);
-        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(&self.schema, row));
-        let entry = Entry { action: action.to_owned(), key, old, new };
-        match self.line {
-            Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
-            Line::Protobuf => protobuf::entry(entry, &mut self.entry),
-        }
-        self.flush_entry()
-    }
-
-    fn flush_entry(&mut self) -> Result<(), FormatError> {
-        match &mut self.out {
-            Out::Plain(out) => out.write_all(&self.entry)?,
-            Out::Packed(out) => out.write_all(&self.entry)?,
-        }
-        self.entry.clear();
-        Ok(())
-    }
-
-    /// Ends the artifact.
-    ///
-    /// # Errors
-    /// [`FormatError::Io`].
-    pub fn finish(self) -> Result<W, FormatError> {
-        Ok(match self.out {
-            Out::Plain(mut out) => {
-                out.flush()?;
-                out
-            }
-            Out::Packed(out) => out.finish()?,
-        })
-    }
-}
-
-fn named(schema: &Schema, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
-    Ok(project_row(schema, row)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-}
-
 /// Reads one artifact.
 pub struct LineReader<R: Read> {
     line: Line,
@@ -228,6 +141,13 @@ pub enum ReadChange {
     Truncate,
     /// A row comes, or takes the place of that of its key.
     Put(Tuple),
+    /// A row comes in the place of one of another key. Ours are a deletion and a row that comes.
+    Move {
+        /// What goes; only its key counts.
+        from: Tuple,
+        /// What comes.
+        to: Tuple,
+    },
     /// A row goes; only its key counts.
     Delete(Tuple),
 }
@@ -257,7 +177,7 @@ impl<R: Read> LineReader<R> {
             Line::Protobuf => self.with_input(protobuf::read_row),
         };
         let Some(row) = self.numbered(read)? else { return Ok(None) };
-        self.back(&row).map(Some)
+        self.whole(&row).map(Some)
     }
 
     /// The next change of a diff; `None` at its end.
@@ -274,8 +194,11 @@ impl<R: Read> LineReader<R> {
         let Some(Entry { action, old, new, .. }) = self.numbered(read)? else { return Ok(None) };
         Ok(Some(match (action.as_str(), old, new) {
             ("TRUNCATE", _, _) => ReadChange::Truncate,
-            ("INSERT" | "UPDATE", _, Some(new)) => ReadChange::Put(self.back(&new)?),
-            ("DELETE", Some(old), _) => ReadChange::Delete(self.back(&old)?),
+            ("UPDATE", Some(old), Some(new)) if self.moves(&old, &new) => {
+                ReadChange::Move { from: self.key(&old)?, to: self.whole(&new)? }
+            }
+            ("INSERT" | "UPDATE", _, Some(new)) => ReadChange::Put(self.whole(&new)?),
+            ("DELETE", Some(old), _) => ReadChange::Delete(self.key(&old)?),
             _ => {
                 let problem = format!("the action `{action}` does not go with the rows that it has");
                 return Err(FormatError::Entry { number: self.number, problem });
@@ -296,6 +219,7 @@ impl<R: Read> LineReader<R> {
                     Line::Protobuf => self.with_input(protobuf::read_row),
                 };
                 let Some(row) = self.numbered(row)? else { return Ok(false) };
+                let row = self.in_order(row);
                 jsonl::row(row.iter().map(|(name, value)| (name.as_str(), value.clone())), to)?;
             }
             Kind::Diff => {
@@ -303,11 +227,19 @@ impl<R: Read> LineReader<R> {
                     Line::Jsonl => self.with_input(jsonl::read_entry),
                     Line::Protobuf => self.with_input(protobuf::read_entry),
                 };
-                let Some(entry) = self.numbered(entry)? else { return Ok(false) };
+                let Some(mut entry) = self.numbered(entry)? else { return Ok(false) };
+                entry.old = entry.old.map(|row| self.in_order(row));
+                entry.new = entry.new.map(|row| self.in_order(row));
                 jsonl::entry(&entry, to)?;
             }
         }
         Ok(true)
+    }
+
+    /// A row's values in the order of the columns, which no form keeps.
+    fn in_order(&self, mut row: Vec<(String, Value)>) -> Vec<(String, Value)> {
+        row.sort_by_cached_key(|(name, _)| self.schema.position_of(name).unwrap_or(usize::MAX));
+        row
     }
 
     fn with_input<T>(&mut self, read: impl FnOnce(&mut dyn BufRead) -> Result<T, ReadError>) -> Result<T, ReadError> {
@@ -324,7 +256,40 @@ impl<R: Read> LineReader<R> {
         })
     }
 
-    fn back(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
+    /// A row that a table can have. What is NULL may be left out, and nothing else.
+    fn whole(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
+        let is_key = |place: usize| self.schema.key().columns().contains(&place);
+        let columns = self.schema.columns().iter().enumerate();
+        self.back(row, columns.filter(|(place, column)| column.not_null || is_key(*place)).map(|(_, column)| column))
+    }
+
+    /// A row of which only the key counts: others may write no more of it.
+    fn key(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
+        let key = self.schema.key().columns().iter();
+        self.back(row, key.filter_map(|place| self.schema.columns().get(*place)))
+    }
+
+    /// Whether a change says another key before than after.
+    fn moves(&self, old: &[(String, Value)], new: &[(String, Value)]) -> bool {
+        fn value<'a>(row: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+            row.iter().find(|(found, _)| found == name).map(|(_, value)| value)
+        }
+        let mut key = self.schema.key().columns().iter().filter_map(|place| self.schema.columns().get(*place));
+        key.any(|column| match (value(old, &column.name), value(new, &column.name)) {
+            (Some(old), Some(new)) => old != new,
+            _ => false,
+        })
+    }
+
+    fn back<'a>(
+        &self,
+        row: &[(String, Value)],
+        mut required: impl Iterator<Item = &'a Column>,
+    ) -> Result<Tuple, FormatError> {
+        if let Some(lacking) = required.find(|column| !row.iter().any(|(name, _)| *name == column.name)) {
+            let problem = format!("it has no `{}`, and a row must", lacking.name);
+            return Err(FormatError::Entry { number: self.number, problem });
+        }
         let row =
             unproject_row(&self.schema, row).map_err(|error| FormatError::Value { number: self.number, error })?;
         Ok(row.as_ref().to_tuple())

@@ -18,9 +18,13 @@ pub fn file_position(position: Lsn) -> String {
 #[must_use]
 pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> String {
     let (to, extension) = (file_position(to), format.extension());
-    match (kind, from) {
-        (Kind::Diff, Some(from)) => format!("epoch={epoch}/diff-{}-{to}.{extension}", file_position(from)),
-        (Kind::Diff | Kind::Snapshot, _) => format!("epoch={epoch}/snapshot-{to}.{extension}"),
+    match kind {
+        // Other writers call a position that they do not know so.
+        Kind::Diff => {
+            let from = from.map_or_else(|| "0".to_owned(), file_position);
+            format!("epoch={epoch}/diff-{from}-{to}.{extension}")
+        }
+        Kind::Snapshot => format!("epoch={epoch}/snapshot-{to}.{extension}"),
     }
 }
 
@@ -35,6 +39,7 @@ mod tests {
         let packed: Format = "protobuf.zst".parse().unwrap();
         assert_eq!(artifact_name(Kind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
         assert_eq!(artifact_name(Kind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
+        assert_eq!(artifact_name(Kind::Diff, 1, None, to, jsonl), "epoch=1/diff-0-0_1A2B3C.jsonl");
         let far = Lsn(0x16_B374_D848);
         assert_eq!(artifact_name(Kind::Snapshot, 2, None, far, packed), "epoch=2/snapshot-16_B374D848.pb.zst");
     }

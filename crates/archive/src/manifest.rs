@@ -236,16 +236,16 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The schema of an epoch. Of an archive of another writer only the columns at head are known: user-defined types are opaque then.
+    /// The schema of an epoch. Of an archive of another writer only the columns at head are known, and they stand for all epochs: rows that
+    /// do not fit them are refused one by one.
     ///
     /// # Errors
-    /// When a column's type is no number of a type, or when nothing is known of this epoch's columns.
+    /// When the columns are not those of a table.
     pub fn schema(&self, epoch: u64) -> Result<Schema, Broken> {
         let opening = self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == Kind::Snapshot);
         match opening.and_then(|opening| opening.schema.as_deref()) {
             Some(schema) => schema.to_schema(),
-            None if epoch == self.epoch => columns::schema_of(&self.columns),
-            None => Err(Broken::Columns(format!("those of epoch {epoch} are not written down"))),
+            None => columns::schema_of(&self.columns),
         }
     }
 
@@ -303,7 +303,9 @@ impl Artifact {
         let stored = self.formats.get(format.id())?;
         match self.to_position {
             Some(to) => Some(artifact_name(self.kind, self.epoch, self.from_position, to, format)),
-            None => stored.uri.rfind("epoch=").map(|begin| stored.uri[begin..].to_owned()),
+            None => {
+                stored.uri.rfind("epoch=").map(|begin| stored.uri[begin..].to_owned()).filter(|name| is_inside(name))
+            }
         }
     }
 
@@ -318,6 +320,11 @@ impl Artifact {
     pub fn known_formats(&self) -> impl Iterator<Item = Format> {
         self.formats.keys().filter_map(|id| id.parse().ok())
     }
+}
+
+/// Whether a name that somebody wrote down is one of an epoch's: it must not lead out of the archive.
+fn is_inside(name: &str) -> bool {
+    matches!(name.split_once('/'), Some((_, file)) if !file.contains(['/', '\\']) && file.starts_with("snapshot-"))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]

@@ -1,5 +1,6 @@
 //! Reads an archive: the table as it was at a boundary, and what is wrong with which object.
 
+mod apply;
 mod object;
 mod verify;
 
@@ -9,9 +10,10 @@ use std::time::SystemTime;
 use laredo_core::{Lsn, Schema, TableState};
 
 use crate::destination::{Destination, DestinationError};
-use crate::format::{Format, FormatError, ReadChange};
+use crate::format::{Format, FormatError};
 use crate::layout::MANIFEST;
 use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError};
+use apply::{change, fill};
 use object::{Entries, read};
 
 pub use object::ReadProgress;
@@ -141,6 +143,14 @@ pub enum ReadError {
         /// Where it ends.
         to: String,
     },
+    /// The manifest says where an object is, and that is nowhere in the archive.
+    #[error("{at}: {uri} is no object of an epoch of this archive")]
+    Outside {
+        /// The manifest.
+        at: String,
+        /// What it says.
+        uri: String,
+    },
     /// The archive has no such object.
     #[error("{at} names no object {object}")]
     NoObject {
@@ -185,6 +195,7 @@ impl ReadError {
             | ReadError::Entry { .. }
             | ReadError::Count { .. }
             | ReadError::Format { .. }
+            | ReadError::Outside { .. }
             | ReadError::Columns { .. } => true,
         }
     }
@@ -283,46 +294,19 @@ impl Archive {
     async fn apply(
         &self,
         artifact: &Artifact,
-        mut table: TableState,
+        table: TableState,
         progress: &ReadProgress,
     ) -> Result<TableState, ReadError> {
         let format = self.format_of(artifact)?;
         match artifact.kind {
             Kind::Snapshot => {
                 let schema = table.schema().clone();
-                let put = move |entries: &mut Entries<'_>| {
-                    while let Some(row) = entries.row()? {
-                        table.put(row);
-                    }
-                    let count = table.len() as u64;
-                    Ok((table, count))
-                };
+                let put = move |entries: &mut Entries<'_>| fill(table, entries);
                 read(self, artifact, format, schema, progress, put).await
             }
             Kind::Diff => {
                 let schema = table.schema().clone();
-                let apply = move |entries: &mut Entries<'_>| {
-                    let mut changes = Vec::new();
-                    while let Some(change) = entries.change()? {
-                        changes.push(change);
-                    }
-                    let count = changes.len() as u64;
-                    // Other writers do not put it first.
-                    if changes.contains(&ReadChange::Truncate) {
-                        table.clear();
-                    }
-                    for change in changes {
-                        match change {
-                            ReadChange::Truncate => {}
-                            ReadChange::Put(row) => drop(table.put(row)),
-                            ReadChange::Delete(row) => {
-                                let key = table.schema().key().key_of(row.as_ref());
-                                table.remove(key.as_ref());
-                            }
-                        }
-                    }
-                    Ok((table, count))
-                };
+                let apply = move |entries: &mut Entries<'_>| change(table, entries);
                 read(self, artifact, format, schema, progress, apply).await
             }
         }

@@ -4,7 +4,7 @@ mod facts;
 mod schema;
 
 pub(crate) use facts::{Definition, Facts, Identity, Published};
-pub(crate) use schema::{key_problems, quoted, schema_of};
+pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::TableName;
 use postgres_protocol::escape::escape_literal;

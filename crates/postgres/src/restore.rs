@@ -1,12 +1,15 @@
 //! Rows back into a table, all of them or none.
 
-use laredo_core::{Schema, TableName, Tuple};
+mod fit;
+
+use laredo_core::{ProjectError, Schema, TableName, Tuple, UnprojectError};
 
 use postgres_protocol::escape::escape_literal;
 
-use crate::catalog::quoted;
+use crate::catalog::{self, quoted};
 use crate::options::ConnectionOptions;
 use crate::transport::{Connection, TransportError};
+use fit::Fit;
 
 /// The signature of a binary COPY, its flags, and the length of nothing more.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -17,6 +20,7 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 pub struct Restore {
     connection: Connection,
     table: TableName,
+    fit: Fit,
 }
 
 /// Why rows do not get into a table. The table is as it was.
@@ -37,6 +41,12 @@ pub enum RestoreError {
     /// A column's values cannot be sent.
     #[error("column {0} has a type without a binary form, which COPY does not take; write jsonl and load that")]
     NoBinaryForm(String),
+    /// A cell is no value of its type.
+    #[error(transparent)]
+    Cell(#[from] ProjectError),
+    /// A value is none of the type that the column has in the table.
+    #[error("the table's {0}")]
+    Value(#[from] UnprojectError),
 }
 
 impl Restore {
@@ -71,13 +81,16 @@ impl Restore {
                 }
             }
         }
-        Ok(Restore { connection, table })
+        let found =
+            catalog::read(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
+        let fit = found.map_or(Fit::AsItIs, |facts| Fit::between(schema, &facts.definition));
+        Ok(Restore { connection, table, fit })
     }
 
-    /// Puts rows into it; `done` is told how many went so far.
+    /// Puts rows into it, of the schema that it was begun with; `done` is told how many went so far.
     ///
     /// # Errors
-    /// [`RestoreError::Transport`].
+    /// [`RestoreError`].
     pub async fn rows<'a>(
         &mut self,
         schema: &Schema,
@@ -95,7 +108,8 @@ impl Restore {
             line.clear();
             line.extend_from_slice(&count);
             // Cells are what COPY has them as.
-            line.extend_from_slice(row.as_ref().bytes());
+            let fitting = self.fit.row(schema, row)?;
+            line.extend_from_slice(Tuple::as_ref(&fitting).bytes());
             copy.send(&line).await?;
             sent += 1;
             done(sent);

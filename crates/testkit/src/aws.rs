@@ -1,11 +1,10 @@
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{Error, Process, Result, eventually, free_port};
+use crate::{Error, Process, Result, eventually, free_port, programs};
 
 /// Runs the emulator. It looks at a condition and writes in two steps and in many threads, where S3 does both in one: without the
 /// lock two writers who exclude each other would both succeed now and then.
@@ -36,7 +35,7 @@ impl Moto {
     /// # Errors
     /// [`Error::Missing`] when moto is not installed, [`Error::Timeout`] when it does not start.
     pub async fn start() -> Result<Self> {
-        let python = python()?;
+        let python = programs("moto")?.join("python");
         let port = free_port()?;
         let mut command = Command::new(python);
         command.args(["-c", LAUNCH, "-H", "127.0.0.1", "-p", &port.to_string()]);
@@ -87,25 +86,4 @@ impl Moto {
         let succeeded = head.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
         if succeeded { Ok(body.to_owned()) } else { Err(Error::Program { program: "moto".to_owned(), output: answer }) }
     }
-}
-
-/// The Python that has moto: that of `$LAREDO_TEST_MOTO`, a virtual environment, or of the one that `./dev test` made.
-fn python() -> Result<PathBuf> {
-    let environment = std::env::var_os("LAREDO_TEST_MOTO").map_or_else(
-        || {
-            // A relative one is relative to the project, where `./dev test` was.
-            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(target).join("tools/moto")
-        },
-        PathBuf::from,
-    );
-    let python = environment.join("bin/python");
-    if python.exists() {
-        return Ok(python);
-    }
-    Err(Error::Missing(format!(
-        "moto, the AWS emulator, is not in {}: `./dev test` installs it there; or set LAREDO_TEST_MOTO to a virtual \
-         environment of Python that has moto, flask and flask-cors",
-        environment.display()
-    )))
 }

@@ -63,11 +63,16 @@ pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
     schema.columns().iter().enumerate().map(entry).collect()
 }
 
-/// What is known of a schema that another writer left.
+/// PostgreSQL's own types have lower numbers.
+const USER_DEFINED: Oid = 16_384;
+const JSON: Oid = 114;
+
+/// What is known of a schema that another writer left. Nobody knows what a user-defined type is made of: its values stay the JSON that
+/// they are written as.
 pub(super) fn schema_of(entries: &[ColumnEntry]) -> Result<Schema, Broken> {
     let columns = entries.iter().map(|entry| Column {
         name: entry.name.clone(),
-        type_oid: entry.type_oid,
+        type_oid: if (1..USER_DEFINED).contains(&entry.type_oid) { entry.type_oid } else { JSON },
         type_modifier: -1,
         type_name: entry.r#type.clone(),
         not_null: !entry.nullable,

@@ -85,18 +85,19 @@ fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken>
         return Err(Broken::NoObject { epoch: *epoch, to: shown(*to_position) });
     }
     let Some(before) = of_same_epoch else { return Ok(()) };
-    // Other writers may leave the end of a base out.
-    let Some(end) = before.to_position else { return Ok(()) };
-    if artifact.from_position != Some(end) {
+    // Other writers may leave the end of a base out, and then the diff after it begins wherever it says.
+    let end = before.to_position.or(artifact.from_position);
+    if artifact.from_position != end {
         return Err(Broken::Gap {
             epoch: *epoch,
             from: shown(artifact.from_position),
             to: shown(*to_position),
-            before: end.to_string(),
+            before: shown(end),
         });
     }
-    if to_position.is_none_or(|to| to <= end) {
-        return Err(Broken::Order { epoch: *epoch, to: shown(*to_position), before: end.to_string() });
+    // No position at all is below every other.
+    if *to_position <= end {
+        return Err(Broken::Order { epoch: *epoch, to: shown(*to_position), before: shown(end) });
     }
     Ok(())
 }

@@ -58,7 +58,11 @@ pub(super) async fn read<T: Send + 'static>(
     progress: &ReadProgress,
     take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError> + Send + 'static,
 ) -> Result<T, ReadError> {
-    let object = artifact.object(format).unwrap_or_default();
+    let no_name = || {
+        let uri = artifact.formats.get(format.id()).map(|stored| stored.uri.clone()).unwrap_or_default();
+        ReadError::Outside { at: archive.manifest_uri(), uri }
+    };
+    let object = artifact.object(format).ok_or_else(no_name)?;
     let at = archive.destination.uri(&object);
     let stored =
         artifact.formats.get(format.id()).cloned().unwrap_or(Stored { uri: at.clone(), size_bytes: 0, sha256: None });

@@ -1,5 +1,8 @@
 //! Whether an archive is whole.
 
+use laredo_core::TableState;
+
+use super::apply::fill;
 use super::object::{Entries, read};
 use super::{Archive, ReadError, ReadProgress};
 use crate::format::FormatError;
@@ -32,8 +35,15 @@ impl Archive {
                         break;
                     }
                 };
-                let kind = artifact.kind;
-                let all = move |entries: &mut Entries<'_>| Ok(((), counted(entries, kind)?));
+                let (kind, like) = (artifact.kind, schema.clone());
+                let all = move |entries: &mut Entries<'_>| match kind {
+                    // A schema without indexes cannot lack an index's column.
+                    Kind::Snapshot => {
+                        let table = TableState::new(like, &[], 0).expect("there are no indexes");
+                        Ok(((), fill(table, entries)?.1))
+                    }
+                    Kind::Diff => Ok(((), counted(entries)?)),
+                };
                 if let Err(error) = read(self, artifact, format, schema, progress, all).await {
                     damage(error);
                 }
@@ -49,16 +59,10 @@ impl Archive {
     }
 }
 
-fn counted(entries: &mut Entries<'_>, kind: Kind) -> Result<u64, FormatError> {
+fn counted(entries: &mut Entries<'_>) -> Result<u64, FormatError> {
     let mut count = 0;
-    loop {
-        let is_one = match kind {
-            Kind::Snapshot => entries.row()?.is_some(),
-            Kind::Diff => entries.change()?.is_some(),
-        };
-        if !is_one {
-            return Ok(count);
-        }
+    while entries.change()?.is_some() {
         count += 1;
     }
+    Ok(count)
 }

@@ -7,5 +7,6 @@ mod faults;
 mod faulty;
 mod fencing;
 mod places;
+#[path = "../scene/mod.rs"]
 mod scene;
 mod upkeep;

@@ -198,7 +198,7 @@ fn leaves_cover(definition: &Definition, request: &TableRequest, key: &[String])
     }
 }
 
-fn type_def(facts: &TypeFacts) -> TypeDef {
+pub(crate) fn type_def(facts: &TypeFacts) -> TypeDef {
     TypeDef {
         name: facts.name.clone(),
         kind: match &facts.kind {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::ExportArgs;
 use crate::cli::error::CliError;
-use crate::cli::print;
+use crate::cli::{end_at_interrupt, print};
 use crate::config::{Loader, ServerConfig};
 use crate::program::{Failure, random};
 use crate::serve::serve_at;
@@ -29,14 +29,26 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
     let publication = format!("laredo_export_{:016x}", random());
-    let written = export(&args, args.publication.as_deref().unwrap_or(&publication)).await;
+    let interrupted = end_at_interrupt();
+    let written = tokio::select! {
+        written = export(&args, args.publication.as_deref().unwrap_or(&publication)) => written,
+        () = interrupted.cancelled() => Err(CliError::Export("it was interrupted".to_owned())),
+    };
     let dropped = match args.publication {
         // Somebody else's stays.
         Some(_) => Ok(()),
         None => drop_publication(&args.postgres, &publication).await,
     };
-    let written = written?;
-    dropped?;
+    // What went wrong first is said, and what was left behind, too.
+    let written = match (written, dropped) {
+        (Ok(written), dropped) => dropped.map(|()| written),
+        (Err(CliError::Export(why)), Ok(())) if why.contains(&publication) => {
+            Err(CliError::Export(format!("{why}; or name a publication that has the table with --publication")))
+        }
+        (Err(error), Ok(())) => Err(error),
+        (Err(CliError::Export(why)), Err(CliError::Export(left))) => Err(CliError::Export(format!("{why}\n{left}"))),
+        (Err(error), Err(_)) => Err(error),
+    }?;
     let Written { epoch, to_position, count, bytes, .. } = written;
     let table = args.table.to_string();
     print(&format!(
@@ -157,7 +169,9 @@ fn why(ended: Result<(), Failure>) -> String {
 async fn drop_publication(url: &str, publication: &str) -> Result<(), CliError> {
     let options = ConnectionOptions::parse(url)?;
     let left = |error: laredo_postgres::transport::TransportError| {
-        CliError::Export(format!("its publication is left behind ({error}); run DROP PUBLICATION {publication}"))
+        CliError::Export(format!(
+            "its publication may be left behind ({error}); run DROP PUBLICATION IF EXISTS {publication}"
+        ))
     };
     let mut connection = Connection::connect(&options).await.map_err(left)?;
     connection.simple_query(&format!("DROP PUBLICATION IF EXISTS {publication}")).await.map(drop).map_err(left)

@@ -20,14 +20,22 @@ pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliEr
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
         restore(url, &args, &table).await?;
     } else {
+        let rows = by_key(&table).into_iter();
         let written = match &args.output {
-            Some(file) => to_file(file, |out| rows::write(args.format, table.schema(), table.rows(), out)),
-            None => rows::write(args.format, table.schema(), table.rows(), BufWriter::new(io::stdout().lock())),
+            Some(file) => to_file(file, |out| rows::write(args.format, table.schema(), rows, out)),
+            None => rows::write(args.format, table.schema(), rows, BufWriter::new(io::stdout().lock())),
         };
         written.map_err(CliError::from_format)?;
     }
     tell(&format!("{} rows as of {}", table.len(), shown(&boundary)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// In the order that a snapshot has them in, so that the same state makes the same text.
+fn by_key(table: &TableState) -> Vec<&Tuple> {
+    let mut rows: Vec<&Tuple> = table.rows().collect();
+    rows.sort_by_cached_key(|row| table.schema().key().key_of(row.as_ref()).as_ref().bytes().to_vec());
+    rows
 }
 
 /// Rebuilds a state, and says where it is another one than was asked for.
@@ -53,7 +61,11 @@ fn shown(boundary: &Boundary) -> String {
 /// Writes a file that is there whole or not at all.
 fn to_file<E: From<io::Error>>(file: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
+    let mut file_to_be = tempfile::Builder::new();
+    // What the umask leaves of it: whoever may read other files may read this one.
+    #[cfg(unix)]
+    file_to_be.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut out = BufWriter::new(file_to_be.tempfile_in(folder)?);
     write(&mut out)?;
     let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     out.as_file().sync_all()?;
@@ -71,15 +83,17 @@ async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Resul
 
 pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let before = rebuilt(&archive, args.before, args.exact).await?.table;
-    let after = rebuilt(&archive, args.after, args.exact).await?.table;
+    let Rebuilt { table: before, boundary: from } = rebuilt(&archive, args.before, args.exact).await?;
+    let Rebuilt { table: after, boundary: to } = rebuilt(&archive, args.after, args.exact).await?;
     let out = BufWriter::new(io::stdout().lock());
     let mut lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
     let before = cast(before, &after)?;
-    for change in differences(&before, &after) {
-        lines.change(&change).map_err(CliError::from_format)?;
+    let changes = differences(&before, &after);
+    for change in &changes {
+        lines.change(change).map_err(CliError::from_format)?;
     }
     lines.finish().map_err(CliError::from_format)?;
+    tell(&format!("{} changes from {} to {}", changes.len(), shown(&from), shown(&to)));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -54,9 +54,9 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// In quotes where it has to be; an empty text, too, for nothing is NULL.
+/// In quotes where it has to be; an empty text, too, for nothing is NULL. A line of `\.` would be the end to PostgreSQL.
 fn text(value: &str) -> String {
-    match value.is_empty() || value.contains([',', '"', '\n', '\r']) || value.trim() != value {
+    match value.is_empty() || value.contains([',', '"', '\n', '\r', '\\']) || value.trim() != value {
         true => format!("\"{}\"", value.replace('"', "\"\"")),
         false => value.to_owned(),
     }
@@ -72,10 +72,14 @@ mod tests {
             Value::Null,
             Value::String(String::new()),
             Value::String("a,\"b\"\n".to_owned()),
+            Value::String("\\.".to_owned()),
             Value::Number(1.5),
             Value::Bool(true),
             Value::List(vec![Value::Number(1.0), Value::Null]),
         ];
-        assert_eq!(values.each_ref().map(shown), ["", "\"\"", "\"a,\"\"b\"\"\n\"", "1.5", "true", "\"[1,null]\""]);
+        assert_eq!(
+            values.each_ref().map(shown),
+            ["", "\"\"", "\"a,\"\"b\"\"\n\"", "\"\\.\"", "1.5", "true", "\"[1,null]\""]
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! A table with a history, a feed that tells it, and a writer in between.
 
+#![allow(dead_code, reason = "each test binary uses what it needs")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

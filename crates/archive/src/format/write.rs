@@ -1,0 +1,98 @@
+//! From rows and changes to an artifact's bytes.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use laredo_core::{ProjectError, Schema, Tuple, TupleRef, Value, project_row};
+
+use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
+use crate::net::NetChange;
+
+/// zstd's own default level.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Writes one artifact.
+pub struct LineWriter<W: Write> {
+    line: Line,
+    schema: Arc<Schema>,
+    out: Out<W>,
+    entry: Vec<u8>,
+}
+
+enum Out<W: Write> {
+    Plain(W),
+    Packed(zstd::Encoder<'static, W>),
+}
+
+impl<W: Write> LineWriter<W> {
+    /// Begins an artifact of rows of `schema`.
+    ///
+    /// # Errors
+    /// When zstd cannot begin.
+    pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
+        let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
+        Ok(LineWriter { line: format.line, schema, out, entry: Vec::new() })
+    }
+
+    /// Adds a snapshot's row.
+    ///
+    /// # Errors
+    /// [`FormatError::Project`], [`FormatError::Io`].
+    pub fn row(&mut self, row: TupleRef<'_>) -> Result<(), FormatError> {
+        let row = project_row(&self.schema, row)?;
+        match self.line {
+            Line::Jsonl => jsonl::row(row, &mut self.entry)?,
+            Line::Protobuf => protobuf::row(row, &mut self.entry),
+        }
+        self.flush_entry()
+    }
+
+    /// Adds a diff's change.
+    ///
+    /// # Errors
+    /// [`FormatError::Project`], [`FormatError::Io`].
+    pub fn change(&mut self, change: &NetChange<'_>) -> Result<(), FormatError> {
+        let (action, old, new) = match change {
+            NetChange::Truncate => ("TRUNCATE", None, None),
+            NetChange::Insert(new) => ("INSERT", None, Some(*new)),
+            NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
+            NetChange::Delete(old) => ("DELETE", Some(*old), None),
+        };
+        let project = |row: Option<&Tuple>| row.map(|row| named(&self.schema, row.as_ref())).transpose();
+        let (old, new) = (project(old)?, project(new)?);
+        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(&self.schema, row));
+        let entry = Entry { action: action.to_owned(), key, old, new };
+        match self.line {
+            Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
+            Line::Protobuf => protobuf::entry(entry, &mut self.entry),
+        }
+        self.flush_entry()
+    }
+
+    fn flush_entry(&mut self) -> Result<(), FormatError> {
+        match &mut self.out {
+            Out::Plain(out) => out.write_all(&self.entry)?,
+            Out::Packed(out) => out.write_all(&self.entry)?,
+        }
+        self.entry.clear();
+        Ok(())
+    }
+
+    /// Ends the artifact.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`].
+    pub fn finish(self) -> Result<W, FormatError> {
+        Ok(match self.out {
+            Out::Plain(mut out) => {
+                out.flush()?;
+                out
+            }
+            Out::Packed(out) => out.finish()?,
+        })
+    }
+}
+
+fn named(schema: &Schema, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
+    Ok(project_row(schema, row)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

@@ -1,0 +1,152 @@
+//! A table to an archive without a server.
+
+use std::time::Duration;
+
+use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, eventually};
+use serde_json::{Value, json};
+
+use crate::pipeline::{THINGS, answer, assert_same, laredo, manifest, refusal};
+use crate::support::server::PATIENCE;
+
+fn is_clean(cluster: &Cluster) -> bool {
+    let left = "SELECT (SELECT count(*) FROM pg_publication), (SELECT count(*) FROM pg_replication_slots)";
+    cluster.psql(left).unwrap() == "0|0"
+}
+
+async fn assert_clean(cluster: &Cluster) {
+    // A temporary slot goes with its connection, a moment after it.
+    eventually(PATIENCE, async || is_clean(cluster)).await.expect("no publication and no slot is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_exported_as_it_is_and_nothing_stays_behind() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql(THINGS).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a/b");
+    let (place, url) = (place.to_str().unwrap(), cluster.url("postgres"));
+    let export = [
+        "export",
+        place,
+        "--postgres",
+        &url,
+        "--table",
+        "public.things",
+        "--format",
+        "jsonl",
+        "--format",
+        "protobuf.zst",
+    ];
+    let told: Value = serde_json::from_str(&answer(&export)).unwrap();
+    assert_eq!(
+        (&told["table"], &told["epoch"], &told["rows"]),
+        (&json!("public.things"), &json!(1), &json!(5)),
+        "{told}"
+    );
+    assert_clean(&cluster).await;
+    assert!(answer(&["verify", place]).starts_with("whole: 1 artifacts"));
+    answer(&[
+        "reconstruct",
+        place,
+        "--at",
+        told["position"].as_str().unwrap(),
+        "--exact",
+        "--postgres",
+        &url,
+        "--table",
+        "public.back",
+        "--create",
+    ]);
+    assert_same(&cluster, "postgres", "things", "back");
+
+    // Once more is one more epoch, of a table that is empty now.
+    cluster.psql("TRUNCATE things").unwrap();
+    let told: Value = serde_json::from_str(&answer(&export)).unwrap();
+    assert_eq!((&told["epoch"], &told["rows"]), (&json!(2), &json!(0)), "{told}");
+    assert_eq!(manifest(std::path::Path::new(place))["artifacts"].as_array().unwrap().len(), 2);
+    assert_eq!(answer(&["reconstruct", place]), "");
+    assert_clean(&cluster).await;
+
+    cluster.psql("CREATE TABLE others (id int PRIMARY KEY)").unwrap();
+    let said = refusal(&["export", place, "--postgres", &url, "--table", "public.others"]);
+    assert!(said.contains("is of table public.things, not of public.others"), "{said}");
+    assert_clean(&cluster).await;
+
+    // Somebody else's publication is used, and stays.
+    cluster.psql("CREATE PUBLICATION theirs FOR TABLE things, others").unwrap();
+    let elsewhere = folder.path().join("others");
+    answer(&[
+        "export",
+        elsewhere.to_str().unwrap(),
+        "--postgres",
+        &url,
+        "--table",
+        "public.others",
+        "--publication",
+        "theirs",
+    ]);
+    assert_eq!(cluster.psql("SELECT pubname FROM pg_publication").unwrap(), "theirs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_for_an_export_is_said() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql(THINGS).unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE keyless (id int); CREATE ROLE reader LOGIN; GRANT SELECT ON things TO reader; CREATE ROLE replicator LOGIN REPLICATION; \
+             GRANT SELECT ON things TO replicator",
+        )
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = |role: &str| cluster.url("postgres").replacen("postgres@", &format!("{role}@"), 1);
+    for (role, table, words) in [
+        ("reader", "public.things", &["reader", "REPLICATION"][..]),
+        ("replicator", "public.things", &["grant it CREATE on the database", "--publication"]),
+        ("postgres", "public.keyless", &["public.keyless", "primary key"]),
+        ("postgres", "public.nobody", &["public.nobody"]),
+        ("nobody", "public.things", &["nobody"]),
+    ] {
+        let place = folder.path().join(role).join(table);
+        let said = refusal(&["export", place.to_str().unwrap(), "--postgres", &url(role), "--table", table]);
+        assert!(
+            said.contains("nothing was exported: ") && words.iter().all(|word| said.contains(word)),
+            "{role} {table}: {said}"
+        );
+        assert!(!place.join("manifest.json").exists() || manifest(&place)["artifacts"] == json!([]), "{role} {table}");
+        assert_clean(&cluster).await;
+    }
+    let plain = Cluster::start(ClusterOptions::default().set("wal_level", "replica")).unwrap();
+    plain.psql(THINGS).unwrap();
+    let place = folder.path().join("plain");
+    let said =
+        refusal(&["export", place.to_str().unwrap(), "--postgres", &plain.url("postgres"), "--table", "public.things"]);
+    assert!(said.contains("wal_level"), "{said}");
+    assert_clean(&plain).await;
+    let (code, _, said) =
+        laredo(&["export", "x", "--postgres", "postgresql://x", "--table", "public.things", "--format", "csv"]);
+    assert!(code == Some(2) && said.contains("jsonl"), "{said}");
+}
+
+/// A slot is not made before all transactions have ended: here it waits, and somebody loses patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_interrupted_leaves_nothing_behind() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql(THINGS).unwrap();
+    let session = cluster.connect().await.unwrap();
+    session.batch_execute("BEGIN; CREATE TABLE open (id int)").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
+    command.args(["archive", "export"]).arg(folder.path().join("things"));
+    command.args(["--postgres", &cluster.url("postgres"), "--table", "public.things"]);
+    let export = Process::spawn(command).unwrap();
+    let is_published = async || cluster.psql("SELECT count(*) FROM pg_publication").unwrap() == "1";
+    eventually(PATIENCE, is_published).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    export.interrupt();
+    let status = export.wait(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(2), "{:?}", export.output());
+    assert!(export.output().iter().any(|line| line.contains("it was interrupted")), "{:?}", export.output());
+    session.batch_execute("COMMIT").await.unwrap();
+    assert_clean(&cluster).await;
+}

@@ -1,0 +1,160 @@
+//! Every type, from the database through the archive into a table again: that of the database where it was, and of one where the types
+//! that users have defined go by other numbers.
+
+use std::collections::BTreeMap;
+
+use laredo_testkit::types::{COLUMNS, DEFINITIONS, identifier};
+use laredo_testkit::{Cluster, is_full};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::pipeline::{Archived, Pipeline, answer, laredo, refusal};
+
+/// What JSON does not say of a value (docs/archive-format.md): how a document was spelled, where an array's subscripts begin.
+const INEXACT: [&str; 4] = ["int4[]", "json", "json, twice a name", "jsonb"];
+
+fn table(name: &str) -> String {
+    let columns: Vec<String> =
+        COLUMNS.iter().map(|case| format!("{} {}", identifier(case.name), case.sql_type)).collect();
+    format!("CREATE TABLE {name} (id int PRIMARY KEY, {});", columns.join(", "))
+}
+
+/// Rows that have every value at least once.
+fn inserts(first: usize, count: usize, rng: &mut StdRng) -> String {
+    let row = |number: usize| {
+        let value = |case: &laredo_testkit::types::ColumnCase| match case.values.get(number % 40) {
+            Some(value) => laredo_testkit::types::literal(value),
+            None => case.value(rng),
+        };
+        let values: Vec<String> = COLUMNS.iter().map(value).collect();
+        format!("INSERT INTO every VALUES ({number}, {});", values.join(", "))
+    };
+    (first..first + count).map(row).collect()
+}
+
+/// The texts of a column, by row.
+fn texts(cluster: &Cluster, database: &str, table: &str, column: &str) -> BTreeMap<String, String> {
+    let sql = format!("SELECT id, coalesce({0}::text, '<NULL>') FROM {table} ORDER BY id", identifier(column));
+    let text = cluster.psql_in(database, &format!("SELECT json_object_agg(id, c) FROM ({sql}) x (id, c)")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn differing(cluster: &Cluster, database: &str, table: &str) -> BTreeMap<&'static str, Vec<(String, String)>> {
+    let mut found = BTreeMap::new();
+    for case in COLUMNS {
+        let (expected, restored) =
+            (texts(cluster, "postgres", "every", case.name), texts(cluster, database, table, case.name));
+        assert_eq!(expected.len(), restored.len(), "{}", case.name);
+        let pairs = expected.into_iter().filter(|(id, text)| restored[id] != *text);
+        let pairs: Vec<_> = pairs.map(|(id, text)| (text, restored[&id].clone())).collect();
+        if !pairs.is_empty() {
+            found.insert(case.name, pairs);
+        }
+    }
+    found
+}
+
+/// All but what JSON does not say is equal by the database's own `=`, where a type has one, and by its text.
+fn assert_equal(cluster: &Cluster, database: &str, table: &str) {
+    let found = differing(cluster, database, table);
+    let inexact: Vec<&str> = found.keys().copied().collect();
+    assert_eq!(inexact, INEXACT, "{found:#?}");
+    if database == "postgres" {
+        let has_equality = |case: &&laredo_testkit::types::ColumnCase| !["json", "point"].contains(&case.sql_type);
+        let compared = COLUMNS.iter().filter(has_equality).filter(|case| !INEXACT.contains(&case.name));
+        let list: Vec<String> = compared.map(|case| identifier(case.name)).collect();
+        let rows = |table: &str| format!("SELECT id, {} FROM {table}", list.join(", "));
+        let (one, two) = (rows("every"), rows(table));
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM ({one} EXCEPT {two}) a), (SELECT count(*) FROM ({two} EXCEPT {one}) b)"
+        );
+        assert_eq!(cluster.psql(&sql).unwrap(), "0|0");
+    }
+    for (column, pairs) in found {
+        for (text, restored) in pairs {
+            let is_expected = match column {
+                "int4[]" => text.strip_prefix("[0:1]=") == Some(&restored),
+                // JSON's own null is no other than SQL's.
+                _ => text == "null" && restored == "<NULL>" || is_same_document(&text, &restored),
+            };
+            assert!(is_expected, "{column}: {text} came back as {restored}");
+        }
+    }
+}
+
+/// Whether two documents say the same, where a number that no double is may have become a string.
+fn is_same_document(one: &str, two: &str) -> bool {
+    fn plain(value: &serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Number(number) => {
+                number.as_f64().map_or_else(|| value.clone(), |number| format!("{number:e}").into())
+            }
+            serde_json::Value::String(text) => {
+                text.parse::<f64>().map_or_else(|_| value.clone(), |number| format!("{number:e}").into())
+            }
+            serde_json::Value::Array(items) => items.iter().map(plain).collect(),
+            serde_json::Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+            }
+            value => value.clone(),
+        }
+    }
+    let parsed = |text: &str| serde_json::from_str(text).map(|value| plain(&value)).unwrap();
+    parsed(one) == parsed(two)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_comes_back_in_this_database_and_in_another() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let more = if is_full() { 400 } else { 20 };
+    let forms = ["jsonl", "protobuf", "jsonl.zst", "protobuf.zst"].map(|format| [format]);
+    let archives = forms.each_ref().map(|formats| Archived { table: "every", formats, name: formats[0] });
+    let sql = format!("{DEFINITIONS} {} {}", table("every"), inserts(0, 6, &mut rng));
+    let pipeline = Pipeline::start(&sql, &archives).await;
+    pipeline.write(&inserts(6, 6 + more, &mut rng)).await;
+    let columns: Vec<String> = COLUMNS.iter().map(|case| identifier(case.name)).collect();
+    let list = columns.join(", ");
+    // Old and new rows of every type in one diff.
+    pipeline
+        .write(&format!(
+            "UPDATE every e SET ({list}) = (SELECT {list} FROM every o WHERE o.id = e.id - 1) WHERE id > 12"
+        ))
+        .await;
+    pipeline.write("DELETE FROM every WHERE id = 11").await;
+    pipeline.end().await;
+    let cluster = &pipeline.cluster;
+    // Types of the same names that go by other numbers there.
+    cluster.psql("CREATE DATABASE other").unwrap();
+    cluster.psql_in("other", &format!("CREATE TYPE before AS (a int); {DEFINITIONS} {}", table("every"))).unwrap();
+    let number = "SELECT 'mood'::regtype::oid";
+    assert_ne!(cluster.psql(number).unwrap(), cluster.psql_in("other", number).unwrap());
+    for [form] in forms {
+        let place = pipeline.archive(form);
+        let place = place.to_str().unwrap();
+        let back = format!("back_{}", form.replace('.', "_"));
+        let (here, there) = (cluster.url("postgres"), cluster.url("other"));
+        answer(&["reconstruct", place, "--postgres", &here, "--table", &format!("public.{back}"), "--create"]);
+        assert_equal(cluster, "postgres", &back);
+        answer(&["reconstruct", place, "--postgres", &there, "--table", "public.every", "--replace"]);
+        assert_equal(cluster, "other", "every");
+        answer(&["reconstruct", place, "--postgres", &there, "--table", &format!("public.{back}"), "--create"]);
+        assert_equal(cluster, "other", &back);
+        let lines = answer(&["reconstruct", place]);
+        assert_eq!(lines.lines().count(), 6 + 6 + more - 1);
+    }
+    what_is_not_there_is_said(&pipeline);
+}
+
+/// Types have to be there, and mean the same.
+fn what_is_not_there_is_said(pipeline: &Pipeline) {
+    let (cluster, place) = (&pipeline.cluster, pipeline.archive("jsonl"));
+    cluster.psql("CREATE DATABASE bare").unwrap();
+    let into = ["reconstruct", place.to_str().unwrap(), "--postgres", &cluster.url("bare"), "--table", "public.every"];
+    let said = refusal(&[&into[..], &["--create"]].concat());
+    assert!(said.contains("mood\" does not exist"), "{said}");
+    let fewer = DEFINITIONS.replace("'sad', 'so so', ", "");
+    cluster.psql_in("bare", &format!("{fewer} {}", table("every"))).unwrap();
+    let (code, _, said) = laredo(&into);
+    assert!(code == Some(2) && said.contains("nothing was restored") && said.contains("enum mood"), "{said}");
+    assert_eq!(cluster.psql_in("bare", "SELECT count(*) FROM every").unwrap(), "0");
+}

@@ -1,0 +1,146 @@
+//! Rows of one database as rows of another.
+//!
+//! The binary form of an array names its elements' type, and that of a composite its fields', by numbers that every database gives out
+//! anew for the types that users define. A column that has another type in the table than it had in the rows is therefore written as
+//! values, and these in the table's own types.
+
+use std::borrow::Cow;
+
+use laredo_core::{Cell, Column, Oid, Schema, Tuple, TupleRef, TypeKind, project_cell, unproject_cell};
+
+use super::RestoreError;
+use crate::catalog::{Definition, type_def};
+
+/// PostgreSQL's own types have lower numbers, which are the same everywhere.
+const USER_DEFINED: Oid = 16_384;
+
+/// How the rows' cells become cells of the table.
+#[derive(Debug)]
+pub(super) enum Fit {
+    /// They are.
+    AsItIs,
+    /// Some are written anew: those of which it is true here.
+    Anew(Schema, Vec<bool>),
+}
+
+impl Fit {
+    /// Between rows of `schema` and a table. A column that the table does not have is left to PostgreSQL, which says so.
+    pub(super) fn between(schema: &Schema, table: &Definition) -> Fit {
+        let types = table.types.iter().map(|facts| (facts.oid, type_def(facts))).collect();
+        let column = |column: &Column| {
+            let there = table.columns.iter().find(|there| there.name == column.name && !there.generated);
+            there.map_or_else(
+                || column.clone(),
+                |there| Column {
+                    type_oid: there.type_oid,
+                    type_modifier: there.type_modifier,
+                    type_name: there.type_name.clone(),
+                    not_null: there.not_null,
+                    ..column.clone()
+                },
+            )
+        };
+        let columns: Vec<Column> = schema.columns().iter().map(column).collect();
+        let table = Schema::new(columns, schema.key().clone(), types);
+        let pairs = schema.columns().iter().zip(table.columns());
+        let differ: Vec<bool> =
+            pairs.map(|(ours, theirs)| !is_same(schema, ours.type_oid, &table, theirs.type_oid)).collect();
+        if differ.contains(&true) { Fit::Anew(table, differ) } else { Fit::AsItIs }
+    }
+
+    /// A row of `schema` as one of the table.
+    ///
+    /// # Errors
+    /// When a value is none of the type that its column has in the table.
+    pub(super) fn row<'a>(&self, schema: &Schema, row: &'a Tuple) -> Result<Cow<'a, Tuple>, RestoreError> {
+        match self {
+            Fit::AsItIs => Ok(Cow::Borrowed(row)),
+            Fit::Anew(table, differ) => anew(schema, table, differ, row.as_ref()).map(Cow::Owned),
+        }
+    }
+}
+
+fn anew(schema: &Schema, table: &Schema, differ: &[bool], row: TupleRef<'_>) -> Result<Tuple, RestoreError> {
+    let mut fitting = laredo_core::TupleBuf::new();
+    for (place, (cell, differs)) in row.cells().zip(differ).enumerate() {
+        match cell {
+            Cell::Value(_) if *differs => {
+                let value = project_cell(schema, place, cell)?;
+                let bytes = unproject_cell(table, place, &value)?;
+                fitting.push(bytes.as_deref().map_or(Cell::Null, Cell::Value));
+            }
+            cell => fitting.push(cell),
+        }
+    }
+    Ok(fitting.as_ref().to_tuple())
+}
+
+/// Whether a type is the same in both, in all that it is made of.
+fn is_same(ours: &Schema, oid: Oid, theirs: &Schema, other: Oid) -> bool {
+    if oid != other || oid < USER_DEFINED {
+        return oid == other;
+    }
+    let (Some(one), Some(two)) = (ours.type_def(oid), theirs.type_def(other)) else { return false };
+    let parts: Vec<Oid> = match &one.kind {
+        TypeKind::Base | TypeKind::Enum(_) => Vec::new(),
+        TypeKind::Domain(part) | TypeKind::Array(part) | TypeKind::Range(part) | TypeKind::Multirange(part) => {
+            vec![*part]
+        }
+        TypeKind::Composite(fields) => fields.iter().map(|(_, part)| *part).collect(),
+    };
+    // No type is part of itself.
+    one == two && parts.into_iter().all(|part| is_same(ours, part, theirs, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use laredo_core::{KeyColumns, TypeDef};
+
+    use super::*;
+
+    fn schema(array: Oid, element: Oid, labels: &[&str]) -> Schema {
+        let column = Column {
+            name: "moods".to_owned(),
+            type_oid: array,
+            type_modifier: -1,
+            type_name: "mood[]".to_owned(),
+            not_null: false,
+            is_text: false,
+        };
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let types = BTreeMap::from([
+            (array, TypeDef { name: "_mood".to_owned(), kind: TypeKind::Array(element) }),
+            (element, TypeDef { name: "mood".to_owned(), kind: TypeKind::Enum(labels) }),
+        ]);
+        Schema::new(vec![column], KeyColumns::new([0]), types)
+    }
+
+    #[test]
+    fn a_type_is_the_same_where_all_its_parts_are() {
+        let ours = schema(20_001, 20_000, &["sad"]);
+        for (theirs, is_it) in [
+            (schema(20_001, 20_000, &["sad"]), true),
+            (schema(20_001, 20_002, &["sad"]), false),
+            (schema(20_003, 20_000, &["sad"]), false),
+            (schema(20_001, 20_000, &["sad", "happy"]), false),
+        ] {
+            let column = theirs.columns()[0].type_oid;
+            assert_eq!(is_same(&ours, 20_001, &theirs, column), is_it, "{theirs:?}");
+        }
+        assert!(is_same(&ours, 23, &ours, 23) && !is_same(&ours, 23, &ours, 20));
+    }
+
+    #[test]
+    fn an_array_gets_the_number_that_its_elements_have_in_the_table() {
+        let (ours, theirs) = (schema(20_001, 20_000, &["sad"]), schema(30_001, 30_000, &["sad"]));
+        let cell = |element: Oid| {
+            let words = [1, 0, element, 1, 1, 3].map(u32::to_be_bytes).concat();
+            [&words[..], b"sad"].concat()
+        };
+        let row: laredo_core::TupleBuf = [Cell::Value(&cell(20_000))].into_iter().collect();
+        let fitting = anew(&ours, &theirs, &[true], row.as_ref()).unwrap();
+        assert_eq!(fitting.as_ref().cell(0).value(), Some(&cell(30_000)[..]));
+    }
+}
