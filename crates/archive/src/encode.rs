@@ -1,5 +1,10 @@
 //! From states and changes to artifacts on this machine's disk.
 
+use std::io::Write;
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
 use laredo_core::{Cell, KeyColumns, TableState, Tuple};
 
 use crate::destination::{Staged, Stager};
@@ -38,12 +43,64 @@ pub(crate) fn base(
         one.cmp(other).then_with(|| one_row.as_ref().bytes().cmp(other_row.as_ref().bytes()))
     });
     let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
+    let rows: Vec<&Tuple> = rows.into_iter().map(|(_, row)| row).collect();
+    let chunks = chunks(&rows);
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
-        rows.iter().try_for_each(|(_, row)| writer.row(row.as_ref()))?;
+        write_all(&mut writer, &chunks)?;
         encoded.objects.push(writer.finish()?.finish()?);
     }
     Ok(encoded)
+}
+
+/// Rows that one thread encodes in one go: enough to be worth it, and no more than memory has room for.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that wait, on each thread, for the one that writes.
+const CHUNKS_WAITING: usize = 2;
+
+fn chunks<'a, 'b>(rows: &'b [&'a Tuple]) -> Vec<&'b [&'a Tuple]> {
+    let (mut chunks, mut rest, mut bytes, mut count) = (Vec::new(), rows, 0, 0);
+    for row in rows {
+        bytes += row.len();
+        count += 1;
+        if bytes >= CHUNK_BYTES {
+            let (chunk, later) = rest.split_at(count);
+            chunks.push(chunk);
+            (rest, bytes, count) = (later, 0, 0);
+        }
+    }
+    chunks.push(rest);
+    chunks
+}
+
+/// Encodes on all of the machine's threads, and writes in order on this one.
+fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[&Tuple]]) -> Result<(), FormatError> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(chunks.len());
+    let encoder = writer.encoder().clone();
+    thread::scope(|scope| {
+        let lane = |lane: usize| {
+            let (encoded, taken) = sync_channel(CHUNKS_WAITING);
+            let encoder = &encoder;
+            scope.spawn(move || {
+                for chunk in chunks.iter().skip(lane).step_by(threads) {
+                    let mut entries = Vec::with_capacity(CHUNK_BYTES * 2);
+                    let made = chunk.iter().try_for_each(|row| encoder.row(row.as_ref(), &mut entries));
+                    // Where nobody takes it, writing has failed.
+                    if encoded.send(made.map(|()| entries)).is_err() {
+                        return;
+                    }
+                }
+            });
+            taken
+        };
+        let lanes: Vec<Receiver<Result<Vec<u8>, FormatError>>> = (0..threads).map(lane).collect();
+        for number in 0..chunks.len() {
+            let entries = lanes.get(number % threads).and_then(|lane| lane.recv().ok());
+            let ended = || FormatError::Io(std::io::Error::other("a thread that encodes rows has ended"));
+            writer.encoded(&entries.ok_or_else(ended)??)?;
+        }
+        Ok(())
+    })
 }
 
 /// What `net` changes in `before`, by key.

@@ -174,6 +174,8 @@ pub struct Writer {
     due: Option<Reason>,
     /// Objects of lower epochs may be in the way.
     epoch_least: u64,
+    /// Rows that came anew are not written before they are as new as this.
+    least: Option<Lsn>,
 }
 
 type Ask = oneshot::Sender<Result<Written, NoSnapshot>>;
@@ -246,6 +248,7 @@ impl Writer {
             answering: Vec::new(),
             due: None,
             epoch_least: 0,
+            least: None,
         };
         writer.tell();
         Ok((writer, start))
@@ -300,6 +303,9 @@ impl Writer {
                 self.held = self.held.take().and_then(Held::without_rows);
             }
             Update::State { table, position, source } => {
+                // Of the same database no archive goes back in time: a server may send rows that are older than our head, and then what
+                // came since.
+                self.least = self.chain.head.filter(|_| source.is_some() && source == self.chain.source);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.held = Some(Held::new(*table, position, source));
                 self.due = Some(if self.work.has_base() { Reason::NewRows } else { Reason::First });
@@ -337,6 +343,9 @@ impl Writer {
             Err(error) => self.misfit(error, feed),
         }
         let Some(held) = &self.held else { return self.work.tidy(&self.tools, &self.report) };
+        if !held.is_archived() && self.least.is_some_and(|least| held.reached() < least) {
+            return self.work.tidy(&self.tools, &self.report);
+        }
         let options = &self.tools.options;
         let progress = self.chain.progress(held.depth());
         let due = match self.due {

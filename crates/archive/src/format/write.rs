@@ -13,10 +13,28 @@ const ZSTD_LEVEL: i32 = 3;
 
 /// Writes one artifact.
 pub struct LineWriter<W: Write> {
-    line: Line,
-    schema: Arc<Schema>,
+    encoder: RowEncoder,
     out: Out<W>,
     entry: Vec<u8>,
+}
+
+/// Makes entries of rows, on whatever thread.
+#[derive(Clone, Debug)]
+pub(crate) struct RowEncoder {
+    line: Line,
+    schema: Arc<Schema>,
+}
+
+impl RowEncoder {
+    /// Adds a snapshot's row to `to`.
+    pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
+        let row = project_row(&self.schema, row)?;
+        match self.line {
+            Line::Jsonl => jsonl::row(row, to)?,
+            Line::Protobuf => protobuf::row(row, to),
+        }
+        Ok(())
+    }
 }
 
 enum Out<W: Write> {
@@ -31,7 +49,11 @@ impl<W: Write> LineWriter<W> {
     /// When zstd cannot begin.
     pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
-        Ok(LineWriter { line: format.line, schema, out, entry: Vec::new() })
+        Ok(LineWriter { encoder: RowEncoder { line: format.line, schema }, out, entry: Vec::new() })
+    }
+
+    pub(crate) fn encoder(&self) -> &RowEncoder {
+        &self.encoder
     }
 
     /// Adds a snapshot's row.
@@ -39,12 +61,17 @@ impl<W: Write> LineWriter<W> {
     /// # Errors
     /// [`FormatError::Project`], [`FormatError::Io`].
     pub fn row(&mut self, row: TupleRef<'_>) -> Result<(), FormatError> {
-        let row = project_row(&self.schema, row)?;
-        match self.line {
-            Line::Jsonl => jsonl::row(row, &mut self.entry)?,
-            Line::Protobuf => protobuf::row(row, &mut self.entry),
-        }
+        self.encoder.row(row, &mut self.entry)?;
         self.flush_entry()
+    }
+
+    /// Adds entries that its encoder has made.
+    pub(crate) fn encoded(&mut self, entries: &[u8]) -> Result<(), FormatError> {
+        match &mut self.out {
+            Out::Plain(out) => out.write_all(entries)?,
+            Out::Packed(out) => out.write_all(entries)?,
+        }
+        Ok(())
     }
 
     /// Adds a diff's change.
@@ -58,11 +85,11 @@ impl<W: Write> LineWriter<W> {
             NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
             NetChange::Delete(old) => ("DELETE", Some(*old), None),
         };
-        let project = |row: Option<&Tuple>| row.map(|row| named(&self.schema, row.as_ref())).transpose();
+        let project = |row: Option<&Tuple>| row.map(|row| named(&self.encoder.schema, row.as_ref())).transpose();
         let (old, new) = (project(old)?, project(new)?);
-        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(&self.schema, row));
+        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(&self.encoder.schema, row));
         let entry = Entry { action: action.to_owned(), key, old, new };
-        match self.line {
+        match self.encoder.line {
             Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
             Line::Protobuf => protobuf::entry(entry, &mut self.entry),
         }
@@ -70,10 +97,9 @@ impl<W: Write> LineWriter<W> {
     }
 
     fn flush_entry(&mut self) -> Result<(), FormatError> {
-        match &mut self.out {
-            Out::Plain(out) => out.write_all(&self.entry)?,
-            Out::Packed(out) => out.write_all(&self.entry)?,
-        }
+        let entry = std::mem::take(&mut self.entry);
+        self.encoded(&entry)?;
+        self.entry = entry;
         self.entry.clear();
         Ok(())
     }

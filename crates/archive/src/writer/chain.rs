@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use laredo_core::Lsn;
 use tokio::time::Instant;
 
-use crate::manifest::{Artifact, Kind, Manifest};
+use crate::manifest::{Artifact, Kind, Manifest, SourceId};
 use crate::rebase::Progress;
 
 /// What the manifest says of the newest chain.
@@ -13,6 +13,8 @@ use crate::rebase::Progress;
 pub(super) struct Chain {
     pub(super) head: Option<Lsn>,
     pub(super) epoch: u64,
+    /// Which database's WAL the head is a position of.
+    pub(super) source: Option<SourceId>,
     /// When the base was written.
     base: Option<Instant>,
     /// When the newest artifact was.
@@ -41,6 +43,7 @@ impl Chain {
         Chain {
             head: manifest.head_position,
             epoch: manifest.epoch,
+            source: manifest.source.clone(),
             base: chain.first().map(written_at),
             newest: chain.last().map_or(now, written_at),
             written,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::{Archive, At, Kind, NoSnapshot, Phase, ReadError, ReadProgress, Thresholds, Update};
+use laredo_archive::{Archive, At, Kind, NoSnapshot, Phase, ReadError, ReadProgress, SourceId, Thresholds, Update};
 use laredo_core::{Change, Lsn, StateError};
 
 use crate::scene::{History, TABLE, begin, compare, local, options, row, schema};
@@ -219,5 +219,38 @@ async fn a_feed_that_ends_ends_the_writer_and_the_archive_stays() {
     writer.head(history.position).await;
     writer.updates.send(Update::Ended { reason: "over".to_owned() }).unwrap();
     assert!(writer.ended().await.unwrap_err().to_string().contains("over"));
+    compare(inner, &history).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let source = Some(SourceId { system_identifier: "7".to_owned(), ..SourceId::default() });
+    let rows = |history: &History| Update::State {
+        table: Box::new(history.table.clone()),
+        position: history.position,
+        source: source.clone(),
+    };
+    let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.updates.send(rows(&history)).unwrap();
+    writer.head(history.position).await;
+    let old = rows(&history);
+    let transactions = [1, 6, 11].map(|number| history.something(number));
+    transactions.iter().for_each(|transaction| writer.tell(transaction.clone()));
+    writer.head(history.position).await;
+    writer.updates.send(Update::Restart { reason: "test".to_owned() }).unwrap();
+    writer.updates.send(old).unwrap();
+    for transaction in transactions {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(writer.handle.status().head_position, Some(history.position), "it never goes back");
+        writer.tell(transaction);
+    }
+    while writer.handle.status().epoch < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(writer.handle.status().head_position, Some(history.position));
+    writer.stop().await;
     compare(inner, &history).await;
 }
