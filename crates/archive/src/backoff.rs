@@ -2,20 +2,27 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LAST: Duration = Duration::from_secs(30);
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// Longer each time, and never the same as others do.
 #[derive(Debug)]
 pub(crate) struct Backoff {
+    first: Duration,
+    last: Duration,
     failures: u32,
-    random: u64,
+    random: StdRng,
 }
 
 impl Backoff {
-    /// `seed` makes the waits repeatable.
-    pub(crate) fn new(seed: u64) -> Backoff {
-        Backoff { failures: 0, random: seed }
+    /// From `first` to `last`; `seed` makes the waits repeatable.
+    pub(crate) fn new(first: Duration, last: Duration, seed: u64) -> Backoff {
+        Backoff { first, last, failures: 0, random: StdRng::seed_from_u64(seed) }
+    }
+
+    /// It went well: the next wait is a short one again.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
     }
 
     /// Waits for a while that is longer than the one before.
@@ -23,22 +30,11 @@ impl Backoff {
         tokio::time::sleep(self.next()).await;
     }
 
-    fn next(&mut self) -> Duration {
-        let full = LAST.min(FIRST.saturating_mul(1 << self.failures.min(16)));
+    /// Between half of what it is due and all of it.
+    pub(crate) fn next(&mut self) -> Duration {
+        let full = self.last.min(self.first.saturating_mul(1 << self.failures.min(16)));
         self.failures = self.failures.saturating_add(1);
-        // Between half of it and all of it.
-        #[expect(clippy::cast_precision_loss, reason = "53 bits are what a double holds")]
-        let share = (self.random() >> 11) as f64 / (1_u64 << 53) as f64;
-        full.mul_f64(0.5 + share / 2.0)
-    }
-
-    /// SplitMix64.
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        full.mul_f64(self.random.random_range(0.5..=1.0))
     }
 }
 
@@ -48,9 +44,12 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound() {
-        let mut backoff = Backoff::new(7);
+        let (first, last) = (Duration::from_millis(100), Duration::from_secs(30));
+        let mut backoff = Backoff::new(first, last, 7);
         let waits: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
-        assert!(waits[0] <= FIRST && waits[0] >= FIRST / 2, "{waits:?}");
-        assert!(waits[19] <= LAST && waits[19] >= LAST / 2, "{waits:?}");
+        assert!(waits[0] <= first && waits[0] >= first / 2, "{waits:?}");
+        assert!(waits[19] <= last && waits[19] >= last / 2, "{waits:?}");
+        backoff.reset();
+        assert!(backoff.next() <= first);
     }
 }

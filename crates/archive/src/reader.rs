@@ -125,7 +125,7 @@ pub enum ReadError {
         /// The object.
         at: String,
         /// What is wrong with it.
-        error: FormatError,
+        error: Box<FormatError>,
     },
     /// An object has another number of entries, or of rows of different keys.
     #[error("{at} has {found} entries of different keys, and the manifest says {expected}")]

@@ -43,6 +43,9 @@ pub use status::{DestinationStatus, Phase, Status, Written};
 
 /// How often it is looked whether something is due.
 const LOOK_MAX: Duration = Duration::from_millis(500);
+/// The first wait before what failed is tried again, and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(30);
 /// An object that no manifest names is deleted after this, so that whoever reads an older manifest can finish.
 pub const GRACE: Duration = Duration::from_secs(3600);
 
@@ -364,7 +367,7 @@ impl Writer {
 
     fn finish(&mut self, done: Done) -> Result<(), WriterError> {
         let JobEnd { ledger, result } = match done {
-            Done::Job(end) => end,
+            Done::Job(end) => *end,
             Done::Tidied(tidied) => return tidied,
         };
         match result {
@@ -482,7 +485,7 @@ impl Tools {
     }
 
     pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.options.seed)
+        Backoff::new(RETRY_FIRST, RETRY_LAST, self.options.seed)
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+mod archive;
 mod baseline;
 mod child;
 mod fanout;
@@ -32,6 +33,8 @@ pub enum Bench {
     Latency,
     /// From the end of a server by `kill -9` until it is ready again.
     Restart,
+    /// A base of an archive.
+    Archive,
 }
 
 /// How much is measured; what is not given is the benchmark's own size.
@@ -62,6 +65,7 @@ pub async fn run(bench: Bench, options: Options) -> anyhow::Result<()> {
         Bench::Fanout => fanout::run(options).await,
         Bench::Latency => latency::run(options).await,
         Bench::Restart => restart::run(options).await,
+        Bench::Archive => archive::run(options).await,
     }?;
     println!("{}", report.line()?);
     Ok(())

@@ -1,12 +1,13 @@
-//! A private PostgreSQL, a table with a steady workload, the server, and two clients in processes of their own.
+//! A private PostgreSQL, a table with a steady workload, the server, two clients in processes of their own, and an archive.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, free_port};
 use tokio::time::Instant;
 
+mod archive;
 mod client;
 mod database;
 mod remote;
@@ -14,6 +15,9 @@ mod remote;
 pub use client::{ClientArguments, run as run_client};
 
 use crate::percentile::percentile;
+use crate::programs::program;
+use archive::Archiver;
+use database::Ended;
 use remote::{Final, Remote};
 
 /// The table that everybody here talks of.
@@ -26,7 +30,7 @@ const CLIENTS: [(&str, &str, &str); 2] =
 /// Runs the demo for some seconds, or until Ctrl-C, which ends it without a comparison.
 ///
 /// # Errors
-/// When a part could not be started or failed, or a client's table is not the database's.
+/// When a part could not be started or failed, or a client's table or the archive's is not the database's.
 pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     tokio::select! {
         // First, so that Ctrl-C is listened for before anything is started that has to be ended.
@@ -46,28 +50,31 @@ async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     for (id, filter, sql) in CLIENTS {
         clients.push((Remote::start(id, filter, &address).context("starting a client process")?, sql));
     }
-    introduce(&cluster, &server, &address);
+    let archiver = Archiver::start(&address, folder.path()).await.context("starting laredo-snapshotter")?;
+    introduce(&cluster, &server, &address, &archiver);
     let workload = database::Workload::start(&cluster, rate).await?;
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    watch(&mut clients, &workload, deadline).await?;
-    let position = workload.stop(&cluster).await.context("stopping the workload")?;
+    watch(&mut clients, &archiver, &workload, deadline).await?;
+    let Ended { before_last, position } = workload.stop(&cluster).await.context("stopping the workload")?;
     let mut finals = Vec::new();
     for (client, sql) in &mut clients {
         let rows_file = folder.path().join(client.id());
         let last = client.finish(position, &rows_file).await?;
-        let equal = same_rows(&cluster, sql, &rows_file).await?;
+        let rows = client::read_rows(&std::fs::read(&rows_file)?).context("reading a client's rows")?;
+        let equal = same_rows(&cluster, &format!("orders WHERE {sql}"), rows).await?;
         finals.push((last, equal));
     }
+    let archive = archiver.finish(&cluster, before_last).await.context("finishing the archive")?;
     server.terminate();
-    let equal = finals.iter().all(|(_, equal)| *equal);
-    println!("{}", verdict(finals.into_iter().map(|(last, _)| last), equal));
+    let equal = archive.equal && finals.iter().all(|(_, equal)| *equal);
+    println!("{}", verdict(finals.into_iter().map(|(last, _)| last), &archive, equal)?);
     if !equal {
-        bail!("a client's table is not the database's");
+        bail!("a client's table, or the archive's, is not the database's");
     }
     Ok(())
 }
 
-fn verdict(finals: impl Iterator<Item = Final>, equal: bool) -> String {
+fn verdict(finals: impl Iterator<Item = Final>, archive: &archive::Final, equal: bool) -> serde_json::Result<String> {
     let (mut rows, mut changes, mut clients, mut lags) = (0, 0, 0, Vec::new());
     for last in finals {
         rows += last.rows;
@@ -77,18 +84,10 @@ fn verdict(finals: impl Iterator<Item = Final>, equal: bool) -> String {
     }
     let p50 = percentile(&mut lags, 0.5);
     let p99 = percentile(&mut lags, 0.99);
-    format!(
-        r#"{{"rows":{rows},"changes":{changes},"clients":{clients},"equal":{equal},"lag_ms_p50":{p50:.2},"lag_ms_p99":{p99:.2}}}"#
-    )
-}
-
-/// The program of the same build.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name(name);
-    if !beside.exists() {
-        bail!("{} is not there; build it with `cargo build -p laredo`", beside.display());
-    }
-    Ok(beside)
+    let archive = serde_json::to_string(archive)?;
+    Ok(format!(
+        r#"{{"rows":{rows},"changes":{changes},"clients":{clients},"equal":{equal},"lag_ms_p50":{p50:.2},"lag_ms_p99":{p99:.2},"archive":{archive}}}"#
+    ))
 }
 
 async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<(Process, String)> {
@@ -118,7 +117,7 @@ observability {{ metrics {{ port = {metrics} }} }}
     Ok((server, format!("http://127.0.0.1:{fanout}")))
 }
 
-fn introduce(cluster: &Cluster, server: &Process, address: &str) {
+fn introduce(cluster: &Cluster, server: &Process, address: &str, archiver: &Archiver) {
     println!("PostgreSQL:    psql '{}'   (look at {TABLE}; change a row and see it arrive)", cluster.url("postgres"));
     println!(
         "               process {} is the server; {} clients are processes of their own",
@@ -126,12 +125,14 @@ fn introduce(cluster: &Cluster, server: &Process, address: &str) {
         CLIENTS.len()
     );
     println!("live changes:  target/debug/laredo tail {TABLE} --server {address}");
+    println!("the archive:   target/debug/laredo archive ls {}", archiver.folder().display());
     println!();
 }
 
 /// Prints a line a second until the deadline.
 async fn watch(
     clients: &mut [(Remote, &str)],
+    archiver: &Archiver,
     workload: &database::Workload,
     deadline: Option<Instant>,
 ) -> anyhow::Result<()> {
@@ -146,6 +147,7 @@ async fn watch(
         for (client, _) in clients.iter_mut() {
             line.push_str(&format!("   {}", client.latest()?));
         }
+        line.push_str(&format!("   {}", archiver.line().await?));
         println!("{line}");
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(());
@@ -153,14 +155,13 @@ async fn watch(
     }
 }
 
-/// Compares the rows that a client wrote down with those that the database has under the same filter, byte by byte.
-async fn same_rows(cluster: &Cluster, filter: &str, rows_file: &Path) -> anyhow::Result<bool> {
-    let mut ours = client::read_rows(&std::fs::read(rows_file)?).context("reading a client's rows")?;
-    let mut theirs = database::rows(cluster, filter).await?;
+/// Compares somebody's rows with those that the database has in its table, or in a part of it, byte by byte.
+async fn same_rows(cluster: &Cluster, from: &str, mut ours: Vec<Vec<u8>>) -> anyhow::Result<bool> {
+    let mut theirs = database::rows(cluster, from).await?;
     ours.sort();
     theirs.sort();
     if ours != theirs {
-        eprintln!("unequal under {filter}: the client has {} rows, the database {}", ours.len(), theirs.len());
+        eprintln!("unequal: {} rows here, {} in the database's {from}", ours.len(), theirs.len());
     }
     Ok(ours == theirs && !theirs.is_empty())
 }

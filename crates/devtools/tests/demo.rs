@@ -1,4 +1,4 @@
-//! The demo as a user runs it. It needs the server of the same build: `cargo build -p laredo` where this crate is tested alone.
+//! The demo as a user runs it. It needs the server and the snapshotter of the same build: `cargo build -p laredo` where this crate is tested alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,13 +27,33 @@ async fn it_ends_with_clients_equal_to_the_database() {
 }
 
 #[tokio::test]
+async fn its_archive_is_written_and_rebased_and_rebuilds_the_table() {
+    // A new base comes after ten seconds at the latest.
+    let demo = demo(&["--seconds", "13", "--rate", "50"]);
+    let line = demo.wait_for_line(r"archive: epoch +1, +\d+ artifacts, head [0-9A-F]+/[0-9A-F]+$").await.unwrap();
+    assert!(line.contains("commits/s"), "{line}");
+    let verdict = demo.wait_for_line(r#"^\{"rows""#).await.unwrap();
+    assert!(demo.wait(PATIENCE).await.unwrap().success());
+    let verdict: serde_json::Value = serde_json::from_str(&verdict).unwrap();
+    let archive = &verdict["archive"];
+    assert_eq!((&verdict["equal"], &archive["equal"]), (&true.into(), &true.into()), "{verdict}");
+    let number = |name: &str| archive[name].as_u64().unwrap();
+    assert!(number("epochs") >= 2 && number("artifacts") > 2 * number("epochs"), "{verdict}");
+    // The clients have two of three rows, roughly; the archive has all.
+    assert!(number("rows") > verdict["rows"].as_u64().unwrap() / 2, "{verdict}");
+}
+
+#[tokio::test]
 async fn ctrl_c_ends_it_quietly_and_leaves_nothing() {
     let demo = demo(&[]);
     demo.wait_for_line("commits/s").await.unwrap();
     let started = descendants(demo.id());
     let folders: Vec<PathBuf> = started.values().flat_map(|command| folders(command)).collect();
     let is_there = |program: &str| started.values().any(|command| command[0].ends_with(program));
-    assert!(["postgres", "laredo-server", "laredo-demo"].into_iter().all(is_there), "{started:?}");
+    assert!(
+        ["postgres", "laredo-server", "laredo-snapshotter", "laredo-demo"].into_iter().all(is_there),
+        "{started:?}"
+    );
     assert!(folders.len() >= 2 && folders.iter().all(|folder| folder.exists()), "{folders:?}");
     demo.interrupt();
     assert_eq!(demo.wait(PATIENCE).await.unwrap().code(), Some(0));
@@ -43,7 +63,7 @@ async fn ctrl_c_ends_it_quietly_and_leaves_nothing() {
     eventually(PATIENCE, gone).await.unwrap();
 }
 
-/// The folders of PostgreSQL and of the server's configuration, as a command names them.
+/// The folders of PostgreSQL and of the programs' configuration, as a command names them.
 fn folders(command: &[String]) -> Option<PathBuf> {
     let at = command.iter().position(|argument| argument == "-D" || argument == "--config")?;
     Some(Path::new(command.get(at + 1)?).parent()?.to_owned())

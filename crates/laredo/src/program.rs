@@ -11,11 +11,13 @@ use crate::config::{Loader, Report};
 mod arguments;
 mod healthcheck;
 mod listen;
+mod random;
 mod stop;
 
 pub(crate) use arguments::{Command, ConfigArguments};
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;
+pub(crate) use random::random;
 pub(crate) use stop::until;
 
 /// The configuration, or what it names, has to be mended.

@@ -20,7 +20,8 @@ const STS_REGION: &str = "us-east-1";
 /// How credentials are come by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// The SDK's default chain: environment, shared files, web identity (IRSA), task role, instance role.
+    /// The SDK's default chain: environment, shared files (`credential_process` too, but no SSO), web identity (IRSA), task role,
+    /// instance role.
     Ambient,
     /// A role that is assumed with other credentials.
     AssumeRole(AssumeRole),

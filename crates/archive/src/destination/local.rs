@@ -128,9 +128,11 @@ impl Folder {
         let parent = path.parent().unwrap_or(&self.0);
         make_folder(parent)?;
         File::open(source).and_then(|file| file.sync_all()).map_err(failed("read", source))?;
-        let linked = match fs::hard_link(source, &path) {
-            Err(error) if error.kind() == ErrorKind::CrossesDevices => self.copy(source, &path),
-            linked => linked,
+        // What waits here becomes this archive's file. What waits elsewhere becomes another one's: two folders of one disk must not
+        // share a file, for what damages it would damage both.
+        let linked = match source.starts_with(self.0.join(WORK)) {
+            true => fs::hard_link(source, &path),
+            false => self.copy(source, &path),
         };
         match linked {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -143,7 +145,7 @@ impl Folder {
         sync_folder(parent)
     }
 
-    /// Copies a file of another file system, so that it is there whole or not at all.
+    /// Copies a file, so that it is there whole or not at all.
     fn copy(&self, source: &Path, path: &Path) -> io::Result<()> {
         let mut file = self.temporary()?;
         io::copy(&mut File::open(source)?, file.as_file_mut())?;

@@ -105,5 +105,5 @@ fn checked<T>(
     if stored.sha256.as_ref().is_some_and(|expected| *expected != hex(sum.finish().as_ref())) {
         return Err(ReadError::Altered { at: at.to_owned() });
     }
-    taken.map_err(|error| ReadError::Entry { at: at.to_owned(), error })
+    taken.map_err(|error| ReadError::Entry { at: at.to_owned(), error: Box::new(error) })
 }

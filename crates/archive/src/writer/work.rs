@@ -35,7 +35,7 @@ enum State {
 
 /// Work that has ended.
 pub(super) enum Done {
-    Job(JobEnd),
+    Job(Box<JobEnd>),
     Tidied(Result<(), WriterError>),
 }
 
@@ -113,7 +113,7 @@ impl Work {
             State::Writing(job) => {
                 let end = resume(job.await);
                 self.state = State::Between;
-                Done::Job(end)
+                Done::Job(Box::new(end))
             }
             State::Tidying(tidying) => {
                 let (ledger, unnamed, ended) = resume(tidying.await);

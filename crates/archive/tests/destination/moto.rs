@@ -89,14 +89,7 @@ async fn a_prefix_is_taken_as_it_is() {
 async fn more_objects_than_one_answer_lists_are_listed() {
     let moto = Moto::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    let destination = bucket.place("many");
-    let (stager, _folder) = stager();
-    let one = staged(&stager, b"1");
-    let names = (0..1001).map(|n| format!("epoch=1/diff-0_{n:X}-0_{:X}.jsonl", n + 1)).collect::<Vec<_>>();
-    for some in names.chunks(8) {
-        futures::future::try_join_all(some.iter().map(|name| destination.put(name, &one))).await.unwrap();
-    }
-    assert_eq!(destination.list().await.unwrap().len(), 1001);
+    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,6 +120,19 @@ async fn a_store_that_is_not_there_is_unavailable() {
     let said = bucket.place("users").manifest().await;
     let Err(DestinationError::Unavailable { reason, .. }) = &said else { panic!("{said:?}") };
     assert!(reason.contains("refused"), "{reason}");
+}
+
+/// The clock goes on by itself whenever all wait: what would be a minute is none.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_unavailable_before_long() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bucket = Bucket::new(format!("http://{}", silent.local_addr().unwrap()), keys()).await;
+    let begun = tokio::time::Instant::now();
+    let said = bucket.place("users").publish(b"manifest", None).await;
+    assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");
+    let said = bucket.place("users").manifest().await;
+    assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");
+    assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
 }
 
 /// Each connection ends after a megabyte; the store is asked for the rest a few times, and then it is an error.

@@ -1,8 +1,8 @@
 //! S3 on s3s-fs, which checks every signature.
 //!
 //! It honours If-None-Match and If-Match on PUT, and both on the completion of an upload, but looks first and writes afterwards,
-//! where S3 does both in one. So its requests are let in one by one, or two writers who exclude each other would both succeed now
-//! and then. It knows no pages of a list by a token of S3's making, and no permissions.
+//! where S3 does both in one. So its requests are let in one by one, or two writers who exclude each other could both succeed. Whoever
+//! has a key may do everything, so what a lack of permission looks like is tested by its words alone.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -80,6 +80,13 @@ async fn a_bucket_excludes_two_writers() {
     let server = Server::start().await;
     let bucket = server.bucket().await;
     suite::excludes_two_writers(&|name| bucket.place(name), 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_objects_than_one_answer_lists_are_listed() {
+    let server = Server::start().await;
+    let bucket = server.bucket().await;
+    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
 /// Both upload their parts at the same time; the completion decides.

@@ -33,6 +33,21 @@ pub(crate) async fn excludes_two_writers(place: Place<'_>, rounds: usize) {
     }
 }
 
+/// S3 lists a thousand at a time.
+#[cfg(feature = "aws")]
+pub(crate) async fn lists_more_than_one_answer_holds(place: Place<'_>) {
+    let destination = place("many");
+    let (stager, _folder) = stager();
+    let one = staged(&stager, b"1");
+    let names = (0..1001).map(|n| format!("epoch=1/diff-0_{n:X}-0_{:X}.jsonl", n + 1)).collect::<Vec<_>>();
+    for some in names.chunks(8) {
+        futures::future::try_join_all(some.iter().map(|name| destination.put(name, &one))).await.unwrap();
+    }
+    let listed = destination.list().await.unwrap();
+    let listed: std::collections::BTreeSet<_> = listed.into_iter().map(|one| one.object).collect();
+    assert!(listed == names.into_iter().collect(), "{} of 1001 objects were listed", listed.len());
+}
+
 async fn race(
     a: &Arc<dyn Destination>,
     b: &Arc<dyn Destination>,

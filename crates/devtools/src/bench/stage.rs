@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, free_port};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::PATIENCE;
+use crate::programs::{ask, program};
 
 /// The table that everything is measured with.
 pub(super) const TABLE: &str = "public.bench";
@@ -114,11 +113,9 @@ pub(super) struct Server {
 
 /// The server's program with its configuration in a folder.
 fn launch(folder: &Path) -> anyhow::Result<Process> {
-    let program = std::env::current_exe()?.with_file_name("laredo-server");
-    let mut command = clean_command(&program);
+    let mut command = clean_command(program("laredo-server")?);
     command.arg("--config").arg(folder.join(CONFIG));
-    Process::spawn(command)
-        .with_context(|| format!("starting {}; it is built by `cargo build --release -p laredo`", program.display()))
+    Ok(Process::spawn(command)?)
 }
 
 const CONFIG: &str = "laredo.conf";
@@ -187,7 +184,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
     /// Waits until it serves the table.
     pub(super) async fn ready(&self) -> anyhow::Result<()> {
         self.lasting(async {
-            while !matches!(self.get("/health/ready").await, Some((200, _))) {
+            while !matches!(ask(self.health, "GET /health/ready").await, Ok((200, _))) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Ok(())
@@ -208,7 +205,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
 
     /// A number that it tells Prometheus, summed over its labels.
     pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let (_, text) = self.get("/metrics").await.context("asking the server for its metrics")?;
+        let (_, text) = ask(self.health, "GET /metrics").await.context("asking the server for its metrics")?;
         let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
         let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
         if values.is_empty() {
@@ -240,15 +237,5 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
-    }
-
-    async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
-        let mut stream = TcpStream::connect(("127.0.0.1", self.health)).await.ok()?;
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 }

@@ -8,7 +8,7 @@ use laredo_devtools::bench;
 struct Arguments {
     #[command(subcommand)]
     bench: Bench,
-    /// Rows of the table, where not the full size (baseline, restart).
+    /// Rows of the table, where not the full size (baseline, restart, archive).
     #[arg(long, global = true)]
     rows: Option<u64>,
     /// Changes to make, where not the full size (ingest, fanout, latency); whole thousands.
@@ -31,6 +31,8 @@ enum Bench {
     Latency,
     /// From kill -9 of a server until it is ready again, against psql's \copy to /dev/null.
     Restart,
+    /// A base of an archive until the manifest has it, against cat of the same bytes and an fsync.
+    Archive,
     /// One of the benchmark's processes (started by the benchmark itself).
     #[command(hide = true)]
     Part {
@@ -48,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
         Bench::Fanout => bench::Bench::Fanout,
         Bench::Latency => bench::Bench::Latency,
         Bench::Restart => bench::Bench::Restart,
+        Bench::Archive => bench::Bench::Archive,
         Bench::Part { part } => return bench::play(part).await,
     };
     bench::run(bench, bench::Options { rows, changes, pairs: pairs.max(1) }).await

@@ -1,12 +1,12 @@
-//! `./dev demo`: a PostgreSQL table, live in two other processes.
+//! `./dev demo`: a PostgreSQL table, live in two other processes and in an archive.
 
 use clap::{Parser, Subcommand};
 use laredo_devtools::demo;
 
 #[derive(Parser)]
-#[command(about = "A PostgreSQL table, live in two other processes; Ctrl-C ends it")]
+#[command(about = "A PostgreSQL table, live in two other processes and in an archive; Ctrl-C ends it")]
 struct Arguments {
-    /// End after this many seconds with a comparison of every client with the database.
+    /// End after this many seconds with a comparison of every client, and of the archive, with the database.
     #[arg(long)]
     seconds: Option<u64>,
     /// Commits per second to aim for.

@@ -42,6 +42,14 @@ pub(super) struct Workload {
     sessions: JoinSet<anyhow::Result<()>>,
 }
 
+/// Where the workload ended.
+pub(super) struct Ended {
+    /// A position that all commits but the last one are before.
+    pub(super) before_last: Lsn,
+    /// A position that the last one is before, too.
+    pub(super) position: Lsn,
+}
+
 impl Workload {
     pub(super) async fn start(cluster: &Cluster, rate: u32) -> anyhow::Result<Workload> {
         let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -59,16 +67,23 @@ impl Workload {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Ends the workload and tells where the WAL ends.
-    pub(super) async fn stop(mut self, cluster: &Cluster) -> anyhow::Result<Lsn> {
+    /// Ends the workload with one more commit, so that whoever is past a position before it has all the others.
+    pub(super) async fn stop(mut self, cluster: &Cluster) -> anyhow::Result<Ended> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(session) = self.sessions.join_next().await {
             session?.context("a session of the workload")?;
         }
         let client = cluster.connect().await?;
-        let text: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
-        Ok(text.parse()?)
+        let before_last = position(&client, "SELECT pg_current_wal_insert_lsn()::text").await?;
+        client.execute("UPDATE orders SET placed_at = now() WHERE id = (SELECT min(id) FROM orders)", &[]).await?;
+        let position = position(&client, "SELECT pg_current_wal_lsn()::text").await?;
+        Ok(Ended { before_last, position })
     }
+}
+
+async fn position(client: &Client, sql: &str) -> anyhow::Result<Lsn> {
+    let text: String = client.query_one(sql, &[]).await?.get(0);
+    Ok(text.parse()?)
 }
 
 async fn write(
@@ -111,10 +126,10 @@ async fn write(
     Ok(())
 }
 
-/// The rows that the database has under a filter, each as its binary COPY cells.
-pub(super) async fn rows(cluster: &Cluster, filter: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+/// The rows that the database has in a table, or in a part of one (`orders WHERE …`), each as its binary COPY cells.
+pub(super) async fn rows(cluster: &Cluster, from: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     let client = cluster.connect().await?;
-    let copy = format!("COPY (SELECT * FROM orders WHERE {filter}) TO STDOUT (FORMAT binary)");
+    let copy = format!("COPY (SELECT * FROM {from}) TO STDOUT (FORMAT binary)");
     let stream = client.copy_out(&copy).await?;
     pin_mut!(stream);
     let mut bytes = Vec::new();

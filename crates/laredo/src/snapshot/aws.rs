@@ -8,6 +8,7 @@ use laredo_archive::{Kinesis, Publisher, PublisherOptions, Publishing, S3, S3Opt
 
 use crate::config;
 use crate::config::snapshotter::{AwsConfig, EventConfig, EventTarget, S3Config, TableConfig};
+use crate::program::random;
 
 /// The profiles that destinations and events name, each asked for its credentials when they are needed.
 pub(super) struct Aws {
@@ -48,7 +49,7 @@ impl Aws {
         for event in &table.events {
             sinks.push(sink(event, &self.credentials(&event.aws).await?));
         }
-        let options = PublisherOptions { seed: rand::random(), ..PublisherOptions::default() };
+        let options = PublisherOptions { seed: random(), ..PublisherOptions::default() };
         Ok(Publisher::new(sinks, options))
     }
 }

@@ -10,7 +10,7 @@ use super::aws::Aws;
 use super::http;
 use super::table::Table;
 use crate::config::SnapshotterConfig;
-use crate::program::{Failure, bind, until};
+use crate::program::{Failure, bind, random, until};
 
 /// Writes every table's archive until told to stop. One that cannot be written leaves the others running; when none can, it ends.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), Failure> {
@@ -42,5 +42,5 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
 /// Tells this run from all others: the machine, the process, and a number.
 fn writer_id() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host}:{}:{:08x}", std::process::id(), rand::random::<u32>())
+    format!("{host}:{}:{:016x}", std::process::id(), random())
 }

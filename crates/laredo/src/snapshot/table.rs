@@ -1,5 +1,6 @@
 //! One table's archive: its destinations, its writer, and the stream that feeds it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::aws::Aws;
 use super::feed::{Subscribed, resume_point};
 use crate::config::snapshotter::{DestinationConfig, TableConfig};
-use crate::program::until;
+use crate::program::{random, until};
 
 /// Bytes of the stream that may wait for the writer: it keeps up with what a server sends, and memory is for the table.
 const PENDING_BYTES_MAX: u32 = 8 << 20;
@@ -113,18 +114,25 @@ impl Table {
         let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;
         let stream = subscription.watch_status();
         *self.state.lock() = State::Running(Running { writer: writer.handle(), stream, publisher });
-        let stopping = CancellationToken::new();
         // What was to be told is told after the last artifact, for a while.
         let written = CancellationToken::new();
         let publishing = tokio::spawn(publishing.run(written.clone().cancelled_owned()));
-        let (ended, ()) = tokio::join!(writer.run(Subscribed(subscription), stopping.clone()), async {
-            until(stop).await;
-            stopping.cancel();
-        });
+        let ended = until_stopped(stop, async |stopping| writer.run(Subscribed(subscription), stopping).await).await;
         written.cancel();
         publishing.await.context("telling of what was written")?;
         Ok(ended?)
     }
+}
+
+/// Tells what runs when it is to stop. What ends by itself, as a writer does that another one has taken over from, has ended then.
+async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(CancellationToken) -> T) -> T {
+    let stopping = CancellationToken::new();
+    let mut running = pin!(run(stopping.clone()));
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = until(stop) => stopping.cancel(),
+    }
+    running.await
 }
 
 fn options(config: &TableConfig, writer_id: String) -> Options {
@@ -137,7 +145,7 @@ fn options(config: &TableConfig, writer_id: String) -> Options {
         thresholds: config.thresholds.clone(),
         keep_epochs: config.keep_epochs.map(|count| count as usize),
         grace: GRACE,
-        seed: rand::random(),
+        seed: random(),
     }
 }
 
@@ -165,4 +173,21 @@ async fn destinations(
 #[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
 fn now() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_ends_by_itself_has_ended_before_anybody_stops_it() {
+        let (stop, stopped) = watch::channel(false);
+        assert_eq!(until_stopped(stopped.clone(), async |_| "taken over").await, "taken over");
+        let flushing = async |stopping: CancellationToken| {
+            stopping.cancelled().await;
+            "flushed"
+        };
+        stop.send_replace(true);
+        assert_eq!(until_stopped(stopped, flushing).await, "flushed");
+    }
 }

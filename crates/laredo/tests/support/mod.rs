@@ -7,3 +7,4 @@ pub mod compare;
 pub mod fleet;
 pub mod server;
 pub mod simple;
+pub mod snapshotter;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{Notify, watch};
 
 use super::{PublisherOptions, SinkCounts};
+use crate::backoff::Backoff;
 use crate::events::{Event, Sink, SinkError};
 
 /// A sink, and what waits for it.
@@ -85,12 +84,12 @@ impl Lane {
 
     /// Sends one after the other, each until it arrived or was dropped.
     pub(super) async fn send_all(&self, options: &PublisherOptions, seed: u64) {
-        let (mut failures, mut random) = (0, StdRng::seed_from_u64(seed));
+        let mut backoff = Backoff::new(options.retry_first, options.retry_last, seed);
         while let Some((number, event)) = self.oldest().await {
             let sent = tokio::time::timeout(options.attempt, self.sink.send(&event)).await;
             let error = match sent {
                 Ok(Ok(())) => {
-                    failures = 0;
+                    backoff.reset();
                     self.arrived(number);
                     continue;
                 }
@@ -101,9 +100,8 @@ impl Lane {
                 }
             };
             self.queue.lock().failed += 1;
-            let pause = pause(options, failures, random.random());
+            let pause = backoff.next();
             tracing::warn!(%error, again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "an event was not sent");
-            failures += 1;
             self.rest(pause, options.retry_first).await;
         }
     }
@@ -153,10 +151,4 @@ impl Lane {
             queue.dropped -= 1;
         }
     }
-}
-
-/// Longer each time, and never the same as others do: between half of it and all of it.
-fn pause(options: &PublisherOptions, failures: u32, share: f64) -> Duration {
-    let full = options.retry_last.min(options.retry_first.saturating_mul(1 << failures.min(16)));
-    full.mul_f64(0.5 + share / 2.0)
 }

@@ -21,14 +21,14 @@ use super::args::ExportArgs;
 use crate::cli::error::CliError;
 use crate::cli::{end_at_interrupt, print};
 use crate::config::{Loader, ServerConfig};
-use crate::program::Failure;
+use crate::program::{Failure, random};
 use crate::serve::serve_at;
 use crate::snapshot::feed::Subscribed;
 
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
-    let publication = format!("laredo_export_{:08x}", rand::random::<u32>());
+    let publication = format!("laredo_export_{:016x}", random());
     let interrupted = end_at_interrupt();
     let written = tokio::select! {
         written = export(&args, args.publication.as_deref().unwrap_or(&publication)) => written,
@@ -87,14 +87,14 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     };
     let options = Options {
         table: args.table.to_string(),
-        writer_id: format!("laredo archive export:{}:{:08x}", std::process::id(), rand::random::<u32>()),
+        writer_id: format!("laredo archive export:{}:{:016x}", std::process::id(), random()),
         snapshot_formats: args.formats.clone(),
         diff_formats: args.formats.clone(),
         diff_interval: Duration::from_secs(3600),
         thresholds: Thresholds::default(),
         keep_epochs: None,
         grace: GRACE,
-        seed: rand::random(),
+        seed: random(),
     };
     // What the archive has is not gone on from: nobody has kept what came since.
     let (writer, _) = Writer::open(options, surroundings).await.map_err(|error: WriterError| told(&error))?;

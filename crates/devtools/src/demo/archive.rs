@@ -1,0 +1,97 @@
+//! The demo's archive: what it has while it is written, and at last whether it rebuilds the table.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use laredo_archive::{At, Kind};
+use laredo_core::Lsn;
+use laredo_testkit::{Cluster, Process, clean_command};
+use serde::Serialize;
+
+use super::database;
+use crate::programs::program;
+use crate::snapshotter::Snapshotter;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What is made of the archive at last.
+const REBUILT: &str = "public.orders_rebuilt";
+
+/// A diff a second, and a new base after some seconds, or at once when a quarter of the rows have changed. Packed, and no more than the last
+/// epochs, for the demo may run for hours.
+const KEYS: &str = "diff { interval = 1s }
+  snapshot { min_interval = 3s, max_interval = 10s, max_churn_fraction = 0.25 }
+  formats { snapshot = [ jsonl.zst ], diff = [ jsonl.zst ] }
+  retention { keep_epochs = 20 }";
+
+/// What the archive comes to.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Final {
+    artifacts: usize,
+    epochs: usize,
+    rows: usize,
+    pub(super) equal: bool,
+}
+
+/// The process that writes it.
+pub(super) struct Archiver(Snapshotter);
+
+impl Archiver {
+    /// Starts it, and waits for the first base.
+    pub(super) async fn start(address: &str, folder: &Path) -> anyhow::Result<Archiver> {
+        let snapshotter = Snapshotter::start(address, super::TABLE, folder, KEYS)?;
+        snapshotter.ready(PATIENCE).await?;
+        println!("laredo-snapshotter: http://127.0.0.1:{}/status", snapshotter.port());
+        Ok(Archiver(snapshotter))
+    }
+
+    /// Where the archive is.
+    pub(super) fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+
+    /// What any reader finds there now, as a part of the line that is printed every second.
+    pub(super) async fn line(&self) -> anyhow::Result<String> {
+        self.0.is_running().await?;
+        let archive = self.0.archive().await?;
+        let (manifest, head) = (archive.manifest(), archive.boundary(At::Latest)?);
+        let head = head.position.context("the archive's head has no position")?;
+        Ok(format!("archive: epoch {:>2}, {:>3} artifacts, head {head}", manifest.epoch, manifest.artifacts.len()))
+    }
+
+    /// Lets the process get past a position and write what it has, rebuilds the table from the archive alone, as one of the database, and
+    /// compares both. Nothing has changed in the original since.
+    pub(super) async fn finish(&self, cluster: &Cluster, past: Lsn) -> anyhow::Result<Final> {
+        let arrived = async {
+            while self.0.position().await?.is_none_or(|position| position <= past) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(PATIENCE, arrived).await {
+            Ok(arrived) => arrived?,
+            Err(_) => bail!("after a minute it was not past {past}"),
+        }
+        self.0.stop().await?;
+        let archive = self.0.archive().await?;
+        self.rebuild(cluster).await.context("laredo archive reconstruct")?;
+        let rows = database::rows(cluster, REBUILT).await?;
+        let (count, equal) = (rows.len(), super::same_rows(cluster, super::TABLE, rows).await?);
+        let artifacts = &archive.manifest().artifacts;
+        let epochs = artifacts.iter().filter(|artifact| artifact.kind == Kind::Snapshot).count();
+        Ok(Final { artifacts: artifacts.len(), epochs, rows: count, equal })
+    }
+
+    /// As anybody would.
+    async fn rebuild(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let mut command = clean_command(program("laredo")?);
+        command.args(["archive", "reconstruct"]).arg(self.folder());
+        command.args(["--postgres", &cluster.url("postgres"), "--table", REBUILT, "--create"]);
+        let laredo = Process::spawn(command)?;
+        let status = laredo.wait(PATIENCE).await?;
+        if !status.success() {
+            bail!("{status}\n{}", laredo.output().join("\n"));
+        }
+        Ok(())
+    }
+}

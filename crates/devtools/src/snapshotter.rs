@@ -1,0 +1,135 @@
+//! A `laredo-snapshotter` in a process of its own, which writes one table's archive into a folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use laredo_archive::{Archive, Local};
+use laredo_core::{Lsn, TableName};
+use laredo_testkit::{Process, clean_command, free_port};
+use serde_json::Value;
+
+use crate::programs::{ask, program};
+
+/// How long it may take to write the last diff.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The process. It ends with this.
+pub(crate) struct Snapshotter {
+    process: Process,
+    port: u16,
+    table: String,
+    /// Where `manifest.json` is.
+    archive: PathBuf,
+}
+
+/// A base that was written because it was asked for.
+pub(crate) struct Base {
+    pub(crate) epoch: u64,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Snapshotter {
+    /// Starts one that follows a table of the server at this address. Its configuration and the archive are put into `folder`; `more` holds
+    /// more keys of the table.
+    pub(crate) fn start(address: &str, table: &str, folder: &Path, more: &str) -> anyhow::Result<Snapshotter> {
+        let (name, port) = (table.parse::<TableName>()?, free_port()?);
+        let path = folder.join("archive");
+        let config = format!(
+            r#"snapshotter {{
+  source {{ server = "{address}", schema = {}, table = {} }}
+  destinations = [ {{ type = local, path = {} }} ]
+  {more}
+  http {{ port = {port} }}
+}}
+"#,
+            name.schema,
+            name.table,
+            Value::from(path.to_string_lossy())
+        );
+        let file = folder.join("snapshotter.conf");
+        std::fs::write(&file, config)?;
+        let mut command = clean_command(program("laredo-snapshotter")?);
+        command.arg("--config").arg(&file);
+        let process = Process::spawn(command)?;
+        Ok(Snapshotter { process, port, table: table.to_owned(), archive: path.join(&name.table) })
+    }
+
+    /// The process, to be measured.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The port of its HTTP API.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The archive's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.archive
+    }
+
+    /// Waits until the archive has its first base.
+    pub(crate) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
+        let ready = async {
+            while !matches!(ask(self.port, "GET /health/ready").await, Ok((200, _))) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = ready => Ok(()),
+            ended = self.process.wait(patience) => bail!("it has no base ({ended:?})\n{}", self.log()),
+        }
+    }
+
+    /// Fails if it has ended.
+    pub(crate) async fn is_running(&self) -> anyhow::Result<()> {
+        match self.process.wait(Duration::ZERO).await {
+            Ok(status) => bail!("laredo-snapshotter has ended: {status}\n{}", self.log()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The newest transaction's position that it has, in the archive or in its buffer.
+    pub(crate) async fn position(&self) -> anyhow::Result<Option<Lsn>> {
+        let (_, body) = ask(self.port, "GET /status").await?;
+        let status: Value = serde_json::from_str(&body)?;
+        Ok(status["tables"][0]["position"].as_str().map(str::parse).transpose()?)
+    }
+
+    /// Has a base written, and waits until the manifest has it.
+    pub(crate) async fn snapshot(&self) -> anyhow::Result<Base> {
+        let (code, body) = ask(self.port, "POST /snapshot").await.with_context(|| self.log())?;
+        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+        let written = &answer["snapshots"][0];
+        let number = |name: &str| written[name].as_u64();
+        match (number("epoch"), number("entries"), number("bytes")) {
+            (Some(epoch), Some(rows), Some(bytes)) if code == 200 => Ok(Base { epoch, rows, bytes }),
+            _ => bail!("no base was written: {code} {body}\n{}", self.log()),
+        }
+    }
+
+    /// The archive, as its manifest is now.
+    pub(crate) async fn archive(&self) -> anyhow::Result<Archive> {
+        Ok(Archive::open(Arc::new(Local::new(&self.archive)), Some(&self.table)).await?)
+    }
+
+    /// Has it write what it has collected, and end.
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+        self.process.terminate();
+        let status = self.process.wait(STOP_PATIENCE).await?;
+        if !status.success() {
+            bail!("laredo-snapshotter ended with {status}\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// The end of what it has logged.
+    fn log(&self) -> String {
+        let lines = self.process.output();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}

@@ -1,0 +1,108 @@
+//! The database's own memory: what each transaction did to each row, in the order of the commits, by triggers and by a slot that laredo
+//! knows nothing of.
+
+use std::collections::{BTreeMap, HashMap};
+
+use laredo_core::{Cell, KeyColumns, Lsn, Tuple, TupleBuf};
+use laredo_testkit::workload::WorkloadTable;
+use tokio_postgres::Client;
+
+/// A row's change: the row before and after, each with all its cells.
+type Change = (Option<Tuple>, Option<Tuple>);
+
+/// What happened to one table, commit by commit.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    commits: BTreeMap<Lsn, Vec<Change>>,
+}
+
+/// Begins to remember what happens to tables that are empty.
+pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
+    sql.batch_execute(
+        "CREATE TABLE history (n bigserial, xid text DEFAULT pg_current_xact_id()::text, t text, old bytea, new bytea);
+         CREATE FUNCTION note_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF TG_OP = 'INSERT' THEN INSERT INTO public.history (t, new) VALUES (TG_TABLE_NAME, record_send(NEW));
+           ELSIF TG_OP = 'UPDATE' THEN
+             INSERT INTO public.history (t, old, new) VALUES (TG_TABLE_NAME, record_send(OLD), record_send(NEW));
+           ELSE INSERT INTO public.history (t, old) VALUES (TG_TABLE_NAME, record_send(OLD)); END IF;
+           RETURN NULL; END $$;
+         CREATE FUNCTION note_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           INSERT INTO public.history (t) VALUES (TG_TABLE_NAME); RETURN NULL; END $$",
+    )
+    .await
+    .unwrap();
+    sql.batch_execute("SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')").await.unwrap();
+    for table in tables {
+        let name = table.name().quoted();
+        sql.batch_execute(&format!(
+            "CREATE TRIGGER note_row AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION note_row();
+             CREATE TRIGGER note_truncate AFTER TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION note_truncate()"
+        ))
+        .await
+        .unwrap();
+    }
+}
+
+/// What has happened, by table.
+pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
+    // A commit's place is its end, the same on every slot.
+    let commits = "SELECT split_part(data, ' ', 2), lsn::text FROM pg_logical_slot_get_changes('oracle', NULL, NULL)
+                   WHERE data LIKE 'COMMIT %'";
+    let commits = sql.query(commits, &[]).await.unwrap();
+    let ends: HashMap<String, Lsn> =
+        commits.iter().map(|row| (row.get(0), row.get::<_, &str>(1).parse().unwrap())).collect();
+    let mut tables: HashMap<String, History> = HashMap::new();
+    for row in sql.query("SELECT xid, t, old, new FROM history ORDER BY n", &[]).await.unwrap() {
+        let (xid, table): (&str, String) = (row.get(0), row.get(1));
+        let sent = |place: usize| row.get::<_, Option<&[u8]>>(place).map(tuple);
+        let commit = tables.entry(table).or_default().commits.entry(ends[xid]).or_default();
+        commit.push((sent(2), sent(3)));
+    }
+    tables
+}
+
+impl History {
+    /// Calls with the rows at each position asked for, by the bytes of their keys; positions in ascending order.
+    pub(super) fn replay(
+        &self,
+        key: &KeyColumns,
+        positions: &[Lsn],
+        mut at: impl FnMut(Lsn, &BTreeMap<Vec<u8>, Tuple>),
+    ) {
+        let key_of = |row: &Tuple| key.key_of(row.as_ref()).as_ref().bytes().to_vec();
+        let (mut rows, mut commits) = (BTreeMap::new(), self.commits.iter().peekable());
+        for position in positions {
+            while let Some((_, changes)) = commits.next_if(|(end, _)| *end <= position) {
+                for (old, new) in changes {
+                    match old {
+                        Some(old) => drop(rows.remove(&key_of(old))),
+                        None if new.is_none() => rows.clear(),
+                        None => {}
+                    }
+                    if let Some(new) = new {
+                        rows.insert(key_of(new), new.clone());
+                    }
+                }
+            }
+            at(*position, &rows);
+        }
+    }
+}
+
+/// What `record_send` gives: the number of columns, and of each its type, its length, and its bytes.
+fn tuple(sent: &[u8]) -> Tuple {
+    let number = |at: usize| i32::from_be_bytes(sent[at..at + 4].try_into().unwrap());
+    let (mut row, mut at) = (TupleBuf::new(), 4);
+    for _ in 0..number(0) {
+        let length = number(at + 4);
+        at += 8;
+        match usize::try_from(length) {
+            Ok(length) => {
+                row.push(Cell::Value(&sent[at..at + length]));
+                at += length;
+            }
+            Err(_) => row.push(Cell::Null),
+        }
+    }
+    row.as_ref().to_tuple()
+}

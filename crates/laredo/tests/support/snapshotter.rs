@@ -1,0 +1,93 @@
+//! A `laredo-snapshotter` process with a configuration file and a port of its own.
+
+use std::path::{Path, PathBuf};
+
+use laredo_core::TableName;
+use laredo_testkit::{Process, clean_command, eventually, free_port};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::server::{PATIENCE, http};
+
+/// A running snapshotter. It is killed when this is dropped, and shows its log when the test panics.
+#[derive(Debug)]
+pub struct Snapshotter {
+    /// The process.
+    pub process: Process,
+    /// Its HTTP API.
+    pub port: u16,
+    file: PathBuf,
+    environment: Vec<(String, String)>,
+    _dir: TempDir,
+}
+
+/// The block of a table whose archive is in a folder, with more keys.
+pub fn table(server: &str, name: &TableName, folder: &Path, keys: &Value) -> Value {
+    let mut table = json!({
+        "source": { "server": server, "schema": name.schema, "table": name.table },
+        "destinations": [{ "type": "local", "path": folder }],
+    });
+    let more = keys.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+    table.as_object_mut().unwrap().extend(more);
+    table
+}
+
+impl Snapshotter {
+    /// Starts one that writes these tables, with more keys beside them.
+    pub fn launch(tables: &[Value], keys: &Value, environment: &[(&str, &str)]) -> Snapshotter {
+        let port = free_port().unwrap();
+        let mut config = json!({ "tables": tables, "http": { "port": port } });
+        let more = keys.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+        config.as_object_mut().unwrap().extend(more);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("snapshotter.conf");
+        // JSON is HOCON, too.
+        std::fs::write(&file, json!({ "snapshotter": config }).to_string()).unwrap();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
+        Snapshotter { process: spawn(&file, &environment), port, file, environment, _dir: dir }
+    }
+
+    /// Kills it and starts it again.
+    pub async fn restart(&mut self) {
+        self.process.kill9();
+        self.process.wait(PATIENCE).await.unwrap();
+        self.process = spawn(&self.file, &self.environment);
+    }
+
+    /// Waits until every table has its base.
+    pub async fn ready(&self) {
+        let ready = async || matches!(http(self.port, "GET", "/health/ready").await, Some((200, _)));
+        if eventually(PATIENCE, ready).await.is_err() {
+            panic!("it does not become ready: {:?}", http(self.port, "GET", "/health/ready").await);
+        }
+    }
+
+    /// What it says of its tables.
+    pub async fn status(&self) -> Vec<Value> {
+        let answers = async || http(self.port, "GET", "/status").await.is_some();
+        eventually(PATIENCE, answers).await.expect("it answers");
+        let (_, body) = http(self.port, "GET", "/status").await.expect("it answers");
+        let status: Value = serde_json::from_str(&body).unwrap();
+        status["tables"].as_array().unwrap().clone()
+    }
+
+    /// Has bases written.
+    pub async fn snapshot(&self, query: &str) -> (u16, Value) {
+        let (code, body) = http(self.port, "POST", &format!("/snapshot{query}")).await.expect("it answers");
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&self) {
+        self.process.terminate();
+        assert!(self.process.wait(PATIENCE).await.unwrap().success());
+    }
+}
+
+fn spawn(file: &Path, environment: &[(String, String)]) -> Process {
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-snapshotter"));
+    command.arg("--config").arg(file).env("NO_COLOR", "1");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    Process::spawn(command).unwrap()
+}
