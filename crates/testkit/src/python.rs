@@ -11,9 +11,9 @@ pub fn programs(environment: &str) -> Result<PathBuf> {
     let variable = format!("LAREDO_TEST_{}", environment.to_uppercase());
     let folder = std::env::var_os(&variable).map_or_else(
         || {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"));
-            target.join("tools").join(environment)
+            // A relative one is relative to the project, where `./dev test` was.
+            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(target).join("tools").join(environment)
         },
         PathBuf::from,
     );

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use laredo_core::{Lsn, TableName};
-use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, eventually, free_port};
+use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::server::{PATIENCE, ServerConfig};
+use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::snapshotter::{Snapshotter, table};
 
 /// Names that need quotes, a key of two columns in an order of its own, and types that any program has.
 pub(crate) const THINGS: &str = r#"
@@ -40,8 +41,8 @@ pub(crate) struct Pipeline {
     pub(crate) cluster: Cluster,
     folder: TempDir,
     names: Vec<String>,
-    snapshotter: Process,
-    _server: crate::support::server::Server,
+    snapshotter: Snapshotter,
+    _server: Server,
 }
 
 impl Pipeline {
@@ -53,26 +54,20 @@ impl Pipeline {
         tables.dedup();
         let server = ServerConfig::new(cluster.url("postgres"), tables).start().await;
         let folder = tempfile::tempdir().unwrap();
-        let table = |one: &Archived<'_>| {
-            json!({
-                "source": { "server": format!("127.0.0.1:{}", server.ports.grpc), "schema": "public", "table": one.table },
+        let address = format!("127.0.0.1:{}", server.ports.grpc);
+        let block = |one: &Archived<'_>| {
+            let keys = json!({
                 "key_prefix": format!("{}/", one.name),
                 "diff": { "interval": "100ms" },
                 "formats": { "snapshot": one.formats, "diff": one.formats },
-                "destinations": [{ "type": "local", "path": folder.path() }],
-            })
+            });
+            table(&address, &TableName::new("public", one.table), folder.path(), &keys)
         };
-        let tables: Vec<Value> = archives.iter().map(table).collect();
-        let config = json!({ "snapshotter": { "http": { "port": free_port().unwrap() }, "tables": tables } });
-        let file = folder.path().join("snapshotter.conf");
-        std::fs::write(&file, config.to_string()).unwrap();
-        let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-snapshotter"));
-        command.arg("--config").arg(&file);
-        let snapshotter = Process::spawn(command).unwrap();
+        let blocks: Vec<Value> = archives.iter().map(block).collect();
+        let snapshotter = Snapshotter::launch(&blocks, &json!({}), &[]);
+        snapshotter.ready().await;
         let names = archives.iter().map(|one| one.name.to_owned()).collect();
-        let pipeline = Pipeline { cluster, folder, names, snapshotter, _server: server };
-        pipeline.reach(Lsn(1)).await;
-        pipeline
+        Pipeline { cluster, folder, names, snapshotter, _server: server }
     }
 
     /// The archive of this name.
@@ -107,8 +102,7 @@ impl Pipeline {
 
     /// Ends the snapshotter, and waits until it has.
     pub(crate) async fn end(&self) {
-        self.snapshotter.terminate();
-        assert!(self.snapshotter.wait(PATIENCE).await.unwrap().success());
+        self.snapshotter.stop().await;
     }
 }
 

@@ -43,7 +43,8 @@ impl Snapshotter {
         let file = dir.path().join("snapshotter.conf");
         // JSON is HOCON, too.
         std::fs::write(&file, json!({ "snapshotter": config }).to_string()).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
         Snapshotter { process: spawn(&file, &environment), port, file, environment, _dir: dir }
     }
 
@@ -84,7 +85,7 @@ impl Snapshotter {
     }
 }
 
-fn spawn(file: &Path, environment: &Vec<(String, String)>) -> Process {
+fn spawn(file: &Path, environment: &[(String, String)]) -> Process {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-snapshotter"));
     command.arg("--config").arg(file).env("NO_COLOR", "1");
     command.envs(environment.iter().map(|(name, value)| (name, value)));
