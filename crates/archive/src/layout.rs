@@ -14,18 +14,14 @@ pub fn file_position(position: Lsn) -> String {
     position.to_string().replace('/', "_")
 }
 
-/// An artifact's name: `epoch=1/snapshot-0_19F000.jsonl`, `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`.
+/// An artifact's name: `epoch=1/snapshot-0_19F000.jsonl`, `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`; `None` for a diff from nowhere.
 #[must_use]
-pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> String {
+pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> Option<String> {
     let (to, extension) = (file_position(to), format.extension());
-    match kind {
-        // Other writers call a position that they do not know so.
-        Kind::Diff => {
-            let from = from.map_or_else(|| "0".to_owned(), file_position);
-            format!("epoch={epoch}/diff-{from}-{to}.{extension}")
-        }
+    Some(match kind {
+        Kind::Diff => format!("epoch={epoch}/diff-{}-{to}.{extension}", file_position(from?)),
         Kind::Snapshot => format!("epoch={epoch}/snapshot-{to}.{extension}"),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -37,10 +33,10 @@ mod tests {
         let (from, to) = (Lsn(0x0019_F000), Lsn(0x001A_2B3C));
         let jsonl: Format = "jsonl".parse().unwrap();
         let packed: Format = "protobuf.zst".parse().unwrap();
-        assert_eq!(artifact_name(Kind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
-        assert_eq!(artifact_name(Kind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
-        assert_eq!(artifact_name(Kind::Diff, 1, None, to, jsonl), "epoch=1/diff-0-0_1A2B3C.jsonl");
-        let far = Lsn(0x16_B374_D848);
-        assert_eq!(artifact_name(Kind::Snapshot, 2, None, far, packed), "epoch=2/snapshot-16_B374D848.pb.zst");
+        let name = |kind, epoch, from, to, format| artifact_name(kind, epoch, from, to, format).unwrap();
+        assert_eq!(name(Kind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
+        assert_eq!(name(Kind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
+        assert_eq!(artifact_name(Kind::Diff, 1, None, to, jsonl), None);
+        assert_eq!(name(Kind::Snapshot, 2, None, Lsn(0x16_B374_D848), packed), "epoch=2/snapshot-16_B374D848.pb.zst");
     }
 }

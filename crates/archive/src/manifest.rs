@@ -301,12 +301,11 @@ impl Artifact {
     #[must_use]
     pub fn object(&self, format: Format) -> Option<String> {
         let stored = self.formats.get(format.id())?;
-        match self.to_position {
-            Some(to) => Some(artifact_name(self.kind, self.epoch, self.from_position, to, format)),
-            None => {
-                stored.uri.rfind("epoch=").map(|begin| stored.uri[begin..].to_owned()).filter(|name| is_inside(name))
-            }
-        }
+        let named = self.to_position.and_then(|to| artifact_name(self.kind, self.epoch, self.from_position, to, format));
+        named.or_else(|| {
+            let begin = stored.uri.rfind("epoch=")?;
+            stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)
+        })
     }
 
     /// When it was written, if that is a time.
@@ -324,7 +323,8 @@ impl Artifact {
 
 /// Whether a name that somebody wrote down is one of an epoch's: it must not lead out of the archive.
 fn is_inside(name: &str) -> bool {
-    matches!(name.split_once('/'), Some((_, file)) if !file.contains(['/', '\\']) && file.starts_with("snapshot-"))
+    let is_artifact = |file: &str| file.starts_with("snapshot-") || file.starts_with("diff-");
+    matches!(name.split_once('/'), Some((_, file)) if !file.contains(['/', '\\']) && is_artifact(file))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]

@@ -16,8 +16,8 @@ pub(super) fn fill(mut table: TableState, entries: &mut Entries<'_>) -> Result<(
 
 /// Does what a diff says, and tells how many changes it has.
 ///
-/// Other writers put the changes in any order, one for each key: a TRUNCATE goes before all of them wherever it stands, and what a
-/// changed key leaves is taken away before another row may come to its place.
+/// Other writers put the changes in any order, one for each key: a TRUNCATE goes before all of them wherever it stands. An update from a row
+/// of another key, which ours are not, takes that row away, before another one may come to its place.
 pub(super) fn change(mut table: TableState, entries: &mut Entries<'_>) -> Result<(TableState, u64), FormatError> {
     let mut changes = Vec::new();
     while let Some(change) = entries.change()? {

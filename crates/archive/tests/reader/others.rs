@@ -1,5 +1,5 @@
-//! Archives as the public Go program of this name writes them: without checksums, schemas and writers; the changes of a diff in any order,
-//! its TRUNCATE among them; positions that are not known.
+//! Archives as other programs may write them: without checksums, schemas and writers; the changes of a diff in any order, its TRUNCATE
+//! among them; positions that are not known.
 
 use laredo_archive::{At, MANIFEST};
 use laredo_core::Lsn;
@@ -79,7 +79,7 @@ async fn changes_come_in_any_order_the_truncate_last() {
     }
 }
 
-/// The program does not know the position of what it begins with, where nothing was committed since.
+/// What is inherited may have no position.
 #[tokio::test(start_paused = true)]
 async fn a_base_of_no_position_is_begun_with() {
     let sample = another("jsonl").await;
@@ -98,9 +98,9 @@ async fn a_base_of_no_position_is_begun_with() {
     assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&Lsn(0x150)]);
     assert_eq!(sample.rebuilt(At::Position(Lsn(0x110))).await.unwrap(), sample.history.states[&Lsn(0x110)]);
 
-    // As the program names it, and the diff after it, too.
+    // Under any name, and the diff after it, too: the addresses tell.
     let mut manifest = oldest(&whole);
-    for (place, from, to) in [(0, "snapshot-0_100", "snapshot-0"), (1, "diff-0_100-0_110", "diff-0-0_110")] {
+    for (place, from, to) in [(0, "snapshot-0_100", "snapshot-inherited"), (1, "diff-0_100-0_110", "diff-inherited-0_110")] {
         let name = |stem: &str| format!("epoch=1/{stem}.jsonl");
         sample.write(&name(to), &sample.read(&name(from)));
         std::fs::remove_file(sample.path().join(name(from))).unwrap();
@@ -120,7 +120,7 @@ async fn a_base_of_no_position_is_begun_with() {
     assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&BASE]);
 }
 
-/// Its diff has what became of each key last, and an update of the key says only the new one.
+/// An update from a row of another key is what it says.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_was_changed_leaves_its_place() {
     let sample = another("jsonl").await;
