@@ -301,7 +301,8 @@ impl Artifact {
     #[must_use]
     pub fn object(&self, format: Format) -> Option<String> {
         let stored = self.formats.get(format.id())?;
-        let named = self.to_position.and_then(|to| artifact_name(self.kind, self.epoch, self.from_position, to, format));
+        let named =
+            self.to_position.and_then(|to| artifact_name(self.kind, self.epoch, self.from_position, to, format));
         named.or_else(|| {
             let begin = stored.uri.rfind("epoch=")?;
             stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)

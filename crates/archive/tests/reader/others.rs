@@ -100,7 +100,9 @@ async fn a_base_of_no_position_is_begun_with() {
 
     // Under any name, and the diff after it, too: the addresses tell.
     let mut manifest = oldest(&whole);
-    for (place, from, to) in [(0, "snapshot-0_100", "snapshot-inherited"), (1, "diff-0_100-0_110", "diff-inherited-0_110")] {
+    for (place, from, to) in
+        [(0, "snapshot-0_100", "snapshot-inherited"), (1, "diff-0_100-0_110", "diff-inherited-0_110")]
+    {
         let name = |stem: &str| format!("epoch=1/{stem}.jsonl");
         sample.write(&name(to), &sample.read(&name(from)));
         std::fs::remove_file(sample.path().join(name(from))).unwrap();
