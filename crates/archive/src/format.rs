@@ -170,13 +170,7 @@ impl<R: Read> LineReader<R> {
     /// # Errors
     /// [`FormatError`].
     pub fn row(&mut self) -> Result<Option<Tuple>, FormatError> {
-        self.number += 1;
-        let line = self.line;
-        let read = match line {
-            Line::Jsonl => self.with_input(jsonl::read_row),
-            Line::Protobuf => self.with_input(protobuf::read_row),
-        };
-        let Some(row) = self.numbered(read)? else { return Ok(None) };
+        let Some(row) = self.next_row()? else { return Ok(None) };
         self.whole(&row).map(Some)
     }
 
@@ -185,13 +179,7 @@ impl<R: Read> LineReader<R> {
     /// # Errors
     /// [`FormatError`].
     pub fn change(&mut self) -> Result<Option<ReadChange>, FormatError> {
-        self.number += 1;
-        let line = self.line;
-        let read = match line {
-            Line::Jsonl => self.with_input(jsonl::read_entry),
-            Line::Protobuf => self.with_input(protobuf::read_entry),
-        };
-        let Some(Entry { action, old, new, .. }) = self.numbered(read)? else { return Ok(None) };
+        let Some(Entry { action, old, new, .. }) = self.next_entry()? else { return Ok(None) };
         Ok(Some(match (action.as_str(), old, new) {
             ("TRUNCATE", _, _) => ReadChange::Truncate,
             ("UPDATE", Some(old), Some(new)) if self.moves(&old, &new) => {
@@ -211,23 +199,14 @@ impl<R: Read> LineReader<R> {
     /// # Errors
     /// [`FormatError`].
     pub fn line(&mut self, kind: Kind, to: &mut Vec<u8>) -> Result<bool, FormatError> {
-        self.number += 1;
         match kind {
             Kind::Snapshot => {
-                let row = match self.line {
-                    Line::Jsonl => self.with_input(jsonl::read_row),
-                    Line::Protobuf => self.with_input(protobuf::read_row),
-                };
-                let Some(row) = self.numbered(row)? else { return Ok(false) };
+                let Some(row) = self.next_row()? else { return Ok(false) };
                 let row = self.in_order(row);
                 jsonl::row(row.iter().map(|(name, value)| (name.as_str(), value.clone())), to)?;
             }
             Kind::Diff => {
-                let entry = match self.line {
-                    Line::Jsonl => self.with_input(jsonl::read_entry),
-                    Line::Protobuf => self.with_input(protobuf::read_entry),
-                };
-                let Some(mut entry) = self.numbered(entry)? else { return Ok(false) };
+                let Some(mut entry) = self.next_entry()? else { return Ok(false) };
                 entry.old = entry.old.map(|row| self.in_order(row));
                 entry.new = entry.new.map(|row| self.in_order(row));
                 jsonl::entry(&entry, to)?;
@@ -236,20 +215,32 @@ impl<R: Read> LineReader<R> {
         Ok(true)
     }
 
+    fn next_row(&mut self) -> Result<Option<Vec<(String, Value)>>, FormatError> {
+        match self.line {
+            Line::Jsonl => self.next(jsonl::read_row),
+            Line::Protobuf => self.next(protobuf::read_row),
+        }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, FormatError> {
+        match self.line {
+            Line::Jsonl => self.next(jsonl::read_entry),
+            Line::Protobuf => self.next(protobuf::read_entry),
+        }
+    }
+
     /// A row's values in the order of the columns, which no form keeps.
     fn in_order(&self, mut row: Vec<(String, Value)>) -> Vec<(String, Value)> {
         row.sort_by_cached_key(|(name, _)| self.schema.position_of(name).unwrap_or(usize::MAX));
         row
     }
 
-    fn with_input<T>(&mut self, read: impl FnOnce(&mut dyn BufRead) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        match &mut self.input {
+    fn next<T>(&mut self, read: impl FnOnce(&mut dyn BufRead) -> Result<T, ReadError>) -> Result<T, FormatError> {
+        self.number += 1;
+        let read = match &mut self.input {
             In::Plain(input) => read(input),
             In::Packed(input) => read(input),
-        }
-    }
-
-    fn numbered<T>(&self, read: Result<T, ReadError>) -> Result<T, FormatError> {
+        };
         read.map_err(|error| match error {
             ReadError::Io(error) => FormatError::Io(error),
             ReadError::Entry(problem) => FormatError::Entry { number: self.number, problem },

@@ -297,19 +297,12 @@ impl Archive {
         table: TableState,
         progress: &ReadProgress,
     ) -> Result<TableState, ReadError> {
-        let format = self.format_of(artifact)?;
-        match artifact.kind {
-            Kind::Snapshot => {
-                let schema = table.schema().clone();
-                let put = move |entries: &mut Entries<'_>| fill(table, entries);
-                read(self, artifact, format, schema, progress, put).await
-            }
-            Kind::Diff => {
-                let schema = table.schema().clone();
-                let apply = move |entries: &mut Entries<'_>| change(table, entries);
-                read(self, artifact, format, schema, progress, apply).await
-            }
-        }
+        let (format, schema, kind) = (self.format_of(artifact)?, table.schema().clone(), artifact.kind);
+        let apply = move |entries: &mut Entries<'_>| match kind {
+            Kind::Snapshot => fill(table, entries),
+            Kind::Diff => change(table, entries),
+        };
+        read(self, artifact, format, schema, progress, apply).await
     }
 
     fn chain(&self, at: At) -> Result<&[Artifact], ReadError> {

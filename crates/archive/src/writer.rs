@@ -29,7 +29,7 @@ use crate::destination::{Destination, DestinationError, Stager};
 use crate::events::Event;
 use crate::feed::{Feed, Update};
 use crate::format::Format;
-use crate::manifest::{ManifestError, SourceId, WriterId};
+use crate::manifest::{Kind, ManifestError, SourceId, WriterId};
 use crate::reader::{Archive, At, ReadProgress};
 use crate::rebase::{Due, Reason, Thresholds};
 use chain::Chain;
@@ -308,7 +308,7 @@ impl Writer {
                 self.least = self.chain.head.filter(|_| source.is_some() && source == self.chain.source);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.held = Some(Held::new(*table, position, source));
-                self.due = Some(if self.work.has_base() { Reason::NewRows } else { Reason::First });
+                self.due = Some(if self.chain.epoch > 0 { Reason::NewRows } else { Reason::First });
             }
             Update::Resumed { source } => self.held.iter_mut().for_each(|held| held.is_of(source.clone())),
             Update::Transaction(transaction) => {
@@ -360,7 +360,7 @@ impl Writer {
             Due::Diff => self.begin(Plan::Diff { bytes_left: options.thresholds.diff_bytes_left(&progress) }),
             Due::Base(reason) => {
                 tracing::info!(table = %options.table, ?reason, "a new base is written");
-                self.begin(Plan::Base { epoch_least: self.epoch_least.max(self.work.epoch() + 1) });
+                self.begin(Plan::Base { epoch_least: self.epoch_least.max(self.chain.epoch + 1) });
             }
         }
     }
@@ -408,15 +408,17 @@ impl Writer {
         let Written { kind, epoch, to_position, count, bytes, .. } = written;
         let table = &self.tools.options.table;
         tracing::info!(%table, ?kind, epoch, to = %to_position, count, bytes, "written");
-        if written.from_position.is_none() {
+        if *kind == Kind::Snapshot {
             for ask in self.answering.drain(..) {
                 // Whoever has gone meanwhile does not hear it.
                 let _ = ask.send(Ok(written.clone()));
             }
         }
         self.report.update(|status| {
-            let newest =
-                if written.from_position.is_none() { &mut status.last_snapshot } else { &mut status.last_diff };
+            let newest = match written.kind {
+                Kind::Snapshot => &mut status.last_snapshot,
+                Kind::Diff => &mut status.last_diff,
+            };
             *newest = Some(written.clone());
         });
     }
@@ -431,19 +433,21 @@ impl Writer {
 
     /// Writes what was collected, as far as the archive can take it: what is not in the archive comes again from the feed.
     async fn flush(&mut self) -> Result<(), WriterError> {
+        self.end_work().await?;
+        if self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0) {
+            self.begin(Plan::Diff { bytes_left: None });
+            self.end_work().await?;
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Waits until nothing is being written.
+    async fn end_work(&mut self) -> Result<(), WriterError> {
         while !self.work.is_idle() {
             let done = self.work.done().await;
             self.finish(done)?;
         }
-        let is_due = self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0);
-        if is_due {
-            self.begin(Plan::Diff { bytes_left: None });
-            while !self.work.is_idle() {
-                let done = self.work.done().await;
-                self.finish(done)?;
-            }
-        }
-        self.tell();
         Ok(())
     }
 

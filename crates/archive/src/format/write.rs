@@ -42,6 +42,16 @@ enum Out<W: Write> {
     Packed(zstd::Encoder<'static, W>),
 }
 
+impl<W: Write> Out<W> {
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        match self {
+            Out::Plain(out) => out.write_all(bytes)?,
+            Out::Packed(out) => out.write_all(bytes)?,
+        }
+        Ok(())
+    }
+}
+
 impl<W: Write> LineWriter<W> {
     /// Begins an artifact of rows of `schema`.
     ///
@@ -67,11 +77,7 @@ impl<W: Write> LineWriter<W> {
 
     /// Adds entries that its encoder has made.
     pub(crate) fn encoded(&mut self, entries: &[u8]) -> Result<(), FormatError> {
-        match &mut self.out {
-            Out::Plain(out) => out.write_all(entries)?,
-            Out::Packed(out) => out.write_all(entries)?,
-        }
-        Ok(())
+        self.out.write_all(entries)
     }
 
     /// Adds a diff's change.
@@ -97,9 +103,7 @@ impl<W: Write> LineWriter<W> {
     }
 
     fn flush_entry(&mut self) -> Result<(), FormatError> {
-        let entry = std::mem::take(&mut self.entry);
-        self.encoded(&entry)?;
-        self.entry = entry;
+        self.out.write_all(&self.entry)?;
         self.entry.clear();
         Ok(())
     }

@@ -101,7 +101,10 @@ fn next(manifest: &Manifest, artifact: Artifact, job: &Job, tools: &Tools) -> Re
     let next = match artifact.kind {
         Kind::Snapshot => {
             let based = manifest.with_snapshot(artifact, job.before.schema());
-            based.map(|next| tools.options.keep_epochs.map_or(next.clone(), |keep| next.keeping_epochs(keep)))
+            based.map(|next| match tools.options.keep_epochs {
+                Some(keep) => next.keeping_epochs(keep),
+                None => next,
+            })
         }
         Kind::Diff => manifest.with_diff(artifact),
     };

@@ -18,8 +18,6 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// Work that is done beside.
 pub(super) struct Work {
     state: State,
-    epoch: u64,
-    has_base: bool,
     unnamed: Option<Unnamed>,
     collected: Instant,
     followed: Instant,
@@ -42,35 +40,15 @@ pub(super) enum Done {
 impl Work {
     pub(super) fn new(ledger: Ledger) -> Work {
         let now = Instant::now();
-        let mut work = Work {
-            state: State::Between,
-            epoch: 0,
-            has_base: false,
-            unnamed: Some(Unnamed::default()),
-            collected: now,
-            followed: now,
-        };
-        work.rest(ledger);
-        work
+        Work { state: State::Idle(Box::new(ledger)), unnamed: Some(Unnamed::default()), collected: now, followed: now }
     }
 
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle(_))
     }
 
-    /// The manifest's, as far as is known.
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    pub(super) fn has_base(&self) -> bool {
-        self.has_base
-    }
-
     /// Nothing is done, and the ledger is here.
     pub(super) fn rest(&mut self, ledger: Ledger) {
-        self.epoch = ledger.manifest().epoch;
-        self.has_base = !ledger.manifest().artifacts.is_empty();
         self.state = State::Idle(Box::new(ledger));
     }
 

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_archive::Profiles;
-use laredo_archive::{Archive, Destination, Local, S3, S3Options};
+use laredo_archive::{Archive, Destination, Local, Profiles, S3, S3Options};
 
 use super::args::{PlaceArgs, StoreArgs};
 use crate::cli::error::CliError;
