@@ -5,4 +5,7 @@ mod local;
 mod moto;
 #[cfg(feature = "aws")]
 mod s3s;
+#[cfg(feature = "aws")]
+#[path = "../store/mod.rs"]
+mod store;
 mod suite;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
-    Archive, At, Destination, Feed, GRACE, Handle, Local, Options, ReadProgress, Stager, Start, Surroundings,
+    Archive, At, Destination, Feed, GRACE, Handle, Local, Manifest, Options, ReadProgress, Stager, Start, Surroundings,
     Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
@@ -228,4 +228,24 @@ pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History
         boundaries.push((artifact.epoch, position.0));
     }
     boundaries
+}
+
+/// Whatever has happened: the manifest keeps its rules, and every object that it names is there, of the size that it says.
+///
+/// # Errors
+/// What is not so.
+pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String> {
+    let Some(there) = destination.manifest().await.map_err(|error| error.to_string())? else { return Ok(()) };
+    let manifest = Manifest::parse(&there.bytes, Some(TABLE)).map_err(|error| error.to_string())?;
+    let listed = destination.list().await.map_err(|error| error.to_string())?;
+    for artifact in &manifest.artifacts {
+        for format in artifact.known_formats() {
+            let object = artifact.object(format).unwrap();
+            let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
+            if size != Some(artifact.formats[format.id()].size_bytes) {
+                return Err(format!("{object}, which the manifest names, has {size:?} bytes"));
+            }
+        }
+    }
+    Ok(())
 }

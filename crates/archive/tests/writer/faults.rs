@@ -1,30 +1,24 @@
 //! Every call to a destination fails once, in turn, in each way.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Destination, Thresholds, WriterError};
+use laredo_archive::{Destination, Options, Thresholds, WriterError};
 
 use crate::faulty::{Faulty, Mode};
 use crate::scene::{History, begin, compare, local, options};
 
-/// Two runs of a writer over 20 transactions, a base among them. Tells whether there were so many calls that one has failed.
-async fn scenario(mode: Mode, fails: usize) -> bool {
-    let folder = tempfile::tempdir().unwrap();
-    let inner = local(&folder.path().join("archive"));
-    let faulty = Faulty::new(inner.clone(), mode, fails);
+/// Two runs of a writer over 10 transactions, a base among them. Whoever has fewer than a second between two diffs says so.
+pub(crate) async fn two_runs(place: &Arc<dyn Destination>, staging: &Path, pace: impl Fn(&mut Options)) -> History {
     let mut history = History::new();
     for run in 0..2 {
-        let destination: Arc<dyn Destination> = faulty.clone();
-        let mut options = options(&format!("{mode:?} {fails} {run}"));
+        let mut options = options(&format!("run {run}"));
         options.thresholds = Thresholds { max_churn_records: Some(12), ..Thresholds::default() };
         options.grace = Duration::from_secs(4);
         options.keep_epochs = Some(3);
-        let writer = match begin(options, vec![destination], &folder.path().join("staging"), &history).await {
-            Ok(writer) => writer,
-            // Nothing was begun yet, and it is said.
-            Err(error) => panic!("{error}"),
-        };
+        pace(&mut options);
+        let writer = begin(options, vec![place.clone()], staging, &history).await.unwrap();
         writer.head(history.position).await;
         for number in 0..5 {
             writer.tell(history.something(run * 5 + number));
@@ -34,8 +28,23 @@ async fn scenario(mode: Mode, fails: usize) -> bool {
         }
         writer.stop().await;
     }
-    let boundaries = compare(inner, &history).await;
+    history
+}
+
+/// What such a run leaves: every boundary is the table as it was, and the last diff was flushed.
+pub(crate) async fn is_all_there(place: Arc<dyn Destination>, history: &History) {
+    let boundaries = compare(place, history).await;
     assert_eq!(boundaries.last().unwrap().1, history.position.0, "the last diff is flushed");
+}
+
+/// Tells whether there were so many calls that one has failed.
+async fn scenario(mode: Mode, fails: usize) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let faulty = Faulty::new(inner.clone(), mode, fails);
+    let place: Arc<dyn Destination> = faulty.clone();
+    let history = two_runs(&place, &folder.path().join("staging"), |_| {}).await;
+    is_all_there(inner, &history).await;
     faulty.has_failed()
 }
 

@@ -7,6 +7,11 @@ mod faults;
 mod faulty;
 mod fencing;
 mod places;
+#[cfg(feature = "aws")]
+mod requests;
 #[path = "../scene/mod.rs"]
 mod scene;
+#[cfg(feature = "aws")]
+#[path = "../store/mod.rs"]
+mod store;
 mod upkeep;
