@@ -1,6 +1,6 @@
 //! Buckets to write to, and an S3 server that lives in this process.
 
-#![allow(dead_code, reason = "each test binary uses what it needs")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses what it needs")]
 
 mod server;
 

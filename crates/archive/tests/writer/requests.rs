@@ -18,9 +18,8 @@ fn quick(options: &mut Options) {
 
 /// Tells whether there were so many requests that one has failed.
 async fn scenario(trouble: Trouble) -> bool {
-    let inspect: Inspect = Box::new(|bucket| {
-        Box::pin(async move { is_whole(&Local::new(bucket.join("things"))).await })
-    });
+    let inspect: Inspect =
+        Box::new(|bucket| Box::pin(async move { is_whole(&Local::new(bucket.join("things"))).await }));
     let server = Server::with(Some(trouble), inspect).await;
     let place = server.bucket().await.place("things");
     let staging = tempfile::tempdir().unwrap();
