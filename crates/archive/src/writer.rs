@@ -54,6 +54,8 @@ pub const GRACE: Duration = Duration::from_secs(3600);
 pub struct Options {
     /// `schema.table`.
     pub table: String,
+    /// The columns that the rows have to be told apart by, in any order; those of the table's key, whichever they are, if there are none.
+    pub key: Vec<String>,
     /// Tells this run of a writer from all others, those of the same process before it too.
     pub writer_id: String,
     /// The formats of a base; at least one.
@@ -142,6 +144,16 @@ pub enum WriterError {
     /// Rows cannot be encoded.
     #[error("rows cannot be encoded: {0}")]
     Encode(String),
+    /// The table has another key than was asked for.
+    #[error("rows of {table} are told apart by {} and not by {}, as `key_fields` has it: correct it, or leave it out", is.join(", "), asked.join(", "))]
+    Key {
+        /// `schema.table`.
+        table: String,
+        /// The table's key.
+        is: Vec<String>,
+        /// The columns that were asked for.
+        asked: Vec<String>,
+    },
     /// Nothing comes any more.
     #[error("no changes come any more: {0}")]
     Feed(String),
@@ -270,19 +282,18 @@ impl Writer {
             self.report.update(|status| status.phase = Phase::Stopping);
             ended = self.flush().await;
         }
-        self.report.update(|status| {
-            status.phase = Phase::Stopped;
-            if let Err(error) = &ended {
-                status.last_error = Some(error.to_string());
-            }
-        });
+        if let Err(error) = &ended {
+            self.report.failed_with(error);
+        }
+        self.report.update(|status| status.phase = Phase::Stopped);
         ended
     }
 
     async fn serve(&mut self, feed: &mut impl Feed, stop: &CancellationToken) -> Result<(), WriterError> {
+        self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
         let look = LOOK_MAX.min(self.tools.options.diff_interval).max(Duration::from_millis(10));
         loop {
-            self.plan(feed);
+            self.plan(feed)?;
             self.tell();
             let takes = self.held.as_ref().is_none_or(Held::takes);
             tokio::select! {
@@ -307,6 +318,7 @@ impl Writer {
                 // came since.
                 self.least = self.chain.head.filter(|_| source.is_some() && source == self.chain.source);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
+                self.tools.options.check_key(table.schema())?;
                 self.held = Some(Held::new(*table, position, source));
                 self.due = Some(if self.chain.epoch > 0 { Reason::NewRows } else { Reason::First });
             }
@@ -332,16 +344,27 @@ impl Writer {
     }
 
     /// Begins what is due, if nothing is being written.
-    fn plan(&mut self, feed: &mut impl Feed) {
+    ///
+    /// # Errors
+    /// When the table has come to have another key than it has to have.
+    fn plan(&mut self, feed: &mut impl Feed) -> Result<(), WriterError> {
         if !self.work.is_idle() {
-            return;
+            return Ok(());
         }
         match self.held.as_mut().map_or(Ok(Taken::All), Held::advance) {
             Ok(Taken::All) => {}
-            Ok(Taken::Schema) => self.due = Some(Reason::NewRows),
+            Ok(Taken::Schema) => {
+                self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
+                self.due = Some(Reason::NewRows);
+            }
             Ok(Taken::Gone) => self.held = None,
             Err(error) => self.misfit(error, feed),
         }
+        self.begin_due();
+        Ok(())
+    }
+
+    fn begin_due(&mut self) {
         let Some(held) = &self.held else { return self.work.tidy(&self.tools, &self.report) };
         if !held.is_archived() && self.least.is_some_and(|least| held.reached() < least) {
             return self.work.tidy(&self.tools, &self.report);
@@ -485,9 +508,23 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
         Ok(rebuilt) => Some(Held::archived(rebuilt.table, position, manifest.source.clone())),
         Err(error) => {
             tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
-            report.update(|status| status.last_error = Some(error.to_string()));
+            report.failed_with(&error);
             None
         }
+    }
+}
+
+impl Options {
+    /// # Errors
+    /// [`WriterError::Key`].
+    fn check_key(&self, schema: &Schema) -> Result<(), WriterError> {
+        let name = |column: &usize| schema.columns().get(*column).map(|column| column.name.clone());
+        let is: Vec<String> = schema.key().columns().iter().filter_map(name).collect();
+        let is_so = is.len() == self.key.len() && self.key.iter().all(|column| is.contains(column));
+        if self.key.is_empty() || is_so {
+            return Ok(());
+        }
+        Err(WriterError::Key { table: self.table.clone(), is, asked: self.key.clone() })
     }
 }
 

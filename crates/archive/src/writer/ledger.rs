@@ -52,7 +52,11 @@ impl Ledger {
         let mut backoff = tools.backoff();
         loop {
             match first.claim(table, id, &tools.now()).await {
-                Ok(Some((manifest, writer))) => return Ok(Ledger { manifest, writer, places }),
+                Ok(Some((manifest, writer))) => {
+                    let ledger = Ledger { manifest, writer, places };
+                    ledger.tell(report);
+                    return Ok(ledger);
+                }
                 // Another writer was faster; its number counts.
                 Ok(None) => report.conflict(),
                 Err(WriterError::Destination(error @ DestinationError::Unavailable { .. })) => {
@@ -124,7 +128,15 @@ impl Ledger {
             }
         }
         self.manifest = next;
+        self.tell(report);
         Ok(())
+    }
+
+    /// Says which destinations lack something.
+    fn tell(&self, report: &Report) {
+        for (number, place) in self.places.iter().enumerate().skip(1) {
+            report.is_behind(number, !place.has(&self.manifest));
+        }
     }
 
     /// Brings the other destinations to where the first one is: the objects that they lack, then the manifest.
@@ -138,22 +150,20 @@ impl Ledger {
             let mut backoff = tools.backoff();
             loop {
                 let error = match place.follow(first, manifest, writer, tools).await {
-                    Ok(()) => {
-                        report.is_behind(number + 1, false);
-                        return Ok(());
-                    }
+                    Ok(()) => return Ok(()),
                     Err(WriterError::Destination(error)) => error,
                     Err(error) => return Err(error),
                 };
                 report.failed(number + 1, &error);
-                report.is_behind(number + 1, true);
                 if wait == Wait::Once {
                     return Ok(());
                 }
                 backoff.wait().await;
             }
         });
-        join_all(follows).await.into_iter().collect()
+        let ended = join_all(follows).await.into_iter().collect();
+        self.tell(report);
+        ended
     }
 
     /// Whether another destination lacks what the first one has.

@@ -35,7 +35,13 @@ impl Report {
     /// Something failed that is tried again.
     pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
         tracing::warn!(table = %self.table, %error, "it is tried again");
-        self.update(|status| status.last_error = Some(error.to_string()));
+        self.failed_with(error);
+    }
+
+    /// What went wrong last is this.
+    pub(crate) fn failed_with(&self, error: &dyn std::fmt::Display) {
+        let now = tokio::time::Instant::now().into_std();
+        self.update(|status| (status.last_error, status.last_error_at) = (Some(error.to_string()), Some(now)));
     }
 
     /// A call to a destination failed that is made again.

@@ -28,6 +28,8 @@ pub struct Status {
     pub last_diff: Option<Written>,
     /// What went wrong last, if anything ever did.
     pub last_error: Option<String>,
+    /// When that was. What is an hour old is over, most likely.
+    pub last_error_at: Option<Instant>,
     /// When the writer was last known to have all that the source had.
     pub current_at: Option<Instant>,
     /// Times that the manifest was found to be another one than expected.

@@ -147,6 +147,7 @@ pub(crate) struct Running {
 pub(crate) fn options(id: &str) -> Options {
     Options {
         table: TABLE.to_owned(),
+        key: Vec::new(),
         writer_id: id.to_owned(),
         snapshot_formats: vec!["jsonl".parse().unwrap()],
         diff_formats: vec!["jsonl".parse().unwrap(), "protobuf.zst".parse().unwrap()],

@@ -48,7 +48,12 @@ async fn a_destination_that_is_new_or_was_away_is_brought_up() {
         Ok(archive) => archive.manifest().head_position == Some(history.position),
         Err(_) => false,
     };
+    let is_behind = || writer.handle.status().destinations[1].is_behind;
+    assert!(is_behind());
     while !is_up().await {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    while is_behind() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     writer.stop().await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use laredo_archive::{Archive, At, Kind, NoSnapshot, Phase, ReadError, ReadProgress, SourceId, Thresholds, Update};
+use laredo_archive::{
+    Archive, At, Kind, NoSnapshot, Options, Phase, ReadError, ReadProgress, SourceId, Thresholds, Update,
+};
 use laredo_core::{Change, Lsn, StateError};
 
 use crate::scene::{History, TABLE, begin, compare, local, options, row, schema};
@@ -45,6 +47,24 @@ async fn a_base_is_written_when_it_is_asked_for_and_told() {
     assert_eq!(handle.status().phase, Phase::Stopped);
     assert_eq!(handle.snapshot().await, Err(NoSnapshot::Ended));
     compare(inner, &history).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = History::new();
+    let by = |column: &str| Options { key: vec![column.to_owned()], ..options(column) };
+    let [one, other] = ["one", "other"].map(|name| local(&folder.path().join(name)));
+    let writer = begin(by("id"), vec![one.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    writer.stop().await;
+    // Neither is an archive gone on with, nor a new one begun.
+    for place in [one, other.clone()] {
+        let writer = begin(by("body"), vec![place], folder.path(), &history).await.unwrap();
+        let ended = writer.ended().await.unwrap_err();
+        assert!(ended.to_string().contains("told apart by id and not by body"), "{ended}");
+    }
+    assert_eq!(other.list().await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -138,6 +138,7 @@ async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(Can
 fn options(config: &TableConfig, writer_id: String) -> Options {
     Options {
         table: config.source.name(),
+        key: config.key_fields.clone(),
         writer_id,
         snapshot_formats: config.formats.snapshot.clone(),
         diff_formats: config.formats.diff.clone(),

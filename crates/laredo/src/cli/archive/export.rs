@@ -87,6 +87,7 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     };
     let options = Options {
         table: args.table.to_string(),
+        key: Vec::new(),
         writer_id: format!("laredo archive export:{}:{:016x}", std::process::id(), random()),
         snapshot_formats: args.formats.clone(),
         diff_formats: args.formats.clone(),

@@ -83,6 +83,7 @@ fn of_writer(table: &Table, running: &Running) -> Value {
         "thresholds": thresholds(&table.config.thresholds, progress),
         "cas_conflicts": conflicts,
         "last_error": status.last_error,
+        "last_error_age_seconds": status.last_error_at.map(|at| at.elapsed().as_secs_f64()),
         "stream": { "connected": stream.connected, "connects": stream.connects, "full_snapshots": stream.full_snapshots,
             "error": stream.error.as_ref().map(ToString::to_string) },
         "destinations": destinations,
