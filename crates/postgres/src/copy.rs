@@ -142,7 +142,8 @@ async fn begin(
             tracing::warn!(
                 table = %request.name,
                 "the copy can begin when commits that were streamed already are visible on the server; they wait for \
-                 a synchronous standby (see synchronous_standby_names and pg_stat_replication)"
+                 a synchronous standby (see synchronous_standby_names and pg_stat_replication), or a transaction runs \
+                 that is so old that it might be one of them (see pg_stat_activity, backend_xid)"
             );
         }
     }
