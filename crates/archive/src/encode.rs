@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use laredo_core::{Cell, KeyColumns, TableState, Tuple};
+use laredo_core::{Cell, KeyColumns, TableState, Tuple, TupleRef};
 
 use crate::destination::{Staged, Stager};
 use crate::format::{Format, FormatError, LineWriter};
@@ -38,12 +38,14 @@ pub(crate) fn base(
     net: &Net,
 ) -> Result<Encoded, FormatError> {
     let key = before.schema().key();
-    let mut rows: Vec<(u64, &Tuple)> = net.rows(before).map(|row| (leading(key, row), row)).collect();
+    // References to the bytes themselves: where the state has them is one more place that is far from the last one.
+    let rows = net.rows(before).map(Tuple::as_ref);
+    let mut rows: Vec<(u64, TupleRef<'_>)> = rows.map(|row| (leading(key, row), row)).collect();
     rows.sort_unstable_by(|(one, one_row), (other, other_row)| {
-        one.cmp(other).then_with(|| one_row.as_ref().bytes().cmp(other_row.as_ref().bytes()))
+        one.cmp(other).then_with(|| one_row.bytes().cmp(other_row.bytes()))
     });
     let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
-    let rows: Vec<&Tuple> = rows.into_iter().map(|(_, row)| row).collect();
+    let rows: Vec<TupleRef<'_>> = rows.into_iter().map(|(_, row)| row).collect();
     let chunks = chunks(&rows);
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
@@ -58,10 +60,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait, on each thread, for the one that writes.
 const CHUNKS_WAITING: usize = 2;
 
-fn chunks<'a, 'b>(rows: &'b [&'a Tuple]) -> Vec<&'b [&'a Tuple]> {
+fn chunks<'a, 'b>(rows: &'b [TupleRef<'a>]) -> Vec<&'b [TupleRef<'a>]> {
     let (mut chunks, mut rest, mut bytes, mut count) = (Vec::new(), rows, 0, 0);
     for row in rows {
-        bytes += row.len();
+        bytes += row.bytes().len();
         count += 1;
         if bytes >= CHUNK_BYTES {
             let (chunk, later) = rest.split_at(count);
@@ -74,7 +76,7 @@ fn chunks<'a, 'b>(rows: &'b [&'a Tuple]) -> Vec<&'b [&'a Tuple]> {
 }
 
 /// Encodes on all of the machine's threads, and writes in order on this one.
-fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[&Tuple]]) -> Result<(), FormatError> {
+fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[TupleRef<'_>]]) -> Result<(), FormatError> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(chunks.len());
     let encoder = writer.encoder().clone();
     thread::scope(|scope| {
@@ -84,7 +86,7 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[&Tuple]]) -> Resu
             scope.spawn(move || {
                 for chunk in chunks.iter().skip(lane).step_by(threads) {
                     let mut entries = Vec::with_capacity(CHUNK_BYTES * 2);
-                    let made = chunk.iter().try_for_each(|row| encoder.row(row.as_ref(), &mut entries));
+                    let made = chunk.iter().try_for_each(|row| encoder.row(*row, &mut entries));
                     // Where nobody takes it, writing has failed.
                     if encoded.send(made.map(|()| entries)).is_err() {
                         return;
@@ -127,9 +129,9 @@ pub(crate) fn diff(
 }
 
 /// The first bytes of a row's key as a number: most keys differ in them, and comparing numbers needs no look at the rows.
-fn leading(key: &KeyColumns, row: &Tuple) -> u64 {
+fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
     let mut leading = [0; 8];
-    if let Some(Cell::Value(bytes)) = key.cells_of(row.as_ref()).next() {
+    if let Some(Cell::Value(bytes)) = key.cells_of(row).next() {
         leading.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
     }
     u64::from_be_bytes(leading)

@@ -203,7 +203,7 @@ impl<R: Read> LineReader<R> {
             Kind::Snapshot => {
                 let Some(row) = self.next_row()? else { return Ok(false) };
                 let row = self.in_order(row);
-                jsonl::row(row.iter().map(|(name, value)| (name.as_str(), value.clone())), to)?;
+                jsonl::row(&row, to)?;
             }
             Kind::Diff => {
                 let Some(mut entry) = self.next_entry()? else { return Ok(false) };

@@ -24,8 +24,10 @@
 //! value that could not be native; where the elements of an array are lists themselves (JSON arrays, domains over
 //! arrays), which brackets are whose.
 
+mod digits;
 mod geometry;
 mod json;
+mod line;
 mod nested;
 mod network;
 mod numeric;
@@ -46,6 +48,7 @@ use postgres_types::Type;
 use crate::position::Lsn;
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
+pub use line::JsonRows;
 pub(crate) use shape::{Shape, is_object_number};
 use time::Style;
 use value::EXACT_INTEGER_MAX;
@@ -212,14 +215,41 @@ impl<'s> Decoder<'s> {
             Type::BYTEA => Value::String(BASE64.encode(bytes)),
             Type::JSON => json::parse(wire::utf8(bytes)?, self.depth)?,
             Type::JSONB => json::parse(wire::versioned(bytes)?, self.depth)?,
-            Type::TIMESTAMP => Value::String(time::timestamp(bytes, Style::Iso, false)?),
-            Type::TIMESTAMPTZ => Value::String(time::timestamp(bytes, Style::Iso, true)?),
-            Type::TIMETZ => Value::String(time::time_with_zone(bytes, Style::Iso)?),
-            _ => Value::String(self.builtin_text(builtin, bytes)?),
+            _ => match self.plain_text(builtin, Style::Iso, bytes)? {
+                Some(text) => Value::String(text),
+                None => Value::String(self.builtin_text(builtin, bytes)?),
+            },
         })
     }
 
+    /// Adds the text of a value of one of those types whose text is digits and letters, and nothing that JSON escapes.
+    /// Returns false for the others.
+    fn push_plain(&mut self, builtin: &Type, style: Style, bytes: &[u8], to: &mut Vec<u8>) -> Result<bool, Problem> {
+        match *builtin {
+            Type::NUMERIC => numeric::numeric(bytes, &mut self.numeric_room, to)?,
+            Type::UUID => uuid(bytes, to)?,
+            Type::DATE => time::date(bytes, to)?,
+            Type::TIME => time::time(bytes, to)?,
+            Type::TIMETZ => time::time_with_zone(bytes, style, to)?,
+            Type::TIMESTAMP => time::timestamp(bytes, style, false, to)?,
+            Type::TIMESTAMPTZ => time::timestamp(bytes, style, true, to)?,
+            Type::INTERVAL => time::interval(bytes, to)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn plain_text(&mut self, builtin: &Type, style: Style, bytes: &[u8]) -> Result<Option<String>, Problem> {
+        let mut text = Vec::new();
+        let is_plain = self.push_plain(builtin, style, bytes, &mut text)?;
+        let text = String::from_utf8(text).map_err(|_| Problem::NotUtf8)?;
+        Ok(is_plain.then_some(text))
+    }
+
     fn builtin_text(&mut self, builtin: &Type, bytes: &[u8]) -> Result<String, Problem> {
+        if let Some(text) = self.plain_text(builtin, Style::Text, bytes)? {
+            return Ok(text);
+        }
         Ok(match *builtin {
             Type::BOOL => if boolean(bytes)? { "t" } else { "f" }.to_owned(),
             Type::INT2 => i16::from_be_bytes(wire::exactly(bytes)?).to_string(),
@@ -227,19 +257,11 @@ impl<'s> Decoder<'s> {
             Type::INT8 => i64::from_be_bytes(wire::exactly(bytes)?).to_string(),
             Type::FLOAT4 => numeric::single(f32::from_be_bytes(wire::exactly(bytes)?)),
             Type::FLOAT8 => numeric::double(f64::from_be_bytes(wire::exactly(bytes)?)),
-            Type::NUMERIC => numeric::numeric(bytes, &mut self.numeric_room)?,
             Type::MONEY => numeric::money(bytes)?,
             Type::BYTEA => escaped_hex(bytes),
             Type::JSON => wire::utf8(bytes)?.to_owned(),
             Type::JSONB | Type::JSONPATH => wire::versioned(bytes)?.to_owned(),
             Type::CHAR => char_text(bytes)?,
-            Type::DATE => time::date(bytes)?,
-            Type::TIME => time::time(bytes)?,
-            Type::TIMETZ => time::time_with_zone(bytes, Style::Text)?,
-            Type::TIMESTAMP => time::timestamp(bytes, Style::Text, false)?,
-            Type::TIMESTAMPTZ => time::timestamp(bytes, Style::Text, true)?,
-            Type::INTERVAL => time::interval(bytes)?,
-            Type::UUID => uuid(bytes)?,
             Type::INET | Type::CIDR => network::address(bytes)?,
             Type::MACADDR => network::hardware::<6>(bytes)?,
             Type::MACADDR8 => network::hardware::<8>(bytes)?,
@@ -291,10 +313,14 @@ fn char_text(bytes: &[u8]) -> Result<String, Problem> {
     })
 }
 
-fn uuid(bytes: &[u8]) -> Result<String, Problem> {
-    let hex = wire::hex(&wire::exactly::<16>(bytes)?);
-    let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-    Ok(groups.join("-"))
+fn uuid(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+    for (number, byte) in wire::exactly::<16>(bytes)?.into_iter().enumerate() {
+        if let 4 | 6 | 8 | 10 = number {
+            to.push(b'-');
+        }
+        to.extend_from_slice(&wire::hex_digits(byte));
+    }
+    Ok(())
 }
 
 fn bits(mut input: &[u8]) -> Result<String, Problem> {

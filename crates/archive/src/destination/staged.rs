@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use ring::digest::{Context, SHA256};
 use tempfile::{NamedTempFile, TempPath};
@@ -13,6 +14,8 @@ use crate::format::Format;
 
 /// Large enough that a disk writes in one go, small enough to be nothing.
 const BUFFER_BYTES: usize = 1 << 20;
+/// Between two times that the disk is told to begin.
+const AHEAD_BYTES: u64 = 64 << 20;
 
 /// Where artifacts wait.
 #[derive(Clone, Debug)]
@@ -48,6 +51,35 @@ struct Summed {
     file: NamedTempFile,
     sum: Context,
     size_bytes: u64,
+    ahead: Ahead,
+}
+
+/// Has the disk begin with what there is while more is written, so that the end need not wait for all of it.
+#[derive(Default)]
+struct Ahead {
+    /// What was written when it was begun last.
+    begun_at: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Ahead {
+    fn wrote(&mut self, file: &File, size_bytes: u64) -> io::Result<()> {
+        let is_busy = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
+        if is_busy || size_bytes - self.begun_at < AHEAD_BYTES {
+            return Ok(());
+        }
+        self.end()?;
+        let file = file.try_clone()?;
+        self.begun_at = size_bytes;
+        self.syncing = Some(thread::Builder::new().name("laredo-sync".to_owned()).spawn(move || file.sync_data())?);
+        Ok(())
+    }
+
+    /// What could not be written is said here, and to nobody else later.
+    fn end(&mut self) -> io::Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 impl Stager {
@@ -64,7 +96,7 @@ impl Stager {
     pub fn begin(&self, format: Format) -> io::Result<StageWriter> {
         std::fs::create_dir_all(&self.folder)?;
         let file = temporary_in(&self.folder)?;
-        let summed = Summed { file, sum: Context::new(&SHA256), size_bytes: 0 };
+        let summed = Summed { file, sum: Context::new(&SHA256), size_bytes: 0, ahead: Ahead::default() };
         Ok(StageWriter { out: BufWriter::with_capacity(BUFFER_BYTES, summed), format })
     }
 }
@@ -89,7 +121,9 @@ impl StageWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(self) -> io::Result<Staged> {
-        let Summed { file, sum, size_bytes } = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let Summed { file, sum, size_bytes, mut ahead } =
+            self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        ahead.end()?;
         Ok(Staged { path: file.into_temp_path(), format: self.format, size_bytes, sha256: hex(sum.finish().as_ref()) })
     }
 }
@@ -110,6 +144,7 @@ impl Write for Summed {
         let bytes = bytes.get(..written).unwrap_or_default();
         self.sum.update(bytes);
         self.size_bytes += bytes.len() as u64;
+        self.ahead.wrote(self.file.as_file(), self.size_bytes)?;
         Ok(written)
     }
 

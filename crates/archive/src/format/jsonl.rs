@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json};
 
 use super::{Entry, ReadError};
 
-pub(super) fn row<'a>(row: impl IntoIterator<Item = (&'a str, Value)>, to: &mut Vec<u8>) -> std::io::Result<()> {
-    serde_json::Serializer::new(&mut *to).collect_map(row)?;
+pub(super) fn row(row: &[(String, Value)], to: &mut Vec<u8>) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *to, &Fields(row))?;
     to.push(b'\n');
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use laredo_core::{ProjectError, Schema, Tuple, TupleRef, Value, project_row};
+use laredo_core::{JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, project_row};
 
 use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
 use crate::net::NetChange;
@@ -22,18 +22,24 @@ pub struct LineWriter<W: Write> {
 #[derive(Clone, Debug)]
 pub(crate) struct RowEncoder {
     line: Line,
-    schema: Arc<Schema>,
+    json: JsonRows,
 }
 
 impl RowEncoder {
     /// Adds a snapshot's row to `to`.
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
-        let row = project_row(&self.schema, row)?;
         match self.line {
-            Line::Jsonl => jsonl::row(row, to)?,
-            Line::Protobuf => protobuf::row(row, to),
+            Line::Jsonl => {
+                self.json.push(row, to)?;
+                to.push(b'\n');
+            }
+            Line::Protobuf => protobuf::row(project_row(self.schema(), row)?, to),
         }
         Ok(())
+    }
+
+    fn schema(&self) -> &Schema {
+        self.json.schema()
     }
 }
 
@@ -59,7 +65,11 @@ impl<W: Write> LineWriter<W> {
     /// When zstd cannot begin.
     pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
-        Ok(LineWriter { encoder: RowEncoder { line: format.line, schema }, out, entry: Vec::new() })
+        Ok(LineWriter {
+            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema) },
+            out,
+            entry: Vec::new(),
+        })
     }
 
     pub(crate) fn encoder(&self) -> &RowEncoder {
@@ -91,9 +101,9 @@ impl<W: Write> LineWriter<W> {
             NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
             NetChange::Delete(old) => ("DELETE", Some(*old), None),
         };
-        let project = |row: Option<&Tuple>| row.map(|row| named(&self.encoder.schema, row.as_ref())).transpose();
+        let project = |row: Option<&Tuple>| row.map(|row| named(self.encoder.schema(), row.as_ref())).transpose();
         let (old, new) = (project(old)?, project(new)?);
-        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(&self.encoder.schema, row));
+        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(self.encoder.schema(), row));
         let entry = Entry { action: action.to_owned(), key, old, new };
         match self.encoder.line {
             Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,

@@ -1,63 +1,67 @@
 //! Numbers as PostgreSQL writes them.
 
-use std::fmt::{LowerExp, Write};
+use std::fmt::LowerExp;
 use std::str::FromStr;
 
 use bytes::Buf;
 
-use super::{Problem, wire};
+use super::{Problem, digits, wire};
 
 /// Seventeen digits tell every double from all others.
 const DECIMALS_MAX: usize = 17;
 
 /// The text of a `numeric`, with its display scale. Eight bytes can mean 140,000 digits, so what has been written
 /// for the whole cell is taken off `room`.
-pub(super) fn numeric(mut input: &[u8], room: &mut usize) -> Result<String, Problem> {
+pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> Result<(), Problem> {
     let digit_count = usize::from(input.try_get_u16()?);
     let weight = input.try_get_i16()?;
     let sign = input.try_get_u16()?;
     let scale = usize::from(input.try_get_u16()?);
     let groups = wire::take(&mut input, digit_count * 2)?;
     wire::end(input)?;
-    let negative = match sign {
-        0x0000 => false,
-        0x4000 => true,
-        0xC000 => return Ok("NaN".to_owned()),
-        0xD000 => return Ok("Infinity".to_owned()),
-        0xF000 => return Ok("-Infinity".to_owned()),
+    let special: &[u8] = match sign {
+        0x0000 | 0x4000 => b"",
+        0xC000 => b"NaN",
+        0xD000 => b"Infinity",
+        0xF000 => b"-Infinity",
         _ => return Err(Problem::Impossible("sign")),
     };
+    if !special.is_empty() {
+        to.extend_from_slice(special);
+        return Ok(());
+    }
     if scale > 0x3FFF {
         return Err(Problem::Impossible("scale"));
     }
     // The group `weight` holds the thousands to ones, the one after it the first four decimals.
     let whole_groups = usize::try_from(i32::from(weight) + 1).unwrap_or(0);
-    let length = whole_groups * 4 + scale + 8;
-    *room = room.checked_sub(length).ok_or(Problem::TooLarge)?;
+    *room = room.checked_sub(whole_groups * 4 + scale + 8).ok_or(Problem::TooLarge)?;
     let group = |place: i32| group_at(groups, i32::from(weight) - place);
-    let mut digits = String::with_capacity(length);
+    let begin = to.len();
     for place in (0..=i32::from(weight)).rev() {
-        let _ = write!(digits, "{:04}", group(place)?);
+        match group(place)? {
+            0 if to.len() == begin => {}
+            first if to.len() == begin => digits::push(to, first.into()),
+            group => digits::push_four(to, group.into()),
+        }
     }
-    let leading_zeros = digits.len() - digits.trim_start_matches('0').len();
-    digits.replace_range(..leading_zeros, "");
-    if digits.is_empty() {
-        digits.push('0');
+    if to.len() == begin {
+        to.push(b'0');
     }
     if scale > 0 {
-        digits.push('.');
-        let end = digits.len() + scale;
+        to.push(b'.');
+        let end = to.len() + scale;
         let mut place = -1;
-        while digits.len() < end {
-            let _ = write!(digits, "{:04}", group(place)?);
+        while to.len() < end {
+            digits::push_four(to, group(place)?.into());
             place -= 1;
         }
-        digits.truncate(end);
+        to.truncate(end);
     }
-    if negative && digits.bytes().any(|digit| digit.is_ascii_digit() && digit != b'0') {
-        digits.insert(0, '-');
+    if sign == 0x4000 && to[begin..].iter().any(|digit| (b'1'..=b'9').contains(digit)) {
+        to.insert(begin, b'-');
     }
-    Ok(digits)
+    Ok(())
 }
 
 /// Four decimal digits; those that are not sent are zeros.

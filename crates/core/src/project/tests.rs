@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -56,8 +57,18 @@ pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
     Schema::new(vec![column], KeyColumns::new([0]), types())
 }
 
+/// Whatever is projected is written as JSON in both ways.
 pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
-    project_cell(&schema(oid, false), 0, Cell::Value(bytes)).map_err(|error| error.problem)
+    let schema = schema(oid, false);
+    let value = project_cell(&schema, 0, Cell::Value(bytes)).map_err(|error| error.problem);
+    let (row, mut line): (TupleBuf, _) = ([Cell::Value(bytes)].into_iter().collect(), Vec::new());
+    let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line).map_err(|error| error.problem);
+    assert_eq!(pushed, value.clone().map(drop));
+    if let Ok(value) = &value {
+        let expected = format!("{{\"c\":{}}}", serde_json::to_string(value).unwrap());
+        assert_eq!(String::from_utf8(line).unwrap(), expected);
+    }
+    value
 }
 
 #[track_caller]

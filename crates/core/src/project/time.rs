@@ -1,11 +1,9 @@
 //! Dates and times: PostgreSQL counts days and microseconds from 2000-01-01 and reaches from 4713 BC to the years
 //! 5874897 (dates) and 294276 (timestamps), beyond what date libraries hold.
 
-use std::fmt::Write;
-
 use bytes::Buf;
 
-use super::{Problem, wire};
+use super::{Problem, digits, wire};
 
 const SECOND_US: i64 = 1_000_000;
 const MINUTE_US: i64 = 60 * SECOND_US;
@@ -21,89 +19,92 @@ pub(super) enum Style {
     Text,
 }
 
-pub(super) fn date(input: &[u8]) -> Result<String, Problem> {
-    Ok(match i32::from_be_bytes(wire::exactly(input)?) {
-        i32::MAX => "infinity".to_owned(),
-        i32::MIN => "-infinity".to_owned(),
+pub(super) fn date(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+    match i32::from_be_bytes(wire::exactly(input)?) {
+        i32::MAX => to.extend(b"infinity"),
+        i32::MIN => to.extend(b"-infinity"),
         days => {
-            let (mut text, suffix) = civil_date(days.into());
-            text.push_str(suffix);
-            text
+            let suffix = push_date(to, days.into());
+            to.extend(suffix);
         }
-    })
+    }
+    Ok(())
 }
 
 /// A timestamp, and with `zoned` one with its time zone, which is always UTC.
-pub(super) fn timestamp(input: &[u8], style: Style, zoned: bool) -> Result<String, Problem> {
-    Ok(match i64::from_be_bytes(wire::exactly(input)?) {
-        i64::MAX => "infinity".to_owned(),
-        i64::MIN => "-infinity".to_owned(),
+pub(super) fn timestamp(input: &[u8], style: Style, zoned: bool, to: &mut Vec<u8>) -> Result<(), Problem> {
+    match i64::from_be_bytes(wire::exactly(input)?) {
+        i64::MAX => to.extend(b"infinity"),
+        i64::MIN => to.extend(b"-infinity"),
         micros => {
-            let (mut text, suffix) = civil_date(micros.div_euclid(DAY_US));
-            text.push(if style == Style::Iso { 'T' } else { ' ' });
-            push_time(&mut text, micros.rem_euclid(DAY_US));
+            let suffix = push_date(to, micros.div_euclid(DAY_US));
+            to.push(if style == Style::Iso { b'T' } else { b' ' });
+            push_time(to, micros.rem_euclid(DAY_US));
             if zoned {
-                push_offset(&mut text, 0, style);
+                push_offset(to, 0, style);
             }
-            text.push_str(suffix);
-            text
+            to.extend(suffix);
         }
-    })
+    }
+    Ok(())
 }
 
-pub(super) fn time(input: &[u8]) -> Result<String, Problem> {
-    let mut text = String::new();
-    push_time(&mut text, time_of_day(i64::from_be_bytes(wire::exactly(input)?))?);
-    Ok(text)
+pub(super) fn time(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+    push_time(to, time_of_day(i64::from_be_bytes(wire::exactly(input)?))?);
+    Ok(())
 }
 
-pub(super) fn time_with_zone(mut input: &[u8], style: Style) -> Result<String, Problem> {
+pub(super) fn time_with_zone(mut input: &[u8], style: Style, to: &mut Vec<u8>) -> Result<(), Problem> {
     let time = time_of_day(input.try_get_i64()?)?;
     let seconds_west = input.try_get_i32()?;
     wire::end(input)?;
     if seconds_west.unsigned_abs() >= 16 * 3600 {
         return Err(Problem::Impossible("time zone"));
     }
-    let mut text = String::new();
-    push_time(&mut text, time);
-    push_offset(&mut text, -seconds_west, style);
-    Ok(text)
+    push_time(to, time);
+    push_offset(to, -seconds_west, style);
+    Ok(())
 }
 
 /// An ISO 8601 duration as PostgreSQL writes it under `IntervalStyle = iso_8601`: each part with its own sign, because
 /// months, days and microseconds do not add up to one another.
-pub(super) fn interval(mut input: &[u8]) -> Result<String, Problem> {
+pub(super) fn interval(mut input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
     let micros = input.try_get_i64()?;
     let days = input.try_get_i32()?;
     let months = input.try_get_i32()?;
     wire::end(input)?;
     match (micros, days, months) {
-        (i64::MAX, i32::MAX, i32::MAX) => return Ok("infinity".to_owned()),
-        (i64::MIN, i32::MIN, i32::MIN) => return Ok("-infinity".to_owned()),
-        (0, 0, 0) => return Ok("PT0S".to_owned()),
-        _ => {}
+        (i64::MAX, i32::MAX, i32::MAX) => to.extend(b"infinity"),
+        (i64::MIN, i32::MIN, i32::MIN) => to.extend(b"-infinity"),
+        (0, 0, 0) => to.extend(b"PT0S"),
+        _ => push_interval(to, micros, days, months),
     }
-    let mut text = "P".to_owned();
-    push_part(&mut text, (months / 12).into(), 'Y');
-    push_part(&mut text, (months % 12).into(), 'M');
-    push_part(&mut text, days.into(), 'D');
-    if micros != 0 {
-        text.push('T');
-    }
-    push_part(&mut text, micros / HOUR_US, 'H');
-    push_part(&mut text, micros % HOUR_US / MINUTE_US, 'M');
-    let seconds_us = micros % MINUTE_US;
-    if seconds_us != 0 {
-        let sign = if seconds_us < 0 { "-" } else { "" };
-        let _ = write!(text, "{sign}{}", seconds_us.abs() / SECOND_US);
-        push_fraction(&mut text, seconds_us.abs());
-        text.push('S');
-    }
-    Ok(text)
+    Ok(())
 }
 
-/// Year, month and day in the Gregorian calendar, and what comes at the very end of a date before year 1.
-fn civil_date(days_since_2000: i64) -> (String, &'static str) {
+fn push_interval(to: &mut Vec<u8>, micros: i64, days: i32, months: i32) {
+    to.push(b'P');
+    push_part(to, (months / 12).into(), b'Y');
+    push_part(to, (months % 12).into(), b'M');
+    push_part(to, days.into(), b'D');
+    if micros != 0 {
+        to.push(b'T');
+    }
+    push_part(to, micros / HOUR_US, b'H');
+    push_part(to, micros % HOUR_US / MINUTE_US, b'M');
+    let seconds_us = micros % MINUTE_US;
+    if seconds_us != 0 {
+        if seconds_us < 0 {
+            to.push(b'-');
+        }
+        digits::push(to, seconds_us.unsigned_abs() / SECOND_US.unsigned_abs());
+        push_fraction(to, seconds_us.abs());
+        to.push(b'S');
+    }
+}
+
+/// Year, month and day in the Gregorian calendar; returns what comes at the very end of a date before year 1.
+fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
     // Years that start in March put the leap day at their end; 730,425 days lie between 0000-03-01 and 2000-01-01.
     let days = days_since_2000 + 730_425;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -114,8 +115,13 @@ fn civil_date(days_since_2000: i64) -> (String, &'static str) {
     let month = (march_month + 2) % 12 + 1;
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     // There is no year 0: it is 1 BC.
-    let (year, suffix) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    (format!("{year:04}-{month:02}-{day:02}"), suffix)
+    let (year, suffix): (_, &[u8]) = if year > 0 { (year, b"") } else { (1 - year, b" BC") };
+    digits::push_four(to, year.unsigned_abs());
+    to.push(b'-');
+    digits::push_two(to, month.unsigned_abs());
+    to.push(b'-');
+    digits::push_two(to, day.unsigned_abs());
+    suffix
 }
 
 /// 24:00:00 is a time of day.
@@ -126,35 +132,51 @@ fn time_of_day(micros: i64) -> Result<i64, Problem> {
     }
 }
 
-fn push_time(text: &mut String, micros: i64) {
-    let (hours, minutes) = (micros / HOUR_US, micros % HOUR_US / MINUTE_US);
-    let _ = write!(text, "{hours:02}:{minutes:02}:{:02}", micros % MINUTE_US / SECOND_US);
-    push_fraction(text, micros);
+fn push_time(to: &mut Vec<u8>, micros: i64) {
+    let parts = [micros / HOUR_US, micros % HOUR_US / MINUTE_US, micros % MINUTE_US / SECOND_US];
+    push_clock(to, &parts);
+    push_fraction(to, micros);
 }
 
-fn push_fraction(text: &mut String, micros: i64) {
-    let fraction = micros % SECOND_US;
+/// Two digits each, with colons between them.
+fn push_clock(to: &mut Vec<u8>, parts: &[i64]) {
+    for (number, part) in parts.iter().enumerate() {
+        if number > 0 {
+            to.push(b':');
+        }
+        digits::push_two(to, part.unsigned_abs());
+    }
+}
+
+fn push_fraction(to: &mut Vec<u8>, micros: i64) {
+    let fraction = (micros % SECOND_US).unsigned_abs();
     if fraction != 0 {
-        let digits = format!(".{fraction:06}");
-        text.push_str(digits.trim_end_matches('0'));
+        to.push(b'.');
+        [fraction / 10_000, fraction / 100 % 100, fraction % 100].map(|pair| digits::push_two(to, pair));
+        while to.last() == Some(&b'0') {
+            to.pop();
+        }
     }
 }
 
-fn push_offset(text: &mut String, seconds_east: i32, style: Style) {
-    let sign = if seconds_east < 0 { '-' } else { '+' };
-    let seconds = seconds_east.abs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let _ = write!(text, "{sign}{hours:02}");
-    if minutes != 0 || seconds != 0 || style == Style::Iso {
-        let _ = write!(text, ":{minutes:02}");
-    }
-    if seconds != 0 {
-        let _ = write!(text, ":{seconds:02}");
-    }
+fn push_offset(to: &mut Vec<u8>, seconds_east: i32, style: Style) {
+    to.push(if seconds_east < 0 { b'-' } else { b'+' });
+    let seconds = i64::from(seconds_east.abs());
+    let parts = [seconds / 3600, seconds / 60 % 60, seconds % 60];
+    let shown = match parts {
+        [_, 0, 0] if style == Style::Text => 1,
+        [_, _, 0] => 2,
+        _ => 3,
+    };
+    push_clock(to, &parts[..shown]);
 }
 
-fn push_part(text: &mut String, amount: i64, unit: char) {
+fn push_part(to: &mut Vec<u8>, amount: i64, unit: u8) {
     if amount != 0 {
-        let _ = write!(text, "{amount}{unit}");
+        if amount < 0 {
+            to.push(b'-');
+        }
+        digits::push(to, amount.unsigned_abs());
+        to.push(unit);
     }
 }

@@ -1,0 +1,69 @@
+//! Digits of numbers, as ASCII.
+
+/// A number without leading zeros.
+pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = digit(number);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    to.extend_from_slice(&digits[first..]);
+}
+
+/// A number with its sign.
+pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        to.push(b'-');
+    }
+    push(to, number.unsigned_abs());
+}
+
+/// At least two digits.
+pub(super) fn push_two(to: &mut Vec<u8>, number: u64) {
+    match number {
+        0..100 => to.extend_from_slice(&[digit(number / 10), digit(number)]),
+        _ => push(to, number),
+    }
+}
+
+/// At least four digits.
+pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
+    match number {
+        0..10_000 => {
+            to.extend_from_slice(&[digit(number / 1000), digit(number / 100), digit(number / 10), digit(number)]);
+        }
+        _ => push(to, number),
+    }
+}
+
+/// The last one.
+#[expect(clippy::cast_possible_truncation, reason = "it is one digit")]
+fn digit(number: u64) -> u8 {
+    b'0' + (number % 10) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn they_are_those_that_format_writes(number: i64, small in 0_u64..100_000) {
+            let text = |push: &dyn Fn(&mut Vec<u8>)| {
+                let mut to = Vec::new();
+                push(&mut to);
+                String::from_utf8(to).unwrap()
+            };
+            prop_assert_eq!(text(&|to| push_signed(to, number)), number.to_string());
+            prop_assert_eq!(text(&|to| push_two(to, small)), format!("{small:02}"));
+            prop_assert_eq!(text(&|to| push_four(to, small)), format!("{small:04}"));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Rows as JSON without the detour over values, for whoever writes millions of them.
+
+use std::sync::Arc;
+
+use postgres_types::Type;
+use serde::Serialize;
+
+use super::shape::Shape;
+use super::time::Style;
+use super::value::EXACT_INTEGER_MAX;
+use super::{Decoder, Problem, ProjectError, boolean, digits, float_value, project_cell, wire};
+use crate::schema::{Column, Schema};
+use crate::tuple::{Cell, TupleRef};
+
+/// Writes rows of one schema as JSON objects: the very bytes that `serde_json` makes of what [`super::project_row`] says of them.
+#[derive(Clone, Debug)]
+pub struct JsonRows {
+    schema: Arc<Schema>,
+    columns: Vec<Member>,
+}
+
+/// One column's member of each object.
+#[derive(Clone, Debug)]
+struct Member {
+    /// What comes before its value: the bracket or the comma, the name, the colon.
+    before: Vec<u8>,
+    form: Form,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Form {
+    Text,
+    Builtin(Type),
+    /// Over a value.
+    Other,
+}
+
+impl JsonRows {
+    /// For rows of this schema.
+    #[must_use]
+    pub fn new(schema: Arc<Schema>) -> JsonRows {
+        let columns = schema.columns().iter().enumerate();
+        let columns = columns.map(|(number, column)| Member::new(&schema, number, column)).collect();
+        JsonRows { schema, columns }
+    }
+
+    /// The rows' schema.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Adds a row to `to`. A row that is too short ends in NULLs.
+    ///
+    /// # Errors
+    /// As [`super::project_row`]; what was added of the row then stays.
+    pub fn push(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), ProjectError> {
+        let mut cells = row.cells();
+        if self.columns.is_empty() {
+            to.push(b'{');
+        }
+        for (number, Member { before, form }) in self.columns.iter().enumerate() {
+            to.extend_from_slice(before);
+            let cell = cells.next().unwrap_or(Cell::Null);
+            let pushed = match (cell, form) {
+                (Cell::Null, _) => {
+                    to.extend_from_slice(b"null");
+                    Ok(true)
+                }
+                (Cell::Value(bytes), Form::Text) => wire::utf8(bytes).map(|text| push_string(text, to)).map(|()| true),
+                (Cell::Value(bytes), Form::Builtin(builtin)) => self.push_builtin(builtin, bytes, to),
+                _ => Ok(false),
+            };
+            // Whatever is wrong with a cell is said there.
+            if pushed != Ok(true) {
+                push_json(&project_cell(&self.schema, number, cell)?, to);
+            }
+        }
+        to.push(b'}');
+        Ok(())
+    }
+
+    /// Returns false, and has added nothing, where it is not known how.
+    fn push_builtin(&self, builtin: &Type, bytes: &[u8], to: &mut Vec<u8>) -> Result<bool, Problem> {
+        match *builtin {
+            Type::BOOL => to.extend_from_slice(if boolean(bytes)? { b"true" } else { b"false" }),
+            Type::INT2 => digits::push_signed(to, i16::from_be_bytes(wire::exactly(bytes)?).into()),
+            Type::INT4 => digits::push_signed(to, i32::from_be_bytes(wire::exactly(bytes)?).into()),
+            Type::INT8 => {
+                let value = i64::from_be_bytes(wire::exactly(bytes)?);
+                let is_exact = value.unsigned_abs() <= EXACT_INTEGER_MAX;
+                if is_exact {
+                    digits::push_signed(to, value);
+                }
+                return Ok(is_exact);
+            }
+            Type::FLOAT4 => push_json(&float_value(f32::from_be_bytes(wire::exactly(bytes)?).into()), to),
+            Type::FLOAT8 => push_json(&float_value(f64::from_be_bytes(wire::exactly(bytes)?)), to),
+            _ => {
+                let begin = to.len();
+                to.push(b'"');
+                if !Decoder::new(&self.schema).push_plain(builtin, Style::Iso, bytes, to)? {
+                    to.truncate(begin);
+                    return Ok(false);
+                }
+                to.push(b'"');
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Member {
+    fn new(schema: &Schema, number: usize, column: &Column) -> Member {
+        let mut before = vec![if number == 0 { b'{' } else { b',' }];
+        push_json(&column.name, &mut before);
+        before.push(b':');
+        let form = match Shape::of(schema, column.type_oid) {
+            _ if column.is_text => Form::Text,
+            Ok(Shape::Text) => Form::Text,
+            Ok(Shape::Builtin(builtin)) => Form::Builtin(builtin),
+            _ => Form::Other,
+        };
+        Member { before, form }
+    }
+}
+
+/// A string that needs no escapes, as nearly all do, is copied.
+fn push_string(text: &str, to: &mut Vec<u8>) {
+    let is_escaped = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    // Without a way out in between it is done for many bytes at a time.
+    if text.as_bytes().iter().fold(false, |found, byte| found | is_escaped(byte)) {
+        push_json(text, to);
+        return;
+    }
+    to.push(b'"');
+    to.extend_from_slice(text.as_bytes());
+    to.push(b'"');
+}
+
+fn push_json(value: &(impl Serialize + ?Sized), to: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail, and neither values nor strings can be what JSON has no form for.
+    let _ = serde_json::to_writer(to, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::project::project_row;
+    use crate::tuple::TupleBuf;
+
+    #[test]
+    fn strings_are_escaped_where_they_have_to_be() {
+        for text in [
+            "",
+            "plain ü \u{1F600} /",
+            "\"",
+            "\\",
+            "a\nb",
+            "\u{7f}",
+            "\u{1}",
+            "sixteen characters and a \"quote\" and more",
+        ] {
+            let mut to = Vec::new();
+            push_string(text, &mut to);
+            assert_eq!(String::from_utf8(to).unwrap(), serde_json::to_string(text).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_row_is_an_object_with_all_its_columns() {
+        let column = |name: &str, builtin: Type| Column {
+            name: name.to_owned(),
+            type_oid: builtin.oid(),
+            type_modifier: -1,
+            type_name: builtin.name().to_owned(),
+            not_null: false,
+            is_text: false,
+        };
+        let columns = vec![column("id", Type::INT4), column("a \"name\"", Type::TEXT), column("d", Type::JSONB)];
+        let key = crate::key::KeyColumns::new([0]);
+        let schema = Arc::new(Schema::new(columns, key, std::collections::BTreeMap::new()));
+        let rows = JsonRows::new(schema.clone());
+        let all = [Cell::Value(&[0, 0, 0, 7]), Cell::Value(b"x"), Cell::Value(b"\x01{\"b\": 1.50}")];
+        for count in 0..=all.len() {
+            let row: TupleBuf = all[..count].iter().copied().collect();
+            let mut line = Vec::new();
+            rows.push(row.as_ref(), &mut line).unwrap();
+            let expected: serde_json::Map<String, Json> = project_row(&schema, row.as_ref())
+                .unwrap()
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_json()))
+                .collect();
+            assert_eq!(serde_json::from_slice::<Json>(&line).unwrap(), Json::Object(expected));
+        }
+        let mut none = Vec::new();
+        JsonRows::new(Arc::new(Schema::new(
+            Vec::new(),
+            crate::key::KeyColumns::new([]),
+            std::collections::BTreeMap::new(),
+        )))
+        .push(TupleBuf::new().as_ref(), &mut none)
+        .unwrap();
+        assert_eq!(none, b"{}");
+    }
+}
