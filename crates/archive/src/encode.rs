@@ -37,15 +37,8 @@ pub(crate) fn base(
     before: &TableState,
     net: &Net,
 ) -> Result<Encoded, FormatError> {
-    let key = before.schema().key();
-    // References to the bytes themselves: where the state has them is one more place that is far from the last one.
-    let rows = net.rows(before).map(Tuple::as_ref);
-    let mut rows: Vec<(u64, TupleRef<'_>)> = rows.map(|row| (leading(key, row), row)).collect();
-    rows.sort_unstable_by(|(one, one_row), (other, other_row)| {
-        one.cmp(other).then_with(|| one_row.bytes().cmp(other_row.bytes()))
-    });
+    let rows = sorted(before.schema().key(), net.rows(before));
     let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
-    let rows: Vec<TupleRef<'_>> = rows.into_iter().map(|(_, row)| row).collect();
     let chunks = chunks(&rows);
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
@@ -55,14 +48,41 @@ pub(crate) fn base(
     Ok(encoded)
 }
 
+/// A row, and the first bytes of its key.
+type Keyed<'a> = (u64, TupleRef<'a>);
+
+/// Rows by key. Each is far from the last one in memory, which is what takes the time: it is done on all threads.
+fn sorted<'a>(key: &KeyColumns, rows: impl Iterator<Item = &'a Tuple>) -> Vec<Keyed<'a>> {
+    let mut rows: Vec<Keyed<'_>> = rows.map(|row| (0, row.as_ref())).collect();
+    let each = rows.len().div_ceil(threads()).max(1);
+    thread::scope(|scope| {
+        for part in rows.chunks_mut(each) {
+            scope.spawn(move || {
+                part.iter_mut().for_each(|(first, row)| *first = leading(key, *row));
+                part.sort_unstable_by_key(|(first, _)| *first);
+            });
+        }
+    });
+    // This kind of sorting finds what is sorted already, and merges it.
+    rows.sort_by_key(|(first, _)| *first);
+    for alike in rows.chunk_by_mut(|(one, _), (other, _)| one == other).filter(|alike| alike.len() > 1) {
+        alike.sort_unstable_by(|(_, one), (_, other)| one.bytes().cmp(other.bytes()));
+    }
+    rows
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// Rows that one thread encodes in one go: enough to be worth it, and no more than memory has room for.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait, on each thread, for the one that writes.
-const CHUNKS_WAITING: usize = 2;
+const CHUNKS_WAITING: usize = 3;
 
-fn chunks<'a, 'b>(rows: &'b [TupleRef<'a>]) -> Vec<&'b [TupleRef<'a>]> {
+fn chunks<'a, 'b>(rows: &'b [Keyed<'a>]) -> Vec<&'b [Keyed<'a>]> {
     let (mut chunks, mut rest, mut bytes, mut count) = (Vec::new(), rows, 0, 0);
-    for row in rows {
+    for (_, row) in rows {
         bytes += row.bytes().len();
         count += 1;
         if bytes >= CHUNK_BYTES {
@@ -76,8 +96,8 @@ fn chunks<'a, 'b>(rows: &'b [TupleRef<'a>]) -> Vec<&'b [TupleRef<'a>]> {
 }
 
 /// Encodes on all of the machine's threads, and writes in order on this one.
-fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[TupleRef<'_>]]) -> Result<(), FormatError> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(chunks.len());
+fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[Keyed<'_>]]) -> Result<(), FormatError> {
+    let threads = threads().min(chunks.len());
     let encoder = writer.encoder().clone();
     thread::scope(|scope| {
         let lane = |lane: usize| {
@@ -86,7 +106,7 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[TupleRef<'_>]]) -
             scope.spawn(move || {
                 for chunk in chunks.iter().skip(lane).step_by(threads) {
                     let mut entries = Vec::with_capacity(CHUNK_BYTES * 2);
-                    let made = chunk.iter().try_for_each(|row| encoder.row(*row, &mut entries));
+                    let made = chunk.iter().try_for_each(|(_, row)| encoder.row(*row, &mut entries));
                     // Where nobody takes it, writing has failed.
                     if encoded.send(made.map(|()| entries)).is_err() {
                         return;
@@ -135,4 +155,27 @@ fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
         leading.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
     }
     u64::from_be_bytes(leading)
+}
+
+#[cfg(test)]
+mod tests {
+    use laredo_core::{KeyColumns, TupleBuf};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Keys that differ in their first bytes, late, and not at all in those that are compared first.
+        #[test]
+        fn rows_come_by_key_whatever_order_they_were_in(keys in proptest::collection::hash_set("[ab]{0,3}(the same beginning)?[ab]{0,3}", 0..40)) {
+            let row = |key: &String| [Cell::Value(key.as_bytes())].into_iter().collect::<TupleBuf>().as_ref().to_tuple();
+            let rows: Vec<Tuple> = keys.iter().map(row).collect();
+            let ours: Vec<&[u8]> =
+                sorted(&KeyColumns::new([0]), rows.iter()).into_iter().map(|(_, row)| row.bytes()).collect();
+            let mut expected: Vec<&Tuple> = rows.iter().collect();
+            expected.sort_by_key(|row| (leading(&KeyColumns::new([0]), row.as_ref()), row.as_ref().bytes().to_vec()));
+            let expected: Vec<&[u8]> = expected.into_iter().map(|row| row.as_ref().bytes()).collect();
+            prop_assert_eq!(ours, expected);
+        }
+    }
 }

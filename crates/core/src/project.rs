@@ -314,12 +314,16 @@ fn char_text(bytes: &[u8]) -> Result<String, Problem> {
 }
 
 fn uuid(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+    let mut text = [b'-'; 36];
+    let mut place = 0;
     for (number, byte) in wire::exactly::<16>(bytes)?.into_iter().enumerate() {
         if let 4 | 6 | 8 | 10 = number {
-            to.push(b'-');
+            place += 1;
         }
-        to.extend_from_slice(&wire::hex_digits(byte));
+        text[place..place + 2].copy_from_slice(&wire::hex_digits(byte));
+        place += 2;
     }
+    to.extend_from_slice(&text);
     Ok(())
 }
 

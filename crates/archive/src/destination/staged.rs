@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
@@ -12,10 +13,10 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::format::Format;
 
-/// Large enough that a disk writes in one go, small enough to be nothing.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Of what comes in smaller pieces.
+const BUFFER_BYTES: usize = 128 << 10;
 /// Between two times that the disk is told to begin.
-const AHEAD_BYTES: u64 = 64 << 20;
+const AHEAD_BYTES: u64 = 32 << 20;
 
 /// Where artifacts wait.
 #[derive(Clone, Debug)]
@@ -71,14 +72,15 @@ impl Ahead {
         self.end()?;
         let file = file.try_clone()?;
         self.begun_at = size_bytes;
-        self.syncing = Some(thread::Builder::new().name("laredo-sync".to_owned()).spawn(move || file.sync_data())?);
+        let sync = move || file.sync_data();
+        self.syncing = Some(thread::Builder::new().name("laredo-sync".to_owned()).spawn(sync)?);
         Ok(())
     }
 
     /// What could not be written is said here, and to nobody else later.
     fn end(&mut self) -> io::Result<()> {
         let Some(syncing) = self.syncing.take() else { return Ok(()) };
-        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        syncing.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 

@@ -4,13 +4,18 @@
 pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut first = digits.len();
-    loop {
+    // Two at a time: a division takes as long for one.
+    while number >= 100 {
+        first -= 2;
+        digits[first..first + 2].copy_from_slice(&pair(number % 100));
+        number /= 100;
+    }
+    let [tens, ones] = pair(number);
+    first -= 1;
+    digits[first] = ones;
+    if number >= 10 {
         first -= 1;
-        digits[first] = digit(number);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+        digits[first] = tens;
     }
     to.extend_from_slice(&digits[first..]);
 }
@@ -26,7 +31,7 @@ pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
 /// At least two digits.
 pub(super) fn push_two(to: &mut Vec<u8>, number: u64) {
     match number {
-        0..100 => to.extend_from_slice(&[digit(number / 10), digit(number)]),
+        0..100 => to.extend_from_slice(&pair(number)),
         _ => push(to, number),
     }
 }
@@ -35,16 +40,17 @@ pub(super) fn push_two(to: &mut Vec<u8>, number: u64) {
 pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
     match number {
         0..10_000 => {
-            to.extend_from_slice(&[digit(number / 1000), digit(number / 100), digit(number / 10), digit(number)]);
+            let ([thousands, hundreds], [tens, ones]) = (pair(number / 100), pair(number % 100));
+            to.extend_from_slice(&[thousands, hundreds, tens, ones]);
         }
         _ => push(to, number),
     }
 }
 
-/// The last one.
-#[expect(clippy::cast_possible_truncation, reason = "it is one digit")]
-fn digit(number: u64) -> u8 {
-    b'0' + (number % 10) as u8
+/// The two digits of a number below 100.
+#[expect(clippy::cast_possible_truncation, reason = "each is one digit")]
+pub(super) fn pair(number: u64) -> [u8; 2] {
+    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl JsonRows {
                     to.extend_from_slice(b"null");
                     Ok(true)
                 }
-                (Cell::Value(bytes), Form::Text) => wire::utf8(bytes).map(|text| push_string(text, to)).map(|()| true),
+                (Cell::Value(bytes), Form::Text) => push_text(bytes, to).map(|()| true),
                 (Cell::Value(bytes), Form::Builtin(builtin)) => self.push_builtin(builtin, bytes, to),
                 _ => Ok(false),
             };
@@ -125,17 +125,18 @@ impl Member {
     }
 }
 
-/// A string that needs no escapes, as nearly all do, is copied.
-fn push_string(text: &str, to: &mut Vec<u8>) {
-    let is_escaped = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+/// Adds a string. ASCII that needs no escapes, as nearly all is, is copied.
+fn push_text(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+    let is_other = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\') | !byte.is_ascii();
     // Without a way out in between it is done for many bytes at a time.
-    if text.as_bytes().iter().fold(false, |found, byte| found | is_escaped(byte)) {
-        push_json(text, to);
-        return;
+    if bytes.iter().fold(false, |found, byte| found | is_other(byte)) {
+        push_json(wire::utf8(bytes)?, to);
+        return Ok(());
     }
     to.push(b'"');
-    to.extend_from_slice(text.as_bytes());
+    to.extend_from_slice(bytes);
     to.push(b'"');
+    Ok(())
 }
 
 fn push_json(value: &(impl Serialize + ?Sized), to: &mut Vec<u8>) {
@@ -164,7 +165,7 @@ mod tests {
             "sixteen characters and a \"quote\" and more",
         ] {
             let mut to = Vec::new();
-            push_string(text, &mut to);
+            push_text(text.as_bytes(), &mut to).unwrap();
             assert_eq!(String::from_utf8(to).unwrap(), serde_json::to_string(text).unwrap());
         }
     }

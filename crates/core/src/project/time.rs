@@ -117,10 +117,8 @@ fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
     // There is no year 0: it is 1 BC.
     let (year, suffix): (_, &[u8]) = if year > 0 { (year, b"") } else { (1 - year, b" BC") };
     digits::push_four(to, year.unsigned_abs());
-    to.push(b'-');
-    digits::push_two(to, month.unsigned_abs());
-    to.push(b'-');
-    digits::push_two(to, day.unsigned_abs());
+    let ([m, n], [d, e]) = (digits::pair(month.unsigned_abs()), digits::pair(day.unsigned_abs()));
+    to.extend_from_slice(&[b'-', m, n, b'-', d, e]);
     suffix
 }
 
@@ -133,26 +131,23 @@ fn time_of_day(micros: i64) -> Result<i64, Problem> {
 }
 
 fn push_time(to: &mut Vec<u8>, micros: i64) {
-    let parts = [micros / HOUR_US, micros % HOUR_US / MINUTE_US, micros % MINUTE_US / SECOND_US];
-    push_clock(to, &parts);
+    to.extend_from_slice(&clock(micros.unsigned_abs() / SECOND_US.unsigned_abs()));
     push_fraction(to, micros);
 }
 
-/// Two digits each, with colons between them.
-fn push_clock(to: &mut Vec<u8>, parts: &[i64]) {
-    for (number, part) in parts.iter().enumerate() {
-        if number > 0 {
-            to.push(b':');
-        }
-        digits::push_two(to, part.unsigned_abs());
-    }
+/// Hours, minutes and seconds with colons between them; no more than 99 hours.
+fn clock(seconds: u64) -> [u8; 8] {
+    let parts = [seconds / 3600, seconds / 60 % 60, seconds % 60];
+    let [[h, i], [m, n], [s, t]] = parts.map(digits::pair);
+    [h, i, b':', m, n, b':', s, t]
 }
 
 fn push_fraction(to: &mut Vec<u8>, micros: i64) {
     let fraction = (micros % SECOND_US).unsigned_abs();
     if fraction != 0 {
         to.push(b'.');
-        [fraction / 10_000, fraction / 100 % 100, fraction % 100].map(|pair| digits::push_two(to, pair));
+        digits::push_two(to, fraction / 10_000);
+        digits::push_four(to, fraction % 10_000);
         while to.last() == Some(&b'0') {
             to.pop();
         }
@@ -161,14 +156,13 @@ fn push_fraction(to: &mut Vec<u8>, micros: i64) {
 
 fn push_offset(to: &mut Vec<u8>, seconds_east: i32, style: Style) {
     to.push(if seconds_east < 0 { b'-' } else { b'+' });
-    let seconds = i64::from(seconds_east.abs());
-    let parts = [seconds / 3600, seconds / 60 % 60, seconds % 60];
-    let shown = match parts {
-        [_, 0, 0] if style == Style::Text => 1,
-        [_, _, 0] => 2,
-        _ => 3,
+    let seconds = u64::from(seconds_east.unsigned_abs());
+    let shown = match (seconds % 3600, seconds % 60) {
+        (0, _) if style == Style::Text => "00".len(),
+        (_, 0) => "00:00".len(),
+        _ => "00:00:00".len(),
     };
-    push_clock(to, &parts[..shown]);
+    to.extend_from_slice(&clock(seconds)[..shown]);
 }
 
 fn push_part(to: &mut Vec<u8>, amount: i64, unit: u8) {
