@@ -174,7 +174,7 @@ impl<'s> Decoder<'s> {
     fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, Problem> {
         match self.enter(oid)? {
             Shape::Text => Ok(wire::utf8(bytes)?.to_owned()),
-            Shape::Builtin(builtin) => self.builtin_text(&builtin, bytes),
+            Shape::Builtin(builtin) => self.builtin_text(&builtin, Style::Text, bytes),
             Shape::Array(element) => self.deeper(|inner| inner.array_text(element, bytes)),
             Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, bytes)),
             Shape::Range(subtype) => self.deeper(|inner| inner.range(subtype, bytes)),
@@ -215,10 +215,7 @@ impl<'s> Decoder<'s> {
             Type::BYTEA => Value::String(BASE64.encode(bytes)),
             Type::JSON => json::parse(wire::utf8(bytes)?, self.depth)?,
             Type::JSONB => json::parse(wire::versioned(bytes)?, self.depth)?,
-            _ => match self.plain_text(builtin, Style::Iso, bytes)? {
-                Some(text) => Value::String(text),
-                None => Value::String(self.builtin_text(builtin, bytes)?),
-            },
+            _ => Value::String(self.builtin_text(builtin, Style::Iso, bytes)?),
         })
     }
 
@@ -239,16 +236,10 @@ impl<'s> Decoder<'s> {
         Ok(true)
     }
 
-    fn plain_text(&mut self, builtin: &Type, style: Style, bytes: &[u8]) -> Result<Option<String>, Problem> {
-        let mut text = Vec::new();
-        let is_plain = self.push_plain(builtin, style, bytes, &mut text)?;
-        let text = String::from_utf8(text).map_err(|_| Problem::NotUtf8)?;
-        Ok(is_plain.then_some(text))
-    }
-
-    fn builtin_text(&mut self, builtin: &Type, bytes: &[u8]) -> Result<String, Problem> {
-        if let Some(text) = self.plain_text(builtin, Style::Text, bytes)? {
-            return Ok(text);
+    fn builtin_text(&mut self, builtin: &Type, style: Style, bytes: &[u8]) -> Result<String, Problem> {
+        let mut plain = Vec::new();
+        if self.push_plain(builtin, style, bytes, &mut plain)? {
+            return String::from_utf8(plain).map_err(|_| Problem::NotUtf8);
         }
         Ok(match *builtin {
             Type::BOOL => if boolean(bytes)? { "t" } else { "f" }.to_owned(),

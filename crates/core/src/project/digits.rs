@@ -28,14 +28,6 @@ pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
     push(to, number.unsigned_abs());
 }
 
-/// At least two digits.
-pub(super) fn push_two(to: &mut Vec<u8>, number: u64) {
-    match number {
-        0..100 => to.extend_from_slice(&pair(number)),
-        _ => push(to, number),
-    }
-}
-
 /// At least four digits.
 pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
     match number {
@@ -68,7 +60,7 @@ mod tests {
                 String::from_utf8(to).unwrap()
             };
             prop_assert_eq!(text(&|to| push_signed(to, number)), number.to_string());
-            prop_assert_eq!(text(&|to| push_two(to, small)), format!("{small:02}"));
+            prop_assert_eq!(text(&|to| to.extend(pair(small % 100))), format!("{:02}", small % 100));
             prop_assert_eq!(text(&|to| push_four(to, small)), format!("{small:04}"));
         }
     }

@@ -146,7 +146,7 @@ fn push_fraction(to: &mut Vec<u8>, micros: i64) {
     let fraction = (micros % SECOND_US).unsigned_abs();
     if fraction != 0 {
         to.push(b'.');
-        digits::push_two(to, fraction / 10_000);
+        to.extend_from_slice(&digits::pair(fraction / 10_000));
         digits::push_four(to, fraction % 10_000);
         while to.last() == Some(&b'0') {
             to.pop();
@@ -167,10 +167,7 @@ fn push_offset(to: &mut Vec<u8>, seconds_east: i32, style: Style) {
 
 fn push_part(to: &mut Vec<u8>, amount: i64, unit: u8) {
     if amount != 0 {
-        if amount < 0 {
-            to.push(b'-');
-        }
-        digits::push(to, amount.unsigned_abs());
+        digits::push_signed(to, amount);
         to.push(unit);
     }
 }
