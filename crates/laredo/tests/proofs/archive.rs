@@ -37,7 +37,7 @@ fn archive_of(root: &Path, table: &WorkloadTable) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_boundary_is_the_table_as_it_was() {
-    let boundaries = if is_full() { 1000 } else { 200 };
+    let boundaries = if is_full() { 1500 } else { 200 };
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
     history::remember(&sql, &remembered()).await;
