@@ -1,5 +1,6 @@
 //! Where archives are: what a writer and a reader need of a disk or an object store.
 
+mod direct;
 mod local;
 #[cfg(feature = "aws")]
 mod s3;

@@ -3,20 +3,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::panic::resume_unwind;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
 
 use ring::digest::{Context, SHA256};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::direct::DirectFile;
 use crate::format::Format;
-
-/// Of what comes in smaller pieces.
-const BUFFER_BYTES: usize = 128 << 10;
-/// Between two times that the disk is told to begin.
-const AHEAD_BYTES: u64 = 32 << 20;
 
 /// Where artifacts wait.
 #[derive(Clone, Debug)]
@@ -44,44 +38,11 @@ pub struct Staged {
 
 /// Writes an artifact that is to wait.
 pub struct StageWriter {
-    out: BufWriter<Summed>,
+    path: TempPath,
+    file: DirectFile,
     format: Format,
-}
-
-struct Summed {
-    file: NamedTempFile,
-    sum: Context,
     size_bytes: u64,
-    ahead: Ahead,
-}
-
-/// Has the disk begin with what there is while more is written, so that the end need not wait for all of it.
-#[derive(Default)]
-struct Ahead {
-    /// What was written when it was begun last.
-    begun_at: u64,
-    syncing: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Ahead {
-    fn wrote(&mut self, file: &File, size_bytes: u64) -> io::Result<()> {
-        let is_busy = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
-        if is_busy || size_bytes - self.begun_at < AHEAD_BYTES {
-            return Ok(());
-        }
-        self.end()?;
-        let file = file.try_clone()?;
-        self.begun_at = size_bytes;
-        let sync = move || file.sync_data();
-        self.syncing = Some(thread::Builder::new().name("laredo-sync".to_owned()).spawn(sync)?);
-        Ok(())
-    }
-
-    /// What could not be written is said here, and to nobody else later.
-    fn end(&mut self) -> io::Result<()> {
-        let Some(syncing) = self.syncing.take() else { return Ok(()) };
-        syncing.join().unwrap_or_else(|panic| resume_unwind(panic))
-    }
+    sum: Context,
 }
 
 impl Stager {
@@ -97,9 +58,9 @@ impl Stager {
     /// When no file can be made.
     pub fn begin(&self, format: Format) -> io::Result<StageWriter> {
         std::fs::create_dir_all(&self.folder)?;
-        let file = temporary_in(&self.folder)?;
-        let summed = Summed { file, sum: Context::new(&SHA256), size_bytes: 0, ahead: Ahead::default() };
-        Ok(StageWriter { out: BufWriter::with_capacity(BUFFER_BYTES, summed), format })
+        let (file, path) = temporary_in(&self.folder)?.into_parts();
+        let file = DirectFile::new(file);
+        Ok(StageWriter { path, file, format, size_bytes: 0, sum: Context::new(&SHA256) })
     }
 }
 
@@ -123,35 +84,23 @@ impl StageWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(self) -> io::Result<Staged> {
-        let Summed { file, sum, size_bytes, mut ahead } =
-            self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        ahead.end()?;
-        Ok(Staged { path: file.into_temp_path(), format: self.format, size_bytes, sha256: hex(sum.finish().as_ref()) })
+        self.file.finish()?;
+        let sha256 = hex(self.sum.finish().as_ref());
+        Ok(Staged { path: self.path, format: self.format, size_bytes: self.size_bytes, sha256 })
     }
 }
 
 impl Write for StageWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-impl Write for Summed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.as_file_mut().write(bytes)?;
-        let bytes = bytes.get(..written).unwrap_or_default();
+        let taken = self.file.write(bytes)?;
+        let bytes = bytes.get(..taken).unwrap_or_default();
         self.sum.update(bytes);
         self.size_bytes += bytes.len() as u64;
-        self.ahead.wrote(self.file.as_file(), self.size_bytes)?;
-        Ok(written)
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_file_mut().flush()
+        self.file.flush()
     }
 }
 
