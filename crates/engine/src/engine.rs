@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use laredo_core::{Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
 use crate::retention::Retention;
-use crate::source::{Resume, Source, SourceError, SourceIdentity, TableRequest};
+use crate::source::{Acknowledged, Resume, Source, SourceError, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{Clock, Table, TableOptions, Worker};
 
 mod deal;
 mod folders;
 
-use deal::{Outlet, deal, outlet};
+use deal::{Dealt, Outlet, deal, outlet};
 use folders::{Left, Opened, open_folders};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
@@ -31,8 +31,7 @@ pub struct Engine<S> {
     workers: Vec<Worker<S>>,
     outlets: Vec<Outlet>,
     tables: Vec<TableHandle>,
-    moved: Arc<Notify>,
-    acknowledged: watch::Sender<Lsn>,
+    forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
 }
@@ -49,7 +48,7 @@ struct ResetOrder {
 pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
     identity: Arc<SourceIdentity>,
-    acknowledged: watch::Receiver<Lsn>,
+    forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<Retention>,
     orders: mpsc::Sender<ResetOrder>,
@@ -74,10 +73,10 @@ impl EngineHandle {
         &self.identity
     }
 
-    /// What the source has been told that it may forget.
+    /// What the source may forget; it hears so when it next asks.
     #[must_use]
     pub fn acknowledged(&self) -> Lsn {
-        *self.acknowledged.borrow()
+        self.forgetting.acknowledged(&self.tables)
     }
 
     /// Pauses all its tables, or lets them go on. While paused, what commits stays in the source, which keeps it for the slot; a copy
@@ -120,15 +119,13 @@ impl<S: Source> Engine<S> {
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let identity = source.prepare(&requests).await?;
         let source = Arc::new(source);
-        let moved = Arc::new(Notify::new());
         let mut engine = Engine {
             source,
             identity,
             workers: Vec::new(),
             outlets: Vec::new(),
             tables: Vec::new(),
-            moved,
-            acknowledged: watch::Sender::new(Lsn::ZERO),
+            forgetting: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
             orders: mpsc::channel(ORDERS),
         };
@@ -164,8 +161,7 @@ impl<S: Source> Engine<S> {
             None => Ok(()),
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        let (source, moved) = (self.source.clone(), self.moved.clone());
-        self.workers.push(Worker::new(table, index, source, events, outlet.progress(), commands, moved));
+        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands));
         self.outlets.push(outlet);
         self.tables.push(TableHandle { name, status, commits, journal, commands: command_sender, snapshots });
         Ok(())
@@ -177,7 +173,7 @@ impl<S: Source> Engine<S> {
         EngineHandle {
             tables: self.tables.clone().into(),
             identity: Arc::new(self.identity.clone()),
-            acknowledged: self.acknowledged.subscribe(),
+            forgetting: self.forgetting.clone(),
             paused: self.paused.clone(),
             retention: self.source.retention(),
             orders: self.orders.0.clone(),
@@ -189,16 +185,21 @@ impl<S: Source> Engine<S> {
     /// # Errors
     /// Why the source gave up.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
-        let Engine { source, workers, mut outlets, tables, moved, acknowledged, paused, orders, .. } = self;
+        let Engine { source, workers, mut outlets, tables, forgetting, paused, orders, .. } = self;
+        let tables: Arc<[TableHandle]> = tables.into();
+        let acknowledged: Acknowledged = {
+            let (forgetting, tables) = (forgetting.clone(), tables.clone());
+            Arc::new(move || forgetting.acknowledged(&tables))
+        };
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
-        let acknowledged_reader = acknowledged.subscribe();
-        let (dealt, mut running) = (watch::Sender::new(Lsn::ZERO), JoinSet::new());
+        let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
-        let watched = Workers { ids, tables: &tables, moved: &moved };
+        let watched = Workers { ids, tables: &tables };
         let ended = tokio::select! {
-            ended = source.stream(event_sender, acknowledged_reader) => ended,
-            () = deal(events, paused.subscribe(), &mut outlets, &dealt, &moved) => Ok(()),
-            () = acknowledge(&tables, &dealt, &moved, &acknowledged) => Ok(()),
+            // In this order: what the stream has sent is dealt before this task waits.
+            biased;
+            ended = source.stream(event_sender, acknowledged) => ended,
+            () = deal(events, paused.subscribe(), &mut outlets, &forgetting.dealt) => Ok(()),
             () = watched.watch(&mut running) => Ok(()),
             () = follow_orders(&*source, orders) => Ok(()),
             () = stop => Ok(()),
@@ -215,7 +216,6 @@ impl<S: Source> Engine<S> {
 struct Workers<'a> {
     ids: Vec<Id>,
     tables: &'a [TableHandle],
-    moved: &'a Notify,
 }
 
 impl Workers<'_> {
@@ -238,8 +238,6 @@ impl Workers<'_> {
         let mut status = table.status.lock();
         status.phase = TablePhase::Failed { error };
         (status.copy, status.releasable) = (None, None);
-        drop(status);
-        self.moved.notify_one();
     }
 }
 
@@ -256,29 +254,29 @@ async fn follow_orders<S: Source>(
     drop(own);
 }
 
-/// Keeps what may be forgotten at the least position of all tables that can still be followed. Where none can, nobody needs what
-/// was dealt (a failed table owes a copy), and keeping it would fill the source's disk.
-async fn acknowledge(
-    tables: &[TableHandle],
-    dealt: &watch::Sender<Lsn>,
-    moved: &Notify,
-    acknowledged: &watch::Sender<Lsn>,
-) {
-    loop {
-        moved.notified().await;
-        // Before the tables are looked at: one that is followed again has all that comes after this.
-        let dealt = *dealt.borrow();
-        let least = tables.iter().filter_map(|table| table.status().releasable).min();
-        release(acknowledged, least.unwrap_or(Durable::of_nobody(dealt)));
-    }
+/// What may be forgotten. Nobody is told when that changes: the source asks when it has something to say to the database.
+#[derive(Debug, Default)]
+struct Forgetting {
+    /// Everything up to here is in the tables' queues.
+    dealt: Dealt,
+    /// The furthest that was ever said.
+    known: Mutex<Lsn>,
 }
 
-/// The only place where the acknowledged position moves.
-fn release(acknowledged: &watch::Sender<Lsn>, until: Durable) {
-    let least = until.position();
-    acknowledged.send_if_modified(|known| {
-        let later = least > *known;
-        *known = least.max(*known);
-        later
-    });
+impl Forgetting {
+    /// The least position of all tables that can still be followed. Where none can, nobody needs what was dealt (a failed table owes a
+    /// copy), and keeping it would fill the source's disk.
+    fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {
+        // Before the tables are looked at: one that is followed again has all that comes after this.
+        let dealt = self.dealt.position();
+        let least = tables.iter().filter_map(|table| table.status().releasable).min();
+        self.release(least.unwrap_or(Durable::of_nobody(dealt)))
+    }
+
+    /// The only place where the acknowledged position moves.
+    fn release(&self, until: Durable) -> Lsn {
+        let mut known = self.known.lock();
+        *known = until.position().max(*known);
+        *known
+    }
 }

@@ -27,14 +27,16 @@ pub trait Source: Send + Sync + 'static {
     fn resume(&self, tables: &[Option<KnownTable>]) -> impl Future<Output = Result<Vec<Resume>, SourceError>> + Send;
 
     /// Sends every commit in commit order, until `events` is closed. Connections that break are made again inside; the
-    /// stream goes on after the last commit sent. `acknowledged` is what may be forgotten.
+    /// stream goes on after the last commit sent. `acknowledged` says what may be forgotten.
+    ///
+    /// Events are sent by this future itself, not by tasks that it spawns: they are taken when it has been polled.
     ///
     /// # Errors
     /// When it cannot go on without a person, or has used up its attempts.
     fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
-        acknowledged: watch::Receiver<Lsn>,
+        acknowledged: Acknowledged,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). `before` is what the last
@@ -65,6 +67,9 @@ pub trait Source: Send + Sync + 'static {
 
 /// Whether a snapshot may be copied under: it must see every transaction that was applied already.
 pub type Admission = Arc<dyn Fn(&Snapshot) -> bool + Send + Sync>;
+
+/// What may be forgotten by now. It is asked whenever the database is told, which must be from time to time on an idle one, too.
+pub type Acknowledged = Arc<dyn Fn() -> Lsn + Send + Sync>;
 
 /// A table's place in the list that the engine was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use laredo_core::Lsn;
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
-    TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity,
+    TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -148,11 +148,7 @@ impl Source for PostgresSource {
         Ok(resumes)
     }
 
-    async fn stream(
-        &self,
-        events: mpsc::Sender<SourceEvent>,
-        acknowledged: watch::Receiver<Lsn>,
-    ) -> Result<(), SourceError> {
+    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
         let tables = self.tables()?;
         let options = StreamOptions {
             connection: self.options.connection.clone(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
-use laredo_engine::source::{SourceError, SourceEvent, TableIndex};
+use laredo_engine::source::{Acknowledged, SourceError, SourceEvent, TableIndex};
 use laredo_engine::spool::SpoolOptions;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -131,7 +131,7 @@ pub async fn follow(
     options: &StreamOptions,
     signals: &Signals,
     events: mpsc::Sender<SourceEvent>,
-    acknowledged: watch::Receiver<Lsn>,
+    acknowledged: Acknowledged,
 ) -> Result<(), SourceError> {
     let mut resets = signals.resets.subscribe();
     if *resets.borrow() > 0 {
@@ -168,7 +168,7 @@ struct Stream<'a> {
     /// Complete, and not yet taken by the consumer. Survives the connection.
     queue: VecDeque<SourceEvent>,
     events: mpsc::Sender<SourceEvent>,
-    acknowledged: watch::Receiver<Lsn>,
+    acknowledged: Acknowledged,
     /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
     floor: Lsn,
     received: Lsn,
@@ -340,7 +340,7 @@ impl Stream<'_> {
     async fn status(&self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
         let position = self.assembler.position();
         // Never more than has arrived, whatever we are told.
-        let acknowledged = (*self.acknowledged.borrow()).min(position);
+        let acknowledged = (self.acknowledged)().min(position);
         let flushed = if acknowledged < self.floor { Lsn::ZERO } else { acknowledged };
         let received = self.received.max(position);
         Ok(writer.standby_status(received, flushed, flushed, ask).await?)

@@ -146,7 +146,7 @@ impl<S: Source> Run<S> {
         let (sender, events) = mpsc::channel(8);
         let (acknowledged, reader) = watch::channel(Lsn::ZERO);
         let streaming = source.clone();
-        let task = tokio::spawn(async move { streaming.stream(sender, reader).await });
+        let task = tokio::spawn(async move { streaming.stream(sender, Arc::new(move || *reader.borrow())).await });
         Run { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
     }
 

@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError, SourceEvent,
-    SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError,
+    SourceEvent, SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use tokio::sync::{mpsc, watch};
+
+/// How often it asks what may be forgotten.
+const ASKING_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// Rows of the simulated table: id and text.
 pub type SimRows = BTreeMap<i64, String>;
@@ -299,11 +302,7 @@ impl Source for SimDatabase {
         Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
     }
 
-    async fn stream(
-        &self,
-        events: mpsc::Sender<SourceEvent>,
-        mut acknowledged: watch::Receiver<Lsn>,
-    ) -> Result<(), SourceError> {
+    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
         let mut log = self.state.subscribe();
         // Where several engines follow one database, the first hears what is injected.
         let mut extra = self.extra_events.try_lock().ok();
@@ -326,12 +325,18 @@ impl Source for SimDatabase {
             if events.send(SourceEvent::Progress(reached)).await.is_err() {
                 return Ok(());
             }
-            self.acknowledged.send_replace(*acknowledged.borrow_and_update());
-            tokio::select! {
-                changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
-                changed = acknowledged.changed() => if changed.is_err() { return Ok(()) },
-                () = events.closed() => return Ok(()),
-                Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
+            let mut asking = tokio::time::interval(ASKING_INTERVAL);
+            loop {
+                tokio::select! {
+                    _ = asking.tick() => {
+                        self.acknowledged.send_replace(acknowledged());
+                        continue;
+                    }
+                    changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
+                    () = events.closed() => return Ok(()),
+                    Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
+                }
+                break;
             }
         }
     }

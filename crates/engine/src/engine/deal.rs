@@ -1,9 +1,13 @@
 //! The stream, dealt out to the tables.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use laredo_core::{CommitTime, Lsn, TableName};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::source::{SourceCommit, SourceEvent};
 use crate::spool::Spool;
@@ -60,26 +64,50 @@ impl Outlet {
     }
 }
 
-/// Sends each event to the tables that it concerns, and tells all of them how far the stream is.
+/// Up to where everything is in the tables' queues.
+#[derive(Debug, Default)]
+pub(super) struct Dealt(AtomicU64);
+
+impl Dealt {
+    pub(super) fn position(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Acquire))
+    }
+
+    fn is(&self, position: Lsn) {
+        self.0.store(position.0, Ordering::Release);
+    }
+}
+
+/// Sends each event to the tables that it concerns, and tells all of them how far the stream is. To be polled by the task that sends
+/// the events, after it has.
 pub(super) async fn deal(
     mut events: mpsc::Receiver<SourceEvent>,
     mut paused: watch::Receiver<bool>,
     tables: &mut [Outlet],
-    dealt: &watch::Sender<Lsn>,
-    moved: &Notify,
+    dealt: &Dealt,
 ) {
     let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
-    while let Some(event) = events.recv().await {
+    while let Some(event) = sent(&mut events).await {
         // The next events wait in their queue, and when that is full, nothing more is read of the stream.
         let _ = paused.wait_for(|paused| !paused).await;
         dealer.deal(event).await;
         dealer.untold += 1;
         if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
             dealer.tell_progress();
-            dealt.send_replace(dealer.reached);
-            moved.notify_one();
+            dealt.is(dealer.reached);
         }
     }
+}
+
+/// The next event, without waking anybody when there is one: the sender is this task, which is about to look. Were it woken by itself,
+/// the runtime would wake a second thread to share the work, in the middle of each transaction's way.
+async fn sent(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEvent> {
+    poll_fn(|_| match events.try_recv() {
+        Ok(event) => Poll::Ready(Some(event)),
+        Err(TryRecvError::Disconnected) => Poll::Ready(None),
+        Err(TryRecvError::Empty) => Poll::Pending,
+    })
+    .await
 }
 
 struct Dealer<'a> {

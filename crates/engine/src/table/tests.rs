@@ -273,7 +273,7 @@ impl crate::source::Source for Still {
     async fn stream(
         &self,
         _: tokio::sync::mpsc::Sender<crate::source::SourceEvent>,
-        _: watch::Receiver<Lsn>,
+        _: crate::source::Acknowledged,
     ) -> Result<(), SourceError> {
         Ok(())
     }
@@ -314,8 +314,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
-    let (source, index, moved) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0), Arc::default());
-    let worker = Worker::new(table, index, source, queue, latest, commands, moved);
+    let (source, index) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0));
+    let worker = Worker::new(table, index, source, queue, latest, commands);
     let look = async {
         progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
         while status.lock().phase != TablePhase::Live {

@@ -72,8 +72,6 @@ pub(crate) struct Worker<S> {
     /// The latest progress waits for the events before it.
     has_progress: bool,
     commands: mpsc::Receiver<TableCommand>,
-    /// Told after every move of the table, so that what may be forgotten is computed anew.
-    moved: Arc<tokio::sync::Notify>,
     /// Events since the table was last shown.
     unsettled: u64,
     /// How far the table's store is, if it has one.
@@ -101,24 +99,10 @@ impl<S: Source> Worker<S> {
         events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
-        moved: Arc<tokio::sync::Notify>,
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, has_progress, unsettled) = (0, false, 0);
-        Worker {
-            table,
-            index,
-            source,
-            events,
-            taken,
-            progress,
-            has_progress,
-            commands,
-            moved,
-            unsettled,
-            store,
-            snapshots,
-        }
+        Worker { table, index, source, events, taken, progress, has_progress, commands, unsettled, store, snapshots }
     }
 
     /// Runs the table until the stream is closed, and writes its snapshots.
@@ -252,7 +236,6 @@ impl<S: Source> Worker<S> {
             *merging = self.merge_base_if_due();
         }
         self.table.report();
-        self.moved.notify_one();
     }
 
     fn start_copy(&self, attempts: u32) -> RunningCopy {

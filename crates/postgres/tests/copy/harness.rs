@@ -78,7 +78,7 @@ pub(crate) async fn follow(options: PostgresOptions, tables: &[TableRequest]) ->
     let (sender, events) = mpsc::channel(1000);
     let (acknowledged, reader) = watch::channel(Lsn::ZERO);
     let streaming = source.clone();
-    tokio::spawn(async move { streaming.stream(sender, reader).await });
+    tokio::spawn(async move { streaming.stream(sender, Arc::new(move || *reader.borrow())).await });
     Following { source, events, _acknowledged: acknowledged }
 }
 

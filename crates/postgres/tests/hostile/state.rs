@@ -12,7 +12,7 @@ use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState,
 use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceError, SourceEvent,
+    Acknowledged, Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceError, SourceEvent,
     SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
@@ -272,7 +272,7 @@ impl Source for Played {
         Ok(vec![Resume::Follow; tables.len()])
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, _: watch::Receiver<Lsn>) -> Result<(), SourceError> {
+    async fn stream(&self, events: mpsc::Sender<SourceEvent>, _: Acknowledged) -> Result<(), SourceError> {
         let _ = events.send(SourceEvent::Progress(BEGIN)).await;
         let _ = self.may_go.clone().wait_for(|go| *go).await;
         let played = std::mem::take(&mut *self.events.lock());

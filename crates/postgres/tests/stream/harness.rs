@@ -78,10 +78,10 @@ impl Follower {
 
     pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> Follower {
         let (sender, events) = mpsc::channel(capacity);
-        let (acknowledged, acknowledged_receiver) = watch::channel(Lsn::ZERO);
+        let (acknowledged, told) = watch::channel(Lsn::ZERO);
         let signals = Arc::new(Signals::new());
         let seen = Arc::clone(&signals);
-        let task = tokio::spawn(async move { follow(&options, &seen, sender, acknowledged_receiver).await });
+        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(move || *told.borrow())).await });
         let mut slots = signals.slots.subscribe();
         let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
         drop(wait.await.expect("a slot").unwrap());

@@ -3,8 +3,8 @@
 use laredo_core::Lsn;
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity, TableIndex,
-    TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity,
+    TableIndex, TableRequest,
 };
 use laredo_testkit::SimDatabase;
 use tokio::sync::{mpsc, watch};
@@ -23,11 +23,7 @@ impl Source for Held {
         self.database.resume(tables).await
     }
 
-    async fn stream(
-        &self,
-        events: mpsc::Sender<SourceEvent>,
-        acknowledged: watch::Receiver<Lsn>,
-    ) -> Result<(), SourceError> {
+    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
         self.database.stream(events, acknowledged).await
     }
 
