@@ -1,11 +1,12 @@
 //! From states and changes to artifacts on this machine's disk.
 
+use std::cmp::Ordering;
 use std::io::Write;
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use laredo_core::{Cell, KeyColumns, TableState, Tuple, TupleRef};
+use laredo_core::{Cell, KeyColumns, TableState, TupleRef};
 
 use crate::destination::{Staged, Stager};
 use crate::format::{Format, FormatError, LineWriter};
@@ -37,9 +38,11 @@ pub(crate) fn base(
     before: &TableState,
     net: &Net,
 ) -> Result<Encoded, FormatError> {
-    let rows = sorted(before.schema().key(), net.rows(before));
-    let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
-    let chunks = chunks(&rows);
+    let rows = net.rows(before).map(|row| (0, row.as_ref()));
+    let mut rows: Vec<Keyed<'_>> = rows.collect();
+    let parts = sorted_parts(before.schema().key(), &mut rows);
+    let mut encoded = Encoded { count: rows_of(&parts), ..Encoded::default() };
+    let chunks = chunks(&parts);
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
         write_all(&mut writer, &chunks)?;
@@ -48,27 +51,31 @@ pub(crate) fn base(
     Ok(encoded)
 }
 
-/// A row, and the first bytes of its key.
+/// A row, and the first bytes of its key: most keys differ in them, and comparing numbers needs no look at the rows.
 type Keyed<'a> = (u64, TupleRef<'a>);
 
-/// Rows by key. Each is far from the last one in memory, which is what takes the time: it is done on all threads.
-fn sorted<'a>(key: &KeyColumns, rows: impl Iterator<Item = &'a Tuple>) -> Vec<Keyed<'a>> {
-    let mut rows: Vec<Keyed<'_>> = rows.map(|row| (0, row.as_ref())).collect();
+/// Rows as they come in a base: by key, and where their beginnings are the same, by all of their bytes.
+fn order(one: &Keyed<'_>, other: &Keyed<'_>) -> Ordering {
+    one.0.cmp(&other.0).then_with(|| one.1.bytes().cmp(other.1.bytes()))
+}
+
+/// Sorts as many parts of the rows as there are threads, each for itself. Each row is far from the last one in memory, which is what
+/// takes the time.
+fn sorted_parts<'a, 'b>(key: &KeyColumns, rows: &'b mut [Keyed<'a>]) -> Vec<&'b [Keyed<'a>]> {
     let each = rows.len().div_ceil(threads()).max(1);
     thread::scope(|scope| {
         for part in rows.chunks_mut(each) {
             scope.spawn(move || {
                 part.iter_mut().for_each(|(first, row)| *first = leading(key, *row));
-                part.sort_unstable_by_key(|(first, _)| *first);
+                part.sort_unstable_by(order);
             });
         }
     });
-    // This kind of sorting finds what is sorted already, and merges it.
-    rows.sort_by_key(|(first, _)| *first);
-    for alike in rows.chunk_by_mut(|(one, _), (other, _)| one == other).filter(|alike| alike.len() > 1) {
-        alike.sort_unstable_by(|(_, one), (_, other)| one.bytes().cmp(other.bytes()));
-    }
-    rows
+    rows.chunks(each).collect()
+}
+
+fn rows_of(parts: &[&[Keyed<'_>]]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
 }
 
 fn threads() -> usize {
@@ -80,23 +87,48 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait, on each thread, for the one that writes.
 const CHUNKS_WAITING: usize = 3;
 
-fn chunks<'a, 'b>(rows: &'b [Keyed<'a>]) -> Vec<&'b [Keyed<'a>]> {
-    let (mut chunks, mut rest, mut bytes, mut count) = (Vec::new(), rows, 0, 0);
-    for (_, row) in rows {
-        bytes += row.bytes().len();
-        count += 1;
-        if bytes >= CHUNK_BYTES {
-            let (chunk, later) = rest.split_at(count);
-            chunks.push(chunk);
-            (rest, bytes, count) = (later, 0, 0);
-        }
-    }
+/// The rows between two keys, from each part.
+type Chunk<'a, 'b> = Vec<&'b [Keyed<'a>]>;
+
+/// Cuts all parts at the same keys, so that the chunks follow each other. Each part says where it could be cut; of as many cuts as there are
+/// parts one is made, which has about [`CHUNK_BYTES`] before it, and never more than twice that and a few rows.
+fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
+    let count = parts.len().max(1);
+    let mut cuts: Vec<&Keyed<'_>> = parts.iter().flat_map(|part| cuts(part, CHUNK_BYTES / count)).collect();
+    cuts.sort_unstable_by(|one, other| order(one, other));
+    let mut rest = parts.to_vec();
+    let before = |cut: &Keyed<'_>, part: &mut &'b [Keyed<'a>]| {
+        let (before, after) = part.split_at(part.partition_point(|row| order(row, cut) == Ordering::Less));
+        *part = after;
+        before
+    };
+    let made = cuts.into_iter().skip(count - 1).step_by(count);
+    let mut chunks: Vec<Chunk<'_, '_>> =
+        made.map(|cut| rest.iter_mut().map(|part| before(cut, part)).collect()).collect();
     chunks.push(rest);
     chunks
 }
 
+/// Rows of a part that have so many bytes before them since the last one.
+fn cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<Item = &'b Keyed<'a>> {
+    let mut before = 0;
+    part.iter().filter(move |(_, row)| {
+        let is_cut = before >= bytes;
+        before = row.bytes().len() + if is_cut { 0 } else { before };
+        is_cut
+    })
+}
+
+/// Rows of a chunk in their order.
+fn merged<'a>(chunk: &[&[Keyed<'a>]]) -> Vec<Keyed<'a>> {
+    let mut rows = chunk.concat();
+    // This kind of sorting finds what is sorted already, and merges it.
+    rows.sort_by(order);
+    rows
+}
+
 /// Encodes on all of the machine's threads, and writes in order on this one.
-fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[Keyed<'_>]]) -> Result<(), FormatError> {
+fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> Result<(), FormatError> {
     let threads = threads().min(chunks.len());
     let encoder = writer.encoder().clone();
     thread::scope(|scope| {
@@ -106,7 +138,7 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[&[Keyed<'_>]]) -> R
             scope.spawn(move || {
                 for chunk in chunks.iter().skip(lane).step_by(threads) {
                     let mut entries = Vec::with_capacity(CHUNK_BYTES * 2);
-                    let made = chunk.iter().try_for_each(|(_, row)| encoder.row(*row, &mut entries));
+                    let made = merged(chunk).iter().try_for_each(|(_, row)| encoder.row(*row, &mut entries));
                     // Where nobody takes it, writing has failed.
                     if encoded.send(made.map(|()| entries)).is_err() {
                         return;
@@ -148,7 +180,7 @@ pub(crate) fn diff(
     Ok(encoded)
 }
 
-/// The first bytes of a row's key as a number: most keys differ in them, and comparing numbers needs no look at the rows.
+/// The first bytes of a row's key as a number.
 fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
     let mut leading = [0; 8];
     if let Some(Cell::Value(bytes)) = key.cells_of(row).next() {
@@ -159,23 +191,34 @@ fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use laredo_core::{KeyColumns, TupleBuf};
+    use laredo_core::{Tuple, TupleBuf};
     use proptest::prelude::*;
 
     use super::*;
 
     proptest! {
-        /// Keys that differ in their first bytes, late, and not at all in those that are compared first.
+        /// Keys that differ in their first bytes, late, and not at all in those that are compared first; rows that are larger than a chunk.
         #[test]
-        fn rows_come_by_key_whatever_order_they_were_in(keys in proptest::collection::hash_set("[ab]{0,3}(the same beginning)?[ab]{0,3}", 0..40)) {
-            let row = |key: &String| [Cell::Value(key.as_bytes())].into_iter().collect::<TupleBuf>().as_ref().to_tuple();
-            let rows: Vec<Tuple> = keys.iter().map(row).collect();
-            let ours: Vec<&[u8]> =
-                sorted(&KeyColumns::new([0]), rows.iter()).into_iter().map(|(_, row)| row.bytes()).collect();
-            let mut expected: Vec<&Tuple> = rows.iter().collect();
-            expected.sort_by_key(|row| (leading(&KeyColumns::new([0]), row.as_ref()), row.as_ref().bytes().to_vec()));
-            let expected: Vec<&[u8]> = expected.into_iter().map(|row| row.as_ref().bytes()).collect();
+        fn rows_come_by_key_whatever_order_they_were_in(
+            keys in proptest::collection::hash_set("[ab]{0,3}(the same beginning)?[ab]{0,3}", 0..40),
+            large in proptest::collection::vec(0..3 * CHUNK_BYTES, 3),
+        ) {
+            let key = KeyColumns::new([0]);
+            let large = large.into_iter().map(|length| "x".repeat(length));
+            let row = |text: String| [Cell::Value(text.as_bytes())].into_iter().collect::<TupleBuf>().as_ref().to_tuple();
+            let rows: Vec<Tuple> = keys.into_iter().chain(large).map(row).collect();
+            let mut keyed: Vec<Keyed<'_>> = rows.iter().map(|row| (0, row.as_ref())).collect();
+            let parts = sorted_parts(&key, &mut keyed);
+            let chunks = chunks(&parts);
+            let ours: Vec<Keyed<'_>> = chunks.iter().flat_map(|chunk| merged(chunk)).collect();
+            let mut expected: Vec<Keyed<'_>> = rows.iter().map(|row| (leading(&key, row.as_ref()), row.as_ref())).collect();
+            expected.sort_by(order);
             prop_assert_eq!(ours, expected);
+            for chunk in chunks {
+                let largest = chunk.iter().copied().flatten().map(|(_, row)| row.bytes().len()).max().unwrap_or(0);
+                let bytes: usize = chunk.iter().copied().flatten().map(|(_, row)| row.bytes().len()).sum();
+                prop_assert!(bytes <= 2 * CHUNK_BYTES + 2 * parts.len() * largest, "{bytes} bytes");
+            }
         }
     }
 }

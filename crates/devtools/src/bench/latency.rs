@@ -18,15 +18,18 @@ const CHANGES: u64 = 10_000;
 const RATE: u32 = 1000;
 /// The part of the transactions that warm everything up and are not counted.
 const WARM_UP: f64 = 0.05;
+/// What the slot without a server publishes.
+const SLOT_PUBLICATION: &str = "bench_slot";
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
     let changes = options.changes.unwrap_or(CHANGES);
     let cluster = stage::cluster()?;
-    let (mut pairs, mut medians) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut pairs, mut medians, mut slots) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for number in 1..=options.pairs {
         let (ours, usage) = ours(&cluster, changes).await?;
         let reference = reference(&cluster, changes).await?;
-        progress(format!("pair {number}: ours {ours}, reference {reference}"));
+        let slot = slot(&cluster, changes).await?;
+        progress(format!("pair {number}: ours {ours}, reference {reference}, a slot alone {slot}"));
         pairs.push(Pair {
             ours: ours.p99_ms,
             reference: reference.p99_ms,
@@ -35,12 +38,16 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         });
         medians[0].push(ours.p50_ms);
         medians[1].push(reference.p50_ms);
+        slots[0].push(slot.p50_ms);
+        slots[1].push(slot.p99_ms);
     }
     let mut more = Map::new();
     more.insert("transactions".to_owned(), changes.into());
     more.insert("rate_per_s".to_owned(), RATE.into());
     let [ours, reference] = medians.map(|values| Value::from(rounded(median(values))));
     more.insert("p50".to_owned(), json!({ "ours": ours, "reference": reference }));
+    let [p50, p99] = slots.map(|values| Value::from(rounded(median(values))));
+    more.insert("slot".to_owned(), json!({ "p50": p50, "p99": p99 }));
     Ok(Report { bench: "latency", unit: "ms (p99)", better: Better::Less, pairs, scaled: changes < CHANGES, more })
 }
 
@@ -72,6 +79,17 @@ async fn reference(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
     stage::create_table(cluster)?;
     let listener = Remote::start("listen", &["--database", &cluster.url("postgres")])?;
     measure(cluster, changes, listener, &["--notify"]).await
+}
+
+/// What of ours is PostgreSQL's own: until the transaction has come out of a slot, whose reader does nothing with it.
+async fn slot(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
+    stage::create_table(cluster)?;
+    cluster.psql(&format!("CREATE PUBLICATION {SLOT_PUBLICATION} FOR TABLE bench"))?;
+    let (url, publication) = (cluster.url("postgres"), SLOT_PUBLICATION);
+    let reader = Remote::start("read-slot", &["--database", &url, "--publication", publication])?;
+    let lag = measure(cluster, changes, reader, &[]).await?;
+    cluster.psql(&format!("DROP PUBLICATION {SLOT_PUBLICATION}"))?;
+    Ok(lag)
 }
 
 /// Lets one process commit and the other one see.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 mod clients;
 mod commits;
+mod slot;
 mod sockets;
 mod streams;
 
@@ -43,6 +44,15 @@ pub enum Part {
         /// The database.
         #[arg(long)]
         database: String,
+    },
+    /// Reads a slot, and notes when transactions of rows are complete.
+    ReadSlot {
+        /// The database.
+        #[arg(long)]
+        database: String,
+        /// What is published.
+        #[arg(long)]
+        publication: String,
     },
     /// Commits rows at a steady rate, and notes when.
     Commit {
@@ -150,6 +160,7 @@ pub async fn play(part: Part) -> anyhow::Result<()> {
         Part::Follow { server, last_id } => clients::follow(server, last_id).await,
         Part::Watch { server } => clients::watch(server, orders).await,
         Part::Listen { database } => commits::listen(&database, orders).await,
+        Part::ReadSlot { database, publication } => slot::read(&database, &publication, orders).await,
         Part::Commit { database, count, rate, notify } => commits::commit(&database, count, rate, notify).await,
         Part::SaveStream { port, position, file } => streams::save(port, &position, file).await,
         Part::ReadStreams { port, position, clients, bytes } => streams::read(port, &position, clients, bytes).await,

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Column, CommitTime, Lsn, Schema, Sequence, TupleRef, Value, project_row};
+use laredo_core::{Column, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::about::{self, About};
 use super::error::SnapshotError;
@@ -52,22 +52,7 @@ struct ColumnLine {
     key: bool,
 }
 
-/// A line between the first and the last.
-#[derive(Serialize)]
-struct RowLine<'a> {
-    row: Fields<'a>,
-    /// The row's cells in base64.
-    cells: String,
-}
-
-struct Fields<'a>(Vec<(&'a str, Value)>);
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value.to_json())))
-    }
-}
-
+/// What is read of a line between the first and the last: the row's cells in base64.
 #[derive(Deserialize)]
 struct CellsLine<'a> {
     #[serde(borrow)]
@@ -114,10 +99,15 @@ pub(super) fn write(
         typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
     };
     let mut lines = Writer { out, sums: Sums::default(), bytes: 0 };
-    lines.put(&header)?;
+    lines.put(&line(&header)?)?;
+    let (rows, mut line_of_row) = (JsonRows::new(schema.clone()), Vec::new());
     base.for_each_row::<SnapshotError>(|row| {
+        line_of_row.clear();
+        line_of_row.extend_from_slice(b"{\"row\":");
+        rows.push(row, &mut line_of_row)?;
         let cells = BASE64_STANDARD.encode(row.bytes());
-        lines.put(&RowLine { row: Fields(project_row(schema, row)?), cells })
+        line_of_row.extend_from_slice(format!(",\"cells\":\"{cells}\"}}\n").as_bytes());
+        Ok(lines.put(&line_of_row)?)
     })?;
     let Writer { out, sums, bytes } = lines;
     out.write_all(&line(&End { bytes, checksums: sums.finish() })?)?;
@@ -131,12 +121,10 @@ struct Writer<'a, W> {
 }
 
 impl<W: Write> Writer<'_, W> {
-    fn put(&mut self, value: &impl Serialize) -> Result<(), SnapshotError> {
-        let line = line(value)?;
-        self.sums.update(&line);
+    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        self.sums.update(line);
         self.bytes += line.len() as u64;
-        self.out.write_all(&line)?;
-        Ok(())
+        self.out.write_all(line)
     }
 }
 

@@ -1,0 +1,59 @@
+//! The part that reads a slot itself, and does nothing with what comes.
+
+use anyhow::{Context, bail};
+use laredo_core::Cell;
+use laredo_postgres::ConnectionOptions;
+use laredo_postgres::pgoutput::{Decoder, Message};
+use laredo_postgres::transport::{ReplicationConnection, ReplicationMessage, ReplicationReader};
+use tokio::sync::mpsc;
+
+use super::clients::count;
+use super::{Begun, Times, now_us, say};
+
+/// Reads a publication through a slot of its own, and notes when transactions of one row each are complete.
+pub(super) async fn read(
+    database: &str,
+    publication: &str,
+    mut orders: mpsc::UnboundedReceiver<String>,
+) -> anyhow::Result<()> {
+    let options = ConnectionOptions::parse(database)?;
+    let mut connection = ReplicationConnection::connect(&options).await?;
+    connection.simple_query("CREATE_REPLICATION_SLOT bare TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT").await?;
+    let start = format!(
+        "START_REPLICATION SLOT bare LOGICAL 0/0 (proto_version '1', publication_names '{publication}', binary 'true')"
+    );
+    // Nothing is acknowledged: it does not last long enough for that.
+    let (reader, _writer) = connection.start_replication(&start).await?;
+    let (sender, mut noted) = mpsc::unbounded_channel();
+    let reading = tokio::spawn(note(reader, sender));
+    say(&Begun {})?;
+    let count = count(orders.recv().await)?;
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        match noted.recv().await {
+            Some(row) => seen.push(row),
+            None => return reading.await?,
+        }
+    }
+    say(&Times(seen))
+}
+
+async fn note(mut reader: ReplicationReader, noted: mpsc::UnboundedSender<(i64, i64)>) -> anyhow::Result<()> {
+    let (mut decoder, mut inserted) = (Decoder::new(), None);
+    while let Some(message) = reader.next().await? {
+        let ReplicationMessage::XLogData { data, .. } = message else { continue };
+        match decoder.decode(data)? {
+            Message::Insert { new, .. } => {
+                let Some(Cell::Value(id)) = new.cells.cells().next() else { bail!("a row without a key") };
+                inserted = Some(i64::from_be_bytes(id.try_into().context("the key is no bigint")?));
+            }
+            Message::Commit { .. } => {
+                if let Some(id) = inserted.take() {
+                    noted.send((id, now_us()))?;
+                }
+            }
+            _ => {}
+        }
+    }
+    bail!("the stream has ended")
+}
