@@ -1,180 +1,222 @@
-//! Archives as other programs may write them: without checksums, schemas and writers; the changes of a diff in any order, its TRUNCATE
-//! among them; positions that are not known.
+//! What the archive's format says of archives that others have written: without what is an addition of ours; diffs in any order, each
+//! TRUNCATE of which comes before everything else; an inherited base without a position; a base at every restart.
 
-use laredo_archive::{At, MANIFEST};
-use laredo_core::Lsn;
-use serde_json::{Value, json};
+use laredo_archive::{At, ReadProgress};
+use serde_json::{Map, Value, json};
 
 use crate::sample::{Sample, shown};
 
-const BASE: Lsn = Lsn(0x100);
+/// A base, and the diffs after it, as the sample has them in its first epoch.
+const FIRST_EPOCH: usize = 6;
+/// As many as the longest diff has changes: each of them comes first once.
+const TURNS: usize = 25;
 
-/// Without what is ours.
-fn stripped(mut manifest: Value) -> Value {
-    let top = manifest.as_object_mut().unwrap();
-    top.remove("writer");
-    top.remove("source");
-    for column in top["columns"].as_array_mut().unwrap() {
-        column.as_object_mut().unwrap().retain(|name, _| !["DefaultValue", "MaxLength"].contains(&name.as_str()));
-    }
-    for artifact in top["artifacts"].as_array_mut().unwrap() {
+/// Takes away what a reader may ignore.
+fn without_additions(sample: &Sample) {
+    let mut manifest = sample.manifest();
+    let keys = manifest.as_object_mut().unwrap();
+    keys.retain(|key, _| !["writer", "source"].contains(&key.as_str()));
+    for artifact in manifest["artifacts"].as_array_mut().unwrap() {
         artifact.as_object_mut().unwrap().remove("schema");
-        for stored in artifact["formats"].as_object_mut().unwrap().values_mut() {
-            stored.as_object_mut().unwrap().remove("sha256");
-        }
+        let formats: &mut Map<String, Value> = artifact["formats"].as_object_mut().unwrap();
+        formats.values_mut().for_each(|stored| drop(stored.as_object_mut().unwrap().remove("sha256")));
     }
-    manifest
+    sample.set_manifest(&manifest);
 }
 
-/// An object's entries, each with its length where it has one.
-fn entries(bytes: &[u8], format: &str) -> Vec<Vec<u8>> {
-    if format == "jsonl" {
-        return bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-    }
-    let (mut entries, mut rest) = (Vec::new(), bytes);
-    while !rest.is_empty() {
-        let head = rest.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
-        let length = rest[..head].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
-        let (entry, after) = rest.split_at(head + length);
-        entries.push(entry.to_vec());
-        rest = after;
-    }
-    entries
-}
-
-async fn another(format: &str) -> Sample {
-    let sample = Sample::written(&[format]).await;
-    for (object, _) in sample.objects().iter().filter(|(object, _)| object.contains("diff")) {
-        let mut lines = entries(&sample.read(object), format);
-        // The TRUNCATE, which is first, becomes the last.
-        lines.reverse();
-        sample.write(object, &lines.concat());
-    }
-    sample.set_manifest(&stripped(sample.manifest()));
-    sample
-}
-
-async fn every_boundary_is_right(sample: &Sample) {
+/// The archive is good, and is the table's history at each of its boundaries.
+async fn is_right(sample: &Sample) {
     assert_eq!(sample.faults().await, Vec::<String>::new());
-    for (_, position) in sample.objects() {
-        assert_eq!(
-            sample.rebuilt(At::Position(position)).await.unwrap(),
-            sample.history.states[&position],
-            "{position}"
-        );
+    for position in sample.objects().into_iter().map(|(_, end)| end) {
+        let rebuilt = sample.rebuilt(At::Position(position)).await.unwrap();
+        assert_eq!(rebuilt, sample.history.states[&position], "at {position}");
     }
     assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&sample.history.position]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_come_in_any_order_the_truncate_last() {
+async fn additions_may_be_missing_and_others_may_be_there() {
     for format in ["jsonl", "protobuf"] {
-        let sample = another(format).await;
-        let truncates = sample.objects().iter().any(|(object, _)| {
-            let lines = entries(&sample.read(object), format);
-            lines.len() > 1 && String::from_utf8_lossy(lines.last().unwrap()).contains("TRUNCATE")
-        });
-        assert!(truncates);
-        every_boundary_is_right(&sample).await;
+        let sample = Sample::written(&[format]).await;
+        without_additions(&sample);
+        is_right(&sample).await;
+        let mut manifest = sample.manifest();
+        manifest["of_somebody_else"] = json!({ "x": 1 });
+        manifest["artifacts"][1]["of_somebody_else"] = json!([1]);
+        manifest["artifacts"][1]["formats"][format]["of_somebody_else"] = json!(null);
+        sample.set_manifest(&manifest);
+        is_right(&sample).await;
     }
 }
 
-/// What is inherited may have no position.
-#[tokio::test(start_paused = true)]
-async fn a_base_of_no_position_is_begun_with() {
-    let sample = another("jsonl").await;
-    let whole = sample.manifest();
-    let oldest = |manifest: &Value| -> Value {
-        let mut manifest = manifest.clone();
-        manifest["artifacts"].as_array_mut().unwrap().truncate(6);
-        manifest["epoch"] = json!(1);
-        manifest["head_position"] = manifest["artifacts"][5]["to_position"].clone();
-        manifest["artifacts"][0]["to_position"] = json!("");
-        manifest
-    };
-    // As an object that was there before, under the name that it has.
-    sample.set_manifest(&oldest(&whole));
-    assert_eq!(sample.faults().await, Vec::<String>::new());
-    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&Lsn(0x150)]);
-    assert_eq!(sample.rebuilt(At::Position(Lsn(0x110))).await.unwrap(), sample.history.states[&Lsn(0x110)]);
-
-    // Under any name, and the diff after it, too: the addresses tell.
-    let mut manifest = oldest(&whole);
-    for (place, from, to) in
-        [(0, "snapshot-0_100", "snapshot-inherited"), (1, "diff-0_100-0_110", "diff-inherited-0_110")]
-    {
-        let name = |stem: &str| format!("epoch=1/{stem}.jsonl");
-        sample.write(&name(to), &sample.read(&name(from)));
-        std::fs::remove_file(sample.path().join(name(from))).unwrap();
-        manifest["artifacts"][place]["formats"]["jsonl"]["uri"] = sample.uri(&name(to)).into();
+/// The changes of a diff: lines, or messages with their lengths before them.
+fn changes(format: &str, mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut changes = Vec::new();
+    while !bytes.is_empty() {
+        let length = match format {
+            "jsonl" => bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1,
+            _ => {
+                let mut after = bytes;
+                let message = prost::decode_length_delimiter(&mut after).unwrap();
+                bytes.len() - after.len() + message
+            }
+        };
+        let (change, rest) = bytes.split_at(length);
+        changes.push(change.to_vec());
+        bytes = rest;
     }
-    manifest["artifacts"][1]["from_position"] = json!("");
-    sample.set_manifest(&manifest);
-    assert_eq!(sample.faults().await, Vec::<String>::new());
-    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&Lsn(0x150)]);
+    changes
+}
 
-    // Nothing but the base.
+#[tokio::test(start_paused = true)]
+async fn a_diff_may_be_in_any_order() {
+    for format in ["jsonl", "protobuf"] {
+        let sample = Sample::written(&[format]).await;
+        without_additions(&sample);
+        let mut late_truncates = 0;
+        for turn in 0..TURNS {
+            for (object, _) in sample.objects().into_iter().filter(|(object, _)| object.contains("/diff-")) {
+                let mut changes = changes(format, &sample.read(&object));
+                match turn {
+                    0 => changes.reverse(),
+                    _ => changes.rotate_left(1),
+                }
+                let is_truncate = |change: &Vec<u8>| String::from_utf8_lossy(change).contains("TRUNCATE");
+                late_truncates += usize::from(changes.iter().skip(1).any(is_truncate));
+                sample.write(&object, &changes.concat());
+            }
+            is_right(&sample).await;
+        }
+        assert!(late_truncates > 0, "some diff begins with what its TRUNCATE does not concern");
+    }
+}
+
+/// The archive begins with a base whose position is empty.
+async fn inherited() -> (Sample, Value) {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let mut manifest = sample.manifest();
+    let artifacts = manifest["artifacts"].as_array_mut().unwrap();
+    artifacts.truncate(FIRST_EPOCH);
+    let head = artifacts[FIRST_EPOCH - 1]["to_position"].clone();
+    artifacts[0]["to_position"] = json!("");
+    (manifest["epoch"], manifest["head_position"]) = (json!(1), head);
+    (sample, manifest)
+}
+
+async fn is_inherited(sample: &Sample, manifest: &Value) {
+    sample.set_manifest(manifest);
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    let states: Vec<_> = sample.history.states.iter().take(FIRST_EPOCH).collect();
+    for (position, state) in states.iter().skip(1) {
+        assert_eq!(sample.rebuilt(At::Position(**position)).await.unwrap(), **state, "at {position}");
+    }
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), *states[FIRST_EPOCH - 1].1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inherited_base_may_have_no_position() {
+    let (sample, manifest) = inherited().await;
+    is_inherited(&sample, &manifest).await;
+}
+
+/// Names are made of positions. Where one is empty only the address can say what the object is called.
+#[tokio::test(start_paused = true)]
+async fn where_a_position_is_empty_the_address_names_the_object() {
+    let (sample, mut manifest) = inherited().await;
+    manifest["artifacts"][1]["from_position"] = json!("");
+    for (number, name) in ["epoch=1/snapshot-of-before.jsonl", "epoch=1/diff-after-that.jsonl"].into_iter().enumerate()
+    {
+        let stored = &mut manifest["artifacts"][number]["formats"]["jsonl"]["uri"];
+        let old = stored.as_str().unwrap().rsplit_once("epoch=").unwrap().1.to_owned();
+        let old = format!("epoch={old}");
+        sample.write(name, &sample.read(&old));
+        std::fs::remove_file(sample.path().join(old)).unwrap();
+        *stored = sample.uri(name).into();
+    }
+    is_inherited(&sample, &manifest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_without_a_position_may_be_all_there_is() {
+    let (sample, mut manifest) = inherited().await;
     manifest["artifacts"].as_array_mut().unwrap().truncate(1);
     manifest["head_position"] = json!("");
     sample.set_manifest(&manifest);
-    let archive = sample.open().await.unwrap();
-    assert_eq!(archive.boundary(At::Latest).unwrap().position, None);
-    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&BASE]);
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    assert_eq!(sample.open().await.unwrap().boundary(At::Latest).unwrap().position, None);
+    let first = sample.history.states.values().next().unwrap();
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), *first);
 }
 
-/// An update from a row of another key is what it says.
+/// Epochs that begin where the one before ends, some of them with nothing in them but their base.
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_changed_leaves_its_place() {
-    let sample = another("jsonl").await;
-    let (object, _) = sample.objects().pop().unwrap();
+async fn a_base_may_be_written_at_every_restart() {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let mut manifest = sample.manifest();
+    let artifacts = manifest["artifacts"].as_array_mut().unwrap();
+    let second = artifacts[FIRST_EPOCH].clone();
+    assert_eq!((&second["kind"], &second["epoch"]), (&json!("snapshot"), &json!(2)));
+    assert_eq!(
+        second["to_position"],
+        artifacts[FIRST_EPOCH - 1]["to_position"],
+        "it was written where the first epoch ended"
+    );
+    // Restarted twice more before anything else was written.
+    artifacts.insert(FIRST_EPOCH, second.clone());
+    artifacts.insert(FIRST_EPOCH, second);
+    for (artifact, epoch) in artifacts.iter_mut().skip(FIRST_EPOCH).zip([2, 3, 4, 4, 4]) {
+        let uri = artifact["formats"]["jsonl"]["uri"].as_str().unwrap().to_owned();
+        let name = uri.rsplit_once('/').unwrap().1;
+        let new = format!("epoch={epoch}/{name}");
+        std::fs::create_dir_all(sample.path().join(format!("epoch={epoch}"))).unwrap();
+        sample.write(&new, &sample.read(&format!("epoch=2/{name}")));
+        artifact["epoch"] = json!(epoch);
+        artifact["formats"]["jsonl"]["uri"] = sample.uri(&new).into();
+    }
+    manifest["epoch"] = json!(4);
+    sample.set_manifest(&manifest);
+    is_right(&sample).await;
+}
+
+/// A changed key is a DELETE and an INSERT. Where it is an UPDATE, what that says is done all the same: the old row is no more.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_changes_the_key_leaves_nothing_behind() {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
     let row = |id: i64, body: &str| json!({ "id": id, "body": body });
-    let lines = [
-        // One that moves to where another one was, and one that is made where it stood.
-        json!({ "action": "INSERT", "key": "0", "new": row(0, "anew") }),
-        json!({ "action": "UPDATE", "key": "1", "old": row(0, "first"), "new": row(1, "moved") }),
-        json!({ "action": "UPDATE", "key": "3", "old": { "id": 2 }, "new": row(3, "moved") }),
-        json!({ "action": "DELETE", "key": "4", "old": { "id": 4 } }),
+    let diff = [
+        json!({ "action": "INSERT", "key": "0", "new": row(0, "in the place that became free") }),
+        json!({ "action": "UPDATE", "key": "1", "old": row(0, "first"), "new": row(1, "in an occupied place") }),
+        json!({ "action": "UPDATE", "key": "3", "old": { "id": 2 }, "new": row(3, "the old row's key alone") }),
     ];
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    sample.write(&object, text.as_bytes());
+    let (object, _) = sample.objects().pop().unwrap();
+    let lines: String = diff.iter().map(|change| format!("{change}\n")).collect();
+    sample.write(&object, lines.as_bytes());
     let mut manifest = sample.manifest();
     let last = manifest["artifacts"].as_array_mut().unwrap().last_mut().unwrap();
-    last["change_count"] = json!(lines.len());
-    last["formats"]["jsonl"]["size_bytes"] = json!(text.len());
+    last["change_count"] = diff.len().into();
+    last["formats"]["jsonl"]["size_bytes"] = lines.len().into();
     sample.set_manifest(&manifest);
-    let rebuilt =
-        sample.open().await.unwrap().rebuild(At::Latest, &laredo_archive::ReadProgress::default()).await.unwrap();
+    let rebuilt = sample.open().await.unwrap().rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
     let rows = shown(&rebuilt.table);
-    let body = |id: i64| rows.iter().find(|row| row["id"] == id).map(|row| row["body"].as_str().unwrap());
-    let expected = [Some("anew"), Some("moved"), None, Some("moved"), None];
-    assert_eq!([0, 1, 2, 3, 4].map(body), expected);
+    let bodies =
+        [0, 1, 2, 3].map(|id| rows.iter().find(|row| row["id"] == id).map(|row| row["body"].as_str().unwrap()));
+    let [free, occupied, alone] = ["in the place that became free", "in an occupied place", "the old row's key alone"];
+    assert_eq!(bodies, [Some(free), Some(occupied), None, Some(alone)]);
 }
 
-/// Nobody knows what their types are made of: their values stay what JSON says of them.
+/// A manifest's columns name the types of a database that is not here: values of such a type stay what JSON says of them.
 #[tokio::test(start_paused = true)]
-async fn user_defined_types_are_what_json_says() {
-    let sample = another("jsonl").await;
-    let mut manifest = sample.manifest();
-    for type_oid in [json!(16_400), json!(0)] {
-        manifest["columns"][1]["Type"] = json!("mood");
-        manifest["columns"][1]["TypeOID"] = type_oid;
-        sample.set_manifest(&manifest);
-        let archive = sample.open().await.unwrap();
-        let rebuilt = archive.rebuild(At::Latest, &laredo_archive::ReadProgress::default()).await.unwrap();
-        let row = shown(&rebuilt.table).into_iter().find(|row| row["id"] == 6).unwrap();
-        assert_eq!(row["body"], "changed 6");
-    }
-}
-
-/// An archive of ours that an older reader wrote on: what it does not know is left aside.
-#[tokio::test(start_paused = true)]
-async fn keys_that_nobody_knows_are_left_aside() {
+async fn values_of_unknown_types_are_what_json_says() {
     let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
     let mut manifest = sample.manifest();
-    manifest["more"] = json!({ "x": 1 });
-    manifest["artifacts"][1]["more"] = json!([1]);
-    manifest["artifacts"][1]["formats"]["jsonl"]["more"] = json!(null);
+    manifest["columns"][1]["Type"] = json!("mood");
+    manifest["columns"][1]["TypeOID"] = json!(16_400);
     sample.set_manifest(&manifest);
-    every_boundary_is_right(&sample).await;
-    assert!(sample.path().join(MANIFEST).exists());
+    let rebuilt = sample.open().await.unwrap().rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+    let row = shown(&rebuilt.table).into_iter().find(|row| row["id"] == 6).unwrap();
+    assert_eq!(row["body"], "changed 6");
 }
