@@ -115,6 +115,10 @@ struct Inner {
     pins: BTreeMap<Sequence, usize>,
     memory_bytes: u64,
     bytes: u64,
+    /// Of those, what the base covers.
+    covered_bytes: u64,
+    /// No more bytes than this are in small segments at the end, which may be joined.
+    unjoined_bytes: u64,
     encoded_entries: u64,
 }
 
@@ -211,7 +215,7 @@ impl Journal {
         appender: Option<Appender>,
     ) -> (Journal, JournalWriter) {
         let Beginning { instance, base, schema, definition, segments, spans, gaps, pruned, head, taken } = beginning;
-        let inner = Inner {
+        let mut inner = Inner {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
             segments,
             pruned,
@@ -222,8 +226,11 @@ impl Journal {
             spans,
             pins: BTreeMap::new(),
             memory_bytes: 0,
+            covered_bytes: 0,
+            unjoined_bytes: 0,
             encoded_entries: 0,
         };
+        inner.count_covered();
         let shared = Shared {
             instance,
             options,
@@ -306,12 +313,10 @@ impl Journal {
     pub fn overdue_pin(&self) -> Option<Sequence> {
         let inner = self.shared.inner.read();
         let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
-        let covered = inner.segments.iter().take_while(|s| s.last <= base);
-        let covered_bytes: u64 = covered.map(|s| s.data.bytes() as u64).sum();
         let covered_entries = self.shared.gaps.entries(from, base);
         let is_over = (self.entries_after(from) / PINNED_FACTOR > limits.entries_max
             && covered_entries > limits.entries_max)
-            || (inner.bytes / PINNED_FACTOR > limits.bytes_max && covered_bytes > limits.bytes_max);
+            || (inner.bytes / PINNED_FACTOR > limits.bytes_max && inner.covered_bytes > limits.bytes_max);
         let oldest = *inner.pins.keys().next()?;
         (is_over && oldest < base).then_some(oldest)
     }
@@ -354,6 +359,7 @@ impl Journal {
         let mut inner = self.shared.inner.write();
         inner.base = base;
         inner.bases += 1;
+        inner.count_covered();
         inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence);
     }
 
@@ -394,9 +400,8 @@ impl Journal {
     pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
         let inner = self.shared.inner.read();
         let head = self.head();
-        let from = inner.base.sequence();
-        let after = inner.segments.iter().rev().take_while(|s| s.last > from).map(|s| s.data.bytes() as u64).sum();
-        (inner.base.bytes(), after, self.shared.gaps.entries(from, head.sequence))
+        let after = inner.bytes - inner.covered_bytes;
+        (inner.base.bytes(), after, self.shared.gaps.entries(inner.base.sequence(), head.sequence))
     }
 }
 

@@ -14,6 +14,7 @@ impl Inner {
     pub(super) fn append(&mut self, segment: Segment, schema: &Arc<Schema>) -> u64 {
         self.bytes += segment.data.bytes() as u64;
         self.memory_bytes += segment.data.bytes() as u64;
+        self.unjoined_bytes += segment.data.bytes() as u64;
         self.encoded_entries += segment.entries();
         self.schema = schema.clone();
         self.segments.push_back(segment);
@@ -23,6 +24,10 @@ impl Inner {
     /// Small neighbours at the end become one once they are large enough, so that a reader far behind takes large slices.
     /// Only what is visible: a segment with entries on both sides of the head could be neither shown nor left out.
     pub(super) fn join_small(&mut self, head: Sequence) {
+        // To look for them each time would take longer than most transactions do.
+        if self.unjoined_bytes < SEGMENT_BYTES as u64 / 2 {
+            return;
+        }
         let is_small = |s: &&Segment| {
             let is_whole = s.begins && s.ends && s.span_from.is_none();
             is_whole && s.last <= head && s.data.in_memory() && s.data.bytes() < SEGMENT_BYTES / 2
@@ -32,13 +37,21 @@ impl Inner {
         let tail = (self.segments.len() - small..self.segments.len()).rev().take_while(joins).count();
         let start = self.segments.len() - tail;
         let tail_bytes: usize = self.segments.iter().skip(start).map(|s| s.data.bytes()).sum();
+        self.unjoined_bytes = tail_bytes as u64;
         if tail > 1 && tail_bytes >= SEGMENT_BYTES / 2 {
+            self.unjoined_bytes = 0;
             let parts: Vec<Segment> = self.segments.drain(start..).collect();
             match Segment::merge(&parts) {
                 Some(merged) => self.segments.push_back(merged),
                 None => self.segments.extend(parts),
             }
         }
+    }
+
+    /// What of it the base covers, after that has become another one.
+    pub(super) fn count_covered(&mut self) {
+        let covered = self.segments.iter().take_while(|segment| segment.last <= self.base.sequence());
+        self.covered_bytes = covered.map(|segment| segment.data.bytes() as u64).sum();
     }
 
     pub(super) fn truncate_after(&mut self, sequence: Sequence, schema: &Arc<Schema>) {
@@ -99,6 +112,8 @@ impl Inner {
     fn forget_oldest(&mut self, count: usize) {
         for _ in 0..count {
             let gone = self.segments.pop_front();
+            // Nothing is forgotten that the base does not cover.
+            self.covered_bytes -= gone.as_ref().map_or(0, |gone| gone.data.bytes() as u64);
             self.uncount(gone);
         }
         let pruned = self.pruned.position;

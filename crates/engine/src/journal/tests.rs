@@ -250,6 +250,38 @@ fn what_a_base_covers_is_pruned_beyond_the_limit_of_bytes() {
     assert!(info.bytes <= 5_000_000 && info.entries == 4, "{info:?}");
 }
 
+/// Small transactions that are joined, large ones in pieces, taken back or not, bases in between, and pruning.
+#[test]
+fn bytes_after_the_base_are_those_that_came_after_it() {
+    let (all, mut writer_of_all) = journal(options());
+    let (pruned, mut writer_of_pruned) = journal(JournalOptions { bytes_max: 2_000_000, ..options() });
+    let mut at_base = 0;
+    for round in 0..120 {
+        for writer in [&mut writer_of_all, &mut writer_of_pruned] {
+            match round % 8 {
+                3 => {
+                    begin(writer);
+                    (0..8).for_each(|id| insert(writer, id, &"large".repeat(100_000)));
+                    if round % 16 == 3 {
+                        writer.abort()
+                    } else {
+                        writer.commit().unwrap()
+                    }
+                    writer.publish().unwrap();
+                }
+                _ => (0..10).for_each(|id| commit(writer, |writer| insert(writer, id, &"small".repeat(3000)))),
+            }
+        }
+        if round % 11 == 10 {
+            [&all, &pruned].into_iter().for_each(merge_base);
+            at_base = all.info().bytes;
+        }
+        let after = all.info().bytes - at_base;
+        assert_eq!((all.base_debt().1, pruned.base_debt().1), (after, after), "round {round}");
+    }
+    assert!(pruned.info().bytes < all.info().bytes / 2, "there is something to prune");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_base_covers_is_pruned_beyond_the_limit_of_age() {
     let age_max = Duration::from_secs(60);
