@@ -40,8 +40,8 @@ pub(crate) fn base(
 ) -> Result<Encoded, FormatError> {
     let rows = net.rows(before).map(|row| (0, row.as_ref()));
     let mut rows: Vec<Keyed<'_>> = rows.collect();
+    let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
     let parts = sorted_parts(before.schema().key(), &mut rows);
-    let mut encoded = Encoded { count: rows_of(&parts), ..Encoded::default() };
     let chunks = chunks(&parts);
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
@@ -72,10 +72,6 @@ fn sorted_parts<'a, 'b>(key: &KeyColumns, rows: &'b mut [Keyed<'a>]) -> Vec<&'b 
         }
     });
     rows.chunks(each).collect()
-}
-
-fn rows_of(parts: &[&[Keyed<'_>]]) -> u64 {
-    parts.iter().map(|part| part.len() as u64).sum()
 }
 
 fn threads() -> usize {
