@@ -90,7 +90,7 @@ type Chunk<'a, 'b> = Vec<&'b [Keyed<'a>]>;
 /// parts one is made, which has about [`CHUNK_BYTES`] before it, and never more than twice that and a few rows.
 fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
     let count = parts.len().max(1);
-    let mut cuts: Vec<&Keyed<'_>> = parts.iter().flat_map(|part| cuts(part, CHUNK_BYTES / count)).collect();
+    let mut cuts: Vec<&Keyed<'_>> = parts.iter().flat_map(|part| possible_cuts(part, CHUNK_BYTES / count)).collect();
     cuts.sort_unstable_by(|one, other| order(one, other));
     let mut rest = parts.to_vec();
     let before = |cut: &Keyed<'_>, part: &mut &'b [Keyed<'a>]| {
@@ -106,7 +106,7 @@ fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
 }
 
 /// Rows of a part that have so many bytes before them since the last one.
-fn cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<Item = &'b Keyed<'a>> {
+fn possible_cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<Item = &'b Keyed<'a>> {
     let mut before = 0;
     part.iter().filter(move |(_, row)| {
         let is_cut = before >= bytes;

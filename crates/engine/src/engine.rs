@@ -16,7 +16,7 @@ use crate::table::{Clock, Table, TableOptions, Worker};
 mod deal;
 mod folders;
 
-use deal::{Dealt, Outlet, deal, outlet};
+use deal::{Outlet, deal, outlet};
 use folders::{Left, Opened, open_folders};
 
 /// Events of the stream that may wait; a transaction among them holds little memory (it spools).
@@ -185,12 +185,9 @@ impl<S: Source> Engine<S> {
     /// # Errors
     /// Why the source gave up.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
+        let handle = self.handle();
+        let acknowledged: Acknowledged = Arc::new(move || handle.acknowledged());
         let Engine { source, workers, mut outlets, tables, forgetting, paused, orders, .. } = self;
-        let tables: Arc<[TableHandle]> = tables.into();
-        let acknowledged: Acknowledged = {
-            let (forgetting, tables) = (forgetting.clone(), tables.clone());
-            Arc::new(move || forgetting.acknowledged(&tables))
-        };
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
@@ -258,7 +255,7 @@ async fn follow_orders<S: Source>(
 #[derive(Debug, Default)]
 struct Forgetting {
     /// Everything up to here is in the tables' queues.
-    dealt: Dealt,
+    dealt: Mutex<Lsn>,
     /// The furthest that was ever said.
     known: Mutex<Lsn>,
 }
@@ -268,7 +265,7 @@ impl Forgetting {
     /// copy), and keeping it would fill the source's disk.
     fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {
         // Before the tables are looked at: one that is followed again has all that comes after this.
-        let dealt = self.dealt.position();
+        let dealt = *self.dealt.lock();
         let least = tables.iter().filter_map(|table| table.status().releasable).min();
         self.release(least.unwrap_or(Durable::of_nobody(dealt)))
     }

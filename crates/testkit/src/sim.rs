@@ -2,6 +2,7 @@
 //! logged, as PostgreSQL's do.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -267,6 +268,49 @@ async fn next_of(extra: Option<&mut mpsc::Receiver<SourceEvent>>) -> Option<Sour
     }
 }
 
+impl SimDatabase {
+    /// The stream's events, in order.
+    async fn tell(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
+        let mut log = self.state.subscribe();
+        // Where several engines follow one database, the first hears what is injected.
+        let mut extra = self.extra_events.try_lock().ok();
+        let (mut sent, mut reached) = (0, Lsn(1000));
+        loop {
+            let new: Vec<SimCommit> = log.borrow_and_update().log.iter().skip(sent).cloned().collect();
+            reached = new.last().map_or(reached, |commit| commit.end);
+            sent += new.len();
+            for commit in new.iter().filter(|commit| commit.end.0 > self.from.load(Ordering::Relaxed)) {
+                let event = if commit.changes.is_empty() || commit.is_silent {
+                    SourceEvent::Progress(commit.end)
+                } else {
+                    SimDatabase::to_event(commit)?
+                };
+                if events.send(event).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // As PostgreSQL's keepalives do, so that a copy of an idle table ends.
+            if events.send(SourceEvent::Progress(reached)).await.is_err() {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
+                () = events.closed() => return Ok(()),
+                Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
+            }
+        }
+    }
+
+    /// Asks from time to time what may be forgotten.
+    async fn ask(&self, acknowledged: Acknowledged) -> Infallible {
+        let mut asking = tokio::time::interval(ASKING_INTERVAL);
+        loop {
+            asking.tick().await;
+            self.acknowledged.send_replace(acknowledged());
+        }
+    }
+}
+
 impl Source for SimDatabase {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         if tables.len() > self.state.borrow().tables {
@@ -303,41 +347,9 @@ impl Source for SimDatabase {
     }
 
     async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
-        let mut log = self.state.subscribe();
-        // Where several engines follow one database, the first hears what is injected.
-        let mut extra = self.extra_events.try_lock().ok();
-        let (mut sent, mut reached) = (0, Lsn(1000));
-        loop {
-            let new: Vec<SimCommit> = log.borrow_and_update().log.iter().skip(sent).cloned().collect();
-            reached = new.last().map_or(reached, |commit| commit.end);
-            sent += new.len();
-            for commit in new.iter().filter(|commit| commit.end.0 > self.from.load(Ordering::Relaxed)) {
-                let event = if commit.changes.is_empty() || commit.is_silent {
-                    SourceEvent::Progress(commit.end)
-                } else {
-                    SimDatabase::to_event(commit)?
-                };
-                if events.send(event).await.is_err() {
-                    return Ok(());
-                }
-            }
-            // As PostgreSQL's keepalives do, so that a copy of an idle table ends.
-            if events.send(SourceEvent::Progress(reached)).await.is_err() {
-                return Ok(());
-            }
-            let mut asking = tokio::time::interval(ASKING_INTERVAL);
-            loop {
-                tokio::select! {
-                    _ = asking.tick() => {
-                        self.acknowledged.send_replace(acknowledged());
-                        continue;
-                    }
-                    changed = log.changed() => changed.map_err(|error| SourceError::Transient(error.to_string()))?,
-                    () = events.closed() => return Ok(()),
-                    Some(event) = next_of(extra.as_deref_mut()) => if events.send(event).await.is_err() { return Ok(()) },
-                }
-                break;
-            }
+        tokio::select! {
+            ended = self.tell(events) => ended,
+            never = self.ask(acknowledged) => match never {},
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -181,6 +182,20 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
         std::process::exit(1);
     });
     orders
+}
+
+/// Waits for the order `tell COUNT`, and then until so much was noted; says all of it.
+async fn tell(
+    mut orders: mpsc::UnboundedReceiver<String>,
+    mut noted: mpsc::UnboundedReceiver<(i64, i64)>,
+) -> anyhow::Result<()> {
+    let order = orders.recv().await.context("no order came")?;
+    let count = order.strip_prefix("tell ").with_context(|| format!("not understood: {order}"))?.parse()?;
+    let mut seen: Vec<(i64, i64)> = Vec::new();
+    while seen.len() < count {
+        seen.push(noted.recv().await.context("the connection has ended")?);
+    }
+    say(&Times(seen))
 }
 
 fn say(what: &impl Serialize) -> anyhow::Result<()> {

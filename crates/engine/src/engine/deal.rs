@@ -2,10 +2,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use laredo_core::{CommitTime, Lsn, TableName};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -64,27 +64,14 @@ impl Outlet {
     }
 }
 
-/// Up to where everything is in the tables' queues.
-#[derive(Debug, Default)]
-pub(super) struct Dealt(AtomicU64);
-
-impl Dealt {
-    pub(super) fn position(&self) -> Lsn {
-        Lsn(self.0.load(Ordering::Acquire))
-    }
-
-    fn is(&self, position: Lsn) {
-        self.0.store(position.0, Ordering::Release);
-    }
-}
-
-/// Sends each event to the tables that it concerns, and tells all of them how far the stream is. To be polled by the task that sends
+/// Sends each event to the tables that it concerns, and tells all of them how far the stream is; up to `dealt` everything is in their
+/// queues. To be polled by the task that sends
 /// the events, after it has.
 pub(super) async fn deal(
     mut events: mpsc::Receiver<SourceEvent>,
     mut paused: watch::Receiver<bool>,
     tables: &mut [Outlet],
-    dealt: &Dealt,
+    dealt: &Mutex<Lsn>,
 ) {
     let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
     while let Some(event) = sent(&mut events).await {
@@ -94,7 +81,7 @@ pub(super) async fn deal(
         dealer.untold += 1;
         if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
             dealer.tell_progress();
-            dealt.is(dealer.reached);
+            *dealt.lock() = dealer.reached;
         }
     }
 }

@@ -1,16 +1,14 @@
 //! Parts that are clients of ours.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use laredo_client::{Replica, Row, TableName};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, sync_response};
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
 
-use super::{Answered, Begun, Reached, Times, now_us, say};
+use super::{Answered, Begun, Reached, now_us, say, tell};
 use crate::bench::stage::TABLE;
 
 /// Between two attempts to connect to a server that is not there yet.
@@ -56,30 +54,15 @@ pub(super) async fn follow(server: String, last_id: i64) -> anyhow::Result<()> {
 }
 
 /// Keeps a replica, and notes when rows appear.
-pub(super) async fn watch(server: String, mut orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
+pub(super) async fn watch(server: String, orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
     let replica = Replica::builder(server, TABLE.parse()?).start()?;
     replica.ready(Duration::from_secs(60)).await?;
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let noted = seen.clone();
+    let (sender, noted) = mpsc::unbounded_channel();
     let _listener = replica.listen(move |_: Option<&Row>, new: Option<&Row>| {
         if let Some(Ok(id)) = new.map(|row| row.get::<i64>("id")) {
-            noted.lock().unwrap_or_else(PoisonError::into_inner).push((id, now_us()));
+            let _ = sender.send((id, now_us()));
         }
     });
     say(&Begun {})?;
-    let count = count(orders.recv().await)?;
-    loop {
-        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if seen.len() >= count {
-            return say(&Times(seen));
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// `tell COUNT`: what was noted, once it is so much.
-pub(super) fn count(order: Option<String>) -> anyhow::Result<usize> {
-    let order = order.context("no order came")?;
-    let count = order.strip_prefix("tell ").with_context(|| format!("not understood: {order}"))?;
-    Ok(count.parse()?)
+    tell(orders, noted).await
 }

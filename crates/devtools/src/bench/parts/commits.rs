@@ -9,8 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::clients::count;
-use super::{Begun, Times, now_us, say};
+use super::{Begun, Times, now_us, say, tell};
 
 /// Sessions that commit in turn: one alone might not keep up the rate.
 const SESSIONS: u32 = 4;
@@ -58,9 +57,9 @@ async fn insert(client: &Client, notify: bool) -> anyhow::Result<tokio_postgres:
 }
 
 /// Listens, and notes when notifications of rows come.
-pub(super) async fn listen(database: &str, mut orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
+pub(super) async fn listen(database: &str, orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
     let (client, mut connection) = tokio_postgres::connect(database, NoTls).await?;
-    let (sender, mut noted) = mpsc::unbounded_channel();
+    let (sender, noted) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
         while let Some(Ok(message)) = messages.next().await {
@@ -76,10 +75,5 @@ pub(super) async fn listen(database: &str, mut orders: mpsc::UnboundedReceiver<S
     });
     client.batch_execute("LISTEN bench").await?;
     say(&Begun {})?;
-    let count = count(orders.recv().await)?;
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        seen.push(noted.recv().await.context("the connection has ended")?);
-    }
-    say(&Times(seen))
+    tell(orders, noted).await
 }

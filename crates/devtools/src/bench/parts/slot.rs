@@ -7,14 +7,13 @@ use laredo_postgres::pgoutput::{Decoder, Message};
 use laredo_postgres::transport::{ReplicationConnection, ReplicationMessage, ReplicationReader};
 use tokio::sync::mpsc;
 
-use super::clients::count;
-use super::{Begun, Times, now_us, say};
+use super::{Begun, now_us, say, tell};
 
 /// Reads a publication through a slot of its own, and notes when transactions of one row each are complete.
 pub(super) async fn read(
     database: &str,
     publication: &str,
-    mut orders: mpsc::UnboundedReceiver<String>,
+    orders: mpsc::UnboundedReceiver<String>,
 ) -> anyhow::Result<()> {
     let options = ConnectionOptions::parse(database)?;
     let mut connection = ReplicationConnection::connect(&options).await?;
@@ -24,21 +23,17 @@ pub(super) async fn read(
     );
     // Nothing is acknowledged: it does not last long enough for that.
     let (reader, _writer) = connection.start_replication(&start).await?;
-    let (sender, mut noted) = mpsc::unbounded_channel();
-    let reading = tokio::spawn(note(reader, sender));
+    let (sender, noted) = mpsc::unbounded_channel();
+    // With the channel's end, which stays open until then: why reading has ended is what is told.
+    let reading = tokio::spawn(async move { (note(reader, &sender).await, sender) });
     say(&Begun {})?;
-    let count = count(orders.recv().await)?;
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        match noted.recv().await {
-            Some(row) => seen.push(row),
-            None => return reading.await?,
-        }
+    tokio::select! {
+        ended = reading => ended?.0,
+        told = tell(orders, noted) => told,
     }
-    say(&Times(seen))
 }
 
-async fn note(mut reader: ReplicationReader, noted: mpsc::UnboundedSender<(i64, i64)>) -> anyhow::Result<()> {
+async fn note(mut reader: ReplicationReader, noted: &mpsc::UnboundedSender<(i64, i64)>) -> anyhow::Result<()> {
     let (mut decoder, mut inserted) = (Decoder::new(), None);
     while let Some(message) = reader.next().await? {
         let ReplicationMessage::XLogData { data, .. } = message else { continue };
