@@ -108,6 +108,7 @@ impl BatchBuilder {
             ends: header.ends,
             schema: self.schema.take(),
             entries: bytes::Bytes::new(),
+            ..RowBatch::default()
         };
         let entries_length = match self.entries.len() {
             0 => 0,

@@ -307,6 +307,7 @@ impl Journal {
             sequence,
             row_count: state.len() as i64,
             source_position: before.to_string(),
+            ..SnapshotEnd::default()
         })));
         let rows: Vec<_> = state.rows().collect();
         for chunk in rows.chunks(self.entries_per_batch) {

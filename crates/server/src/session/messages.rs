@@ -85,6 +85,7 @@ impl Greeting<'_> {
             sequence: base.sequence().to_wire(),
             rows_sent: count(rows),
             source_position: self.position(Some(base.position())),
+            ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);
     }
@@ -104,6 +105,7 @@ impl Greeting<'_> {
             current_sequence: sequence.to_wire(),
             server_time: Some(timestamp(now)),
             source_position: self.position(sent),
+            ..Heartbeat::default()
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);
