@@ -4,7 +4,7 @@ export class Table {
   #key = [];
   // By the JSON of the key's values.
   #rows = new Map();
-  // A snapshot that is not whole yet. Until it is, what was there before stays.
+  // A snapshot that is not whole yet. Until it is, what was there before stays. Entries that come before its end change its rows.
   #staged = null;
 
   get rows() {
@@ -40,17 +40,18 @@ export class Table {
   }
 
   #change({ action, oldValues, newValues }) {
+    const rows = this.#staged ?? this.#rows;
     switch (action) {
       case "INSERT":
       case "UPDATE":
-        this.#rows.set(this.#keyOf(newValues), newValues);
-        return true;
+        rows.set(this.#keyOf(newValues), newValues);
+        return rows === this.#rows;
       case "DELETE":
-        this.#rows.delete(this.#keyOf(oldValues));
-        return true;
+        rows.delete(this.#keyOf(oldValues));
+        return rows === this.#rows;
       case "TRUNCATE":
-        this.#rows.clear();
-        return true;
+        rows.clear();
+        return rows === this.#rows;
       default:
         // An entry without an action only says how far the stream is.
         return false;

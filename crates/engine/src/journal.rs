@@ -12,6 +12,7 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::Base;
 use crate::store::{Appender, Definition, StoreStatus};
@@ -20,6 +21,7 @@ mod cursor;
 mod gaps;
 mod kept;
 mod readers;
+mod requests;
 mod resolve;
 mod segment;
 mod stored;
@@ -34,6 +36,7 @@ pub use writer::JournalWriter;
 
 pub(crate) use gaps::Gaps;
 use readers::Readers;
+use requests::BaseRequests;
 use resolve::resolve;
 pub(crate) use segment::{Data, Segment};
 pub(crate) use stored::{DataFile, Part, Stored};
@@ -93,6 +96,7 @@ struct Shared {
     inner: RwLock<Inner>,
     readers: Readers,
     gaps: Gaps,
+    requests: BaseRequests,
     /// Readers may outlive the store: they must not keep it from the next one.
     store: Option<watch::Receiver<StoreStatus>>,
 }
@@ -104,6 +108,8 @@ struct Inner {
     /// The newest transaction that is no longer kept: a reader that has it can go on.
     pruned: Boundary,
     base: Arc<Base>,
+    /// The base's state was the head at this time or later; `None` for the base that the journal was opened with.
+    base_shown_at: Option<Instant>,
     /// Since it was opened.
     bases: u64,
     schema: Arc<Schema>,
@@ -112,7 +118,7 @@ struct Inner {
     /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
     spans: Vec<(Lsn, Lsn)>,
     /// Readers that are being sent a base need everything after it.
-    pins: BTreeMap<Sequence, usize>,
+    pins: BTreeMap<Sequence, BasePins>,
     memory_bytes: u64,
     bytes: u64,
     /// Of those, what the base covers.
@@ -120,6 +126,14 @@ struct Inner {
     /// No more bytes than this are in small segments at the end, which may be joined.
     unjoined_bytes: u64,
     encoded_entries: u64,
+}
+
+/// The pins of one base.
+#[derive(Clone, Copy, Debug)]
+struct BasePins {
+    readers: usize,
+    /// Bytes of the base.
+    bytes: u64,
 }
 
 /// What a journal begins with: a base alone, or what an earlier one left.
@@ -199,6 +213,7 @@ pub(crate) struct Merging {
 pub struct PinnedBase {
     journal: Journal,
     base: Arc<Base>,
+    shown_at: Option<Instant>,
 }
 
 impl Journal {
@@ -220,6 +235,7 @@ impl Journal {
             segments,
             pruned,
             base,
+            base_shown_at: None,
             bases: 1,
             schema,
             definition,
@@ -238,6 +254,7 @@ impl Journal {
             inner: RwLock::new(inner),
             readers: Readers::default(),
             gaps,
+            requests: BaseRequests::default(),
             store: appender.as_ref().map(|appender| appender.store().status()),
         };
         let journal = Journal { shared: Arc::new(shared) };
@@ -298,13 +315,20 @@ impl Journal {
         }
     }
 
+    /// The newest base.
+    #[must_use]
+    pub fn base(&self) -> Arc<Base> {
+        self.shared.inner.read().base.clone()
+    }
+
     /// The newest base, pinned: what came after it is kept until the pin is dropped.
     #[must_use]
     pub fn pin_base(&self) -> PinnedBase {
         let mut inner = self.shared.inner.write();
-        let base = inner.base.clone();
-        *inner.pins.entry(base.sequence()).or_insert(0) += 1;
-        PinnedBase { journal: self.clone(), base }
+        let (base, shown_at) = (inner.base.clone(), inner.base_shown_at);
+        let unpinned = BasePins { readers: 0, bytes: base.bytes() };
+        inner.pins.entry(base.sequence()).or_insert(unpinned).readers += 1;
+        PinnedBase { journal: self.clone(), base, shown_at }
     }
 
     /// The sequence of the oldest base that is pinned, where the journal is beyond twice its limits, and more than they allow is
@@ -354,10 +378,11 @@ impl Journal {
         self.shared.readers.list()
     }
 
-    /// Puts a newer base in place; what only the older one needed may go.
-    pub(crate) fn replace_base(&self, base: Arc<Base>) {
+    /// Puts a newer base in place, whose state was the head at `shown_at` or later; what only the older one needed may go.
+    pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
         let mut inner = self.shared.inner.write();
         inner.base = base;
+        inner.base_shown_at = Some(shown_at);
         inner.bases += 1;
         inner.count_covered();
         inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence);
@@ -411,14 +436,20 @@ impl PinnedBase {
     pub fn base(&self) -> &Arc<Base> {
         &self.base
     }
+
+    /// Its state was the head at this time or later; `None` where that is not known.
+    #[must_use]
+    pub fn shown_at(&self) -> Option<Instant> {
+        self.shown_at
+    }
 }
 
 impl Drop for PinnedBase {
     fn drop(&mut self) {
         let mut inner = self.journal.shared.inner.write();
-        if let Some(count) = inner.pins.get_mut(&self.base.sequence()) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pins) = inner.pins.get_mut(&self.base.sequence()) {
+            pins.readers -= 1;
+            if pins.readers == 0 {
                 inner.pins.remove(&self.base.sequence());
                 let Shared { options, gaps, .. } = &*self.journal.shared;
                 inner.prune(options, gaps, self.journal.head().sequence);

@@ -20,6 +20,7 @@ use crate::status::{Commits, TablePhase, TableStatus};
 use crate::store::{Definition, Store, StoreError};
 
 mod apply;
+mod bases;
 mod begin;
 mod copy;
 mod diff;

@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use laredo_core::{CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{BY_POSITION, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
+use laredo_engine::base::Base;
+use laredo_engine::journal::{
+    BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest,
+};
+use laredo_proto::replication::RowEncoding;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -14,6 +18,7 @@ use crate::refusal;
 use crate::request::Ask;
 use crate::shared::Shared;
 use crate::table::{Seat, Served};
+use crate::view::{EntryMode, Marker};
 
 mod admission;
 mod follow;
@@ -32,7 +37,7 @@ pub(crate) use outlet::{Pulled, SyncStream};
 use follow::Follow;
 use messages::Greeting;
 use outlet::Outlet;
-use snapshot::{Snapshot, takes_place, wait_for_place};
+use snapshot::Snapshot;
 
 /// A stream that was granted.
 pub(crate) struct Session {
@@ -49,8 +54,10 @@ struct Start {
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
     reason: &'static str,
-    /// Sent first, where the client has to start anew.
-    base: Option<PinnedBase>,
+    /// Names this journal, and the snapshot where there is one, in the client's next request.
+    snapshot_id: String,
+    /// The newest base, where the client has to load the table again.
+    base: Option<Arc<Base>>,
 }
 
 /// How often a table that is being waited for is asked whether it has failed.
@@ -78,56 +85,40 @@ impl Session {
 
     async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
-        let mut start = self.start(&journal).await?;
+        let (start, pinned) = self.start(&journal).await?;
         let view = self.table.views.get(self.ask.encoding, &self.ask.predicates);
         if let Some(view) = &view {
             view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
         }
         let Session { shared, table, ask, seat } = self;
         self::log(&table, &ask, &start);
-        let base = start.base.as_ref().map(|pinned| pinned.base().clone());
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
             behind_max: table.options.buffer.behind_max,
             policy: table.options.buffer.policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(Lease::new(reader, seat, start.base.take(), table.options.buffer));
+        let lease = Arc::new(Lease::new(reader, seat, table.options.buffer));
         table.watch(&lease);
         let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
-        let greeting = Greeting {
-            table: &table,
-            journal: &journal,
-            ask: &ask,
-            start: &start,
-            is_filtered: view.as_ref().is_some_and(|view| view.is_filtered()),
-        };
+        let is_filtered = view.as_ref().is_some_and(|view| view.is_filtered());
+        let greeting = Greeting { table: &table, journal: &journal, ask: &ask, start: &start, is_filtered };
         let mut out = Vec::new();
-        greeting.handshake(base.as_deref(), &mut out);
-        match base {
-            None => {
-                greeting.marker(&mut out);
-                outlet.send(out.into()).await?;
-            }
-            Some(base) => {
-                let snapshot = Snapshot::new(base.clone(), view.clone());
-                let (admission, silence_max) = (&shared.admission, table.options.heartbeat_interval);
-                let heartbeat = || greeting.heartbeat(shared.clock.as_ref()(), None);
-                if !takes_place(outlet.lease(), admission) {
-                    // Whoever waits in line knows at once what it waits for.
-                    outlet.send(std::mem::take(&mut out).into()).await?;
-                    wait_for_place(&mut outlet, admission, silence_max, heartbeat).await?;
-                }
-                greeting.snapshot_begin(&base, &mut out);
-                outlet.send(out.into()).await?;
-                let rows = snapshot.send(&mut outlet, admission, silence_max, heartbeat).await?;
-                let mut out = Vec::new();
-                greeting.snapshot_end(&base, rows, &mut out);
-                greeting.marker(&mut out);
-                outlet.send(out.into()).await?;
-            }
+        greeting.handshake(&mut out);
+        if start.base.is_none() {
+            greeting.marker(start.place(), &mut out);
+            outlet.send(out.into()).await?;
+            let mode = if start.reason == BY_POSITION { EntryMode::Repeat } else { EntryMode::Ordinary };
+            return Follow::new(&greeting, &shared, (view, mode), outlet).run().await;
         }
-        Follow::new(&greeting, &shared, view, outlet).run().await
+        let snapshot = Snapshot { greeting: &greeting, shared: &shared, view: view.clone() };
+        let sent = snapshot.send(&mut outlet, pinned, out).await?;
+        let start = Start::at(&sent.base, &journal, start.reason);
+        let greeting = Greeting { start: &start, ..greeting };
+        let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
+        let mut follow = Follow::new(&greeting, &shared, (view, mode), outlet);
+        follow.end_snapshot(&sent).await?;
+        follow.run().await
     }
 
     /// The table's journal, once there is one.
@@ -147,14 +138,14 @@ impl Session {
     }
 
     /// Decides where the stream begins, and waits where the client is ahead.
-    async fn start(&self, journal: &Journal) -> Result<Start, Status> {
+    async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
         let mut request = self.ask.resume.clone();
         request.own_source = self.table.options.source.clone();
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
         loop {
             match resolve(journal, &request).await? {
-                Resolution::Full(reason) => return Ok(full(journal, reason)),
+                Resolution::Full(reason) => return Ok(self.full(journal, reason)),
                 Resolution::Wait(position) => {
                     let mut heads = journal.watch_head();
                     let reached = timeout_at(deadline, heads.wait_for(|head| head.position >= position)).await;
@@ -163,25 +154,23 @@ impl Session {
                     }
                 }
                 Resolution::Delta(after, reason) => {
-                    if let Some(start) = delta(journal, after, reason).await? {
-                        return Ok(start);
+                    if let Some(start) = delta(journal, &request, (after, reason)).await? {
+                        return Ok((start, None));
                     }
                 }
             }
         }
     }
-}
-
-fn full(journal: &Journal, reason: &'static str) -> Start {
-    let pinned = journal.pin_base();
-    let base = pinned.base();
-    Start {
-        after: base.sequence(),
-        position: base.position(),
-        committed_at: base.committed_at(),
-        schema: base.schema().clone(),
-        reason,
-        base: Some(pinned),
+    /// A client of ours is sent the newest base, as its handshake describes it, and knows itself when it is at the head. For any other
+    /// client a fresh one is chosen when its turn has come.
+    fn full(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
+        match self.ask.encoding {
+            RowEncoding::PostgresBinary => {
+                let pinned = journal.pin_base();
+                (Start::at(pinned.base(), journal, reason), Some(pinned))
+            }
+            RowEncoding::Struct => (Start::at(&journal.base(), journal, reason), None),
+        }
     }
 }
 
@@ -193,7 +182,11 @@ async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<Resolutio
 }
 
 /// `None` where the place was pruned since it was found.
-async fn delta(journal: &Journal, after: Sequence, reason: &'static str) -> Result<Option<Start>, Status> {
+async fn delta(
+    journal: &Journal,
+    request: &ResumeRequest,
+    (after, reason): (Sequence, &'static str),
+) -> Result<Option<Start>, Status> {
     let cursor = journal.cursor(after);
     let origin = tokio::task::spawn_blocking(move || cursor.origin()).await;
     let origin = match origin.map_err(|e| Status::internal(format!("reading the journal: {e}")))? {
@@ -207,8 +200,16 @@ async fn delta(journal: &Journal, after: Sequence, reason: &'static str) -> Resu
         committed_at: journal.head().committed_at,
         schema: origin.schema,
         reason,
+        snapshot_id: own_id(journal.instance(), &request.snapshot_id, after),
         base: None,
     }))
+}
+
+/// What names this journal in the client's next request, where it resumes without a snapshot: its own id if that does, or else one
+/// for where it resumes. With another journal's id it could some day be given that journal's changes after a sequence of this one.
+fn own_id(instance: &InstanceId, theirs: &str, after: Sequence) -> String {
+    let is_ours = theirs.strip_prefix(&instance.0).is_some_and(|rest| rest.starts_with('-'));
+    if is_ours { theirs.to_owned() } else { instance.snapshot_id(after) }
 }
 
 fn log(table: &Served, ask: &Ask, start: &Start) {
@@ -224,9 +225,21 @@ fn log(table: &Served, ask: &Ask, start: &Start) {
 }
 
 impl Start {
-    /// Whether the client may have the first transaction, or a part of it, already.
-    fn may_repeat(&self) -> bool {
-        self.reason == BY_POSITION
+    /// Begins with a snapshot.
+    fn at(base: &Arc<Base>, journal: &Journal, reason: &'static str) -> Start {
+        Start {
+            after: base.sequence(),
+            position: base.position(),
+            committed_at: base.committed_at(),
+            schema: base.schema().clone(),
+            reason,
+            snapshot_id: base.snapshot_id(journal.instance()),
+            base: Some(base.clone()),
+        }
+    }
+
+    fn place(&self) -> Marker {
+        Marker { sequence: self.after, position: self.position, committed_at: self.committed_at }
     }
 }
 

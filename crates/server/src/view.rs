@@ -55,11 +55,23 @@ pub(crate) struct View {
     usage: Arc<Usage>,
 }
 
-/// The frame of a journal (by its last entry), or of a base (by the base and its place).
+/// The frame of a journal (by its last entry), as it is or as a part of a snapshot, or of a base (by the base and its place).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     Journal(Sequence),
+    Snapshot(Sequence),
     Base(Sequence, u64),
+}
+
+/// The way in which a reader gets the entries of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryMode {
+    /// Each says where the reader is.
+    Ordinary,
+    /// The reader may have the transaction, or a part of it, already.
+    Repeat,
+    /// They belong to a snapshot that is not complete, so none says where the reader is.
+    Snapshot,
 }
 
 #[derive(Debug, Default)]
@@ -196,9 +208,11 @@ impl View {
                 RowEncoding::PostgresBinary => binary::changes(changes),
             }
         };
-        match changes.is_ordinary() {
-            true => self.shared(Place::Journal(changes.frame.header.last_sequence), make),
-            false => make(),
+        let last = changes.frame.header.last_sequence;
+        match (changes.is_known_in_part(), changes.mode) {
+            (false, EntryMode::Ordinary) => self.shared(Place::Journal(last), make),
+            (false, EntryMode::Snapshot) => self.shared(Place::Snapshot(last), make),
+            (true, _) | (_, EntryMode::Repeat) => make(),
         }
     }
 

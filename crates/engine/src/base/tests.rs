@@ -112,7 +112,7 @@ impl Both {
         let crate::journal::Merging { base, after, head, .. } = self.journal.base_and_after();
         let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
         let next = Arc::new(merge_in(&base, &after, head, &std::env::temp_dir(), writer, partitions).unwrap());
-        self.journal.replace_base(next.clone());
+        self.journal.replace_base(next.clone(), tokio::time::Instant::now());
         next
     }
 }

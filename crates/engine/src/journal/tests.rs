@@ -7,6 +7,7 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Key, KeyColumns, Lsn, Sequence};
 use laredo_proto::batch::{Action, Entries};
 use laredo_testkit::SimDatabase;
+use tokio::time::Instant;
 
 use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Merging, frames};
 use crate::base::{self, Base, BaseWriter};
@@ -104,7 +105,7 @@ pub(crate) fn merge_base(journal: &Journal) {
     let Merging { base, after, head, .. } = journal.base_and_after();
     let writer = BaseWriter::new(&journal.options().folder).unwrap();
     let next = base::merge(&base, &after, head, &journal.options().folder, writer).unwrap();
-    journal.replace_base(Arc::new(next));
+    journal.replace_base(Arc::new(next), Instant::now());
 }
 
 #[test]

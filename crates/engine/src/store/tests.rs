@@ -428,7 +428,7 @@ fn merge_base(journal: &Journal, store: &Arc<Store>) {
     let crate::journal::Merging { base, after, head, definition } = journal.base_and_after();
     let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
     let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
-    journal.replace_base(Arc::new(next));
+    journal.replace_base(Arc::new(next), tokio::time::Instant::now());
 }
 
 proptest! {

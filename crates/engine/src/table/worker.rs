@@ -9,9 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::bases::{BaseMaker, is_base_due};
 use super::{Table, TableCommit, TableError, Wants};
-use crate::base::{self, Base, BaseError, Bases};
-use crate::journal::{Journal, Merging};
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
 use crate::status::TableCommand;
@@ -22,8 +21,6 @@ const COPY_QUEUE: usize = 8;
 /// A copy that failed is tried again after this, doubled each time up to the maximum.
 const COPY_BACKOFF: Duration = Duration::from_millis(100);
 const COPY_BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A new base is made when the journal after the last one is larger than it, and than this many bytes.
-const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
 /// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.
 const SETTLE_EVENTS: u64 = 256;
 /// A larger transaction is applied [`aside`]. For a small one, going there costs more than the work (`./dev bench latency`).
@@ -123,7 +120,7 @@ impl<S: Source> Worker<S> {
     async fn follow(&mut self) {
         let mut attempts = 0;
         let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
-        let mut merging: Option<JoinHandle<()>> = None;
+        let mut maker = self.start_maker();
         loop {
             let outcome = match self.step(&mut copy).await {
                 Some(outcome) => outcome,
@@ -146,12 +143,11 @@ impl<S: Source> Worker<S> {
             }
             if self.events.is_empty() || self.unsettled >= SETTLE_EVENTS || self.table.is_holding_enough() {
                 self.unsettled = 0;
-                self.settle(&mut merging).await;
+                self.settle(&mut maker).await;
             }
         }
-        if let Some(merging) = merging {
-            // It ends by itself, and until then the table's folder is in use. A panic of it has been printed.
-            let _ = merging.await;
+        if let Some(maker) = maker {
+            maker.end().await;
         }
     }
 
@@ -217,7 +213,7 @@ impl<S: Source> Worker<S> {
     }
 
     /// Shows what was handled, and makes readers and disk keep up.
-    async fn settle(&mut self, merging: &mut Option<JoinHandle<()>>) {
+    async fn settle(&mut self, maker: &mut Option<BaseMaker>) {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
             self.table.fail(&error.into());
         }
@@ -232,10 +228,19 @@ impl<S: Source> Worker<S> {
                 self.table.fail(&error);
             }
         }
-        if merging.as_ref().is_none_or(JoinHandle::is_finished) {
-            *merging = self.merge_base_if_due();
+        if maker.is_none() {
+            *maker = self.start_maker();
+        }
+        if let Some(writer) = self.table.writer().filter(|writer| is_base_due(writer.journal())) {
+            writer.journal().request_base();
         }
         self.table.report();
+    }
+
+    /// Starts what makes the table's bases, once there is a journal.
+    fn start_maker(&mut self) -> Option<BaseMaker> {
+        let journal = self.table.writer()?.journal().clone();
+        Some(BaseMaker::start(self.table.name().clone(), journal, self.table.bases().clone()))
     }
 
     fn start_copy(&self, attempts: u32) -> RunningCopy {
@@ -274,42 +279,6 @@ impl<S: Source> Worker<S> {
             Err(panic) => Err(TableError::Source(format!("the copy's task failed: {panic}"))),
         }
     }
-
-    /// Starts making the next base when the journal since the last one has grown large, or has to be pruned.
-    fn merge_base_if_due(&mut self) -> Option<JoinHandle<()>> {
-        let journal = self.table.writer()?.journal().clone();
-        let (base_bytes, after_bytes, after_entries) = journal.base_debt();
-        let limits = journal.options();
-        let grown = after_bytes > base_bytes.max(BASE_DEBT_BYTES);
-        let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
-        // Age alone: half of it, so that a base is there before the limit asks for pruning.
-        let aged = journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
-        if !(grown || over || aged) {
-            return None;
-        }
-        let (name, bases) = (self.table.name().clone(), self.table.bases().clone());
-        Some(tokio::task::spawn_blocking(move || match merge_base(&journal, &bases) {
-            Ok(Some(next)) => {
-                tracing::info!(table = %name, rows = next.rows(), position = %next.position(), "new base snapshot");
-                journal.replace_base(Arc::new(next));
-            }
-            // The table says why.
-            Ok(None) => {}
-            Err(error) => tracing::error!(table = %name, %error, "no new base snapshot; the journal grows"),
-        }))
-    }
-}
-
-/// Makes the next base. In a store none may be ahead of the journal, or clients in between could not go on after a restart: `None`
-/// where the journal will never be that far.
-fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
-    let Merging { base, after, head, definition } = journal.base_and_after();
-    if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {
-        return Ok(None);
-    }
-    let mut writer = bases.writer()?;
-    writer.define(definition);
-    base::merge(&base, &after, head, &journal.options().folder, writer).map(Some)
 }
 
 /// The store has moved, or failed. Without one it never does.

@@ -14,6 +14,7 @@ mod drain;
 mod equality;
 mod faults;
 mod interleaving;
+mod newcomers;
 mod restarts;
 mod schema_changes;
 mod slot;

@@ -25,7 +25,7 @@ pub struct SimpleState {
     key: Vec<String>,
     /// By the JSON of the key's values.
     pub rows: BTreeMap<String, JsonRow>,
-    staged: Option<BTreeMap<String, JsonRow>>,
+    staged: Option<Staged>,
     /// The last position seen, in whichever entry.
     pub position: String,
     /// The last sequence seen.
@@ -47,6 +47,14 @@ pub struct SimpleState {
     pub violations: Vec<String>,
 }
 
+/// A snapshot that has not ended. Entries that come before its end are changes of its rows.
+#[derive(Debug, Default)]
+struct Staged {
+    rows: BTreeMap<String, JsonRow>,
+    /// Rows that the snapshot itself had.
+    count: i64,
+}
+
 impl SimpleState {
     pub fn new(key: &[&str]) -> SimpleState {
         SimpleState { key: key.iter().map(|name| (*name).to_owned()).collect(), ..SimpleState::default() }
@@ -62,14 +70,15 @@ impl SimpleState {
                 self.staged = None;
                 self.snapshot_id = handshake.snapshot_id;
             }
-            Some(Message::SnapshotBegin(_)) => self.staged = Some(BTreeMap::new()),
+            Some(Message::SnapshotBegin(_)) => self.staged = Some(Staged::default()),
             Some(Message::SnapshotRow(row)) => {
                 let row = to_json(row.row);
                 let key = self.key_of(&row);
                 match &mut self.staged {
                     None => self.complain("a snapshot row before the snapshot's begin", &key),
                     Some(staged) => {
-                        if staged.insert(key.clone(), row).is_some() {
+                        staged.count += 1;
+                        if staged.rows.insert(key.clone(), row).is_some() {
                             self.complain("a snapshot has two rows of one key", &key);
                         }
                     }
@@ -78,10 +87,10 @@ impl SimpleState {
             Some(Message::SnapshotEnd(end)) => match self.staged.take() {
                 None => self.complain("a snapshot's end before its begin", ""),
                 Some(staged) => {
-                    if end.rows_sent != i64::try_from(staged.len()).unwrap() {
+                    if end.rows_sent != staged.count {
                         self.complain("a snapshot with another number of rows than it says", "");
                     }
-                    self.rows = staged;
+                    self.rows = staged.rows;
                     self.is_loaded = true;
                     self.sequence = end.sequence;
                 }
@@ -107,20 +116,24 @@ impl SimpleState {
     }
 
     fn entry(&mut self, entry: ReplicationJournalEntry) {
-        if self.staged.is_some() {
-            self.complain("an entry inside a snapshot", &entry.action);
-        }
         self.entries += 1;
-        self.sequence = entry.sequence;
+        // Where the client is counts from the snapshot's end.
+        if self.staged.is_some() {
+            if entry.source_position != "0/0" || entry.action.is_empty() {
+                self.complain("an entry inside a snapshot that says where the client is", &entry.action);
+            }
+        } else {
+            (self.sequence, self.position) = (entry.sequence, entry.source_position);
+        }
         let is_strict = self.is_strict;
         let (has_old, has_new) = (entry.old_values.is_some(), entry.new_values.is_some());
         let (old, new) = (to_json(entry.old_values), to_json(entry.new_values));
         let (old_key, new_key) = (self.key_of(&old), self.key_of(&new));
         match (entry.action.as_str(), has_old, has_new) {
             ("", false, false) => {}
-            ("TRUNCATE", false, false) => self.rows.clear(),
+            ("TRUNCATE", false, false) => self.changing().clear(),
             ("INSERT", false, true) => {
-                if self.rows.insert(new_key.clone(), new).is_some() && is_strict {
+                if self.changing().insert(new_key.clone(), new).is_some() && is_strict {
                     self.complain("INSERT of a row that is there", &new_key);
                 }
             }
@@ -128,16 +141,20 @@ impl SimpleState {
                 if old_key != new_key {
                     self.complain("UPDATE that changes the key", &format!("{old_key} to {new_key}"));
                 }
-                let before = self.rows.insert(new_key.clone(), new);
+                let before = self.changing().insert(new_key.clone(), new);
                 self.check_old(before, &old, &new_key);
             }
             ("DELETE", true, false) => {
-                let before = self.rows.remove(&old_key);
+                let before = self.changing().remove(&old_key);
                 self.check_old(before, &old, &old_key);
             }
             (action, _, _) => self.complain("an entry that makes no sense", &format!("{action} {has_old} {has_new}")),
         }
-        self.position = entry.source_position;
+    }
+
+    /// The rows that an entry changes.
+    fn changing(&mut self) -> &mut BTreeMap<String, JsonRow> {
+        self.staged.as_mut().map_or(&mut self.rows, |staged| &mut staged.rows)
     }
 
     fn check_old(&mut self, before: Option<JsonRow>, old: &JsonRow, key: &str) {
@@ -150,7 +167,7 @@ impl SimpleState {
     fn cast(&mut self, change: &SchemaChangeNotification) {
         let is_same =
             |a: &ColumnDefinition, b: &ColumnDefinition| a.column_name == b.column_name && a.data_type == b.data_type;
-        for row in self.rows.values_mut() {
+        for row in self.changing().values_mut() {
             let cast = change.new_columns.iter().map(|column| {
                 let stays = change.old_columns.iter().any(|old| is_same(old, column));
                 let value = row.remove(&column.column_name).filter(|_| stays);

@@ -110,8 +110,7 @@ fn latest_snapshot(table: &Served, journal: &Journal) -> ReplicationSnapshotInfo
     if let Some(newest) = table.handle().snapshots().and_then(|snapshots| snapshots.newest()) {
         return snapshots::info(&newest);
     }
-    let pinned = journal.pin_base();
-    let base = pinned.base();
+    let base = journal.base();
     ReplicationSnapshotInfo {
         snapshot_id: base.snapshot_id(journal.instance()),
         sequence: base.sequence().to_wire(),

@@ -15,15 +15,22 @@ use tonic::Status;
 use super::joined;
 use super::messages::Greeting;
 use super::outlet::Outlet;
+use super::snapshot::SentBase;
 use crate::drain::Guest;
 use crate::refusal;
 use crate::shared::Shared;
-use crate::view::{Chunk, View, Walk, empty_batch};
+use crate::view::{Chunk, EntryMode, Marker, View, Walk, empty_batch};
 
 /// News of mere progress comes no more often than this.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// More than this is projected on a thread of its own, so that other streams do not wait for it.
 const INLINE_BYTES: usize = 16 * 1024;
+
+/// A snapshot ends at what was the head no longer than this ago.
+const HEAD_AGE_MAX: Duration = Duration::from_secs(1);
+/// A client is sent what was committed meanwhile for no longer than this before its snapshot ends, or as long as it took to send the
+/// rows. One that reads more slowly than the database is written would never have it all.
+const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Follow<'a> {
     greeting: &'a Greeting<'a>,
@@ -51,11 +58,11 @@ impl<'a> Follow<'a> {
     pub(super) fn new(
         greeting: &'a Greeting<'a>,
         shared: &Shared,
-        view: Option<Arc<View>>,
+        (view, mode): (Option<Arc<View>>, EntryMode),
         outlet: Outlet,
     ) -> Follow<'a> {
         let start = greeting.start;
-        let walk = view.map(|view| Walk::new(view, start.schema.clone(), start.after, start.may_repeat()));
+        let walk = view.map(|view| Walk::new(view, start.schema.clone(), start.after, mode));
         Follow {
             greeting,
             clock: shared.clock.clone(),
@@ -67,6 +74,61 @@ impl<'a> Follow<'a> {
             progress_at: None,
             guest: greeting.table.drain.guest(),
         }
+    }
+
+    /// Ends the client's snapshot: for a reader of Structs at what is the head now, or was within a second.
+    pub(super) async fn end_snapshot(&mut self, sent: &SentBase) -> Result<(), Status> {
+        let at = match self.greeting.is_binary() {
+            true => self.greeting.start.place(),
+            false => self.catch_up(sent).await?,
+        };
+        if let Some(walk) = &mut self.walk {
+            walk.end_snapshot();
+        }
+        let greeting = self.greeting;
+        let end = joined(|out| {
+            greeting.snapshot_end(at, sent.rows, out);
+            greeting.marker(at, out);
+        });
+        self.outlet.send(end).await
+    }
+
+    /// Sends what was committed since the base, by whole transactions, and tells how far.
+    async fn catch_up(&mut self, sent: &SentBase) -> Result<Marker, Status> {
+        let deadline = Instant::now() + CATCH_UP_MAX.max(sent.began_at.elapsed());
+        let mut at = self.greeting.start.place();
+        // A head, and a time at which it was the head, or not yet.
+        let (mut goal, mut seen_at) = (at.sequence, sent.shown_at);
+        loop {
+            let head = self.greeting.journal.head();
+            if at.sequence >= head.sequence {
+                return Ok(Marker { position: head.position, committed_at: head.committed_at, ..at });
+            }
+            let is_there = at.sequence >= goal;
+            let is_recent = seen_at.is_some_and(|seen_at| seen_at.elapsed() <= HEAD_AGE_MAX);
+            if (is_there && is_recent) || Instant::now() >= deadline {
+                return Ok(at);
+            }
+            if is_there {
+                (goal, seen_at) = (head.sequence, Some(Instant::now()));
+            }
+            let Some(end) = self.transactions().await? else { return Ok(at) };
+            at = end;
+        }
+    }
+
+    /// Sends what comes next up to the end of a transaction, and tells how far that is; `None` at the head.
+    async fn transactions(&mut self) -> Result<Option<Marker>, Status> {
+        while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
+            let (ends, sequence, position) = (piece.ends, piece.last, piece.position);
+            self.piece(piece).await?;
+            if ends {
+                let reached = self.walk.as_ref().and_then(Walk::reached);
+                let committed_at = reached.map_or(self.greeting.start.committed_at, |reached| reached.committed_at);
+                return Ok(Some(Marker { sequence, position, committed_at }));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn run(mut self) -> Result<Infallible, Status> {

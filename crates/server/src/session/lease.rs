@@ -50,10 +50,22 @@ enum Cut {
 }
 
 impl Lease {
-    pub(crate) fn new(reader: Reader, seat: Seat, pin: Option<PinnedBase>, buffer: BufferOptions) -> Lease {
-        let (place, is_in_line, has_ended, progressed_at) = (None, false, false, Instant::now());
+    pub(crate) fn new(reader: Reader, seat: Seat, buffer: BufferOptions) -> Lease {
+        let (pin, place, is_in_line, has_ended, progressed_at) = (None, None, false, false, Instant::now());
         let held = Held { reader: Some(reader), seat: Some(seat), pin, place, is_in_line, has_ended, progressed_at };
         Lease { held: Mutex::new(held), given: Notify::new(), buffer, cut: OnceLock::new() }
+    }
+
+    /// Keeps the base that the client is sent from now on, and what follows it.
+    pub(super) fn hold(&self, pin: PinnedBase) {
+        let mut held = self.held.lock();
+        if let Some(reader) = &held.reader {
+            reader.moved(pin.base().sequence(), false);
+        }
+        let unwanted = if held.has_ended { Some(pin) } else { held.pin.replace(pin) };
+        held.progressed_at = Instant::now();
+        drop(held);
+        drop(unwanted);
     }
 
     /// The client has room for more.

@@ -8,7 +8,8 @@ use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
-    Encoding, GoAway, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+    Encoding, GoAway, Heartbeat, RowEncoding, SchemaChangeNotification, SnapshotBegin, SnapshotEnd, SyncHandshake,
+    SyncMode, SyncResponse,
 };
 use laredo_proto::{frame, schema};
 
@@ -18,6 +19,7 @@ use crate::table::Served;
 use crate::view::{Marker, marker, timestamp};
 
 /// What the messages of one stream are made of.
+#[derive(Clone, Copy)]
 pub(super) struct Greeting<'a> {
     pub(super) table: &'a Served,
     pub(super) journal: &'a Journal,
@@ -31,20 +33,17 @@ impl Greeting<'_> {
         self.ask.encoding == RowEncoding::PostgresBinary
     }
 
-    pub(super) fn handshake(&self, base: Option<&Base>, out: &mut Vec<u8>) {
+    pub(super) fn handshake(&self, out: &mut Vec<u8>) {
         let (start, ask) = (self.start, self.ask);
         let info = self.journal.info();
-        let (mode, snapshot_id) = match base {
-            Some(base) => (SyncMode::FullSnapshot, base.snapshot_id(self.journal.instance())),
-            None => (SyncMode::Delta, self.snapshot_id()),
-        };
+        let mode = if start.base.is_some() { SyncMode::FullSnapshot } else { SyncMode::Delta };
         let mut handshake = SyncHandshake {
             mode: mode.into(),
             server_current_sequence: info.head.sequence.to_wire(),
             journal_oldest_sequence: info.oldest_sequence.to_wire(),
             resume_from_sequence: start.after.to_wire(),
             columns: schema::column_definitions(&start.schema),
-            snapshot_id,
+            snapshot_id: start.snapshot_id.clone(),
             ..SyncHandshake::default()
         };
         if ask.is_ours {
@@ -59,20 +58,21 @@ impl Greeting<'_> {
         put(Message::Handshake(handshake), out);
     }
 
-    /// What names this journal in the client's next request, where it goes on without a snapshot: its own id if that does, or else
-    /// one for where it goes on. With another journal's id it could some day be given that journal's changes after a sequence of
-    /// this one.
-    fn snapshot_id(&self) -> String {
-        let (instance, own) = (self.journal.instance(), &self.ask.resume.snapshot_id);
-        let is_ours = own.strip_prefix(&instance.0).is_some_and(|rest| rest.starts_with('-'));
-        if is_ours { own.clone() } else { instance.snapshot_id(self.start.after) }
+    /// Says that the rows of the snapshot have other columns than the handshake said.
+    pub(super) fn schema_change(&self, base: &Base, out: &mut Vec<u8>) {
+        let notice = SchemaChangeNotification {
+            sequence: base.sequence().to_wire(),
+            old_columns: schema::column_definitions(&self.start.schema),
+            new_columns: schema::column_definitions(base.schema()),
+        };
+        put(Message::SchemaChange(notice), out);
     }
 
     /// Its row count is 0, for unknown, where a filter is yet to count.
     pub(super) fn snapshot_begin(&self, base: &Base, out: &mut Vec<u8>) {
         let rows = if self.is_filtered { 0 } else { base.rows() };
         let begin = SnapshotBegin {
-            snapshot_id: base.snapshot_id(self.journal.instance()),
+            snapshot_id: self.start.snapshot_id.clone(),
             sequence: base.sequence().to_wire(),
             row_count: count(rows),
             source_position: self.position(Some(base.position())),
@@ -80,21 +80,21 @@ impl Greeting<'_> {
         put(Message::SnapshotBegin(begin), out);
     }
 
-    pub(super) fn snapshot_end(&self, base: &Base, rows: u64, out: &mut Vec<u8>) {
+    /// `rows` counts the snapshot's rows alone, without the entries that may follow them.
+    pub(super) fn snapshot_end(&self, at: Marker, rows: u64, out: &mut Vec<u8>) {
         let end = SnapshotEnd {
-            sequence: base.sequence().to_wire(),
+            sequence: at.sequence.to_wire(),
             rows_sent: count(rows),
-            source_position: self.position(Some(base.position())),
+            source_position: self.position(Some(at.position)),
             ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);
     }
 
     /// For readers of Structs: an entry that says no more than where they are.
-    pub(super) fn marker(&self, out: &mut Vec<u8>) {
+    pub(super) fn marker(&self, at: Marker, out: &mut Vec<u8>) {
         if !self.is_binary() {
-            let Start { after: sequence, position, committed_at, .. } = *self.start;
-            marker(Marker { sequence, position, committed_at }, out);
+            marker(at, out);
         }
     }
 

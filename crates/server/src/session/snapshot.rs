@@ -1,12 +1,12 @@
 //! Sending a base.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use laredo_engine::base::Base;
-use laredo_engine::journal;
+use laredo_engine::journal::{self, PinnedBase};
 use laredo_proto::frame;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep_until};
@@ -14,13 +14,32 @@ use tonic::Status;
 
 use super::admission::Admission;
 use super::lease::Lease;
+use super::messages::Greeting;
 use super::outlet::Outlet;
 use crate::refusal;
+use crate::shared::Shared;
 use crate::view::{Place, View};
+
+/// The snapshot of one client.
+#[derive(Clone)]
+pub(super) struct Snapshot<'a> {
+    pub(super) greeting: &'a Greeting<'a>,
+    pub(super) shared: &'a Shared,
+    pub(super) view: Option<Arc<View>>,
+}
+
+/// A base that a client was sent.
+pub(super) struct SentBase {
+    pub(super) base: Arc<Base>,
+    /// Its state was the head at this time or later.
+    pub(super) shown_at: Option<Instant>,
+    pub(super) rows: u64,
+    pub(super) began_at: Instant,
+}
 
 /// A base on its way to a client.
 #[derive(Clone)]
-pub(super) struct Snapshot {
+struct Rows {
     base: Arc<Base>,
     view: Option<Arc<View>>,
 }
@@ -33,45 +52,114 @@ struct Part {
     next: Option<u64>,
 }
 
-impl Snapshot {
-    pub(super) fn new(base: Arc<Base>, view: Option<Arc<View>>) -> Snapshot {
-        Snapshot { base, view }
-    }
-
-    /// Sends all rows and returns their number, as long as the client has a place among those who are sent one. Where nothing is sent
-    /// for `silence_max`, a heartbeat says that the stream lives.
+impl Snapshot<'_> {
+    /// Sends `out`, which begins the stream, and all rows of a base: `pinned`, or else one that is fresh when the client's turn has
+    /// come.
     ///
     /// # Errors
     /// When it cannot be read, or the client was cut.
     pub(super) async fn send(
-        self,
+        &self,
         outlet: &mut Outlet,
-        admission: &Arc<Admission>,
-        silence_max: Duration,
-        heartbeat: impl Fn() -> Vec<u8>,
-    ) -> Result<u64, Status> {
+        pinned: Option<PinnedBase>,
+        mut out: Vec<u8>,
+    ) -> Result<SentBase, Status> {
+        let (lease, journal) = (outlet.lease().clone(), self.greeting.journal);
+        let began_at = Instant::now();
+        let hold = |pinned: PinnedBase| {
+            let (base, shown_at) = (pinned.base().clone(), pinned.shown_at());
+            lease.hold(pinned);
+            SentBase { base, shown_at, rows: 0, began_at }
+        };
+        let mut chosen = pinned.map(&hold);
+        let has_place = takes_place(&lease, &self.shared.admission);
+        if has_place && chosen.is_none() {
+            chosen = journal.fresh_base_now().map(&hold);
+        }
+        if !has_place || chosen.is_none() {
+            // A client that waits knows at once what it waits for.
+            outlet.send(std::mem::take(&mut out).into()).await?;
+            self.wait_for_place(outlet).await?;
+        }
+        let mut sent = match chosen {
+            Some(sent) => sent,
+            None => hold(self.wait_for_base(outlet).await?),
+        };
+        if !self.greeting.is_binary() && sent.base.schema() != &self.greeting.start.schema {
+            self.greeting.schema_change(&sent.base, &mut out);
+        }
+        self.greeting.snapshot_begin(&sent.base, &mut out);
+        outlet.send(out.into()).await?;
+        sent.rows = self.send_rows(outlet, Rows { base: sent.base.clone(), view: self.view.clone() }).await?;
+        Ok(sent)
+    }
+
+    /// Sends all rows and returns their number, as long as the client has a place among those who are sent one. Where nothing is sent
+    /// for a heartbeat's interval, one says that the stream lives.
+    async fn send_rows(&self, outlet: &mut Outlet, of: Rows) -> Result<u64, Status> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
-            let snapshot = self.clone();
-            let part = spawn_blocking(move || snapshot.part(from)).await;
+            let read = of.clone();
+            let part = spawn_blocking(move || read.part(from)).await;
             let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
             rows += part.rows;
             at = part.next;
             // It may have taken so long that the place went to another one.
-            wait_for_place(outlet, admission, silence_max, &heartbeat).await?;
+            self.wait_for_place(outlet).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= outlet.sent_at() + silence_max {
-                    outlet.send(heartbeat().into()).await?;
+                if Instant::now() >= self.heartbeat_at(outlet) {
+                    self.send_heartbeat(outlet).await?;
                 }
             }
             outlet.send(part.bytes).await?;
         }
         outlet.lease().leave_place();
-        Ok(if self.view.is_none() { self.base.rows() } else { rows })
+        Ok(if self.view.is_none() { of.base.rows() } else { rows })
     }
 
+    /// Waits until the client has a place, and says meanwhile that the stream lives.
+    async fn wait_for_place(&self, outlet: &mut Outlet) -> Result<(), Status> {
+        let lease = outlet.lease().clone();
+        // A place that was not used in time is gone again, and is asked for once more.
+        while !takes_place(&lease, &self.shared.admission) {
+            tokio::select! {
+                biased;
+                () = lease.given() => {}
+                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a fresh base, and says meanwhile that the stream lives.
+    async fn wait_for_base(&self, outlet: &mut Outlet) -> Result<PinnedBase, Status> {
+        let mut fresh = pin!(self.greeting.journal.fresh_base());
+        loop {
+            tokio::select! {
+                biased;
+                base = &mut fresh => return Ok(base),
+                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+            }
+            // A table that has stopped for good makes no more bases.
+            if let Some(error) = self.greeting.table.failure() {
+                return Err(refusal::failed(self.greeting.table.name(), &error));
+            }
+        }
+    }
+
+    fn heartbeat_at(&self, outlet: &Outlet) -> Instant {
+        outlet.sent_at() + self.greeting.table.options.heartbeat_interval
+    }
+
+    async fn send_heartbeat(&self, outlet: &mut Outlet) -> Result<(), Status> {
+        let now = (self.shared.clock)();
+        outlet.send(self.greeting.heartbeat(now, None).into()).await
+    }
+}
+
+impl Rows {
     fn part(&self, from: u64) -> Result<Part, Status> {
         let failed = |error: io::Error| Status::internal(format!("reading the snapshot: {error}"));
         let Some(view) = &self.view else {
@@ -91,30 +179,8 @@ impl Snapshot {
     }
 }
 
-/// Waits until the client has a place, and says meanwhile that the stream lives.
-///
-/// # Errors
-/// When the client was cut.
-pub(super) async fn wait_for_place(
-    outlet: &mut Outlet,
-    admission: &Arc<Admission>,
-    silence_max: Duration,
-    heartbeat: impl Fn() -> Vec<u8>,
-) -> Result<(), Status> {
-    let lease = outlet.lease().clone();
-    // A place that was not used in time is gone again, and is asked for anew.
-    while !takes_place(&lease, admission) {
-        tokio::select! {
-            biased;
-            () = lease.given() => {}
-            () = sleep_until(outlet.sent_at() + silence_max) => outlet.send(heartbeat().into()).await?,
-        }
-    }
-    Ok(())
-}
-
 /// Whether the client has a place; if not, it stands in line for one.
-pub(super) fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
+fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
     if !lease.has_place() && lease.wants_place() {
         admission.ask(lease);
     }

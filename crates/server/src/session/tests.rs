@@ -22,6 +22,8 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::{HttpOptions, ServedTableOptions, Waits};
 
+mod newcomers;
+
 const INTERVAL: Duration = Duration::from_secs(5);
 
 struct Quiet {
@@ -199,8 +201,12 @@ async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_
     let quiet = Quiet::new().await;
     quiet.rows(0..3).await;
     let head = quiet.journal().head();
-    let began = pull(&mut quiet.stream(RowEncoding::Struct)).await;
-    let [Message::Handshake(_), Message::SnapshotBegin(begin)] = began.as_slice() else { panic!("{began:?}") };
+    let (mut stream, mut began) = (quiet.stream(RowEncoding::Struct), Vec::new());
+    while began.len() < 2 {
+        began.append(&mut pull(&mut stream).await);
+    }
+    let [Message::Handshake(handshake), Message::SnapshotBegin(begin)] = began.as_slice() else { panic!("{began:?}") };
+    assert_eq!(handshake.snapshot_id, begin.snapshot_id);
     let by_snapshot = SyncRequest {
         last_known_sequence: head.sequence.to_wire(),
         last_snapshot_id: begin.snapshot_id.clone(),

@@ -4,7 +4,7 @@ use laredo_core::{Filter, Lsn, Schema, Seen, Sequence, TupleRef};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::{Action, Entries};
 
-use super::ViewError;
+use super::{EntryMode, ViewError};
 
 /// One frame of a journal, and what has to be known to show it.
 pub(super) struct FrameChanges<'a> {
@@ -22,8 +22,7 @@ pub(super) struct FrameChanges<'a> {
     pub(super) began_after: Sequence,
     /// The reader has everything up to here.
     pub(super) after: Sequence,
-    /// The reader may have this transaction already.
-    pub(super) may_repeat: bool,
+    pub(super) mode: EntryMode,
 }
 
 /// A change as a reader sees it.
@@ -45,9 +44,9 @@ impl FrameChanges<'_> {
         self.frame.batch.schema.is_some()
     }
 
-    /// Whether every reader of the view gets the same of it.
-    pub(super) fn is_ordinary(&self) -> bool {
-        !self.may_repeat && self.after < self.first()
+    /// Whether the reader has a part of the frame already.
+    pub(super) fn is_known_in_part(&self) -> bool {
+        self.after >= self.first()
     }
 
     /// Calls `each` with what the reader does not have yet and the filter lets through.

@@ -9,7 +9,7 @@ use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotificatio
 use prost_types::{Struct, Timestamp, value::Kind};
 
 use super::changes::{Change, FrameChanges};
-use super::{Projected, ViewError};
+use super::{EntryMode, Projected, ViewError};
 
 pub(super) fn rows(from: &Frame, schema: &Schema, filter: Option<&Filter>) -> Result<Projected, ViewError> {
     let (mut out, mut count) = (Vec::new(), 0);
@@ -56,7 +56,7 @@ impl Writer<'_> {
             Change::Delete(old) => ("DELETE", row(old)?, None),
             Change::Truncate => ("TRUNCATE", None, None),
         };
-        if self.changes.may_repeat && action == "DELETE" {
+        if self.changes.mode == EntryMode::Repeat && action == "DELETE" {
             // Some clients take a delete of a row they no longer have for a truncate, so they get the row first. It has the
             // sequence before: whoever is cut here goes on with the delete.
             self.push(Sequence(sequence.0 - 1), "UPDATE", old.clone(), old.clone());
@@ -82,7 +82,13 @@ impl Writer<'_> {
     fn flush(&mut self, end: Option<Lsn>) {
         let Some((sequence, mut entry)) = self.pending.take() else { return };
         let nth = sequence.entries_since(self.changes.began_after);
-        let position = end.unwrap_or_else(|| between(self.changes.before, nth, self.changes.frame.header.position));
+        let position = match (self.changes.mode, end) {
+            (EntryMode::Snapshot, _) => NOWHERE,
+            (EntryMode::Ordinary | EntryMode::Repeat, Some(end)) => end,
+            (EntryMode::Ordinary | EntryMode::Repeat, None) => {
+                between(self.changes.before, nth, self.changes.frame.header.position)
+            }
+        };
         entry.source_position = position.to_string();
         put(Message::JournalEntry(entry), &mut self.out);
     }
@@ -94,6 +100,10 @@ impl Writer<'_> {
         Projected { bytes: self.out.into(), count: self.count, carries_end }
     }
 }
+
+/// The position of an entry inside a snapshot. A client that is cut there and resumes from it is sent the table again: it may have
+/// dropped the rows that came before.
+const NOWHERE: Lsn = Lsn::ZERO;
 
 /// The position of a transaction's nth entry, not its last: after the commit before it and before its own end, so that who goes
 /// on from there gets the whole transaction again.

@@ -12,7 +12,7 @@ use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncResponse};
 use prost::Message as _;
 
-use super::{Views, Walk};
+use super::{EntryMode, Views, Walk};
 
 fn schema(names: &[&str]) -> Arc<Schema> {
     let column = |name: &&str| Column {
@@ -62,7 +62,7 @@ fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, 
     let predicates: Vec<_> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
     let view = Views::new(1 << 20).get(encoding, &predicates).unwrap();
-    let mut walk = Walk::new(view, journal.schema(), Sequence(after), false);
+    let mut walk = Walk::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
     walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
     let mut out = Vec::new();
     while let Some(chunk) = walk.next_chunk().unwrap() {

@@ -8,7 +8,7 @@ use laredo_engine::journal::{self, Frame, Piece};
 use laredo_proto::replication::RowEncoding;
 
 use super::changes::FrameChanges;
-use super::{Marker, View, ViewError, empty_batch, marker};
+use super::{EntryMode, Marker, View, ViewError, empty_batch, marker};
 
 /// Bytes that are sent together; small frames are joined up to this.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -25,8 +25,8 @@ pub(crate) struct Walk {
     after: Sequence,
     /// Something of the transaction was sent, and not its end.
     is_open: bool,
-    /// The client may have the first transaction already.
-    may_repeat: bool,
+    /// The way in which the client gets what comes next.
+    mode: EntryMode,
     /// The newest transaction that was gone through.
     reached: Option<Reached>,
 }
@@ -51,8 +51,8 @@ pub(crate) struct Chunk {
 }
 
 impl Walk {
-    /// `may_repeat` where the client may have the first transaction, or a part of it, already.
-    pub(crate) fn new(view: Arc<View>, schema: Arc<Schema>, after: Sequence, may_repeat: bool) -> Walk {
+    /// Begins after `after`; `mode` is that of the first transaction.
+    pub(crate) fn new(view: Arc<View>, schema: Arc<Schema>, after: Sequence, mode: EntryMode) -> Walk {
         Walk {
             view,
             run: Bytes::new(),
@@ -62,9 +62,14 @@ impl Walk {
             began_after: after,
             after,
             is_open: false,
-            may_repeat,
+            mode,
             reached: None,
         }
+    }
+
+    /// Ends the snapshot that the client got so far, between transactions.
+    pub(crate) fn end_snapshot(&mut self) {
+        self.mode = EntryMode::Ordinary;
     }
 
     /// The next piece to go through.
@@ -126,7 +131,7 @@ impl Walk {
             before: self.before,
             began_after: self.began_after,
             after: self.after,
-            may_repeat: self.may_repeat,
+            mode: self.mode,
         })?;
         self.is_open |= !projected.bytes.is_empty();
         if frame.header.ends {
@@ -143,13 +148,16 @@ impl Walk {
             committed_at: header.committed_at,
             is_told: self.is_open,
         };
-        let bytes = match self.is_open && !projected.carries_end {
+        // Inside a snapshot nothing says where the client is before the snapshot's own end.
+        let bytes = match self.is_open && !projected.carries_end && self.mode != EntryMode::Snapshot {
             true => self.close(reached, &projected.bytes),
             false => projected.bytes,
         };
         self.reached = Some(reached);
         self.is_open = false;
-        self.may_repeat = false;
+        if self.mode == EntryMode::Repeat {
+            self.mode = EntryMode::Ordinary;
+        }
         self.before = header.position;
         self.began_after = header.last_sequence;
         bytes

@@ -34,6 +34,10 @@ pub(crate) struct Replica {
     schema: Option<Arc<Schema>>,
     pending: Vec<(Action, i64, String)>,
     fresh: SimRows,
+    /// Rows of the snapshot, without the entries that came before its end.
+    fresh_count: i64,
+    /// Entries that came inside a snapshot, since the client was made.
+    pub(crate) entries_inside: usize,
 }
 
 impl Replica {
@@ -84,14 +88,16 @@ impl Replica {
             Message::SnapshotBegin(begin) => {
                 self.in_snapshot = true;
                 self.fresh.clear();
+                self.fresh_count = 0;
                 self.snapshot_id = begin.snapshot_id;
             }
             Message::SnapshotRow(row) => {
                 let (id, body) = parse(&row.row.unwrap());
+                self.fresh_count += 1;
                 assert!(self.fresh.insert(id, body).is_none(), "a row comes once");
             }
             Message::SnapshotEnd(end) => {
-                assert_eq!(end.rows_sent as usize, self.fresh.len());
+                assert_eq!(end.rows_sent, self.fresh_count);
                 self.in_snapshot = false;
                 self.snapshots += 1;
                 self.rows = std::mem::take(&mut self.fresh);
@@ -127,22 +133,27 @@ impl Replica {
         let position: Lsn = entry.source_position.parse().unwrap();
         let sequence = Sequence::from_wire(entry.sequence);
         assert!(sequence >= self.sequence || self.snapshots == 0 || entry.action.is_empty(), "{entry:?}");
+        assert_eq!(position == Lsn::ZERO, self.in_snapshot, "an entry inside a snapshot has no position: {entry:?}");
+        self.entries_inside += usize::from(self.in_snapshot);
+        let rows = if self.in_snapshot { &mut self.fresh } else { &mut self.rows };
         let old = entry.old_values.as_ref().map(parse);
         let new = entry.new_values.as_ref().map(parse);
         match (entry.action.as_str(), old, new) {
-            ("", None, None) => {}
-            ("INSERT", None, Some((id, body))) => drop(self.rows.insert(id, body)),
+            ("", None, None) => assert!(!self.in_snapshot, "a marker inside a snapshot"),
+            ("INSERT", None, Some((id, body))) => drop(rows.insert(id, body)),
             ("UPDATE", Some((old, _)), Some((id, body))) => {
                 assert_eq!(old, id, "a changed key comes as delete and insert");
-                self.rows.insert(id, body);
+                rows.insert(id, body);
             }
             ("DELETE", Some((id, body)), None) => {
-                assert_eq!(self.rows.remove(&id), Some(body), "a delete of a row that is there, as it is");
+                assert_eq!(rows.remove(&id), Some(body), "a delete of a row that is there, as it is");
             }
-            ("TRUNCATE", None, None) => self.rows.clear(),
+            ("TRUNCATE", None, None) => rows.clear(),
             other => panic!("a strange entry: {other:?}"),
         }
-        (self.sequence, self.position) = (sequence, position);
+        if !self.in_snapshot {
+            (self.sequence, self.position) = (sequence, position);
+        }
     }
 
     fn batch(&mut self, batch: &RowBatch) {
@@ -159,6 +170,7 @@ impl Replica {
                 Action::Insert | Action::Update => SimDatabase::parse(entry.row).unwrap(),
             };
             if self.in_snapshot {
+                self.fresh_count += 1;
                 assert!(self.fresh.insert(id, body).is_none(), "a row comes once");
             } else {
                 self.pending.push((entry.action, id, body));

@@ -1,0 +1,130 @@
+//! Bases on request: what newcomers say to the task that makes a table's bases, and what it answers.
+
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::{Inner, Journal, PinnedBase};
+
+/// A base is fresh for so long, whatever was committed since.
+const FRESH: Duration = Duration::from_millis(250);
+/// A base stays fresh for so many times the time that it took to make. It bounds the share of a processor that newcomers can
+/// claim for bases of a large table.
+const FRESH_FACTOR: u32 = 4;
+/// Older bases that readers still hold may take this many bytes of disk, or [`HELD_FACTOR`] times the newest base.
+const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const HELD_FACTOR: u64 = 3;
+
+/// The newcomers' side and the maker's side of one journal.
+#[derive(Debug, Default)]
+pub(super) struct BaseRequests {
+    wanted: Notify,
+    rounds: watch::Sender<BaseRounds>,
+}
+
+/// What the maker has done.
+#[derive(Clone, Copy, Debug, Default)]
+struct BaseRounds {
+    /// Requests that were answered, by a base or by the reason why there is none.
+    answered: u64,
+    /// When the last attempt began, and how long it took.
+    last: Option<(Instant, Duration)>,
+    /// The maker has ended.
+    is_closed: bool,
+}
+
+impl Journal {
+    /// The newest base, pinned, if it is fresh enough for a newcomer. `None` where [`Journal::fresh_base`] would have one made.
+    #[must_use]
+    pub fn fresh_base_now(&self) -> Option<PinnedBase> {
+        self.has_fresh_base().then(|| self.pin_base())
+    }
+
+    /// A base for a newcomer, pinned: the newest if it is fresh enough, or else one that is made of the head now. All newcomers of
+    /// that time share it.
+    ///
+    /// Where none can be made, because the disk is full or because readers hold too many older ones, it is the newest there is.
+    pub async fn fresh_base(&self) -> PinnedBase {
+        let requests = &self.shared.requests;
+        let mut rounds = requests.rounds.subscribe();
+        // Read before the base is looked at: an answer that comes in between counts.
+        let answered = rounds.borrow_and_update().answered;
+        if !self.has_fresh_base() {
+            requests.wanted.notify_one();
+            // The journal has the sender, so there is an end of it only by an answer.
+            let _ = rounds.wait_for(|rounds| rounds.answered > answered || rounds.is_closed).await;
+        }
+        self.pin_base()
+    }
+
+    /// Whether the newest base shows the head, or was made a moment ago, or has to do.
+    pub(crate) fn has_fresh_base(&self) -> bool {
+        let rounds = *self.shared.requests.rounds.borrow();
+        let is_recent = |(began, took): (Instant, Duration)| began.elapsed() <= FRESH.max(took * FRESH_FACTOR);
+        if rounds.is_closed || rounds.last.is_some_and(is_recent) {
+            return true;
+        }
+        let inner = self.shared.inner.read();
+        inner.base.sequence() == self.head().sequence || inner.holds_enough()
+    }
+
+    /// Asks for the next base.
+    pub(crate) fn request_base(&self) {
+        self.shared.requests.wanted.notify_one();
+    }
+
+    /// Waits until a base is asked for.
+    pub(crate) async fn base_requested(&self) {
+        self.shared.requests.wanted.notified().await;
+    }
+
+    /// Answers all requests so far; `last` where a base was made, or was tried to be.
+    pub(crate) fn answer_requests(&self, last: Option<(Instant, Duration)>) {
+        self.shared.requests.rounds.send_modify(|rounds| {
+            rounds.answered += 1;
+            rounds.last = last.or(rounds.last);
+        });
+    }
+
+    /// No more bases are made.
+    pub(crate) fn close_requests(&self) {
+        self.shared.requests.rounds.send_modify(|rounds| rounds.is_closed = true);
+    }
+}
+
+impl Inner {
+    /// Whether readers hold so many older bases that newcomers share the newest as it is.
+    fn holds_enough(&self) -> bool {
+        let newest = self.base.sequence();
+        let held: u64 = self.pins.range(..newest).map(|(_, pins)| pins.bytes).sum();
+        held >= HELD_BYTES_MAX.max(self.base.bytes().saturating_mul(HELD_FACTOR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use laredo_core::Sequence;
+
+    use super::super::BasePins;
+    use super::super::tests::{commit, insert, journal, options};
+    use super::*;
+
+    #[test]
+    fn newcomers_share_the_newest_base_while_readers_hold_too_many_older_ones() {
+        let (journal, mut writer) = journal(options());
+        commit(&mut writer, |writer| insert(writer, 1, "row"));
+        assert!(!journal.has_fresh_base());
+        let newest = journal.base().sequence();
+        let hold = |sequence: Sequence, bytes| {
+            let pins = BasePins { readers: 1, bytes };
+            journal.shared.inner.write().pins.insert(sequence, pins);
+        };
+        hold(newest, HELD_BYTES_MAX);
+        assert!(!journal.has_fresh_base(), "the newest itself does not count");
+        hold(Sequence(newest.0 - 1), HELD_BYTES_MAX / 2);
+        assert!(!journal.has_fresh_base());
+        hold(Sequence(newest.0 - 2), HELD_BYTES_MAX / 2);
+        assert!(journal.has_fresh_base());
+    }
+}

@@ -1,0 +1,111 @@
+//! The task that makes a table's bases: beside the table's own, which may be busy with a large transaction or wait for a reader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::TableName;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout};
+
+use crate::base::{self, Base, BaseError, Bases};
+use crate::journal::{Journal, Merging};
+
+/// A new base is made when the journal after the last one is larger than it, and than this many bytes.
+const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
+/// The pause after a base that could not be made.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A running task that makes bases.
+#[derive(Debug)]
+pub(super) struct BaseMaker {
+    task: JoinHandle<()>,
+    /// Dropped to end it.
+    running: oneshot::Sender<()>,
+}
+
+impl BaseMaker {
+    pub(super) fn start(table: TableName, journal: Journal, bases: Bases) -> BaseMaker {
+        let (running, ended) = oneshot::channel();
+        BaseMaker { task: tokio::spawn(make_bases(table, journal, bases, ended)), running }
+    }
+
+    /// Ends it. A base that is being made is completed: until then the table's folder is in use.
+    pub(super) async fn end(self) {
+        drop(self.running);
+        // A panic has been printed.
+        let _ = self.task.await;
+    }
+}
+
+/// Newcomers wait for no maker that has ended, however it did.
+struct Closing(Journal);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close_requests();
+    }
+}
+
+/// Whether the journal since the newest base has grown large, or has to be pruned.
+pub(super) fn is_base_due(journal: &Journal) -> bool {
+    let (base_bytes, after_bytes, after_entries) = journal.base_debt();
+    let limits = journal.options();
+    let grown = after_bytes > base_bytes.max(BASE_DEBT_BYTES);
+    let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
+    // Age alone: half of it, so that a base is there before the limit asks for pruning.
+    let aged = || journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
+    grown || over || aged()
+}
+
+/// Makes a base whenever one is asked for and due, or a newcomer wants a fresh one: one at a time.
+async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended: oneshot::Receiver<()>) {
+    let _closing = Closing(journal.clone());
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut ended => return,
+            () = journal.base_requested() => {}
+        }
+        if !is_base_due(&journal) && journal.has_fresh_base() {
+            journal.answer_requests(None);
+            continue;
+        }
+        let began = Instant::now();
+        let (of, to) = (journal.clone(), bases.clone());
+        let made = spawn_blocking(move || merge_base(&of, &to)).await;
+        let has_failed = match made {
+            Ok(Ok(Some(next))) => {
+                tracing::info!(%table, rows = next.rows(), position = %next.position(), "new base snapshot");
+                journal.replace_base(Arc::new(next), began);
+                false
+            }
+            // The table says why.
+            Ok(Ok(None)) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%table, %error, "no new base snapshot; the journal grows");
+                true
+            }
+            Err(panic) => {
+                tracing::error!(%table, %panic, "no new base snapshot; the journal grows");
+                true
+            }
+        };
+        journal.answer_requests(Some((began, began.elapsed())));
+        if has_failed && timeout(FAILURE_PAUSE, &mut ended).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Makes the next base. In a store none may be ahead of the journal, or clients in between could not go on after a restart: `None`
+/// where the journal will never be that far.
+fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
+    let Merging { base, after, head, definition } = journal.base_and_after();
+    if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {
+        return Ok(None);
+    }
+    let mut writer = bases.writer()?;
+    writer.define(definition);
+    base::merge(&base, &after, head, &journal.options().folder, writer).map(Some)
+}
