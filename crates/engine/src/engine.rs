@@ -163,7 +163,8 @@ impl<S: Source> Engine<S> {
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
         self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands));
         self.outlets.push(outlet);
-        self.tables.push(TableHandle { name, status, commits, journal, commands: command_sender, snapshots });
+        let (commands, looks) = (command_sender, self.source.looks());
+        self.tables.push(TableHandle { name, status, commits, journal, commands, snapshots, index, looks });
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitTime, Filter, FilterError, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef};
+use laredo_core::{
+    Cell, Column, CommitTime, Filter, FilterError, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef,
+};
 
 /// One step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! What the engine asks of a database.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use laredo_core::{CommitTime, Lsn, Oid, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::retention::Retention;
 use crate::spool::Spool;
@@ -55,6 +57,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// What the database keeps for the stream. It is told beside the events, for it matters most while nobody takes those.
     fn retention(&self) -> watch::Receiver<Retention>;
+
+    /// When the source last looked at each table's definition. A source that is told of every change has no need to.
+    fn looks(&self) -> watch::Receiver<DefinitionLooks> {
+        watch::channel(DefinitionLooks::default()).1
+    }
 
     /// Gives up what the database keeps for the stream, and has it kept anew from now on: the stream tells
     /// [`SourceEvent::Restarted`] where it does. With `drop_publication`, what decides which tables are sent is made anew, too. Returns when
@@ -133,6 +140,9 @@ pub enum SourceEvent {
         table: TableIndex,
         /// What was seen, for the log.
         reason: String,
+        /// The definition that was seen, as [`CopyEvent::End`] says it: a copy that ends with it owes nothing. `None` where only a copy that
+        /// begins later is good.
+        definition: Option<String>,
     },
     /// The table cannot be followed any more: dropped, or without a key.
     Broken {
@@ -149,6 +159,8 @@ pub enum SourceEvent {
         definition: String,
         /// Where the WAL ended when that was read: it is true of the rows once every commit up to here is told.
         from: Lsn,
+        /// The values that rows have by then. A row with another one was told under a definition in between, and the table owes a copy.
+        values: Vec<ColumnValues>,
     },
     /// The stream could not go on where it was (its slot is gone): whatever committed in between was never sent, so
     /// every table owes a copy.
@@ -156,6 +168,24 @@ pub enum SourceEvent {
         /// What happened, for the log.
         reason: String,
     },
+}
+
+/// When a source looked at the tables' definitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DefinitionLooks {
+    /// When the last look began that succeeded.
+    pub seen: BTreeMap<TableIndex, Instant>,
+    /// The reason why the last look failed, where it did.
+    pub errors: BTreeMap<TableIndex, String>,
+}
+
+/// The values that a column may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnValues {
+    /// The column's name.
+    pub column: String,
+    /// All of them but NULL.
+    pub values: BTreeSet<Vec<u8>>,
 }
 
 /// A committed transaction.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::durable::Durable;
 use crate::journal::Journal;
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
+use crate::source::{DefinitionLooks, TableIndex};
 
 /// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +149,17 @@ pub struct TableHandle {
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     pub(crate) commands: mpsc::Sender<TableCommand>,
     pub(crate) snapshots: Option<Arc<Snapshots>>,
+    pub(crate) index: TableIndex,
+    pub(crate) looks: watch::Receiver<DefinitionLooks>,
+}
+
+/// When a table's definition was last seen in the source's catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefinitionStatus {
+    /// The time since the last look that succeeded began; `None` before the first one.
+    pub verified_age: Option<Duration>,
+    /// The reason why the last look failed, if it did.
+    pub error: Option<String>,
 }
 
 /// What may be asked of a table.
@@ -192,6 +204,16 @@ impl TableHandle {
     pub async fn wait_journal(&self) -> Option<Journal> {
         let mut journal = self.journal.clone();
         journal.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// When its definition was last seen in the source's catalogue.
+    #[must_use]
+    pub fn definition(&self) -> DefinitionStatus {
+        let looks = self.looks.borrow();
+        DefinitionStatus {
+            verified_age: looks.seen.get(&self.index).map(Instant::elapsed),
+            error: looks.errors.get(&self.index).cloned(),
+        }
     }
 
     /// Its snapshots, if it has any.

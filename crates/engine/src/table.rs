@@ -17,7 +17,7 @@ use crate::snapshots::{SnapshotOptions, Snapshots};
 use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{Commits, TablePhase, TableStatus};
-use crate::store::{Definition, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 mod apply;
 mod bases;
@@ -25,6 +25,7 @@ mod begin;
 mod copy;
 mod diff;
 mod recent;
+mod redefine;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -34,6 +35,7 @@ mod worker;
 use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 use recent::Recent;
+pub(crate) use redefine::{OwedCopy, Redefinition};
 pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
 
 /// What a table is asked to be.
@@ -76,11 +78,11 @@ pub(crate) struct Table {
     /// When the state was last known to be the source's.
     current_at: CommitTime,
     /// A copy was asked for while one was being made.
-    owes_copy: Option<String>,
+    owes_copy: Option<OwedCopy>,
     /// A copy is to be begun once the stream is here.
     copy_due: Option<(Lsn, String)>,
-    /// What the rows are rows of, in the source's words, once the stream is here.
-    definition_due: Option<(Lsn, String)>,
+    /// What the rows are rows of once the stream is there.
+    definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
     commits: Arc<Mutex<Commits>>,
     journal: watch::Sender<Option<Journal>>,
@@ -253,7 +255,7 @@ impl Table {
                 let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
                 if fits {
                     let wants = self.apply(commit)?;
-                    self.define_if_due()?;
+                    let wants = self.define_if_due(wants)?;
                     return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
@@ -274,34 +276,11 @@ impl Table {
             (Phase::Live, Some(live)) => {
                 live.writer.advance(position);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
-                self.define_if_due()?;
-                self.copy_if_due(Wants::Nothing)
+                let wants = self.define_if_due(Wants::Nothing)?;
+                self.copy_if_due(wants)
             }
             _ => Ok(Wants::Nothing),
         }
-    }
-
-    /// The copy that is known may not be the table's any more.
-    pub(crate) fn on_moved(&mut self, reason: &str) -> Result<Wants, TableError> {
-        match &self.phase {
-            Phase::Failed => self.revive(reason),
-            // The copy under way may have been taken before the move.
-            Phase::Copying(_) => {
-                self.owes_copy = Some(reason.to_owned());
-                Ok(Wants::Nothing)
-            }
-            Phase::Live => self.copy_again(reason),
-        }
-    }
-
-    /// The rows are those of another definition as soon as every commit up to `from` is applied. What a copy is made under it says
-    /// itself.
-    pub(crate) fn on_redefined(&mut self, from: Lsn, definition: String) -> Result<Wants, TableError> {
-        if matches!(self.phase, Phase::Live) {
-            self.definition_due = Some((from, definition));
-            self.define_if_due()?;
-        }
-        Ok(Wants::Nothing)
     }
 
     /// Commits may be missing before this point of the stream: a copy that is under way may lack them too.
@@ -391,19 +370,6 @@ impl Table {
         Ok(wants)
     }
 
-    /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
-    fn define_if_due(&mut self) -> Result<(), TableError> {
-        let Phase::Live = self.phase else { return Ok(()) };
-        let Some(live) = &mut self.live else { return Ok(()) };
-        let reached = live.writer.committed().position;
-        if let Some((_, definition)) = self.definition_due.take_if(|(from, _)| *from <= reached) {
-            let definition = Definition { is_whole: self.options.pipeline.is_plain(), source: definition };
-            live.writer.publish()?;
-            live.writer.define(definition);
-        }
-        Ok(())
-    }
-
     fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
         let Some(live) = &mut self.live else {
@@ -463,7 +429,7 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
-        let definition = self.definition(&done.definition);
+        let (copied_under, definition) = (done.definition.clone(), self.definition(&done.definition));
         match &mut self.live {
             None => self.live = Some(self.begin_journal(done, definition)?),
             Some(live) => {
@@ -476,8 +442,8 @@ impl Table {
         self.current_at = (self.clock.0)();
         self.report_copied();
         match self.owes_copy.take() {
-            Some(reason) => self.copy_again(&reason),
-            None => Ok(Wants::Nothing),
+            Some(owed) if owed.is_owed_after(&copied_under) => self.copy_again(&owed.reason),
+            Some(_) | None => Ok(Wants::Nothing),
         }
     }
 

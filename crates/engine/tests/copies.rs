@@ -243,7 +243,7 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
     let known = journal.head().position;
     let mut reader = Reader::from_base(&journal);
     assert_eq!(reader.rows()[&1], "before");
-    database.say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned() }).await;
+    database.say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None }).await;
     let copied = async || table.status().copies == 2;
     laredo_testkit::eventually(Duration::from_secs(60), copied).await.unwrap();
     assert!(journal.head().position > known);

@@ -53,7 +53,9 @@ impl Followed {
     /// Changes the table unannounced, so that a copy tells.
     async fn rewrite(&mut self, changes: Vec<SimChange>) {
         self.database.change_silently(0, changes);
-        self.database.say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned() }).await;
+        self.database
+            .say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
+            .await;
         self.copies += 1;
         let is_copied = async || self.table.status().copies == self.copies;
         laredo_testkit::eventually(Duration::from_secs(60), is_copied).await.unwrap();

@@ -177,7 +177,7 @@ async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stre
     let tell = async |definition: &str, from: Lsn| {
         database.redefine(definition);
         let (table, definition) = (TableIndex(0), definition.to_owned());
-        database.say(SourceEvent::Redefined { table, definition, from }).await;
+        database.say(SourceEvent::Redefined { table, definition, from, values: Vec::new() }).await;
     };
     tell("after a truncate", database.end()).await;
     let end = database.commit(0, vec![SimChange::Truncate, SimChange::Insert(1, "one".to_owned())]);

@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use laredo_core::{CommitTime, Lsn, Oid, TableName, Xid};
-use laredo_engine::source::{SourceCommit, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
 use relation::{Catalogue, Known};
+pub use relation::{RelationIdentity, Route, Routes};
 use transaction::Transaction;
 
 /// Assembles the transactions of one stream, over all its connections.
@@ -160,9 +161,9 @@ impl Assembler {
         self.state.recent = self.state.recent.max(recent);
     }
 
-    /// A copy has locked the table of this number: announced under another name, it has moved.
-    pub fn copied(&mut self, table: TableIndex, oid: Oid) {
-        self.state.catalogue.copied(table, oid);
+    /// Follows the tables by the numbers that they are copied under. Whatever is decoded from here on is theirs by that number.
+    pub fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) {
+        self.state.reroute(routes, events);
     }
 
     /// The tables that committed transactions have truncated since the last call, and which (sub)transaction did it last.
@@ -177,6 +178,22 @@ impl Assembler {
 }
 
 impl State {
+    fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) {
+        let State { catalogue, current, streamed, .. } = self;
+        let changed = catalogue.reroute(routes, events);
+        let current = match current {
+            Current::Whole(transaction) | Current::Block(transaction) => Some(transaction),
+            Current::Nothing => None,
+        };
+        for transaction in current.into_iter().chain(streamed.values_mut()) {
+            for (oid, known) in &mut transaction.relations {
+                known.table = catalogue.table_of(*oid);
+            }
+            // Changes of another table; the copy waits for who wrote its own before.
+            changed.iter().for_each(|table| _ = transaction.spools.remove(table));
+        }
+    }
+
     fn take(&mut self, message: Message<'_>, events: &mut VecDeque<SourceEvent>) -> Result<(), AssembleError> {
         match message {
             Message::Insert { xid, relation, new } => {
@@ -227,21 +244,21 @@ impl State {
             Current::Nothing => return Err(order("a change", "where no transaction is open")),
         };
         let known = transaction.relations.get(&oid).or_else(|| self.catalogue.get(oid));
-        let Known { followed, .. } = known.ok_or(AssembleError::Unannounced(oid))?;
-        let Some(followed) = followed else {
+        let Known { table, shape, .. } = known.ok_or(AssembleError::Unannounced(oid))?;
+        let Some(table) = *table else {
             return Ok(());
         };
-        let expected = followed.shape.columns.len();
+        let expected = shape.columns.len();
         if let Some(row) = rows.into_iter().flatten().find(|row| row.columns != expected) {
             return Err(AssembleError::Cells {
-                table: self.catalogue.name(followed.table).clone(),
+                table: self.catalogue.name(table).clone(),
                 found: row.columns,
                 expected,
             });
         }
-        let spool = transaction.spools.entry(followed.table);
+        let spool = transaction.spools.entry(table);
         let spool = spool.or_insert_with(|| transaction::spool(&self.spool));
-        spool.push_shape(&followed.shape);
+        spool.push_shape(shape);
         spool.push(xid.unwrap_or(transaction.xid), change)?;
         Ok(())
     }

@@ -1,73 +1,99 @@
-//! What the catalogue says of a table: all that a schema, a check, or a comparison needs, read in one query.
+//! The facts of a table in the catalogue: all that a schema, a check, or a comparison needs, read in one query.
 
+mod change;
 mod facts;
 mod schema;
 
+pub(crate) use change::{Change, Conditions};
 pub(crate) use facts::{Definition, Facts, Identity, Published};
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
-use laredo_core::TableName;
+use laredo_core::{Oid, TableName};
 use postgres_protocol::escape::escape_literal;
 
 use crate::transport::{Connection, Row, TransportError};
 
-/// Reads the facts of `tables`, in their order; `None` where there is no such table. What the publication says of them
-/// is part of them.
+/// Reads the facts of `tables`, in their order; `None` where there is no such table. How the publication has them is part of them.
 pub(crate) async fn read(
     connection: &mut Connection,
     publication: &str,
     tables: &[TableName],
 ) -> Result<Vec<Option<Facts>>, TransportError> {
-    if tables.is_empty() {
-        return Ok(Vec::new());
-    }
-    let wanted: Vec<String> = tables
-        .iter()
-        .enumerate()
-        .map(|(place, name)| {
-            let (schema, table) = (escape_literal(&name.schema), escape_literal(&name.table));
-            format!("({place}, {schema}::name, {table}::name)")
-        })
-        .collect();
-    let publication = escape_literal(publication);
-    // Column lists and row filters exist from 15 on; from 18 on a generated column may be published by name.
-    let published = match connection.major_version() {
-        ..15 => format!(
-            "SELECT schemaname, tablename, NULL::json, NULL::text, NULL::text FROM pg_publication_tables WHERE pubname = {publication}"
-        ),
-        version => format!(
-            "SELECT schemaname, tablename, (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames) AND ({generated} OR a.attgenerated = '')),
-                rowfilter,
-                (SELECT s.oid::text FROM pg_publication_namespace s JOIN pg_publication u ON u.oid = s.pnpubid
-                 WHERE u.pubname = p.pubname AND s.pnnspid = n.oid)
-             FROM pg_publication_tables p
-             JOIN pg_namespace n ON n.nspname = p.schemaname
-             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-             WHERE pubname = {publication}",
-            generated = version >= 18
-        ),
-    };
-    let sql = include_str!("catalog/facts.sql")
-        .replace("{wanted}", &wanted.join(", "))
-        .replace("{published}", &published)
-        .replace("{publication}", &publication);
-    let mut found = vec![None; tables.len()];
-    for row in connection.simple_query(&sql).await? {
-        let (place, facts) = facts_row(&row)?;
-        if let Some(slot) = found.get_mut(place) {
-            *slot = Some(facts);
-        }
+    prepare(connection).await?;
+    let mut found = Vec::with_capacity(tables.len());
+    for table in tables {
+        found.push(look(connection, publication, table).await?);
     }
     Ok(found)
 }
 
-fn facts_row(row: &Row) -> Result<(usize, Facts), TransportError> {
+/// Prepares a session for [`look`].
+pub(crate) async fn prepare(connection: &mut Connection) -> Result<(), TransportError> {
+    let query = query(connection.major_version());
+    // Planning the query takes longer than running it, and compiling it much longer.
+    let sql = format!(
+        "SET jit = off; SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; \
+         PREPARE laredo_facts (name, name, name) AS {query}"
+    );
+    connection.simple_query(&sql).await.map(drop)
+}
+
+/// Reads the facts of one table in a prepared session. Waits for no lock.
+pub(crate) async fn look(
+    connection: &mut Connection,
+    publication: &str,
+    table: &TableName,
+) -> Result<Option<Facts>, TransportError> {
+    let [schema, table, publication] = [&table.schema, &table.table, publication].map(escape_literal);
+    let sql = format!("EXECUTE laredo_facts ({schema}, {table}, {publication})");
+    connection.simple_query(&sql).await?.first().map(facts_of).transpose()
+}
+
+/// The row filter of a table that is published with one, as an SQL condition. Opens the table: the caller holds a lock on it.
+pub(crate) async fn row_filter(
+    connection: &mut Connection,
+    publication: &str,
+    table: Oid,
+) -> Result<Option<String>, TransportError> {
+    let sql = format!(
+        "SELECT pg_get_expr(r.prqual, r.prrelid) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+         WHERE p.pubname = {} AND r.prrelid = {table}",
+        escape_literal(publication)
+    );
+    Ok(connection.simple_query(&sql).await?.into_iter().flatten().flatten().next())
+}
+
+/// The query of [`look`], as PostgreSQL of this version has the catalogue.
+fn query(version: u32) -> String {
+    // Column lists, row filters and schemas are published from 15 on; generated columns from 18 on.
+    let generated = if version >= 18 { "true" } else { "a.attgenerated = ''" };
+    let stored = if version >= 18 { "OR p.pubgencols = 's' AND a.attgenerated = 's'" } else { "" };
+    let columns = format!(
+        "(SELECT json_agg(a.attname ORDER BY a.attnum) FROM attributes a
+          WHERE CASE WHEN m.attrs IS NOT NULL AND m.by_schema IS NULL AND NOT p.puballtables
+              THEN a.attnum = ANY (m.attrs::int2[]) AND {generated}
+              ELSE a.attgenerated = '' {stored} END)"
+    );
+    let by_schema = "(SELECT s.oid FROM pg_publication_namespace s
+        WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)";
+    let [attrs, qual, by_schema, columns] = match version {
+        ..15 => ["NULL::int2vector", "NULL::text", "NULL::oid", "NULL::json"],
+        _ => ["r.prattrs", "r.prqual", by_schema, &columns],
+    };
+    include_str!("catalog/facts.sql")
+        .replace("{schema}", "$1")
+        .replace("{table}", "$2")
+        .replace("{publication}", "$3")
+        .replace("{attrs}", attrs)
+        .replace("{qual}", qual)
+        .replace("{by_schema}", by_schema)
+        .replace("{columns}", columns)
+}
+
+fn facts_of(row: &Row) -> Result<Facts, TransportError> {
     let unexpected = |problem: String| TransportError::Protocol(format!("the catalogue's answer: {problem}"));
-    let [Some(place), Some(json)] = row.as_slice() else {
+    let [Some(json)] = row.as_slice() else {
         return Err(unexpected(format!("{row:?}")));
     };
-    let place = place.parse().map_err(|_| unexpected(place.clone()))?;
-    let facts = serde_json::from_str(json).map_err(|error| unexpected(format!("{error} in {json}")))?;
-    Ok((place, facts))
+    serde_json::from_str(json).map_err(|error| unexpected(format!("{error} in {json}")))
 }

@@ -4,12 +4,12 @@ mod rows;
 mod wait;
 mod writers;
 
-use laredo_core::{Lsn, Oid, Schema, TableName, Xid};
+use laredo_core::{Lsn, Schema, TableName, Xid};
 use laredo_engine::source::{Admission, CopyEvent, Snapshot, SourceError, TableRequest};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-use crate::catalog::{self, Definition, Facts, quoted};
+use crate::catalog::{self, Definition, Facts, Published, quoted};
 use crate::source::{Followed, PostgresOptions, Settled};
 use crate::transport::{Connection, Row, TransportError};
 use crate::{publication, validate};
@@ -24,13 +24,13 @@ pub(crate) struct Copied {
 }
 
 /// Copies a table, from the start again while its definition moves. `slot` is the number of the slot that keeps what
-/// commits from now on; `locked` hears the table's number while nobody can rename it.
+/// commits from now on; `route` has the stream follow a definition's table, and returns whether that is another one.
 pub(crate) async fn copy_table(
     connection: &mut Connection,
     options: &PostgresOptions,
     table: &Followed,
     slot: u64,
-    locked: impl Fn(Oid),
+    route: impl Fn(&Definition) -> bool,
     admits: &Admission,
     rows: &mpsc::Sender<CopyEvent>,
 ) -> Result<Copied, SourceError> {
@@ -45,15 +45,21 @@ pub(crate) async fn copy_table(
             Err(error) => return Err(error),
         };
         let definition = facts.definition;
-        settle(connection, table, slot, &definition).await?;
+        settle(connection, table, slot, &definition, route(&definition)).await?;
         let snapshot = begin(connection, definition.kind, request, admits).await?;
         // The snapshot has to be younger than the end of those who wrote before the publication was what it is now.
         if read_facts(connection, publication, request).await?.definition != definition {
             connection.simple_query("ROLLBACK").await?;
             continue;
         }
-        locked(definition.oid);
-        rows::copy(connection, &request.name, &definition, &schema, snapshot, rows).await?;
+        let filter = match &definition.published {
+            Some(Published { filter: Some(_), .. }) => {
+                catalog::row_filter(connection, publication, definition.oid).await?
+            }
+            _ => None,
+        };
+        let sql = copy_statement(&request.name, &definition, &schema, filter.as_deref());
+        rows::copy(connection, &request.name, &sql, &schema, snapshot, rows).await?;
         connection.simple_query("COMMIT").await?;
         // Seen from outside the snapshot: enum labels, partitions and publications change under the lock, too.
         let now = read_facts(connection, publication, request).await?.definition;
@@ -66,17 +72,22 @@ pub(crate) async fn copy_table(
     }
 }
 
-/// Waits until nobody is left who wrote the table before the slot kept what commits, or while the publication had the
-/// table otherwise: each change is sent, or not, as the publication was when it was made.
+/// Waits until the transactions have ended that wrote the table before the slot kept what commits, before the stream followed it, or
+/// while the publication had it otherwise: each change is sent, or not, as the publication was when it was made. Of a table that the
+/// name had before, too: a transaction of its own is not one of this.
 async fn settle(
     connection: &mut Connection,
     table: &Followed,
     slot: u64,
     definition: &Definition,
+    is_other: bool,
 ) -> Result<(), TransportError> {
-    let wanted = Settled { slot, published: definition.published.clone() };
-    if table.progress.lock().settled.as_ref() != Some(&wanted) {
-        writers::wait_for_writers(connection, &table.request.name).await?;
+    let wanted = Settled { slot, published: definition.published.clone(), oid: definition.oid };
+    let before = table.progress.lock().settled.clone();
+    if is_other || before.as_ref() != Some(&wanted) {
+        let before = before.map(|before| before.oid);
+        writers::wait_for_writers(connection, &table.request.name, &[definition.oid, before.unwrap_or(definition.oid)])
+            .await?;
         table.progress.lock().settled = Some(wanted);
     }
     Ok(())
@@ -185,8 +196,7 @@ fn snapshot_of(text: &str) -> Option<Snapshot> {
 }
 
 /// The statement that copies what is published of a table.
-fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema) -> String {
-    let filter = definition.published.as_ref().and_then(|published| published.filter.as_ref());
+fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, filter: Option<&str>) -> String {
     let is_plain = definition.kind != 'p' && filter.is_none() && !schema.columns().iter().any(|column| column.is_text);
     let table = name.quoted();
     let columns: Vec<String> = schema

@@ -35,8 +35,8 @@ pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &Definit
 pub(crate) enum Left {
     /// It is what it was.
     Same(Lsn, Box<Definition>),
-    /// It can be followed from there, but is defined otherwise now.
-    Redefined(Lsn, String),
+    /// It can be followed from there by this definition, but is defined otherwise now.
+    Redefined(Lsn, Box<Definition>, String),
     /// Something is missing, or makes following impossible.
     Missing(String),
 }
@@ -83,7 +83,10 @@ fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<
     }
     match found.map(|found| definition.difference(&found)) {
         None => Left::Missing("it does not exist".to_owned()),
-        Some(Some(reason)) => Left::Redefined(known.position, format!("{reason} while laredo was not there")),
+        Some(Some(reason)) => {
+            let reason = format!("{reason} while laredo was not there");
+            Left::Redefined(known.position, Box::new(definition), reason)
+        }
         Some(None) => Left::Same(known.position, Box::new(definition)),
     }
 }

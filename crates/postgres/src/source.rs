@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use laredo_core::{Lsn, Schema};
+use laredo_core::{Lsn, Oid, Schema};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity,
-    TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, Resume, Source, SourceError, SourceEvent,
+    SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -74,6 +74,8 @@ pub(crate) struct Settled {
     pub(crate) slot: u64,
     /// How the publication has the table.
     pub(crate) published: Option<Published>,
+    /// The table's number.
+    pub(crate) oid: Oid,
 }
 
 impl PostgresSource {
@@ -129,16 +131,19 @@ impl Source for PostgresSource {
         // The least position that something is followed from.
         let mut from: Option<Lsn> = None;
         let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
-        let resumes = tables.iter().zip(left).map(|(table, left)| match left {
+        let indexed = tables.iter().enumerate().zip(left);
+        let resumes = indexed.map(|((index, table), left)| match left {
             None => Resume::Follow,
             Some(Left::Same(position, definition)) => {
                 follow(position);
+                self.signals.route(TableIndex(index), definition.relation_identity());
                 table.progress.lock().copied = Some(Arc::new(*definition));
                 Resume::Follow
             }
             // Without a definition it is not watched before it is copied.
-            Some(Left::Redefined(position, reason)) => {
+            Some(Left::Redefined(position, definition, reason)) => {
                 follow(position);
+                self.signals.route(TableIndex(index), definition.relation_identity());
                 Resume::FollowThenCopy(reason)
             }
             Some(Left::Missing(reason)) => Resume::Copy(reason),
@@ -174,7 +179,7 @@ impl Source for PostgresSource {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let locked = |oid| self.signals.copied.send_modify(|copied| _ = copied.insert(table, oid));
+        let route = |definition: &Definition| self.signals.route(table, definition.relation_identity());
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
         let mut connection = Connection::connect(&self.options.connection).await?;
@@ -182,7 +187,7 @@ impl Source for PostgresSource {
         let name = std::slice::from_ref(&table.request.name);
         let found =
             catalog::read(&mut connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
-        let copied = copy::copy_table(&mut connection, &self.options, table, slot, locked, &admits, &rows).await;
+        let copied = copy::copy_table(&mut connection, &self.options, table, slot, route, &admits, &rows).await;
         if let Err(SourceError::Definite(_)) = &copied {
             table.progress.lock().failed = Some(found);
         }
@@ -201,6 +206,10 @@ impl Source for PostgresSource {
     }
     fn retention(&self) -> watch::Receiver<Retention> {
         self.signals.retention.subscribe()
+    }
+
+    fn looks(&self) -> watch::Receiver<DefinitionLooks> {
+        self.signals.looks.subscribe()
     }
 
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
-use laredo_engine::source::{Acknowledged, SourceError, SourceEvent, TableIndex};
+use laredo_engine::source::{Acknowledged, DefinitionLooks, SourceError, SourceEvent, TableIndex};
 use laredo_engine::spool::SpoolOptions;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::assemble::Assembler;
+use crate::assemble::{Assembler, RelationIdentity, Route, Routes};
 use crate::options::ConnectionOptions;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 use asking::Asking;
@@ -77,10 +77,12 @@ pub struct Signals {
     pub slots: watch::Sender<u64>,
     /// A transaction id that the server gave out lately.
     pub recent: watch::Sender<Xid>,
-    /// The numbers of the tables that are being copied, or were.
-    pub copied: watch::Sender<BTreeMap<TableIndex, Oid>>,
+    /// The tables that rows are copied from, or were, by their numbers.
+    pub routes: watch::Sender<Routes>,
     /// One of the tables was announced: its definition may have changed.
     pub announced: Notify,
+    /// When each table's definition was looked at.
+    pub looks: watch::Sender<DefinitionLooks>,
     /// Who last truncated a table, as the stream has told.
     pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
     /// How far the stream has come.
@@ -104,13 +106,27 @@ impl Signals {
         Signals {
             slots: watch::Sender::new(0),
             recent: watch::Sender::new(Xid(0)),
-            copied: watch::Sender::default(),
+            routes: watch::Sender::default(),
             announced: Notify::new(),
+            looks: watch::Sender::default(),
             truncated: watch::Sender::default(),
             reached: watch::Sender::new(Lsn::ZERO),
             retention: watch::Sender::default(),
             resets: watch::Sender::new(0),
         }
+    }
+
+    /// Has a table followed by this number. Returns whether it was followed by another one, or its changes went elsewhere.
+    pub(crate) fn route(&self, table: TableIndex, identity: RelationIdentity) -> bool {
+        let mut is_other = false;
+        self.routes.send_modify(|routes| {
+            let before = routes.get(&table);
+            is_other = before.is_none_or(|before| before.identity.oid != identity.oid);
+            let copies = before.map_or(0, |before| before.copies) + 1;
+            routes.retain(|of, route| *of == table || route.identity.oid != identity.oid);
+            routes.insert(table, Route { copies, identity });
+        });
+        is_other
     }
 
     /// Tells, as loud as can be, that a slot could not be gone on with.
@@ -138,12 +154,15 @@ pub async fn follow(
         // It was asked for before there was a stream.
         resets.mark_changed();
     }
+    let mut assembler = Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
+    // Those of an earlier run, which a new receiver takes for seen.
+    assembler.reroute(&signals.routes.borrow(), &mut VecDeque::new());
     let stream = Stream {
         options,
         signals,
-        copied: signals.copied.subscribe(),
+        routes: signals.routes.subscribe(),
         resets,
-        assembler: Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool)),
+        assembler,
         queue: VecDeque::new(),
         events: events.clone(),
         acknowledged,
@@ -162,7 +181,7 @@ pub async fn follow(
 struct Stream<'a> {
     options: &'a StreamOptions,
     signals: &'a Signals,
-    copied: watch::Receiver<BTreeMap<TableIndex, Oid>>,
+    routes: watch::Receiver<Routes>,
     resets: watch::Receiver<u64>,
     assembler: Assembler,
     /// Complete, and not yet taken by the consumer. Survives the connection.
@@ -316,10 +335,9 @@ impl Stream<'_> {
         match message {
             ReplicationMessage::XLogData { start, data, .. } => {
                 self.received = self.received.max(start);
-                // A copy says it while it holds its lock, and whatever happened under another name arrives after that.
-                if self.copied.has_changed().unwrap_or(false) {
-                    let copied = self.copied.borrow_and_update();
-                    copied.iter().for_each(|(table, oid)| self.assembler.copied(*table, *oid));
+                // A copy says it before it waits for those who write: whatever others write arrives after that.
+                if self.routes.has_changed().unwrap_or(false) {
+                    self.assembler.reroute(&self.routes.borrow_and_update(), &mut self.queue);
                 }
                 self.assembler.take(data, &mut self.queue)?;
                 self.unfinished_bytes = match self.assembler.is_inside() {

@@ -244,10 +244,15 @@ impl Oam {
             let chosen = pipeline(&self.shared, &request.pipeline_id)?;
             tables.retain(|table| Arc::ptr_eq(table, chosen));
         }
+        let now = (self.shared.clock)();
         let reason = |table: &Arc<Served>| match table.failure() {
             Some(error) => Some(format!("{}: {error}", table.name())),
             None if table.drain.has_begun() => Some(format!("{}: draining", table.name())),
-            None if table.is_ready() => None,
+            None if table.is_ready(now) => None,
+            None if table.unverified(now).is_some() => {
+                let seconds = table.unverified(now).unwrap_or_default().as_secs();
+                Some(format!("{}: its definition was not verified for {seconds} s", table.name()))
+            }
             None => Some(format!("{}: it is being copied for the first time", table.name())),
         };
         Ok(tables.into_iter().filter_map(reason).collect())

@@ -95,9 +95,10 @@ impl Shared {
         self.sources.iter().find(|source| source.id == id)
     }
 
-    /// Whether every table can be served: it has been copied, and it has not failed.
+    /// Whether every table can be served: it has been copied, it has not failed, and its definition was seen lately.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.is_draining() && self.tables.iter().all(|table| table.is_ready())
+        let now = (self.clock)();
+        !self.is_draining() && self.tables.iter().all(|table| table.is_ready(now))
     }
 
     /// Whether no table begins any more streams.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use laredo_core::TableName;
+use laredo_core::{CommitTime, TableName};
 use laredo_engine::journal::Journal;
 use laredo_engine::{TableHandle, TablePhase};
 use parking_lot::Mutex;
@@ -17,6 +17,9 @@ use crate::options::ServedTableOptions;
 use crate::refusal;
 use crate::session::Lease;
 use crate::view::Views;
+
+/// A table whose definition was not seen for longer than this is not ready.
+const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct Served {
     pub(crate) options: ServedTableOptions,
@@ -71,8 +74,17 @@ impl Served {
         self.clients.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.failure().is_none() && self.handle().journal().is_some()
+    pub(crate) fn is_ready(&self, now: CommitTime) -> bool {
+        self.failure().is_none() && self.handle().journal().is_some() && self.unverified(now).is_none()
+    }
+
+    /// For how long the stream has gone on without a look at the table's definition, if that is too long: a change that PostgreSQL does
+    /// not announce would not be noticed. While the whole database is away nothing goes on; the lag tells of that.
+    pub(crate) fn unverified(&self, now: CommitTime) -> Option<Duration> {
+        let age = self.handle().definition().verified_age?;
+        let lag_us = now.0.saturating_sub(self.handle().status().current_at.0);
+        let lag = Duration::from_micros(u64::try_from(lag_us).unwrap_or(0));
+        Some(age.saturating_sub(lag)).filter(|unverified| *unverified > UNVERIFIED_MAX)
     }
 
     pub(crate) fn is_started(&self) -> bool {

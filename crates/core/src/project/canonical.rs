@@ -59,17 +59,10 @@ pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
         Ok(Shape::Enum(_) | Shape::Ltree | Shape::Money(_)) => true,
         Ok(Shape::Builtin(builtin)) => !matches!(
             builtin,
-            Type::FLOAT4
-                | Type::FLOAT8
-                | Type::NUMERIC
-                | Type::INTERVAL
-                | Type::INET
-                | Type::CIDR
-                | Type::JSONB
+            Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC | Type::INTERVAL | Type::INET | Type::CIDR | Type::JSONB
         ),
-        Ok(Shape::Array(_) | Shape::Composite(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown) | Err(_) => {
-            false
-        }
+        Ok(Shape::Array(_) | Shape::Composite(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown)
+        | Err(_) => false,
     }
 }
 

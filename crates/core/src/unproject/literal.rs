@@ -66,9 +66,7 @@ fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
         Type::FLOAT4 => number::single(value).map(|value| value.to_be_bytes().to_vec()),
         Type::FLOAT8 => number::double(value).map(|value| value.to_be_bytes().to_vec()),
         Type::NUMERIC => number::numeric(value),
-        ref other if is_object_number(other) => {
-            number::integer::<u32>(value).map(|value| value.to_be_bytes().to_vec())
-        }
+        ref other if is_object_number(other) => number::integer::<u32>(value).map(|value| value.to_be_bytes().to_vec()),
         ref other => text_literal(other, string(value)?),
     }
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use super::text::versioned;
 use super::*;
 use crate::project::tests::{
-    CITEXT, FLOAT_RANGE, LIST, LISTS, LISTS_RANGE, LTREE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE, VECTOR, any_type, array,
-    interval, joined, key_schema, likely_bytes, numeric, pair, schema, value as project, value_in,
+    CITEXT, FLOAT_RANGE, LIST, LISTS, LISTS_RANGE, LTREE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE, VECTOR,
+    any_type, array, interval, joined, key_schema, likely_bytes, numeric, pair, schema, value as project, value_in,
 };
 
 fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
@@ -135,8 +135,20 @@ fn might_be_sent(oid: Oid, bytes: &[u8]) -> bool {
 /// Documents whose strings look like documents.
 fn any_document() -> impl Strategy<Value = String> {
     let leaf = proptest::sample::select(vec![
-        "null", "true", "0", "1.50", "9007199254740993", "\"9007199254740993\"", "\"5\"", "\"a\"", "\"null\"", "\"[1]\"",
-        "\"\\\"5\\\"\"", "100000000000000000000000000000", "-0.10", "\"\"",
+        "null",
+        "true",
+        "0",
+        "1.50",
+        "9007199254740993",
+        "\"9007199254740993\"",
+        "\"5\"",
+        "\"a\"",
+        "\"null\"",
+        "\"[1]\"",
+        "\"\\\"5\\\"\"",
+        "100000000000000000000000000000",
+        "-0.10",
+        "\"\"",
     ]);
     leaf.prop_map(str::to_owned).prop_recursive(4, 16, 4, |inner| {
         prop_oneof![

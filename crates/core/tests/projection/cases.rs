@@ -165,11 +165,7 @@ pub(crate) const CASES: &[Case] = &[
     case("jsonpath", Text, &["$.a[*] ? (@ > 1)", "strict $"]),
     case("int2vector", Json, &["", "1 2 3"]),
     case("oidvector", Json, &["1"]),
-    case(
-        "int4[]",
-        Json,
-        &["{}", "{1,NULL,3}", "{{1,2},{3,4},{5,NULL}}", "{{{1},{2}}}"],
-    ),
+    case("int4[]", Json, &["{}", "{1,NULL,3}", "{{1,2},{3,4},{5,NULL}}", "{{{1},{2}}}"]),
     case("int4[]", Text, &["[0:1]={7,8}", "[-1:0][5:5]={{1},{2}}", "[2:3]={NULL,1}"]),
     case("text[]", Text, &["[0:3]={a,\"\",NULL,\"b c\"}"]),
     case("jsonb[]", Text, &["{{1,2},{3,\"[1]\"}}"]),

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::source::{SourceCommit, SourceEvent};
 use crate::spool::Spool;
-use crate::table::{Progress, Queued, TableCommit, TableEvent};
+use crate::table::{OwedCopy, Progress, Queued, Redefinition, TableCommit, TableEvent};
 
 /// Bytes that may wait for one table; beyond, its neighbours wait for it.
 const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
@@ -120,10 +120,13 @@ impl Dealer<'_> {
             SourceEvent::Progress(position) => {
                 (self.reached, self.current_at) = (self.reached.max(position), None);
             }
-            SourceEvent::Moved { table, reason } => self.tell(table.0, TableEvent::Moved(reason), EVENT_BYTES).await,
+            SourceEvent::Moved { table, reason, definition } => {
+                self.tell(table.0, TableEvent::Moved(OwedCopy { reason, definition }), EVENT_BYTES).await;
+            }
             SourceEvent::Broken { table, error } => self.tell(table.0, TableEvent::Broken(error), EVENT_BYTES).await,
-            SourceEvent::Redefined { table, definition, from } => {
-                self.tell(table.0, TableEvent::Redefined(from, definition), EVENT_BYTES).await;
+            SourceEvent::Redefined { table, definition, from, values } => {
+                let redefinition = Redefinition { from, definition, values };
+                self.tell(table.0, TableEvent::Redefined(redefinition), EVENT_BYTES).await;
             }
             SourceEvent::Restarted { reason } => {
                 for index in 0..self.tables.len() {

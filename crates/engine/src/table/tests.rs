@@ -5,7 +5,7 @@ use std::sync::Arc;
 use laredo_core::{Cell, Column, KeyColumns, Schema};
 
 use super::*;
-use crate::source::{RelationShape, Snapshot};
+use crate::source::{ColumnValues, RelationShape, Snapshot};
 use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
 fn options() -> TableOptions {
@@ -210,7 +210,7 @@ fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
     for (what, columns, expected) in cases {
         let (mut table, journal) = live(options(), &schema(&[text]), &[row(1, b"one")]);
         let head = journal.head();
-        assert_eq!(table.on_moved(what).unwrap(), Wants::Copy);
+        assert_eq!(table.on_moved(owed(what)).unwrap(), Wants::Copy);
         let cells = [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(b"one"), Cell::Null];
         let row: TupleBuf = cells.into_iter().take(1 + columns.len()).collect();
         copy(&mut table, &schema(columns), below(20), &[row]);
@@ -229,7 +229,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     options.journal.memory_bytes_max = 0;
     let (mut table, journal) = live(options, &schema, &[row(1, b"one")]);
     std::fs::remove_dir(folder.path()).unwrap();
-    table.on_moved("rewritten").unwrap();
+    table.on_moved(owed("rewritten")).unwrap();
     table.on_copy(begin(&schema, below(19))).unwrap();
     table.on_copy(rows(&[row(1, b"two")])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
@@ -238,7 +238,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     let failed = table.on_progress(Lsn(20), None).expect_err("there is no folder for the journal");
     table.fail(&failed);
     std::fs::create_dir(folder.path()).unwrap();
-    assert_eq!(table.on_moved("there is a folder").unwrap(), Wants::Copy);
+    assert_eq!(table.on_moved(owed("there is a folder")).unwrap(), Wants::Copy);
     let head = journal.head();
     copy(&mut table, &schema, below(30), &[row(1, b"three")]);
     table.on_progress(Lsn(30), None).unwrap();
@@ -349,7 +349,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
     let at = journal.head().sequence;
-    table.on_moved("rewritten").unwrap();
+    table.on_moved(owed("rewritten")).unwrap();
     let (new, newer, old) = (row(2, b"two"), row(2, b"2"), row(1, b""));
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
     if restarts {
@@ -416,7 +416,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
     options.journal.entries_max = 8;
     for (commits, is_one) in [(2, false), (3, true)] {
         let (mut table, journal) = live(options.clone(), &schema, &[row(1, b"one")]);
-        table.on_moved("rewritten").unwrap();
+        table.on_moved(owed("rewritten")).unwrap();
         let mut rows_copied = vec![row(1, b"one")];
         for xid in 11..11 + commits {
             let new = row(xid, b"new");
@@ -440,7 +440,7 @@ fn what_differs_comes_behind_all_that_was_told() {
     let (mut table, journal) = live(options(), &schema, &[row(1, b"before")]);
     // The stream passes a change that nobody announces; then somebody notices.
     table.on_progress(Lsn(15), None).unwrap();
-    table.on_moved("rewritten").unwrap();
+    table.on_moved(owed("rewritten")).unwrap();
     copy(&mut table, &schema, below(12), &[row(1, b"after")]);
     table.on_progress(Lsn(15), None).unwrap();
     assert_eq!(journal.head().position, Lsn(15), "known to readers, who would go on behind it");
@@ -448,4 +448,71 @@ fn what_differs_comes_behind_all_that_was_told() {
     let request = crate::journal::ResumeRequest { position: Some(Lsn(15)), ..Default::default() };
     let crate::journal::Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
     assert_eq!((journal.head().position, told(&journal, at)), (Lsn(16), vec![Action::Update]));
+}
+
+fn owed(reason: &str) -> OwedCopy {
+    OwedCopy { reason: reason.to_owned(), definition: None }
+}
+
+/// Of two moves that are seen while a copy is made under "defined", the newer one counts; one without a definition is newer than any.
+#[test]
+fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed() {
+    let schema = schema(&[("body", 25)]);
+    let (defined, another) = (Some("defined"), Some("another"));
+    for (seen, then, owes) in [
+        (defined, defined, false),
+        (another, defined, false),
+        (defined, another, true),
+        (None, defined, true),
+        (defined, None, true),
+    ] {
+        let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
+        let moved = |definition: Option<&str>| {
+            let definition = definition.map(str::to_owned);
+            OwedCopy { definition, ..owed("seen") }
+        };
+        assert_eq!(table.on_moved(moved(seen)).unwrap(), Wants::Copy);
+        for seen in [seen, then] {
+            assert_eq!(table.on_moved(moved(seen)).unwrap(), Wants::Nothing);
+        }
+        let mut end = |position: u64| {
+            table.on_copy(begin(&schema, below(position))).unwrap();
+            let definition = "defined".to_owned();
+            table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_told: false }).unwrap();
+            table.on_progress(Lsn(position), None).unwrap()
+        };
+        assert_eq!(end(20), if owes { Wants::Copy } else { Wants::Nothing }, "{seen:?}, {then:?}");
+        if owes {
+            assert_eq!(end(30), Wants::Nothing, "owed once");
+        }
+    }
+}
+
+#[test]
+fn rows_with_another_value_than_the_new_definition_has_are_copied() {
+    let schema = schema(&[("mood", 25)]);
+    for (column, values, copies) in [
+        ("mood", vec!["sad", "ok", "new"], false),
+        ("mood", vec!["ok", "new"], true),
+        ("mood", vec![], true),
+        ("gone", vec!["sad", "ok"], true),
+    ] {
+        let (mut table, _journal) = live(options(), &schema, &[row(1, b"sad"), row(2, b"ok")]);
+        let values = values.into_iter().map(|label| label.as_bytes().to_vec()).collect();
+        let asked = Redefinition {
+            from: Lsn(20),
+            definition: "newer".to_owned(),
+            values: vec![ColumnValues { column: column.to_owned(), values }],
+        };
+        assert_eq!(table.on_redefined(asked).unwrap(), Wants::Nothing, "not before the stream is there");
+        // What the first asked of rows is asked when a second one follows.
+        let plain = Redefinition { from: Lsn(21), definition: "newest".to_owned(), values: Vec::new() };
+        table.on_redefined(plain).unwrap();
+        assert_eq!(table.on_progress(Lsn(20), None).unwrap(), Wants::Nothing);
+        let wants = table.on_progress(Lsn(21), None).unwrap();
+        assert_eq!(wants, if copies { Wants::Copy } else { Wants::Nothing }, "{column}");
+        if !copies {
+            assert_eq!(table.copied_under().as_deref(), Some("newest"));
+        }
+    }
 }

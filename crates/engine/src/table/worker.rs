@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
-use super::{Table, TableCommit, TableError, Wants};
+use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
 use crate::status::TableCommand;
@@ -32,10 +32,9 @@ const SETTLE_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) enum TableEvent {
     Commit(TableCommit),
-    Moved(String),
+    Moved(OwedCopy),
     Broken(String),
-    /// From this position on the rows are those of another definition.
-    Redefined(Lsn, String),
+    Redefined(Redefinition),
     Restarted(String),
 }
 
@@ -154,7 +153,7 @@ impl<S: Source> Worker<S> {
     /// Handles the next thing that happens; `None` when the stream is closed.
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
         if let Some(progress) = self.due_progress() {
-            let heavy = self.table.is_copying();
+            let heavy = self.table.is_copying() || self.table.has_rows_to_check();
             return Some(aside(heavy, || self.table.on_progress(progress.position, progress.current_at)));
         }
         let holding_enough = self.table.is_holding_enough();
@@ -186,7 +185,7 @@ impl<S: Source> Worker<S> {
 
     fn on_command(&mut self, command: TableCommand) -> Result<Wants, TableError> {
         match command {
-            TableCommand::Reload(reason) => self.table.on_moved(&reason),
+            TableCommand::Reload(reason) => self.table.on_moved(OwedCopy { reason, definition: None }),
             TableCommand::Restore { recovered, answer } => {
                 let restored = aside(true, || self.table.restore_snapshot(*recovered));
                 // Whoever asked may have gone; it is done all the same.
@@ -205,8 +204,11 @@ impl<S: Source> Worker<S> {
                 let heavy = self.table.is_copying() || commit.spool.bytes() > INLINE_BYTES;
                 aside(heavy, || self.table.on_commit(commit))
             }
-            TableEvent::Moved(reason) => self.table.on_moved(&reason),
-            TableEvent::Redefined(from, definition) => self.table.on_redefined(from, definition),
+            TableEvent::Moved(owed) => self.table.on_moved(owed),
+            TableEvent::Redefined(redefinition) => {
+                let heavy = !redefinition.values.is_empty();
+                aside(heavy, || self.table.on_redefined(redefinition))
+            }
             TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }

@@ -19,6 +19,9 @@ const PATH: &str = "/health/ready";
 /// Tens of thousands of tables fit.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// A look at a definition that is older than this is told of. There is one every ten seconds.
+const UNVERIFIED_MS: u64 = 30_000;
+
 /// What `/health/ready` says.
 #[derive(Debug, Default, Deserialize)]
 struct Health {
@@ -44,6 +47,9 @@ struct Table {
     error: Option<String>,
     reason: Option<String>,
     copy: Option<Copied>,
+    /// Since its definition was last seen in the catalogue.
+    definition_verified_age_ms: Option<u64>,
+    definition_error: Option<String>,
 }
 
 /// How far a copy is.
@@ -141,7 +147,11 @@ fn detail(table: &Table) -> String {
         }
         text
     });
-    let parts = [table.error.clone(), table.reason.clone(), copy];
+    let unverified = table.definition_verified_age_ms.filter(|age| *age >= UNVERIFIED_MS).map(|age| {
+        let error = table.definition_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        format!("definition not verified for {}{error}", duration(age))
+    });
+    let parts = [table.error.clone(), table.reason.clone(), copy, unverified];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
@@ -162,10 +172,11 @@ mod tests {
     #[test]
     fn people_read_columns() {
         let body = br#"{"ready": false, "since": 1, "tables": [
-            {"schema": "public", "table": "t", "state": "live", "rows": 1234, "position": "0/200", "lag_ms": 12, "clients": 3},
+            {"schema": "public", "table": "t", "state": "live", "rows": 1234, "position": "0/200", "lag_ms": 12, "clients": 3, "definition_verified_age_ms": 9000},
             {"schema": "public", "table": "big", "state": "copying", "reason": "first copy", "rows": 0, "lag_ms": null,
              "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "left_ms": 12400}},
-            {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one"}]}"#;
+            {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one",
+             "definition_verified_age_ms": 45000, "definition_error": "a lock"}]}"#;
         let (health, json) = read(body).unwrap();
         assert_eq!(
             text(&health),
@@ -174,7 +185,7 @@ mod tests {
              public.t    live     1,234  0/200     12 ms        3\n\
              public.big  copying      0                            \
              first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, about 12 s left\n\
-             app.x       failed                     61 s           no key\\nset one\n"
+             app.x       failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
         );
         assert_eq!(json["since"], 1);
         let (health, _) = read(br#"{"ready": true}"#).unwrap();

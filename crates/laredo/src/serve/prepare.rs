@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use futures::future::join_all;
-use laredo_engine::source::{SourceError, TableRequest};
 use laredo_core::Schema;
+use laredo_engine::source::{SourceError, TableRequest};
 use laredo_engine::{Clock, Engine, PipelineError, TableOptions};
 use laredo_postgres::{PostgresOptions, PostgresSource};
 use laredo_server::WaitingFor;

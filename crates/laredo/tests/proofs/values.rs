@@ -73,7 +73,10 @@ async fn a_value_in_any_spelling_finds_its_row() {
         assert_eq!(replica.view().len(), 1, "{column}");
     }
     for (predicate, reason) in [
-        (Predicate::equals("u", "x"), "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is none of its values"),
+        (
+            Predicate::equals("u", "x"),
+            "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is none of its values",
+        ),
         (Predicate::equals("at", "2024-01-01"), "a timestamp with its zone (2024-01-31T04:05:06Z)"),
         (Predicate::equals("m", "mad"), "its labels are sad, glad"),
         (Predicate::any_of("n", ["1", "one"]), "\"one\" is none of its values: this is not how a number is written"),
@@ -91,7 +94,9 @@ async fn upper_and_lower_case_are_those_of_the_database() {
     for (database, locale) in [("ascii", "C"), ("unicode", "C.UTF-8")] {
         cluster.psql(&format!("CREATE DATABASE {database} TEMPLATE template0 LOCALE '{locale}'")).unwrap();
         let sql = |sql: &str| cluster.psql_in(database, sql).unwrap();
-        sql("CREATE EXTENSION citext; CREATE TABLE t (id int PRIMARY KEY, e citext); INSERT INTO t VALUES (1, 'É'), (2, 'Foo')");
+        sql(
+            "CREATE EXTENSION citext; CREATE TABLE t (id int PRIMARY KEY, e citext); INSERT INTO t VALUES (1, 'É'), (2, 'Foo')",
+        );
         let config = ServerConfig::new(cluster.url(database), [table("t")]);
         let server = config.slot(&format!("laredo_{database}")).start().await;
         for value in ["é", "É", "fOO"] {
@@ -108,7 +113,8 @@ async fn a_filter_is_read_again_where_its_column_changes() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '5'), (2, 'five')").unwrap();
     let server = serve(&cluster, "t").await;
-    let (stays, ends) = (replica(&server, Predicate::equals("v", "5")), replica(&server, Predicate::equals("v", "five")));
+    let (stays, ends) =
+        (replica(&server, Predicate::equals("v", "5")), replica(&server, Predicate::equals("v", "five")));
     for replica in [&stays, &ends] {
         replica.ready(PATIENCE).await.unwrap();
         assert_eq!(replica.view().len(), 1);
@@ -128,8 +134,14 @@ async fn a_configured_filter_that_means_nothing_is_refused_before_anything_is_ma
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql(TYPES).unwrap();
     for (filter, reason) in [
-        ("type = field-equals, field = u, value = x", "filters[0]: column `u` is of type uuid: \"x\" is none of its values"),
-        ("type = field-equals, field = c, value = true", "column `c` is of type character(3): true is none of its values"),
+        (
+            "type = field-equals, field = u, value = x",
+            "filters[0]: column `u` is of type uuid: \"x\" is none of its values",
+        ),
+        (
+            "type = field-equals, field = c, value = true",
+            "column `c` is of type character(3): true is none of its values",
+        ),
         ("type = field-equals, field = at, value = \"2024-01-01\"", "a timestamp with its zone"),
         ("type = field-prefix, field = day, prefix = \"2024\"", "column `day` is of type date: it is not text"),
         ("type = field-regex, field = id, pattern = \"1\"", "column `id` is of type integer: it is not text"),

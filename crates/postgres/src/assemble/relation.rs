@@ -1,6 +1,6 @@
 //! What the stream has said about tables.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -9,16 +9,18 @@ use laredo_engine::source::{RelationShape, SourceEvent, TableIndex};
 
 use crate::pgoutput::Relation;
 
-/// The tables that are followed, and what is known of all that were announced.
+/// The tables that are followed, and all that were announced.
+///
+/// A table is followed by its number in `pg_class`: the one that it was copied under, or, before the first copy, the one that it was first
+/// announced with. Its changes are its own whatever the table is named meanwhile, and those of another table of its name are not.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    names: Vec<TableName>,
+    tables: Vec<FollowedTable>,
     by_name: HashMap<TableName, TableIndex>,
+    by_oid: HashMap<Oid, TableIndex>,
     /// Announced on this connection, by transactions that have committed.
     relations: HashMap<Oid, Known>,
     announcements: u64,
-    /// What each table was last seen as, on this connection or an earlier one.
-    seen: Vec<Seen>,
     /// Whether a table that is followed was announced.
     pub(super) announced: bool,
 }
@@ -28,42 +30,60 @@ pub(super) struct Catalogue {
 pub(super) struct Known {
     /// Counts the announcements: what was said later holds.
     announcement: u64,
-    /// Absent where it is not one of ours: the publication may hold more tables.
-    pub(super) followed: Option<Followed>,
+    /// The followed table that its changes belong to; the publication may have more.
+    pub(super) table: Option<TableIndex>,
+    /// The followed table that has its name.
+    named: Option<TableIndex>,
+    pub(super) shape: Arc<RelationShape>,
+    identity: RelationIdentity,
 }
 
 #[derive(Debug)]
-pub(super) struct Followed {
-    pub(super) table: TableIndex,
-    pub(super) shape: Arc<RelationShape>,
-    identity: Identity,
+struct FollowedTable {
+    name: TableName,
+    route: Option<Route>,
+    /// As it was announced last.
+    announced: Option<RelationIdentity>,
+    /// The number of another table that was announced under its name, and was told of.
+    stranger: Option<Oid>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    /// As it was announced.
-    identity: Option<Identity>,
-    /// The number that it had when it was copied.
-    copied: Option<Oid>,
-    /// Announced under another name since: its changes are taken for another table's.
-    is_renamed: bool,
-}
-
-/// What tells a table and its rows apart from others.
+/// The table that a followed table's rows come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
-    oid: Oid,
-    replica_identity: u8,
-    key: Vec<String>,
+pub struct Route {
+    /// How often it was copied in this run.
+    pub copies: u64,
+    /// Its number, and how it tells its rows apart.
+    pub identity: RelationIdentity,
+}
+
+/// The routes of the tables that were copied, in this run or an earlier one.
+pub type Routes = BTreeMap<TableIndex, Route>;
+
+/// A table's number and the way it tells its rows apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationIdentity {
+    /// Its number in `pg_class`.
+    pub oid: Oid,
+    /// `relreplident`.
+    pub replica_identity: u8,
+    /// The columns of the key in the table's order; none for the whole row, of which every column is a part.
+    pub key: Vec<String>,
 }
 
 impl Catalogue {
     pub(super) fn new(tables: impl IntoIterator<Item = TableName>) -> Catalogue {
-        let names: Vec<_> = tables.into_iter().collect();
-        let indexed = names.iter().enumerate();
-        let by_name = indexed.map(|(i, name)| (name.clone(), TableIndex(i))).collect();
-        let seen = vec![Seen::default(); names.len()];
-        Catalogue { names, by_name, relations: HashMap::new(), announcements: 0, seen, announced: false }
+        let followed = |name| FollowedTable { name, route: None, announced: None, stranger: None };
+        let tables: Vec<_> = tables.into_iter().map(followed).collect();
+        let by_name = tables.iter().enumerate().map(|(i, table)| (table.name.clone(), TableIndex(i))).collect();
+        Catalogue {
+            tables,
+            by_name,
+            by_oid: HashMap::new(),
+            relations: HashMap::new(),
+            announcements: 0,
+            announced: false,
+        }
     }
 
     /// A new connection announces everything again.
@@ -71,11 +91,46 @@ impl Catalogue {
         self.relations.clear();
     }
 
-    /// A copy has locked the table of this number.
-    pub(super) fn copied(&mut self, table: TableIndex, oid: Oid) {
-        if let Some(seen) = self.seen.get_mut(table.0) {
-            seen.copied = Some(oid);
+    /// Follows the tables by these numbers from here on. Returns those that were followed by another number before.
+    ///
+    /// A table whose number another one has now has moved: nothing of it is sent until it is copied again.
+    pub(super) fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) -> Vec<TableIndex> {
+        let mut changed = Vec::new();
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            let (index, route) = (TableIndex(index), routes.get(&TableIndex(index)));
+            let oid = |route: Option<&Route>| route.map(|route| route.identity.oid);
+            let before = oid(table.route.as_ref());
+            let is_taken = || before.is_some_and(|before| routes.values().any(|route| route.identity.oid == before));
+            match route {
+                Some(route) if table.route.as_ref() == Some(route) => continue,
+                Some(route) => {
+                    (table.route, table.stranger) = (Some(route.clone()), None);
+                    if before != Some(route.identity.oid) {
+                        table.announced = None;
+                    }
+                }
+                None if is_taken() => {
+                    table.route = None;
+                    let reason = format!("{} lost its table to another name", table.name);
+                    events.push_back(SourceEvent::Moved { table: index, reason, definition: None });
+                }
+                None => continue,
+            }
+            if before != oid(route) {
+                changed.push(index);
+            }
         }
+        let numbered = self.tables.iter().enumerate();
+        self.by_oid =
+            numbered.filter_map(|(i, table)| Some((table.route.as_ref()?.identity.oid, TableIndex(i)))).collect();
+        let Catalogue { relations, by_oid, .. } = self;
+        relations.iter_mut().for_each(|(oid, known)| known.table = by_oid.get(oid).copied());
+        changed
+    }
+
+    /// The followed table that a relation's changes belong to.
+    pub(super) fn table_of(&self, oid: Oid) -> Option<TableIndex> {
+        self.by_oid.get(&oid).copied()
     }
 
     pub(super) fn get(&self, oid: Oid) -> Option<&Known> {
@@ -83,23 +138,25 @@ impl Catalogue {
     }
 
     pub(super) fn name(&self, table: TableIndex) -> &TableName {
-        &self.names[table.0]
+        &self.tables[table.0].name
     }
 
     /// Notes an announcement, without believing it yet.
     pub(super) fn announce(&mut self, relation: &Relation<'_>) -> Known {
         self.announcements += 1;
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
-        let table = self.by_name.get(&TableName::new(schema, relation.name));
-        self.announced |= table.is_some();
-        Known {
-            announcement: self.announcements,
-            followed: table.map(|table| Followed {
-                table: *table,
-                shape: self.shape(relation),
-                identity: Identity::of(relation),
-            }),
+        let named = self.by_name.get(&TableName::new(schema, relation.name)).copied();
+        let identity = RelationIdentity::of(relation);
+        if let Some(table) = named
+            && self.tables[table.0].route.is_none()
+            && !self.by_oid.contains_key(&relation.oid)
+        {
+            self.tables[table.0].route = Some(Route { copies: 0, identity: identity.clone() });
+            self.by_oid.insert(relation.oid, table);
         }
+        let table = self.table_of(relation.oid);
+        self.announced |= named.is_some() || table.is_some();
+        Known { announcement: self.announcements, table, named, shape: self.shape(relation), identity }
     }
 
     /// From here on it holds for every transaction, unless something newer does.
@@ -108,47 +165,44 @@ impl Catalogue {
         if self.relations.get(&oid).is_some_and(newer) {
             return;
         }
-        match &known.followed {
-            Some(followed) => events.extend(self.identify(followed)),
-            None => events.extend(self.rename(oid)),
+        if let Some(table) = known.table {
+            events.extend(self.identify(table, &known.identity));
+        }
+        if let Some(table) = known.named.filter(|named| known.table != Some(*named)) {
+            events.extend(self.meet(table, oid));
         }
         self.relations.insert(oid, known);
     }
 
-    /// Whether the table is another one now, or tells its rows apart by something else.
-    fn identify(&mut self, followed: &Followed) -> Option<SourceEvent> {
-        let Followed { table, identity, .. } = followed;
-        let seen = &mut self.seen[table.0];
-        let was_renamed = std::mem::take(&mut seen.is_renamed);
-        if seen.identity.as_ref() == Some(identity) && !was_renamed {
+    /// Tells where the table tells its rows apart by something else than it did when it was announced last, and copied.
+    fn identify(&mut self, table: TableIndex, identity: &RelationIdentity) -> Option<SourceEvent> {
+        let FollowedTable { name, route, announced, .. } = &mut self.tables[table.0];
+        let before = announced.replace(identity.clone());
+        if before.as_ref() == Some(identity) {
             return None;
         }
-        let before = seen.identity.replace(identity.clone());
-        let (table, name) = (*table, &self.names[table.0]);
         if !identity.is_usable() {
             let error = broken(name, identity);
             return Some(SourceEvent::Broken { table, error });
         }
-        if was_renamed {
-            return Some(SourceEvent::Moved { table, reason: format!("{name} had another name for a while") });
+        let copied = route.as_ref().map(|route| &route.identity);
+        if copied == Some(identity) && before.as_ref().is_none_or(RelationIdentity::is_usable) {
+            return None;
         }
-        let before = before?;
-        let reason = if before.oid == identity.oid {
-            format!("{name} told its rows apart by {before} and now does by {identity}")
-        } else {
-            format!("{name} is another table now: its number in pg_class was {} and is {}", before.oid, identity.oid)
-        };
-        Some(SourceEvent::Moved { table, reason })
+        let before = before.as_ref().or(copied)?;
+        let reason = format!("{name} told its rows apart by {before} and now does by {identity}");
+        Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
-    /// Whether it is one of ours under another name. Even if it is renamed back before anybody looks, changes were missed.
-    fn rename(&mut self, oid: Oid) -> Option<SourceEvent> {
-        let is_it =
-            |seen: &Seen| seen.copied == Some(oid) || seen.identity.as_ref().is_some_and(|known| known.oid == oid);
-        let table = self.seen.iter().position(is_it)?;
-        let was_renamed = std::mem::replace(&mut self.seen[table].is_renamed, true);
-        let reason = format!("{} was renamed", self.names[table]);
-        (!was_renamed).then_some(SourceEvent::Moved { table: TableIndex(table), reason })
+    /// Tells of another table that has a followed table's name. Nothing of it is sent until it is copied.
+    fn meet(&mut self, table: TableIndex, oid: Oid) -> Option<SourceEvent> {
+        let FollowedTable { name, route, stranger, .. } = &mut self.tables[table.0];
+        if stranger.replace(oid) == Some(oid) {
+            return None;
+        }
+        let before = route.as_ref()?.identity.oid;
+        let reason = format!("{name} is another table now: its number in pg_class was {before} and is {oid}");
+        Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
     /// The one already held where nothing changed, so that equal shapes mostly are the same.
@@ -156,18 +210,17 @@ impl Catalogue {
         let columns = relation.columns.iter();
         let columns = columns.map(|c| (c.name.to_owned(), c.type_oid, c.type_modifier));
         let shape = RelationShape { columns: columns.collect() };
-        let held = self.relations.get(&relation.oid).and_then(|known| known.followed.as_ref());
-        match held {
+        match self.relations.get(&relation.oid) {
             Some(held) if *held.shape == shape => Arc::clone(&held.shape),
             _ => Arc::new(shape),
         }
     }
 }
 
-impl Identity {
-    fn of(relation: &Relation<'_>) -> Identity {
+impl RelationIdentity {
+    fn of(relation: &Relation<'_>) -> RelationIdentity {
         let key = relation.columns.iter().filter(|column| column.is_key);
-        Identity {
+        RelationIdentity {
             oid: relation.oid,
             replica_identity: relation.replica_identity,
             // Of FULL, every column is a part: a column more or less is no news of the identity.
@@ -187,7 +240,7 @@ impl Identity {
     }
 }
 
-impl std::fmt::Display for Identity {
+impl std::fmt::Display for RelationIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.replica_identity {
             b'f' => f.write_str("the whole old row (REPLICA IDENTITY FULL)"),
@@ -198,7 +251,7 @@ impl std::fmt::Display for Identity {
     }
 }
 
-fn broken(name: &TableName, identity: &Identity) -> String {
+fn broken(name: &TableName, identity: &RelationIdentity) -> String {
     let what = match identity.replica_identity {
         b'n' => "has REPLICA IDENTITY NOTHING",
         b'i' => "has lost the index of its replica identity",

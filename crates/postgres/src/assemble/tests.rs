@@ -1,3 +1,4 @@
+use laredo_engine::source::TableIndex;
 use laredo_engine::spool::SpoolEntry;
 
 use super::*;
@@ -7,6 +8,7 @@ use crate::message_bytes::{self as bytes, Sent};
 struct Stream {
     assembler: Assembler,
     events: VecDeque<SourceEvent>,
+    routes: Routes,
 }
 
 impl Stream {
@@ -15,7 +17,7 @@ impl Stream {
         let options = SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() };
         let mut assembler = Assembler::new(tables, Arc::new(options));
         assembler.connected(Lsn(50), Xid(1000));
-        Stream { assembler, events: VecDeque::new() }
+        Stream { assembler, events: VecDeque::new(), routes: Routes::new() }
     }
 
     fn take(&mut self, message: impl AsRef<[u8]>) -> &mut Stream {
@@ -30,6 +32,17 @@ impl Stream {
 
     fn users(&mut self, xid: Option<u32>) -> &mut Stream {
         self.take(bytes::relation(xid, 10, "users", b'd', &["*id", "note"]))
+    }
+
+    /// A copy begins of the table of this number.
+    fn route(&mut self, table: usize, oid: u32, replica_identity: u8, key: &[&str]) -> &mut Stream {
+        let key = key.iter().map(|name| (*name).to_owned()).collect();
+        let identity = RelationIdentity { oid, replica_identity, key };
+        let copies = self.routes.get(&TableIndex(table)).map_or(1, |route| route.copies + 1);
+        self.routes.retain(|_, route| route.identity.oid != oid);
+        self.routes.insert(TableIndex(table), Route { copies, identity });
+        self.assembler.reroute(&self.routes, &mut self.events);
+        self
     }
 
     fn told(&mut self) -> Vec<String> {
@@ -53,7 +66,7 @@ fn tell(event: SourceEvent) -> String {
             format!("{} at {}: {}", commit.xid.0, commit.end, tables.join("; "))
         }
         SourceEvent::Progress(lsn) => format!("progress {lsn}"),
-        SourceEvent::Moved { table, reason } => format!("moved {}: {reason}", table.0),
+        SourceEvent::Moved { table, reason, .. } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
         SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),
         SourceEvent::Restarted { reason } => format!("restarted: {reason}"),
@@ -278,6 +291,12 @@ fn a_table_with_another_identity_has_moved() {
     );
     stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
     assert_eq!(stream.told(), ["moved 0: public.users is another table now: its number in pg_class was 10 and is 11"]);
+    // Rows of that one are not rows of the table before a copy says so.
+    let insert = bytes::insert(None, 11, &[Sent::Null, Sent::Text("a")]);
+    stream.take(bytes::begin(8, 90)).take(&insert).take(bytes::commit(90));
+    assert_eq!(stream.told(), [""; 0]);
+    stream.route(0, 11, b'i', &["note"]).take(bytes::begin(9, 95)).take(&insert).take(bytes::commit(95));
+    assert_eq!(stream.told(), ["9 at 0/67: 0: [id,note] +-,a"]);
     // A streamed transaction says so when it commits, before its rows.
     stream.take(bytes::stream_start(7, true)).take(bytes::relation(Some(7), 11, "users", b'f', &["*id", "*note"]));
     stream.take(bytes::insert(Some(7), 11, &[Sent::Null, Sent::Null])).take(bytes::stream_stop());
@@ -288,23 +307,73 @@ fn a_table_with_another_identity_has_moved() {
 }
 
 #[test]
-fn a_table_announced_under_another_name_has_moved() {
+fn a_table_is_followed_by_its_number_whatever_it_is_named() {
     let other = |xid| bytes::relation(xid, 10, "x", b'd', &["*id", "note"]);
+    let renamed_and_back = |stream: &mut Stream| {
+        for (name, xid, at) in [("x", 7, 100), ("users", 8, 110)] {
+            stream.take(bytes::begin(xid, at)).take(bytes::relation(None, 10, name, b'd', &["*id", "note"]));
+            stream.take(insert(None, ["1", "a"])).take(bytes::commit(at));
+        }
+        assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a", "8 at 0/76: 0: [id,note] +1,a"]);
+    };
     let mut stream = Stream::new();
-    stream.take(other(None));
-    assert!(stream.told().is_empty(), "nobody knows that number");
-    stream.users(None).take(other(None)).take(other(None));
-    assert_eq!(stream.told(), ["moved 0: public.users was renamed"], "said once");
-    stream.users(None);
-    assert_eq!(stream.told(), ["moved 0: public.users had another name for a while"]);
-    stream.take(bytes::stream_start(7, true)).take(other(Some(7))).take(bytes::stream_stop());
-    assert!(stream.told().is_empty(), "not for others before it commits");
-    stream.take(bytes::stream_commit(7, 100));
-    assert_eq!(stream.told(), ["moved 0: public.users was renamed"]);
-    // Only the copy has seen this one, for nobody wrote it.
-    stream.assembler.copied(TableIndex(1), 20);
-    stream.take(bytes::relation(None, 20, "y", b'd', &["*id"]));
-    assert_eq!(stream.told(), ["moved 1: public.orders was renamed"]);
+    stream.take(other(None)).take(bytes::begin(6, 90)).take(insert(None, ["1", "a"])).take(bytes::commit(90));
+    assert_eq!(stream.told(), [""; 0], "nobody knows that number");
+    renamed_and_back(stream.users(None));
+    // Known from a copy, of this run or another one; a new connection announces it under the other name first.
+    let mut stream = Stream::new();
+    renamed_and_back(stream.route(0, 10, b'd', &["id"]));
+    stream.assembler.connected(Lsn(120), Xid(1000));
+    stream.take(bytes::stream_start(9, true)).take(other(Some(9))).take(insert(Some(9), ["2", "b"]));
+    stream.take(bytes::stream_stop()).take(bytes::stream_commit(9, 130));
+    assert_eq!(stream.told(), ["9 at 0/8A: 0: [id,note] +2,b"]);
+}
+
+#[test]
+fn a_table_announced_before_it_had_the_name_is_followed_once_it_is_copied() {
+    let mut stream = Stream::new();
+    let insert = bytes::insert(None, 11, &[Sent::Text("1"), Sent::Text("a")]);
+    stream.route(0, 10, b'd', &["id"]).users(None).take(bytes::relation(None, 11, "new", b'd', &["*id", "note"]));
+    stream.take(bytes::begin(7, 100)).take(&insert).take(bytes::commit(100));
+    // A transaction that is open was not written for this table.
+    stream.take(bytes::stream_start(8, true)).take(self::insert(Some(8), ["2", "b"]));
+    stream.take(bytes::stream_stop());
+    // Its schema was renamed: it is not announced again.
+    stream.route(0, 11, b'd', &["id"]);
+    stream.take(bytes::begin(9, 110)).take(&insert).take(bytes::commit(110)).take(bytes::stream_commit(8, 120));
+    assert_eq!(stream.told(), ["9 at 0/76: 0: [id,note] +1,a"]);
+}
+
+#[test]
+fn tables_that_swap_names_keep_their_rows() {
+    let named = |oid, name| bytes::relation(None, oid, name, b'd', &["*id", "note"]);
+    let mut stream = Stream::new();
+    stream.route(0, 10, b'd', &["id"]).route(1, 20, b'd', &["id"]);
+    stream.take(named(10, "users")).take(named(20, "orders")).take(named(10, "orders")).take(named(20, "users"));
+    let moved = |table, name, was, is| {
+        format!("moved {table}: public.{name} is another table now: its number in pg_class was {was} and is {is}")
+    };
+    assert_eq!(stream.told(), [moved(1, "orders", 20, 10), moved(0, "users", 10, 20)]);
+    stream.take(bytes::begin(7, 100)).take(insert(None, ["1", "a"])).take(bytes::commit(100));
+    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"], "it is what was copied");
+    // One is copied under the number of the other, which has to be copied, too.
+    stream.route(0, 20, b'd', &["id"]);
+    assert_eq!(stream.told(), ["moved 1: public.orders lost its table to another name"]);
+    stream.route(1, 10, b'd', &["id"]);
+    stream.take(bytes::begin(8, 110)).take(insert(None, ["1", "a"])).take(bytes::commit(110));
+    assert_eq!(stream.told(), ["8 at 0/76: 1: [id,note] +1,a"]);
+}
+
+#[test]
+fn an_identity_that_was_copied_is_no_news() {
+    let by = |replica_identity, columns: &[&str]| bytes::relation(None, 10, "users", replica_identity, columns);
+    let mut stream = Stream::new();
+    stream.route(0, 10, b'd', &["id"]);
+    assert!(stream.take(by(b'd', &["*id", "note"])).told().is_empty());
+    // The catalogue was faster than the stream.
+    stream.route(0, 10, b'f', &[]);
+    assert!(stream.take(by(b'f', &["*id", "*note"])).told().is_empty());
+    assert_eq!(stream.take(by(b'd', &["*id", "note"])).told().len(), 1);
 }
 
 #[test]

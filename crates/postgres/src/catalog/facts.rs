@@ -1,18 +1,23 @@
-use std::collections::HashMap;
-
 use laredo_core::{Oid, TableName};
 use serde::{Deserialize, Serialize};
+
+use crate::assemble::RelationIdentity;
 
 /// A table as the catalogue has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Facts {
-    /// What it is. A copy is good as long as this stays.
+    /// The definition of its rows. A copy is good as long as this stays.
     pub(crate) definition: Definition,
+    /// The transaction that made the table's entry in `pg_class` what it is.
+    pub(crate) changed_by: u32,
     /// What matters only for whether it may be followed.
     pub(crate) access: Access,
 }
 
-/// What a table is: the fingerprint of its definition. A copy taken under another one may not fit the stream.
+/// Everything in the catalogue that decides what a table's rows are, by number and by version.
+///
+/// What goes away and comes back differs: PostgreSQL gives it another number (a table, a column, an attribute, a label, a member of a
+/// publication), or its entry has another version (`xmin`). Two servers that look at one database at one time find the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) oid: Oid,
@@ -28,8 +33,8 @@ pub(crate) struct Definition {
     pub(crate) ancestors: Vec<(String, String)>,
     /// In `attnum` order, dropped ones left out.
     pub(crate) columns: Vec<ColumnFacts>,
-    /// The partitions that hold rows.
-    pub(crate) leaves: Vec<Leaf>,
+    /// The tables below it, by oid: those that hold rows, and the partitioned ones between.
+    pub(crate) partitions: Vec<Partition>,
     /// Every type that a column needs, by oid.
     pub(crate) types: Vec<TypeFacts>,
     /// How the publication has it; `None` where it does not.
@@ -41,9 +46,7 @@ pub(crate) struct Definition {
 pub(crate) struct File {
     /// `relfilenode`: another one when the table is rewritten or truncated.
     pub(crate) number: Oid,
-    /// The transaction that made the table's entry in `pg_class` what it is.
-    pub(crate) changed_by: u32,
-    /// Another number when a column's entry in `pg_attribute` was changed, as that of one whose values are computed anew.
+    /// Another number when a column's entry in `pg_attribute` was changed, as that of one whose values are computed again.
     pub(crate) columns: i64,
 }
 
@@ -71,22 +74,46 @@ pub(crate) struct ColumnFacts {
     pub(crate) generated: bool,
 }
 
-/// A partition that holds rows. Its own replica identity decides what its old rows say.
+/// A table below a partitioned one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Leaf {
+pub(crate) struct Partition {
     pub(crate) oid: Oid,
+    /// The partitioned table above it.
+    pub(crate) parent: Oid,
+    /// The transaction that attached it.
+    pub(crate) link: u32,
+    /// Made as a partition of its parent, so that it was empty when it was attached.
+    pub(crate) born: bool,
+    /// Its first file has its own number.
     pub(crate) file: Oid,
     pub(crate) schema: String,
     pub(crate) table: String,
     pub(crate) kind: char,
     pub(crate) persistence: char,
+    /// Its own replica identity decides what its old rows say.
     pub(crate) identity: Identity,
     pub(crate) key: Option<Vec<String>>,
+    /// The number and the version of the index that is its identity; `None` for another identity.
+    pub(crate) index: Option<String>,
 }
 
-impl Leaf {
+impl Partition {
     pub(crate) fn name(&self) -> TableName {
         TableName::new(&self.schema, &self.table)
+    }
+
+    /// Whether it holds rows.
+    pub(crate) fn is_leaf(&self) -> bool {
+        self.kind != 'p'
+    }
+
+    /// Whether it has held the same rows as part of the same table all the time.
+    pub(super) fn stayed(&self, newer: &Partition) -> bool {
+        let facts = |of: &Partition| {
+            let identity = (of.identity, of.key.clone(), of.index.clone());
+            (of.oid, of.parent, of.link, of.file, of.kind, of.persistence, identity)
+        };
+        facts(self) == facts(newer)
     }
 }
 
@@ -105,12 +132,22 @@ pub(crate) enum KindFacts {
     Base,
     Money(u8),
     Ascii,
-    Enum(Vec<String>),
+    Enum(Vec<Label>),
     Domain(Oid),
-    Composite(Vec<(String, Oid)>),
+    /// The name, the type and the number of each attribute. A number is never given again.
+    Composite(Vec<(String, Oid, i16)>),
     Array(Oid),
     Range(Oid),
     Multirange(Oid),
+}
+
+/// A label of an enum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Label {
+    pub(crate) label: String,
+    pub(crate) oid: Oid,
+    /// The transaction that added or renamed it.
+    pub(crate) changed_by: u32,
 }
 
 /// How a publication has a table.
@@ -118,7 +155,7 @@ pub(crate) enum KindFacts {
 pub(crate) struct Published {
     /// The published columns; `None` before PostgreSQL 15, where all are.
     pub(crate) columns: Option<Vec<String>>,
-    /// The row filter, an SQL condition.
+    /// A hash of the row filter.
     pub(crate) filter: Option<String>,
     pub(crate) insert: bool,
     pub(crate) update: bool,
@@ -149,40 +186,22 @@ pub(crate) struct Access {
 }
 
 impl Definition {
-    /// What differs, for people; `None` when nothing does.
-    pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
-        let Definition { oid, file, kind, persistence, identity, key, ancestors, columns, leaves, types, published } =
-            self;
-        let differences = [
-            ("the table was dropped and made again", *oid != newer.oid),
-            ("its rows were rewritten or truncated", file.number != newer.file.number),
-            ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
-            ("its replica identity changed", *identity != newer.identity || *key != newer.key),
-            ("its columns changed", *columns != newer.columns),
-            ("a type that it uses changed", *types != newer.types),
-            ("its partitions changed", *leaves != newer.leaves || *ancestors != newer.ancestors),
-            ("its publication changed", *published != newer.published),
-        ];
-        let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
-        (!seen.is_empty()).then(|| seen.join(", "))
+    /// The partitions that hold rows.
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter().filter(|partition| partition.is_leaf())
     }
 
-    /// The transaction that truncated the table, if that is all that may have happened to its rows.
-    ///
-    /// It has changed the table's entry last; whatever was rewritten before it is gone with it.
-    pub(crate) fn truncated_by(&self, newer: &Definition) -> Option<u32> {
-        let with_its_file = Definition { file: newer.file, ..self.clone() };
-        let is_all = self.file.number != newer.file.number && with_its_file.difference(newer).is_none();
-        (is_all && self.file.columns == newer.file.columns).then_some(newer.file.changed_by)
-    }
-
-    /// Whether rows were moved to other files at most, or truncated: what gives them other values changes a column, too.
-    pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
-        let files: HashMap<Oid, Oid> = newer.leaves.iter().map(|leaf| (leaf.oid, leaf.file)).collect();
-        let moved = |leaf: &Leaf| Leaf { file: files.get(&leaf.oid).copied().unwrap_or(leaf.file), ..leaf.clone() };
-        let leaves = self.leaves.iter().map(moved).collect();
-        let with_its_files = Definition { file: newer.file, leaves, ..self.clone() };
-        self.file.columns == newer.file.columns && with_its_files.difference(newer).is_none()
+    /// The table's identity as the stream announces it.
+    pub(crate) fn relation_identity(&self) -> RelationIdentity {
+        let is_key = |column: &&ColumnFacts| self.key.as_ref().is_some_and(|key| key.contains(&column.name));
+        let key = self.columns.iter().filter(is_key).map(|column| column.name.clone());
+        let (replica_identity, key) = match self.identity {
+            Identity::Default => (b'd', key.collect()),
+            Identity::Index => (b'i', key.collect()),
+            Identity::Full => (b'f', Vec::new()),
+            Identity::Nothing => (b'n', Vec::new()),
+        };
+        RelationIdentity { oid: self.oid, replica_identity, key }
     }
 
     /// The columns that are sent, in the order of a row's cells.

@@ -1,34 +1,52 @@
--- Everything laredo knows about tables, as one JSON value per table in the order asked for.
--- The words in braces are put in: a list of (place, schema, table), a query of what the publication says of each table,
--- and the publication's name.
-WITH RECURSIVE wanted (place, schema_name, table_name) AS (VALUES {wanted}),
-published (schema_name, table_name, columns, filter, by_schema) AS ({published}),
-found AS (
-    SELECT w.place, n.oid AS nspoid, c.xmin AS changed_by, c.*
-    FROM wanted w
-    JOIN pg_namespace n ON n.nspname = w.schema_name
-    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+-- Everything laredo knows of one table, as one JSON value; no row where there is no such table.
+--
+-- The query takes no lock that a migration could block: it reads the catalogue's tables alone, and no function in it opens
+-- the table. The words in braces are put in: the names, as literals, and what depends on PostgreSQL's version.
+WITH RECURSIVE found AS (
+    SELECT c.*, c.xmin AS changed_by
+    FROM pg_namespace n
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = {table} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    WHERE n.nspname = {schema}
+),
+publication AS (SELECT p.xmin AS version, p.* FROM pg_publication p WHERE p.pubname = {publication}),
+-- Every table above and below, with the version of its link. A partition that is being detached is none any more.
+above (oid, place) AS (
+    SELECT i.inhparent, 1 FROM found f JOIN pg_inherits i ON i.inhrelid = f.oid
+    WHERE f.relispartition AND NOT i.inhdetachpending
+    UNION ALL
+    SELECT i.inhparent, a.place + 1 FROM above a
+    JOIN pg_class c ON c.oid = a.oid AND c.relispartition
+    JOIN pg_inherits i ON i.inhrelid = a.oid AND NOT i.inhdetachpending
+),
+below (oid, parent, link, command) AS (
+    SELECT i.inhrelid, i.inhparent, i.xmin, i.cmin FROM found f JOIN pg_inherits i ON i.inhparent = f.oid
+    WHERE f.relkind = 'p' AND NOT i.inhdetachpending
+    UNION ALL
+    SELECT i.inhrelid, i.inhparent, i.xmin, i.cmin FROM below b
+    JOIN pg_inherits i ON i.inhparent = b.oid AND NOT i.inhdetachpending
 ),
 -- The columns of the index that tells rows apart: the replica identity's, or the primary key.
 keys AS (
-    SELECT i.indrelid, json_agg(a.attname ORDER BY k.place) AS columns
+    SELECT i.indrelid, json_agg(a.attname ORDER BY k.place) AS columns,
+        min(concat_ws(' ', i.indexrelid, i.xmin)) FILTER (WHERE c.relreplident = 'i') AS version
     FROM pg_index i
     JOIN pg_class c ON c.oid = i.indrelid
     CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, place)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indisvalid AND k.place <= i.indnkeyatts
+    WHERE i.indrelid IN (SELECT oid FROM found UNION ALL SELECT oid FROM below)
+      AND i.indisvalid AND k.place <= i.indnkeyatts
       AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END
     GROUP BY i.indrelid
 ),
 attributes AS (
-    SELECT f.place, a.xmin AS changed_by, a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
+    SELECT a.xmin AS changed_by, a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
 ),
 -- Every type that a column needs, directly or inside another one.
-needed (place, type_oid) AS (
-    SELECT place, atttypid FROM attributes
+needed (type_oid) AS (
+    SELECT atttypid FROM attributes
     UNION
-    SELECT n.place, inner_type.oid
+    SELECT inner_type.oid
     FROM needed n
     JOIN pg_type t ON t.oid = n.type_oid
     CROSS JOIN LATERAL (
@@ -41,17 +59,19 @@ needed (place, type_oid) AS (
     ) inner_type
 ),
 types AS (
-    SELECT n.place, json_agg(json_build_object(
+    SELECT json_agg(json_build_object(
         'oid', t.oid::int8,
         'name', t.typname,
         'sends', t.typsend <> 0,
         'kind', CASE
             WHEN t.typtype = 'e' THEN json_build_object('enum', (
-                SELECT coalesce(json_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e
-                WHERE e.enumtypid = t.oid))
+                SELECT coalesce(json_agg(json_build_object(
+                    'label', e.enumlabel, 'oid', e.oid::int8, 'changed_by', e.xmin::text::int8) ORDER BY e.enumsortorder), '[]')
+                FROM pg_enum e WHERE e.enumtypid = t.oid))
             WHEN t.typtype = 'd' THEN json_build_object('domain', t.typbasetype::int8)
+            -- An attribute's number is never given to another one.
             WHEN t.typtype = 'c' THEN json_build_object('composite', (
-                SELECT coalesce(json_agg(json_build_array(a.attname, a.atttypid::int8) ORDER BY a.attnum), '[]')
+                SELECT coalesce(json_agg(json_build_array(a.attname, a.atttypid::int8, a.attnum) ORDER BY a.attnum), '[]')
                 FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
             WHEN t.typtype = 'r' THEN json_build_object('range', (
                 SELECT r.rngsubtype::int8 FROM pg_range r WHERE r.rngtypid = t.oid))
@@ -68,24 +88,78 @@ types AS (
     FROM needed n
     JOIN pg_type t ON t.oid = n.type_oid
     LEFT JOIN pg_type e ON e.oid = t.typelem AND (e.typarray = t.oid OR t.oid IN (22, 30))
-    GROUP BY n.place
+),
+partitions AS (
+    SELECT json_agg(json_build_object(
+        'oid', c.oid::int8,
+        'parent', b.parent::int8,
+        'link', b.link::text::int8,
+        -- CREATE TABLE … PARTITION OF makes the columns and then the link; ATTACH PARTITION changes the columns as it makes the link.
+        'born', coalesce((
+            SELECT bool_and(a.xmin = b.link) AND max(a.cmin::text::int8) FILTER (WHERE a.attnum > 0) < b.command::text::int8
+            FROM pg_attribute a WHERE a.attrelid = c.oid), false),
+        'file', c.relfilenode::int8,
+        'schema', n.nspname,
+        'table', c.relname,
+        'kind', c.relkind,
+        'persistence', c.relpersistence,
+        'identity', c.relreplident,
+        'key', k.columns,
+        'index', k.version) ORDER BY c.oid) AS list
+    FROM below b
+    JOIN pg_class c ON c.oid = b.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN keys k ON k.indrelid = c.oid
+),
+-- How the publication has the table, and those above it: by itself, or with its schema.
+members AS (
+    SELECT t.oid, t.place, r.oid AS by_table, r.xmin AS version, {attrs} AS attrs, {qual} AS qual, {by_schema} AS by_schema
+    FROM publication p
+    CROSS JOIN (SELECT oid, 0 AS place FROM found UNION ALL SELECT oid, place FROM above) t
+    JOIN pg_class c ON c.oid = t.oid
+    LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.oid
+),
+published AS (
+    SELECT json_build_object(
+        'columns', {columns},
+        'filter', CASE WHEN NOT p.puballtables AND m.by_schema IS NULL THEN md5(m.qual::text) END,
+        'insert', p.pubinsert,
+        'update', p.pubupdate,
+        'delete', p.pubdelete,
+        'truncate', p.pubtruncate,
+        'via_root', p.pubviaroot,
+        -- Taken out and put back, or altered and altered back, it is another one. So it is where the table was moved to another
+        -- schema and back while only its schema was published.
+        'version', concat_ws(' ', p.oid, p.version, m.by_schema, (
+            SELECT string_agg(concat_ws('.', a.by_table, a.version), ' ' ORDER BY a.place) FROM members a), (
+            SELECT concat_ws('.', 'moved', d.xmin) FROM pg_depend d
+            WHERE m.by_schema IS NOT NULL AND d.classid = 'pg_class'::regclass AND d.objid = f.oid AND d.objsubid = 0
+              AND d.refclassid = 'pg_namespace'::regclass))) AS facts
+    FROM found f
+    CROSS JOIN publication p
+    JOIN members m ON m.place = 0
+    WHERE f.relkind IN ('r', 'p') AND f.relpersistence = 'p'
+      AND CASE WHEN p.pubviaroot THEN NOT EXISTS (
+                SELECT FROM members a WHERE a.place > 0 AND (p.puballtables OR a.by_table IS NOT NULL OR a.by_schema IS NOT NULL))
+            ELSE f.relkind = 'r' END
+      AND (p.puballtables OR EXISTS (
+                SELECT FROM members a WHERE (a.place = 0 OR NOT p.pubviaroot)
+                  AND (a.by_table IS NOT NULL OR a.by_schema IS NOT NULL)))
 )
-SELECT f.place, json_build_object(
+SELECT json_build_object(
     'definition', json_build_object(
         'oid', f.oid::int8,
         'file', json_build_object(
             'number', f.relfilenode::int8,
-            'changed_by', f.changed_by::text::int8,
-            'columns', (SELECT hashtextextended(string_agg(a.changed_by::text, ' ' ORDER BY a.attnum), 0)
-                FROM attributes a WHERE a.place = f.place)),
+            'columns', coalesce((SELECT hashtextextended(string_agg(a.changed_by::text, ' ' ORDER BY a.attnum), 0)
+                FROM attributes a), 0)),
         'kind', f.relkind,
         'persistence', f.relpersistence,
         'identity', f.relreplident,
-        'key', keys.columns,
-        'ancestors', CASE WHEN f.relispartition THEN (
-            SELECT json_agg(json_build_array(n.nspname, c.relname)) FROM pg_partition_ancestors(f.oid) p
-            JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.oid <> f.oid) ELSE '[]' END,
+        'key', (SELECT k.columns FROM keys k WHERE k.indrelid = f.oid),
+        'ancestors', coalesce((
+            SELECT json_agg(json_build_array(n.nspname, c.relname) ORDER BY a.place) FROM above a
+            JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace), '[]'),
         'columns', (
             SELECT coalesce(json_agg(json_build_object(
                 'number', a.attnum,
@@ -95,48 +169,19 @@ SELECT f.place, json_build_object(
                 'type_name', format_type(a.atttypid, a.atttypmod),
                 'not_null', a.attnotnull,
                 'generated', a.attgenerated <> '') ORDER BY a.attnum), '[]')
-            FROM attributes a WHERE a.place = f.place),
-        'leaves', CASE WHEN f.relkind = 'p' THEN (
-            SELECT coalesce(json_agg(json_build_object(
-                'oid', c.oid::int8,
-                'file', c.relfilenode::int8,
-                'schema', n.nspname,
-                'table', c.relname,
-                'kind', c.relkind,
-                'persistence', c.relpersistence,
-                'identity', c.relreplident,
-                'key', k.columns) ORDER BY c.oid), '[]')
-            FROM pg_partition_tree(f.oid) p
-            JOIN pg_class c ON c.oid = p.relid
-            JOIN pg_namespace n ON n.oid = c.relnamespace
-            LEFT JOIN keys k ON k.indrelid = c.oid
-            WHERE p.isleaf AND c.oid <> f.oid) ELSE '[]' END,
-        'types', coalesce(types.list, '[]'),
-        'published', (
-            SELECT json_build_object(
-                'columns', u.columns,
-                'filter', u.filter,
-                'insert', p.pubinsert,
-                'update', p.pubupdate,
-                'delete', p.pubdelete,
-                'truncate', p.pubtruncate,
-                'via_root', p.pubviaroot,
-                -- Taken out and put back, or altered and altered back, it is another one.
-                'version', concat_ws(' ', p.oid, p.xmin, u.by_schema, (
-                    SELECT string_agg(r.oid::text, ' ' ORDER BY r.oid) FROM pg_publication_rel r
-                    WHERE r.prpubid = p.oid AND (r.prrelid = f.oid OR r.prrelid IN (
-                        SELECT relid FROM pg_partition_ancestors(f.oid))))))
-            FROM published u JOIN wanted w USING (schema_name, table_name)
-            JOIN pg_publication p ON p.pubname = {publication}
-            WHERE w.place = f.place)
+            FROM attributes a),
+        'partitions', coalesce((SELECT list FROM partitions), '[]'),
+        'types', coalesce((SELECT list FROM types), '[]'),
+        'published', (SELECT facts FROM published)
     ),
+    'changed_by', f.changed_by::text::int8,
     'access', json_build_object(
         'owner', pg_get_userbyid(f.relowner),
-        'owned', pg_has_role(f.relowner, 'USAGE'),
-        'usage', has_schema_privilege(f.nspoid, 'USAGE'),
-        'select', has_table_privilege(f.oid, 'SELECT'),
-        'publication_via_root', (SELECT p.pubviaroot FROM pg_publication p WHERE p.pubname = {publication}),
-        'hides_rows', row_security_active(f.oid),
+        'owned', coalesce(pg_has_role(f.relowner, 'USAGE'), false),
+        'usage', coalesce(has_schema_privilege(f.relnamespace, 'USAGE'), false),
+        'select', coalesce(has_table_privilege(f.oid, 'SELECT'), false),
+        'publication_via_root', (SELECT p.pubviaroot FROM publication p),
+        'hides_rows', coalesce(row_security_active(f.oid), false),
         'deferrable_key', EXISTS (
             SELECT FROM pg_index i WHERE i.indrelid = f.oid AND i.indisprimary AND NOT i.indimmediate),
         'unique', (
@@ -147,5 +192,3 @@ SELECT f.place, json_build_object(
             WHERE i.indrelid = f.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL)
     ))
 FROM found f
-LEFT JOIN keys ON keys.indrelid = f.oid
-LEFT JOIN types ON types.place = f.place

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use laredo_core::{Column, KeyColumns, Oid, Schema, TableName, TypeDef, TypeKind};
 use laredo_engine::source::TableRequest;
 
-use super::facts::{Access, Definition, Identity, KindFacts, Leaf, TypeFacts};
+use super::facts::{Access, Definition, Identity, KindFacts, Partition, TypeFacts};
 
 /// The schema of the rows that the copy and the stream send.
 ///
@@ -73,7 +73,7 @@ fn mute(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Opt
         KindFacts::Domain(oid) | KindFacts::Array(oid) | KindFacts::Range(oid) | KindFacts::Multirange(oid) => {
             vec![*oid]
         }
-        KindFacts::Composite(fields) => fields.iter().map(|(_, oid)| *oid).collect(),
+        KindFacts::Composite(fields) => fields.iter().map(|(_, oid, _)| *oid).collect(),
     };
     parts.into_iter().find_map(|oid| {
         let part = types.get(&oid)?;
@@ -165,8 +165,8 @@ fn missing_key_column(definition: &Definition, request: &TableRequest, field: &s
 
 /// Partitions whose rows would be copied and whose changes are never sent.
 fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> {
-    let outside = definition.leaves.iter().filter(|leaf| leaf.kind != 'r' || leaf.persistence != 'p');
-    let problem = |leaf: &Leaf| {
+    let outside = definition.leaves().filter(|leaf| leaf.kind != 'r' || leaf.persistence != 'p');
+    let problem = |leaf: &Partition| {
         format!(
             "table {name}: its partition {} is a foreign or unlogged table, so its changes are not in the WAL; run ALTER \
              TABLE {} DETACH PARTITION {}",
@@ -180,7 +180,7 @@ fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> 
 
 /// A partitioned table's changes carry the old rows that each partition's own replica identity gives.
 fn leaves_cover(definition: &Definition, request: &TableRequest, key: &[String]) -> Result<(), String> {
-    let poor = definition.leaves.iter().find(|leaf| match (leaf.identity, &leaf.key) {
+    let poor = definition.leaves().find(|leaf| match (leaf.identity, &leaf.key) {
         (Identity::Full, _) => false,
         (Identity::Nothing, _) | (_, None) => true,
         (_, Some(columns)) => !key.iter().all(|column| columns.contains(column)),
@@ -205,9 +205,11 @@ pub(crate) fn type_def(facts: &TypeFacts) -> TypeDef {
             KindFacts::Base => TypeKind::Base,
             KindFacts::Money(decimals) => TypeKind::Money(*decimals),
             KindFacts::Ascii => TypeKind::Ascii,
-            KindFacts::Enum(labels) => TypeKind::Enum(labels.clone()),
+            KindFacts::Enum(labels) => TypeKind::Enum(labels.iter().map(|label| label.label.clone()).collect()),
             KindFacts::Domain(oid) => TypeKind::Domain(*oid),
-            KindFacts::Composite(fields) => TypeKind::Composite(fields.clone()),
+            KindFacts::Composite(fields) => {
+                TypeKind::Composite(fields.iter().map(|(name, oid, _)| (name.clone(), *oid)).collect())
+            }
             KindFacts::Array(oid) => TypeKind::Array(*oid),
             KindFacts::Range(oid) => TypeKind::Range(*oid),
             KindFacts::Multirange(oid) => TypeKind::Multirange(*oid),

@@ -5,7 +5,6 @@ use laredo_engine::source::{CopyEvent, Snapshot, SourceError};
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::mpsc;
 
-use crate::catalog::Definition;
 use crate::transport::{Connection, TransportError};
 
 /// Rows are handed on in portions of about this size.
@@ -13,20 +12,19 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// How binary COPY begins: this, 32 bits of flags, and the length of a header extension.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// Copies a table within the transaction that the connection is in.
+/// Copies a table by the statement `sql` within the transaction that the connection is in.
 pub(super) async fn copy(
     connection: &mut Connection,
     name: &TableName,
-    definition: &Definition,
+    sql: &str,
     schema: &Arc<Schema>,
     snapshot: Snapshot,
     out: &mpsc::Sender<CopyEvent>,
 ) -> Result<(), SourceError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
     send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
-    let sql = super::copy_statement(name, definition, schema);
     let mut rows = RowReader::new(schema.columns().len());
-    let mut copy = connection.copy_out(&sql).await?;
+    let mut copy = connection.copy_out(sql).await?;
     while let Some(bytes) = copy.next().await? {
         rows.take(bytes)?;
         if rows.chunk.len() >= CHUNK_BYTES {

@@ -1,22 +1,25 @@
-use laredo_core::TableName;
-use postgres_protocol::escape::escape_literal;
+use laredo_core::{Oid, TableName};
 
 use super::wait::Wait;
 use crate::transport::{Connection, TransportError};
 
-/// Waits until the transactions are over that have written a table by now.
+/// Waits until the transactions are over that have written these tables, or their partitions, by now. `table` is for the log.
 ///
 /// What they wrote before the slot, or before the publication had the table, is never streamed. A snapshot taken before
 /// their commits are visible would not have it either. Whoever writes later is streamed as a whole.
-pub(super) async fn wait_for_writers(connection: &mut Connection, table: &TableName) -> Result<(), TransportError> {
-    let mut waiting = writers(connection, table, None).await?;
+pub(super) async fn wait_for_writers(
+    connection: &mut Connection,
+    table: &TableName,
+    oids: &[Oid],
+) -> Result<(), TransportError> {
+    let mut waiting = writers(connection, oids, None).await?;
     let mut wait = Wait::new();
     while !waiting.is_empty() {
         if wait.pause().await {
             let whom: Vec<&str> = waiting.iter().map(|writer| writer.who.as_str()).collect();
             tracing::warn!(%table, writers = whom.join("; "), "the copy can begin when these transactions have ended");
         }
-        waiting = writers(connection, table, Some(&waiting)).await?;
+        waiting = writers(connection, oids, Some(&waiting)).await?;
     }
     Ok(())
 }
@@ -30,7 +33,7 @@ struct Writer {
 /// The transactions that hold a lock for writing, of those `among` if given.
 async fn writers(
     connection: &mut Connection,
-    table: &TableName,
+    oids: &[Oid],
     among: Option<&[Writer]>,
 ) -> Result<Vec<Writer>, TransportError> {
     let condition = match among {
@@ -43,9 +46,13 @@ async fn writers(
                 WHERE r.virtualtransaction = t.virtualtransaction AND r.locktype = 'relation' AND r.granted
                   AND r.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
                   AND r.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                  AND (r.relation = to_regclass({table}) OR r.relation IN (
-                      SELECT relid FROM pg_partition_tree(to_regclass({table})))))",
-            table = escape_literal(&table.quoted())
+                  AND r.relation IN (
+                      WITH RECURSIVE tree (oid) AS (
+                          SELECT unnest(ARRAY[{oids}]::oid[])
+                          UNION SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p'
+                          JOIN pg_inherits i ON i.inhparent = tree.oid)
+                      SELECT oid FROM tree))",
+            oids = oids.iter().map(Oid::to_string).collect::<Vec<_>>().join(", ")
         ),
     };
     let sql = format!(

@@ -72,6 +72,11 @@ impl Connection {
         self.process_id
     }
 
+    /// Whether it waits for a statement: an error in the last one has not ended it.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.busy
+    }
+
     /// The server's major version: 15 for PostgreSQL 15.18.
     #[must_use]
     pub fn major_version(&self) -> u32 {

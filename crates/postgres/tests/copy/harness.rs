@@ -124,7 +124,7 @@ impl Following {
     pub(crate) async fn moved(&mut self, index: usize) -> String {
         loop {
             match self.event().await {
-                SourceEvent::Moved { table, reason } if table.0 == index => return reason,
+                SourceEvent::Moved { table, reason, .. } if table.0 == index => return reason,
                 SourceEvent::Restarted { reason } => panic!("{reason}"),
                 _ => {}
             }

@@ -66,12 +66,12 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
         announce(&cluster);
         loop {
             match following.event().await {
-                SourceEvent::Moved { table: moved, reason } => {
+                SourceEvent::Moved { table: moved, reason, .. } => {
                     assert_eq!(moved, TableIndex(table), "{sql}: {reason}");
                     assert!(reason.contains(expected), "{sql}: {reason}");
                     break;
                 }
-                SourceEvent::Commit(_) => {}
+                SourceEvent::Redefined { table: TableIndex(2), .. } | SourceEvent::Commit(_) => {}
                 event => panic!("{sql}: {event:?}"),
             }
         }
@@ -90,7 +90,7 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
                     assert!(error.contains(expected), "{error}");
                     break;
                 }
-                SourceEvent::Commit(_) => {}
+                SourceEvent::Redefined { table: TableIndex(2), .. } | SourceEvent::Commit(_) => {}
                 event => panic!("{sql}: {event:?}"),
             }
         }
@@ -128,7 +128,7 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
         let mut moved = Vec::new();
         while moved.last() != Some(&TableIndex(1)) {
             match following.event().await {
-                SourceEvent::Moved { table, reason } => {
+                SourceEvent::Moved { table, reason, .. } => {
                     assert!(
                         table == TableIndex(1) || reason.contains("its rows were rewritten or truncated"),
                         "{sql}: {reason}"
@@ -206,16 +206,6 @@ async fn a_partition_outside_the_wal_breaks_its_root() {
     cluster.psql("ALTER TABLE p2 SET LOGGED").unwrap();
     announce(&cluster);
     following.moved(0).await;
-    assert_eq!(following.copy(0).await.rows.len(), 1);
-}
-
-#[tokio::test]
-async fn a_table_renamed_and_back_between_two_looks_has_moved() {
-    let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
-    let mut following = follow(options(&cluster), &requests(&["public.t"])).await;
-    following.copy(0).await;
-    cluster.psql("ALTER TABLE t RENAME TO x; INSERT INTO x VALUES (1); ALTER TABLE x RENAME TO t").unwrap();
-    assert_eq!(following.moved(0).await, "public.t was renamed");
     assert_eq!(following.copy(0).await.rows.len(), 1);
 }
 

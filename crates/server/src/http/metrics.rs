@@ -62,7 +62,11 @@ fn read_table(table: &Served, now: CommitTime) {
     gauge!("laredo_position_bytes", &name()).set(float(status.position.0));
     let lag_ms = lag_ms(&status, now).and_then(|ms| u64::try_from(ms).ok());
     gauge!("laredo_lag_ms", &name()).set(float(lag_ms.unwrap_or(0)));
-    gauge!("laredo_table_ready", &name()).set(float(table.is_ready().into()));
+    gauge!("laredo_table_ready", &name()).set(float(table.is_ready(now).into()));
+    // Not a zero where there was no look yet: that would say that all is well.
+    let verified_age = table.handle().definition().verified_age;
+    let verified_age_ms = verified_age.map_or(f64::NAN, |age| age.as_secs_f64() * 1000.0);
+    gauge!("laredo_definition_verified_age_ms", &name()).set(verified_age_ms);
     let phase = |known: &str, is: bool| {
         let labels = [("table", table.name().to_string()), ("state", known.to_owned())];
         gauge!("laredo_table_state", &labels).set(float(is.into()));
@@ -164,7 +168,14 @@ fn describe() {
     describe_gauge!("laredo_row_bytes", "Bytes of their cells.");
     describe_gauge!("laredo_position_bytes", "WAL position up to which every commit is applied.");
     describe_gauge!("laredo_lag_ms", "Milliseconds since the newest applied commit.");
-    describe_gauge!("laredo_table_ready", "1 where the table is served and has not failed.");
+    describe_gauge!(
+        "laredo_table_ready",
+        "1 where the table is served, has not failed, and its definition was seen lately."
+    );
+    describe_gauge!(
+        "laredo_definition_verified_age_ms",
+        "Milliseconds since the table's definition was last seen in the catalogue; NaN before the first look."
+    );
     describe_gauge!("laredo_table_state", "1 for what the table is doing.");
     describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
     describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");

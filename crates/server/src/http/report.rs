@@ -68,6 +68,12 @@ struct TableReport {
     /// Why there is no newer snapshot. The table is served all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot_error: Option<String>,
+    /// Milliseconds since its definition was last seen in the catalogue. Absent before the first look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition_verified_age_ms: Option<u64>,
+    /// The reason why the last look failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,7 +118,7 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
 
 fn table_report(table: &Served, now: CommitTime) -> TableReport {
     let status = table.handle().status();
-    let lag_ms = lag_ms(&status, now);
+    let (lag_ms, definition) = (lag_ms(&status, now), table.handle().definition());
     let (state, reason, error) = match status.phase {
         TablePhase::Copying { reason } => ("copying", Some(reason), None),
         TablePhase::Live => ("live", None, None),
@@ -122,7 +128,7 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         schema: table.name().schema.clone(),
         table: table.name().table.clone(),
         state,
-        ready: table.is_ready(),
+        ready: table.is_ready(now),
         rows: status.rows,
         position: status.position.to_string(),
         lag_ms,
@@ -131,6 +137,8 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         error,
         copy: status.copy.map(|copy| copy_report(&copy)),
         snapshot_error: table.snapshot_error(),
+        definition_verified_age_ms: definition.verified_age.map(ms),
+        definition_error: definition.error,
     }
 }
 

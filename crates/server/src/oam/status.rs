@@ -43,6 +43,11 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
         TablePhase::Failed { error } => error.clone(),
         TablePhase::Copying { .. } | TablePhase::Live => snapshot_error(table).unwrap_or_default(),
     };
+    let definition = table.handle().definition();
+    let verified_at = definition.verified_age.map(|age| {
+        let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        CommitTime((shared.clock)().0.saturating_sub(age_us))
+    });
     PipelineStatus {
         pipeline_id: pipeline_id(table),
         source_id: table.options.source_id.clone(),
@@ -61,6 +66,8 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
         buffer_depth: 0,
         buffer_capacity: 0,
         dead_letter_count: 0,
+        definition_verified_at: verified_at.map(timestamp),
+        definition_error: definition.error.unwrap_or_default(),
     }
 }
 

@@ -186,7 +186,8 @@ fn seconds_west(zone: &str) -> Option<i32> {
         (number, "") if (1..=2).contains(&number.len()) => number.parse::<i32>().ok(),
         _ => None,
     });
-    let (hours, minutes, seconds) = (numbers.next()??, numbers.next().unwrap_or(Some(0))?, numbers.next().unwrap_or(Some(0))?);
+    let (hours, minutes, seconds) =
+        (numbers.next()??, numbers.next().unwrap_or(Some(0))?, numbers.next().unwrap_or(Some(0))?);
     let is_offset = is_clean && parts.len() <= 3 && hours <= 15 && minutes < 60 && seconds < 60;
     is_offset.then_some(sign * (hours * 3600 + minutes * 60 + seconds))
 }

@@ -1,0 +1,97 @@
+//! Definitions that change while a table is followed: copies that are owed for it, and those that are not.
+
+use std::collections::BTreeSet;
+
+use laredo_core::{Cell, Lsn, TableState};
+
+use super::{Phase, Table, TableError, Wants};
+use crate::source::ColumnValues;
+use crate::store::Definition;
+
+/// A copy that the table owes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwedCopy {
+    /// The reason, for the log.
+    pub(crate) reason: String,
+    /// The definition that was seen. A copy that ends with it is the one that was owed.
+    pub(crate) definition: Option<String>,
+}
+
+/// A definition that the rows have without a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Redefinition {
+    /// The position from which on the rows are of this definition.
+    pub(crate) from: Lsn,
+    /// The definition in the source's words.
+    pub(crate) definition: String,
+    /// The values that the rows have by then.
+    pub(crate) values: Vec<ColumnValues>,
+}
+
+impl OwedCopy {
+    /// Whether it is owed still after a copy that ended with this definition.
+    pub(super) fn is_owed_after(&self, definition: &str) -> bool {
+        self.definition.as_deref() != Some(definition)
+    }
+}
+
+impl Table {
+    /// The copy that is known may not be the table's any more.
+    pub(crate) fn on_moved(&mut self, owed: OwedCopy) -> Result<Wants, TableError> {
+        match &self.phase {
+            Phase::Failed => self.revive(&owed.reason),
+            // The copy under way may have been taken before the move; its definition tells, where that was seen.
+            Phase::Copying(_) => {
+                if self.owes_copy.as_ref().is_none_or(|owed| owed.definition.is_some()) {
+                    self.owes_copy = Some(owed);
+                }
+                Ok(Wants::Nothing)
+            }
+            Phase::Live => self.copy_again(&owed.reason),
+        }
+    }
+
+    /// The rows are those of another definition as soon as every commit up to a position is applied. A copy says itself what it is made
+    /// under.
+    pub(crate) fn on_redefined(&mut self, mut redefinition: Redefinition) -> Result<Wants, TableError> {
+        if matches!(self.phase, Phase::Live) {
+            // One that still waits is not written, but what it asks of the rows is asked.
+            let mut earlier = self.definition_due.take().map(|due| due.values).unwrap_or_default();
+            earlier.retain(|values| !redefinition.values.iter().any(|newer| newer.column == values.column));
+            redefinition.values.append(&mut earlier);
+            self.definition_due = Some(redefinition);
+        }
+        self.define_if_due(Wants::Nothing)
+    }
+
+    /// Whether every row is looked at when a definition that waits for the stream is due.
+    pub(crate) fn has_rows_to_check(&self) -> bool {
+        self.definition_due.as_ref().is_some_and(|due| !due.values.is_empty())
+    }
+
+    /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
+    pub(super) fn define_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
+        let (Phase::Live, Some(live)) = (&self.phase, &mut self.live) else { return Ok(wants) };
+        let reached = live.writer.committed().position;
+        let Some(due) = self.definition_due.take_if(|due| due.from <= reached) else { return Ok(wants) };
+        if let Some(ColumnValues { column, .. }) = due.values.iter().find(|values| !has_only(&live.state, values)) {
+            let reason = format!("column {column} has values of a definition in between");
+            return self.copy_again(&reason);
+        }
+        let definition = Definition { is_whole: self.options.pipeline.is_plain(), source: due.definition };
+        live.writer.publish()?;
+        live.writer.define(definition);
+        Ok(wants)
+    }
+}
+
+/// Whether a column of the rows has these values alone.
+fn has_only(state: &TableState, ColumnValues { column, values }: &ColumnValues) -> bool {
+    let Some(place) = state.schema().columns().iter().position(|found| found.name == *column) else { return false };
+    let is_one = |cell: Cell<'_>, values: &BTreeSet<Vec<u8>>| match cell {
+        Cell::Value(bytes) => values.contains(bytes),
+        Cell::Null => true,
+        Cell::Unchanged => false,
+    };
+    state.rows().all(|row| is_one(row.as_ref().cell(place), values))
+}

@@ -1,0 +1,215 @@
+//! Two definitions of one table compared: what has happened to its rows in between.
+
+use laredo_core::Oid;
+
+use super::facts::{ColumnFacts, Definition, Facts, File, KindFacts, Label, Partition, TypeFacts};
+
+/// What a newer definition says of rows that were copied, and followed, under an older one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The definitions are the same.
+    Nothing,
+    /// The rows are what the stream has made of them, on these conditions.
+    Harmless(Conditions),
+    /// Rows may have changed without a word of the stream; the reason is for people.
+    Rows(String),
+}
+
+/// What has to be true for a change to be harmless, and is not in the catalogue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Conditions {
+    /// Tables that were attached, and have to be empty.
+    pub(crate) empty: Vec<Oid>,
+    /// Columns, by name, whose rows have to hold these labels only: another one was renamed in between.
+    pub(crate) labels: Vec<(String, Vec<String>)>,
+}
+
+/// What may have happened to the parts of a definition.
+enum Parts<T> {
+    /// Nothing that rows depend on, if this is empty or holds.
+    Kept(Vec<T>),
+    Changed,
+}
+
+impl Definition {
+    /// Compares with a newer definition of the table.
+    pub(crate) fn change(&self, newer: &Definition) -> Change {
+        if self == newer {
+            return Change::Nothing;
+        }
+        let Definition {
+            oid,
+            file,
+            kind,
+            persistence,
+            identity,
+            key,
+            ancestors,
+            columns,
+            partitions: _,
+            types: _,
+            published,
+        } = self;
+        let (partitions, types) = (self.partitions_since(newer), self.types_since(newer));
+        let differences = [
+            ("the table was dropped and made again", *oid != newer.oid),
+            ("its rows were rewritten or truncated", file.number != newer.file.number),
+            ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
+            ("its replica identity changed", *identity != newer.identity || *key != newer.key),
+            ("its columns changed", *columns != newer.columns),
+            ("a type that it uses changed", matches!(types, Parts::Changed)),
+            ("its partitions changed", matches!(partitions, Parts::Changed) || *ancestors != newer.ancestors),
+            ("its publication changed", *published != newer.published),
+        ];
+        let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
+        match (partitions, types) {
+            (Parts::Kept(empty), Parts::Kept(labels)) if seen.is_empty() => {
+                Change::Harmless(Conditions { empty, labels })
+            }
+            _ => Change::Rows(seen.join(", ")),
+        }
+    }
+
+    /// What may have changed rows; `None` where only transactions have.
+    pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
+        match self.change(newer) {
+            Change::Nothing | Change::Harmless(_) => None,
+            Change::Rows(reason) => Some(reason),
+        }
+    }
+
+    /// The transaction that truncated the table, if that is all that may have happened to its rows.
+    ///
+    /// It has changed the table's entry last; whatever was rewritten before it is gone with it.
+    pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
+        let is_other = self.file.number != newer.definition.file.number;
+        let is_all = is_other && self.with_file(newer.definition.file).difference(&newer.definition).is_none();
+        (is_all && self.file.columns == newer.definition.file.columns).then_some(newer.changed_by)
+    }
+
+    /// Whether rows were moved to other files at most, or truncated: what gives them other values changes a column, too.
+    pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
+        let moved = |partition: &Partition| {
+            let found = newer.partitions.iter().find(|other| other.oid == partition.oid);
+            Partition { file: found.map_or(partition.file, |found| found.file), ..partition.clone() }
+        };
+        let partitions = self.partitions.iter().map(moved).collect();
+        let with_its_files = Definition { partitions, ..self.with_file(newer.file) };
+        self.file.columns == newer.file.columns && with_its_files.difference(newer).is_none()
+    }
+
+    pub(crate) fn with_file(&self, file: File) -> Definition {
+        Definition { file, ..self.clone() }
+    }
+
+    /// Whether partitions are there that rows may have come with, or are gone. Those that have to be empty are named.
+    fn partitions_since(&self, newer: &Definition) -> Parts<Oid> {
+        let found = |list: &[Partition], oid: Oid| list.binary_search_by_key(&oid, |partition| partition.oid).ok();
+        let stayed = |old: &Partition| {
+            found(&newer.partitions, old.oid).and_then(|at| newer.partitions.get(at)).is_some_and(|new| old.stayed(new))
+        };
+        if !self.partitions.iter().all(stayed) {
+            return Parts::Changed;
+        }
+        let is_new = |oid: Oid| oid != self.oid && found(&self.partitions, oid).is_none();
+        let mut attached = Vec::new();
+        for leaf in newer.leaves().filter(|leaf| is_new(leaf.oid)) {
+            // In another file than its first it was rewritten or truncated since.
+            if leaf.file != leaf.oid {
+                return Parts::Changed;
+            }
+            if !newer.grew(leaf, is_new) {
+                attached.push(leaf.oid);
+            }
+        }
+        Parts::Kept(attached)
+    }
+
+    /// Whether a new partition, and each new one above it, was made in its place.
+    fn grew(&self, partition: &Partition, is_new: impl Fn(Oid) -> bool) -> bool {
+        let mut partition = partition;
+        // No tree is deeper than it has tables.
+        for _ in 0..self.partitions.len() {
+            if !partition.born {
+                return false;
+            }
+            if !is_new(partition.parent) {
+                return true;
+            }
+            match self.partitions.iter().find(|above| above.oid == partition.parent) {
+                Some(above) => partition = above,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Whether types are others now. Columns of an enum that has more labels are named, with those that their rows may hold.
+    fn types_since(&self, newer: &Definition) -> Parts<(String, Vec<String>)> {
+        let mut grown = Vec::new();
+        for (old, new) in self.types.iter().zip(&newer.types) {
+            match (&old.kind, &new.kind) {
+                _ if old == new => {}
+                (KindFacts::Enum(before), KindFacts::Enum(after)) if old.is_named_as(new) => {
+                    let Some(labels) = permitted(before, after) else { return Parts::Changed };
+                    grown.push((old.oid, labels));
+                }
+                _ => return Parts::Changed,
+            }
+        }
+        if self.types.len() != newer.types.len() {
+            return Parts::Changed;
+        }
+        let mut columns = Vec::new();
+        for (oid, labels) in grown {
+            match self.columns_of(oid) {
+                Some(found) => columns.extend(found.map(|column| (column.name.clone(), labels.clone()))),
+                None => return Parts::Changed,
+            }
+        }
+        Parts::Kept(columns)
+    }
+
+    /// The columns whose cells are labels of an enum; `None` where values inside others are.
+    fn columns_of(&self, enumeration: Oid) -> Option<impl Iterator<Item = &ColumnFacts>> {
+        let is_label = move |oid: Oid| self.base_of(oid) == enumeration;
+        let is_inside = self.types.iter().any(|facts| match &facts.kind {
+            KindFacts::Base | KindFacts::Money(_) | KindFacts::Ascii | KindFacts::Enum(_) | KindFacts::Domain(_) => {
+                false
+            }
+            KindFacts::Array(inner) | KindFacts::Range(inner) | KindFacts::Multirange(inner) => is_label(*inner),
+            KindFacts::Composite(fields) => fields.iter().any(|(_, inner, _)| is_label(*inner)),
+        });
+        (!is_inside).then(|| self.sent_columns().filter(move |column| is_label(column.type_oid)))
+    }
+
+    /// The type that a domain is of, or the type itself.
+    fn base_of(&self, oid: Oid) -> Oid {
+        let mut oid = oid;
+        for _ in 0..self.types.len() {
+            match self.types.iter().find(|facts| facts.oid == oid).map(|facts| &facts.kind) {
+                Some(KindFacts::Domain(base)) => oid = *base,
+                _ => break,
+            }
+        }
+        oid
+    }
+}
+
+impl TypeFacts {
+    fn is_named_as(&self, newer: &TypeFacts) -> bool {
+        (self.oid, &self.name, self.sends) == (newer.oid, &newer.name, newer.sends)
+    }
+}
+
+/// The labels that rows may hold if labels were only added; `None` where an older one is gone or was renamed.
+///
+/// A row with another label was written before that was renamed. Of several new labels one may have had the name of another
+/// before: rows with any of them are copied.
+fn permitted(before: &[Label], after: &[Label]) -> Option<Vec<String>> {
+    if !before.iter().all(|label| after.contains(label)) {
+        return None;
+    }
+    let labels = if after.len() == before.len() + 1 { after } else { before };
+    Some(labels.iter().map(|label| label.label.clone()).collect())
+}
