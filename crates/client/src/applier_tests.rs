@@ -50,7 +50,7 @@ impl Rig {
     fn heartbeat(&mut self, second: u64, sent: u64) {
         let server_time = Some(Timestamp { seconds: sent.try_into().unwrap(), nanos: 0 });
         let source_position = Lsn(self.position).to_string();
-        self.receive(second, Message::Heartbeat(Heartbeat { server_time, source_position, current_sequence: 0 }));
+        self.receive(second, Message::Heartbeat(Heartbeat { server_time, source_position, ..Heartbeat::default() }));
         self.applier.show();
     }
 

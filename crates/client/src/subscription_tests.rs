@@ -70,7 +70,7 @@ impl Rig {
     fn heartbeat(&self, source_position: &str, sent: i64) {
         let server_time = Some(Timestamp { seconds: sent, nanos: 0 });
         let source_position = source_position.to_owned();
-        self.receive(Message::Heartbeat(Heartbeat { server_time, source_position, current_sequence: 0 }));
+        self.receive(Message::Heartbeat(Heartbeat { server_time, source_position, ..Heartbeat::default() }));
     }
 
     /// What has come, in words. Whatever waits for more is dropped.
