@@ -8,7 +8,7 @@ mod verify;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use laredo_core::{Lsn, Schema, TableState};
+use laredo_core::{Lsn, TableState};
 
 use crate::destination::{Destination, DestinationError};
 use crate::format::{Format, FormatError};

@@ -18,7 +18,7 @@ use laredo_testkit::SimChange::{Delete, Insert, Update};
 use laredo_testkit::SimDatabase;
 use prost::Message as _;
 use support::http::{Frames, Reply, SYNC, frame, http1, http1_open, http2, http2_open, message};
-use support::{LONG, Replica, Running, prefix, request, serve_with, within};
+use support::{Replica, Running, prefix, request, serve_with, within};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -97,14 +97,14 @@ impl Open {
         }
     }
 
-    /// What the stream ends with: the status of gRPC, or the last frame.
+    /// What the stream ends with: the message of gRPC's status, or the last frame.
     async fn end(mut self) -> String {
         while let Some(frame) = self.frames.next().await {
             if frame[0] != 0 {
                 return String::from_utf8(frame[5..].to_vec()).unwrap();
             }
         }
-        self.frames.reply.header("grpc-status").to_owned() + self.frames.reply.header("grpc-message")
+        self.frames.reply.header("grpc-message").replace("%20", " ").replace("%60", "`")
     }
 }
 
@@ -264,7 +264,6 @@ async fn one_message_in_a_request_that_stays_open_is_refused_in_time() {
         let end = within(Open::new(&server, transport, &[0, 0, 0]).await.end(), "the end").await;
         assert!(end.contains("longer than 0.2"), "{transport:?}: {end}");
     }
-    assert!(LONG > Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +300,7 @@ async fn a_server_stops_under_open_requests() {
     server.stop();
     for open in streams {
         let end = within(open.end(), "the end").await;
-        assert!(end.contains("stopping"), "{end}");
+        assert!(end.contains("reconnect to go on"), "{end}");
     }
     server.stopped().await;
 }
