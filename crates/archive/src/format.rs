@@ -1,12 +1,15 @@
 //! The forms of an artifact: lines of JSON or length-delimited protobuf messages, plain or packed with zstd.
 
 mod jsonl;
+mod literal;
 mod protobuf;
 mod render;
 #[cfg(test)]
 mod tests;
 mod write;
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::str::FromStr;
@@ -16,6 +19,7 @@ use laredo_core::{Column, ProjectError, Schema, Tuple, UnprojectError, Value, un
 
 use crate::manifest::Kind;
 
+use literal::Literals;
 pub use write::LineWriter;
 
 /// A form of an artifact.
@@ -112,19 +116,23 @@ pub enum FormatError {
     },
 }
 
+/// A row's values by name.
+type Fields = Vec<(String, Value)>;
+
 /// A change as a diff says it, its rows not read back yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Entry {
     action: String,
     key: String,
-    old: Option<Vec<(String, Value)>>,
-    new: Option<Vec<(String, Value)>>,
+    old: Option<Fields>,
+    new: Option<Fields>,
 }
 
 /// Reads one artifact.
 pub struct LineReader<R: Read> {
     line: Line,
     schema: Arc<Schema>,
+    literals: Literals,
     input: In<R>,
     number: u64,
 }
@@ -162,7 +170,8 @@ impl<R: Read> LineReader<R> {
             true => In::Packed(BufReader::new(zstd::Decoder::new(input)?)),
             false => In::Plain(BufReader::new(input)),
         };
-        Ok(LineReader { line: format.line, schema, input, number: 0 })
+        let literals = Literals::of(&schema);
+        Ok(LineReader { line: format.line, schema, literals, input, number: 0 })
     }
 
     /// The next row of a snapshot; `None` at its end.
@@ -215,31 +224,52 @@ impl<R: Read> LineReader<R> {
         Ok(true)
     }
 
-    fn next_row(&mut self) -> Result<Option<Vec<(String, Value)>>, FormatError> {
+    /// Adds the names of the next entry's fields to `to`; tells whether there was one.
+    ///
+    /// # Errors
+    /// [`FormatError`].
+    pub(crate) fn names(&mut self, kind: Kind, to: &mut BTreeSet<String>) -> Result<bool, FormatError> {
+        let rows = match kind {
+            Kind::Snapshot => [self.next_row()?, None],
+            Kind::Diff => self.next_entry()?.map_or([None, None], |entry| [entry.old.or(Some(Vec::new())), entry.new]),
+        };
+        let is_entry = rows[0].is_some();
+        for (name, _) in rows.into_iter().flatten().flatten() {
+            if !to.contains(&name) {
+                to.insert(name);
+            }
+        }
+        Ok(is_entry)
+    }
+
+    fn next_row(&mut self) -> Result<Option<Fields>, FormatError> {
         match self.line {
             Line::Jsonl => self.next(jsonl::read_row),
-            Line::Protobuf => self.next(protobuf::read_row),
+            Line::Protobuf => self.next(|input, _| protobuf::read_row(input)),
         }
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, FormatError> {
         match self.line {
             Line::Jsonl => self.next(jsonl::read_entry),
-            Line::Protobuf => self.next(protobuf::read_entry),
+            Line::Protobuf => self.next(|input, _| protobuf::read_entry(input)),
         }
     }
 
     /// A row's values in the order of the columns, which no form keeps.
-    fn in_order(&self, mut row: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    fn in_order(&self, mut row: Fields) -> Fields {
         row.sort_by_cached_key(|(name, _)| self.schema.position_of(name).unwrap_or(usize::MAX));
         row
     }
 
-    fn next<T>(&mut self, read: impl FnOnce(&mut dyn BufRead) -> Result<T, ReadError>) -> Result<T, FormatError> {
+    fn next<T>(
+        &mut self,
+        read: impl FnOnce(&mut dyn BufRead, &Literals) -> Result<T, ReadError>,
+    ) -> Result<T, FormatError> {
         self.number += 1;
         let read = match &mut self.input {
-            In::Plain(input) => read(input),
-            In::Packed(input) => read(input),
+            In::Plain(input) => read(input, &self.literals),
+            In::Packed(input) => read(input, &self.literals),
         };
         read.map_err(|error| match error {
             ReadError::Io(error) => FormatError::Io(error),
@@ -281,9 +311,22 @@ impl<R: Read> LineReader<R> {
             let problem = format!("it has no `{}`, and a row must", lacking.name);
             return Err(FormatError::Entry { number: self.number, problem });
         }
+        let row = self.exact(row)?;
         let row =
-            unproject_row(&self.schema, row).map_err(|error| FormatError::Value { number: self.number, error })?;
+            unproject_row(&self.schema, &row).map_err(|error| FormatError::Value { number: self.number, error })?;
         Ok(row.as_ref().to_tuple())
+    }
+
+    /// A row in which each `numeric` is text.
+    fn exact<'a>(&self, row: &'a [(String, Value)]) -> Result<Cow<'a, [(String, Value)]>, FormatError> {
+        let mut exact = Cow::Borrowed(row);
+        for (place, (name, value)) in row.iter().enumerate() {
+            let text = self.literals.exact(name, value);
+            if let Some(text) = text.map_err(|problem| FormatError::Entry { number: self.number, problem })? {
+                exact.to_mut()[place].1 = text;
+            }
+        }
+        Ok(exact)
     }
 }
 

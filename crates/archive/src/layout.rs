@@ -17,9 +17,14 @@ pub fn file_position(position: Lsn) -> String {
 /// An artifact's name: `epoch=1/snapshot-0_19F000.jsonl`, `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`; `None` for a diff from nowhere.
 #[must_use]
 pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> Option<String> {
-    let (to, extension) = (file_position(to), format.extension());
+    spelled_name(kind, epoch, from.map(|from| from.to_string()).as_deref(), &to.to_string(), format)
+}
+
+/// The same of positions as a manifest spells them.
+pub(crate) fn spelled_name(kind: Kind, epoch: u64, from: Option<&str>, to: &str, format: Format) -> Option<String> {
+    let (to, extension) = (to.replace('/', "_"), format.extension());
     Some(match kind {
-        Kind::Diff => format!("epoch={epoch}/diff-{}-{to}.{extension}", file_position(from?)),
+        Kind::Diff => format!("epoch={epoch}/diff-{}-{to}.{extension}", from?.replace('/', "_")),
         Kind::Snapshot => format!("epoch={epoch}/snapshot-{to}.{extension}"),
     })
 }

@@ -2,6 +2,7 @@
 
 mod columns;
 mod rules;
+mod spelling;
 #[cfg(test)]
 mod tests;
 
@@ -9,14 +10,16 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use laredo_core::{Lsn, Schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::format::Format;
-use crate::layout::artifact_name;
+use crate::layout::spelled_name;
 
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
+pub(crate) use columns::untyped;
 pub use rules::Broken;
+use spelling::Spelling;
 
 /// The only version there is.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -36,9 +39,10 @@ pub struct Manifest {
     #[serde(with = "position")]
     pub head_position: Option<Lsn>,
     /// Oldest first.
+    #[serde(deserialize_with = "null_as_empty")]
     pub artifacts: Vec<Artifact>,
-    /// The schema at head, as existing readers know it.
-    #[serde(default)]
+    /// The schema at head, as existing readers know it. Other writers may leave it out.
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub columns: Vec<ColumnEntry>,
     /// Ours: the writer that holds the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +110,8 @@ pub struct Artifact {
     /// Ours, of a snapshot: the schema of its epoch with all its types, from which values are read back exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schema: Option<Box<SchemaEntry>>,
+    #[serde(skip)]
+    spelling: Spelling,
 }
 
 /// What an artifact is.
@@ -182,7 +188,8 @@ impl Manifest {
         if manifest_version != u64::from(MANIFEST_VERSION) {
             return Err(ManifestError::Version(manifest_version));
         }
-        let manifest: Manifest = serde_json::from_slice(bytes)?;
+        let mut manifest: Manifest = serde_json::from_slice(bytes)?;
+        spelling::note(&mut manifest, bytes)?;
         if let Some(expected) = table.filter(|expected| **expected != manifest.table) {
             return Err(ManifestError::Table { found: manifest.table, expected: expected.to_owned() });
         }
@@ -196,7 +203,12 @@ impl Manifest {
     /// When it breaks a rule: such a one is never written.
     pub fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
         self.check()?;
-        Ok(serde_json::to_vec_pretty(self)?)
+        if !self.has_other_spellings() {
+            return Ok(serde_json::to_vec_pretty(self)?);
+        }
+        let mut json = serde_json::to_value(self)?;
+        spelling::restore(self, &mut json);
+        Ok(serde_json::to_vec_pretty(&json)?)
     }
 
     /// The next manifest: a new base, which opens the next epoch.
@@ -236,17 +248,22 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The schema of an epoch. Of an archive of another writer only the columns at head are known, and they stand for all epochs: rows that
-    /// do not fit them are refused one by one.
+    /// The schema of an epoch; nothing where the manifest does not say the columns. In an archive
+    /// of another writer only the columns at head are known, and they stand for all epochs: rows
+    /// that do not fit them are refused one by one. `key` names the key's columns where the
+    /// manifest does not.
     ///
     /// # Errors
-    /// When the columns are not those of a table.
-    pub fn schema(&self, epoch: u64) -> Result<Schema, Broken> {
+    /// When the columns are not those of a table, or `key` contradicts them.
+    pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, Broken> {
         let opening = self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == Kind::Snapshot);
-        match opening.and_then(|opening| opening.schema.as_deref()) {
-            Some(schema) => schema.to_schema(),
-            None => columns::schema_of(&self.columns),
-        }
+        let schema = match opening.and_then(|opening| opening.schema.as_deref()) {
+            Some(schema) => schema.to_schema()?,
+            None if self.columns.is_empty() => return Ok(None),
+            None => columns::schema_of(&self.columns, key)?,
+        };
+        columns::check_key(&schema, key)?;
+        Ok(Some(schema))
     }
 
     /// The same manifest as it stands at another destination.
@@ -293,6 +310,7 @@ impl Artifact {
             change_count: 0,
             formats: BTreeMap::new(),
             schema: None,
+            spelling: Spelling::default(),
         }
     }
 
@@ -301,8 +319,8 @@ impl Artifact {
     #[must_use]
     pub fn object(&self, format: Format) -> Option<String> {
         let stored = self.formats.get(format.id())?;
-        let named =
-            self.to_position.and_then(|to| artifact_name(self.kind, self.epoch, self.from_position, to, format));
+        let from = self.from_spelled();
+        let named = self.to_spelled().and_then(|to| spelled_name(self.kind, self.epoch, from.as_deref(), &to, format));
         named.or_else(|| {
             let begin = stored.uri.rfind("epoch=")?;
             stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)
@@ -331,6 +349,11 @@ fn is_inside(name: &str) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// A list, which other writers spell `null` where it is empty.
+fn null_as_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// A position that is always there.

@@ -1,13 +1,14 @@
 //! Reads an archive: the table as it was at a boundary, and what is wrong with which object.
 
 mod apply;
+mod columns;
 mod object;
 mod verify;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use laredo_core::{Lsn, Schema, TableState};
+use laredo_core::{Lsn, TableState};
 
 use crate::destination::{Destination, DestinationError};
 use crate::format::{Format, FormatError};
@@ -24,6 +25,8 @@ pub use verify::Damage;
 pub struct Archive {
     destination: Arc<dyn Destination>,
     manifest: Manifest,
+    /// The key's columns, where the manifest does not name them.
+    key: Vec<String>,
 }
 
 /// Which of an archive's states.
@@ -167,6 +170,14 @@ pub enum ReadError {
         /// What is wrong.
         error: Broken,
     },
+    /// The manifest names no columns, and the key is not known.
+    #[error(
+        "{at} does not name the table's columns; name those of its key, in its order: --key-fields COLUMN[,COLUMN…]"
+    )]
+    NoColumns {
+        /// The manifest.
+        at: String,
+    },
     /// Reading was broken off.
     #[error("reading {at} was broken off: {reason}")]
     BrokenOff {
@@ -188,6 +199,7 @@ impl ReadError {
             | ReadError::TooEarly { .. }
             | ReadError::NotExact { .. }
             | ReadError::NoObject { .. }
+            | ReadError::NoColumns { .. }
             | ReadError::BrokenOff { .. } => false,
             ReadError::Manifest { .. }
             | ReadError::Size { .. }
@@ -210,12 +222,20 @@ impl Archive {
         let at = destination.uri(MANIFEST);
         let Some(there) = destination.manifest().await? else { return Err(ReadError::NoManifest { at }) };
         let manifest = Manifest::parse(&there.bytes, table).map_err(|error| ReadError::Manifest { at, error })?;
-        Ok(Archive { destination, manifest })
+        Ok(Archive::of(destination, manifest))
     }
 
     /// An archive whose manifest is known.
     pub(crate) fn of(destination: Arc<dyn Destination>, manifest: Manifest) -> Archive {
-        Archive { destination, manifest }
+        Archive { destination, manifest, key: Vec::new() }
+    }
+
+    /// The same archive with the key's columns named, in key order: a manifest of another writer
+    /// may not do that.
+    #[must_use]
+    pub fn with_key(mut self, key: Vec<String>) -> Archive {
+        self.key = key;
+        self
     }
 
     /// Its manifest.
@@ -259,7 +279,7 @@ impl Archive {
     /// [`ReadError`]; nothing is handed out then.
     pub async fn rebuild(&self, at: At, progress: &ReadProgress) -> Result<Rebuilt, ReadError> {
         let boundary = self.boundary(at)?;
-        let schema = self.schema(boundary.epoch)?;
+        let schema = self.schema(self.chain(at)?).await?;
         // A schema without indexes cannot lack an index's column.
         let mut table = TableState::new(schema, &[], 0).expect("there are no indexes");
         for artifact in self.chain(at)? {
@@ -280,7 +300,8 @@ impl Archive {
         let Some((artifact, format, _)) = found else {
             return Err(ReadError::NoObject { at: self.manifest_uri(), object: object.to_owned() });
         };
-        let (schema, kind) = (self.schema(artifact.epoch)?, artifact.kind);
+        // Lines are shown without a key, too.
+        let (schema, kind) = (self.known_schema(artifact.epoch)?.unwrap_or_else(columns::none), artifact.kind);
         let lines = move |entries: &mut Entries<'_>| {
             let (mut lines, mut count) = (Vec::new(), 0);
             while entries.line(kind, &mut lines)? {
@@ -326,15 +347,6 @@ impl Archive {
             return Err(ReadError::TooEarly { asked, oldest: oldest.map(shown).unwrap_or_default() });
         }
         Ok(chain)
-    }
-
-    /// The schema of an epoch.
-    ///
-    /// # Errors
-    /// When the manifest does not have it.
-    pub fn schema(&self, epoch: u64) -> Result<Arc<Schema>, ReadError> {
-        let columns = |error| ReadError::Columns { at: self.manifest_uri(), error };
-        Ok(Arc::new(self.manifest.schema(epoch).map_err(columns)?))
     }
 
     fn format_of(&self, artifact: &Artifact) -> Result<Format, ReadError> {

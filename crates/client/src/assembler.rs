@@ -329,7 +329,10 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
-    Ok(Event::Heartbeat { server_time: heartbeat.server_time, position: parse_position(&heartbeat.source_position)? })
+    let Heartbeat { source_position, earlier_source_position, .. } = heartbeat;
+    // Older servers have the position in the second field alone.
+    let position = if source_position.is_empty() { earlier_source_position } else { source_position };
+    Ok(Event::Heartbeat { server_time: heartbeat.server_time, position: parse_position(position)? })
 }
 
 fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {

@@ -20,7 +20,7 @@ pub use options::{
     ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions,
 };
 pub use publication::PublicationOptions;
-pub use restore::{Restore, RestoreError};
+pub use restore::{Restore, RestoreError, RestoreMode, TouchedTable};
 pub use source::{PostgresOptions, PostgresSource};
 
 pub mod assemble;

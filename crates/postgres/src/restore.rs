@@ -1,15 +1,19 @@
 //! Rows back into a table, all of them or none.
 
 mod fit;
+mod replace;
 
-use laredo_core::{ProjectError, Schema, TableName, Tuple, UnprojectError};
+use laredo_core::{Oid, ProjectError, Schema, TableName, Tuple, UnprojectError};
 
 use postgres_protocol::escape::escape_literal;
 
 use crate::catalog::{self, quoted};
 use crate::options::ConnectionOptions;
-use crate::transport::{Connection, TransportError};
+use crate::transport::{Connection, ServerError, TransportError};
 use fit::Fit;
+use replace::Replacement;
+
+pub use replace::TouchedTable;
 
 /// The signature of a binary COPY, its flags, and the length of nothing more.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -21,6 +25,24 @@ pub struct Restore {
     connection: Connection,
     table: TableName,
     fit: Fit,
+    replacement: Option<Replacement>,
+    allows_cascade: bool,
+    touched: Vec<TouchedTable>,
+}
+
+/// The state of the table that gets the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreMode {
+    /// The table exists and has no rows.
+    Fill,
+    /// The table does not exist and is created.
+    Create,
+    /// The table exists and its rows are replaced.
+    Replace {
+        /// Rows of other tables may change with them: by a foreign key's action, a trigger or a
+        /// rule.
+        allows_cascade: bool,
+    },
 }
 
 /// Why rows do not get into a table. The table is as it was.
@@ -38,6 +60,48 @@ pub enum RestoreError {
     /// It has rows.
     #[error("table {0} has rows; empty it first, or have them replaced (--replace)")]
     HasRows(TableName),
+    /// Replacing the rows would change rows of other tables.
+    #[error(
+        "replacing the rows of {table} would change rows of other tables: {}; restore into another table, drop what connects them for the \
+         time, or allow it (--allow-cascade)",
+        listed(touched)
+    )]
+    OtherTables {
+        /// The table that gets the rows.
+        table: TableName,
+        /// The tables that would change.
+        touched: Vec<TouchedTable>,
+    },
+    /// PostgreSQL does not count changed rows, and will not for this role.
+    #[error(
+        "PostgreSQL does not count changed rows here (track_counts is off), so that changes to other tables would not be seen: {0}; \
+         turn it on, or restore as a superuser"
+    )]
+    Uncounted(#[source] TransportError),
+    /// Rows of another table refer to a row that is not among the new ones, or the other way round.
+    #[error(
+        "a foreign key does not hold for the rows that {table} would have: {error}; restore the tables that it connects as of one position, \
+         or remove the rows that refer to missing ones"
+    )]
+    ForeignKey {
+        /// The table that gets the rows.
+        table: TableName,
+        /// The constraint, in PostgreSQL's words.
+        error: ServerError,
+    },
+    /// The table has another number of rows than it was given.
+    #[error(
+        "table {table} would have {found} rows instead of {expected}: its triggers, rules or policies keep rows away or add some; disable \
+         them for the time, or restore into another table"
+    )]
+    Rows {
+        /// The table that gets the rows.
+        table: TableName,
+        /// Rows that it was given.
+        expected: u64,
+        /// Rows that it has.
+        found: u64,
+    },
     /// A column's values cannot be sent.
     #[error("column {0} has a type without a binary form, which COPY does not take; write jsonl and load that")]
     NoBinaryForm(String),
@@ -50,7 +114,7 @@ pub enum RestoreError {
 }
 
 impl Restore {
-    /// Begins: with a table that is there and empty, with one whose rows are replaced, or with one that is created.
+    /// Connects, checks the table, and opens the transaction.
     ///
     /// # Errors
     /// [`RestoreError`].
@@ -58,8 +122,7 @@ impl Restore {
         options: &ConnectionOptions,
         table: TableName,
         schema: &Schema,
-        creates: bool,
-        replaces: bool,
+        mode: RestoreMode,
     ) -> Result<Restore, RestoreError> {
         if let Some(column) = schema.columns().iter().find(|column| column.is_text) {
             return Err(RestoreError::NoBinaryForm(column.name.clone()));
@@ -67,24 +130,28 @@ impl Restore {
         let mut connection = Connection::connect(options).await?;
         connection.simple_query("BEGIN").await?;
         let name = table.quoted();
-        let found = connection.simple_query(&format!("SELECT to_regclass({})", escape_literal(&name))).await?;
-        let is_there = found.first().and_then(|row| row.first()).is_some_and(Option::is_some);
-        match (is_there, creates) {
-            (true, true) => return Err(RestoreError::TableExists(table)),
-            (false, false) => return Err(RestoreError::NoTable(table)),
-            (false, true) => drop(connection.simple_query(&create(&name, schema)).await?),
-            (true, false) if replaces => drop(connection.simple_query(&format!("DELETE FROM {name}")).await?),
-            (true, false) => {
-                let rows = connection.simple_query(&format!("SELECT 1 FROM {name} LIMIT 1")).await?;
+        let there = found(&mut connection, &name).await?;
+        let mut replacement = None;
+        match (there, mode) {
+            (Some(_), RestoreMode::Create) => return Err(RestoreError::TableExists(table)),
+            (None, RestoreMode::Fill | RestoreMode::Replace { .. }) => return Err(RestoreError::NoTable(table)),
+            (None, RestoreMode::Create) => drop(connection.simple_query(&create(&name, schema)).await?),
+            (Some((oid, is_parted)), RestoreMode::Replace { .. }) => {
+                replacement = Some(Replacement::begin(&mut connection, &table, oid, schema, is_parted).await?);
+            }
+            (Some((_, is_parted)), RestoreMode::Fill) => {
+                let only = if is_parted { "" } else { "ONLY " };
+                let rows = connection.simple_query(&format!("SELECT 1 FROM {only}{name} LIMIT 1")).await?;
                 if !rows.is_empty() {
                     return Err(RestoreError::HasRows(table));
                 }
             }
         }
-        let found =
+        let facts =
             catalog::read(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
-        let fit = found.map_or(Fit::AsItIs, |facts| Fit::between(schema, &facts.definition));
-        Ok(Restore { connection, table, fit })
+        let fit = facts.map_or(Fit::AsItIs, |facts| Fit::between(schema, &facts.definition));
+        let allows_cascade = mode == RestoreMode::Replace { allows_cascade: true };
+        Ok(Restore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
     }
 
     /// Puts rows into it, of the schema that it was begun with; `done` is told how many went so far.
@@ -98,7 +165,8 @@ impl Restore {
         done: impl Fn(u64),
     ) -> Result<u64, RestoreError> {
         let columns: Vec<String> = schema.columns().iter().map(|column| quoted(&column.name)).collect();
-        let sql = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.table.quoted(), columns.join(", "));
+        let into = self.replacement.as_ref().map_or_else(|| self.table.quoted(), |new| new.stage().to_owned());
+        let sql = format!("COPY {into} ({}) FROM STDIN (FORMAT binary)", columns.join(", "));
         // PostgreSQL has at most 1,600 columns.
         let count = u16::try_from(columns.len()).unwrap_or(u16::MAX).to_be_bytes();
         let mut copy = self.connection.copy_in(&sql).await?;
@@ -116,17 +184,33 @@ impl Restore {
         }
         copy.send(&TRAILER).await?;
         copy.finish().await?;
+        if let Some(replacement) = &self.replacement {
+            self.touched = replacement.apply(&mut self.connection, sent, self.allows_cascade).await?;
+        }
         Ok(sent)
     }
 
-    /// Makes it so.
+    /// Commits, and returns the other tables whose rows changed with this one's.
     ///
     /// # Errors
-    /// [`RestoreError::Transport`]: where the answer was lost, it may be so all the same.
-    pub async fn commit(mut self) -> Result<(), RestoreError> {
+    /// [`RestoreError::Transport`]: where the answer was lost, the rows may be there all the same.
+    pub async fn commit(mut self) -> Result<Vec<TouchedTable>, RestoreError> {
         self.connection.simple_query("COMMIT").await?;
-        Ok(())
+        Ok(self.touched)
     }
+}
+
+fn listed(touched: &[TouchedTable]) -> String {
+    touched.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A table's number, and whether it is partitioned.
+async fn found(connection: &mut Connection, name: &str) -> Result<Option<(Oid, bool)>, TransportError> {
+    let sql = format!("SELECT oid, relkind = 'p' FROM pg_class WHERE oid = to_regclass({})", escape_literal(name));
+    let rows = connection.simple_query(&sql).await?;
+    let Some([Some(oid), Some(is_parted)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+    let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the number of a table")))?;
+    Ok(Some((oid, is_parted == "t")))
 }
 
 fn create(name: &str, schema: &Schema) -> String {

@@ -10,13 +10,13 @@ use http::{HeaderValue, Request, Response};
 use http_body::Frame;
 use laredo_proto::replication::SyncRequest;
 use laredo_proto::replication::laredo_replication_service_server::LaredoReplicationServiceServer;
-use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::receive;
+use crate::acknowledgements::Acknowledgements;
+use crate::receive::{self, Opening};
 use crate::refusal;
 use crate::request::Ask;
 use crate::session::{Pulled, Session, SyncStream};
@@ -79,9 +79,8 @@ async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Bo
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
-    let message = receive::one_message(request.into_body(), shared.waits.request).await?;
-    let request = SyncRequest::decode(message).map_err(|e| refusal::malformed("SyncRequest", e))?;
-    let mut response = Response::new(Body::new(SyncBody(open(shared, request)?)));
+    let Opening { request, acknowledgements } = receive::opening(request.into_body(), shared.waits.request).await?;
+    let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request)?, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
@@ -98,14 +97,31 @@ fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status>
 }
 
 /// A stream as an HTTP/2 body; its status goes into the trailers.
-struct SyncBody(SyncStream);
+struct SyncBody {
+    stream: SyncStream,
+    acknowledgements: Option<Acknowledgements<Body>>,
+}
+
+impl SyncBody {
+    fn poll_pulled(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+        if let Some(acknowledgements) = &mut self.acknowledgements
+            && let Poll::Ready(status) = acknowledgements.poll(cx)
+        {
+            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended by what its client sends");
+            self.acknowledgements = None;
+            self.stream.end();
+            return Poll::Ready(Some(Pulled::End(status)));
+        }
+        self.stream.poll_next(cx)
+    }
+}
 
 impl http_body::Body for SyncBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        self.0.poll_next(cx).map(|pulled| {
+        self.poll_pulled(cx).map(|pulled| {
             pulled.map(|pulled| match pulled {
                 Pulled::Frames(bytes) => Ok(Frame::data(bytes)),
                 Pulled::End(status) => {

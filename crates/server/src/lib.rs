@@ -4,6 +4,7 @@
 //! A stream to a client is a body that is pulled: HTTP/2's flow control asks for the next bytes, and only then is the next
 //! piece of the journal looked for. No queue stands between the journal and a connection, so a slow client costs one piece.
 
+mod acknowledgements;
 mod drain;
 mod grpc;
 mod http;

@@ -7,13 +7,85 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use laredo_proto::frame::{self, PREFIX_LENGTH};
+use laredo_proto::replication::SyncRequest;
+use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::acknowledgements::Acknowledgements;
 use crate::refusal;
 
 /// Bytes of a request.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// What opens a stream, and what its client sends after that.
+#[derive(Debug)]
+pub(crate) struct Opening<B> {
+    pub(crate) request: SyncRequest,
+    /// Only from a client of version 0.4, which leaves its request open.
+    pub(crate) acknowledgements: Option<Acknowledgements<B>>,
+}
+
+/// The request of a `Sync`: one message, or a client's first one of several.
+///
+/// # Errors
+/// When it is malformed, not within the limits, or followed by what should not be there.
+pub(crate) async fn opening<B>(body: B, time_max: Duration) -> Result<Opening<B>, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    in_time(time_max, read_opening(body)).await
+}
+
+async fn read_opening<B>(mut body: B) -> Result<Opening<B>, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (mut bytes, mut is_known) = (BytesMut::new(), false);
+    loop {
+        if !is_known && let Some(first) = first_message(&bytes)? {
+            is_known = true;
+            let (start, length) = (sync_start(first), first.len());
+            if let Some(request) = start {
+                bytes.advance(PREFIX_LENGTH + length);
+                let acknowledgements = Some(Acknowledgements::new(body, &bytes)?);
+                return Ok(Opening { request, acknowledgements });
+            }
+        }
+        if !add(&mut body, &mut bytes, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
+            break;
+        }
+    }
+    let request = SyncRequest::decode(only_message(bytes.freeze())?);
+    let request = request.map_err(|error| refusal::malformed("SyncRequest", error))?;
+    Ok(Opening { request, acknowledgements: None })
+}
+
+/// The first message of frames, once all of it has come.
+fn first_message(bytes: &[u8]) -> Result<Option<&[u8]>, Status> {
+    let Some(length) = frame::length(bytes) else { return Ok(None) };
+    check_flags(bytes.first().copied().unwrap_or_default())?;
+    Ok(bytes.get(PREFIX_LENGTH..PREFIX_LENGTH + length.min(REQUEST_BYTES_MAX)).filter(|first| first.len() == length))
+}
+
+/// The request inside of a first message of version 0.4: `{1: SyncStart}`. A SyncRequest has its
+/// schema in field 1 and must have a table, in field 2; so no message is both.
+fn sync_start(message: &[u8]) -> Option<SyncRequest> {
+    #[derive(Clone, PartialEq, Message)]
+    struct FirstMessage {
+        #[prost(bytes = "bytes", optional, tag = "1")]
+        start: Option<Bytes>,
+        #[prost(bytes = "bytes", optional, tag = "2")]
+        table: Option<Bytes>,
+    }
+    match FirstMessage::decode(message).ok()? {
+        // A SyncStart has SyncRequest's fields by their numbers.
+        FirstMessage { start: Some(start), table: None } => SyncRequest::decode(start).ok(),
+        _ => None,
+    }
+}
 
 /// The one message of a body of frames.
 ///
@@ -24,15 +96,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut bytes = within(body, time_max, PREFIX_LENGTH + REQUEST_BYTES_MAX).await?;
+    only_message(in_time(time_max, all(body, PREFIX_LENGTH + REQUEST_BYTES_MAX)).await?)
+}
+
+fn only_message(mut bytes: Bytes) -> Result<Bytes, Status> {
     let Some(length) = frame::length(&bytes) else {
         return Err(refusal::malformed("request", "it is shorter than the prefix of a message"));
     };
-    match bytes[0] {
-        0 => {}
-        1 => return Err(Status::unimplemented("compressed requests are not supported; send it uncompressed")),
-        flags => return Err(refusal::malformed("request", format!("its prefix has the unknown flags {flags:#04x}"))),
-    }
+    check_flags(bytes[0])?;
     let found = bytes.len() - PREFIX_LENGTH;
     if found != length {
         let problem =
@@ -41,6 +112,18 @@ where
     }
     bytes.advance(PREFIX_LENGTH);
     Ok(bytes)
+}
+
+/// Checks the first byte of a message's prefix.
+///
+/// # Errors
+/// When the message is compressed, or no message.
+pub(crate) fn check_flags(flags: u8) -> Result<(), Status> {
+    match flags {
+        0 => Ok(()),
+        1 => Err(Status::unimplemented("compressed requests are not supported; send it uncompressed")),
+        flags => Err(refusal::malformed("request", format!("its prefix has the unknown flags {flags:#04x}"))),
+    }
 }
 
 /// All of a body.
@@ -52,17 +135,13 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    within(body, time_max, REQUEST_BYTES_MAX).await
+    in_time(time_max, all(body, REQUEST_BYTES_MAX)).await
 }
 
-async fn within<B>(body: B, time_max: Duration, bytes_max: usize) -> Result<Bytes, Status>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
+async fn in_time<T>(time_max: Duration, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let seconds = time_max.as_secs_f64();
-    let received = timeout(time_max, all(body, bytes_max)).await;
-    received.map_err(|_| refusal::malformed("request", format!("it took longer than {seconds} s")))?
+    let late = || refusal::malformed("request", format!("it took longer than {seconds} s"));
+    timeout(time_max, read).await.map_err(|_| late())?
 }
 
 async fn all<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Status>
@@ -71,13 +150,23 @@ where
     B::Error: std::fmt::Display,
 {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|e| refusal::malformed("request", format!("its body broke off: {e}")))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while add(&mut body, &mut bytes, bytes_max).await? {}
+    Ok(bytes.freeze())
+}
+
+/// Adds what comes next of a body; returns false at its end.
+async fn add<B>(body: &mut B, bytes: &mut BytesMut, bytes_max: usize) -> Result<bool, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await else { return Ok(false) };
+    let frame = frame.map_err(|e| refusal::malformed("request", format!("its body broke off: {e}")))?;
+    if let Ok(data) = frame.into_data() {
         if bytes.len() + data.len() > bytes_max {
             return Err(refusal::malformed("request", format!("it is larger than {REQUEST_BYTES_MAX} bytes")));
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes.freeze())
+    Ok(true)
 }

@@ -14,6 +14,8 @@ const ZSTD_LEVEL: i32 = 3;
 /// Writes one artifact.
 pub struct LineWriter<W: Write> {
     encoder: RowEncoder,
+    /// The schema of a change's old row.
+    before: Arc<Schema>,
     out: Out<W>,
     entry: Vec<u8>,
 }
@@ -66,10 +68,18 @@ impl<W: Write> LineWriter<W> {
     pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
         Ok(LineWriter {
+            before: schema.clone(),
             encoder: RowEncoder { line: format.line, json: JsonRows::new(schema) },
             out,
             entry: Vec::new(),
         })
+    }
+
+    /// Writes changes whose old rows have another schema.
+    #[must_use]
+    pub fn with_old_schema(mut self, before: Arc<Schema>) -> LineWriter<W> {
+        self.before = before;
+        self
     }
 
     pub(crate) fn encoder(&self) -> &RowEncoder {
@@ -101,9 +111,14 @@ impl<W: Write> LineWriter<W> {
             NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
             NetChange::Delete(old) => ("DELETE", Some(*old), None),
         };
-        let project = |row: Option<&Tuple>| row.map(|row| named(self.encoder.schema(), row.as_ref())).transpose();
-        let (old, new) = (project(old)?, project(new)?);
-        let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(self.encoder.schema(), row));
+        let (before, after) = (&*self.before, self.encoder.schema());
+        let project = |schema, row: Option<&Tuple>| row.map(|row| named(schema, row.as_ref())).transpose();
+        let (old, new) = (project(before, old)?, project(after, new)?);
+        let key = match (&old, &new) {
+            (_, Some(new)) => render::key(after, new),
+            (Some(old), None) => render::key(before, old),
+            (None, None) => String::new(),
+        };
         let entry = Entry { action: action.to_owned(), key, old, new };
         match self.encoder.line {
             Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,

@@ -66,30 +66,89 @@ pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
 /// PostgreSQL's own types have lower numbers.
 const USER_DEFINED: Oid = 16_384;
 const JSON: Oid = 114;
+const NUMERIC: Oid = 1700;
+const NUMERIC_ARRAY: Oid = 1231;
 
-/// What is known of a schema that another writer left. Nobody knows what a user-defined type is made of: its values stay the JSON that
-/// they are written as.
-pub(super) fn schema_of(entries: &[ColumnEntry]) -> Result<Schema, Broken> {
+/// The schema that another writer's columns tell. The parts of a user-defined type are unknown: its
+/// values stay the JSON that they are written as. `key` names the key where no column says that it
+/// is part of one.
+pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schema, Broken> {
     let columns = entries.iter().map(|entry| Column {
         name: entry.name.clone(),
-        type_oid: if (1..USER_DEFINED).contains(&entry.type_oid) { entry.type_oid } else { JSON },
+        type_oid: type_of(entry),
         type_modifier: -1,
         type_name: entry.r#type.clone(),
         not_null: !entry.nullable,
         is_text: false,
     });
-    let mut key: Vec<(u32, usize)> = entries
+    let columns: Vec<Column> = columns.collect();
+    let mut in_key: Vec<(u32, usize)> = entries
         .iter()
         .enumerate()
         .filter(|(_, entry)| entry.primary_key)
         .map(|(place, entry)| (entry.primary_key_ordinal, place))
         .collect();
-    if key.is_empty() {
-        return Err(Broken::Columns("none of them is part of a primary key".to_owned()));
+    if in_key.is_empty() && key.is_empty() {
+        let problem = "none of them is part of a primary key; name the key's columns with --key-fields";
+        return Err(Broken::Columns(problem.to_owned()));
     }
-    key.sort_unstable();
-    let key = KeyColumns::new(key.into_iter().map(|(_, place)| place).collect::<Vec<_>>());
-    Ok(Schema::new(columns.collect(), key, BTreeMap::new()))
+    if in_key.is_empty() {
+        return with_key(columns, key);
+    }
+    in_key.sort_unstable();
+    let key = KeyColumns::new(in_key.into_iter().map(|(_, place)| place).collect::<Vec<_>>());
+    Ok(Schema::new(columns, key, BTreeMap::new()))
+}
+
+/// A schema of columns of which only the names are known. Their values stay the JSON that they are
+/// written as.
+pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -> Result<Schema, Broken> {
+    let column = |name: String| Column {
+        name,
+        type_oid: JSON,
+        type_modifier: -1,
+        type_name: UNKNOWN.to_owned(),
+        not_null: false,
+        is_text: false,
+    };
+    with_key(names.into_iter().map(column).collect(), key)
+}
+
+/// The type of a column of which only the name is known.
+const UNKNOWN: &str = "unknown";
+
+/// Checks that a schema's key is the one that was named, if one was.
+///
+/// # Errors
+/// When it is another one.
+pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), Broken> {
+    let of = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
+    let is: Vec<&str> = of.map(|column| column.name.as_str()).collect();
+    match key.is_empty() || key.iter().map(String::as_str).eq(is.iter().copied()) {
+        true => Ok(()),
+        false => Err(Broken::Columns(format!("its key is ({}); leave --key-fields out", is.join(", ")))),
+    }
+}
+
+fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, Broken> {
+    let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
+    let key = unkeyed.positions_of(key);
+    let key = key.map_err(|name| Broken::Columns(format!("the key names {name}, which is none of them")))?;
+    Ok(Schema::new(columns, key, BTreeMap::new()))
+}
+
+/// Some writers know a type's name and not its number. For `numeric` the name is enough: its values
+/// are digits.
+fn type_of(entry: &ColumnEntry) -> Oid {
+    if (1..USER_DEFINED).contains(&entry.type_oid) {
+        return entry.type_oid;
+    }
+    let name = entry.r#type.to_ascii_lowercase();
+    match (entry.type_oid, name.split('(').next().map(str::trim), name.trim_end().ends_with("[]")) {
+        (0, Some("numeric" | "decimal"), false) => NUMERIC,
+        (0, Some("numeric" | "decimal" | "numeric[]" | "decimal[]"), true) => NUMERIC_ARRAY,
+        _ => JSON,
+    }
 }
 
 impl SchemaEntry {
@@ -103,9 +162,7 @@ impl SchemaEntry {
     }
 
     pub(super) fn to_schema(&self) -> Result<Schema, Broken> {
-        let unkeyed = Schema::new(self.columns.clone(), KeyColumns::new([]), BTreeMap::new());
-        let key = unkeyed.positions_of(&self.key);
-        let key = key.map_err(|name| Broken::Columns(format!("the key names {name}, which is none of them")))?;
-        Ok(Schema::new(self.columns.clone(), key, self.types.clone()))
+        let schema = with_key(self.columns.clone(), &self.key)?;
+        Ok(Schema::new(self.columns.clone(), schema.key().clone(), self.types.clone()))
     }
 }

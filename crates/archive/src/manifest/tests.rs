@@ -94,7 +94,7 @@ fn its_words_are_those_of_the_contract() {
     let expected = serde_json::json!({"Name": "id", "Type": "bigint", "Nullable": false, "PrimaryKey": true, "OrdinalPosition": 1,
         "PrimaryKeyOrdinal": 1, "DefaultValue": null, "MaxLength": null, "TypeOID": 20});
     assert_eq!(json["columns"][0], expected);
-    assert_eq!(Manifest::parse(&bytes, Some("public.t")).unwrap().schema(1).unwrap(), schema);
+    assert_eq!(Manifest::parse(&bytes, Some("public.t")).unwrap().schema(1, &[]).unwrap(), Some(schema));
     assert!(matches!(Manifest::parse(&bytes, Some("public.u")), Err(ManifestError::Table { .. })));
     assert!(matches!(Manifest::parse(b"{\"manifest_version\": 2}", None), Err(ManifestError::Version(2))));
 }
@@ -110,7 +110,7 @@ fn an_archive_of_another_writer_is_read() {
     let manifest = Manifest::parse(text.as_bytes(), Some("public.users")).unwrap();
     assert_eq!(manifest.artifacts[0].to_position, None);
     assert_eq!(manifest.chain(None).len(), 2);
-    assert_eq!(manifest.schema(2).unwrap().key().columns(), [0]);
+    assert_eq!(manifest.schema(2, &[]).unwrap().unwrap().key().columns(), [0]);
 }
 
 #[test]
@@ -125,4 +125,104 @@ fn an_object_s_name_follows_from_the_positions() {
     let formats = BTreeMap::from([("jsonl".to_owned(), inherited)]);
     let base = Artifact { to_position: None, formats, ..artifact(Kind::Snapshot, 1, None, 10) };
     assert_eq!(base.object(jsonl).as_deref(), Some("epoch=1/snapshot-.jsonl"));
+}
+
+/// A manifest of artifacts that another writer spells with eight digits, or in lower case.
+fn spelled_otherwise() -> &'static str {
+    r#"{"manifest_version": 1, "table": "public.t", "epoch": 2, "updated_at": "x", "head_position": "0/0019F010",
+        "artifacts": [
+          {"kind": "snapshot", "epoch": 1, "from_position": null, "to_position": "a/b", "created_at": "x", "row_count": 1,
+           "formats": {"jsonl": {"uri": "u", "size_bytes": 3}}},
+          {"kind": "snapshot", "epoch": 2, "to_position": "0/0019F000", "created_at": "x", "row_count": 1,
+           "formats": {"jsonl": {"uri": "u", "size_bytes": 3}}},
+          {"kind": "diff", "epoch": 2, "from_position": "0/0019F000", "to_position": "0/0019F010", "created_at": "x", "change_count": 1,
+           "formats": {"jsonl": {"uri": "u", "size_bytes": 3}, "protobuf": {"uri": "v", "size_bytes": 4}}}],
+        "columns": null}"#
+}
+
+#[test]
+fn objects_are_named_as_the_manifest_spells_their_positions() {
+    let manifest = Manifest::parse(spelled_otherwise().as_bytes(), None).unwrap();
+    let names: Vec<String> = manifest.artifacts.iter().map(|artifact| artifact.object(Format::JSONL).unwrap()).collect();
+    let expected =
+        ["epoch=1/snapshot-a_b.jsonl", "epoch=2/snapshot-0_0019F000.jsonl", "epoch=2/diff-0_0019F000-0_0019F010.jsonl"];
+    assert_eq!(names, expected);
+    assert_eq!(manifest.head_position, Some(Lsn(0x0019_F010)));
+    assert_eq!(manifest.chain(Some(Lsn(0x0019_F000))).len(), 1, "a position is a number however it is spelled");
+    let here = manifest.located(|object| format!("file:///{object}"));
+    assert_eq!(here.artifacts[2].formats["protobuf"].uri, "file:///epoch=2/diff-0_0019F000-0_0019F010.pb");
+}
+
+#[test]
+fn a_manifest_that_is_written_again_keeps_its_spellings() {
+    let manifest = Manifest::parse(spelled_otherwise().as_bytes(), None).unwrap();
+    let positions = |bytes: &[u8]| -> Vec<serde_json::Value> {
+        let json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        let of = |artifact: &serde_json::Value| [artifact["from_position"].clone(), artifact["to_position"].clone()];
+        let artifacts = json["artifacts"].as_array().unwrap().iter().flat_map(of);
+        artifacts.chain([json["head_position"].clone()]).collect()
+    };
+    let written = manifest.to_json().unwrap();
+    assert_eq!(positions(&written), positions(spelled_otherwise().as_bytes()));
+    assert_eq!(Manifest::parse(&written, None).unwrap(), manifest);
+    // An epoch of ours behind it has our spelling, and leaves the others.
+    let schema = columns::untyped(["id".to_owned()], &["id".to_owned()]).unwrap();
+    let next = manifest.with_snapshot(artifact(Kind::Snapshot, 3, None, 0x001A_0000), &schema).unwrap();
+    let written = positions(&next.to_json().unwrap());
+    assert_eq!(written[..6], positions(spelled_otherwise().as_bytes())[..6]);
+    assert_eq!(written[6..], [serde_json::Value::Null, "0/1A0000".into(), "0/1A0000".into()]);
+}
+
+fn entry(name: &str, r#type: &str, type_oid: u32, key: u32) -> ColumnEntry {
+    ColumnEntry {
+        name: name.to_owned(),
+        r#type: r#type.to_owned(),
+        nullable: key == 0,
+        primary_key: key > 0,
+        ordinal_position: 1,
+        primary_key_ordinal: key,
+        default_value: None,
+        max_length: None,
+        type_oid,
+    }
+}
+
+#[test]
+fn a_key_is_named_where_the_manifest_does_not() {
+    let of = |entries: &[ColumnEntry], key: &[&str]| {
+        let manifest = Manifest { columns: entries.to_vec(), ..manifest(vec![artifact(Kind::Snapshot, 1, None, 10)]) };
+        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+        manifest.schema(1, &key).map(|schema| schema.map(|schema| schema.key().columns().to_vec()))
+    };
+    let unkeyed = [entry("a", "integer", 23, 0), entry("b", "text", 25, 0)];
+    let keyed = [entry("a", "integer", 23, 2), entry("b", "text", 25, 1)];
+    assert_eq!(of(&[], &[]), Ok(None));
+    assert_eq!(of(&[], &["a"]), Ok(None));
+    assert!(of(&unkeyed, &[]).unwrap_err().to_string().contains("--key-fields"));
+    assert_eq!(of(&unkeyed, &["b", "a"]), Ok(Some(vec![1, 0])));
+    assert!(of(&unkeyed, &["c"]).unwrap_err().to_string().contains("names c"));
+    assert_eq!(of(&keyed, &[]), Ok(Some(vec![1, 0])));
+    assert_eq!(of(&keyed, &["b", "a"]), Ok(Some(vec![1, 0])));
+    for other in [&["a", "b"][..], &["b"], &["a", "b", "a"]] {
+        assert!(of(&keyed, other).unwrap_err().to_string().contains("its key is (b, a)"), "{other:?}");
+    }
+}
+
+#[test]
+fn a_numeric_is_known_by_its_name() {
+    for (name, oid, expected) in [
+        ("numeric", 0, 1700),
+        ("NUMERIC(12,2)", 0, 1700),
+        ("decimal", 0, 1700),
+        ("numeric[]", 0, 1231),
+        ("numeric(12,2)[]", 0, 1231),
+        ("numeric", 1700, 1700),
+        ("numeric_of_ours", 0, 114),
+        ("numeric", 20_000, 114),
+        ("bigint", 0, 114),
+        ("bigint", 20, 20),
+    ] {
+        let schema = columns::schema_of(&[entry("id", "integer", 23, 1), entry("n", name, oid, 0)], &[]).unwrap();
+        assert_eq!(schema.columns()[1].type_oid, expected, "{name} {oid}");
+    }
 }

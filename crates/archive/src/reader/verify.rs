@@ -28,7 +28,7 @@ impl Archive {
                 damage(error);
             }
             for format in artifact.known_formats() {
-                let schema = match self.schema(artifact.epoch) {
+                let schema = match self.schema(std::slice::from_ref(artifact)).await {
                     Ok(schema) => schema,
                     Err(error) => {
                         damage(error);

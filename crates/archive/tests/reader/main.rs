@@ -10,3 +10,4 @@ mod others;
 mod sample;
 #[path = "../scene/mod.rs"]
 mod scene;
+mod unlike;

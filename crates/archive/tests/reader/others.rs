@@ -12,7 +12,7 @@ const FIRST_EPOCH: usize = 6;
 const TURNS: usize = 25;
 
 /// Takes away what a reader may ignore.
-fn without_additions(sample: &Sample) {
+pub(crate) fn without_additions(sample: &Sample) {
     let mut manifest = sample.manifest();
     let keys = manifest.as_object_mut().unwrap();
     keys.retain(|key, _| !["writer", "source"].contains(&key.as_str()));
@@ -25,7 +25,7 @@ fn without_additions(sample: &Sample) {
 }
 
 /// The archive is good, and is the table's history at each of its boundaries.
-async fn is_right(sample: &Sample) {
+pub(crate) async fn is_right(sample: &Sample) {
     assert_eq!(sample.faults().await, Vec::<String>::new());
     for position in sample.objects().into_iter().map(|(_, end)| end) {
         let rebuilt = sample.rebuilt(At::Position(position)).await.unwrap();

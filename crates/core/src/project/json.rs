@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use super::value::Value;
 use super::{NESTING_MAX, Problem};
-use crate::decimal::Decimal;
 
 /// Parses a document that stands `depth` levels deep in its cell.
 ///
@@ -179,22 +178,8 @@ fn nested(text: &str, depth: usize) -> Result<Value, Problem> {
                 .collect::<Result<_, _>>()
                 .map(Value::Object)
         }
-        _ => Ok(number(text)),
+        _ => Ok(Value::from_number(text)),
     }
-}
-
-/// Native if the double's own digits are the number's, whatever their spelling (1.10, 1e2).
-fn number(text: &str) -> Value {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && is_same(text, value) => Value::Number(value),
-        _ => Value::String(text.to_owned()),
-    }
-}
-
-fn is_same(text: &str, value: f64) -> bool {
-    // A double tells all decimals of 15 digits apart.
-    let plain = text.len() <= 15 && !text.contains(['e', 'E']);
-    plain || Decimal::parse(text).is_some_and(|decimal| Decimal::of_double(value) == Some(decimal))
 }
 
 fn last_of_each<T>(fields: Vec<(String, T)>) -> Vec<(String, T)> {

@@ -2,6 +2,8 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::decimal::Decimal;
+
 /// A projected cell: exactly what a protobuf `Value` and JSON can say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -42,6 +44,16 @@ impl Value {
         }
     }
 
+    /// A number of JSON: native if the double's own digits are the number's, in whatever spelling
+    /// (`1.10`, `1e2`), and the text itself otherwise.
+    #[must_use]
+    pub fn from_number(text: &str) -> Value {
+        match text.parse::<f64>() {
+            Ok(value) if value.is_finite() && is_same(text, value) => Value::Number(value),
+            _ => Value::String(text.to_owned()),
+        }
+    }
+
     /// The same as JSON. Whole numbers that a double holds exactly are written without a fraction; an infinite or NaN
     /// number, which no projection makes, becomes `null`.
     #[must_use]
@@ -58,6 +70,12 @@ impl Value {
             Value::Object(fields) => fields.iter().map(|(name, v)| (name.clone(), v.to_json())).collect(),
         }
     }
+}
+
+fn is_same(text: &str, value: f64) -> bool {
+    // A double tells all decimals of 15 digits apart.
+    let plain = text.len() <= 15 && !text.contains(['e', 'E']);
+    plain || Decimal::parse(text).is_some_and(|decimal| Decimal::of_double(value) == Some(decimal))
 }
 
 /// As [`Value::to_json`] has it, without the detour.

@@ -122,9 +122,9 @@ pub enum CliError {
     /// A table is not exported.
     #[error("nothing was exported: {0}")]
     Export(String),
-    /// Two states cannot be compared.
-    #[error("the two states have other columns, and cannot be compared: {0}")]
-    Diff(String),
+    /// A table cannot be created from names alone.
+    #[error("the archive does not say which types its columns have; create the table, and leave --create out")]
+    NoTypes,
     /// The replica has ended.
     #[error("the replica has ended by itself{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Stopped(Option<ReplicaError>),

@@ -5,8 +5,12 @@ mod support;
 
 mod bad;
 mod export;
+mod foreign;
+mod handmade;
+mod migrated;
 mod others;
 mod pipeline;
+mod replace;
 mod restore;
 mod show;
 mod types;

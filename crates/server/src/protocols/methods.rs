@@ -15,7 +15,12 @@ pub(super) struct Method {
     pub(super) shape: Shape,
     pub(super) input: MessageDescriptor,
     pub(super) output: MessageDescriptor,
+    /// The client may leave its request open and send more. The service reads and bounds it.
+    pub(super) stays_open: bool,
 }
+
+/// The method that clients of version 0.4 send acknowledgements to.
+const OPEN_METHOD: &str = "laredo.replication.v1.LaredoReplicationService.Sync";
 
 impl Methods {
     /// Those of all services in sets of compiled `.proto` files.
@@ -44,6 +49,7 @@ fn path(method: &MethodDescriptor) -> String {
 impl Method {
     fn new(method: &MethodDescriptor) -> Method {
         let shape = if method.is_server_streaming() { Shape::Stream } else { Shape::Unary };
-        Method { shape, input: method.input(), output: method.output() }
+        let stays_open = method.full_name() == OPEN_METHOD;
+        Method { shape, input: method.input(), output: method.output(), stays_open }
     }
 }

@@ -85,6 +85,7 @@ pub(super) async fn to_grpc(
             Body::new(Full::new(Bytes::from(bytes)))
         }
         // These frames are gRPC's own.
+        Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) if method.stays_open => body,
         Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) => {
             Body::new(Full::new(receive::whole(body, time_max).await?))
         }

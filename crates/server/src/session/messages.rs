@@ -104,7 +104,8 @@ impl Greeting<'_> {
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),
             server_time: Some(timestamp(now)),
-            source_position: self.position(sent),
+            source_position: sent.map_or_else(String::new, |sent| sent.to_string()),
+            earlier_source_position: self.position(sent),
             ..Heartbeat::default()
         };
         let mut out = Vec::new();

@@ -41,6 +41,11 @@ impl SyncStream {
         SyncStream { slot, task: Some(Box::pin(task)) }
     }
 
+    /// Ends the stream without another frame.
+    pub(crate) fn end(&mut self) {
+        self.task = None;
+    }
+
     /// The next frames, or the end; `None` after it.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
         let Some(task) = &mut self.task else {

@@ -11,7 +11,8 @@ use http_body_util::{BodyExt, Full};
 use laredo_proto::replication::SyncResponse;
 use prost::Message as _;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tonic::transport::Channel;
 use tower::Service;
 
@@ -26,30 +27,45 @@ pub(crate) struct Reply {
     /// By lower-case name.
     pub(crate) headers: HashMap<String, String>,
     body: Body,
+    /// Over HTTP/1.1: dropped, it would end the connection.
+    request: Option<OwnedWriteHalf>,
 }
 
 enum Body {
     /// What is left of `Content-Length`.
-    Sized(BufReader<TcpStream>, usize),
-    Chunked(BufReader<TcpStream>),
+    Sized(BufReader<OwnedReadHalf>, usize),
+    Chunked(BufReader<OwnedReadHalf>),
     Http2(tonic::body::Body),
     Over,
 }
 
 /// Calls over HTTP/1.1 with a connection of its own, and returns when the head of the answer has come.
 pub(crate) async fn http1(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    within(http1_unbounded(to, method, path, headers, body), "the head of an answer").await
+    let length = body.len().to_string();
+    let headers = [headers, &[("Content-Length", length.as_str())]].concat();
+    within(http1_unbounded(to, method, path, &headers, body), "the head of an answer").await
+}
+
+/// Posts the first chunk of a request that stays open over HTTP/1.1: [`Reply::send`] sends more of
+/// it.
+pub(crate) async fn http1_open(to: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> Reply {
+    let headers = [("Transfer-Encoding", "chunked"), ("Content-Type", content_type)];
+    within(http1_unbounded(to, "POST", path, &headers, &chunk(body)), "the head of an answer").await
+}
+
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
 async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     // The least that the system allows: whoever reads nothing soon takes nothing.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let mut stream = socket.connect(to).await.unwrap();
+    let (stream, mut request) = socket.connect(to).await.unwrap().into_split();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
     // The server may answer, and close, before it has read a body that it does not want.
-    let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
+    let _ = request.write_all(&[head.as_bytes(), body].concat()).await;
     let mut stream = BufReader::new(stream);
     let status = line(&mut stream).await.split(' ').nth(1).unwrap().parse().unwrap();
     let mut headers = HashMap::new();
@@ -64,10 +80,10 @@ async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&
         None if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") => Body::Chunked(stream),
         None => Body::Over,
     };
-    Reply { status, headers, body }
+    Reply { status, headers, body, request: Some(request) }
 }
 
-async fn line(stream: &mut BufReader<TcpStream>) -> String {
+async fn line(stream: &mut BufReader<OwnedReadHalf>) -> String {
     let mut line = String::new();
     stream.read_line(&mut line).await.unwrap();
     line.trim_end().to_owned()
@@ -75,18 +91,32 @@ async fn line(stream: &mut BufReader<TcpStream>) -> String {
 
 /// Posts over HTTP/2.
 pub(crate) async fn http2(channel: &mut Channel, path: &str, content_type: &str, body: Vec<u8>) -> Reply {
-    let body = tonic::body::Body::new(Full::new(Bytes::from(body)));
+    http2_open(channel, path, content_type, tonic::body::Body::new(Full::new(Bytes::from(body)))).await
+}
+
+/// Posts a body that may stay open over HTTP/2.
+pub(crate) async fn http2_open(
+    channel: &mut Channel,
+    path: &str,
+    content_type: &str,
+    body: tonic::body::Body,
+) -> Reply {
     let request = http::Request::post(path).header("content-type", content_type).body(body).unwrap();
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
     let response = within(channel.call(request), "the head of an answer").await.unwrap();
     let headers = response.headers().iter();
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-    Reply { status: response.status().as_u16(), headers, body: Body::Http2(response.into_body()) }
+    Reply { status: response.status().as_u16(), headers, body: Body::Http2(response.into_body()), request: None }
 }
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Sends more of a request that is open over HTTP/1.1.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.request.as_mut().unwrap().write_all(&chunk(bytes)).await.unwrap();
     }
 
     /// The next piece of the body; `None` at its end. Trailers are put among the headers.

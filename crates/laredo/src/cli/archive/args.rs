@@ -27,6 +27,17 @@ pub(in super::super) enum ArchiveCommand {
     Export(ExportArgs),
 }
 
+/// An archive that is read.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReadArgs {
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
+    /// The columns of the table's key, in its order, for an archive of another program whose
+    /// manifest does not name them.
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    pub(super) key_fields: Vec<String>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct PlaceArgs {
     /// The archive: a folder, or s3://BUCKET/PREFIX. It is where manifest.json is.
@@ -53,7 +64,7 @@ pub(super) struct StoreArgs {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct LsArgs {
     #[command(flatten)]
-    pub(super) archive: PlaceArgs,
+    pub(super) archive: ReadArgs,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -62,7 +73,7 @@ pub(in super::super) struct LsArgs {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct CatArgs {
     #[command(flatten)]
-    pub(super) archive: PlaceArgs,
+    pub(super) archive: ReadArgs,
     /// The artifact's object, as `ls` names it: epoch=1/diff-0_19F000-0_1A2B3C.jsonl
     #[arg(value_name = "OBJECT")]
     pub(super) object: String,
@@ -71,7 +82,7 @@ pub(in super::super) struct CatArgs {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct DiffArgs {
     #[command(flatten)]
-    pub(super) archive: PlaceArgs,
+    pub(super) archive: ReadArgs,
     /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
     #[arg(value_name = "A", value_parser = at)]
     pub(super) before: At,
@@ -86,7 +97,7 @@ pub(in super::super) struct DiffArgs {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
-    pub(super) archive: PlaceArgs,
+    pub(super) archive: ReadArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. Where it is no boundary, the newest one
     /// before it is taken, and said.
     #[arg(long, value_name = "LSN|TIME|latest", default_value = "latest", value_parser = at)]
@@ -109,9 +120,13 @@ pub(in super::super) struct ReconstructArgs {
     /// Create the table.
     #[arg(long, requires = "postgres", conflicts_with = "replace")]
     pub(super) create: bool,
-    /// Delete the rows that it has.
+    /// Replace the rows that it has.
     #[arg(long, requires = "postgres")]
     pub(super) replace: bool,
+    /// Let rows of other tables change with the replaced ones: by ON DELETE CASCADE, SET NULL or
+    /// SET DEFAULT, by triggers, by rules.
+    #[arg(long, requires = "replace")]
+    pub(super) allow_cascade: bool,
 }
 
 /// How rows are written.

@@ -1,6 +1,7 @@
 //! `laredo archive`: what an archive holds, whether it is whole, and the table as it was.
 
 mod args;
+mod compare;
 mod export;
 mod place;
 mod progress;

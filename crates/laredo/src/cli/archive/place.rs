@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use laredo_archive::{Archive, Destination, Local, Profiles, S3, S3Options};
 
-use super::args::{PlaceArgs, StoreArgs};
+use super::args::{PlaceArgs, ReadArgs, StoreArgs};
 use crate::cli::error::CliError;
 
 /// An archive's place as it is written on a command line.
@@ -41,11 +41,14 @@ impl PlaceArgs {
     pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>, CliError> {
         destination(&self.place, &self.store).await
     }
+}
 
+impl ReadArgs {
     /// # Errors
     /// When there is no archive, or when its manifest cannot be used.
     pub(super) async fn open(&self) -> Result<Archive, CliError> {
-        Ok(Archive::open(self.destination().await?, None).await?)
+        let archive = Archive::open(self.place.destination().await?, None).await?;
+        Ok(archive.with_key(self.key_fields.clone()))
     }
 }
 

@@ -4,11 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use laredo_archive::{Archive, At, Boundary, Format, LineWriter, NetChange, ReadProgress, Rebuilt};
+use laredo_archive::{Archive, At, Boundary, Format, LineWriter, ReadProgress, Rebuilt};
 use laredo_core::{TableState, Tuple};
-use laredo_postgres::{ConnectionOptions, Restore};
+use laredo_postgres::{ConnectionOptions, Restore, RestoreMode};
 
 use super::args::{DiffArgs, ReconstructArgs};
+use super::compare::differences;
 use super::progress::watched;
 use super::rows;
 use crate::cli::error::CliError;
@@ -18,6 +19,9 @@ pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliEr
     let archive = args.archive.open().await?;
     let Rebuilt { table, boundary } = rebuilt(&archive, args.at, args.exact).await?;
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
+        if args.create && !archive.has_columns(boundary.epoch)? {
+            return Err(CliError::NoTypes);
+        }
         restore(url, &args, &table).await?;
     } else {
         let rows = by_key(&table).into_iter();
@@ -76,9 +80,17 @@ fn to_file<E: From<io::Error>>(file: &Path, write: impl FnOnce(&mut dyn Write) -
 async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Result<(), CliError> {
     let options = ConnectionOptions::parse(url)?;
     let Some(name) = args.table.clone() else { return Ok(()) };
-    let mut restore = Restore::begin(&options, name, table.schema(), args.create, args.replace).await?;
+    let mode = match (args.create, args.replace) {
+        (true, _) => RestoreMode::Create,
+        (false, true) => RestoreMode::Replace { allows_cascade: args.allow_cascade },
+        (false, false) => RestoreMode::Fill,
+    };
+    let mut restore = Restore::begin(&options, name, table.schema(), mode).await?;
     restore.rows(table.schema(), table.rows(), |_| {}).await?;
-    Ok(restore.commit().await?)
+    for touched in restore.commit().await? {
+        tell(&format!("rows of another table changed: {touched}"));
+    }
+    Ok(())
 }
 
 pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
@@ -86,40 +98,13 @@ pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
     let Rebuilt { table: before, boundary: from } = rebuilt(&archive, args.before, args.exact).await?;
     let Rebuilt { table: after, boundary: to } = rebuilt(&archive, args.after, args.exact).await?;
     let out = BufWriter::new(io::stdout().lock());
-    let mut lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
-    let before = cast(before, &after)?;
-    let changes = differences(&before, &after);
+    let lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
+    let mut lines = lines.with_old_schema(before.schema().clone());
+    let changes = differences(&before, &after)?;
     for change in &changes {
         lines.change(change).map_err(CliError::from_format)?;
     }
     lines.finish().map_err(CliError::from_format)?;
     tell(&format!("{} changes from {} to {}", changes.len(), shown(&from), shown(&to)));
     Ok(ExitCode::SUCCESS)
-}
-
-/// Rows of another schema as rows of this one: columns that are new are NULL, those that are gone are left out.
-fn cast(mut before: TableState, after: &TableState) -> Result<TableState, CliError> {
-    if before.schema() != after.schema() {
-        before.cast_to(after.schema().clone()).map_err(|error| CliError::Diff(error.to_string()))?;
-    }
-    Ok(before)
-}
-
-/// What leads from one state to the other, by key.
-fn differences<'a>(before: &'a TableState, after: &'a TableState) -> Vec<NetChange<'a>> {
-    let bytes = |row: &Tuple| after.schema().key().key_of(row.as_ref()).as_ref().bytes().to_vec();
-    let mut changes: Vec<(Vec<u8>, NetChange<'a>)> = Vec::new();
-    for new in after.rows() {
-        match before.get_like(new.as_ref()) {
-            None => changes.push((bytes(new), NetChange::Insert(new))),
-            Some(old) if old.as_ref().bytes() != new.as_ref().bytes() => {
-                changes.push((bytes(new), NetChange::Update { old, new }));
-            }
-            Some(_) => {}
-        }
-    }
-    let gone = before.rows().filter(|old| after.get_like(old.as_ref()).is_none());
-    changes.extend(gone.map(|old| (bytes(old), NetChange::Delete(old))));
-    changes.sort_by(|(one, _), (other, _)| one.cmp(other));
-    changes.into_iter().map(|(_, change)| change).collect()
 }

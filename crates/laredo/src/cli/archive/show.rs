@@ -70,6 +70,7 @@ fn count(artifact: &Artifact) -> u64 {
 
 pub(super) async fn verify(args: LsArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
+    archive.check_key()?;
     let progress = ReadProgress::default();
     let mut problems = Vec::new();
     let read = archive.verify(&progress, |damage| problems.push(damage.to_string()));

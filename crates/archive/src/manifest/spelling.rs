@@ -1,0 +1,87 @@
+//! Positions as a manifest spells them.
+//!
+//! Objects are named after positions, so a name has the manifest's spelling. Other writers pad the
+//! low half to eight digits (`0/0019F000`). A manifest that is written again keeps every spelling,
+//! or its objects would no longer be found.
+
+use laredo_core::Lsn;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Artifact, Manifest, ManifestError};
+
+/// An artifact's positions, where they are not spelled as PostgreSQL spells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spelling {
+    from: Option<String>,
+    to: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ManifestText {
+    artifacts: Option<Vec<ArtifactText>>,
+}
+
+#[derive(Deserialize)]
+struct ArtifactText {
+    #[serde(default)]
+    from_position: Option<String>,
+    #[serde(default)]
+    to_position: Option<String>,
+}
+
+/// Notes the spellings of a manifest that was read from `bytes`.
+pub(super) fn note(manifest: &mut Manifest, bytes: &[u8]) -> Result<(), ManifestError> {
+    let ManifestText { artifacts } = serde_json::from_slice(bytes)?;
+    for (artifact, text) in manifest.artifacts.iter_mut().zip(artifacts.unwrap_or_default()) {
+        artifact.spelling = Spelling {
+            from: other_spelling(artifact.from_position, text.from_position),
+            to: other_spelling(artifact.to_position, text.to_position),
+        };
+    }
+    Ok(())
+}
+
+fn other_spelling(position: Option<Lsn>, text: Option<String>) -> Option<String> {
+    let position = position?.to_string();
+    text.filter(|text| *text != position)
+}
+
+/// Puts the spellings into the JSON of a manifest.
+pub(super) fn restore(manifest: &Manifest, json: &mut Value) {
+    let artifacts = json.get_mut("artifacts").and_then(Value::as_array_mut).into_iter().flatten();
+    for (artifact, json) in manifest.artifacts.iter().zip(artifacts) {
+        let Spelling { from, to } = &artifact.spelling;
+        for (key, spelled) in [("from_position", from), ("to_position", to)] {
+            if let Some(spelled) = spelled {
+                json[key] = spelled.as_str().into();
+            }
+        }
+    }
+    // The head is the last artifact's end.
+    if let Some(spelled) = manifest.artifacts.last().and_then(|last| last.spelling.to.as_deref()) {
+        json["head_position"] = spelled.into();
+    }
+}
+
+impl Manifest {
+    pub(super) fn has_other_spellings(&self) -> bool {
+        self.artifacts.iter().any(|artifact| artifact.spelling != Spelling::default())
+    }
+}
+
+impl Artifact {
+    /// The beginning as names have it.
+    pub(super) fn from_spelled(&self) -> Option<String> {
+        spelled(self.from_position, self.spelling.from.as_ref())
+    }
+
+    /// The end as names have it.
+    pub(super) fn to_spelled(&self) -> Option<String> {
+        spelled(self.to_position, self.spelling.to.as_ref())
+    }
+}
+
+fn spelled(position: Option<Lsn>, text: Option<&String>) -> Option<String> {
+    text.cloned().or_else(|| position.map(|position| position.to_string()))
+}

@@ -1,0 +1,74 @@
+//! The columns that an archive's rows have, where the manifest does not name them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use laredo_core::{KeyColumns, Schema};
+
+use super::object::{Entries, read};
+use super::{Archive, ReadError, ReadProgress};
+use crate::manifest::{Artifact, Broken, untyped};
+
+/// A schema without columns.
+pub(super) fn none() -> Arc<Schema> {
+    Arc::new(Schema::new(Vec::new(), KeyColumns::new([]), BTreeMap::new()))
+}
+
+impl Archive {
+    /// Whether the manifest names the columns of an epoch and their types.
+    ///
+    /// # Errors
+    /// When they are not those of a table.
+    pub fn has_columns(&self, epoch: u64) -> Result<bool, ReadError> {
+        self.known_schema(epoch).map(|schema| schema.is_some())
+    }
+
+    /// Checks that the newest rows' key is known.
+    ///
+    /// # Errors
+    /// [`ReadError::NoColumns`] where it has to be named.
+    pub fn check_key(&self) -> Result<(), ReadError> {
+        match self.key.is_empty() && self.known_schema(self.manifest.epoch)?.is_none() {
+            true => Err(ReadError::NoColumns { at: self.manifest_uri() }),
+            false => Ok(()),
+        }
+    }
+
+    /// The schema of an epoch's artifacts, of which there is at least one. Where the manifest does
+    /// not have it, it is made of the names that the rows have, which are read for them.
+    pub(super) async fn schema(&self, artifacts: &[Artifact]) -> Result<Arc<Schema>, ReadError> {
+        let epoch = artifacts.last().map_or(self.manifest.epoch, |last| last.epoch);
+        if let Some(schema) = self.known_schema(epoch)? {
+            return Ok(schema);
+        }
+        self.check_key()?;
+        let mut names = BTreeSet::new();
+        for artifact in artifacts {
+            names = self.names(artifact, names).await?;
+        }
+        let others = names.into_iter().filter(|name| !self.key.contains(name));
+        let schema = untyped(self.key.iter().cloned().chain(others), &self.key);
+        Ok(Arc::new(schema.map_err(|error| self.broken(error))?))
+    }
+
+    pub(super) fn known_schema(&self, epoch: u64) -> Result<Option<Arc<Schema>>, ReadError> {
+        let schema = self.manifest.schema(epoch, &self.key).map_err(|error| self.broken(error))?;
+        Ok(schema.map(Arc::new))
+    }
+
+    async fn names(&self, artifact: &Artifact, mut names: BTreeSet<String>) -> Result<BTreeSet<String>, ReadError> {
+        let (format, kind) = (self.format_of(artifact)?, artifact.kind);
+        let all = move |entries: &mut Entries<'_>| {
+            let mut count = 0;
+            while entries.names(kind, &mut names)? {
+                count += 1;
+            }
+            Ok((names, count))
+        };
+        read(self, artifact, format, none(), &ReadProgress::default(), all).await
+    }
+
+    fn broken(&self, error: Broken) -> ReadError {
+        ReadError::Columns { at: self.manifest_uri(), error }
+    }
+}
