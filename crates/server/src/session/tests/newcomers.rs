@@ -193,6 +193,7 @@ async fn a_snapshot_never_ends_inside_a_transaction() {
     }
     let mut first = 1000;
     commit(&quiet, large(first)).await;
+    advance(Duration::from_millis(1001)).await;
     // Each takes so long that another one is there by then, until the time is up.
     while loading.ended.is_none() {
         advance(Duration::from_millis(700)).await;
