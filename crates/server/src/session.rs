@@ -7,9 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::base::Base;
-use laredo_engine::journal::{
-    BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest,
-};
+use laredo_engine::journal::{BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
 use laredo_proto::replication::RowEncoding;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
