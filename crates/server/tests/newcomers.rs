@@ -231,7 +231,7 @@ async fn newcomers_cost_the_table_and_not_its_past() {
         });
     }
     for messages in clients.join_all().await {
-        assert_eq!(messages as i64, ROWS + 4, "handshake, begin, end and marker besides the rows");
+        assert_eq!(messages as i64, ROWS + 4, "handshake, begin, end and marker in addition to the rows");
     }
     assert_eq!(journal.info().bases, 2, "one for all of them");
 }

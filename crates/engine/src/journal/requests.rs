@@ -28,7 +28,7 @@ pub(super) struct BaseRequests {
 /// What the maker has done.
 #[derive(Clone, Copy, Debug, Default)]
 struct BaseRounds {
-    /// Requests that were answered, by a base or by the reason why there is none.
+    /// Times that all requests were answered, with a new base or without.
     answered: u64,
     /// When the last attempt began, and how long it took.
     last: Option<(Instant, Duration)>,
