@@ -8,7 +8,7 @@ use bytes::Bytes;
 use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::base::Base;
 use laredo_engine::journal::{BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
-use laredo_proto::replication::RowEncoding;
+use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -54,8 +54,7 @@ struct Start {
     reason: &'static str,
     /// Names this journal, and the snapshot where there is one, in the client's next request.
     snapshot_id: String,
-    /// The newest base, where the client has to load the table again.
-    base: Option<Arc<Base>>,
+    mode: SyncMode,
 }
 
 /// How often a table that is being waited for is asked whether it has failed.
@@ -103,7 +102,7 @@ impl Session {
         let greeting = Greeting { table: &table, journal: &journal, ask: &ask, start: &start, is_filtered };
         let mut out = Vec::new();
         greeting.handshake(&mut out);
-        if start.base.is_none() {
+        if start.mode == SyncMode::Delta {
             greeting.marker(start.place(), &mut out);
             outlet.send(out.into()).await?;
             let mode = if start.reason == BY_POSITION { EntryMode::Repeat } else { EntryMode::Ordinary };
@@ -115,7 +114,8 @@ impl Session {
         let greeting = Greeting { start: &start, ..greeting };
         let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
         let mut follow = Follow::new(&greeting, &shared, (view, mode), outlet);
-        follow.end_snapshot(&sent).await?;
+        // Lets the base go: the client may follow for months.
+        follow.end_snapshot(sent).await?;
         follow.run().await
     }
 
@@ -199,7 +199,7 @@ async fn delta(
         schema: origin.schema,
         reason,
         snapshot_id: own_id(journal.instance(), &request.snapshot_id, after),
-        base: None,
+        mode: SyncMode::Delta,
     }))
 }
 
@@ -212,19 +212,19 @@ fn own_id(instance: &InstanceId, theirs: &str, after: Sequence) -> String {
 
 fn log(table: &Served, ask: &Ask, start: &Start) {
     let (client_id, reason) = (&ask.client_id, start.reason);
-    match &start.base {
-        Some(_) => table.counters.count_snapshot(reason),
-        None => {
-            table.counters.deltas.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
-    }
-    let mode = if start.base.is_some() { "snapshot" } else { "changes" };
+    let mode = if start.mode == SyncMode::Delta {
+        table.counters.deltas.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        "changes"
+    } else {
+        table.counters.count_snapshot(reason);
+        "snapshot"
+    };
     tracing::info!(table = %table.name(), client_id, mode, reason, position = %start.position, "stream begins");
 }
 
 impl Start {
     /// Begins with a snapshot.
-    fn at(base: &Arc<Base>, journal: &Journal, reason: &'static str) -> Start {
+    fn at(base: &Base, journal: &Journal, reason: &'static str) -> Start {
         Start {
             after: base.sequence(),
             position: base.position(),
@@ -232,7 +232,7 @@ impl Start {
             schema: base.schema().clone(),
             reason,
             snapshot_id: base.snapshot_id(journal.instance()),
-            base: Some(base.clone()),
+            mode: SyncMode::FullSnapshot,
         }
     }
 

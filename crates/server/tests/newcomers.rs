@@ -27,7 +27,7 @@ const APART: i64 = ROWS / 2;
 const MOVED: i64 = 1_000_000;
 
 fn body(marked: &str, number: i64) -> String {
-    format!("{marked} {number} {}", "x".repeat(1000))
+    format!("{marked} {number} {}", "x".repeat(4000))
 }
 
 /// Commits transactions until it is dropped. Each changes both rows of a pair, and some bring rows, take them or give them another key.
@@ -37,7 +37,7 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(database: &SimDatabase) -> Writers {
+    fn start(database: &SimDatabase, pause: Duration) -> Writers {
         let (database, stop) = (database.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Writers {
             while !stopped.load(Ordering::Relaxed) {
                 number += 1;
                 database.commit(0, transaction(number));
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(pause).await;
             }
             number
         });
@@ -144,7 +144,7 @@ async fn load(mut incoming: Incoming, database: &SimDatabase, pause: Option<Dura
 #[tokio::test(flavor = "multi_thread")]
 async fn newcomers_of_every_protocol_have_what_the_database_held_at_their_snapshots_end() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database);
+    let writers = Writers::start(&database, Duration::from_millis(5));
     for round in 0..10 {
         let filtered = SyncRequest { filters: vec![prefix("odd")], ..request(RowEncoding::Struct) };
         let (grpc, connect, odd) = tokio::join!(
@@ -165,7 +165,7 @@ async fn newcomers_of_every_protocol_have_what_the_database_held_at_their_snapsh
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_newcomers_have_what_was_committed_while_they_read() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database);
+    let writers = Writers::start(&database, Duration::from_millis(30));
     let slow = Some(Duration::from_millis(1));
     let filtered = SyncRequest { filters: vec![prefix("even")], ..request(RowEncoding::Struct) };
     let (grpc, connect, even) = tokio::join!(
@@ -189,7 +189,7 @@ async fn slow_newcomers_have_what_was_committed_while_they_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_cut_inside_its_snapshot_loads_again() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database);
+    let writers = Writers::start(&database, Duration::from_millis(30));
     let mut incoming = Incoming::grpc(&server, request(RowEncoding::Struct)).await;
     let mut replica = Replica::default();
     while replica.entries_inside == 0 {
@@ -209,7 +209,7 @@ async fn a_client_that_is_cut_inside_its_snapshot_loads_again() {
 async fn newcomers_cost_the_table_and_not_its_past() {
     let (database, server) = table().await;
     for number in 1..=3000 {
-        database.commit(0, (0..10).map(|i| Update((number + i) % ROWS, body("even", number))).collect());
+        database.commit(0, (0..10).map(|i| Update((number + i) % ROWS, format!("{number}"))).collect());
     }
     let end = database.end();
     let journal = server.engine.tables()[0].journal().unwrap();
@@ -231,7 +231,7 @@ async fn newcomers_cost_the_table_and_not_its_past() {
         });
     }
     for messages in clients.join_all().await {
-        assert_eq!(messages as i64, ROWS + 4, "handshake, begin, end and marker besides the rows");
+        assert_eq!(messages as i64, ROWS + 4, "handshake, begin, end and marker in addition to the rows");
     }
     assert_eq!(journal.info().bases, 2, "one for all of them");
 }

@@ -99,25 +99,34 @@ fn history() -> Vec<Vec<SimChange>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_after_any_message_and_resumed_it_ends_equal() {
-    for encoding in ENCODINGS {
+    // A newcomer that reads Structs is sent nothing of the past, so one of them has loaded the table before.
+    for (encoding, is_early) in
+        [(RowEncoding::Struct, false), (RowEncoding::Struct, true), (RowEncoding::PostgresBinary, false)]
+    {
         let database = SimDatabase::new(1);
         let start = database.commit(0, vec![Insert(-1, text("first"))]);
         let (one, two) = (serve(&database, "one").await, serve(&database, "two").await);
         one.ready().await;
         two.ready().await;
+        let mut early = Replica::default();
+        if is_early {
+            early.read_to(&mut one.sync(request(encoding)).await, start).await;
+        }
+        let begin = early.by_sequence(request(encoding));
         for changes in history() {
             database.commit(0, changes);
         }
         let end = database.end();
         let wanted = database.rows_at(0, end);
-        let mut uncut = Replica::default();
-        let mut stream = one.sync(request(encoding)).await;
+        let mut uncut = early.clone();
+        let mut stream = one.sync(begin.clone()).await;
         uncut.read_to(&mut stream, end).await;
         assert_eq!(uncut.rows, wanted);
-        assert!(uncut.messages > 12, "{}", uncut.messages);
-        for cut in 1..=uncut.messages {
-            let mut stream = one.sync(request(encoding)).await;
-            let mut replica = Replica::default();
+        let messages = uncut.messages - early.messages;
+        assert!(messages > 12 || (encoding == RowEncoding::Struct && !is_early), "{messages}");
+        for cut in 1..=messages {
+            let mut stream = one.sync(begin.clone()).await;
+            let mut replica = early.clone();
             for _ in 0..cut {
                 replica.read(&mut stream).await;
             }

@@ -9,9 +9,11 @@ use super::{Inner, Journal, PinnedBase};
 
 /// A base is fresh for so long, whatever was committed since.
 const FRESH: Duration = Duration::from_millis(250);
-/// A base stays fresh for so many times the time that it took to make. It bounds the share of a processor that newcomers can
-/// claim for bases of a large table.
+/// A base stays fresh for so many times the time that it took to make, as long as little was written since. It bounds the share of
+/// a processor that newcomers can claim for bases of a large table.
 const FRESH_FACTOR: u32 = 4;
+/// Little is this part of the base.
+const FRESH_SHARE: u64 = 8;
 /// Older bases that readers still hold may take this many bytes of disk, or [`HELD_FACTOR`] times the newest base.
 const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const HELD_FACTOR: u64 = 3;
@@ -26,7 +28,7 @@ pub(super) struct BaseRequests {
 /// What the maker has done.
 #[derive(Clone, Copy, Debug, Default)]
 struct BaseRounds {
-    /// Requests that were answered, by a base or by the reason why there is none.
+    /// Times that all requests were answered, with a new base or without.
     answered: u64,
     /// When the last attempt began, and how long it took.
     last: Option<(Instant, Duration)>,
@@ -61,12 +63,15 @@ impl Journal {
     /// Whether the newest base shows the head, or was made a moment ago, or has to do.
     pub(crate) fn has_fresh_base(&self) -> bool {
         let rounds = *self.shared.requests.rounds.borrow();
-        let is_recent = |(began, took): (Instant, Duration)| began.elapsed() <= FRESH.max(took * FRESH_FACTOR);
-        if rounds.is_closed || rounds.last.is_some_and(is_recent) {
-            return true;
-        }
         let inner = self.shared.inner.read();
-        inner.base.sequence() == self.head().sequence || inner.holds_enough()
+        let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
+            age if age <= FRESH => true,
+            age => age <= took * FRESH_FACTOR && inner.bytes - inner.covered_bytes <= inner.base.bytes() / FRESH_SHARE,
+        };
+        rounds.is_closed
+            || inner.base.sequence() == self.head().sequence
+            || rounds.last.is_some_and(is_recent)
+            || inner.holds_enough()
     }
 
     /// Asks for the next base.
@@ -105,9 +110,10 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use laredo_core::Sequence;
+    use tokio::time::advance;
 
     use super::super::BasePins;
-    use super::super::tests::{commit, insert, journal, options};
+    use super::super::tests::{commit, insert, journal, merge_base, options};
     use super::*;
 
     #[test]
@@ -126,5 +132,25 @@ mod tests {
         assert!(!journal.has_fresh_base());
         hold(Sequence(newest.0 - 2), HELD_BYTES_MAX / 2);
         assert!(journal.has_fresh_base());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_base_that_took_long_is_shared_for_longer_while_little_is_written() {
+        let (journal, mut writer) = journal(options());
+        commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
+        let (began, took) = (Instant::now(), Duration::from_secs(1));
+        merge_base(&journal);
+        advance(took).await;
+        journal.answer_requests(Some((began, took)));
+        commit(&mut writer, |writer| insert(writer, 1000, "row"));
+        advance(took * 3).await;
+        assert!(journal.has_fresh_base());
+        commit(&mut writer, |writer| (2000..2100).for_each(|id| insert(writer, id, "row")));
+        assert!(!journal.has_fresh_base(), "what was written since is as much as the table");
+        merge_base(&journal);
+        journal.answer_requests(Some((Instant::now(), took)));
+        commit(&mut writer, |writer| insert(writer, 3000, "row"));
+        advance(took * 4 + FRESH).await;
+        assert!(!journal.has_fresh_base(), "it is old");
     }
 }

@@ -1,4 +1,4 @@
-//! The task that makes a table's bases: beside the table's own, which may be busy with a large transaction or wait for a reader.
+//! The task that makes a table's bases. The table's own task may be busy with a large transaction, or wait for a reader.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -73,6 +73,8 @@ struct Setting {
     one: Client,
     other: Client,
     servers: [Server; 2],
+    /// A reader of Structs that was there before anything happened: a newcomer is sent nothing of the past.
+    early: SimpleState,
     /// Where both servers know each commit from.
     both_ready: Lsn,
     /// Ids that no round has used yet.
@@ -89,7 +91,8 @@ impl Setting {
         let servers = [config.clone().slot("laredo_one").start().await, config.slot("laredo_two").start().await];
         let (one, other) = (cluster.connect().await.unwrap(), cluster.connect().await.unwrap());
         let both_ready = flushed(&one).await.unwrap();
-        Setting { _cluster: cluster, one, other, servers, both_ready, next: 100, mark: 0 }
+        let early = load(&servers[0]).await;
+        Setting { _cluster: cluster, one, other, servers, early, both_ready, next: 100, mark: 0 }
     }
 
     /// The first transaction begins first, writes first, and commits last; then they meet on the same rows, one after another.
@@ -138,14 +141,17 @@ impl Setting {
     async fn cut_everywhere(&self, spans: Spans) {
         let table = TableName::new("public", "t");
         let oracle = rows_at_rest(&self.one, &table, KEY, "true").await.unwrap();
-        for kind in KINDS {
+        let early = Some(&self.early);
+        let newcomers = KINDS.map(|kind| (kind, None));
+        let early = [(Kind::StructBySequence, early), (Kind::StructByPosition, early)];
+        for (kind, early) in newcomers.into_iter().chain(early) {
             let by_sequence = matches!(kind, Kind::StructBySequence | Kind::BinaryBySequence);
             let delta_from = match spans {
                 _ if by_sequence => Some(Lsn::ZERO),
                 Spans::None => Some(self.both_ready),
                 Spans::Some => None,
             };
-            let goal = Goal { kind, oracle: &oracle, mark: self.mark, json: self.json().await, delta_from };
+            let goal = Goal { kind, early, oracle: &oracle, mark: self.mark, json: self.json().await, delta_from };
             let frames = goal.cut_after(&self.servers, usize::MAX).await;
             assert!(frames > 6, "{kind:?}: only {frames} frames");
             for cut in 1..frames {
@@ -184,6 +190,17 @@ impl Setting {
         let rows = rows.iter().map(|row| serde_json::from_str::<JsonRow>(row.get(0)).unwrap());
         rows.map(|row| (key_of(KEY, &row), row)).collect()
     }
+}
+
+/// Loads the table with a client that reads Structs.
+async fn load(server: &Server) -> SimpleState {
+    let mut state = SimpleState::new(KEY);
+    let request = SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..SyncRequest::default() };
+    let mut stream = open(&server.url(), request).await.unwrap();
+    while state.position.is_empty() {
+        state.apply(stream.message().await.unwrap().unwrap());
+    }
+    state
 }
 
 /// Forwards its first connection to one server, up to a number of bytes, and all others to the other server.
@@ -244,6 +261,8 @@ async fn forward(listener: &TcpListener, server: &str, bytes_max: u64, sent: &At
 /// How a client has to end.
 struct Goal<'a> {
     kind: Kind,
+    /// The client as it was before it read the stream that is cut.
+    early: Option<&'a SimpleState>,
     oracle: &'a Rows,
     /// The id of the row that was committed last.
     mark: i32,
@@ -278,7 +297,9 @@ impl Goal<'_> {
     /// Cuts a new client after so many frames, lets it go on to the end, and returns the number of frames that it read in all.
     async fn cut_after(&self, servers: &[Server; 2], cut: usize) -> usize {
         let mut client = match self.kind {
-            Kind::StructBySequence | Kind::StructByPosition => Raw::Struct(SimpleState::new(KEY)),
+            Kind::StructBySequence | Kind::StructByPosition => {
+                Raw::Struct(self.early.cloned().unwrap_or_else(|| SimpleState::new(KEY)))
+            }
             Kind::BinaryBySequence | Kind::BinaryByPosition => Raw::Binary(BinaryState::default()),
         };
         if let Raw::Struct(state) = &mut client {
@@ -286,7 +307,7 @@ impl Goal<'_> {
         }
         let by_position = matches!(self.kind, Kind::StructByPosition | Kind::BinaryByPosition);
         let fresh = match client {
-            Raw::Struct(_) => SyncRequest::default(),
+            Raw::Struct(_) => self.early.map(SimpleState::resume_by_sequence).unwrap_or_default(),
             Raw::Binary(_) => BinaryState::fresh(),
         };
         let mut frames = self.read(&servers[0], fresh, &mut client, cut).await;

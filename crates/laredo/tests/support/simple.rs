@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 pub type JsonRow = serde_json::Map<String, serde_json::Value>;
 
 /// The rows and the place of a client.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SimpleState {
     key: Vec<String>,
     /// By the JSON of the key's values.
@@ -48,7 +48,7 @@ pub struct SimpleState {
 }
 
 /// A snapshot that has not ended. Entries that come before its end are changes of its rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Staged {
     rows: BTreeMap<String, JsonRow>,
     /// Rows that the snapshot itself had.

@@ -77,10 +77,10 @@ impl<'a> Follow<'a> {
     }
 
     /// Ends the client's snapshot: for a reader of Structs at what is the head now, or was within a second.
-    pub(super) async fn end_snapshot(&mut self, sent: &SentBase) -> Result<(), Status> {
+    pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
         let at = match self.greeting.is_binary() {
             true => self.greeting.start.place(),
-            false => self.catch_up(sent).await?,
+            false => self.catch_up(&sent).await?,
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();

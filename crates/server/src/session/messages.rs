@@ -9,7 +9,7 @@ use laredo_engine::journal::{Head, Journal};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     Encoding, GoAway, Heartbeat, RowEncoding, SchemaChangeNotification, SnapshotBegin, SnapshotEnd, SyncHandshake,
-    SyncMode, SyncResponse,
+    SyncResponse,
 };
 use laredo_proto::{frame, schema};
 
@@ -36,9 +36,8 @@ impl Greeting<'_> {
     pub(super) fn handshake(&self, out: &mut Vec<u8>) {
         let (start, ask) = (self.start, self.ask);
         let info = self.journal.info();
-        let mode = if start.base.is_some() { SyncMode::FullSnapshot } else { SyncMode::Delta };
         let mut handshake = SyncHandshake {
-            mode: mode.into(),
+            mode: start.mode.into(),
             server_current_sequence: info.head.sequence.to_wire(),
             journal_oldest_sequence: info.oldest_sequence.to_wire(),
             resume_from_sequence: start.after.to_wire(),

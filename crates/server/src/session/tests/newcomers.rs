@@ -49,7 +49,7 @@ impl Loading {
     }
 
     fn entry(&mut self, entry: ReplicationJournalEntry) {
-        assert_eq!(entry.source_position, "0/0", "nobody resumes from inside a snapshot");
+        assert_eq!(entry.source_position, "0/0", "no client resumes from inside a snapshot");
         match (entry.action.as_str(), &entry.old_values, &entry.new_values) {
             ("INSERT", None, Some(new)) | ("UPDATE", Some(_), Some(new)) => self.rows.extend([cell(new)]),
             ("DELETE", Some(old), None) => assert!(self.rows.remove(&cell(old).0).is_some()),
@@ -193,6 +193,7 @@ async fn a_snapshot_never_ends_inside_a_transaction() {
     }
     let mut first = 1000;
     commit(&quiet, large(first)).await;
+    advance(Duration::from_millis(1001)).await;
     // Each takes so long that another one is there by then, until the time is up.
     while loading.ended.is_none() {
         advance(Duration::from_millis(700)).await;
@@ -252,4 +253,20 @@ async fn who_reads_batches_is_sent_the_newest_base_and_what_follows() {
     assert!(begins(&pull(&mut stream).await));
     assert!(matches!(pull(&mut stream).await.as_slice(), [Message::SnapshotEnd(end)] if end.rows_sent == 0));
     assert_eq!(quiet.journal().info().bases, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_follows_keeps_no_base() {
+    let quiet = Quiet::new().await;
+    commit(&quiet, vec![insert(0, "a")]).await;
+    let mut stream = quiet.stream(RowEncoding::Struct);
+    Loading::default().finish(&mut stream).await;
+    assert!(is_silent(&mut stream).await);
+    let first = Arc::downgrade(&quiet.journal().base());
+    commit(&quiet, vec![insert(1, "a")]).await;
+    advance(Duration::from_secs(1)).await;
+    let mut newcomer = quiet.stream(RowEncoding::Struct);
+    Loading::default().finish(&mut newcomer).await;
+    assert_eq!(quiet.journal().info().bases, 3);
+    assert!(first.upgrade().is_none(), "its file takes room");
 }
