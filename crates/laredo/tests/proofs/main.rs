@@ -10,6 +10,7 @@ mod bounds;
 mod chaos;
 mod command;
 mod copies;
+mod definitions;
 mod drain;
 mod equality;
 mod faults;
