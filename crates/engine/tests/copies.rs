@@ -134,7 +134,7 @@ async fn play(steps: Vec<Step>) {
                 locked.clear();
             }
             Step::Reload { table } => assert!(running.handle.tables()[table].reload("asked").await),
-            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned() }).await,
+            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await,
             Step::Other => drop(database.commit_unseen(Vec::new())),
             Step::Yield => tokio::task::yield_now().await,
         }

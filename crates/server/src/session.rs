@@ -49,6 +49,8 @@ struct Start {
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
     reason: &'static str,
+    /// What the client has is of another history of the database.
+    is_another_history: bool,
     /// Sent first, where the client has to start anew.
     base: Option<PinnedBase>,
 }
@@ -78,6 +80,13 @@ impl Session {
 
     async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
+        tokio::select! {
+            ended = self.serve_from(journal.clone(), slot) => ended,
+            () = journal.closed() => Err(refusal::forked()),
+        }
+    }
+
+    async fn serve_from(self, journal: Journal, slot: outlet::Slot) -> Result<Infallible, Status> {
         let mut start = self.start(&journal).await?;
         let Session { shared, table, ask, seat } = self;
         self::log(&table, &ask, &start);
@@ -145,14 +154,27 @@ impl Session {
 
     /// Decides where the stream begins, and waits where the client is ahead.
     async fn start(&self, journal: &Journal) -> Result<Start, Status> {
+        let history = self.table.handle().history();
         let mut request = self.ask.resume.clone();
-        request.own_source = self.table.options.source.clone();
+        let named =
+            [request.instance.as_str(), request.snapshot_id.rsplit_once('-').map_or("", |(instance, _)| instance)];
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
         loop {
+            request.own_source = history.identity();
+            request.verdict = history.judge(request.mark.mark, request.mark.scope);
+            request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             match resolve(journal, &request).await? {
                 Resolution::Full(reason) => return Ok(full(journal, reason)),
+                Resolution::AnotherHistory(reason) => {
+                    return Ok(Start { is_another_history: true, ..full(journal, reason) });
+                }
                 Resolution::Wait(position) => {
+                    if history.is_beyond_wal(position).await == Some(true) {
+                        named.iter().for_each(|instance| history.note_stranger(instance));
+                        let reason = "source position beyond the end of the database's WAL";
+                        return Ok(Start { is_another_history: true, ..full(journal, reason) });
+                    }
                     let mut heads = journal.watch_head();
                     let reached = timeout_at(deadline, heads.wait_for(|head| head.position >= position)).await;
                     if !matches!(reached, Ok(Ok(_))) {
@@ -178,6 +200,7 @@ fn full(journal: &Journal, reason: &'static str) -> Start {
         committed_at: base.committed_at(),
         schema: base.schema().clone(),
         reason,
+        is_another_history: false,
         base: Some(pinned),
     }
 }
@@ -204,6 +227,7 @@ async fn delta(journal: &Journal, after: Sequence, reason: &'static str) -> Resu
         committed_at: journal.head().committed_at,
         schema: origin.schema,
         reason,
+        is_another_history: false,
         base: None,
     }))
 }

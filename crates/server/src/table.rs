@@ -72,7 +72,7 @@ impl Served {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.failure().is_none() && self.handle().journal().is_some()
+        self.failure().is_none() && self.handle().journal().is_some_and(|journal| !journal.is_parted())
     }
 
     pub(crate) fn is_started(&self) -> bool {

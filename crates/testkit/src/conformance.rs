@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use laredo_core::{Lsn, TableName, TupleRef, Xid};
+use laredo_core::{CommitMark, Lsn, TableName, TupleRef, Xid};
 use laredo_engine::source::{
     Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
 };
@@ -61,7 +61,9 @@ async fn contract(bed: &impl Bed) {
     run.stop().await;
 
     bed.insert(&[(0, 600), (1, 601)]).await;
-    let known = |position: Lsn, definition: &str| Some(KnownTable { position, definition: definition.to_owned() });
+    let known = |position: Lsn, definition: &str| {
+        Some(KnownTable { position, mark: CommitMark::default(), definition: definition.to_owned() })
+    };
     let left = definitions.map(|definition| known(end, &definition));
     let mut run = Run::begin(bed, &left, false).await;
     assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "all after {end} is there");

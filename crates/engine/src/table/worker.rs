@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn};
+use laredo_core::{CommitMark, CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::{Table, TableCommit, TableError, Wants};
 use crate::base::{self, Base, BaseError, Bases};
+use crate::history::{Fork, Receipt};
 use crate::journal::{Journal, Merging};
 use crate::snapshots::{SnapshotStatus, write_when_due};
-use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
+use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
 use crate::status::TableCommand;
 use crate::store::{StoreError, StoreStatus};
 
@@ -39,7 +40,10 @@ pub(crate) enum TableEvent {
     Broken(String),
     /// From this position on the rows are those of another definition.
     Redefined(Lsn, String),
-    Restarted(String),
+    /// Commits may be missing; the fork is set where the history may be another one.
+    Restarted(String, Option<Fork>),
+    Forked(Box<SourceIdentity>, Fork, String, Receipt),
+    Promoted(Box<SourceIdentity>),
 }
 
 /// An event, and the room that it takes in the table's queue until it is handled.
@@ -56,6 +60,8 @@ pub(crate) struct Progress {
     pub(crate) position: Lsn,
     /// When the last of them committed, nothing where the source says that there is no other one.
     pub(crate) current_at: Option<CommitTime>,
+    /// The newest commit up to there, of any table; all zeros where it is unknown.
+    pub(crate) mark: CommitMark,
     /// It comes behind this many events.
     pub(crate) after: u64,
 }
@@ -159,7 +165,8 @@ impl<S: Source> Worker<S> {
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying();
-            return Some(aside(heavy, || self.table.on_progress(progress.position, progress.current_at)));
+            let Progress { position, current_at, mark, .. } = progress;
+            return Some(aside(heavy, || self.table.on_progress(position, current_at, mark)));
         }
         let holding_enough = self.table.is_holding_enough();
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
@@ -211,7 +218,13 @@ impl<S: Source> Worker<S> {
             }
             TableEvent::Moved(reason) => self.table.on_moved(&reason),
             TableEvent::Redefined(from, definition) => self.table.on_redefined(from, definition),
-            TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
+            TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
+            TableEvent::Forked(identity, fork, reason, noted) => {
+                let wants = aside(true, || self.table.on_forked(*identity, &fork, &reason));
+                noted.give();
+                wants
+            }
+            TableEvent::Promoted(identity) => aside(true, || self.table.on_promoted(*identity)),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }
     }

@@ -187,10 +187,10 @@ impl<'a> Follow<'a> {
     async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
-        let heartbeat = self.greeting.heartbeat(at, Some(head.position));
+        let heartbeat = self.greeting.heartbeat(at, Some(head));
         let message: Bytes = joined(|out| {
             if let Some(reached) = unknown.filter(|reached| !reached.is_told) {
-                empty_batch(reached.sequence, reached.position, reached.committed_at, out);
+                empty_batch(reached.sequence, reached.mark(), out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -206,7 +206,7 @@ impl<'a> Follow<'a> {
         if let Some(error) = self.greeting.table.failure() {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
-        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head.position));
+        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
         self.outlet.send(heartbeat.into()).await
     }
 }
