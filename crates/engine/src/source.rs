@@ -127,6 +127,8 @@ pub struct SourceIdentity {
     pub history: Vec<(u32, Lsn)>,
     /// How far its WAL was written when it was asked.
     pub written: Lsn,
+    /// When the server was started: the storage of one that runs is not put back. Empty where that is not known.
+    pub server_started: String,
 }
 
 impl SourceIdentity {

@@ -172,6 +172,7 @@ fn resumes_from_every_commit(database: &SimDatabase, index: usize, journal: &Jou
                 reader.read_on(journal);
                 assert_eq!(reader.rows(), database.rows_at(index, head.position), "resumed at {position}");
             }
+            Resolution::AnotherHistory(why) => panic!("{why}"),
             Resolution::Full(_) => {}
             Resolution::Wait(_) => assert!(position > head.position),
         }

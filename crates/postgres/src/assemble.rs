@@ -143,8 +143,13 @@ impl Assembler {
     }
 
     /// The position that may be acknowledged, where `acknowledged` is on disk.
-    pub(crate) fn hold(&mut self, acknowledged: Lsn) -> Lsn {
+    pub(crate) fn hold(&self, acknowledged: Lsn) -> Lsn {
         self.state.sent.hold(acknowledged)
+    }
+
+    /// Everything up to a position is on disk.
+    pub(crate) fn acknowledged(&mut self, position: Lsn) {
+        self.state.sent.forget(position);
     }
 
     /// The newest commits that were sent.

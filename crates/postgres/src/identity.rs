@@ -19,7 +19,9 @@ pub(crate) async fn of(connection: &mut ReplicationConnection) -> Result<SourceI
     let history = history(connection, timeline).await?;
     let written = field(2)?.parse().map_err(|_| unexpected(&rows))?;
     let (system_identifier, database) = (field(0)?.to_owned(), field(3)?.to_owned());
-    Ok(SourceIdentity { system_identifier, database, timeline, history, written })
+    let started = connection.simple_query("SELECT pg_postmaster_start_time()").await?;
+    let server_started = text(&started, 0).ok_or_else(|| unexpected(&started))?.to_owned();
+    Ok(SourceIdentity { system_identifier, database, timeline, history, written, server_started })
 }
 
 /// The earlier timelines of `timeline` and where each was left, oldest first.

@@ -350,6 +350,8 @@ impl Stream<'_> {
                     self.assembler.set_recent(*self.signals.recent.borrow());
                     let ask = self.asking.is_due(self.assembler.position());
                     self.asked = 0;
+                    let position = self.assembler.position();
+                    self.assembler.acknowledged((self.acknowledged)().min(position));
                     self.status(writer, ask).await?;
                 }
                 message = reader.next() => break self.take(message?.ok_or(StreamError::Ended)?)?,
@@ -404,7 +406,7 @@ impl Stream<'_> {
     }
 
     /// Says what has arrived and what may be forgotten.
-    async fn status(&mut self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
+    async fn status(&self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
         let position = self.assembler.position();
         // Never more than has arrived, whatever we are told.
         let acknowledged = self.assembler.hold((self.acknowledged)().min(position));

@@ -107,8 +107,8 @@ fn identity_from_wire(source: wire::SourceIdentity) -> SourceIdentity {
         database: source.database,
         timeline: source.timeline,
         history: source.history.iter().map(|s| (s.timeline, Lsn(s.switched_at))).collect(),
-        // Only a source itself knows, and nobody asks a client.
-        written: Lsn::ZERO,
+        // Only a source itself knows the rest, and nobody asks a client.
+        ..SourceIdentity::default()
     }
 }
 

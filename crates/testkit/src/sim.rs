@@ -385,6 +385,7 @@ impl SimDatabase {
             timeline: 1,
             history: Vec::new(),
             written: self.end(),
+            server_started: String::new(),
         }
     }
 

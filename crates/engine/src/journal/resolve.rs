@@ -363,7 +363,14 @@ mod tests {
     fn identity(timeline: u32) -> SourceIdentity {
         let history = [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect();
         let (system_identifier, database) = ("s".to_owned(), "d".to_owned());
-        SourceIdentity { system_identifier, database, timeline, history, written: Lsn(5000) }
+        SourceIdentity {
+            system_identifier,
+            database,
+            timeline,
+            history,
+            written: Lsn(5000),
+            server_started: String::new(),
+        }
     }
 
     fn ask(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> Resolution {

@@ -32,6 +32,7 @@ fn source() -> SourceIdentity {
         timeline: 1,
         history: Vec::new(),
         written: Lsn(1 << 40),
+        server_started: String::new(),
     }
 }
 

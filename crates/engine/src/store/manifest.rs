@@ -26,6 +26,9 @@ pub(crate) struct Manifest {
     system_identifier: String,
     database: String,
     timeline: u32,
+    /// When PostgreSQL was started that it was last written from; empty where that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    server_started: String,
     /// Forks that were noted when it was begun.
     #[serde(default)]
     forks: u64,
@@ -64,6 +67,7 @@ impl Manifest {
             system_identifier: source.system_identifier.clone(),
             database: source.database.clone(),
             timeline: source.timeline,
+            server_started: source.server_started.clone(),
         }
     }
 
@@ -120,6 +124,7 @@ impl Manifest {
         self.earlier.drain(..surplus);
         self.opened_as.clone_from(&instance.0);
         self.timeline = source.timeline;
+        self.server_started.clone_from(&source.server_started);
     }
 
     /// Returns the names that earlier runs had for the journal.
@@ -139,6 +144,11 @@ impl Manifest {
     /// The first sequence of the file that the last run began with.
     pub(super) fn begun_at(&self) -> Option<Sequence> {
         self.begun_at.map(Sequence)
+    }
+
+    /// Whether it was written from the same run of PostgreSQL, so that the history is the same.
+    pub(crate) fn is_of_server(&self, source: &SourceIdentity) -> bool {
+        !self.server_started.is_empty() && self.server_started == source.server_started
     }
 
     /// Returns the timeline that it was written on.
@@ -207,6 +217,7 @@ mod tests {
             timeline,
             history: [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect(),
             written: Lsn(written),
+            server_started: String::new(),
         };
         let kept = |timeline| {
             Manifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0), 0)

@@ -41,6 +41,8 @@ pub(crate) struct Restored {
     pub(crate) definition: Definition,
     /// The journal's own name, which its files carry.
     pub(crate) lineage: InstanceId,
+    /// Whether PostgreSQL was not restarted since, so that its history is the same.
+    pub(crate) is_of_same_server: bool,
 }
 
 impl Restored {
@@ -161,10 +163,12 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
     kept.date_segments(about.now);
     let pruned = kept.pruned.sequence;
+    let is_of_same_server = manifest.is_of_server(about.source);
     manifest.open_as(about.instance, about.source, (pruned, kept.head.sequence));
     let abandoned = Forks::read(store.folder())?.abandoned();
     let names = (about.instance.clone(), manifest.earlier());
-    let restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
+    let mut restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
+    restored.is_of_same_server = is_of_same_server;
     // The timeline may be a later one by now, of which this is the past.
     note_beginning(store, manifest, &restored.appender)?;
     Ok(Some(restored))
@@ -416,7 +420,7 @@ impl Kept {
             head,
             taken,
         };
-        Ok(Restored { beginning, appender, rows, definition, lineage })
+        Ok(Restored { beginning, appender, rows, definition, lineage, is_of_same_server: false })
     }
 }
 

@@ -39,6 +39,7 @@ fn source() -> SourceIdentity {
         system_identifier: "s".to_owned(),
         timeline: 1,
         written: Lsn(1 << 40),
+        server_started: String::new(),
         ..SourceIdentity::default()
     }
 }
@@ -324,7 +325,10 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     small(folder.path());
     let ask = |table: &TableName, source: &SourceIdentity| {
         let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
-        restore(&store, &About { table, source, now: CommitTime(2), bytes_max: BYTES_MAX }).map(drop).unwrap_err()
+        let instance = &InstanceId("j".to_owned());
+        restore(&store, &About { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX })
+            .map(drop)
+            .unwrap_err()
     };
     let other = TableName::new("public", "u");
     assert!(ask(&other, &source()).to_string().contains("holds what was kept of table public.t, not of public.u"));

@@ -19,9 +19,11 @@ impl Table {
     /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once. `written` is
     /// a position that no reader can have been told anything beyond.
     pub(crate) fn restore(&mut self, restored: Restored, resume: Resume, written: Lsn) -> Result<(), TableError> {
-        let Restored { mut beginning, appender, rows, definition, lineage } = restored;
+        let Restored { mut beginning, appender, rows, definition, lineage, is_of_same_server } = restored;
         self.bases.store = self.bases.store.take().map(|(store, _)| (store, lineage));
-        if let Resume::Copy(reason) = &resume {
+        if let Resume::Copy(reason) = &resume
+            && !is_of_same_server
+        {
             // Without what the slot would have sent, nothing proves that the history is still the one that was followed.
             let fork = Fork { common: Lsn::ZERO, abandoned: beginning.head.position, is_certain: false };
             self.note_fork(&fork, reason)?;

@@ -13,6 +13,7 @@ mod copies;
 mod drain;
 mod equality;
 mod faults;
+mod histories;
 mod interleaving;
 mod restarts;
 mod schema_changes;

@@ -56,7 +56,9 @@ fn tell(event: SourceEvent) -> String {
         SourceEvent::Moved { table, reason } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
         SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),
-        SourceEvent::Restarted { reason } => format!("restarted: {reason}"),
+        SourceEvent::Restarted { reason, .. } => format!("restarted: {reason}"),
+        SourceEvent::Forked { reason, .. } => format!("forked: {reason}"),
+        SourceEvent::Promoted { identity } => format!("promoted to {}", identity.timeline),
     }
 }
 

@@ -86,13 +86,21 @@ impl SentCommits {
 
     /// Returns the position that may be acknowledged: the newest commits before it can be sent again, unless they are far
     /// behind.
-    pub(crate) fn hold(&mut self, acknowledged: Lsn) -> Lsn {
-        let before = self.groups.partition_point(|group| group.first <= acknowledged);
-        // Acknowledged positions do not go back.
-        self.groups.drain(..before.saturating_sub(COMMITS_KEPT));
+    pub(crate) fn hold(&self, acknowledged: Lsn) -> Lsn {
+        let before = self.before(acknowledged);
         let near = Lsn(acknowledged.0.saturating_sub(HELD_BYTES_MAX));
-        let held = self.groups.iter().take(before.min(COMMITS_KEPT)).find(|group| group.last >= near);
+        let newest = self.groups.range(before.saturating_sub(COMMITS_KEPT)..before);
+        let held = { newest }.find(|group| group.last >= near);
         held.map_or(acknowledged, |held| acknowledged.min(held.begins))
+    }
+
+    /// Forgets what no later acknowledged position has to stay behind.
+    pub(crate) fn forget(&mut self, acknowledged: Lsn) {
+        self.groups.drain(..self.before(acknowledged).saturating_sub(COMMITS_KEPT));
+    }
+
+    fn before(&self, acknowledged: Lsn) -> usize {
+        self.groups.partition_point(|group| group.first <= acknowledged)
     }
 
     /// Returns where a stream has to begin so that it sends the commits again, and what it must send.
@@ -324,7 +332,7 @@ mod tests {
         (1..=count).for_each(|n| sent.note(Lsn(n * 100 - 50), mark(n * 100)));
         assert!(sent.groups.len() <= GROUPS_MAX);
         for acknowledged in [1000, 1050, 200_000, count * 50 + 30, count * 100 + 99] {
-            let held = sent.clone().hold(Lsn(acknowledged));
+            let held = sent.hold(Lsn(acknowledged));
             let newest = acknowledged / 100 * 100;
             assert!(held.0 < newest, "{acknowledged}: {held}");
             assert!(acknowledged - held.0 < HELD_BYTES_MAX, "{acknowledged}: {held}");
@@ -332,6 +340,7 @@ mod tests {
         let mut held = Lsn::ZERO;
         for acknowledged in (0..=count).step_by(1000) {
             let next = sent.hold(Lsn(acknowledged * 100));
+            sent.forget(Lsn(acknowledged * 100));
             assert!(next >= held);
             held = next;
         }

@@ -265,6 +265,7 @@ impl<'a> Start<'a> {
             identity.history = identity::history(connection, found.timeline).await?;
         }
         (identity.timeline, identity.written) = (found.timeline, found.wal_end);
+        identity.server_started.clone_from(&found.started);
         let left = identity.history.iter().find(|(of, _)| *of == timeline).map(|(_, at)| *at);
         match another_history(found, told, timeline, left) {
             Some(what) => return Err(StreamError::Forked { what, common: left.unwrap_or_default() }),
