@@ -75,7 +75,7 @@ pub(super) async fn deal(
     history: &SourceHistory,
     dealt: &Mutex<Lsn>,
 ) {
-    let mut dealer = Dealer { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0 };
+    let mut dealer = Dealer { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
     while let Some(event) = sent(&mut events).await {
         // The next events wait in their queue, and when that is full, nothing more is read of the stream.
         let _ = paused.wait_for(|paused| !paused).await;
@@ -107,6 +107,8 @@ struct Dealer<'a> {
     current_at: Option<CommitTime>,
     /// Events since all tables were told how far the stream is.
     untold: u32,
+    /// Forks of the database's history so far.
+    forks: u64,
 }
 
 impl Dealer<'_> {
@@ -143,6 +145,7 @@ impl Dealer<'_> {
                 self.history.set_identity(identity.clone());
                 // Positions may be lower from here on. A table must not take an old one for progress after the fork.
                 (self.reached, self.current_at) = (Lsn::ZERO, None);
+                self.forks += 1;
                 self.tell_progress();
                 let identity = Box::new(identity);
                 self.tell_all(|| TableEvent::Forked(identity.clone(), fork.clone(), reason.clone(), noted.clone()))
@@ -176,10 +179,10 @@ impl Dealer<'_> {
 
     fn tell_progress(&mut self) {
         self.untold = 0;
-        let mark = self.history.newest();
+        let (mark, forks) = (self.history.newest(), self.forks);
         for table in &*self.tables {
             let (position, current_at, after) = (self.reached, self.current_at, table.sent);
-            table.progress.send_replace(Progress { position, current_at, mark, after });
+            table.progress.send_replace(Progress { position, current_at, mark, after, forks });
         }
     }
 }
@@ -237,7 +240,7 @@ mod tests {
         let unasked = || Box::pin(std::future::pending()) as std::pin::Pin<Box<_>>;
         let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked));
         let (reached, current_at) = (Lsn::ZERO, None);
-        let mut dealer = Dealer { tables: &mut tables, history: &history, reached, current_at, untold: 0 };
+        let mut dealer = Dealer { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
         // Far more small ones than fit into any queue that counts them.
         let small = (1..=10_000).map(|end| commit(end, 0, 10));
         assert_eq!(deal_all(&mut dealer, small).await, 10_000);

@@ -64,6 +64,8 @@ pub(crate) struct Progress {
     pub(crate) mark: CommitMark,
     /// It comes behind this many events.
     pub(crate) after: u64,
+    /// Forks of the database's history of which the table hears by an event.
+    pub(crate) forks: u64,
 }
 
 /// Runs one table.
@@ -74,6 +76,8 @@ pub(crate) struct Worker<S> {
     events: mpsc::UnboundedReceiver<Queued>,
     /// Events taken.
     taken: u64,
+    /// Forks among them.
+    forks: u64,
     progress: watch::Receiver<Progress>,
     /// The latest progress waits for the events before it.
     has_progress: bool,
@@ -107,8 +111,21 @@ impl<S: Source> Worker<S> {
         commands: mpsc::Receiver<TableCommand>,
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
-        let (taken, has_progress, unsettled) = (0, false, 0);
-        Worker { table, index, source, events, taken, progress, has_progress, commands, unsettled, store, snapshots }
+        let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
+        Worker {
+            table,
+            index,
+            source,
+            events,
+            taken,
+            forks,
+            progress,
+            has_progress,
+            commands,
+            unsettled,
+            store,
+            snapshots,
+        }
     }
 
     /// Runs the table until the stream is closed, and writes its snapshots.
@@ -168,7 +185,8 @@ impl<S: Source> Worker<S> {
             let Progress { position, current_at, mark, .. } = progress;
             return Some(aside(heavy, || self.table.on_progress(position, current_at, mark)));
         }
-        let holding_enough = self.table.is_holding_enough();
+        // The copy that would let go of what is held may wait for the table to note a fork.
+        let holding_enough = self.table.is_holding_enough() && self.progress.borrow().forks == self.forks;
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
             event = next_of(copy) => Some(match event {
@@ -220,6 +238,7 @@ impl<S: Source> Worker<S> {
             TableEvent::Redefined(from, definition) => self.table.on_redefined(from, definition),
             TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
             TableEvent::Forked(identity, fork, reason, noted) => {
+                self.forks += 1;
                 let wants = aside(true, || self.table.on_forked(*identity, &fork, &reason));
                 noted.give();
                 wants

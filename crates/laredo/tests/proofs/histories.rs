@@ -117,7 +117,7 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
-    for keeps in ALL {
+    for keeps in [Keeps::Journal, Keeps::Snapshots] {
         for new_bytes in [0, 3_000_000] {
             let mut scene = Scene::start(keeps).await;
             let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
@@ -134,10 +134,7 @@ async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
             scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
             scene.write("new", 5000, new_bytes);
             scene.server.restart().await;
-            // A client that knows no commits cannot be told from one of this history by a server that kept nothing.
-            if keeps == Keeps::Journal || keeps == Keeps::Snapshots || new_bytes == 0 {
-                scene.clients_have_everything().await;
-            }
+            scene.clients_have_everything().await;
         }
     }
 }
