@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use laredo_core::{CommitTime, IndexSpec, Lsn, Transaction};
+use laredo_proto::replication::CommitMark;
 use tokio::sync::mpsc;
 
 use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
@@ -152,7 +153,9 @@ impl Applier {
         let front = self.writer.current();
         let Some(table) = front.table.as_ref().filter(|_| when(keeper, front.position, now)) else { return };
         let age = self.shared.at_head().map(|at| now.saturating_duration_since(at));
-        let resume = Resume { position: front.position, ..self.intake.resume().clone() };
+        let resume = self.intake.resume().clone();
+        let mark = resume.mark.filter(|_| resume.position == front.position);
+        let resume = Resume { position: front.position, mark, ..resume };
         let rows = Rows { schema: table.schema().clone(), rows: table.rows().cloned().collect() };
         let at_head = age.and_then(|age| keeper.ago(age));
         drop(front);
@@ -179,7 +182,7 @@ impl Applier {
                         self.intake.applied(reached);
                     }
                 }
-                Taken::Current { position, at } => self.current(position, at),
+                Taken::Current { position, at, mark } => self.current(position, at, mark),
                 Taken::GivenUp { starts_over } => self.give_up(starts_over),
             }
         }
@@ -215,15 +218,15 @@ impl Applier {
     }
 
     /// Nothing more happened up to `position`.
-    fn current(&mut self, position: Lsn, at: Instant) {
+    fn current(&mut self, position: Lsn, at: Instant, mark: Option<CommitMark>) {
         if position > self.intake.resume().position {
             let nothing =
                 Transaction { position, span_from: None, committed_at: CommitTime::default(), changes: Vec::new() };
             if !self.apply(nothing, None) {
                 return;
             }
-            self.intake.moved(position);
         }
+        self.intake.moved(position, mark);
         self.fresh_at = Some(at);
     }
 

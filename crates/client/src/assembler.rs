@@ -6,7 +6,7 @@ use laredo_core::{Change, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError
 use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
-    Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+    CommitMark, Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
 };
 use laredo_proto::schema::{self, SchemaError};
 use prost_types::Timestamp;
@@ -22,13 +22,13 @@ pub(crate) enum Event {
     /// The stream began.
     Opened(Box<SyncHandshake>),
     /// Every row of the table.
-    Snapshot { table: Box<TableState>, position: Lsn, sequence: Sequence },
+    Snapshot { table: Box<TableState>, position: Lsn, sequence: Sequence, mark: Option<CommitMark> },
     /// A transaction to apply.
-    Transaction { transaction: Transaction, sequence: Sequence },
+    Transaction { transaction: Transaction, sequence: Sequence, mark: Option<CommitMark> },
     /// A transaction that the state has already.
     Repeated { sequence: Sequence },
     /// The server's time; with a position, everything up to there was sent.
-    Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn> },
+    Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn>, mark: Option<CommitMark> },
 }
 
 /// A stream that does not keep to the protocol.
@@ -232,7 +232,8 @@ impl Assembler {
             (None, None) => Lsn::ZERO,
         };
         self.phase = Phase::Live(Live::new(table.schema().clone(), position));
-        Ok(Event::Snapshot { table: Box::new(table), position, sequence: Sequence::from_wire(end.sequence) })
+        let sequence = Sequence::from_wire(end.sequence);
+        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark })
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
@@ -309,6 +310,7 @@ impl Live {
                 changes: std::mem::take(&mut self.pending),
             },
             sequence: header.last_sequence,
+            mark: mark_of(batch),
         })
     }
 }
@@ -329,10 +331,16 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
-    let Heartbeat { source_position, earlier_source_position, .. } = heartbeat;
+    let Heartbeat { server_time, source_position, earlier_source_position, mark, .. } = heartbeat;
     // Older servers have the position in the second field alone.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
-    Ok(Event::Heartbeat { server_time: heartbeat.server_time, position: parse_position(position)? })
+    Ok(Event::Heartbeat { server_time: *server_time, position: parse_position(position)?, mark: *mark })
+}
+
+/// The commit that a batch ends; nothing where it stands for a span.
+fn mark_of(batch: &RowBatch) -> Option<CommitMark> {
+    let mark = CommitMark { end: batch.position, xid: batch.xid, committed_at_us: batch.committed_at_us, scope: 0 };
+    (batch.xid != 0).then_some(mark)
 }
 
 fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {

@@ -2,6 +2,19 @@
 //! snapshot that it has, which may be much older than its head, and what was committed since.
 
 use laredo_core::{CommitTime, Lsn, Sequence, StateError, TableState, Transaction};
+use laredo_proto::replication::CommitMark;
+
+/// The further of two positions, with the newest commit that is known at or before it. A commit of the table is known to every
+/// server; the same one as named by a server with other tables may not be.
+pub(crate) fn newer(known: (Lsn, Option<CommitMark>), told: (Lsn, Option<CommitMark>)) -> (Lsn, Option<CommitMark>) {
+    let told = (told.0, told.1.filter(|mark| mark.end <= told.0.0));
+    let is_same = |mark: &CommitMark| told.1.is_some_and(|told| (told.end, told.xid) == (mark.end, mark.xid));
+    if told.0 > known.0 {
+        return (told.0, known.1.filter(is_same).or(told.1));
+    }
+    let is_newer = told.0 == known.0 && told.1.map(|mark| mark.end) > known.1.map(|mark| mark.end);
+    if is_newer { told } else { known }
+}
 
 /// A table that nobody sees yet.
 #[derive(Debug)]
@@ -12,30 +25,43 @@ pub(crate) struct Incoming {
     pub(crate) committed_at: Option<CommitTime>,
     /// Of the newest entry in it.
     pub(crate) sequence: Sequence,
+    /// The newest commit at or before the position, where it is known.
+    pub(crate) mark: Option<CommitMark>,
     /// From this position on it is shown.
     goal: Lsn,
 }
 
 impl Incoming {
-    pub(crate) fn new(table: Box<TableState>, position: Lsn, sequence: Sequence, goal: Lsn) -> Incoming {
-        Incoming { table, position, committed_at: None, sequence, goal }
+    pub(crate) fn new(
+        table: Box<TableState>,
+        position: Lsn,
+        sequence: Sequence,
+        mark: Option<CommitMark>,
+        goal: Lsn,
+    ) -> Incoming {
+        Incoming { table, position, committed_at: None, sequence, mark, goal }
     }
 
     /// # Errors
     /// When it does not fit; then the state is of no use any more.
-    pub(crate) fn apply(&mut self, transaction: &Transaction, sequence: Sequence) -> Result<(), StateError> {
+    pub(crate) fn apply(
+        &mut self,
+        transaction: &Transaction,
+        sequence: Sequence,
+        mark: Option<CommitMark>,
+    ) -> Result<(), StateError> {
         self.sequence = sequence;
         self.table.apply(transaction)?;
-        self.moved(transaction.position);
+        self.moved(transaction.position, mark);
         if !transaction.changes.is_empty() {
             self.committed_at = Some(transaction.committed_at);
         }
         Ok(())
     }
 
-    /// Nothing happened up to here.
-    pub(crate) fn moved(&mut self, position: Lsn) {
-        self.position = self.position.max(position);
+    /// Nothing happened up to here. `mark` is the newest commit of any table at or before it, where that is known.
+    pub(crate) fn moved(&mut self, position: Lsn, mark: Option<CommitMark>) {
+        (self.position, self.mark) = newer((self.position, self.mark), (position, mark));
     }
 
     pub(crate) fn is_due(&self) -> bool {

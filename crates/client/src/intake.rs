@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use laredo_core::{Change, CommitTime, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
-use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use laredo_proto::replication::{CommitMark, SourceIdentity, SyncHandshake, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::assembler::{AssembleError, Assembler, Event};
 use crate::health::Health;
-use crate::incoming::Incoming;
+use crate::incoming::{Incoming, newer};
 use crate::status::ReplicaError;
 use crate::transit::Transit;
 
@@ -38,6 +38,8 @@ pub(crate) struct Resume {
     /// Zero: nowhere.
     pub(crate) position: Lsn,
     pub(crate) source: Option<SourceIdentity>,
+    /// The newest commit at or before the position, where it is known: it tells histories of one database apart.
+    pub(crate) mark: Option<CommitMark>,
 }
 
 /// What there is to do for whoever keeps the table.
@@ -52,7 +54,7 @@ pub(crate) enum Taken {
     /// What to apply; once it is, [`Intake::applied`] is to be called.
     Transaction { transaction: Transaction, reached: Reached },
     /// Everything up to this position has come, which was all that the server had at this moment. [`Intake::moved`] is to be called.
-    Current { position: Lsn, at: Instant },
+    Current { position: Lsn, at: Instant, mark: Option<CommitMark> },
     /// The stream was given up, and with it the table if that `starts_over`.
     GivenUp { starts_over: bool },
 }
@@ -62,6 +64,7 @@ pub(crate) enum Taken {
 pub(crate) struct Reached {
     position: Lsn,
     sequence: Sequence,
+    mark: Option<CommitMark>,
     /// Where it has another one by then.
     schema: Option<Arc<Schema>>,
 }
@@ -150,15 +153,16 @@ impl Intake {
 
     /// A transaction was applied to the table.
     pub(crate) fn applied(&mut self, reached: Reached) {
-        let Reached { position, sequence, schema } = reached;
+        let Reached { position, sequence, mark, schema } = reached;
         self.resume.sequence = Some(sequence);
         self.schema = schema.or_else(|| self.schema.take());
-        self.moved(position);
+        self.moved(position, mark);
     }
 
-    /// Nothing happened to the table up to here.
-    pub(crate) fn moved(&mut self, position: Lsn) {
-        self.resume.position = self.resume.position.max(position);
+    /// Nothing happened to the table up to here. `mark` is the newest commit of any table at or before it, where that is known.
+    pub(crate) fn moved(&mut self, position: Lsn, mark: Option<CommitMark>) {
+        let known = (self.resume.position, self.resume.mark);
+        (self.resume.position, self.resume.mark) = newer(known, (position, mark));
         self.shown = self.shown.max(position);
     }
 
@@ -204,13 +208,15 @@ impl Intake {
         match self.assembler.feed(message, state) {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
-            Ok(Event::Snapshot { table, position, sequence }) => self.receive(table, position, sequence),
-            Ok(Event::Transaction { transaction, sequence }) => self.transaction(transaction, sequence),
+            Ok(Event::Snapshot { table, position, sequence, mark }) => self.receive(table, position, sequence, mark),
+            Ok(Event::Transaction { transaction, sequence, mark }) => self.transaction(transaction, sequence, mark),
             Ok(Event::Repeated { sequence }) => match &mut self.incoming {
                 Some(incoming) => incoming.sequence = sequence,
                 None => self.resume.sequence = Some(sequence),
             },
-            Ok(Event::Heartbeat { server_time, position }) => self.heartbeat(position, server_time, received),
+            Ok(Event::Heartbeat { server_time, position, mark }) => {
+                self.heartbeat((position, mark), server_time, received);
+            }
             Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
             Err(AssembleError::Encoding) => self.give_up(ReplicaError::Encoding, false),
             Err(AssembleError::Index(error)) => self.start_over(error.into()),
@@ -223,7 +229,7 @@ impl Intake {
         self.health.opened(&handshake);
         if self.assembler.is_live() {
             self.adopt(&handshake);
-            self.moved(self.resume.position);
+            self.moved(self.resume.position, None);
             self.taken.push_back(Taken::Resumed);
         } else if let Err(error) = self.goal(&handshake) {
             // Its snapshot need not even be taken.
@@ -240,7 +246,7 @@ impl Intake {
     /// When the server has not come so far.
     fn goal(&self, handshake: &SyncHandshake) -> Result<Lsn, ReplicaError> {
         let (ours, theirs) = (self.shown, Lsn(handshake.server_current_position));
-        if handshake.source != self.resume.source {
+        if handshake.another_history || handshake.source != self.resume.source {
             // Of another database or history: what was shown may lie beyond everything it will ever have.
             return Ok(ours.min(theirs));
         }
@@ -260,11 +266,11 @@ impl Intake {
     }
 
     /// A whole snapshot, which may be older than what was shown.
-    fn receive(&mut self, table: Box<TableState>, position: Lsn, sequence: Sequence) {
+    fn receive(&mut self, table: Box<TableState>, position: Lsn, sequence: Sequence, mark: Option<CommitMark>) {
         let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
         match goal {
             Ok(goal) => {
-                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, goal)));
+                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, mark, goal)));
                 self.reveal();
             }
             Err(error) => self.give_up(error, false),
@@ -274,20 +280,20 @@ impl Intake {
     /// Gives the stream's own state out in the place of the old one, in one step, if it is new enough.
     fn reveal(&mut self) {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
-        let Incoming { table, position, committed_at, sequence, .. } = *incoming;
+        let Incoming { table, position, committed_at, sequence, mark, .. } = *incoming;
         let Some(handshake) = self.opened.take() else { return };
         self.adopt(&handshake);
         self.opened = Some(handshake);
-        self.resume.position = position;
+        (self.resume.position, self.resume.mark) = newer((Lsn::ZERO, None), (position, mark));
         self.resume.sequence = Some(sequence);
         self.shown = position;
         self.schema = Some(table.schema().clone());
         self.taken.push_back(Taken::State { table, position, committed_at });
     }
 
-    fn transaction(&mut self, transaction: Transaction, sequence: Sequence) {
+    fn transaction(&mut self, transaction: Transaction, sequence: Sequence, mark: Option<CommitMark>) {
         if let Some(incoming) = &mut self.incoming {
-            return match incoming.apply(&transaction, sequence) {
+            return match incoming.apply(&transaction, sequence, mark) {
                 Ok(()) => self.reveal(),
                 Err(error) => self.start_over(error.into()),
             };
@@ -296,23 +302,29 @@ impl Intake {
             Change::Schema(schema) => Some(schema.clone()),
             _ => None,
         });
-        let reached = Reached { position: transaction.position, sequence, schema };
+        let reached = Reached { position: transaction.position, sequence, mark, schema };
         self.taken.push_back(Taken::Transaction { transaction, reached });
     }
 
     /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the table's
     /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
-    fn heartbeat(&mut self, position: Option<Lsn>, server_time: Option<Timestamp>, received: Instant) {
+    fn heartbeat(
+        &mut self,
+        (position, mark): (Option<Lsn>, Option<CommitMark>),
+        server_time: Option<Timestamp>,
+        received: Instant,
+    ) {
         let since_start = received.saturating_duration_since(self.started);
         let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
         let Some(position) = position.filter(|_| self.assembler.is_live()) else { return };
         if let Some(incoming) = &mut self.incoming {
-            incoming.moved(position);
+            incoming.moved(position, mark);
             self.reveal();
         }
         if self.incoming.is_none() {
             let at = received.checked_sub(excess).unwrap_or(self.started);
-            self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at });
+            let mark = mark.filter(|_| position >= self.resume.position);
+            self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at, mark });
         }
     }
 

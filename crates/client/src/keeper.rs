@@ -50,12 +50,12 @@ impl Keeper {
     /// Whether a state at this position is to be saved by now.
     pub(crate) fn is_due(&self, position: Lsn, now: Instant) -> bool {
         let is_idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
-        is_idle && position > self.position && now.saturating_duration_since(self.saved_at) >= self.interval
+        is_idle && position != self.position && now.saturating_duration_since(self.saved_at) >= self.interval
     }
 
     /// Whether the file lacks a state at this position.
     pub(crate) fn lacks(&self, position: Lsn) -> bool {
-        position > self.position
+        position != self.position
     }
 
     /// Saves on a thread of its own: it takes as long as the disk does.

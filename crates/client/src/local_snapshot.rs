@@ -105,11 +105,14 @@ impl LocalSnapshot {
         }
         let damaged = |problem: &str| LoadError::Damaged(problem.to_owned());
         let mut assembler = Assembler::new(indexes.to_vec());
-        let (mut opened, mut loaded, mut at_head) = (None, None, None);
+        let (mut opened, mut loaded, mut newest, mut at_head) = (None, None, None, None);
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
                 Ok(Event::Opened(handshake)) => opened = Some(handshake),
-                Ok(Event::Snapshot { table, position, sequence }) => loaded = Some((*table, position, sequence)),
+                Ok(Event::Snapshot { table, position, sequence, mark }) => {
+                    loaded = Some((*table, position, sequence));
+                    newest = mark;
+                }
                 Ok(Event::Heartbeat { server_time, .. }) => at_head = server_time.and_then(|time| time.try_into().ok()),
                 Ok(Event::Nothing) => {}
                 Ok(Event::Transaction { .. } | Event::Repeated { .. }) => {
@@ -124,7 +127,7 @@ impl LocalSnapshot {
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
         let SyncHandshake { instance_id, source, .. } = *handshake;
-        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source }, at_head })
+        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source, mark: newest }, at_head })
     }
 
     /// Writes it beside the old one and then in its place, so that there is always a whole one.
@@ -146,7 +149,7 @@ impl LocalSnapshot {
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
         let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
-        let Resume { instance_id, sequence, position, source } = resume;
+        let Resume { instance_id, sequence, position, source, mark } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -183,10 +186,9 @@ impl LocalSnapshot {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        say(
-            &mut bytes,
-            Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }),
-        );
+        let (rows_sent, mark) = (count, *mark);
+        let end = SnapshotEnd { sequence, rows_sent, source_position, mark, ..SnapshotEnd::default() };
+        say(&mut bytes, Said::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
         say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;

@@ -277,6 +277,7 @@ impl Dialer {
             last_known_source_position: position,
             instance_id,
             source: resume.source,
+            mark: resume.mark,
             ..request(&self.options.table, &self.options.filters)
         }
     }

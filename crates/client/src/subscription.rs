@@ -157,8 +157,8 @@ impl Subscription {
                 self.intake.applied(reached);
                 SubscriptionEvent::Transaction(transaction)
             }
-            Taken::Current { position, at } => {
-                self.intake.moved(position);
+            Taken::Current { position, at, mark } => {
+                self.intake.moved(position, mark);
                 SubscriptionEvent::Current { position, at }
             }
         };

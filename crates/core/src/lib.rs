@@ -19,7 +19,7 @@ pub use change::{Change, Effect, Transaction};
 pub use filter::{Filter, FilterError, FilterKey, FilterProblem, Match, Pattern, Predicate, Seen};
 pub use key::{Key, KeyColumns};
 pub use name::{TableName, TableNameError};
-pub use position::{CommitTime, Lsn, LsnError, Sequence, Xid};
+pub use position::{CommitMark, CommitTime, Lsn, LsnError, Sequence, Xid};
 pub use project::{JsonRows, Problem, ProjectError, Value, project_cell, project_row};
 pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
 pub use state::{Index, IndexSpec, StateError, TableState};

@@ -85,7 +85,7 @@ impl fmt::Display for Sequence {
 }
 
 /// A transaction id of PostgreSQL, widened to 64 bits (epoch in the high half) so that it never wraps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Xid(pub u64);
 
 impl Xid {
@@ -118,6 +118,26 @@ impl CommitTime {
     #[must_use]
     pub fn from_unix_us(unix_us: i64) -> CommitTime {
         CommitTime(unix_us.saturating_sub(Self::UNIX_OFFSET_US))
+    }
+}
+
+/// A commit as PostgreSQL wrote it: the same on every server that follows the database, and different in another history
+/// of that database. All zeros where no commit is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CommitMark {
+    /// The end of the commit record.
+    pub end: Lsn,
+    /// The transaction's 64-bit id; zero where it is unknown.
+    pub xid: Xid,
+    /// When it committed.
+    pub committed_at: CommitTime,
+}
+
+impl CommitMark {
+    /// Returns the mark if it names a commit.
+    #[must_use]
+    pub fn known(self) -> Option<CommitMark> {
+        (self.end > Lsn::ZERO && self.xid > Xid(0)).then_some(self)
     }
 }
 

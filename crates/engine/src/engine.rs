@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Lsn, TableName};
+use laredo_core::{CommitMark, Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
+use crate::history::{AskWritten, SourceHistory};
 use crate::retention::Retention;
-use crate::source::{Acknowledged, Resume, Source, SourceError, SourceIdentity, TableRequest};
+use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{Clock, Table, TableOptions, Worker};
 
@@ -27,7 +28,7 @@ const ORDERS: usize = 4;
 /// One source and its tables, checked and ready to run.
 pub struct Engine<S> {
     source: Arc<S>,
-    identity: SourceIdentity,
+    history: Arc<SourceHistory>,
     workers: Vec<Worker<S>>,
     outlets: Vec<Outlet>,
     tables: Vec<TableHandle>,
@@ -47,7 +48,7 @@ struct ResetOrder {
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
-    identity: Arc<SourceIdentity>,
+    history: Arc<SourceHistory>,
     forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<Retention>,
@@ -67,10 +68,10 @@ impl EngineHandle {
         self.tables.iter().find(|table| table.name() == name)
     }
 
-    /// The source.
+    /// The source, as it is now.
     #[must_use]
-    pub fn identity(&self) -> &SourceIdentity {
-        &self.identity
+    pub fn identity(&self) -> Arc<SourceIdentity> {
+        self.history.identity()
     }
 
     /// What the source may forget; it hears so when it next asks.
@@ -119,9 +120,15 @@ impl<S: Source> Engine<S> {
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let identity = source.prepare(&requests).await?;
         let source = Arc::new(source);
+        let names: Vec<TableName> = requests.into_iter().map(|request| request.name).collect();
+        let asked = source.clone();
+        let ask_written: AskWritten = Arc::new(move || {
+            let source = asked.clone();
+            Box::pin(async move { source.written().await })
+        });
         let mut engine = Engine {
             source,
-            identity,
+            history: Arc::new(SourceHistory::new(identity.clone(), &names, ask_written)),
             workers: Vec::new(),
             outlets: Vec::new(),
             tables: Vec::new(),
@@ -129,9 +136,12 @@ impl<S: Source> Engine<S> {
             paused: Arc::new(watch::Sender::new(false)),
             orders: mpsc::channel(ORDERS),
         };
-        let opened = open_folders(&tables, &engine.identity, &clock).await?;
+        let opened = open_folders(&tables, &identity, &clock).await?;
         let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
         let resumes = engine.source.resume(&known).await?;
+        if let Some((position, mark)) = followed_from(&known, &resumes) {
+            engine.history.seed(position, mark);
+        }
         for ((options, opened), resume) in tables.into_iter().zip(opened).zip(resumes) {
             engine.add_table(options, clock.clone(), opened, resume)?;
         }
@@ -145,26 +155,28 @@ impl<S: Source> Engine<S> {
         opened: Opened,
         resume: Resume,
     ) -> Result<(), SourceError> {
-        let Opened { store, left, snapshots } = opened;
+        let Opened { store, left, snapshots, abandoned } = opened;
         let index = crate::source::TableIndex(self.workers.len());
         let name = options.request.name.clone();
         let (status, commits) = (Arc::new(Mutex::new(TableStatus::default())), Arc::default());
         let (journal_sender, journal) = watch::channel(None);
         let (outlet, events) = outlet(name.clone());
         let (command_sender, commands) = mpsc::channel(4);
-        let store = store.map(|store| (store, self.identity.clone()));
         let shown = (status.clone(), Arc::clone(&commits));
-        let mut table = Table::new(options, clock, shown, journal_sender, store, snapshots.clone());
+        let identity = SourceIdentity::clone(&self.history.identity());
+        let written = identity.written;
+        let mut table = Table::new(options, clock, shown, journal_sender, identity, (store, snapshots.clone()));
+        table.set_abandoned(abandoned);
         let begun = match left {
-            Some(Left::Journal(restored)) => table.restore(*restored, resume, self.identity.written),
-            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, self.identity.written),
+            Some(Left::Journal(restored)) => table.restore(*restored, resume, written),
+            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
             None => Ok(()),
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
         self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands));
         self.outlets.push(outlet);
-        let (commands, looks) = (command_sender, self.source.looks());
-        self.tables.push(TableHandle { name, status, commits, journal, commands, snapshots, index, looks });
+        let (commands, looks, history) = (command_sender, self.source.looks(), self.history.clone());
+        self.tables.push(TableHandle { name, status, commits, journal, commands, snapshots, index, looks, history });
         Ok(())
     }
 
@@ -173,7 +185,7 @@ impl<S: Source> Engine<S> {
     pub fn handle(&self) -> EngineHandle {
         EngineHandle {
             tables: self.tables.clone().into(),
-            identity: Arc::new(self.identity.clone()),
+            history: self.history.clone(),
             forgetting: self.forgetting.clone(),
             paused: self.paused.clone(),
             retention: self.source.retention(),
@@ -188,7 +200,7 @@ impl<S: Source> Engine<S> {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
         let handle = self.handle();
         let acknowledged: Acknowledged = Arc::new(move || handle.acknowledged());
-        let Engine { source, workers, mut outlets, tables, forgetting, paused, orders, .. } = self;
+        let Engine { source, history, workers, mut outlets, tables, forgetting, paused, orders } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
@@ -197,7 +209,7 @@ impl<S: Source> Engine<S> {
             // In this order: what the stream has sent is dealt before this task waits.
             biased;
             ended = source.stream(event_sender, acknowledged) => ended,
-            () = deal(events, paused.subscribe(), &mut outlets, &forgetting.dealt) => Ok(()),
+            () = deal(events, paused.subscribe(), &mut outlets, &history, &forgetting.dealt) => Ok(()),
             () = watched.watch(&mut running) => Ok(()),
             () = follow_orders(&*source, orders) => Ok(()),
             () = stop => Ok(()),
@@ -208,6 +220,15 @@ impl<S: Source> Engine<S> {
         }
         ended
     }
+}
+
+/// The least position that a table is followed from, and the newest commit at or before it.
+fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Lsn, CommitMark)> {
+    let followed = known.iter().zip(resumes).filter_map(|(known, resume)| match resume {
+        Resume::Follow | Resume::FollowThenCopy(_) => known.as_ref().map(|known| (known.position, known.mark)),
+        Resume::Copy(_) => None,
+    });
+    followed.min_by_key(|(position, _)| *position)
 }
 
 /// The tables' tasks.
@@ -257,8 +278,8 @@ async fn follow_orders<S: Source>(
 struct Forgetting {
     /// Everything up to here is in the tables' queues.
     dealt: Mutex<Lsn>,
-    /// The furthest that was ever said.
-    known: Mutex<Lsn>,
+    /// The furthest that was ever said since the last fork of the database's history, and how many forks there were.
+    known: Mutex<(u64, Lsn)>,
 }
 
 impl Forgetting {
@@ -267,14 +288,25 @@ impl Forgetting {
     fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {
         // Before the tables are looked at: one that is followed again has all that comes after this.
         let dealt = *self.dealt.lock();
-        let least = tables.iter().filter_map(|table| table.status().releasable).min();
-        self.release(least.unwrap_or(Durable::of_nobody(dealt)))
+        let statuses: Vec<_> = tables.iter().map(TableHandle::status).collect();
+        let is_live = |status: &&TableStatus| !matches!(status.phase, TablePhase::Failed { .. });
+        let forks = statuses.iter().filter(is_live).map(|status| status.forks);
+        let (fewest, most) = (forks.clone().min().unwrap_or(0), forks.max().unwrap_or(0));
+        if fewest < most {
+            // A table has not noted the fork yet: its positions are of another history.
+            return Lsn::ZERO;
+        }
+        let least = statuses.iter().filter_map(|status| status.releasable).min();
+        self.release(least.unwrap_or(Durable::of_nobody(dealt)), most)
     }
 
     /// The only place where the acknowledged position moves.
-    fn release(&self, until: Durable) -> Lsn {
+    fn release(&self, until: Durable, forks: u64) -> Lsn {
         let mut known = self.known.lock();
-        *known = until.position().max(*known);
-        *known
+        if known.0 < forks {
+            *known = (forks, Lsn::ZERO);
+        }
+        known.1 = until.position().max(known.1);
+        known.1
     }
 }

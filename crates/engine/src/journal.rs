@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -64,6 +65,20 @@ const PINNED_FACTOR: u64 = 2;
 pub struct InstanceId(pub String);
 
 impl InstanceId {
+    /// Returns the id of a journal that is begun on a timeline, after so many forks of it in one run.
+    #[must_use]
+    pub(crate) fn on(&self, timeline: u32, forks: u64) -> InstanceId {
+        match forks {
+            0 => InstanceId(format!("{}.{timeline}", self.0)),
+            forks => InstanceId(format!("{}.{timeline}.{forks}", self.0)),
+        }
+    }
+
+    /// Returns the timeline on which a journal was begun, from its id or from the id of one of its snapshots.
+    pub(crate) fn timeline_of(id: &str) -> Option<u32> {
+        id.split('-').next()?.split('.').nth(1)?.parse().ok()
+    }
+
     /// The id of the snapshot that this journal issues at a sequence.
     #[must_use]
     pub fn snapshot_id(&self, sequence: Sequence) -> String {
@@ -80,6 +95,16 @@ pub struct Head {
     pub position: Lsn,
     /// When the newest visible transaction committed.
     pub committed_at: CommitTime,
+    /// The newest commit of any of the source's tables at or before the position; all zeros where it is unknown.
+    pub mark: CommitMark,
+}
+
+/// A name that a journal had when an earlier run opened it. Its sequences are this journal's up to `last`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EarlierInstance {
+    pub(crate) id: InstanceId,
+    /// The last entry that is known to have been the same under that name.
+    pub(crate) last: Sequence,
 }
 
 /// The reader's side of a journal; cheap to clone.
@@ -91,6 +116,12 @@ pub struct Journal {
 #[derive(Debug)]
 struct Shared {
     instance: InstanceId,
+    /// Names that this journal had before.
+    earlier: Vec<EarlierInstance>,
+    /// Its rows are of a history that the database has abandoned.
+    parted: AtomicBool,
+    /// Set once another journal has taken this one's place.
+    closed: watch::Sender<bool>,
     options: JournalOptions,
     head: watch::Sender<Head>,
     inner: RwLock<Inner>,
@@ -117,6 +148,8 @@ struct Inner {
     definition: Definition,
     /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
     spans: Vec<(Lsn, Lsn)>,
+    /// Positions up to here may be those of a history that the database has abandoned.
+    abandoned: Lsn,
     /// Readers that are being sent a base need everything after it.
     pins: BTreeMap<Sequence, BasePins>,
     memory_bytes: u64,
@@ -140,6 +173,8 @@ struct BasePins {
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) instance: InstanceId,
+    pub(crate) earlier: Vec<EarlierInstance>,
+    pub(crate) abandoned: Lsn,
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: Definition,
@@ -155,9 +190,12 @@ pub(crate) struct Beginning {
 impl Beginning {
     /// Nothing but a base.
     pub(crate) fn at(instance: InstanceId, base: Arc<Base>, definition: Definition) -> Beginning {
-        let (sequence, position, committed_at) = (base.sequence(), base.position(), base.committed_at());
+        let head = base.head();
+        let Head { sequence, position, .. } = head;
         Beginning {
             instance,
+            earlier: Vec::new(),
+            abandoned: Lsn::ZERO,
             schema: base.schema().clone(),
             base,
             definition,
@@ -165,7 +203,7 @@ impl Beginning {
             spans: Vec::new(),
             gaps: Gaps::default(),
             pruned: Boundary { sequence, position },
-            head: Head { sequence, position, committed_at },
+            head,
             taken: sequence,
         }
     }
@@ -229,7 +267,20 @@ impl Journal {
         options: JournalOptions,
         appender: Option<Appender>,
     ) -> (Journal, JournalWriter) {
-        let Beginning { instance, base, schema, definition, segments, spans, gaps, pruned, head, taken } = beginning;
+        let Beginning {
+            instance,
+            earlier,
+            abandoned,
+            base,
+            schema,
+            definition,
+            segments,
+            spans,
+            gaps,
+            pruned,
+            head,
+            taken,
+        } = beginning;
         let mut inner = Inner {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
             segments,
@@ -240,6 +291,7 @@ impl Journal {
             schema,
             definition,
             spans,
+            abandoned,
             pins: BTreeMap::new(),
             memory_bytes: 0,
             covered_bytes: 0,
@@ -249,6 +301,9 @@ impl Journal {
         inner.count_covered();
         let shared = Shared {
             instance,
+            earlier,
+            parted: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
             options,
             head: watch::Sender::new(head),
             inner: RwLock::new(inner),
@@ -278,6 +333,35 @@ impl Journal {
     #[must_use]
     pub fn instance(&self) -> &InstanceId {
         &self.shared.instance
+    }
+
+    /// Notes that the database has abandoned the history of its rows.
+    pub(crate) fn part(&self) {
+        self.shared.parted.store(true, Ordering::Release);
+    }
+
+    /// Whether the database has abandoned the history of its rows. Another journal takes its place once the table is copied.
+    #[must_use]
+    pub fn is_parted(&self) -> bool {
+        self.shared.parted.load(Ordering::Acquire)
+    }
+
+    /// Ends the journal for its readers: another one has taken its place.
+    pub(crate) fn close(&self) {
+        self.shared.closed.send_replace(true);
+    }
+
+    /// Waits until another journal takes this one's place.
+    pub async fn closed(&self) {
+        let mut closed = self.shared.closed.subscribe();
+        // The sender lives as long as `self`.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    /// Notes that positions up to here may be another history's.
+    pub(crate) fn abandon_up_to(&self, position: Lsn) {
+        let mut inner = self.shared.inner.write();
+        inner.abandoned = inner.abandoned.max(position);
     }
 
     /// The newest visible state.
@@ -352,12 +436,26 @@ impl Journal {
         let (facts, floor, commit) = {
             let inner = self.shared.inner.read();
             let head = self.head();
-            let (instance, gaps) = (&self.shared.instance.0, &self.shared.gaps);
-            let facts = resolve::Facts { instance, head, pruned: inner.pruned, gaps };
-            let floor = inner.floor_at(request.position.unwrap_or(Lsn::ZERO));
+            let (instance, earlier, gaps) = (&self.shared.instance.0, &self.shared.earlier, &self.shared.gaps);
+            let marked = request.mark.mark.end;
+            let facts = resolve::Facts {
+                instance,
+                earlier,
+                head,
+                pruned: inner.pruned,
+                abandoned: inner.abandoned,
+                has_mark_in_span: inner.spans.iter().any(|(from, to)| *from < marked && marked <= *to),
+                gaps,
+            };
+            let floor = [request.position.unwrap_or(Lsn::ZERO), marked].map(|position| inner.floor_at(position));
             (facts, floor, inner.commit_at(request.sequence, head.sequence))
         };
-        resolve(request, &facts, |position| floor.read(position), |sequence| commit.read(sequence))
+        let [of_position, of_mark] = floor;
+        let floor = |position| match Some(position) == request.position {
+            true => of_position.read(position),
+            false => of_mark.read(position),
+        };
+        resolve(request, &facts, floor, |sequence| commit.read(sequence))
     }
 
     /// A reader of everything after `after`.

@@ -5,6 +5,7 @@
 pub mod base;
 mod durable;
 mod engine;
+mod history;
 pub mod journal;
 mod pipeline;
 pub mod retention;
@@ -17,6 +18,7 @@ mod table;
 
 pub use durable::Durable;
 pub use engine::{Engine, EngineHandle};
+pub use history::{Fork, Receipt, Receipts, ScopedMark, SourceHistory, Verdict};
 pub use pipeline::{PipelineError, PipelineOptions, Transform};
 pub use snapshots::{SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, Snapshots};
 pub use status::{CopyProgress, TableHandle, TablePhase, TableStatus};

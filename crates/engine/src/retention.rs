@@ -17,6 +17,10 @@ pub struct Retention {
     pub losses: u64,
     /// What happened the last time.
     pub last_loss: Option<String>,
+    /// How often since the start the database turned out to have another history, so that every table was copied again.
+    pub forks: u64,
+    /// What happened the last time.
+    pub last_fork: Option<String>,
 }
 
 /// How a replication slot stands, as the database says. The numbers are of a moment, and some seconds old.

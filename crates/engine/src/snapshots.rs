@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Sequence, TableState};
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, TableState};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -79,6 +79,8 @@ pub struct SnapshotInfo {
     pub position: Lsn,
     /// When the last of them committed.
     pub committed_at: CommitTime,
+    /// The newest commit of any of the source's tables up to there; all zeros where it is unknown.
+    pub mark: CommitMark,
     /// When it was written.
     pub taken_at: CommitTime,
     /// Its rows.
@@ -118,7 +120,7 @@ pub(crate) struct Recovered {
 impl Recovered {
     /// What the source is told of it.
     pub(crate) fn known(&self) -> KnownTable {
-        KnownTable { position: self.info.position, definition: self.definition.source.clone() }
+        KnownTable { position: self.info.position, mark: self.info.mark, definition: self.definition.source.clone() }
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, Oid, Schema, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Lsn, Oid, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::history::{Fork, Receipt};
 use crate::retention::Retention;
 use crate::spool::Spool;
 
@@ -63,6 +64,12 @@ pub trait Source: Send + Sync + 'static {
         watch::channel(DefinitionLooks::default()).1
     }
 
+    /// Asks the database where its WAL ends now. Every position of its history is at or before that.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    fn written(&self) -> impl Future<Output = Result<Lsn, SourceError>> + Send;
+
     /// Gives up what the database keeps for the stream, and has it kept anew from now on: the stream tells
     /// [`SourceEvent::Restarted`] where it does. With `drop_publication`, what decides which tables are sent is made anew, too. Returns when
     /// that is done and the rest is begun; the stream tries it until it is done.
@@ -96,6 +103,8 @@ pub struct TableRequest {
 pub struct KnownTable {
     /// Every commit up to here is in it.
     pub position: Lsn,
+    /// The newest commit of any of the source's tables at or before the position; all zeros where it is unknown.
+    pub mark: CommitMark,
     /// What its last copy was made under, as [`CopyEvent::End`] said.
     pub definition: String,
 }
@@ -125,6 +134,16 @@ pub struct SourceIdentity {
     pub history: Vec<(u32, Lsn)>,
     /// How far its WAL was written when it was asked.
     pub written: Lsn,
+    /// When the server was started: the storage of one that runs is not put back. Empty where that is not known.
+    pub server_started: String,
+}
+
+impl SourceIdentity {
+    /// Returns the position at which an earlier timeline was left; zero where it is not part of this database's history.
+    #[must_use]
+    pub fn left_at(&self, timeline: u32) -> Lsn {
+        self.history.iter().find(|(of, _)| *of == timeline).map_or(Lsn::ZERO, |(_, at)| *at)
+    }
 }
 
 /// What a stream says, in order.
@@ -167,6 +186,25 @@ pub enum SourceEvent {
     Restarted {
         /// What happened, for the log.
         reason: String,
+        /// Set where nothing proves that the database still contains what was sent before.
+        fork: Option<Fork>,
+    },
+    /// The database no longer contains what was sent: its storage was put back, or it was promoted or restored without
+    /// the newest commits. Every table notes the fork on disk, gives the receipt back, and begins again with a copy.
+    Forked {
+        /// The database as it is now.
+        identity: SourceIdentity,
+        /// Where the histories parted.
+        fork: Fork,
+        /// What happened, for the log.
+        reason: String,
+        /// Given back once the fork is noted.
+        noted: Receipt,
+    },
+    /// The database writes another timeline now, and contains everything that was sent.
+    Promoted {
+        /// The database as it is now.
+        identity: SourceIdentity,
     },
 }
 
@@ -199,6 +237,14 @@ pub struct SourceCommit {
     pub committed_at: CommitTime,
     /// Its changes, table by table.
     pub tables: Vec<(TableIndex, Spool)>,
+}
+
+impl SourceCommit {
+    /// Returns the commit's mark.
+    #[must_use]
+    pub fn mark(&self) -> CommitMark {
+        CommitMark { end: self.end, xid: self.xid, committed_at: self.committed_at }
+    }
 }
 
 /// The columns of a table as the stream announces them.

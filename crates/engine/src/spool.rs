@@ -189,6 +189,18 @@ pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("temporary file in {}: {error}", folder.display())))
 }
 
+/// How a search for a change ends early.
+enum Search {
+    Found,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Search {
+    fn from(error: io::Error) -> Search {
+        Search::Failed(error)
+    }
+}
+
 impl Spool {
     /// Whether all its rows are rows of this schema.
     #[must_use]
@@ -200,6 +212,25 @@ impl Spool {
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// Whether it has no change but those of aborted subtransactions.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn is_void(&mut self) -> io::Result<bool> {
+        if self.aborted.is_empty() || self.changes == 0 {
+            return Ok(self.changes == 0);
+        }
+        let read = self.read(|entry| match entry {
+            SpoolEntry::Shape(_) => Ok(()),
+            SpoolEntry::Change(_) => Err(Search::Found),
+        });
+        match read {
+            Ok(()) => Ok(true),
+            Err(Search::Found) => Ok(false),
+            Err(Search::Failed(error)) => Err(error),
+        }
     }
 
     /// Bytes that it holds in memory.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::durable::Durable;
+use crate::history::SourceHistory;
 use crate::journal::Journal;
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::{DefinitionLooks, TableIndex};
@@ -92,6 +93,8 @@ pub struct TableStatus {
     pub truncates: u64,
     /// Copies completed since the start.
     pub copies: u64,
+    /// Forks of the database's history that were noted since the start.
+    pub forks: u64,
     /// The copy that is under way.
     pub copy: Option<CopyProgress>,
     /// Bytes of transactions held while it is.
@@ -113,6 +116,7 @@ impl Default for TableStatus {
             deletes: 0,
             truncates: 0,
             copies: 0,
+            forks: 0,
             copy: None,
             held_bytes: 0,
         }
@@ -151,6 +155,7 @@ pub struct TableHandle {
     pub(crate) snapshots: Option<Arc<Snapshots>>,
     pub(crate) index: TableIndex,
     pub(crate) looks: watch::Receiver<DefinitionLooks>,
+    pub(crate) history: Arc<SourceHistory>,
 }
 
 /// When a table's definition was last seen in the source's catalogue.
@@ -200,10 +205,17 @@ impl TableHandle {
         self.journal.borrow().clone()
     }
 
-    /// Waits for the journal; `None` when the engine has stopped.
+    /// Waits for a journal of the database's present history; `None` when the engine has stopped.
     pub async fn wait_journal(&self) -> Option<Journal> {
         let mut journal = self.journal.clone();
-        journal.wait_for(Option::is_some).await.ok()?.clone()
+        let is_there = |journal: &Option<Journal>| journal.as_ref().is_some_and(|journal| !journal.is_parted());
+        journal.wait_for(is_there).await.ok()?.clone()
+    }
+
+    /// Its source's history.
+    #[must_use]
+    pub fn history(&self) -> &SourceHistory {
+        &self.history
     }
 
     /// When its definition was last seen in the source's catalogue.

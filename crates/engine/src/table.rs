@@ -4,13 +4,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf, TupleRef, Xid};
+use laredo_core::{
+    CommitMark, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf, TupleRef, Xid,
+};
 use laredo_proto::batch::Action;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::base::{BaseError, Bases};
 use crate::durable::Durable;
+use crate::history::Fork;
 use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
 use crate::snapshots::{SnapshotOptions, Snapshots};
@@ -24,6 +27,7 @@ mod bases;
 mod begin;
 mod copy;
 mod diff;
+mod fork;
 mod recent;
 mod redefine;
 #[cfg(test)]
@@ -88,7 +92,11 @@ pub(crate) struct Table {
     journal: watch::Sender<Option<Journal>>,
     bases: Bases,
     /// What a new journal in the store is said to be of.
-    identity: Option<SourceIdentity>,
+    identity: SourceIdentity,
+    /// Where the sequences of the next journal begin.
+    first_sequence: Sequence,
+    /// Positions up to here may be those of a history that the database has abandoned.
+    abandoned: Lsn,
     snapshots: Option<Arc<Snapshots>>,
 }
 
@@ -145,6 +153,12 @@ pub(crate) struct TableCommit {
     pub(crate) spool: Spool,
 }
 
+impl TableCommit {
+    pub(crate) fn mark(&self) -> CommitMark {
+        CommitMark { end: self.end, xid: self.xid, committed_at: self.committed_at }
+    }
+}
+
 /// Why a table cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TableError {
@@ -180,15 +194,17 @@ impl Table {
         clock: Clock,
         (status, commits): (Arc<Mutex<TableStatus>>, Arc<Mutex<Commits>>),
         journal: watch::Sender<Option<Journal>>,
-        store: Option<(Arc<Store>, SourceIdentity)>,
-        snapshots: Option<Arc<Snapshots>>,
+        identity: SourceIdentity,
+        (store, snapshots): (Option<Arc<Store>>, Option<Arc<Snapshots>>),
     ) -> Table {
         let phase = Phase::Copying(Box::new(Copying::new(None)));
         let clock = ClockHandle(clock);
-        let (store, identity) = store.unzip();
-        let store = store.map(|store| (store, options.instance.clone()));
+        let instance = options.instance.on(identity.timeline, 0);
+        let store = store.map(|store| (store, instance));
         let bases = Bases { folder: options.folder.clone(), store };
         Table {
+            first_sequence: options.first_sequence,
+            abandoned: Lsn::ZERO,
             options,
             clock,
             phase,
@@ -267,14 +283,20 @@ impl Table {
     }
 
     /// Every commit up to `position` has been told; the last of them at `current_at`, or there is no other one now.
-    pub(crate) fn on_progress(&mut self, position: Lsn, current_at: Option<CommitTime>) -> Result<Wants, TableError> {
+    /// `mark` is the newest of those commits, of any table.
+    pub(crate) fn on_progress(
+        &mut self,
+        position: Lsn,
+        current_at: Option<CommitTime>,
+        mark: CommitMark,
+    ) -> Result<Wants, TableError> {
         match (&mut self.phase, &mut self.live) {
             (Phase::Copying(copying), _) => {
-                copying.reached(position);
+                copying.reached(position, mark);
                 self.complete_when_reached()
             }
             (Phase::Live, Some(live)) => {
-                live.writer.advance(position);
+                live.writer.advance(position, mark);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
                 let wants = self.define_if_due(Wants::Nothing)?;
                 self.copy_if_due(wants)
@@ -284,7 +306,11 @@ impl Table {
     }
 
     /// Commits may be missing before this point of the stream: a copy that is under way may lack them too.
-    pub(crate) fn on_restarted(&mut self, reason: &str) -> Result<Wants, TableError> {
+    /// `fork` is set where nothing proves that the history is still the one that was followed.
+    pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<Wants, TableError> {
+        if let Some(fork) = fork {
+            self.note_fork(fork, reason)?;
+        }
         match &mut self.phase {
             Phase::Failed => self.revive(reason),
             Phase::Copying(copying) => {
@@ -317,7 +343,8 @@ impl Table {
         let Phase::Copying(copying) = &mut self.phase else {
             return Ok(Wants::Nothing);
         };
-        let known = self.live.as_ref().map(|live| (&live.state, &live.pipeline));
+        let known = self.live.as_ref().filter(|_| !copying.is_after_fork());
+        let known = known.map(|live| (&live.state, &live.pipeline));
         let received = copying.receive(event, (&self.options, &self.bases), known, (self.clock.0)(), &mut self.recent);
         copying.log_progress(&self.options.request.name);
         self.after_copying(received)
@@ -426,12 +453,14 @@ impl Table {
         let Phase::Copying(copying) = &mut self.phase else {
             return Ok(Wants::Nothing);
         };
+        let is_after_fork = copying.is_after_fork();
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
         let (copied_under, definition) = (done.definition.clone(), self.definition(&done.definition));
         match &mut self.live {
             None => self.live = Some(self.begin_journal(done, definition)?),
+            Some(_) if is_after_fork => self.replace_journal(done, definition)?,
             Some(live) => {
                 let counts = told::publish(live, done)?;
                 counts.add_to(&mut self.status.lock());
@@ -467,7 +496,10 @@ impl Table {
             status.position = committed.position;
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
-            if !matches!(self.phase, Phase::Failed) {
+            if matches!(&self.phase, Phase::Copying(copying) if copying.is_after_fork()) {
+                // Positions of another history say nothing of what the source may forget.
+                status.releasable = Some(Durable::default());
+            } else if !matches!(self.phase, Phase::Failed) {
                 status.releasable = Some(match (live.writer.journal().store_status(), &self.snapshots) {
                     (Some(store), _) => store.durable,
                     (None, Some(snapshots)) => snapshots.status().durable,
@@ -487,7 +519,7 @@ impl Live {
     /// Applies a transaction and journals it.
     fn apply(&mut self, commit: &mut TableCommit) -> Result<Counts, ApplyError> {
         let Live { state, pipeline, writer, known } = self;
-        writer.begin(commit.end, commit.committed_at, None)?;
+        writer.begin_commit(commit.mark())?;
         let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
         let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
             counts.count(applied);

@@ -134,7 +134,7 @@ async fn play(steps: Vec<Step>) {
                 locked.clear();
             }
             Step::Reload { table } => assert!(running.handle.tables()[table].reload("asked").await),
-            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned() }).await,
+            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await,
             Step::Other => drop(database.commit_unseen(Vec::new())),
             Step::Yield => tokio::task::yield_now().await,
         }
@@ -172,6 +172,7 @@ fn resumes_from_every_commit(database: &SimDatabase, index: usize, journal: &Jou
                 reader.read_on(journal);
                 assert_eq!(reader.rows(), database.rows_at(index, head.position), "resumed at {position}");
             }
+            Resolution::AnotherHistory(why) => panic!("{why}"),
             Resolution::Full(_) => {}
             Resolution::Wait(_) => assert!(position > head.position),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{
     CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Resolution, ResumeRequest, frames,
@@ -23,7 +23,8 @@ fn options() -> JournalOptions {
 }
 
 fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
-    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+    let head =
+        Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark: CommitMark::default() };
     let base = BaseWriter::new(&std::env::temp_dir()).unwrap().finish(head, SimDatabase::schema()).unwrap();
     Journal::new(InstanceId("j".to_owned()), options, Arc::new(base))
 }
@@ -114,7 +115,7 @@ proptest! {
                     writer.abort();
                 }
                 Step::Publish => writer.publish().unwrap(),
-                Step::Advance => writer.advance(Lsn(position)),
+                Step::Advance => writer.advance(Lsn(position), CommitMark::default()),
             }
             let head = journal.head();
             prop_assert!(commits.iter().any(|(s, _)| *s == head.sequence.0), "the head stands at a commit");
@@ -131,7 +132,7 @@ proptest! {
             match journal.resolve(&request) {
                 Resolution::Delta(found, _) => prop_assert_eq!(found, Sequence(*after)),
                 Resolution::Wait(_) => prop_assert!(Lsn(at + 7) > journal.head().position),
-                Resolution::Full(why) => prop_assert!(false, "{}", why),
+                Resolution::Full(why) | Resolution::AnotherHistory(why) => prop_assert!(false, "{}", why),
             }
         }
         // In the middle of transactions too: readers of single entries start anywhere.

@@ -12,11 +12,12 @@ use std::io;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use laredo_core::{CommitTime, Lsn, Oid, TableName, Xid};
-use laredo_engine::source::{SourceCommit, SourceEvent};
+use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
+use laredo_engine::source::{SourceCommit, SourceEvent, TableIndex};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
+use crate::stream::{Mismatch, Proof, SentCommits};
 use relation::{Catalogue, Known};
 pub use relation::{RelationIdentity, Route, Routes};
 use transaction::Transaction;
@@ -55,6 +56,9 @@ pub enum AssembleError {
         /// Columns of the table.
         expected: usize,
     },
+    /// The database is not the one that was followed.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
     /// The changes could not be kept until their commit.
     #[error("could not keep a transaction until its commit: {0}")]
     Spool(#[from] io::Error),
@@ -72,6 +76,10 @@ struct State {
     told: Lsn,
     /// Which transactions have truncated tables.
     truncated: BTreeMap<Oid, u32>,
+    /// The newest commits of the tables.
+    sent: SentCommits,
+    /// What PostgreSQL has yet to send again.
+    proof: Option<Proof>,
 }
 
 /// What the next change belongs to.
@@ -99,6 +107,8 @@ impl Assembler {
                 position: Lsn::ZERO,
                 told: Lsn::ZERO,
                 truncated: BTreeMap::new(),
+                sent: SentCommits::default(),
+                proof: None,
             },
         }
     }
@@ -115,6 +125,37 @@ impl Assembler {
         state.position = from;
         // On an idle database nothing else would ever say that the stream is there.
         state.told = Lsn::ZERO;
+        state.proof = None;
+    }
+
+    /// The connection begins earlier, so that PostgreSQL sends again what proves that it is the database that was followed.
+    pub(crate) fn prove(&mut self, proof: Proof) {
+        self.state.proof = Some(proof);
+    }
+
+    /// Whether the proof is not complete yet: nothing may be acknowledged before it is.
+    pub(crate) fn is_proving(&self) -> bool {
+        self.state.proof.is_some()
+    }
+
+    /// Commits before this position are not known to the run.
+    pub(crate) fn begin_at(&mut self, from: Lsn) {
+        self.state.sent.begin(from);
+    }
+
+    /// The position that may be acknowledged, where `acknowledged` is on disk.
+    pub(crate) fn hold(&self, acknowledged: Lsn) -> Lsn {
+        self.state.sent.hold(acknowledged)
+    }
+
+    /// Everything up to a position is on disk.
+    pub(crate) fn acknowledged(&mut self, position: Lsn) {
+        self.state.sent.forget(position);
+    }
+
+    /// The newest commits that were sent.
+    pub(crate) fn sent(&self) -> &SentCommits {
+        &self.state.sent
     }
 
     /// Takes one message; what it completes is added to `events`.
@@ -127,11 +168,16 @@ impl Assembler {
     }
 
     /// PostgreSQL says that it has read its WAL up to `wal_end` and sent what it had to send.
-    pub fn keepalive(&mut self, wal_end: Lsn) {
+    ///
+    /// # Errors
+    /// When something did not come that the database has, if it is the one that was followed.
+    pub fn keepalive(&mut self, wal_end: Lsn) -> Result<(), AssembleError> {
         // In the middle of a transaction that ends before `wal_end`, not all of it has arrived.
         if !matches!(self.state.current, Current::Whole(_)) {
+            self.state.proven_up_to(wal_end)?;
             self.state.position = self.state.position.max(wal_end);
         }
+        Ok(())
     }
 
     /// How far the stream has come, if that was not yet told: by a commit, or by this.
@@ -214,8 +260,8 @@ impl State {
                 Ok(())
             }
             Message::Begin { xid, .. } => self.begin(xid),
-            Message::Commit { end, committed_at, .. } => match self.leave() {
-                Current::Whole(transaction) => self.commit(transaction, end, committed_at, events),
+            Message::Commit { commit, end, committed_at } => match self.leave() {
+                Current::Whole(transaction) => self.commit(transaction, (commit, end), committed_at, events),
                 _ => Err(order("Commit", "where no transaction is open")),
             },
             Message::StreamStart { xid, first } => self.stream_start(xid, first),
@@ -226,7 +272,9 @@ impl State {
                 }
                 _ => Err(order("Stream Stop", "where no streamed block is open")),
             },
-            Message::StreamCommit { xid, end, committed_at, .. } => self.stream_commit(xid, end, committed_at, events),
+            Message::StreamCommit { xid, commit, end, committed_at } => {
+                self.stream_commit(xid, (commit, end), committed_at, events)
+            }
             Message::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
             Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => Ok(()),
         }
@@ -308,7 +356,7 @@ impl State {
     fn stream_commit(
         &mut self,
         xid: u32,
-        end: Lsn,
+        record: (Lsn, Lsn),
         committed_at: CommitTime,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), AssembleError> {
@@ -322,7 +370,7 @@ impl State {
         for (oid, known) in std::mem::take(&mut transaction.relations) {
             self.catalogue.adopt(oid, known, events);
         }
-        self.commit(transaction, end, committed_at, events)
+        self.commit(transaction, record, committed_at, events)
     }
 
     fn stream_abort(&mut self, xid: u32, subtransaction: u32) -> Result<(), AssembleError> {
@@ -340,22 +388,40 @@ impl State {
     fn commit(
         &mut self,
         mut transaction: Transaction,
-        end: Lsn,
+        (begins, end): (Lsn, Lsn),
         committed_at: CommitTime,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), AssembleError> {
         self.truncated.append(&mut transaction.truncated);
         let xid = Xid::widen(transaction.xid, self.recent);
         self.recent = self.recent.max(xid);
+        let tables = transaction.finish()?;
+        let mark = CommitMark { end, xid, committed_at };
+        if let Some(proof) = &mut self.proof {
+            proof.commit(mark, tables.iter().map(|(table, _)| *table))?;
+            self.proven_up_to(end)?;
+        }
+        if !tables.is_empty() {
+            self.sent.note(begins, mark);
+        }
         // Told before the connection broke: PostgreSQL may send again what was not yet acknowledged.
         if end <= self.position {
             return Ok(());
         }
-        let tables = transaction.finish()?;
         self.position = end;
         if !tables.is_empty() {
             self.told = end;
             events.push_back(SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }));
+        }
+        Ok(())
+    }
+
+    /// Everything up to a position has come.
+    fn proven_up_to(&mut self, position: Lsn) -> Result<(), AssembleError> {
+        if let Some(proof) = &mut self.proof
+            && proof.reached(position)?
+        {
+            self.proof = None;
         }
         Ok(())
     }

@@ -33,6 +33,11 @@ async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallib
         let slot = signals.retention.borrow().slot.clone();
         let found = if slot.is_empty() { None } else { read(&mut connection, &slot).await? };
         let standing = found.map(|found| {
+            signals.written.send_if_modified(|written| {
+                let is_news = *written < found.end;
+                *written = found.end.max(*written);
+                is_news
+            });
             rate.note(Instant::now(), found.end);
             found.standing(rate.recent())
         });

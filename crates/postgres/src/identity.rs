@@ -8,14 +8,20 @@ use crate::transport::{ReplicationConnection, Row, TransportError};
 
 /// Asks a walsender, which also shows that one can be had.
 pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
-    let mut connection = ReplicationConnection::connect(options).await?;
+    of(&mut ReplicationConnection::connect(options).await?).await
+}
+
+/// Asks a connection to a walsender.
+pub(crate) async fn of(connection: &mut ReplicationConnection) -> Result<SourceIdentity, TransportError> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
     let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
-    let history = history(&mut connection, timeline).await?;
+    let history = history(connection, timeline).await?;
     let written = field(2)?.parse().map_err(|_| unexpected(&rows))?;
     let (system_identifier, database) = (field(0)?.to_owned(), field(3)?.to_owned());
-    Ok(SourceIdentity { system_identifier, database, timeline, history, written })
+    let started = connection.simple_query("SELECT pg_postmaster_start_time()").await?;
+    let server_started = text(&started, 0).ok_or_else(|| unexpected(&started))?.to_owned();
+    Ok(SourceIdentity { system_identifier, database, timeline, history, written, server_started })
 }
 
 /// The earlier timelines of `timeline` and where each was left, oldest first.

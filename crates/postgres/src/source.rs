@@ -1,5 +1,6 @@
 //! A PostgreSQL database as the engine sees it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use laredo_core::{Lsn, Oid, Schema};
@@ -17,7 +18,7 @@ use crate::copy::Copied;
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
-use crate::stream::{self, ReconnectOptions, Signals, SlotMode, StreamOptions};
+use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
 use crate::{care, copy, identity, reset, validate, watch as definitions};
 
@@ -43,8 +44,10 @@ pub struct PostgresOptions {
 pub struct PostgresSource {
     options: PostgresOptions,
     tables: OnceLock<Vec<Followed>>,
-    /// Where the stream goes on from an earlier run.
-    from: Mutex<Option<Lsn>>,
+    /// Where the stream goes on from an earlier run, and what that has kept.
+    from: Mutex<(Option<Lsn>, Vec<KeptTable>)>,
+    /// The database as it was found at the start.
+    identity: OnceLock<SourceIdentity>,
     signals: Signals,
 }
 
@@ -82,7 +85,13 @@ impl PostgresSource {
     /// A source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
-        PostgresSource { options, tables: OnceLock::new(), from: Mutex::default(), signals: Signals::new() }
+        PostgresSource {
+            options,
+            tables: OnceLock::new(),
+            from: Mutex::default(),
+            identity: OnceLock::new(),
+            signals: Signals::new(),
+        }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -100,11 +109,21 @@ impl PostgresSource {
         self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)
     }
 
+    /// Forgets what tables were copied under whenever the database's history forks: they are copied again.
+    async fn forget_copies(&self) -> Infallible {
+        let mut forks = self.signals.forks.subscribe();
+        while forks.changed().await.is_ok() {
+            self.tables.get().into_iter().flatten().for_each(|table| table.progress.lock().copied = None);
+        }
+        std::future::pending().await
+    }
+
     /// Waits until there is a slot that keeps what commits, and returns its number.
     async fn slot(&self) -> Result<u64, SourceError> {
-        let mut slots = self.signals.slots.subscribe();
-        let slot = slots.wait_for(|slots| *slots > 0).await;
-        slot.map(|slot| *slot).map_err(|_| SourceError::Transient("the stream has ended".to_owned()))
+        let mut has_slot = self.signals.has_slot.subscribe();
+        let waited = has_slot.wait_for(|has_slot| *has_slot).await;
+        waited.map_err(|_| SourceError::Transient("the stream has ended".to_owned()))?;
+        Ok(*self.signals.slots.borrow())
     }
 }
 
@@ -114,6 +133,7 @@ impl Source for PostgresSource {
         validate::prepare(&mut connection, &self.options, tables).await?;
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
+        self.identity.get_or_init(|| identity.clone());
         match self.tables.set(followed.collect()) {
             Ok(()) => Ok(identity),
             Err(_) => Err(SourceError::Definite(vec!["the source is prepared already".to_owned()])),
@@ -148,13 +168,21 @@ impl Source for PostgresSource {
             }
             Some(Left::Missing(reason)) => Resume::Copy(reason),
         });
-        let resumes = resumes.collect();
-        *self.from.lock() = from;
+        let resumes: Vec<Resume> = resumes.collect();
+        let kept = known.iter().zip(&resumes).enumerate().filter_map(|(index, (known, resume))| match resume {
+            Resume::Follow | Resume::FollowThenCopy(_) => {
+                let KnownTable { position, mark, .. } = *known.as_ref()?;
+                Some(KeptTable { table: TableIndex(index), position, mark })
+            }
+            Resume::Copy(_) => None,
+        });
+        *self.from.lock() = (from, kept.collect());
         Ok(resumes)
     }
 
     async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
         let tables = self.tables()?;
+        let (from, kept) = self.from.lock().clone();
         let options = StreamOptions {
             connection: self.options.connection.clone(),
             slot: self.options.slot.clone(),
@@ -163,13 +191,23 @@ impl Source for PostgresSource {
             reconnect: self.options.reconnect.clone(),
             spool: self.options.spool.clone(),
             seed: self.options.seed,
-            from: *self.from.lock(),
+            from,
+            kept,
+            identity: self.identity.get().cloned(),
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
             never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
+            never = self.forget_copies() => match never {},
         }
+    }
+
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        let rows = connection.simple_query("SELECT pg_current_wal_lsn()").await?;
+        let end = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+        end.ok_or_else(|| SourceError::Transient("PostgreSQL does not say where its WAL ends".to_owned()))
     }
 
     async fn copy(

@@ -7,6 +7,7 @@
 mod asking;
 mod backoff;
 mod error;
+mod proof;
 mod session;
 mod start;
 
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
-use laredo_engine::source::{Acknowledged, DefinitionLooks, SourceError, SourceEvent, TableIndex};
+use laredo_engine::source::{Acknowledged, DefinitionLooks, SourceError, SourceEvent, SourceIdentity, TableIndex};
 use laredo_engine::spool::SpoolOptions;
+use laredo_engine::{Fork, Receipt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, watch};
@@ -29,6 +31,8 @@ use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter}
 use asking::Asking;
 pub use backoff::ReconnectOptions;
 use error::StreamError;
+pub use proof::{KeptTable, Mismatch};
+pub(crate) use proof::{Proof, SentCommits};
 use session::Session;
 pub use start::SlotMode;
 
@@ -67,6 +71,10 @@ pub struct StreamOptions {
     pub seed: u64,
     /// What was received in an earlier run; `None` to begin where the slot is.
     pub from: Option<Lsn>,
+    /// What an earlier run has kept of each table that is followed from there on.
+    pub kept: Vec<KeptTable>,
+    /// The database as it was found at the start; `None` to take what the first connection finds.
+    pub identity: Option<SourceIdentity>,
 }
 
 /// What the stream and the source's other connections tell each other.
@@ -91,7 +99,16 @@ pub struct Signals {
     pub retention: watch::Sender<Retention>,
     /// How often somebody wanted the slot to be dropped and made again.
     pub resets: watch::Sender<u64>,
+    /// Whether there is a slot of the database's present history: no copy may begin before.
+    pub has_slot: watch::Sender<bool>,
+    /// How often the database's history has forked.
+    pub forks: watch::Sender<u64>,
+    /// The furthest that the database's WAL was seen to reach.
+    pub written: watch::Sender<Lsn>,
 }
+
+/// Other servers may have told positions of an abandoned history that lie further ahead than anything seen here.
+const ABANDONED_SLACK: u64 = 16 << 20;
 
 impl Default for Signals {
     fn default() -> Signals {
@@ -113,6 +130,9 @@ impl Signals {
             reached: watch::Sender::new(Lsn::ZERO),
             retention: watch::Sender::default(),
             resets: watch::Sender::new(0),
+            has_slot: watch::Sender::new(false),
+            forks: watch::Sender::new(0),
+            written: watch::Sender::new(Lsn::ZERO),
         }
     }
 
@@ -127,6 +147,26 @@ impl Signals {
             routes.insert(table, Route { copies, identity });
         });
         is_other
+    }
+
+    /// The position beyond which none of an abandoned history is expected, where the stream had come to `told`.
+    fn abandoned(&self, told: Lsn) -> Lsn {
+        Lsn(told.max(*self.written.borrow()).0.saturating_add(ABANDONED_SLACK))
+    }
+
+    /// What was learned of the database is void: it has another history now.
+    fn fork(&self, reason: &str) {
+        self.has_slot.send_replace(false);
+        self.forks.send_modify(|forks| *forks += 1);
+        self.written.send_replace(Lsn::ZERO);
+        self.recent.send_replace(Xid(0));
+        self.reached.send_replace(Lsn::ZERO);
+        self.routes.send_modify(BTreeMap::clear);
+        self.truncated.send_modify(BTreeMap::clear);
+        self.retention.send_modify(|known| {
+            known.forks += 1;
+            known.last_fork = Some(reason.to_owned());
+        });
     }
 
     /// Tells, as loud as can be, that a slot could not be gone on with.
@@ -210,10 +250,14 @@ impl Stream<'_> {
                 self.resets.mark_unchanged();
                 start.reset();
             }
-            let error = match start.open(self.signals).await {
+            let error = match start.open(self.signals, self.assembler.sent()).await {
                 Ok(session) => self.connected(&mut start, session).await,
                 Err(error) => error,
             };
+            if let Some((reason, common)) = error.as_fork() {
+                self.fork(&mut start, reason, common).await?;
+                continue;
+            }
             let has_progressed = self.assembler.position() > before;
             start.failed(&error, has_progressed);
             if !error.is_transient() {
@@ -236,19 +280,42 @@ impl Stream<'_> {
 
     /// Follows one connection to its end.
     async fn connected(&mut self, start: &mut start::Start<'_>, session: Session) -> StreamError {
-        tracing::info!(from = %session.from, slot = session.slot, "following the database");
-        self.assembler.connected(session.from, session.recent);
-        self.queue.extend(session.restarted.map(|reason| SourceEvent::Restarted { reason }));
+        tracing::info!(from = %session.resume, slot = session.slot, "following the database");
+        self.assembler.connected(session.resume, session.recent);
+        if session.is_new {
+            self.assembler.begin_at(session.resume);
+        }
+        if let Some(proof) = session.proof {
+            self.assembler.prove(proof);
+        }
+        let fork = session.unproven;
+        self.queue.extend(session.promoted.map(|identity| SourceEvent::Promoted { identity }));
+        self.queue.extend(session.restarted.map(|reason| SourceEvent::Restarted { reason, fork }));
         self.floor = session.floor;
-        self.received = session.from;
+        self.received = session.resume;
         let mut resets = self.resets.clone();
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
             // What is complete is in the queue; what was being received comes to nothing, as when a connection breaks.
             Ok(()) = resets.changed() => StreamError::Reset,
         };
-        start.resume = Some(self.assembler.position());
+        start.ended(self.assembler.position(), !self.assembler.is_proving());
         error
+    }
+
+    /// The database has another history than the one that was sent. Begins again once every table has noted that.
+    async fn fork(&mut self, start: &mut start::Start<'_>, reason: String, common: Lsn) -> Result<(), StreamError> {
+        let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
+        self.signals.fork(&reason);
+        self.assembler = Assembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
+        let (noted, receipts) = Receipt::new();
+        self.queue.push_back(SourceEvent::Forked { identity: start.identity(), fork, reason, noted });
+        while let Some(event) = self.queue.pop_front() {
+            self.events.send(event).await.map_err(|_| StreamError::Closed)?;
+        }
+        receipts.all().await;
+        start.begin_again();
+        Ok(())
     }
 
     async fn pump(&mut self, mut reader: ReplicationReader, mut writer: ReplicationWriter) -> StreamError {
@@ -302,6 +369,8 @@ impl Stream<'_> {
                     self.assembler.set_recent(*self.signals.recent.borrow());
                     let ask = self.asking.is_due(self.assembler.position());
                     self.asked = 0;
+                    let position = self.assembler.position();
+                    self.assembler.acknowledged((self.acknowledged)().min(position));
                     self.status(writer, ask).await?;
                 }
                 message = reader.next() => break self.take(message?.ok_or(StreamError::Ended)?)?,
@@ -348,7 +417,7 @@ impl Stream<'_> {
             }
             ReplicationMessage::KeepAlive { wal_end, reply_requested, .. } => {
                 self.received = self.received.max(wal_end);
-                self.assembler.keepalive(wal_end);
+                self.assembler.keepalive(wal_end)?;
                 Ok(reply_requested)
             }
         }
@@ -358,8 +427,9 @@ impl Stream<'_> {
     async fn status(&self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
         let position = self.assembler.position();
         // Never more than has arrived, whatever we are told.
-        let acknowledged = (self.acknowledged)().min(position);
-        let flushed = if acknowledged < self.floor { Lsn::ZERO } else { acknowledged };
+        let acknowledged = self.assembler.hold((self.acknowledged)().min(position));
+        let is_unknown = acknowledged < self.floor || self.assembler.is_proving();
+        let flushed = if is_unknown { Lsn::ZERO } else { acknowledged };
         let received = self.received.max(position);
         Ok(writer.standby_status(received, flushed, flushed, ask).await?)
     }

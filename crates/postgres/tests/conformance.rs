@@ -54,6 +54,12 @@ impl Bed for Postgres {
         oracle::flushed(&self.sql).await.unwrap()
     }
 
+    async fn write_far(&self) -> Lsn {
+        let write = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 17 << 20))";
+        self.sql.batch_execute(write).await.unwrap();
+        oracle::flushed(&self.sql).await.unwrap()
+    }
+
     async fn forgotten(&self) -> Lsn {
         self.lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots").await
     }

@@ -1,6 +1,6 @@
 //! [`RowBatch`]: many rows or changes in one message, as PostgreSQL sent them.
 
-use laredo_core::{Change, CommitTime, Key, Lsn, Schema, Sequence, TupleError, TupleRef};
+use laredo_core::{Change, CommitMark, CommitTime, Key, Lsn, Schema, Sequence, TupleError, TupleRef, Xid};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -51,6 +51,8 @@ pub struct BatchHeader {
     pub committed_at: CommitTime,
     /// Whether it is its transaction's last batch.
     pub ends: bool,
+    /// The transaction's id; zero in a snapshot, in a span, and before the transaction's last batch.
+    pub xid: Xid,
 }
 
 /// Entries that are collected for one batch.
@@ -108,6 +110,7 @@ impl BatchBuilder {
             ends: header.ends,
             schema: self.schema.take(),
             entries: bytes::Bytes::new(),
+            xid: header.xid.0,
             ..RowBatch::default()
         };
         let entries_length = match self.entries.len() {
@@ -227,7 +230,14 @@ impl BatchHeader {
             span_from: (batch.span_from != 0).then_some(Lsn(batch.span_from)),
             committed_at: CommitTime::from_unix_us(batch.committed_at_us),
             ends: batch.ends,
+            xid: Xid(batch.xid),
         }
+    }
+
+    /// Returns the commit that the batch ends, or the end of a span as a mark without a transaction.
+    #[must_use]
+    pub fn mark(&self) -> CommitMark {
+        CommitMark { end: self.position, xid: self.xid, committed_at: self.committed_at }
     }
 }
 
@@ -259,7 +269,7 @@ mod tests {
                 .map(|cells| cells.iter().map(|c| c.as_deref().map_or(Cell::Null, Cell::Value)).collect())
                 .collect();
             rows.iter().for_each(|row| builder.push(Action::Insert, row.as_ref()));
-            let header = BatchHeader { last_sequence: Sequence(7), position: Lsn(position), ends: true, ..Default::default() };
+            let header = BatchHeader { last_sequence: Sequence(7), position: Lsn(position), ends: true, xid: Xid(position), ..Default::default() };
             let mut out = Vec::new();
             builder.finish(&header, &mut out);
             prop_assert_eq!(frame::length(&out), Some(out.len() - frame::PREFIX_LENGTH));

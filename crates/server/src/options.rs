@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::HeaderValue;
 use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
-use laredo_engine::source::SourceIdentity;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
 use tokio::net::TcpListener;
 
@@ -58,8 +57,6 @@ pub struct ServedTableOptions {
     pub handle: TableHandle,
     /// The name of its source, as in [`ServedSource::id`].
     pub source_id: String,
-    /// The database it comes from.
-    pub source: SourceIdentity,
     /// Streams at a time; `None` for no limit.
     pub clients_max: Option<usize>,
     /// How far a live client may fall behind.
@@ -191,11 +188,10 @@ impl Default for Waits {
 impl ServedTableOptions {
     /// A table with the defaults: no limits, a heartbeat every 5 s.
     #[must_use]
-    pub fn new(handle: TableHandle, source: SourceIdentity) -> ServedTableOptions {
+    pub fn new(handle: TableHandle) -> ServedTableOptions {
         ServedTableOptions {
             handle,
             source_id: String::new(),
-            source,
             clients_max: None,
             buffer: BufferOptions::default(),
             heartbeat_interval: Duration::from_secs(5),

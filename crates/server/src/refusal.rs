@@ -14,6 +14,10 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
 }
 
+pub(crate) fn forked() -> Status {
+    Status::unavailable("the database's history has forked, and the table was copied again; reconnect")
+}
+
 pub(crate) fn draining(name: &TableName) -> Status {
     Status::unavailable(format!(
         "this server is draining and begins no more streams of {name}; connect to another one, or later"

@@ -1,6 +1,7 @@
 //! From a request's bytes to what a client wants: pure, and at home with hostile input.
 
 use laredo_core::{Lsn, Match, Predicate, Sequence, Value};
+use laredo_engine::ScopedMark;
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
 use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
@@ -47,9 +48,11 @@ impl Ask {
             sequence: Sequence::from_wire(request.last_known_sequence),
             snapshot_id: request.last_snapshot_id,
             position,
+            mark: request.mark.map(ScopedMark::from).unwrap_or_default(),
             source: request.source.map(identity_from_wire),
-            own_source: SourceIdentity::default(),
             whole_transactions: encoding == RowEncoding::PostgresBinary,
+            // What the server itself knows is filled in when the stream begins.
+            ..ResumeRequest::default()
         };
         Ok(Ask { client_id: request.client_id, encoding, predicates, resume, is_ours })
     }
@@ -104,8 +107,8 @@ fn identity_from_wire(source: wire::SourceIdentity) -> SourceIdentity {
         database: source.database,
         timeline: source.timeline,
         history: source.history.iter().map(|s| (s.timeline, Lsn(s.switched_at))).collect(),
-        // Only a source itself knows, and nobody asks a client.
-        written: Lsn::ZERO,
+        // Only a source itself knows the rest, and nobody asks a client.
+        ..SourceIdentity::default()
     }
 }
 

@@ -55,6 +55,8 @@ struct Start {
     /// Names this journal, and the snapshot where there is one, in the client's next request.
     snapshot_id: String,
     mode: SyncMode,
+    /// What the client has is of another history of the database.
+    is_another_history: bool,
 }
 
 /// How often a table that is being waited for is asked whether it has failed.
@@ -82,6 +84,13 @@ impl Session {
 
     async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
+        tokio::select! {
+            ended = self.serve_from(journal.clone(), slot) => ended,
+            () = journal.closed() => Err(refusal::forked()),
+        }
+    }
+
+    async fn serve_from(self, journal: Journal, slot: outlet::Slot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
         let view = self.table.views.get(self.ask.encoding, &self.ask.predicates);
         if let Some(view) = &view {
@@ -137,14 +146,25 @@ impl Session {
 
     /// Decides where the stream begins, and waits where the client is ahead.
     async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
+        let history = self.table.handle().history();
         let mut request = self.ask.resume.clone();
-        request.own_source = self.table.options.source.clone();
+        let named =
+            [request.instance.as_str(), request.snapshot_id.rsplit_once('-').map_or("", |(instance, _)| instance)];
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
         loop {
+            request.own_source = history.identity();
+            request.verdict = history.judge(request.mark.mark, request.mark.scope);
+            request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             match resolve(journal, &request).await? {
                 Resolution::Full(reason) => return Ok(self.full(journal, reason)),
+                Resolution::AnotherHistory(reason) => return Ok(self.full_of_another(journal, reason)),
                 Resolution::Wait(position) => {
+                    if history.is_beyond_wal(position).await == Some(true) {
+                        named.iter().for_each(|instance| history.note_stranger(instance));
+                        let reason = "source position beyond the end of the database's WAL";
+                        return Ok(self.full_of_another(journal, reason));
+                    }
                     let mut heads = journal.watch_head();
                     let reached = timeout_at(deadline, heads.wait_for(|head| head.position >= position)).await;
                     if !matches!(reached, Ok(Ok(_))) {
@@ -159,6 +179,7 @@ impl Session {
             }
         }
     }
+
     /// A client of ours is sent the newest base, as its handshake describes it, and knows itself when it is at the head. For any other
     /// client a fresh one is chosen when its turn has come.
     fn full(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
@@ -169,6 +190,12 @@ impl Session {
             }
             RowEncoding::Struct => (Start::at(&journal.base(), journal, reason), None),
         }
+    }
+
+    /// The same, where what the client has is of another history of the database.
+    fn full_of_another(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
+        let (start, pinned) = self.full(journal, reason);
+        (Start { is_another_history: true, ..start }, pinned)
     }
 }
 
@@ -200,6 +227,7 @@ async fn delta(
         reason,
         snapshot_id: own_id(journal.instance(), &request.snapshot_id, after),
         mode: SyncMode::Delta,
+        is_another_history: false,
     }))
 }
 
@@ -233,6 +261,7 @@ impl Start {
             reason,
             snapshot_id: base.snapshot_id(journal.instance()),
             mode: SyncMode::FullSnapshot,
+            is_another_history: false,
         }
     }
 

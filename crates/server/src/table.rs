@@ -75,7 +75,9 @@ impl Served {
     }
 
     pub(crate) fn is_ready(&self, now: CommitTime) -> bool {
-        self.failure().is_none() && self.handle().journal().is_some() && self.unverified(now).is_none()
+        self.failure().is_none()
+            && self.handle().journal().is_some_and(|journal| !journal.is_parted())
+            && self.unverified(now).is_none()
     }
 
     /// For how long the stream has gone on without a look at the table's definition, if that is too long: a change that PostgreSQL does

@@ -237,7 +237,14 @@ async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
 fn retention(wal_status: WalStatus) -> Retention {
     let left = Some(std::time::Duration::from_secs(90));
     let standing = SlotStanding { wal_status, lag_bytes: 10, retained_bytes: 2048, safe_bytes: Some(4096), left };
-    Retention { slot: "laredo".to_owned(), standing: Some(standing), losses: 0, last_loss: None }
+    Retention {
+        slot: "laredo".to_owned(),
+        standing: Some(standing),
+        losses: 0,
+        last_loss: None,
+        forks: 0,
+        last_fork: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,6 +288,7 @@ async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
         standing: None,
         losses: 1,
         last_loss: Some(last_loss.clone()),
+        ..Retention::default()
     });
     assert_eq!(told_of_source().await, ("slot_lost".to_owned(), last_loss));
     let told = metrics().await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::installation::Installation;
+use crate::installation::{Installation, run};
 use crate::watchdog::Watchdog;
 use crate::{Error, Result, Tls, data_dir, free_port};
 
@@ -56,6 +56,10 @@ pub enum StopMode {
     /// As a crash would: the next start recovers from WAL.
     Immediate,
 }
+
+/// What a cluster had on disk.
+#[derive(Debug)]
+pub struct StorageCopy(PathBuf);
 
 /// A PostgreSQL cluster of its own: a fresh data directory, a port of 127.0.0.1, a socket that only
 /// this test knows, the superuser `postgres`. Gone when dropped, and when the test process dies.
@@ -250,6 +254,51 @@ impl Cluster {
         // A crash leaves it behind, with a status that is not ours.
         let _ = fs::remove_file(self.data_dir().join("postmaster.pid"));
         self.launch()
+    }
+
+    /// Copies the data directory as it is on disk, with the server stopped meanwhile.
+    ///
+    /// # Errors
+    /// When the files cannot be copied, or as [`Cluster::restart`].
+    pub fn copy_storage(&mut self, mode: StopMode) -> Result<StorageCopy> {
+        self.stop(mode)?;
+        let copies = fs::read_dir(self.dir.path()).map_err(Error::io("list the cluster's directory"))?.count();
+        let copy = self.dir.path().join(format!("copy-{copies}"));
+        self.clone_directory(&self.data_dir(), &copy)?;
+        self.restart()?;
+        Ok(StorageCopy(copy))
+    }
+
+    /// Puts a copy of the data directory in the place of the present one, and starts the server on it. `prepare` may change
+    /// the files before, so that the server recovers to another timeline.
+    ///
+    /// # Errors
+    /// When the files cannot be copied, or as [`Cluster::restart`].
+    pub fn put_back(&mut self, copy: &StorageCopy, mode: StopMode, prepare: impl FnOnce(&Path)) -> Result<()> {
+        self.stop(mode)?;
+        fs::remove_dir_all(self.data_dir()).map_err(Error::io("remove the data directory"))?;
+        self.clone_directory(&copy.0, &self.data_dir())?;
+        prepare(&self.data_dir());
+        self.restart()
+    }
+
+    /// Ends the timeline as a promotion does: the server recovers what it has, and begins another one.
+    ///
+    /// # Errors
+    /// As [`Cluster::restart`]. `restore_command` must be set.
+    pub fn begin_timeline(&mut self, mode: StopMode) -> Result<()> {
+        self.stop(mode)?;
+        let signal = self.data_dir().join("recovery.signal");
+        File::create(&signal).map_err(Error::io("make recovery.signal"))?;
+        self.installation.give(&signal)?;
+        self.restart()
+    }
+
+    fn clone_directory(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--reflink=auto"]).arg(from).arg(to);
+        self.installation.as_owner(&mut copy);
+        run(copy.current_dir(self.dir.path())).map(drop)
     }
 
     fn launch(&mut self) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use laredo_core::{Lsn, TableName, TupleRef, Xid};
+use laredo_core::{CommitMark, Lsn, TableName, TupleRef, Xid};
 use laredo_engine::source::{
     Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
 };
@@ -33,6 +33,11 @@ pub trait Bed {
     /// Writes something that is not about the tables, and tells where the log ends then.
     fn write_elsewhere(&self) -> impl Future<Output = Lsn> + Send;
 
+    /// Writes so much elsewhere that nothing is kept back for the newest commits any more; returns a position behind it.
+    fn write_far(&self) -> impl Future<Output = Lsn> + Send {
+        self.write_elsewhere()
+    }
+
     /// What the database has been told to forget.
     fn forgotten(&self) -> impl Future<Output = Lsn> + Send;
 }
@@ -57,18 +62,19 @@ async fn contract(bed: &impl Bed) {
     run.commits_come_whole_and_in_order(bed).await;
     run.idle_time_is_progress(bed).await;
     let end = run.end_of_a_commit(bed, 500).await;
-    run.what_was_acknowledged_is_forgotten(bed, end).await;
+    let end = run.what_was_acknowledged_is_forgotten(bed, end).await;
     run.stop().await;
 
     bed.insert(&[(0, 600), (1, 601)]).await;
-    let known = |position: Lsn, definition: &str| Some(KnownTable { position, definition: definition.to_owned() });
+    let known = |position: Lsn, definition: &str| {
+        Some(KnownTable { position, mark: CommitMark::default(), definition: definition.to_owned() })
+    };
     let left = definitions.map(|definition| known(end, &definition));
     let mut run = Run::begin(bed, &left, false).await;
     assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "all after {end} is there");
     let told = run.commit().await;
     assert_eq!(told.rows, [(0, 600), (1, 601)], "what was committed meanwhile comes, and nothing before it");
-    let end = told.end;
-    run.what_was_acknowledged_is_forgotten(bed, end).await;
+    let end = run.what_was_acknowledged_is_forgotten(bed, told.end).await;
     run.stop().await;
 
     let [left, other] = left;
@@ -279,9 +285,15 @@ impl<S: Source> Run<S> {
         }
     }
 
-    async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl Bed, position: Lsn) {
+    /// Returns the position that was acknowledged.
+    async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl Bed, position: Lsn) -> Lsn {
         assert!(bed.forgotten().await < position, "nothing is forgotten of its own accord");
-        self.acknowledged.send_replace(position);
+        let far = bed.write_far().await;
+        while self.told < far {
+            self.next().await;
+        }
+        let acknowledged = self.told;
+        self.acknowledged.send_replace(acknowledged);
         let is_forgotten = eventually(PATIENCE, async || bed.forgotten().await >= position);
         // Events are taken all the while, or the source would wait.
         let ended = tokio::select! {
@@ -289,6 +301,7 @@ impl<S: Source> Run<S> {
             () = async { loop { self.next().await; } } => Ok(()),
         };
         ended.expect("what is acknowledged is forgotten");
+        acknowledged
     }
 
     async fn a_reset_is_told(&mut self, bed: &impl Bed, id: i64) {

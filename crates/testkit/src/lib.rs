@@ -24,7 +24,7 @@ mod watchdog;
 pub mod workload;
 
 pub use aws::Moto;
-pub use cluster::{Cluster, ClusterOptions, StopMode};
+pub use cluster::{Cluster, ClusterOptions, StopMode, StorageCopy};
 pub use error::Error;
 pub use full::is_full;
 pub use port::free_port;

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
+use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Acknowledged, Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError,
     SourceEvent, SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
+use laredo_engine::{Fork, Receipt};
 use tokio::sync::{mpsc, watch};
 
 /// How often it asks what may be forgotten.
@@ -43,6 +44,8 @@ pub enum SimChange {
 struct SimCommit {
     xid: u64,
     end: Lsn,
+    committed_at: CommitTime,
+    history: i64,
     changes: Vec<(usize, SimChange)>,
     visible: bool,
     /// The stream does not tell its changes.
@@ -54,6 +57,10 @@ struct State {
     log: Vec<SimCommit>,
     next_lsn: u64,
     tables: usize,
+    /// How often the database was put back.
+    histories: i64,
+    /// What the last time left, and what was there before.
+    fork: Fork,
 }
 
 /// Tables that one engine has copied, and up to where: each engine has a clone of the database, and begins with none.
@@ -80,6 +87,16 @@ pub struct SimDatabase {
     /// Stands for what a catalogue says of the tables.
     definition: Arc<Mutex<String>>,
     retention: Arc<watch::Sender<Retention>>,
+    /// Where the WAL is said to end; `None` where that is not said.
+    written: Arc<Mutex<Option<Lsn>>>,
+    /// The newest commits that the engine has kept from an earlier run.
+    kept: Arc<Mutex<Vec<CommitMark>>>,
+}
+
+impl SimCommit {
+    fn mark(&self) -> CommitMark {
+        CommitMark { end: self.end, xid: Xid(self.xid), committed_at: self.committed_at }
+    }
 }
 
 impl SimDatabase {
@@ -88,7 +105,13 @@ impl SimDatabase {
     pub fn new(tables: usize) -> SimDatabase {
         let (extra, events) = mpsc::channel(16);
         SimDatabase {
-            state: Arc::new(watch::Sender::new(State { log: Vec::new(), next_lsn: 1000, tables })),
+            state: Arc::new(watch::Sender::new(State {
+                log: Vec::new(),
+                next_lsn: 1000,
+                tables,
+                histories: 0,
+                fork: Fork::default(),
+            })),
             acknowledged: Arc::new(watch::Sender::new(Lsn::ZERO)),
             extra: Arc::new(extra),
             extra_events: Arc::new(tokio::sync::Mutex::new(events)),
@@ -96,6 +119,8 @@ impl SimDatabase {
             from: Arc::default(),
             definition: Arc::default(),
             retention: Arc::default(),
+            written: Arc::default(),
+            kept: Arc::default(),
         }
     }
 
@@ -124,7 +149,10 @@ impl SimDatabase {
             state.next_lsn += 10 + changes.len() as u64;
             end = Lsn(state.next_lsn);
             let xid = 700 + state.log.len() as u64;
-            state.log.push(SimCommit { xid, end, changes, visible: false, is_silent });
+            // Two histories never commit at the same time.
+            let committed_at = CommitTime(i64::try_from(end.0).unwrap_or(0) + state.histories);
+            let history = state.histories;
+            state.log.push(SimCommit { xid, end, committed_at, history, changes, visible: false, is_silent });
         });
         end
     }
@@ -162,6 +190,23 @@ impl SimDatabase {
     /// Says what is kept for the stream.
     pub fn retain(&self, retention: Retention) {
         self.retention.send_replace(retention);
+    }
+
+    /// Says where the WAL ends, to those who ask.
+    pub fn say_written(&self, written: Lsn) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
+    }
+
+    /// Puts the database back to what it was at `position`: what was committed later never happened, and what commits from
+    /// now on is another history. Streams notice it, as those do that begin later.
+    pub fn put_back(&self, position: Lsn) {
+        self.state.send_modify(|state| {
+            let abandoned = state.log.last().map_or(position, |commit| commit.end);
+            state.fork = Fork { common: position, abandoned, is_certain: true };
+            state.log.retain(|commit| commit.end <= position);
+            state.next_lsn = position.0;
+            state.histories += 1;
+        });
     }
 
     /// The end of the log.
@@ -219,7 +264,7 @@ impl SimDatabase {
             .map(|(table, spool)| Ok((TableIndex(table), spool.finish()?)))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|error| SourceError::Transient(error.to_string()))?;
-        let committed_at = CommitTime(i64::try_from(commit.end.0).unwrap_or(0));
+        let committed_at = commit.committed_at;
         Ok(SourceEvent::Commit(SourceCommit { xid: Xid(commit.xid), end: commit.end, committed_at, tables }))
     }
 }
@@ -275,8 +320,21 @@ impl SimDatabase {
         // Where several engines follow one database, the first hears what is injected.
         let mut extra = self.extra_events.try_lock().ok();
         let (mut sent, mut reached) = (0, Lsn(1000));
+        let mut history = log.borrow().histories;
+        if self.has_forked() && !self.tell_fork(&events).await {
+            return Ok(());
+        }
         loop {
-            let new: Vec<SimCommit> = log.borrow_and_update().log.iter().skip(sent).cloned().collect();
+            let now = log.borrow_and_update().histories;
+            if std::mem::replace(&mut history, now) != now {
+                if !self.tell_fork(&events).await {
+                    return Ok(());
+                }
+                let state = self.state.borrow();
+                sent = state.log.iter().filter(|commit| commit.history < now).count();
+                reached = state.fork.common;
+            }
+            let new: Vec<SimCommit> = self.state.borrow().log.iter().skip(sent).cloned().collect();
             reached = new.last().map_or(reached, |commit| commit.end);
             sent += new.len();
             for commit in new.iter().filter(|commit| commit.end.0 > self.from.load(Ordering::Relaxed)) {
@@ -301,6 +359,36 @@ impl SimDatabase {
         }
     }
 
+    /// Whether what an earlier engine has kept is not in the log.
+    fn has_forked(&self) -> bool {
+        let (kept, state) = (self.kept.lock().unwrap_or_else(PoisonError::into_inner), self.state.borrow());
+        let is_there = |mark: &CommitMark| state.log.iter().any(|commit| commit.mark() == *mark);
+        !kept.iter().all(is_there)
+    }
+
+    /// Says that the history has forked, and waits until that is noted. Returns false where nothing is taken any more.
+    async fn tell_fork(&self, events: &mpsc::Sender<SourceEvent>) -> bool {
+        let (noted, receipts) = Receipt::new();
+        let (identity, fork) = (self.identity(), self.state.borrow().fork.clone());
+        // What was acknowledged in the other history is void.
+        self.from.store(0, Ordering::Relaxed);
+        let event = SourceEvent::Forked { identity, fork, reason: "it was put back".to_owned(), noted };
+        let is_taken = events.send(event).await.is_ok();
+        receipts.all().await;
+        is_taken
+    }
+
+    fn identity(&self) -> SourceIdentity {
+        SourceIdentity {
+            system_identifier: "simulated".to_owned(),
+            database: "sim".to_owned(),
+            timeline: 1,
+            history: Vec::new(),
+            written: self.end(),
+            server_started: String::new(),
+        }
+    }
+
     /// Asks from time to time what may be forgotten.
     async fn ask(&self, acknowledged: Acknowledged) -> Infallible {
         let mut asking = tokio::time::interval(ASKING_INTERVAL);
@@ -316,14 +404,12 @@ impl Source for SimDatabase {
         if tables.len() > self.state.borrow().tables {
             return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
         }
-        let system_identifier = "simulated".to_owned();
-        Ok(SourceIdentity {
-            system_identifier,
-            database: "sim".to_owned(),
-            timeline: 1,
-            history: Vec::new(),
-            written: self.end(),
-        })
+        Ok(self.identity())
+    }
+
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.ok_or_else(|| SourceError::Transient("a simulated database has no WAL".to_owned()))
     }
 
     async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
@@ -340,6 +426,8 @@ impl Source for SimDatabase {
         // Readers have been told positions of these before.
         let known_ones = tables.iter().enumerate().filter_map(|(index, known)| Some((index, known.as_ref()?.position)));
         self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).extend(known_ones);
+        let marks = tables.iter().flatten().filter_map(|known| known.mark.known());
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = marks.collect();
         // What was acknowledged is not there any more.
         let is_known = tables.iter().any(Option::is_some);
         self.from.store(if is_known { confirmed.0 } else { 0 }, Ordering::Relaxed);
@@ -419,7 +507,7 @@ impl Source for SimDatabase {
         }
         let reason = "it was reset".to_owned();
         self.retention.send_modify(|known| known.losses += 1);
-        self.say(SourceEvent::Restarted { reason }).await;
+        self.say(SourceEvent::Restarted { reason, fork: None }).await;
         Ok(())
     }
 }

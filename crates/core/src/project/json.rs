@@ -1,5 +1,6 @@
 //! `json` and `jsonb` as nested values.
 
+use crate::decimal::Decimal;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::{self, Write};

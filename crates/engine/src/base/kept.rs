@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::{Base, BaseError, BaseWriter};
 use crate::journal::{Head, InstanceId};
-use crate::store::{BaseFooter, Definition, SUMMED_BYTES, Store, StoreError, Sums, unsealed};
+use crate::store::{BaseFooter, Definition, KeptMark, SUMMED_BYTES, Store, StoreError, Sums, unsealed};
 
 /// Where a file lies, and the checksum of each megabyte of what it holds: of a kept base, its frames.
 #[derive(Debug)]
@@ -108,6 +108,7 @@ impl Target {
             Target::Kept(keeping) => *keeping,
         };
         let checksums = sums.finish();
+        let instance_of_base = instance.clone();
         let footer = BaseFooter {
             instance: instance.0,
             sequence: head.sequence.0,
@@ -119,11 +120,18 @@ impl Target {
             definition: Some(definition),
             checksums: checksums.clone(),
             about: String::new(),
+            mark: KeptMark::of(head.mark),
         };
         file.write_all(&footer.ending())?;
         let name = Store::base_name(head.position);
+        // Until it has its name, the folder must stay that of its journal.
+        let owner = store.owner();
+        if owner.as_ref().is_some_and(|owner| *owner != instance_of_base) {
+            return Err(StoreError::Replaced(store.folder().path().to_owned()).into());
+        }
         let (file, _) = store.folder().put(file, &name)?;
         store.keep_base(&name)?;
+        drop(owner);
         Ok((file, Some(KeptAs { path: store.folder().path().join(name), checksums })))
     }
 }
@@ -177,6 +185,7 @@ impl Base {
             sequence: Sequence(footer.sequence),
             position: Lsn(footer.position),
             committed_at: CommitTime(footer.committed_at),
+            mark: KeptMark::known(footer.mark),
             schema: Arc::new(schema.map_err(|error| damaged(frames, &error.to_string()))?),
             rows: footer.rows,
             bytes: footer.bytes,

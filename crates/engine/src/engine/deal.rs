@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::history::SourceHistory;
 use crate::source::{SourceCommit, SourceEvent};
 use crate::spool::Spool;
 use crate::table::{OwedCopy, Progress, Queued, Redefinition, TableCommit, TableEvent};
@@ -71,9 +72,10 @@ pub(super) async fn deal(
     mut events: mpsc::Receiver<SourceEvent>,
     mut paused: watch::Receiver<bool>,
     tables: &mut [Outlet],
+    history: &SourceHistory,
     dealt: &Mutex<Lsn>,
 ) {
-    let mut dealer = Dealer { tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
+    let mut dealer = Dealer { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
     while let Some(event) = sent(&mut events).await {
         // The next events wait in their queue, and when that is full, nothing more is read of the stream.
         let _ = paused.wait_for(|paused| !paused).await;
@@ -99,25 +101,32 @@ async fn sent(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEvent> {
 
 struct Dealer<'a> {
     tables: &'a mut [Outlet],
+    history: &'a SourceHistory,
     /// Everything up to here is in the tables' queues.
     reached: Lsn,
     current_at: Option<CommitTime>,
     /// Events since all tables were told how far the stream is.
     untold: u32,
+    /// Forks of the database's history so far.
+    forks: u64,
 }
 
 impl Dealer<'_> {
     async fn deal(&mut self, event: SourceEvent) {
         match event {
-            SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }) => {
+            SourceEvent::Commit(commit) => {
+                let mark = commit.mark();
+                let SourceCommit { xid, end, committed_at, tables } = commit;
                 for (index, spool) in tables {
                     let bytes = queued_bytes(&spool);
                     let event = TableEvent::Commit(TableCommit { xid, end, committed_at, spool });
                     self.tell(index.0, event, bytes).await;
                 }
+                self.history.note(mark);
                 (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
             }
             SourceEvent::Progress(position) => {
+                self.history.reach(position);
                 (self.reached, self.current_at) = (self.reached.max(position), None);
             }
             SourceEvent::Moved { table, reason, definition } => {
@@ -128,11 +137,38 @@ impl Dealer<'_> {
                 let redefinition = Redefinition { from, definition, values };
                 self.tell(table.0, TableEvent::Redefined(redefinition), EVENT_BYTES).await;
             }
-            SourceEvent::Restarted { reason } => {
-                for index in 0..self.tables.len() {
-                    self.tell(index, TableEvent::Restarted(reason.clone()), EVENT_BYTES).await;
-                }
+            SourceEvent::Restarted { reason, fork } => {
+                self.history.forget_commits();
+                self.tell_all(|| TableEvent::Restarted(reason.clone(), fork.clone())).await;
             }
+            SourceEvent::Forked { identity, fork, reason, noted } => {
+                tracing::error!(%reason, common = %fork.common, "the database's history has forked: every table is copied again");
+                self.history.forget_commits();
+                self.history.forget_written().await;
+                self.history.set_identity(identity.clone());
+                // Positions may be lower from here on. A table must not take an old one for progress after the fork.
+                (self.reached, self.current_at) = (Lsn::ZERO, None);
+                self.forks += 1;
+                self.tell_progress();
+                let identity = Box::new(identity);
+                self.tell_all(|| TableEvent::Forked(identity.clone(), fork.clone(), reason.clone(), noted.clone()))
+                    .await;
+            }
+            SourceEvent::Promoted { identity } => {
+                tracing::warn!(
+                    timeline = identity.timeline,
+                    "the database writes another timeline, which has all that was sent"
+                );
+                self.history.set_identity(identity.clone());
+                let identity = Box::new(identity);
+                self.tell_all(|| TableEvent::Promoted(identity.clone())).await;
+            }
+        }
+    }
+
+    async fn tell_all(&mut self, event: impl Fn() -> TableEvent) {
+        for index in 0..self.tables.len() {
+            self.tell(index, event(), EVENT_BYTES).await;
         }
     }
 
@@ -146,9 +182,10 @@ impl Dealer<'_> {
 
     fn tell_progress(&mut self) {
         self.untold = 0;
+        let (mark, forks) = (self.history.newest(), self.forks);
         for table in &*self.tables {
             let (position, current_at, after) = (self.reached, self.current_at, table.sent);
-            table.progress.send_replace(Progress { position, current_at, after });
+            table.progress.send_replace(Progress { position, current_at, mark, after, forks });
         }
     }
 }
@@ -170,7 +207,7 @@ mod tests {
     use laredo_core::{Cell, TupleBuf, Xid};
 
     use super::*;
-    use crate::source::TableIndex;
+    use crate::source::{SourceIdentity, TableIndex};
     use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
     fn commit(end: u64, table: usize, bytes: usize) -> SourceEvent {
@@ -203,7 +240,10 @@ mod tests {
             tables.push(outlet);
             queues.push(queue);
         }
-        let mut dealer = Dealer { tables: &mut tables, reached: Lsn::ZERO, current_at: None, untold: 0 };
+        let unasked = || Box::pin(std::future::pending()) as std::pin::Pin<Box<_>>;
+        let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked));
+        let (reached, current_at) = (Lsn::ZERO, None);
+        let mut dealer = Dealer { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
         // Far more small ones than fit into any queue that counts them.
         let small = (1..=10_000).map(|end| commit(end, 0, 10));
         assert_eq!(deal_all(&mut dealer, small).await, 10_000);

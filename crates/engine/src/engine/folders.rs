@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use laredo_core::Lsn;
+
 use crate::snapshots::{Recovered, Snapshots};
 use crate::source::{KnownTable, SourceError, SourceIdentity};
-use crate::store::{self, About, Restored, Store, StoreError};
+use crate::store::{self, About, Forks, Restored, Store, StoreError};
 use crate::table::{Clock, TableOptions};
 
 /// A table's folders, and what was in them.
@@ -13,6 +15,8 @@ pub(super) struct Opened {
     pub(super) store: Option<Arc<Store>>,
     pub(super) snapshots: Option<Arc<Snapshots>>,
     pub(super) left: Option<Left>,
+    /// Positions up to here may be those of a history that the database has abandoned.
+    pub(super) abandoned: Lsn,
 }
 
 /// What the table can go on from.
@@ -63,8 +67,11 @@ fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Resul
     let name = &options.request.name;
     let mut opened = Opened::default();
     if let Some(folder) = &options.store {
-        let about = About { table: name, source, now: clock.as_ref()(), bytes_max: options.journal.bytes_max };
-        let (store, restored) = store::open(folder, &about)?;
+        let instance = options.instance.on(source.timeline, 0);
+        let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
+        let (store, restored) =
+            store::open(folder, &About { table: name, source, instance: &instance, now, bytes_max })?;
+        opened.abandoned = Forks::read(store.folder())?.abandoned();
         (opened.store, opened.left) = (Some(store), restored.map(|restored| Left::Journal(Box::new(restored))));
     }
     if let Some(wanted) = &options.snapshots {
@@ -74,6 +81,7 @@ fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Resul
             let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
             opened.left = recovered.map(|recovered| Left::Snapshot(Box::new(recovered)));
         }
+        opened.abandoned = opened.abandoned.max(snapshots.abandoned());
         opened.snapshots = Some(Arc::new(snapshots));
     }
     Ok(opened)

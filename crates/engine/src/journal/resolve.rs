@@ -1,10 +1,13 @@
 //! Where a request goes on: one pure function.
 
-use laredo_core::{Lsn, Sequence};
+use std::sync::Arc;
+
+use laredo_core::{CommitMark, Lsn, Sequence};
 
 use super::gaps::Gaps;
 use super::segment::Segment;
-use super::{Boundary, Head, Inner};
+use super::{Boundary, EarlierInstance, Head, Inner, InstanceId};
+use crate::history::{ScopedMark, Verdict};
 use crate::source::SourceIdentity;
 
 /// What a client says of itself.
@@ -18,10 +21,16 @@ pub struct ResumeRequest {
     pub snapshot_id: String,
     /// The position it has applied everything up to.
     pub position: Option<Lsn>,
+    /// The newest commit that it knows at or before its position; all zeros where it does not say.
+    pub mark: ScopedMark,
+    /// What the source's newest commits say of that mark.
+    pub verdict: Verdict,
+    /// Whether the journal that it names was found to be of another history.
+    pub is_stranger: bool,
     /// The source that its position belongs to, when it says so.
     pub source: Option<SourceIdentity>,
     /// The source of this journal.
-    pub own_source: SourceIdentity,
+    pub own_source: Arc<SourceIdentity>,
     /// Whether it takes whole transactions only, so that it cannot go on inside one.
     pub whole_transactions: bool,
 }
@@ -34,6 +43,8 @@ pub const BY_POSITION: &str = "source position";
 pub enum Resolution {
     /// With a snapshot, because of this.
     Full(&'static str),
+    /// With a snapshot, because its position is of another history: the snapshot's position may be lower.
+    AnotherHistory(&'static str),
     /// With everything after a sequence, because of this.
     Delta(Sequence, &'static str),
     /// It is ahead of this journal: wait until the head is past this position, then ask again.
@@ -43,8 +54,9 @@ pub enum Resolution {
 /// What a position is in a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Floor {
-    /// After this entry, the last of the newest transaction at or before the position.
-    Commit(Sequence),
+    /// After this entry, the last of the newest transaction at or before the position. The transaction is named where it is
+    /// kept; a span has no id.
+    Commit(Sequence, Option<CommitMark>),
     /// Inside a span that became visible in one step.
     InsideSpan,
     /// Older than what is kept.
@@ -53,16 +65,38 @@ pub(super) enum Floor {
 
 pub(super) struct Facts<'a> {
     pub(super) instance: &'a str,
+    pub(super) earlier: &'a [EarlierInstance],
     pub(super) head: Head,
     pub(super) pruned: Boundary,
+    /// Positions up to here may be those of a history that the database has abandoned.
+    pub(super) abandoned: Lsn,
+    /// The request's mark lies in a span, or at its end.
+    pub(super) has_mark_in_span: bool,
     pub(super) gaps: &'a Gaps,
+}
+
+impl Facts<'_> {
+    /// The last sequence up to which an instance's entries are this journal's; `None` for another journal's instance.
+    fn reach(&self, instance: &str) -> Option<Sequence> {
+        if instance == self.instance {
+            return Some(self.head.sequence);
+        }
+        self.earlier.iter().find(|earlier| earlier.id.0 == instance).map(|earlier| earlier.last)
+    }
+
+    /// The reach of the instance that issued a snapshot, and the snapshot's own sequence.
+    fn reach_of_snapshot(&self, snapshot_id: &str) -> Option<(Sequence, u64)> {
+        let (instance, at) = snapshot_id.rsplit_once('-')?;
+        Some((self.reach(instance)?, at.parse().ok()?))
+    }
 }
 
 /// Resolves a request; the first rule that matches decides.
 ///
-/// 1. It names this journal, and the journal reaches its sequence: exactly there. One that was lost with a crash is not reached.
-/// 2. A position: the newest commit at or before it. Above the head: wait. Inside a span, pruned, or of another history: a full
-///    snapshot.
+/// 1. It names this journal, and the journal reaches its sequence: exactly there, if its position fits that sequence. One
+///    that was lost with a crash is not reached.
+/// 2. A position: the newest commit at or before it. Of another history: a full snapshot. Above the head: wait. Inside a
+///    span, or pruned: a full snapshot.
 /// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
 /// 4. Otherwise a full snapshot; never a delta from sequence 0, nor from a sequence that may be somebody else's.
 pub(super) fn resolve(
@@ -71,64 +105,176 @@ pub(super) fn resolve(
     floor: impl Fn(Lsn) -> Floor,
     is_commit: impl Fn(Sequence) -> bool,
 ) -> Resolution {
-    let reached = |sequence: Sequence| {
+    let reached = |sequence: Sequence, reach: Sequence| {
         sequence.0 > 0
             && sequence >= facts.pruned.sequence
-            && sequence <= facts.head.sequence
+            && sequence <= facts.head.sequence.min(reach)
             && !facts.gaps.contain(sequence)
             && (!request.whole_transactions || is_commit(sequence))
     };
-    if request.instance == facts.instance && reached(request.sequence) {
+    if let Some(reach) = facts.reach(&request.instance)
+        && reached(request.sequence, reach)
+        && fits(request, facts, &floor, &is_commit)
+    {
         return Resolution::Delta(request.sequence, "sequence of this instance");
     }
     if let Some(position) = request.position {
-        return match history(request, position) {
-            Err(reason) => Resolution::Full(reason),
-            Ok(()) if position > facts.head.position => Resolution::Wait(position),
-            Ok(()) => match floor(position) {
-                Floor::Commit(sequence) => Resolution::Delta(sequence, BY_POSITION),
-                Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
-                Floor::Pruned => Resolution::Full("source position older than the journal"),
-            },
-        };
+        return by_position(request, facts, position, &floor);
     }
-    let issued = request.snapshot_id.strip_prefix(facts.instance).and_then(|rest| rest.strip_prefix('-'));
-    let Some(at) = issued.and_then(|text| text.parse::<u64>().ok()) else {
+    let Some((reach, at)) = facts.reach_of_snapshot(&request.snapshot_id) else {
         return Resolution::Full(if request.snapshot_id.is_empty() {
             "fresh client"
         } else {
             "snapshot of another instance"
         });
     };
-    if request.sequence.0 >= at && reached(request.sequence) {
+    if request.sequence.0 >= at && reached(request.sequence, reach) {
         return Resolution::Delta(request.sequence, "sequence after a snapshot of this instance");
     }
     Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
 }
 
-/// Whether a position of the client's source is one of ours: an LSN says nothing of its timeline.
-fn history(request: &ResumeRequest, position: Lsn) -> Result<(), &'static str> {
-    let Some(theirs) = &request.source else { return Ok(()) };
+/// Whether a request's position and mark are those of its sequence.
+fn fits(
+    request: &ResumeRequest,
+    facts: &Facts<'_>,
+    floor: &impl Fn(Lsn) -> Floor,
+    is_commit: &impl Fn(Sequence) -> bool,
+) -> bool {
+    let Some(position) = request.position else { return true };
+    if judge_mark(request, facts, position, floor) == Verdict::Other {
+        return false;
+    }
+    if position > facts.head.position {
+        return request.sequence == facts.head.sequence;
+    }
+    match floor(position) {
+        Floor::Commit(sequence, _) if sequence == request.sequence => true,
+        // A client that was cut inside a transaction is before the transaction's end.
+        Floor::Commit(sequence, _) => sequence < request.sequence && !is_commit(request.sequence),
+        Floor::InsideSpan | Floor::Pruned => false,
+    }
+}
+
+fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: &impl Fn(Lsn) -> Floor) -> Resolution {
+    if let Err(reason) = history(request, facts, position, floor) {
+        return Resolution::AnotherHistory(reason);
+    }
+    if position > facts.head.position {
+        return Resolution::Wait(position);
+    }
+    match floor(position) {
+        Floor::Commit(sequence, _) => Resolution::Delta(sequence, BY_POSITION),
+        Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
+        Floor::Pruned => Resolution::Full("source position older than the journal"),
+    }
+}
+
+/// Whether a position is part of this journal's history. A commit that both know proves it; without one, the timeline and the
+/// names of journals must do.
+fn history(
+    request: &ResumeRequest,
+    facts: &Facts<'_>,
+    position: Lsn,
+    floor: &impl Fn(Lsn) -> Floor,
+) -> Result<(), &'static str> {
     let ours = &request.own_source;
-    if theirs.system_identifier != ours.system_identifier || theirs.database != ours.database {
+    let is_elsewhere = |theirs: &SourceIdentity| {
+        theirs.system_identifier != ours.system_identifier || theirs.database != ours.database
+    };
+    if request.source.as_ref().is_some_and(is_elsewhere) {
         return Err("source position of another database");
     }
-    if theirs.timeline == ours.timeline {
+    match judge_mark(request, facts, position, floor) {
+        Verdict::Same => return Ok(()),
+        Verdict::Other => return Err("commit of another history of the database"),
+        Verdict::Unknown => {}
+    }
+    // The journal's own order is right for those who followed it, whatever became of the database.
+    let follows =
+        facts.reach(&request.instance).or(facts.reach_of_snapshot(&request.snapshot_id).map(|(reach, _)| reach));
+    if follows.is_some() {
+        return request.source.as_ref().map_or(Ok(()), |theirs| timeline(ours, theirs.timeline, position));
+    }
+    if request.is_stranger {
+        return Err("snapshot of a journal of another history");
+    }
+    let named = [&request.instance, &request.snapshot_id].into_iter().find_map(|id| InstanceId::timeline_of(id));
+    match request.source.as_ref().map(|theirs| theirs.timeline).or(named) {
+        Some(theirs) => timeline(ours, theirs, position)?,
+        None if ours.history.last().is_some_and(|(_, left)| position > *left) => {
+            return Err("source position beyond a fork, of an unknown timeline");
+        }
+        None => {}
+    }
+    if position <= facts.abandoned {
+        return Err("source position that may be of an abandoned history");
+    }
+    Ok(())
+}
+
+/// Whether a position on another server's timeline is part of our own history.
+fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
+    if theirs == ours.timeline {
         return Ok(());
     }
-    let left_at = ours.history.iter().find(|(timeline, _)| *timeline == theirs.timeline).map(|(_, lsn)| *lsn);
-    match left_at {
-        Some(lsn) if position <= lsn => Ok(()),
-        Some(_) => Err("source position beyond the fork of its timeline"),
-        None => Err("source position of a timeline that this server's history lacks"),
+    match ours.left_at(theirs) {
+        Lsn::ZERO => Err("source position of a timeline that this server's history lacks"),
+        left if position <= left => Ok(()),
+        _ => Err("source position beyond the fork of its timeline"),
+    }
+}
+
+/// Compares a request's mark, the newest commit that the client knows at or before its position, with what the journal and
+/// the source know.
+fn judge_mark(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: &impl Fn(Lsn) -> Floor) -> Verdict {
+    let Some(ScopedMark { mark, scope }) = request.mark.at(position) else { return Verdict::Unknown };
+    let kept = |position: Lsn| match (position <= facts.head.position).then(|| floor(position)) {
+        Some(Floor::Commit(_, kept)) => kept.and_then(CommitMark::known),
+        Some(Floor::InsideSpan | Floor::Pruned) | None => None,
+    };
+    // The client knows of no commit between its mark and its position.
+    if kept(position).is_some_and(|kept| kept.end > mark.end) {
+        return Verdict::Other;
+    }
+    match kept(mark.end).filter(|kept| kept.end == mark.end) {
+        Some(kept) if kept == mark => return Verdict::Same,
+        Some(_) => return Verdict::Other,
+        None => {}
+    }
+    let is_covered = mark.end > facts.pruned.position && mark.end <= facts.head.position && !facts.has_mark_in_span;
+    match request.verdict {
+        // All commits of the table are in its journal.
+        Verdict::Unknown if scope == 0 && is_covered => Verdict::Other,
+        verdict => verdict,
     }
 }
 
 /// Where a position is floored to; what has to be read for it is taken along.
 pub(super) enum FloorAt {
     Known(Floor),
-    /// To a commit in this segment, or if there is none before the position, to this one.
-    Within(Box<Segment>, Sequence),
+    /// To a commit in this segment, or if there is none before the position, to the one before.
+    Within(Box<Segment>, Before),
+    Before(Before),
+}
+
+/// The last commit before a segment.
+pub(super) enum Before {
+    /// The newest transaction that is no longer kept.
+    Pruned(Sequence),
+    EndOf(Box<Segment>),
+}
+
+impl Before {
+    /// Blocks where the segment is in a file.
+    fn read(&self) -> Floor {
+        match self {
+            Before::Pruned(sequence) => Floor::Commit(*sequence, None),
+            Before::EndOf(segment) => {
+                Floor::Commit(segment.last, segment.last_commit(|_, _| true).map(|(_, mark)| mark))
+            }
+        }
+    }
 }
 
 /// Whether a transaction ends somewhere; what has to be read for it is taken along.
@@ -142,9 +288,11 @@ impl FloorAt {
     pub(super) fn read(&self, position: Lsn) -> Floor {
         match self {
             FloorAt::Known(floor) => *floor,
-            FloorAt::Within(segment, before) => {
-                Floor::Commit(segment.last_commit(|seen, _| seen <= position).unwrap_or(*before))
-            }
+            FloorAt::Before(before) => before.read(),
+            FloorAt::Within(segment, before) => match segment.last_commit(|seen, _| seen <= position) {
+                Some((sequence, mark)) => Floor::Commit(sequence, Some(mark)),
+                None => before.read(),
+            },
         }
     }
 }
@@ -154,7 +302,9 @@ impl CommitAt {
     pub(super) fn read(&self, sequence: Sequence) -> bool {
         match self {
             CommitAt::Known(known) => *known,
-            CommitAt::Within(segment) => segment.last_commit(|_, last| last <= sequence) == Some(sequence),
+            CommitAt::Within(segment) => {
+                segment.last_commit(|_, last| last <= sequence).is_some_and(|(last, _)| last == sequence)
+            }
         }
     }
 }
@@ -170,12 +320,12 @@ impl Inner {
         }
         let index = self.segments.partition_point(|segment| segment.position <= position);
         let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
-            Some(segment) => segment.last,
-            None => self.pruned.sequence,
+            Some(segment) => Before::EndOf(Box::new(segment.clone())),
+            None => Before::Pruned(self.pruned.sequence),
         };
         match self.segments.get(index) {
             Some(segment) => FloorAt::Within(Box::new(segment.clone()), before),
-            None => FloorAt::Known(Floor::Commit(before)),
+            None => FloorAt::Before(before),
         }
     }
 
@@ -193,14 +343,15 @@ impl Inner {
 }
 
 impl Segment {
-    /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds.
-    fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<Sequence> {
+    /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds, and its
+    /// mark.
+    fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
         // An unreadable file is as good as a pruned one here: the reader meets the error when it reads.
         let bytes = self.data.read_frames().ok()?;
         super::frames(bytes)
             .filter(|frame| frame.header.ends)
             .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
-            .map(|frame| frame.header.last_sequence)
+            .map(|frame| (frame.header.last_sequence, frame.header.mark()))
             .last()
     }
 }
@@ -212,20 +363,46 @@ mod tests {
     fn identity(timeline: u32) -> SourceIdentity {
         let history = [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect();
         let (system_identifier, database) = ("s".to_owned(), "d".to_owned());
-        SourceIdentity { system_identifier, database, timeline, history, written: Lsn(5000) }
+        SourceIdentity {
+            system_identifier,
+            database,
+            timeline,
+            history,
+            written: Lsn(5000),
+            server_started: String::new(),
+        }
     }
 
     fn ask(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> Resolution {
         let request = ResumeRequest {
             position: Some(Lsn(position)),
             source: theirs,
-            own_source: ours,
+            own_source: Arc::new(ours),
             ..ResumeRequest::default()
         };
-        let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0) };
+        let gaps = Gaps::default();
+        resolve(&request, &facts(&gaps, &[]), |_| Floor::Commit(Sequence(5), None), |_| true)
+    }
+
+    /// A journal that holds everything after position 0, up to position 1000.
+    fn facts<'a>(gaps: &'a Gaps, earlier: &'a [EarlierInstance]) -> Facts<'a> {
+        let committed_at = laredo_core::CommitTime(0);
+        let (sequence, mark) = (Sequence(9), CommitMark::default());
+        let head = Head { sequence, position: Lsn(1000), committed_at, mark };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
-        let facts = Facts { instance: "j", head, pruned, gaps: &Gaps::default() };
-        resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)
+        let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);
+        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps }
+    }
+
+    fn mark(end: u64, xid: u64) -> CommitMark {
+        CommitMark { end: Lsn(end), xid: laredo_core::Xid(xid), committed_at: laredo_core::CommitTime(3) }
+    }
+
+    /// Commits at 100, 200, …, 900, with the sequences 1 to 9; the one at 500 is a span.
+    fn floor(position: Lsn) -> Floor {
+        let number = (position.0 / 100).min(9);
+        let xid = if number == 5 { 0 } else { number };
+        Floor::Commit(Sequence(number), Some(mark(number * 100, xid)))
     }
 
     #[test]
@@ -254,8 +431,144 @@ mod tests {
             (2, Some(identity(3)), 5000, Err(unknown), "and nobody waits for it"),
         ];
         for (ours, theirs, position, expected, what) in table {
-            let expected = expected.map_or_else(Resolution::Full, |()| goes_on);
+            let expected = expected.map_or_else(Resolution::AnotherHistory, |()| goes_on);
             assert_eq!(ask(identity(ours), theirs, position), expected, "{what}");
         }
+    }
+
+    /// Presents a mark and a position to the journal of [`floor`].
+    fn present(
+        marked: CommitMark,
+        scope: u64,
+        position: u64,
+        change: impl Fn(&mut Facts<'_>, &mut ResumeRequest),
+    ) -> Resolution {
+        let gaps = Gaps::default();
+        let (mut facts, mark) = (facts(&gaps, &[]), ScopedMark { mark: marked, scope });
+        let (position, own_source) = (Some(Lsn(position)), Arc::new(identity(1)));
+        let mut request = ResumeRequest { position, mark, own_source, ..ResumeRequest::default() };
+        change(&mut facts, &mut request);
+        resolve(&request, &facts, floor, |_| true)
+    }
+
+    #[test]
+    fn a_commit_that_both_know_proves_a_position_and_another_one_refutes_it() {
+        let other = Resolution::AnotherHistory("commit of another history of the database");
+        let delta = |at| Resolution::Delta(Sequence(at), BY_POSITION);
+        let unchanged = |_: &mut Facts<'_>, _: &mut ResumeRequest| {};
+        let table: [(CommitMark, u64, u64, bool, u64, &str); 12] = [
+            (mark(300, 3), 0, 300, true, 3, "at the commit"),
+            (mark(300, 3), 0, 399, true, 3, "nothing was committed since"),
+            (mark(300, 4), 0, 300, false, 3, "another transaction at the same end"),
+            (CommitMark { committed_at: laredo_core::CommitTime(4), ..mark(300, 3) }, 0, 300, false, 3, "another time"),
+            (mark(300, 3), 0, 400, false, 4, "a commit that the client should know of"),
+            (mark(350, 3), 0, 360, false, 3, "a commit of the table that the journal lacks"),
+            (mark(350, 3), 7, 360, true, 3, "a commit of another table, unknown here"),
+            (mark(650, 3), 7, 660, true, 6, "the same"),
+            (mark(500, 9), 0, 500, true, 5, "a commit that is in a span here"),
+            (mark(300, 0), 0, 450, true, 4, "a mark without a transaction says nothing"),
+            (mark(500, 3), 0, 400, true, 4, "a mark beyond the position says nothing"),
+            (mark(499, 9), 0, 550, false, 5, "a commit before a span that the journal lacks"),
+        ];
+        for (marked, scope, position, is_ours, at, what) in table {
+            let in_span =
+                |facts: &mut Facts<'_>, _: &mut ResumeRequest| facts.has_mark_in_span = marked.end == Lsn(500);
+            let found = present(marked, scope, position, in_span);
+            let expected = if is_ours { delta(at) } else { other };
+            assert_eq!(found, expected, "{what}");
+        }
+        // The source knows commits of all its tables.
+        let verdict = |verdict| move |_: &mut Facts<'_>, request: &mut ResumeRequest| request.verdict = verdict;
+        assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Other)), other);
+        assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Same)), delta(3));
+        assert_eq!(present(mark(1100, 11), 0, 1100, verdict(Verdict::Other)), other);
+        assert_eq!(present(mark(1100, 11), 0, 1100, unchanged), Resolution::Wait(Lsn(1100)));
+        // What is not kept any more refutes nothing.
+        let pruned = |facts: &mut Facts<'_>, _: &mut ResumeRequest| facts.pruned.position = Lsn(360);
+        assert_eq!(present(mark(350, 3), 0, 365, pruned), delta(3));
+    }
+
+    #[test]
+    fn a_proven_commit_counts_more_than_timelines_and_forks() {
+        let from = |timeline, marked: CommitMark| {
+            present(marked, 0, 350, move |facts, request| {
+                facts.abandoned = Lsn(500);
+                (request.own_source, request.source) = (Arc::new(identity(2)), Some(identity(timeline)));
+            })
+        };
+        assert_eq!(from(1, mark(300, 3)), Resolution::Delta(Sequence(3), BY_POSITION));
+        let beyond = Resolution::AnotherHistory("source position beyond the fork of its timeline");
+        assert_eq!(from(1, CommitMark::default()), beyond);
+        let abandoned = Resolution::AnotherHistory("source position that may be of an abandoned history");
+        assert_eq!(from(2, CommitMark::default()), abandoned);
+    }
+
+    #[test]
+    fn without_a_commit_the_name_of_a_journal_has_to_tell_histories_apart() {
+        let delta = Resolution::Delta(Sequence(3), BY_POSITION);
+        let abandoned = Resolution::AnotherHistory("source position that may be of an abandoned history");
+        let beyond = Resolution::AnotherHistory("source position beyond the fork of its timeline");
+        let unknown = Resolution::AnotherHistory("source position beyond a fork, of an unknown timeline");
+        let table = [
+            (1, 0, "", false, delta, "nothing has ever forked"),
+            (
+                1,
+                0,
+                "other-5",
+                true,
+                Resolution::AnotherHistory("snapshot of a journal of another history"),
+                "a stranger",
+            ),
+            (1, 349, "", false, delta, "beyond what was abandoned"),
+            (1, 350, "", false, abandoned, "at the end of what was abandoned"),
+            (1, 350, "other.1-5", false, abandoned, "another server's journal"),
+            (1, 350, "j-5", true, delta, "this journal's own"),
+            (2, 0, "j-5", false, delta, "this journal's own, after a promotion"),
+            (2, 0, "other.2-5", false, delta, "a journal of this timeline"),
+            (2, 0, "other.1-5", false, beyond, "a journal of the timeline before"),
+            (2, 0, "other-5", false, unknown, "a journal that does not say"),
+            (2, 0, "", false, unknown, "a client that names none"),
+        ];
+        for (timeline, abandoned, snapshot_id, is_stranger, expected, what) in table {
+            let found = present(CommitMark::default(), 0, 350, |facts, request| {
+                facts.abandoned = Lsn(abandoned);
+                request.own_source = Arc::new(identity(timeline));
+                (request.snapshot_id, request.is_stranger) = (snapshot_id.to_owned(), is_stranger);
+            });
+            assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_counts_only_where_the_position_is_its_own() {
+        let gaps = Gaps::default();
+        let earlier = [EarlierInstance { id: InstanceId("before".to_owned()), last: Sequence(6) }];
+        let own = Resolution::Delta(Sequence(5), "sequence of this instance");
+        let ask = |instance: &str, sequence, position: Option<u64>, marked, whole_transactions| {
+            let request = ResumeRequest {
+                instance: instance.to_owned(),
+                sequence: Sequence(sequence),
+                position: position.map(Lsn),
+                mark: ScopedMark { mark: marked, scope: 0 },
+                own_source: Arc::new(identity(1)),
+                whole_transactions,
+                ..ResumeRequest::default()
+            };
+            resolve(&request, &facts(&gaps, &earlier), floor, |sequence| sequence != Sequence(7))
+        };
+        let none = CommitMark::default();
+        assert_eq!(ask("j", 5, None, none, true), own);
+        assert_eq!(ask("j", 5, Some(599), none, true), own);
+        assert_eq!(ask("j", 5, Some(600), none, true), Resolution::Delta(Sequence(6), BY_POSITION), "of another entry");
+        assert_eq!(ask("before", 5, Some(500), none, true), own, "an earlier run's name for it");
+        let beyond = ask("before", 8, Some(800), none, true);
+        assert_eq!(beyond, Resolution::Delta(Sequence(8), BY_POSITION), "what an earlier run had is known no further");
+        let other = Resolution::AnotherHistory("commit of another history of the database");
+        assert_eq!(ask("j", 4, Some(400), mark(400, 9), true), other, "a commit that is not the sequence's");
+        let inside = ask("j", 7, Some(650), none, false);
+        assert_eq!(inside, Resolution::Delta(Sequence(7), "sequence of this instance"), "cut inside a transaction");
+        let ahead = ask("j", 9, Some(2000), none, true);
+        assert_eq!(ahead, Resolution::Delta(Sequence(9), "sequence of this instance"), "told more than was kept");
+        assert_eq!(ask("j", 5, Some(2000), none, true), Resolution::Wait(Lsn(2000)));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Key, KeyColumns, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, Key, KeyColumns, Lsn, Sequence};
 use laredo_proto::batch::{Action, Entries};
 use laredo_testkit::SimDatabase;
 use tokio::time::Instant;
@@ -27,7 +27,8 @@ pub(crate) fn options() -> JournalOptions {
 
 /// An empty table at sequence 1000 and position 500.
 pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
-    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+    let head =
+        Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark: CommitMark::default() };
     let base = BaseWriter::new(&std::env::temp_dir()).unwrap().finish(head, SimDatabase::schema()).unwrap();
     Journal::new(InstanceId("j".to_owned()), options, Arc::new(base))
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
@@ -99,6 +99,16 @@ impl JournalWriter {
         self.committed
     }
 
+    /// Begins a transaction of the source.
+    ///
+    /// # Errors
+    /// When older segments could not be moved to a temporary file.
+    pub fn begin_commit(&mut self, mark: CommitMark) -> io::Result<()> {
+        self.begin(mark.end, mark.committed_at, None)?;
+        self.open.iter_mut().for_each(|open| open.header.xid = mark.xid);
+        Ok(())
+    }
+
     /// Begins a transaction that ends at `position`; `span_from` where it stands for all of (`span_from`, `position`].
     ///
     /// # Errors
@@ -108,7 +118,8 @@ impl JournalWriter {
         if span_from.is_some() {
             self.publish()?;
         }
-        let header = BatchHeader { last_sequence: self.sequence, position, span_from, committed_at, ends: false };
+        let (last_sequence, ends, xid) = (self.sequence, false, Xid(0));
+        let header = BatchHeader { last_sequence, position, span_from, committed_at, ends, xid };
         self.open = Some(Open {
             header,
             frames: self.frames.len(),
@@ -163,9 +174,11 @@ impl JournalWriter {
         if let Some(from) = open.header.span_from {
             self.journal.shared.inner.write().spans.push((from, open.header.position));
         }
+        // What a span's newest commit was is said when the writer is advanced to its end.
+        let mark = open.header.mark().known().unwrap_or_default();
         if self.sequence == open.sequence {
             self.open = None;
-            self.advance(open.header.position);
+            self.advance(open.header.position, mark);
             if let (Some(appender), Some(from)) = (&mut self.appender, open.header.span_from) {
                 appender.mark(self.committed, Some(from));
             }
@@ -173,7 +186,8 @@ impl JournalWriter {
         }
         self.close_batch(true);
         let Open { header, pieces, .. } = open;
-        self.committed = Head { sequence: self.sequence, position: header.position, committed_at: header.committed_at };
+        let (sequence, position, committed_at) = (self.sequence, header.position, header.committed_at);
+        self.committed = Head { sequence, position, committed_at, mark };
         self.journal.shared.readers.committed(open.sequence, self.sequence);
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;
@@ -202,9 +216,14 @@ impl JournalWriter {
         }
     }
 
-    /// Every commit up to `position` is known and touched other tables only, if it is not in the journal.
-    pub fn advance(&mut self, position: Lsn) {
-        self.committed.position = self.committed.position.max(position);
+    /// Every commit up to `position` is known and touched other tables only, if it is not in the journal. `mark` is the
+    /// newest of them, of any table; all zeros where it is unknown.
+    pub fn advance(&mut self, position: Lsn, mark: CommitMark) {
+        if position > self.committed.position
+            || (position == self.committed.position && mark.end > self.committed.mark.end)
+        {
+            (self.committed.position, self.committed.mark) = (position, mark);
+        }
         if self.frames.is_empty() {
             self.piece.before = self.committed.position;
         }
@@ -242,7 +261,8 @@ impl JournalWriter {
 
     fn close_batch(&mut self, ends: bool) {
         let Some(open) = &self.open else { return };
-        let header = BatchHeader { last_sequence: self.sequence, ends, ..open.header };
+        let xid = if ends { open.header.xid } else { Xid(0) };
+        let header = BatchHeader { last_sequence: self.sequence, ends, xid, ..open.header };
         self.batch.finish(&header, &mut self.frames);
         put_length(&mut self.olds, self.batch_olds.len());
         self.olds.append(&mut self.batch_olds);

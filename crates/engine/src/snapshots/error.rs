@@ -27,6 +27,9 @@ pub enum SnapshotError {
     /// The table has failed, and nothing of it is served.
     #[error("the table cannot be followed, and is not served: {0}")]
     Failed(String),
+    /// The journal's rows are of a history that the database has abandoned.
+    #[error("the database's history has forked, and the table is being copied; ask again once it is")]
+    Forked,
     /// The table's task has ended.
     #[error("the server is stopping")]
     Stopping,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::TableName;
+use laredo_core::{Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -13,8 +13,9 @@ use super::open::{self, Opened, format_of};
 use super::{Recovered, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention};
 use crate::base::{Base, BaseError};
 use crate::durable::{Durable, Synced, sync};
+use crate::history::Fork;
 use crate::source::SourceIdentity;
-use crate::store::{Folder, StoreError, io_error, rows_of};
+use crate::store::{Folder, Forks, Manifest, StoreError, io_error, rows_of};
 use crate::table::Clock;
 
 /// A table's snapshots: written, listed, read and removed. No other server may use their folder as long as this lives.
@@ -24,7 +25,9 @@ pub struct Snapshots {
     /// For files without a name.
     pub(super) temporary: PathBuf,
     pub(super) table: TableName,
-    pub(super) source: SourceIdentity,
+    pub(super) source: Mutex<SourceIdentity>,
+    /// The forks of the database's history that were noted here.
+    pub(super) forks: Mutex<Forks>,
     pub(super) clock: Clock,
     /// The newest first. Only those that are the table's, and of its source's past.
     pub(super) known: Mutex<Vec<SnapshotInfo>>,
@@ -54,7 +57,8 @@ impl Snapshots {
     ) -> Result<Snapshots, StoreError> {
         let folder = Folder::open(&options.folder)?;
         let (known, changing, status) = (Mutex::default(), Arc::default(), watch::Sender::default());
-        let snapshots = Snapshots { folder, options, temporary, table, source, clock, known, changing, status };
+        let (forks, source) = (Mutex::new(Forks::read(&folder)?), Mutex::new(source));
+        let snapshots = Snapshots { folder, options, temporary, table, source, forks, clock, known, changing, status };
         let mut found = Vec::new();
         for path in snapshots.folder.list()? {
             let Some(format) = format_of(&path) else { continue };
@@ -167,9 +171,47 @@ impl Snapshots {
             let (path, found) = (path.to_owned(), Box::new(manifest.table()));
             return Err(StoreError::Table { path, found, wanted: Box::new(self.table.clone()) });
         }
-        let past = manifest.is_past_of(&self.source, opened.position());
+        let past = self.check_history(manifest, opened.position());
         past.map_err(|why| StoreError::History { path: path.to_owned(), why })?;
         Ok(opened)
+    }
+
+    /// Checks that a snapshot is of the database's past, and notes where the two have parted if it is not.
+    fn check_history(&self, manifest: &Manifest, position: Lsn) -> Result<(), String> {
+        self.forks.lock().check(manifest.forks(), position)?;
+        let source = self.source.lock().clone();
+        manifest.is_past_of(&source, position).inspect_err(|why| {
+            let fork = Fork { common: source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
+            let is_noted = self.forks.lock().abandoned() >= position;
+            if !is_noted && let Err(error) = self.note_fork(&fork, why) {
+                tracing::error!(table = %self.table, %error, "the fork of the database's history cannot be noted");
+            }
+        })
+    }
+
+    /// Notes a fork of the database's history. Snapshots of the other history are used no more.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub(crate) fn note_fork(&self, fork: &Fork, reason: &str) -> Result<(), StoreError> {
+        Forks::note(&self.folder, fork, reason)?;
+        *self.forks.lock() = Forks::read(&self.folder)?;
+        if fork.is_certain {
+            self.known.lock().retain(|info| info.position <= fork.common);
+            let durable = Durable::default();
+            self.status.send_modify(|status| status.durable = durable);
+        }
+        Ok(())
+    }
+
+    /// The database is on another line of its history now.
+    pub(crate) fn identify(&self, source: SourceIdentity) {
+        *self.source.lock() = source;
+    }
+
+    /// Positions up to here may be those of a history that the database has abandoned.
+    pub(crate) fn abandoned(&self) -> Lsn {
+        self.forks.lock().abandoned()
     }
 
     fn open_base(&self, info: &SnapshotInfo) -> Result<(Base, crate::store::Definition), SnapshotError> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Column, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{Column, CommitMark, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub(super) struct Header {
     position: String,
     /// Microseconds since 2000-01-01.
     committed_at: i64,
+    /// The newest commit of any of the source's tables up to the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    newest_commit: Option<NewestCommit>,
     pub(super) rows: u64,
     is_whole: bool,
     definition: String,
@@ -42,6 +45,27 @@ pub(super) struct Header {
     columns: Vec<ColumnLine>,
     /// The same with all that reading the cells takes: a `TypedSchema` in base64.
     typed_schema: String,
+}
+
+/// A commit's mark.
+#[derive(Serialize, Deserialize)]
+struct NewestCommit {
+    end: String,
+    xid: u64,
+    /// Microseconds since 2000-01-01.
+    committed_at: i64,
+}
+
+impl NewestCommit {
+    fn of(mark: CommitMark) -> Option<NewestCommit> {
+        let CommitMark { end, xid, committed_at } = mark.known()?;
+        Some(NewestCommit { end: end.to_string(), xid: xid.0, committed_at: committed_at.0 })
+    }
+
+    fn mark(&self) -> Option<CommitMark> {
+        let (end, xid) = (self.end.parse().ok()?, Xid(self.xid));
+        CommitMark { end, xid, committed_at: CommitTime(self.committed_at) }.known()
+    }
 }
 
 #[derive(Serialize)]
@@ -92,6 +116,7 @@ pub(super) fn write(
         sequence: head.sequence.0,
         position: head.position.to_string(),
         committed_at: head.committed_at.0,
+        newest_commit: NewestCommit::of(head.mark),
         rows: base.rows(),
         is_whole: definition.is_whole,
         definition: definition.source.clone(),
@@ -158,7 +183,8 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are none"))?;
     let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
     let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
-    let head = Head { sequence, position, committed_at };
+    let mark = header.newest_commit.as_ref().and_then(NewestCommit::mark).unwrap_or_default();
+    let head = Head { sequence, position, committed_at, mark };
     Ok(Opened::jsonl(header, head, Rows { lines, schema: Arc::new(schema) }))
 }
 

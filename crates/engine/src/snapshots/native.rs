@@ -7,7 +7,7 @@ use super::about::{self, About};
 use super::open::Opened;
 use crate::base::{Base, BaseError};
 use crate::journal::Head;
-use crate::store::{BaseFooter, Definition, StoreError, Sums};
+use crate::store::{BaseFooter, Definition, KeptMark, StoreError, Sums};
 
 /// Writes the rows of a base as those of a state.
 ///
@@ -41,6 +41,7 @@ pub(super) fn write(
         definition: Some(definition.clone()),
         checksums: sums.finish(),
         about: serde_json::to_string(about).map_err(io::Error::from)?,
+        mark: KeptMark::of(head.mark),
     };
     out.write_all(&footer.ending())?;
     Ok(())

@@ -42,7 +42,7 @@ pub(super) fn open(path: &Path, format: SnapshotFormat) -> Result<Opened, StoreE
 
 impl Opened {
     pub(super) fn native(about: About, definition: Definition, base: Base) -> Opened {
-        let head = Head { sequence: base.sequence(), position: base.position(), committed_at: base.committed_at() };
+        let head = base.head();
         let (rows, format) = (base.rows(), SnapshotFormat::Native);
         Opened { about, definition, head, rows, format, contents: Contents::Native(base) }
     }
@@ -63,6 +63,7 @@ impl Opened {
             sequence: self.head.sequence,
             position: self.head.position,
             committed_at: self.head.committed_at,
+            mark: self.head.mark,
             taken_at: self.about.taken_at(),
             rows: self.rows,
             size_bytes,

@@ -38,6 +38,7 @@ mod tests {
             sequence: Sequence(1),
             position: Lsn(1),
             committed_at: CommitTime(0),
+            mark: laredo_core::CommitMark::default(),
             taken_at: CommitTime(-age_s * second),
             rows: 0,
             size_bytes: 0,

@@ -13,6 +13,9 @@ use crate::journal::Journal;
 /// After a failure the next attempt comes after this, or sooner where the interval is shorter.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// Until a table is copied after a fork of the database's history, it is looked at again after this.
+const FORKED: Duration = Duration::from_secs(1);
+
 /// Writes a snapshot at every interval in which anything was committed, until the other side of `ended` is dropped. One that is being
 /// written then is completed.
 pub(crate) async fn write_when_due(
@@ -24,7 +27,9 @@ pub(crate) async fn write_when_due(
         _ = &mut ended => None,
         first = journal.wait_for(Option::is_some) => first.ok().and_then(|journal| journal.clone()),
     };
-    let Some(journal) = first else { return };
+    if first.is_none() {
+        return;
+    }
     let mut wait = snapshots.first_wait();
     loop {
         snapshots.announce(wait);
@@ -34,9 +39,12 @@ pub(crate) async fn write_when_due(
             () = sleep(wait) => {}
         }
         let began = Instant::now();
-        let (of, interval) = (journal.clone(), snapshots.options.interval);
+        // Another one takes its place where the database's history forks.
+        let Some(of) = journal.borrow().clone() else { return };
+        let interval = snapshots.options.interval;
         wait = match snapshots.change(move |snapshots| snapshots.write_if_moved(&of)).await {
             Ok(()) => interval.saturating_sub(began.elapsed()),
+            Err(SnapshotError::Forked) => interval.min(FORKED),
             Err(error) => {
                 if let SnapshotError::Panicked(_) = &error {
                     snapshots.failed(&error);

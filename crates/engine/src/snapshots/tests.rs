@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, TableName};
+use laredo_core::{CommitMark, CommitTime, Lsn, TableName};
 use laredo_testkit::SimDatabase;
 use tempfile::TempDir;
 
@@ -32,6 +32,7 @@ fn source() -> SourceIdentity {
         timeline: 1,
         history: Vec::new(),
         written: Lsn(1 << 40),
+        server_started: String::new(),
     }
 }
 
@@ -196,7 +197,7 @@ fn one_of_the_same_entries_takes_the_place_of_the_other_and_old_ones_go() {
     let first = snapshots.write(&journal, meta.clone()).unwrap();
     snapshots.write_if_moved(&journal).unwrap();
     assert_eq!(snapshots.status().writes, 1, "nothing has happened");
-    writer.advance(Lsn(first.position.0 + 1000));
+    writer.advance(Lsn(first.position.0 + 1000), CommitMark::default());
     writer.publish().unwrap();
     snapshots.write_if_moved(&journal).unwrap();
     let moved = snapshots.newest().unwrap();
@@ -223,7 +224,7 @@ fn what_a_server_that_ended_was_doing_is_cleared_up() {
     let (journal, mut writer) = some_journal();
     let first = opened(folder.path(), SnapshotFormat::Native).write(&journal, None).unwrap();
     let bytes = fs::read(&first.path).unwrap();
-    writer.advance(Lsn(first.position.0 + 1000));
+    writer.advance(Lsn(first.position.0 + 1000), CommitMark::default());
     writer.publish().unwrap();
     let second = opened(folder.path(), SnapshotFormat::Native).write(&journal, None).unwrap();
     // It ended before the one that is replaced was removed, and while it wrote another one.

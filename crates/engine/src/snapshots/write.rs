@@ -35,6 +35,7 @@ impl Snapshots {
                 table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
                 "snapshot written"
             ),
+            Err(SnapshotError::Forked) => {}
             Err(error) => self.failed(error),
         }
         written
@@ -53,6 +54,11 @@ impl Snapshots {
         journal: &Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
+        // In this order: a fork that is noted later is seen when the file is there.
+        let forks = self.forks.lock().count();
+        if journal.is_parted() {
+            return Err(SnapshotError::Forked);
+        }
         let Merging { base, after, head, definition } = journal.base_and_after();
         let base = match after.is_empty() {
             true => base,
@@ -65,7 +71,7 @@ impl Snapshots {
         let earlier = self.known.lock().iter().find(|info| info.id == id).cloned();
         let user_meta = user_meta.or_else(|| earlier.as_ref()?.user_meta.clone());
         let taken_at = self.clock.as_ref()();
-        let manifest = Manifest::new(journal.instance(), &self.table, &self.source);
+        let manifest = Manifest::new(journal.instance(), &self.table, &self.source.lock(), forks);
         let about = About::new(manifest, taken_at, user_meta.clone());
         let format = self.options.format;
         let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
@@ -84,6 +90,7 @@ impl Snapshots {
             sequence: head.sequence,
             position: head.position,
             committed_at: head.committed_at,
+            mark: head.mark,
             taken_at,
             rows: base.rows(),
             size_bytes,
@@ -92,7 +99,11 @@ impl Snapshots {
             path,
         };
         {
-            let mut known = self.known.lock();
+            let (now, mut known) = (self.forks.lock(), self.known.lock());
+            if now.count() != forks {
+                return Err(SnapshotError::Forked);
+            }
+            drop(now);
             known.retain(|other| other.id != info.id);
             known.push(info.clone());
             newest_first(&mut known);

@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use laredo_core::{Lsn, Schema, Sequence};
+use laredo_core::{CommitMark, Lsn, Schema, Sequence};
 use prost::Message;
 use tokio::time::Instant;
 
 use super::error::{StoreError, io_error};
-use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, RecordHead, sealed};
+use super::format::{Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, RecordHead, sealed};
 use super::journal_folder::{JOURNAL, Store};
 use super::queue::{Job, Queue, run};
 use crate::durable::sync;
@@ -34,6 +34,8 @@ pub(crate) struct Appender {
     state: Begun,
     /// The position that was written last.
     marked: Lsn,
+    /// The newest commit that was written with it.
+    marked_commit: CommitMark,
     marked_at: Instant,
 }
 
@@ -64,9 +66,9 @@ impl Appender {
     /// Begins a file behind `files`. It is on disk when this returns, and so is that no sequence up to `begun.taken` is given again.
     pub(crate) fn begin(store: Arc<Store>, files: VecDeque<JournalFile>, begun: Begun) -> Result<Appender, StoreError> {
         let queue = Arc::new(Queue::new());
-        let marked = begun.head.position;
+        let (marked, marked_commit) = (begun.head.position, begun.head.mark);
         let (thread, marked_at) = (None, Instant::now());
-        let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_at };
+        let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_commit, marked_at };
         let header = appender.begin_file()?;
         let Some(JournalFile { file, .. }) = appender.files.back() else { return Ok(appender) };
         let failed = |what| io_error(what, file.path().map_or(appender.store.folder().path(), PathBuf::as_path));
@@ -84,6 +86,11 @@ impl Appender {
         appender.thread =
             Some(thread.map_err(io_error("starting the thread that writes", appender.store.folder().path()))?);
         Ok(appender)
+    }
+
+    /// Returns the first sequence that may stand in the file that is written.
+    pub(crate) fn begun_at(&self) -> Sequence {
+        self.state.taken.plus(1)
     }
 
     /// Removes files in which nothing happened: a server that starts again and again must not fill its folder.
@@ -126,9 +133,10 @@ impl Appender {
 
     /// Nothing happened up to a position, or in a span nothing that differed.
     pub(crate) fn mark(&mut self, head: Head, span_from: Option<Lsn>) {
-        self.state.head.position = head.position;
+        (self.state.head.position, self.state.head.mark) = (head.position, head.mark);
         let mark = RecordHead { span_from, ..self.plain(Kind::Mark) };
-        self.record(mark, &Bytes::new(), &Bytes::new(), Some(self.state.head));
+        let newest = Bytes::from(KeptMark::of(head.mark).unwrap_or_default().encode_to_vec());
+        self.record(mark, &newest, &Bytes::new(), Some(self.state.head));
     }
 
     /// The rows are now rows of this.
@@ -140,7 +148,8 @@ impl Appender {
 
     /// When a position that is not written yet should be; `None` where there is nothing to write.
     pub(crate) fn mark_due_at(&self, head: Head) -> Option<Instant> {
-        (head.position > self.marked).then(|| self.marked_at + MARK_INTERVAL)
+        let is_news = head.position > self.marked || head.mark != self.marked_commit;
+        is_news.then(|| self.marked_at + MARK_INTERVAL)
     }
 
     /// Whether the disk is so far behind that the table should wait for it.
@@ -159,7 +168,7 @@ impl Appender {
     }
 
     fn plain(&self, kind: Kind) -> RecordHead {
-        let Head { sequence, position, committed_at } = self.state.head;
+        let Head { sequence, position, committed_at, .. } = self.state.head;
         RecordHead {
             kind,
             begins: true,
@@ -190,8 +199,8 @@ impl Appender {
         last.bytes += (HEAD_BYTES + head.contents_bytes()) as u64;
         let bytes = [head.encode(), frames.clone(), olds.clone()];
         self.queue.push(Job::Write { file: file.clone(), at, bytes, head: reached });
-        if let Some(Head { position, .. }) = reached {
-            (self.marked, self.marked_at) = (position, Instant::now());
+        if let Some(Head { position, mark, .. }) = reached {
+            (self.marked, self.marked_commit, self.marked_at) = (position, mark, Instant::now());
         }
         let at = at + HEAD_BYTES as u64;
         Stored::new(file, Part { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
@@ -221,6 +230,7 @@ impl Appender {
             committed_at: head.committed_at.0,
             schema: Some(laredo_proto::schema::to_wire(schema)),
             definition: Some(definition.clone()),
+            mark: KeptMark::of(head.mark),
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);

@@ -53,6 +53,9 @@ pub enum StoreError {
         /// What differs.
         why: String,
     },
+    /// Another journal has taken the place of the one that was written for.
+    #[error("{} belongs to a newer journal: the database's history has forked", .0.display())]
+    Replaced(PathBuf),
     /// It is not what was written.
     #[error("{} is damaged at byte {at}: {what}", path.display())]
     Damaged {

@@ -96,7 +96,7 @@ impl Folder {
         fs::create_dir(&aside).map_err(io_error("making the folder", &aside))?;
         for path in self.list()? {
             let name = path.file_name().unwrap_or_default();
-            if name != LOCK && name != ASIDE {
+            if name != LOCK && name != ASIDE && name != super::forks::NAME {
                 fs::rename(&path, aside.join(name)).map_err(io_error("putting aside", &path))?;
             }
         }

@@ -1,7 +1,7 @@
 //! The bytes of a journal's files. `docs/journal-format.md` draws them.
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, Xid};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 
@@ -46,6 +46,36 @@ pub(crate) struct FileHeader {
     /// What the rows were defined by.
     #[prost(message, optional, tag = "7")]
     pub(crate) definition: Option<Definition>,
+    /// The newest commit of any of the source's tables before it.
+    #[prost(message, optional, tag = "8")]
+    pub(crate) mark: Option<KeptMark>,
+}
+
+/// A commit that is known to lie at or before a position.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct KeptMark {
+    #[prost(uint64, tag = "1")]
+    pub(crate) end: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) xid: u64,
+    /// In PostgreSQL's count.
+    #[prost(int64, tag = "3")]
+    pub(crate) committed_at: i64,
+}
+
+impl KeptMark {
+    pub(crate) fn of(mark: CommitMark) -> Option<KeptMark> {
+        mark.known().map(|mark| KeptMark { end: mark.end.0, xid: mark.xid.0, committed_at: mark.committed_at.0 })
+    }
+
+    pub(crate) fn known(kept: Option<KeptMark>) -> CommitMark {
+        let mark = |KeptMark { end, xid, committed_at }| CommitMark {
+            end: Lsn(end),
+            xid: Xid(xid),
+            committed_at: CommitTime(committed_at),
+        };
+        kept.map(mark).and_then(CommitMark::known).unwrap_or_default()
+    }
 }
 
 /// What the rows of a table are rows of.
@@ -85,6 +115,9 @@ pub(crate) struct BaseFooter {
     /// Of a snapshot: whose it is, as JSON. A base in a journal's folder has its manifest beside it.
     #[prost(string, tag = "10")]
     pub(crate) about: String,
+    /// The newest commit of any of the source's tables at or before the position.
+    #[prost(message, optional, tag = "11")]
+    pub(crate) mark: Option<KeptMark>,
 }
 
 impl BaseFooter {

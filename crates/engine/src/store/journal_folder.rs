@@ -1,11 +1,13 @@
 use std::path::Path;
 
 use laredo_core::{Lsn, Sequence};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::error::StoreError;
 use super::folder::Folder;
 use crate::durable::{Durable, Synced};
+use crate::journal::InstanceId;
 
 /// The folder of a table's journal.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub(crate) struct Store {
     /// A new journal file is begun at this size.
     pub(super) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
+    /// The journal that the folder is of; bases of another one are not put into it.
+    owner: Mutex<Option<InstanceId>>,
 }
 
 /// How far a store is.
@@ -46,7 +50,13 @@ impl Store {
     /// When another server has it, or when it cannot be written to.
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Store, StoreError> {
         let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
-        Ok(Store { folder: Folder::open(path)?, file_bytes, status: watch::Sender::default() })
+        let (folder, status, owner) = (Folder::open(path)?, watch::Sender::default(), Mutex::default());
+        Ok(Store { folder, file_bytes, status, owner })
+    }
+
+    /// The journal that the folder is of. It cannot change while the guard is held.
+    pub(crate) fn owner(&self) -> MutexGuard<'_, Option<InstanceId>> {
+        self.owner.lock()
     }
 
     pub(crate) fn folder(&self) -> &Folder {

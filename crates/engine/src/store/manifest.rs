@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use laredo_core::{Lsn, TableName};
+use laredo_core::{Lsn, Sequence, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
 use super::format::VERSION;
 use super::journal_folder::Store;
-use crate::journal::InstanceId;
+use crate::journal::{EarlierInstance, InstanceId};
 use crate::source::SourceIdentity;
 
 const NAME: &str = "manifest.json";
@@ -26,23 +26,53 @@ pub(crate) struct Manifest {
     system_identifier: String,
     database: String,
     timeline: u32,
+    /// When PostgreSQL was started that it was last written from; empty where that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    server_started: String,
+    /// Forks that were noted when it was begun.
+    #[serde(default)]
+    forks: u64,
+    /// Of a journal: the name that the run has for it which opened it last. Without it, `instance` is that name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    opened_as: String,
+    /// Of a journal: the names of earlier runs, the oldest first, and how far each is known to be the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Opening>,
+    /// Of a journal: the first sequence of the file that the last run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun_at: Option<u64>,
 }
 
+/// A run's name of a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Opening {
+    instance: String,
+    last: u64,
+}
+
+/// So many earlier names of a journal are remembered.
+const EARLIER_MAX: usize = 64;
+
 impl Manifest {
-    pub(crate) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity) -> Manifest {
+    pub(crate) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity, forks: u64) -> Manifest {
         Manifest {
             format: VERSION,
+            forks,
+            opened_as: String::new(),
+            earlier: Vec::new(),
+            begun_at: None,
             instance: instance.0.clone(),
             schema: table.schema.clone(),
             table: table.table.clone(),
             system_identifier: source.system_identifier.clone(),
             database: source.database.clone(),
             timeline: source.timeline,
+            server_started: source.server_started.clone(),
         }
     }
 
     /// Reads it; `None` where there is none.
-    pub(super) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
+    pub(crate) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
         let path = store.folder().path().join(NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -57,7 +87,7 @@ impl Manifest {
     }
 
     /// Puts it in place of an older one.
-    pub(super) fn write(&self, store: &Store) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, store: &Store) -> Result<(), StoreError> {
         let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
         let mut file = store.folder().temporary().map_err(io_error("making a file beside", &path))?;
@@ -67,6 +97,68 @@ impl Manifest {
 
     pub(crate) fn instance(&self) -> InstanceId {
         InstanceId(self.instance.clone())
+    }
+
+    /// Returns how many forks were noted when it was begun.
+    pub(crate) fn forks(&self) -> u64 {
+        self.forks
+    }
+
+    /// Renames a journal for the run that opens it. The earlier names stay known up to what the files hold now: `last` is
+    /// the last entry, and nothing before `pruned` is kept.
+    pub(super) fn open_as(
+        &mut self,
+        instance: &InstanceId,
+        source: &SourceIdentity,
+        (pruned, last): (Sequence, Sequence),
+    ) {
+        let before = match self.opened_as.as_str() {
+            "" => self.instance.clone(),
+            name => name.to_owned(),
+        };
+        self.earlier.retain(|opening| opening.last >= pruned.0 && opening.instance != before);
+        if before != instance.0 {
+            self.earlier.push(Opening { instance: before, last: last.0 });
+        }
+        let surplus = self.earlier.len().saturating_sub(EARLIER_MAX);
+        self.earlier.drain(..surplus);
+        self.opened_as.clone_from(&instance.0);
+        self.timeline = source.timeline;
+        self.server_started.clone_from(&source.server_started);
+    }
+
+    /// Returns the names that earlier runs had for the journal.
+    pub(super) fn earlier(&self) -> Vec<EarlierInstance> {
+        let earlier = |opening: &Opening| EarlierInstance {
+            id: InstanceId(opening.instance.clone()),
+            last: Sequence(opening.last),
+        };
+        self.earlier.iter().map(earlier).collect()
+    }
+
+    /// Notes the file that a run begins with.
+    pub(super) fn begin_at(&mut self, first: Sequence) {
+        self.begun_at = Some(first.0);
+    }
+
+    /// The first sequence of the file that the last run began with.
+    pub(super) fn begun_at(&self) -> Option<Sequence> {
+        self.begun_at.map(Sequence)
+    }
+
+    /// Whether it was written from the same run of PostgreSQL, so that the history is the same.
+    pub(crate) fn is_of_server(&self, source: &SourceIdentity) -> bool {
+        !self.server_started.is_empty() && self.server_started == source.server_started
+    }
+
+    /// Returns the timeline that it was written on.
+    pub(crate) fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
+    /// Notes the timeline that the database writes now.
+    pub(crate) fn promote(&mut self, source: &SourceIdentity) {
+        self.timeline = source.timeline;
     }
 
     pub(crate) fn table(&self) -> TableName {
@@ -125,9 +217,11 @@ mod tests {
             timeline,
             history: [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect(),
             written: Lsn(written),
+            server_started: String::new(),
         };
-        let kept =
-            |timeline| Manifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0));
+        let kept = |timeline| {
+            Manifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0), 0)
+        };
         let elsewhere = SourceIdentity { system_identifier: "t".to_owned(), ..source(1, 500) };
         let other = SourceIdentity { database: "e".to_owned(), ..source(1, 500) };
         let cases = [

@@ -13,7 +13,9 @@ use prost::Message;
 
 use super::append::JournalFile;
 use super::error::{StoreError, io_error};
-use super::format::{Definition, FileHeader, HEAD_BYTES, Kind, PREFIX_BYTES, RecordHead, VERSION, prefix, unsealed};
+use super::format::{
+    Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, PREFIX_BYTES, RecordHead, VERSION, prefix, unsealed,
+};
 use super::journal_folder::{JOURNAL, Store};
 use super::recover::Kept;
 use crate::durable::sync;
@@ -170,7 +172,11 @@ impl Reading<'_> {
                 let part = Part { at, frames: head.frames, olds: head.olds, checksum: Some(head.checksum) };
                 kept.frames(head, contents.slice(..head.frames), Stored::new(self.data.clone(), part))
             }
-            Kind::Mark => kept.mark(head),
+            Kind::Mark => {
+                // One of an earlier version names no commit.
+                let mark = KeptMark::decode(contents.as_ref()).map_err(|error| error.to_string())?;
+                kept.mark(head, mark)
+            }
             Kind::Abort => {
                 kept.abort();
                 Ok(())

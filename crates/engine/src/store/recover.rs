@@ -5,24 +5,28 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState};
+use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState};
 use laredo_proto::batch::Entries;
 use tokio::time::Instant;
 
 use super::append::{Appender, Begun};
 use super::error::{StoreError, read_error};
-use super::format::{Definition, FileHeader, RecordHead, SKIPPED};
+use super::forks::Forks;
+use super::format::{Definition, FileHeader, KeptMark, RecordHead, SKIPPED};
 use super::journal_folder::{BASE, JOURNAL, Store};
 use super::manifest::Manifest;
 use super::read;
 use crate::base::{Base, BaseError};
-use crate::journal::{Beginning, Boundary, Gaps, Head, InstanceId, Segment, Stored, frames};
+use crate::history::Fork;
+use crate::journal::{Beginning, Boundary, EarlierInstance, Gaps, Head, InstanceId, Segment, Stored, frames};
 use crate::source::{KnownTable, SourceIdentity};
 
 /// What a folder is opened for.
 pub(crate) struct About<'a> {
     pub(crate) table: &'a TableName,
     pub(crate) source: &'a SourceIdentity,
+    /// What this run calls the journal.
+    pub(crate) instance: &'a InstanceId,
     pub(crate) now: CommitTime,
     /// How much the journal may keep.
     pub(crate) bytes_max: u64,
@@ -35,12 +39,17 @@ pub(crate) struct Restored {
     /// The rows that readers have.
     pub(crate) rows: TableState,
     pub(crate) definition: Definition,
+    /// The journal's own name, which its files carry.
+    pub(crate) lineage: InstanceId,
+    /// Whether PostgreSQL was not restarted since, so that its history is the same.
+    pub(crate) is_of_same_server: bool,
 }
 
 impl Restored {
     /// What the source is told of it.
     pub(crate) fn known(&self) -> KnownTable {
-        KnownTable { position: self.beginning.head.position, definition: self.definition.source.clone() }
+        let Head { position, mark, .. } = self.beginning.head;
+        KnownTable { position, mark, definition: self.definition.source.clone() }
     }
 }
 
@@ -72,13 +81,41 @@ pub(crate) fn claim(
     store: &Store,
     instance: &InstanceId,
     about: (&TableName, &SourceIdentity),
-) -> Result<(), StoreError> {
+) -> Result<Manifest, StoreError> {
+    let mut owner = store.owner();
+    *owner = Some(instance.clone());
     store.remove_journal()?;
-    Manifest::new(instance, about.0, about.1).write(store)
+    let manifest = Manifest::new(instance, about.0, about.1, Forks::read(store.folder())?.count());
+    manifest.write(store)?;
+    Ok(manifest)
+}
+
+/// Notes which file a journal is written to from now on, so that its absence is noticed.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn note_beginning(store: &Store, mut manifest: Manifest, appender: &Appender) -> Result<(), StoreError> {
+    manifest.begin_at(appender.begun_at());
+    manifest.write(store)
+}
+
+/// Checks that a journal is of the database's past, and notes on disk where the two have parted if it is not.
+fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position: Lsn) -> Result<(), StoreError> {
+    let error = |why| StoreError::History { path: store.folder().path().to_owned(), why };
+    let forks = Forks::read(store.folder())?;
+    forks.check(manifest.forks(), position).map_err(error)?;
+    manifest.is_past_of(about.source, position).map_err(|why| {
+        let fork = Fork { common: about.source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
+        // What cannot be noted is put aside all the same: nothing of it is served.
+        if let Err(error) = Forks::note(store.folder(), &fork, &why) {
+            tracing::error!(table = %about.table, %error, "the fork of the database's history cannot be noted");
+        }
+        error(why)
+    })
 }
 
 pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Restored>, StoreError> {
-    let Some(manifest) = Manifest::read(store)? else {
+    let Some(mut manifest) = Manifest::read(store)? else {
         return match store.folder().files(BASE)?.pop() {
             Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
             None => Ok(None),
@@ -88,7 +125,8 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
         let (path, wanted) = (store.folder().path().to_owned(), Box::new(about.table.clone()));
         return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
     }
-    let instance = manifest.instance();
+    let lineage = manifest.instance();
+    *store.owner() = Some(lineage.clone());
     let Some(path) = store.folder().files(BASE)?.pop() else {
         return match store.folder().files(JOURNAL)?.pop() {
             Some(path) => Err(StoreError::damaged(&path, 0, "there is no base that it could be put on")),
@@ -96,12 +134,13 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
         };
     };
     let (base, footer) = Base::open(&path)?;
-    if footer.instance != instance.0 {
+    if footer.instance != lineage.0 {
         return Err(StoreError::damaged(&path, base.bytes(), "it is another journal's"));
     }
     let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
-    let mut files = read::journal(store, &instance.0, &mut kept)?;
+    let mut files = read::journal(store, &lineage.0, &mut kept)?;
+    check_files(store, &manifest, &path)?;
     let head = base_head(&base);
     let mut kept = match kept {
         Some(kept) if kept.head.sequence >= base.sequence() => kept,
@@ -119,18 +158,38 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     }
     kept.head.position =
         kept.head.position.max(if kept.head.sequence == head.sequence { head.position } else { Lsn::ZERO });
-    let history = manifest.is_past_of(about.source, kept.head.position);
-    history.map_err(|why| StoreError::History { path: store.folder().path().to_owned(), why })?;
+    check_history(store, &manifest, about, kept.head.position)?;
     let rows = rows_of(&base, &kept.segments, &path)?;
-    // The timeline may be a later one by now, of which this is the past.
-    Manifest::new(&instance, about.table, about.source).write(store)?;
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
     kept.date_segments(about.now);
-    kept.restored(store.clone(), files, instance, base, rows).map(Some)
+    let pruned = kept.pruned.sequence;
+    let is_of_same_server = manifest.is_of_server(about.source);
+    manifest.open_as(about.instance, about.source, (pruned, kept.head.sequence));
+    let abandoned = Forks::read(store.folder())?.abandoned();
+    let names = (about.instance.clone(), manifest.earlier());
+    let mut restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
+    restored.is_of_same_server = is_of_same_server;
+    // The timeline may be a later one by now, of which this is the past.
+    note_beginning(store, manifest, &restored.appender)?;
+    Ok(Some(restored))
+}
+
+/// Checks that the file is there which the last run began with, or one behind it.
+fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), StoreError> {
+    let Some(begun_at) = manifest.begun_at() else { return Ok(()) };
+    let newest = store.folder().files(JOURNAL)?.pop();
+    let first = newest.and_then(|path| path.file_stem()?.to_str()?.parse::<u64>().ok());
+    if first.is_some_and(|first| first >= begun_at.0) {
+        return Ok(());
+    }
+    let what = format!(
+        "the journal file that begins at entry {begun_at} is missing, and there is none behind it: restore the folder as          a whole, or not at all"
+    );
+    Err(StoreError::damaged(base, 0, what))
 }
 
 fn base_head(base: &Base) -> Head {
-    Head { sequence: base.sequence(), position: base.position(), committed_at: base.committed_at() }
+    base.head()
 }
 
 /// The rows of a base after everything that the journal holds behind it.
@@ -221,6 +280,7 @@ impl Kept {
             sequence: Sequence(header.before_sequence),
             position: Lsn(header.before_position),
             committed_at: CommitTime(header.committed_at),
+            mark: KeptMark::known(header.mark),
         };
         let schema = Arc::new(schema.map_err(|error| error.to_string())?);
         Ok(Kept::at(head, schema, header.definition.clone().unwrap_or_default()))
@@ -229,6 +289,7 @@ impl Kept {
     pub(super) fn begin_file(&mut self, header: &FileHeader) -> Result<(), String> {
         read::follows((self.head.sequence, self.head.position), header)?;
         self.head.position = Lsn(header.before_position);
+        self.head.mark = KeptMark::known(header.mark);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
         self.definition = header.definition.clone().unwrap_or_default();
         Ok(())
@@ -262,23 +323,25 @@ impl Kept {
             data: crate::journal::Data::File(stored),
         };
         if record.has_schema {
-            for schema in frames(run).filter_map(|frame| frame.batch.schema) {
+            for schema in frames(run.clone()).filter_map(|frame| frame.batch.schema) {
                 let schema = laredo_proto::schema::from_wire(schema).map_err(|error| error.to_string())?;
                 self.open_schema = Arc::new(schema);
             }
         }
         self.open.push(segment);
         if record.ends {
-            self.commit(record);
+            let newest = frames(run).last().map(|frame| frame.header.mark()).and_then(CommitMark::known);
+            self.commit(record, newest.unwrap_or_default());
         }
         Ok(())
     }
 
-    fn commit(&mut self, record: &RecordHead) {
+    fn commit(&mut self, record: &RecordHead, mark: CommitMark) {
         if let Some(first) = self.open.first() {
             self.gaps.push(self.head.sequence, Sequence(first.first.0 - 1));
         }
-        self.head = Head { sequence: record.last, position: record.position, committed_at: record.committed_at };
+        let (sequence, position, committed_at) = (record.last, record.position, record.committed_at);
+        self.head = Head { sequence, position, committed_at, mark };
         self.taken = self.taken.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
@@ -295,11 +358,12 @@ impl Kept {
         }
     }
 
-    pub(super) fn mark(&mut self, record: &RecordHead) -> Result<(), String> {
+    pub(super) fn mark(&mut self, record: &RecordHead, mark: KeptMark) -> Result<(), String> {
         if self.is_inside() || record.position < self.head.position {
             return Err("a position that does not follow".to_owned());
         }
         self.head.position = record.position;
+        self.head.mark = KeptMark::known(Some(mark));
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         Ok(())
     }
@@ -331,7 +395,8 @@ impl Kept {
         self,
         store: Arc<Store>,
         files: VecDeque<super::append::JournalFile>,
-        instance: InstanceId,
+        (lineage, (instance, earlier)): (InstanceId, (InstanceId, Vec<EarlierInstance>)),
+        abandoned: Lsn,
         base: Arc<Base>,
         rows: TableState,
     ) -> Result<Restored, StoreError> {
@@ -339,10 +404,12 @@ impl Kept {
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
         let begun =
-            Begun { instance: instance.clone(), head, taken, schema: schema.clone(), definition: definition.clone() };
+            Begun { instance: lineage.clone(), head, taken, schema: schema.clone(), definition: definition.clone() };
         let appender = Appender::begin(store, files, begun)?;
         let beginning = Beginning {
             instance,
+            earlier,
+            abandoned,
             base,
             schema,
             definition: definition.clone(),
@@ -353,7 +420,7 @@ impl Kept {
             head,
             taken,
         };
-        Ok(Restored { beginning, appender, rows, definition })
+        Ok(Restored { beginning, appender, rows, definition, lineage, is_of_same_server: false })
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, Sequence, TableName, TableState};
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -39,12 +39,14 @@ fn source() -> SourceIdentity {
         system_identifier: "s".to_owned(),
         timeline: 1,
         written: Lsn(1 << 40),
+        server_started: String::new(),
         ..SourceIdentity::default()
     }
 }
 
 fn with_about<T>(work: impl FnOnce(&About<'_>) -> T) -> T {
-    work(&About { table: &table(), source: &source(), now: CommitTime(2), bytes_max: BYTES_MAX })
+    let instance = InstanceId("j".to_owned());
+    work(&About { table: &table(), source: &source(), instance: &instance, now: CommitTime(2), bytes_max: BYTES_MAX })
 }
 
 /// A journal of an empty table, at sequence 1000 and position 500.
@@ -53,7 +55,8 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     assert!(restored.is_none());
     let instance = InstanceId("j".to_owned());
     claim(&store, &instance, (&table(), &source())).unwrap();
-    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+    let head =
+        Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark: CommitMark::default() };
     let writer = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
     let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
     let beginning = Beginning::at(instance.clone(), base, Definition::default());
@@ -270,7 +273,7 @@ fn starting_again_and_again_leaves_one_file() {
     let (before, mut taken) = (files(), Sequence(0));
     for _ in 0..5 {
         let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
-        writer.advance(Lsn(journal.head().position.0 + 1));
+        writer.advance(Lsn(journal.head().position.0 + 1), CommitMark::default());
         assert_eq!((files(), Some(&rows_of(&rows))), (before, truth.values().next_back()));
         // A server that ended at once may have served it all the same.
         begin(&mut writer);
@@ -287,7 +290,8 @@ fn what_a_disk_refuses_is_not_durable() {
     let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
     let queue = super::queue::Queue::new();
-    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at: CommitTime(0) };
+    let head =
+        Head { sequence: Sequence(1001), position: Lsn(600), committed_at: CommitTime(0), mark: CommitMark::default() };
     let write = || super::queue::Job::Write {
         file: full.clone(),
         at: 0,
@@ -321,7 +325,10 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     small(folder.path());
     let ask = |table: &TableName, source: &SourceIdentity| {
         let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
-        restore(&store, &About { table, source, now: CommitTime(2), bytes_max: BYTES_MAX }).map(drop).unwrap_err()
+        let instance = &InstanceId("j".to_owned());
+        restore(&store, &About { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX })
+            .map(drop)
+            .unwrap_err()
     };
     let other = TableName::new("public", "u");
     assert!(ask(&other, &source()).to_string().contains("holds what was kept of table public.t, not of public.u"));
@@ -385,7 +392,7 @@ fn spans_marks_and_definitions_come_back() {
     }
     let definition = Definition { is_whole: true, source: "as it is now".to_owned() };
     writer.define(definition.clone());
-    writer.advance(Lsn(900));
+    writer.advance(Lsn(900), CommitMark::default());
     drop((journal, writer));
     let (_, restored) = with_about(|about| open(folder.path(), about)).unwrap();
     let Restored { beginning, appender, definition: found, .. } = restored.unwrap();
@@ -452,7 +459,7 @@ proptest! {
                 }
                 Step::Advance => {
                     let position = Lsn(writer.committed().position.0 + 3);
-                    writer.advance(position);
+                    writer.advance(position, CommitMark::default());
                     writer.publish().unwrap();
                 }
                 Step::Base => merge_base(&journal, writer.store()),

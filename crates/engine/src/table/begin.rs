@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{Known, Live, Phase, Table, TableError, Wants, copy};
 use crate::base::Bases;
+use crate::history::Fork;
 use crate::journal::{Beginning, Journal};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
@@ -18,8 +19,16 @@ impl Table {
     /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once. `written` is
     /// a position that no reader can have been told anything beyond.
     pub(crate) fn restore(&mut self, restored: Restored, resume: Resume, written: Lsn) -> Result<(), TableError> {
-        let Restored { beginning, appender, rows, definition } = restored;
-        self.bases.store = self.bases.store.take().map(|(store, _)| (store, beginning.instance.clone()));
+        let Restored { mut beginning, appender, rows, definition, lineage, is_of_same_server } = restored;
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, lineage));
+        if let Resume::Copy(reason) = &resume
+            && !is_of_same_server
+        {
+            // Without what the slot would have sent, nothing proves that the history is still the one that was followed.
+            let fork = Fork { common: Lsn::ZERO, abandoned: beginning.head.position, is_certain: false };
+            self.note_fork(&fork, reason)?;
+            beginning.abandoned = self.abandoned;
+        }
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
         // Only the source has what filters and transforms leave out.
         let filtered = || Resume::Copy("what is kept are the rows that filters and transforms leave".to_owned());
@@ -87,13 +96,18 @@ impl Table {
         let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;
         let (to, committed_at) = (info.position, info.committed_at);
         let source = definition.source.clone();
-        let done =
-            copy::Done { from: None, to, committed_at, definition: source, pipeline, state, told: None, base: None };
+        let (mark, from, told, base) = (info.mark, None, None, None);
+        let done = copy::Done { from, to, committed_at, mark, definition: source, pipeline, state, told, base };
         let live = self.begin_journal(done, definition)?;
         let known = if is_whole { Known::Source } else { Known::Readers };
         self.live = Some(Live { known, ..live });
         self.current_at = info.committed_at;
         Ok(())
+    }
+
+    /// Positions up to here may be those of a history that the database has abandoned, as earlier runs have noted.
+    pub(crate) fn set_abandoned(&mut self, position: Lsn) {
+        self.abandoned = position;
     }
 
     /// The table is served, and is followed or copied again.
@@ -142,18 +156,21 @@ impl Table {
 
     /// Begins a journal with a first copy.
     pub(super) fn begin_journal(&mut self, done: copy::Done, definition: Definition) -> Result<Live, TableError> {
-        let (instance, first) = (self.options.instance.clone(), self.options.first_sequence);
+        let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
         // Before the base has a name: a folder that has one is said to be somebody's.
-        if let (Some((store, _)), Some(identity)) = (&self.bases.store, &self.identity) {
-            store::claim(store, &instance, (self.name(), identity))?;
-        }
-        let (base, state, pipeline) = done.into_base(first, &self.bases, definition.clone())?;
-        let beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
+        let claim = |(store, _): &(Arc<Store>, _)| store::claim(store, &instance, (self.name(), &self.identity));
+        let manifest = self.bases.store.as_ref().map(claim).transpose()?;
+        let (base, state, pipeline) = done.into_base(self.first_sequence, &self.bases, definition.clone())?;
+        let mut beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
+        beginning.abandoned = self.abandoned;
         let begin = |store: &Arc<Store>| {
             let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
             Appender::begin(store.clone(), [].into(), Begun { instance, head, taken, schema, definition })
         };
         let appender = self.bases.store.as_ref().map(|(store, _)| begin(store)).transpose()?;
+        if let (Some(manifest), Some(appender)) = (manifest, &appender) {
+            store::note_beginning(appender.store(), manifest, appender)?;
+        }
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), appender);
         self.journal.send_replace(Some(journal));
         Ok(Live { state, pipeline, writer, known: Known::Source })

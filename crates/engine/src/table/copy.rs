@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
+use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
 use super::recent::Recent;
@@ -38,6 +38,10 @@ pub(crate) struct Copying {
     ended: Option<Lsn>,
     /// Every commit up to here is known.
     reached: Lsn,
+    /// The newest commit of any table up to there.
+    mark: CommitMark,
+    /// The rows that are known are of another history: the copy begins a new journal.
+    is_after_fork: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +84,8 @@ pub(crate) struct Done {
     pub(crate) from: Option<Lsn>,
     pub(crate) to: Lsn,
     pub(crate) committed_at: CommitTime,
+    /// The newest commit of any table up to there.
+    pub(crate) mark: CommitMark,
     pub(crate) definition: String,
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
@@ -97,7 +103,19 @@ impl Copying {
             incoming: None,
             ended: None,
             reached: from.unwrap_or(Lsn::ZERO),
+            mark: CommitMark::default(),
+            is_after_fork: false,
         }
+    }
+
+    /// A copy that takes the place of rows of another history.
+    pub(crate) fn after_fork() -> Copying {
+        Copying { is_after_fork: true, ..Copying::new(None) }
+    }
+
+    /// Whether the copy begins a new journal, although there is one.
+    pub(crate) fn is_after_fork(&self) -> bool {
+        self.is_after_fork
     }
 
     /// What is held stays: a later copy tells which of it it sees.
@@ -118,7 +136,7 @@ impl Copying {
         options: &TableOptions,
         recent: &mut Recent,
     ) -> Result<(), CopyStop> {
-        self.reached(commit.end);
+        self.reached(commit.end, commit.mark());
         let xid = commit.xid;
         match &self.incoming {
             Some(incoming) if incoming.snapshot.sees(xid) => {
@@ -179,8 +197,10 @@ impl Copying {
         Ok(())
     }
 
-    pub(crate) fn reached(&mut self, position: Lsn) {
-        self.reached = self.reached.max(position);
+    pub(crate) fn reached(&mut self, position: Lsn, mark: CommitMark) {
+        if position > self.reached || (position == self.reached && mark.end > self.mark.end) {
+            (self.reached, self.mark) = (position, mark);
+        }
     }
 
     /// The rows as of a position are known meanwhile: what differs from them is what counts.
@@ -266,7 +286,8 @@ impl Copying {
             commits.sort_by_key(|commit| commit.end);
             commits
         });
-        Some(Done { from: self.from, to: self.reached, committed_at, definition, pipeline, state, told, base })
+        let (from, to, mark) = (self.from, self.reached, self.mark);
+        Some(Done { from, to, committed_at, mark, definition, pipeline, state, told, base })
     }
 
     /// The copy is given up: whatever was held has to be seen by the next one.
@@ -368,7 +389,8 @@ impl Done {
         bases: &Bases,
         definition: Definition,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
-        let head = Head { sequence, position: self.to, committed_at: self.committed_at };
+        let (position, committed_at, mark) = (self.to, self.committed_at, self.mark);
+        let head = Head { sequence, position, committed_at, mark };
         let Done { pipeline, state, base, .. } = self;
         let mut writer = match base {
             Some(writer) => writer,

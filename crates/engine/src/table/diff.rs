@@ -33,6 +33,7 @@ fn write(live: &mut Live, done: &Done) -> Result<(), TableError> {
         Known::Source | Known::Readers | Known::Nothing => write_everything(&mut live.writer, done)?,
     }
     live.writer.commit()?;
+    live.writer.advance(done.to, done.mark);
     live.writer.publish()?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, KeyColumns, Schema};
+use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
 
 use super::*;
 use crate::source::{ColumnValues, RelationShape, Snapshot};
@@ -32,7 +32,7 @@ fn options() -> TableOptions {
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Default::default(), sender, None, None), journal)
+    (Table::new(options, clock, Default::default(), sender, Default::default(), (None, None)), journal)
 }
 
 /// `id` int8 (the key), and columns of this name and type.
@@ -135,7 +135,7 @@ fn what_the_snapshot_sees_is_not_held() {
     insert(&mut table, 11);
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
-    table.on_progress(Lsn(20), None).unwrap();
+    table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
 }
 
@@ -143,7 +143,7 @@ fn what_the_snapshot_sees_is_not_held() {
 fn live(options: TableOptions, schema: &Arc<Schema>, of: &[TupleBuf]) -> (Table, Journal) {
     let (mut table, journal) = table(options);
     copy(&mut table, schema, below(10), of);
-    table.on_progress(Lsn(10), None).unwrap();
+    table.on_progress(Lsn(10), None, CommitMark::default()).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     (table, journal)
 }
@@ -189,7 +189,7 @@ fn an_insert_without_a_large_value_is_copied() {
         Wants::CopyLater
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
-    table.on_progress(Lsn(30), None).unwrap();
+    table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
     let live = table.live.as_ref().unwrap();
     assert!(
         live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
@@ -214,7 +214,7 @@ fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
         let cells = [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(b"one"), Cell::Null];
         let row: TupleBuf = cells.into_iter().take(1 + columns.len()).collect();
         copy(&mut table, &schema(columns), below(20), &[row]);
-        table.on_progress(Lsn(20), None).unwrap();
+        table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         assert_eq!(told(&journal, head.sequence), expected, "{what}");
         assert_eq!(*journal.schema(), *schema(columns), "{what}");
     }
@@ -235,13 +235,14 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
-    let failed = table.on_progress(Lsn(20), None).expect_err("there is no folder for the journal");
+    let failed =
+        table.on_progress(Lsn(20), None, CommitMark::default()).expect_err("there is no folder for the journal");
     table.fail(&failed);
     std::fs::create_dir(folder.path()).unwrap();
     assert_eq!(table.on_moved(owed("there is a folder")).unwrap(), Wants::Copy);
     let head = journal.head();
     copy(&mut table, &schema, below(30), &[row(1, b"three")]);
-    table.on_progress(Lsn(30), None).unwrap();
+    table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
     assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert]);
 }
 
@@ -278,6 +279,10 @@ impl crate::source::Source for Still {
         Ok(())
     }
 
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        Ok(Lsn(10))
+    }
+
     async fn copy(
         &self,
         _: crate::source::TableIndex,
@@ -309,7 +314,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let status: Arc<Mutex<TableStatus>> = Arc::default();
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    let table = Table::new(options(), clock, (status.clone(), Arc::default()), journal, None, None);
+    let table =
+        Table::new(options(), clock, (status.clone(), Arc::default()), journal, Default::default(), (None, None));
     let (events, queue) = tokio::sync::mpsc::unbounded_channel();
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
@@ -353,7 +359,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     let (new, newer, old) = (row(2, b"two"), row(2, b"2"), row(1, b""));
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
     if restarts {
-        table.on_restarted("slot lost").unwrap();
+        table.on_restarted("slot lost", None).unwrap();
     }
     let snapshot = Snapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)] };
     table.on_copy(begin(&schema, snapshot)).unwrap();
@@ -361,7 +367,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
     table.on_commit(commit(&schema, 14, 1024, [RawChange::Update { old: None, new: newer.as_ref() }])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told }).unwrap();
-    table.on_progress(Lsn(20), None).unwrap();
+    table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     (table, journal, at)
 }
 
@@ -428,7 +434,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
         table.on_copy(begin(&schema, below(15))).unwrap();
         table.on_copy(rows(&rows_copied)).unwrap();
         table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
-        table.on_progress(Lsn(20), None).unwrap();
+        table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         let inside = matches!(resolve(&journal, 11), crate::journal::Resolution::Full(_));
         assert_eq!(inside, is_one, "{commits} commits");
     }
@@ -439,12 +445,12 @@ fn what_differs_comes_behind_all_that_was_told() {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"before")]);
     // The stream passes a change that nobody announces; then somebody notices.
-    table.on_progress(Lsn(15), None).unwrap();
+    table.on_progress(Lsn(15), None, CommitMark::default()).unwrap();
     table.on_moved(owed("rewritten")).unwrap();
     copy(&mut table, &schema, below(12), &[row(1, b"after")]);
-    table.on_progress(Lsn(15), None).unwrap();
+    table.on_progress(Lsn(15), None, CommitMark::default()).unwrap();
     assert_eq!(journal.head().position, Lsn(15), "known to readers, who would go on behind it");
-    table.on_progress(Lsn(16), None).unwrap();
+    table.on_progress(Lsn(16), None, CommitMark::default()).unwrap();
     let request = crate::journal::ResumeRequest { position: Some(Lsn(15)), ..Default::default() };
     let crate::journal::Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
     assert_eq!((journal.head().position, told(&journal, at)), (Lsn(16), vec![Action::Update]));

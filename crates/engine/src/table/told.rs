@@ -22,7 +22,7 @@ pub(super) fn publish(live: &mut Live, mut done: Done) -> Result<Counts, TableEr
     for mut commit in told {
         counts.add(&live.apply(&mut commit)?);
     }
-    live.writer.advance(done.to);
+    live.writer.advance(done.to, done.mark);
     live.writer.publish()?;
     Ok(counts)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn};
+use laredo_core::{CommitMark, CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
 use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
+use crate::history::{Fork, Receipt};
 use crate::snapshots::{SnapshotStatus, write_when_due};
-use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, TableIndex};
+use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
 use crate::status::TableCommand;
 use crate::store::{StoreError, StoreStatus};
 
@@ -35,7 +36,10 @@ pub(crate) enum TableEvent {
     Moved(OwedCopy),
     Broken(String),
     Redefined(Redefinition),
-    Restarted(String),
+    /// Commits may be missing; the fork is set where the history may be another one.
+    Restarted(String, Option<Fork>),
+    Forked(Box<SourceIdentity>, Fork, String, Receipt),
+    Promoted(Box<SourceIdentity>),
 }
 
 /// An event, and the room that it takes in the table's queue until it is handled.
@@ -52,8 +56,12 @@ pub(crate) struct Progress {
     pub(crate) position: Lsn,
     /// When the last of them committed, nothing where the source says that there is no other one.
     pub(crate) current_at: Option<CommitTime>,
+    /// The newest commit up to there, of any table; all zeros where it is unknown.
+    pub(crate) mark: CommitMark,
     /// It comes behind this many events.
     pub(crate) after: u64,
+    /// Forks of the database's history of which the table hears by an event.
+    pub(crate) forks: u64,
 }
 
 /// Runs one table.
@@ -64,6 +72,8 @@ pub(crate) struct Worker<S> {
     events: mpsc::UnboundedReceiver<Queued>,
     /// Events taken.
     taken: u64,
+    /// Forks among them.
+    forks: u64,
     progress: watch::Receiver<Progress>,
     /// The latest progress waits for the events before it.
     has_progress: bool,
@@ -97,8 +107,21 @@ impl<S: Source> Worker<S> {
         commands: mpsc::Receiver<TableCommand>,
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
-        let (taken, has_progress, unsettled) = (0, false, 0);
-        Worker { table, index, source, events, taken, progress, has_progress, commands, unsettled, store, snapshots }
+        let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
+        Worker {
+            table,
+            index,
+            source,
+            events,
+            taken,
+            forks,
+            progress,
+            has_progress,
+            commands,
+            unsettled,
+            store,
+            snapshots,
+        }
     }
 
     /// Runs the table until the stream is closed, and writes its snapshots.
@@ -154,9 +177,11 @@ impl<S: Source> Worker<S> {
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying() || self.table.has_rows_to_check();
-            return Some(aside(heavy, || self.table.on_progress(progress.position, progress.current_at)));
+            let Progress { position, current_at, mark, .. } = progress;
+            return Some(aside(heavy, || self.table.on_progress(position, current_at, mark)));
         }
-        let holding_enough = self.table.is_holding_enough();
+        // The copy that would let go of what is held may wait for the table to note a fork.
+        let holding_enough = self.table.is_holding_enough() && self.progress.borrow().forks == self.forks;
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
             event = next_of(copy) => Some(match event {
@@ -209,7 +234,14 @@ impl<S: Source> Worker<S> {
                 let heavy = !redefinition.values.is_empty();
                 aside(heavy, || self.table.on_redefined(redefinition))
             }
-            TableEvent::Restarted(reason) => self.table.on_restarted(&reason),
+            TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
+            TableEvent::Forked(identity, fork, reason, noted) => {
+                self.forks += 1;
+                let wants = aside(true, || self.table.on_forked(*identity, &fork, &reason));
+                noted.give();
+                wants
+            }
+            TableEvent::Promoted(identity) => aside(true, || self.table.on_promoted(*identity)),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }
     }

@@ -182,7 +182,7 @@ fn detail(source: &SourceInfo, name: &str) -> Value {
 }
 
 /// What is told of a source's slot, and of the source beside its position.
-const DETAILS: [&str; 9] = [
+const DETAILS: [&str; 11] = [
     "paused",
     "slot",
     "wal_status",
@@ -192,6 +192,8 @@ const DETAILS: [&str; 9] = [
     "seconds_left",
     "slot_losses",
     "last_loss",
+    "history_forks",
+    "last_fork",
 ];
 
 fn lag_text(lag: &prost_types::Duration) -> String {

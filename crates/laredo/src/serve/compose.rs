@@ -103,7 +103,6 @@ fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptio
     Some(ServedTableOptions {
         handle,
         source_id: table.source.clone(),
-        source: engine.identity().clone(),
         clients_max: table.fanout.grpc.max_clients.map(|max| max as usize),
         buffer: options::buffer(&table.fanout),
         heartbeat_interval: table.fanout.heartbeat_interval,

@@ -111,10 +111,8 @@ const KINDS: &[Kind] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_kept_journal() {
-    every_kind("laredo_kept", |folder| {
-        format!("journal {{ store = local, store_config {{ path = {folder} }} }}")
-    })
-    .await;
+    every_kind("laredo_kept", |folder| format!("journal {{ store = local, store_config {{ path = {folder} }} }}"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

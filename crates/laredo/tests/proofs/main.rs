@@ -14,6 +14,7 @@ mod definitions;
 mod drain;
 mod equality;
 mod faults;
+mod histories;
 mod interleaving;
 mod newcomers;
 mod restarts;

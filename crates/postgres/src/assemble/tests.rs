@@ -69,7 +69,9 @@ fn tell(event: SourceEvent) -> String {
         SourceEvent::Moved { table, reason, .. } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
         SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),
-        SourceEvent::Restarted { reason } => format!("restarted: {reason}"),
+        SourceEvent::Restarted { reason, .. } => format!("restarted: {reason}"),
+        SourceEvent::Forked { reason, .. } => format!("forked: {reason}"),
+        SourceEvent::Promoted { identity } => format!("promoted to {}", identity.timeline),
     }
 }
 
@@ -245,15 +247,15 @@ fn transactions_without_our_tables_are_progress() {
 fn a_keepalive_inside_a_transaction_is_no_progress() {
     let mut stream = Stream::new();
     stream.take(bytes::begin(7, 100)).users(None);
-    stream.assembler.keepalive(Lsn(500));
+    stream.assembler.keepalive(Lsn(500)).unwrap();
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "no further than it began");
     stream.take(insert(None, ["1", "a"])).take(bytes::commit(100));
     assert_eq!(stream.told().len(), 1, "it is not taken for one that was told already");
-    stream.assembler.keepalive(Lsn(60));
+    stream.assembler.keepalive(Lsn(60)).unwrap();
     assert!(stream.assembler.progress().is_none(), "never backwards");
     // A transaction that is streamed ahead commits later than what PostgreSQL has read.
     stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["2", "b"]));
-    stream.assembler.keepalive(Lsn(500));
+    stream.assembler.keepalive(Lsn(500)).unwrap();
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/1F4"));
 }
 

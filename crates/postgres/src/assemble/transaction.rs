@@ -33,7 +33,15 @@ impl Transaction {
     }
 
     pub(super) fn finish(self) -> io::Result<Vec<(TableIndex, Spool)>> {
-        self.spools.into_iter().map(|(table, spool)| Ok((table, spool.finish()?))).collect()
+        let mut tables = Vec::with_capacity(self.spools.len());
+        for (table, spool) in self.spools {
+            let mut spool = spool.finish()?;
+            // What was rolled back is sent or not as PostgreSQL's memory has it: it must not make a commit one of the table.
+            if !spool.is_void()? {
+                tables.push((table, spool));
+            }
+        }
+        Ok(tables)
     }
 }
 

@@ -45,7 +45,7 @@ mod tests {
             }
             assert!(asking.is_due(assembler.position()), "changes alone do not move it");
         }
-        assembler.keepalive(Lsn(200));
+        assembler.keepalive(Lsn(200)).unwrap();
         assert!(!asking.is_due(assembler.position()));
         assert!(asking.is_due(assembler.position()));
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use laredo_core::Lsn;
 use laredo_engine::source::SourceError;
 
 use crate::assemble::AssembleError;
@@ -16,6 +17,14 @@ pub(super) enum StreamError {
     /// Nothing will mend it but a person.
     #[error("{0}")]
     Definite(String),
+    /// The database no longer has what was sent.
+    #[error("{what}")]
+    Forked {
+        /// What happened.
+        what: String,
+        /// The newest position that both histories are known to share.
+        common: Lsn,
+    },
     /// Nothing that it says of its WAL counts yet.
     #[error("the server is a standby, or still recovers what it wrote")]
     Recovering,
@@ -39,9 +48,22 @@ impl StreamError {
                 error.is_transient() || unusable || self.is_internal() || self.concerns_slot_or_publication()
             }
             // A disk may become empty again; a message stays what it is.
-            StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_)),
-            StreamError::Recovering | StreamError::Ended | StreamError::Silent(_) | StreamError::Reset => true,
+            StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_) | AssembleError::Mismatch(_)),
+            StreamError::Recovering
+            | StreamError::Ended
+            | StreamError::Silent(_)
+            | StreamError::Reset
+            | StreamError::Forked { .. } => true,
             StreamError::Definite(_) | StreamError::Closed => false,
+        }
+    }
+
+    /// What happened where the database no longer has what was sent, and what both histories are known to share.
+    pub(super) fn as_fork(&self) -> Option<(String, Lsn)> {
+        match self {
+            StreamError::Forked { what, common } => Some((what.clone(), *common)),
+            StreamError::Assemble(AssembleError::Mismatch(mismatch)) => Some((mismatch.to_string(), mismatch.common)),
+            _ => None,
         }
     }
 

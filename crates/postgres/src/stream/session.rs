@@ -2,6 +2,10 @@
 
 use laredo_core::{Lsn, Xid};
 
+use laredo_engine::Fork;
+use laredo_engine::source::SourceIdentity;
+
+use super::proof::Proof;
 use crate::transport::{ReplicationReader, ReplicationWriter};
 
 #[derive(Debug)]
@@ -9,11 +13,19 @@ pub(super) struct Session {
     pub(super) reader: ReplicationReader,
     pub(super) writer: ReplicationWriter,
     pub(super) slot: String,
-    /// Commits that end after this come.
-    pub(super) from: Lsn,
+    /// Commits that end after this come, and have not been sent before.
+    pub(super) resume: Lsn,
+    /// What comes before them, for a proof.
+    pub(super) proof: Option<Proof>,
     /// What the slot has confirmed.
     pub(super) floor: Lsn,
     pub(super) recent: Xid,
-    /// Set where commits before `from` were never sent.
+    /// Set where commits before `resume` were never sent.
     pub(super) restarted: Option<String>,
+    /// Set with `restarted` where nothing proves that the history is still the one that was followed.
+    pub(super) unproven: Option<Fork>,
+    /// Set where the database writes another timeline now, and has everything that was sent.
+    pub(super) promoted: Option<SourceIdentity>,
+    /// Whether this is the first session of the run, or behind a fork or a restart: earlier commits are not known.
+    pub(super) is_new: bool,
 }

@@ -1,8 +1,11 @@
 //! From nothing to a stream: the slot found or made, and where it begins.
 
 use laredo_core::{Lsn, Xid};
+use laredo_engine::Fork;
+use laredo_engine::source::SourceIdentity;
 
 use super::error::StreamError;
+use super::proof::{Beginning, KeptTable, SentCommits};
 use super::session::Session;
 use super::{Signals, StreamOptions};
 use crate::transport::{ReplicationConnection, Row, TransportError};
@@ -30,10 +33,16 @@ pub(super) struct Start<'a> {
     pub(super) resume: Option<Lsn>,
     /// Whether there was a slot in this run.
     has_slot: bool,
-    /// The system identifier of the first connection's cluster.
-    cluster: Option<String>,
-    /// The timeline when there first was a slot.
-    timeline: Option<u32>,
+    /// The database as it was when it was last asked.
+    identity: Option<SourceIdentity>,
+    /// The database writes another timeline than was said so far, and has everything that was sent.
+    promoted: Option<SourceIdentity>,
+    /// When the server was started that is known to have everything that was sent.
+    proven_with: Option<String>,
+    /// When the server of the present session was started.
+    started: String,
+    /// What an earlier run has kept, until a session has proven that it counts.
+    kept: Vec<KeptTable>,
     /// PostgreSQL could not stream from the slot, or missed the publication.
     suspect: bool,
     /// An operator wants the slot to be made again.
@@ -52,6 +61,8 @@ struct Found {
     slot: Option<Slot>,
     wal_end: Lsn,
     timeline: u32,
+    /// When the server was started.
+    started: String,
     is_suspect: bool,
     is_reset: bool,
 }
@@ -82,8 +93,11 @@ impl<'a> Start<'a> {
             options,
             resume,
             has_slot: false,
-            cluster: None,
-            timeline: None,
+            identity: options.identity.clone(),
+            promoted: None,
+            proven_with: None,
+            started: String::new(),
+            kept: options.kept.clone(),
             suspect: false,
             reset: false,
             internal_errors: 0,
@@ -106,8 +120,34 @@ impl<'a> Start<'a> {
         self.suspect |= error.concerns_slot_or_publication();
     }
 
+    /// The history has forked: what was sent means nothing any more.
+    pub(super) fn begin_again(&mut self) {
+        (self.resume, self.has_slot, self.proven_with, self.promoted) = (None, false, None, None);
+        self.kept.clear();
+    }
+
+    /// A session has ended at a position. Unless it ended before its proof was complete, the server has all up to there.
+    pub(super) fn ended(&mut self, position: Lsn, is_proven: bool) {
+        self.resume = Some(position);
+        if is_proven {
+            self.kept.clear();
+            self.proven_with = Some(std::mem::take(&mut self.started));
+        }
+    }
+
+    /// The database as it was when it was last asked.
+    pub(super) fn identity(&self) -> SourceIdentity {
+        self.identity.clone().unwrap_or_default()
+    }
+
+    /// The furthest position that was told.
+    pub(super) fn told(&self) -> Lsn {
+        let kept = self.kept.iter().map(|kept| kept.position).max();
+        self.resume.unwrap_or_default().max(kept.unwrap_or_default())
+    }
+
     /// Connects and begins to stream.
-    pub(super) async fn open(&mut self, signals: &Signals) -> Result<Session, StreamError> {
+    pub(super) async fn open(&mut self, signals: &Signals, sent: &SentCommits) -> Result<Session, StreamError> {
         let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
@@ -119,9 +159,14 @@ impl<'a> Start<'a> {
         found.is_suspect = std::mem::take(&mut self.suspect);
         found.is_reset = self.reset;
         signals.retention.send_modify(|known| known.slot.clone_from(&name));
-        let (from, floor, restarted, lost) = match plan(&name, &found, self.resume) {
-            Plan::Use { from, restarted } => {
-                (from, found.slot.map_or(from, |slot| slot.confirmed), restarted.clone(), restarted)
+        let is_same_server = self.proven_with.as_ref() == Some(&found.started);
+        let (begins, floor, restarted, lost) = match plan(&name, &found, self.resume) {
+            Plan::Use { from, restarted: Some(reason) } => {
+                (Beginning::at(from), from, Some(reason.clone()), Some(reason))
+            }
+            Plan::Use { from, restarted: None } => {
+                let confirmed = found.slot.as_ref().map_or(from, |slot| slot.confirmed);
+                (self.beginning(sent, confirmed, from, is_same_server)?, confirmed, None, None)
             }
             Plan::Make { restarted, lost } => {
                 if found.slot.is_some() {
@@ -129,9 +174,15 @@ impl<'a> Start<'a> {
                     connection.simple_query(&drop).await?;
                 }
                 let from = self.make(&mut connection, &name).await?;
-                (from, from, restarted, lost)
+                (Beginning::at(from), from, restarted, lost)
             }
         };
+        let is_new = restarted.is_some() || !self.has_slot;
+        let unproven = (restarted.is_some() && !is_same_server).then(|| Fork {
+            common: Lsn::ZERO,
+            abandoned: signals.abandoned(self.told()),
+            is_certain: false,
+        });
         self.reset = false;
         if let Some(reason) = &lost {
             signals.lost(reason);
@@ -141,52 +192,87 @@ impl<'a> Start<'a> {
             signals.slots.send_modify(|slots| *slots += 1);
         }
         // Copies may begin now. If this connection fails before it streams, its slot's beginning must not be forgotten.
-        self.resume.get_or_insert(from);
-        self.timeline.get_or_insert(found.timeline);
+        let resume = match (self.resume, &restarted) {
+            (Some(resume), None) => resume,
+            _ => begins.from,
+        };
+        self.resume.get_or_insert(resume);
+        signals.has_slot.send_replace(true);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
-        let sql = start_replication(&name, from, &self.options.publication);
+        let sql = start_replication(&name, begins.from, &self.options.publication);
         let (reader, writer) = connection.start_replication(&sql).await?;
-        Ok(Session { reader, writer, slot: name, from, floor, recent, restarted })
+        self.started = found.started;
+        let (slot, proof, promoted) = (name, begins.proof, self.promoted.take());
+        Ok(Session { reader, writer, slot, resume, proof, floor, recent, restarted, unproven, promoted, is_new })
+    }
+
+    /// Where a stream of a slot that is there begins, so that it proves what was sent before `resume`.
+    fn beginning(
+        &self,
+        sent: &SentCommits,
+        confirmed: Lsn,
+        resume: Lsn,
+        is_same_server: bool,
+    ) -> Result<Beginning, StreamError> {
+        let begins = match &self.proven_with {
+            // The storage of a server that runs is not put back.
+            Some(_) if is_same_server => Ok(Beginning::at(resume)),
+            Some(_) => Beginning::again(sent, self.options.tables.len(), confirmed, resume),
+            None => Beginning::after_restart(&self.kept, confirmed, resume),
+        };
+        begins.map_err(|mismatch| StreamError::Assemble(mismatch.into()))
     }
 
     /// Makes sure that it is the server we know.
     async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<Found, StreamError> {
         const WHAT: &str = "IDENTIFY_SYSTEM";
         // First, for a server that is promoted meanwhile would still name the old timeline.
-        let recovers: String =
-            field(&connection.simple_query("SELECT pg_is_in_recovery()").await?, 0, "pg_is_in_recovery")?;
+        let asked = connection.simple_query("SELECT pg_is_in_recovery(), pg_postmaster_start_time()").await?;
+        let recovers: String = field(&asked, 0, "pg_is_in_recovery")?;
         if recovers == "t" {
             return Err(StreamError::Recovering);
         }
+        let started = field(&asked, 1, "pg_postmaster_start_time")?;
         let rows = connection.simple_query(WHAT).await?;
         let cluster: String = field(&rows, 0, WHAT)?;
-        let known = self.cluster.get_or_insert_with(|| cluster.clone());
-        if *known != cluster {
+        if let Some(SourceIdentity { system_identifier: known, .. }) = &self.identity
+            && *known != cluster
+        {
             return Err(StreamError::Definite(format!(
                 "{} is another database cluster now: its system identifier was {known} and is {cluster}. Restart \
-                 laredo if that is intended",
+                 laredo if that is intended: it then checks the publication and the tables there, and copies them",
                 self.options.connection.address()
             )));
         }
-        Ok(Found { timeline: field(&rows, 1, WHAT)?, wal_end: field(&rows, 2, WHAT)?, ..Found::default() })
+        Ok(Found { timeline: field(&rows, 1, WHAT)?, wal_end: field(&rows, 2, WHAT)?, started, ..Found::default() })
     }
 
-    /// Makes sure that what was received is still part of the server's history. Positions of another history say
-    /// nothing in this one, and the journal is full of them.
-    async fn check_history(&self, connection: &mut ReplicationConnection, found: &Found) -> Result<(), StreamError> {
-        let (Some(resume), Some(timeline)) = (self.resume, self.timeline) else { return Ok(()) };
-        let left = match found.timeline == timeline {
-            true => None,
-            false => identity::history(connection, found.timeline).await?.into_iter().find(|(of, _)| *of == timeline),
+    /// Makes sure that what was sent is still part of the server's history.
+    async fn check_history(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        found: &Found,
+    ) -> Result<(), StreamError> {
+        let told = self.told();
+        let Some(identity) = &mut self.identity else {
+            self.identity = Some(identity::of(connection).await?);
+            return Ok(());
         };
-        match another_history(found, resume, timeline, left.map(|(_, at)| at)) {
-            Some(what) => Err(StreamError::Definite(format!(
-                "{what}. Restart laredo-server: it then copies every table again, into a new journal where a kept one is \
-                 not of that history"
-            ))),
-            None => Ok(()),
+        let timeline = identity.timeline;
+        let is_promoted = found.timeline != timeline;
+        if is_promoted {
+            identity.history = identity::history(connection, found.timeline).await?;
         }
+        (identity.timeline, identity.written) = (found.timeline, found.wal_end);
+        identity.server_started.clone_from(&found.started);
+        let left = identity.history.iter().find(|(of, _)| *of == timeline).map(|(_, at)| *at);
+        match another_history(found, told, timeline, left) {
+            Some(what) => return Err(StreamError::Forked { what, common: left.unwrap_or_default() }),
+            None if is_promoted => self.promoted = Some(identity.clone()),
+            None => {}
+        }
+        Ok(())
     }
 
     async fn check_publication(&self, connection: &mut ReplicationConnection) -> Result<(), StreamError> {
@@ -244,20 +330,23 @@ impl<'a> Start<'a> {
     }
 }
 
-/// What happened where the server is no longer one that goes on after `resume` on `timeline`.
-fn another_history(found: &Found, resume: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
-    if found.timeline != timeline {
+/// What happened where the server is no longer one that continues after `told` on `timeline`.
+fn another_history(found: &Found, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
+    if told == Lsn::ZERO {
+        return None;
+    }
+    if found.timeline != timeline && left.is_none_or(|left| told > left) {
         let left = match left {
             Some(at) => format!("timeline {timeline} was left at {at}"),
             None => format!("timeline {timeline} is no part of its history"),
         };
         return Some(format!(
-            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had come to {resume}",
+            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had come to {told}",
             found.timeline
         ));
     }
-    (found.wal_end < resume).then(|| {
-        format!("the server's WAL went back from {resume} to {}: it was restored to an earlier state", found.wal_end)
+    (found.wal_end < told).then(|| {
+        format!("the server's WAL went back from {told} to {}: it was restored to an earlier state", found.wal_end)
     })
 }
 
@@ -393,8 +482,7 @@ mod tests {
 
     #[test]
     fn another_history_is_told_from_a_slot_that_is_lost() {
-        let told =
-            |resume, timeline, left| another_history(&found(100), Lsn(resume), timeline, left).unwrap_or_default();
+        let told = |told, timeline, left| another_history(&found(100), Lsn(told), timeline, left).unwrap_or_default();
         assert_eq!(told(500, 3, None), "", "all that was received is there");
         assert_eq!(
             told(501, 3, None),
@@ -404,9 +492,10 @@ mod tests {
             told(300, 2, Some(Lsn(290)))
                 .contains("timeline 3 now: it was promoted or restored. timeline 2 was left at 0/122")
         );
-        // Even where nothing is missing: positions are handed out with their timeline.
-        assert!(told(300, 2, Some(Lsn(300))).contains("the stream had come to 0/12C"));
+        assert_eq!(told(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
+        assert!(told(301, 2, Some(Lsn(300))).contains("the stream had come to 0/12D"));
         assert!(told(300, 4, None).contains("timeline 4 is no part of its history"));
+        assert_eq!(told(0, 4, None), "", "nothing was told");
     }
 
     #[test]
@@ -420,6 +509,8 @@ mod tests {
             spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),
             seed: 0,
             from: None,
+            kept: Vec::new(),
+            identity: None,
         };
         let mut start = Start::new(&options);
         let server = |code: &str| {

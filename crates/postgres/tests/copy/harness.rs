@@ -125,7 +125,7 @@ impl Following {
         loop {
             match self.event().await {
                 SourceEvent::Moved { table, reason, .. } if table.0 == index => return reason,
-                SourceEvent::Restarted { reason } => panic!("{reason}"),
+                SourceEvent::Restarted { reason, .. } => panic!("{reason}"),
                 _ => {}
             }
         }
@@ -136,7 +136,7 @@ impl Following {
         loop {
             match self.event().await {
                 SourceEvent::Broken { table, error } if table.0 == index => return error,
-                SourceEvent::Restarted { reason } => panic!("{reason}"),
+                SourceEvent::Restarted { reason, .. } => panic!("{reason}"),
                 _ => {}
             }
         }

@@ -283,6 +283,10 @@ impl Source for Played {
         std::future::pending().await
     }
 
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        Ok(END)
+    }
+
     async fn copy(
         &self,
         table: TableIndex,

@@ -77,7 +77,7 @@ fn run(recordings: &[Messages], seed: u64) -> bool {
             assembler.connected(assembler.position(), Xid(1000));
         }
         if rng.random_bool(0.01) {
-            assembler.keepalive(Lsn(rng.random()));
+            assembler.keepalive(Lsn(rng.random())).unwrap();
             events.extend(assembler.progress());
         }
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Lsn, TupleRef};
-use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_core::{Cell, CommitMark, Lsn, TupleRef};
+use laredo_engine::Fork;
+use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::stream::{ReconnectOptions, Signals, SlotMode, StreamOptions, follow};
@@ -53,6 +54,8 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
         from: None,
+        kept: Vec::new(),
+        identity: None,
     }
 }
 
@@ -61,6 +64,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
 pub(crate) struct Told {
     pub(crate) xid: u64,
     pub(crate) end: Lsn,
+    pub(crate) mark: CommitMark,
     pub(crate) tables: BTreeMap<usize, Vec<String>>,
 }
 
@@ -77,15 +81,20 @@ impl Follower {
     }
 
     pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> Follower {
+        let (follower, signals) = Follower::spawn(options, capacity);
+        let mut slots = signals.slots.subscribe();
+        let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
+        drop(wait.await.expect("a slot").unwrap());
+        follower
+    }
+
+    fn spawn(options: StreamOptions, capacity: usize) -> (Follower, Arc<Signals>) {
         let (sender, events) = mpsc::channel(capacity);
         let (acknowledged, told) = watch::channel(Lsn::ZERO);
         let signals = Arc::new(Signals::new());
         let seen = Arc::clone(&signals);
         let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(move || *told.borrow())).await });
-        let mut slots = signals.slots.subscribe();
-        let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
-        drop(wait.await.expect("a slot").unwrap());
-        Follower { acknowledged, events, task }
+        (Follower { acknowledged, events, task }, signals)
     }
 
     pub(crate) async fn next(&mut self) -> SourceEvent {
@@ -102,8 +111,9 @@ impl Follower {
             match self.next().await {
                 SourceEvent::Commit(commit) => {
                     self.acknowledged.send_replace(commit.end);
+                    let mark = commit.mark();
                     let tables = commit.tables.into_iter().map(|(table, spool)| (table.0, texts(spool)));
-                    return Told { xid: commit.xid.0, end: commit.end, tables: tables.collect() };
+                    return Told { xid: commit.xid.0, end: commit.end, mark, tables: tables.collect() };
                 }
                 SourceEvent::Progress(lsn) => drop(self.acknowledged.send_replace(lsn)),
                 other => panic!("{other:?}"),
@@ -131,11 +141,53 @@ impl Follower {
         }
     }
 
+    /// Follows what begins with a fork: the slot comes later.
+    pub(crate) async fn start_forked(options: StreamOptions) -> Follower {
+        Follower::spawn(options, 64).0
+    }
+
+    /// A restart, which comes before anything else but progress, and what is not proven with it.
+    pub(crate) async fn restart(&mut self) -> (String, Option<Fork>) {
+        loop {
+            match self.next().await {
+                SourceEvent::Restarted { reason, fork } => return (reason, fork),
+                SourceEvent::Progress(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// The reason of a restart, which comes before anything else but progress.
     pub(crate) async fn restarted(&mut self) -> String {
         loop {
             match self.next().await {
-                SourceEvent::Restarted { reason } => return reason,
+                SourceEvent::Restarted { reason, .. } => return reason,
+                SourceEvent::Progress(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The next fork of the database's history, which comes before anything else but progress. It is noted with that.
+    pub(crate) async fn forked(&mut self) -> (SourceIdentity, Fork, String) {
+        loop {
+            match self.next().await {
+                SourceEvent::Forked { identity, fork, reason, noted } => {
+                    self.acknowledged.send_replace(Lsn::ZERO);
+                    drop(noted);
+                    return (identity, fork, reason);
+                }
+                SourceEvent::Progress(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The database on its next timeline, which comes before anything else but progress.
+    pub(crate) async fn promoted(&mut self) -> SourceIdentity {
+        loop {
+            match self.next().await {
+                SourceEvent::Promoted { identity } => return identity,
                 SourceEvent::Progress(_) => {}
                 other => panic!("{other:?}"),
             }

@@ -4,5 +4,6 @@
 
 mod changes;
 mod harness;
+mod histories;
 mod positions;
 mod reconnects;

@@ -1,7 +1,5 @@
 //! Connections, slots and servers that go away.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use laredo_engine::source::{SourceError, SourceEvent};
@@ -173,65 +171,6 @@ async fn a_slot_that_is_still_active_is_asked_for_again() {
     drop(held);
     cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
     assert_eq!(stream.changes(0).await, ["+1,NULL"]);
-}
-
-/// What a server that was stopped had on disk, put in its place again later.
-struct Backup(PathBuf);
-
-impl Backup {
-    fn take(cluster: &mut Cluster) -> Backup {
-        cluster.stop(StopMode::Fast).unwrap();
-        let backup = cluster.socket_dir().join("backup");
-        run(Command::new("cp").arg("-a").arg(cluster.data_dir()).arg(&backup));
-        cluster.restart().unwrap();
-        Backup(backup)
-    }
-
-    fn restore(self, cluster: &mut Cluster, prepare: impl FnOnce(&Path)) {
-        cluster.stop(StopMode::Fast).unwrap();
-        std::fs::remove_dir_all(cluster.data_dir()).unwrap();
-        std::fs::rename(&self.0, cluster.data_dir()).unwrap();
-        prepare(&cluster.data_dir());
-        cluster.restart().unwrap();
-    }
-}
-
-fn run(command: &mut Command) {
-    assert!(command.status().unwrap().success(), "{command:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_on_another_timeline_ends_the_stream() {
-    let mut cluster = cluster(ClusterOptions::default().set("restore_command", "false"));
-    cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
-    let backup = Backup::take(&mut cluster);
-    let mut stream = Follower::start(&cluster, stateful()).await;
-    cluster.psql("INSERT INTO users VALUES ('not in the other history')").unwrap();
-    assert_eq!(stream.changes(0).await, ["+not in the other history,NULL"]);
-    // As a standby that is promoted, it ends its recovery with a timeline of its own.
-    backup.restore(&mut cluster, |data| {
-        run(Command::new("cp").arg("-a").arg(data.join("PG_VERSION")).arg(data.join("recovery.signal")));
-    });
-    let error = definite(stream).await;
-    assert!(
-        error.contains("the server is on timeline 2 now: it was promoted or restored. timeline 1 was left at"),
-        "{error}"
-    );
-    assert!(error.contains("Restart laredo-server"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_wal_went_back_ends_the_stream() {
-    let mut cluster = cluster(ClusterOptions::default());
-    cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
-    let backup = Backup::take(&mut cluster);
-    let mut stream = Follower::start(&cluster, stateful()).await;
-    cluster.psql("INSERT INTO users SELECT i, repeat('x', 1000) FROM generate_series(1, 1000) i").unwrap();
-    assert_eq!(stream.changes(0).await.len(), 1000);
-    backup.restore(&mut cluster, |_| {});
-    let error = definite(stream).await;
-    assert!(error.contains("the server's WAL went back from"), "{error}");
-    assert!(error.contains("Restart laredo-server"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

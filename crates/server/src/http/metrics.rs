@@ -107,6 +107,7 @@ fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
         gauge!("laredo_slot_wal_status", &labels).set(float(is.into()));
     }
     counter!("laredo_slot_losses_total", &[("source", source.id.clone())]).absolute(retention.losses);
+    counter!("laredo_history_forks_total", &[("source", source.id.clone())]).absolute(retention.forks);
 }
 
 fn read_journal(table: &Served) {
@@ -197,6 +198,10 @@ fn describe() {
     describe_counter!(
         "laredo_slot_losses_total",
         "Slots that could not be gone on with: every table was copied again."
+    );
+    describe_counter!(
+        "laredo_history_forks_total",
+        "Times that the database turned out to have another history: every table was copied again."
     );
     describe_counter!("laredo_copies_total", "Copies of the table completed.");
     describe_counter!("laredo_changes_total", "Changes applied.");

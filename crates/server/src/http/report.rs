@@ -43,6 +43,16 @@ struct SourceReport {
     losses: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_loss: Option<String>,
+    /// How often since the start the database turned out to have another history.
+    #[serde(skip_serializing_if = "is_zero")]
+    forks: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_fork: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Serialize)]
@@ -113,6 +123,8 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
         left_ms: standing.and_then(|standing| standing.left).map(ms),
         losses: retention.losses,
         last_loss: retention.last_loss,
+        forks: retention.forks,
+        last_fork: retention.last_fork,
     }
 }
 

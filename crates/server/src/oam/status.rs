@@ -129,6 +129,8 @@ fn details(source: &ServedSource) -> Struct {
         fields.extend(standing.safe_bytes.map(|bytes| ("safe_bytes", number(bytes))));
         fields.extend(standing.left.map(|left| ("seconds_left", number(left.as_secs()))));
     }
+    fields.push(("history_forks", number(retention.forks)));
+    fields.extend(retention.last_fork.as_deref().map(|reason| ("last_fork", text(reason))));
     fields.extend(retention.last_loss.as_deref().map(|reason| ("last_loss", text(reason))));
     let fields = fields.into_iter().map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) }));
     Struct { fields: fields.collect() }

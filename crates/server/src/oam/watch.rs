@@ -129,21 +129,25 @@ impl Watch {
 /// What was told of a source's slot.
 struct SlotSeen {
     losses: u64,
+    forks: u64,
     wal_status: WalStatus,
 }
 
 impl SlotSeen {
     /// A slot that has what it needs is nothing to begin with.
     fn new(retention: &Retention) -> SlotSeen {
-        SlotSeen { losses: retention.losses, wal_status: WalStatus::Reserved }
+        SlotSeen { losses: retention.losses, forks: retention.forks, wal_status: WalStatus::Reserved }
     }
 
     /// What happened since, each as a word and a sentence.
     fn changes(&mut self, retention: &Retention) -> Vec<(&'static str, String)> {
         let mut changes = Vec::new();
-        let Retention { slot, standing, losses, last_loss } = retention;
+        let Retention { slot, standing, losses, last_loss, forks, last_fork } = retention;
         if std::mem::replace(&mut self.losses, *losses) != *losses {
             changes.push(("slot_lost", last_loss.clone().unwrap_or_default()));
+        }
+        if std::mem::replace(&mut self.forks, *forks) != *forks {
+            changes.push(("history_forked", last_fork.clone().unwrap_or_default()));
         }
         // While it cannot be asked, nothing is known to have changed.
         if let Some(wal_status) = standing.map(|standing| standing.wal_status)

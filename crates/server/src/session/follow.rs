@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::Clock;
 use laredo_engine::journal::{Cursor, Head, Piece};
 use tokio::task::{spawn_blocking, yield_now};
@@ -78,16 +78,16 @@ impl<'a> Follow<'a> {
 
     /// Ends the client's snapshot: for a reader of Structs at what is the head now, or was within a second.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
-        let at = match self.greeting.is_binary() {
-            true => self.greeting.start.place(),
-            false => self.catch_up(&sent).await?,
+        let (at, mark) = match self.greeting.is_binary() {
+            true => (self.greeting.start.place(), sent.base.head().mark),
+            false => (self.catch_up(&sent).await?, CommitMark::default()),
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();
         }
         let greeting = self.greeting;
         let end = joined(|out| {
-            greeting.snapshot_end(at, sent.rows, out);
+            greeting.snapshot_end(at, mark, sent.rows, out);
             greeting.marker(at, out);
         });
         self.outlet.send(end).await
@@ -249,10 +249,10 @@ impl<'a> Follow<'a> {
     async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
-        let heartbeat = self.greeting.heartbeat(at, Some(head.position));
+        let heartbeat = self.greeting.heartbeat(at, Some(head));
         let message: Bytes = joined(|out| {
             if let Some(reached) = unknown.filter(|reached| !reached.is_told) {
-                empty_batch(reached.sequence, reached.position, reached.committed_at, out);
+                empty_batch(reached.sequence, reached.mark(), out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -268,7 +268,7 @@ impl<'a> Follow<'a> {
         if let Some(error) = self.greeting.table.failure() {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
-        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head.position));
+        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
         self.outlet.send(heartbeat.into()).await
     }
 }

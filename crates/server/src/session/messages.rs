@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use laredo_core::CommitTime;
-use laredo_core::Lsn;
+use laredo_core::{CommitMark, CommitTime, Lsn};
+use laredo_engine::ScopedMark;
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
+use laredo_proto::replication as wire;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     Encoding, GoAway, Heartbeat, RowEncoding, SchemaChangeNotification, SnapshotBegin, SnapshotEnd, SyncHandshake,
@@ -50,7 +51,8 @@ impl Greeting<'_> {
                 .is_binary()
                 .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(&start.schema)) });
             handshake.instance_id.clone_from(&self.journal.instance().0);
-            handshake.source = Some(identity_to_wire(&self.table.options.source));
+            handshake.source = Some(identity_to_wire(&self.table.handle().history().identity()));
+            handshake.another_history = start.is_another_history;
             handshake.reason = start.reason.to_owned();
             handshake.server_current_position = info.head.position.0;
         }
@@ -79,12 +81,14 @@ impl Greeting<'_> {
         put(Message::SnapshotBegin(begin), out);
     }
 
-    /// `rows` counts the snapshot's rows alone, without the entries that may follow them.
-    pub(super) fn snapshot_end(&self, at: Marker, rows: u64, out: &mut Vec<u8>) {
+    /// `rows` counts the snapshot's rows alone, without the entries that may follow them. `mark` is the newest commit at or before
+    /// the end, where it is known.
+    pub(super) fn snapshot_end(&self, at: Marker, mark: CommitMark, rows: u64, out: &mut Vec<u8>) {
         let end = SnapshotEnd {
             sequence: at.sequence.to_wire(),
             rows_sent: count(rows),
             source_position: self.position(Some(at.position)),
+            mark: self.mark(mark),
             ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);
@@ -97,14 +101,15 @@ impl Greeting<'_> {
         }
     }
 
-    /// `sent` where every commit up to there was sent.
-    pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Lsn>) -> Vec<u8> {
+    /// `sent` where everything up to that head was sent.
+    pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         let Head { sequence, .. } = self.journal.head();
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),
             server_time: Some(timestamp(now)),
-            source_position: sent.map_or_else(String::new, |sent| sent.to_string()),
-            earlier_source_position: self.position(sent),
+            source_position: sent.map_or_else(String::new, |sent| sent.position.to_string()),
+            earlier_source_position: self.position(sent.map(|sent| sent.position)),
+            mark: sent.and_then(|sent| self.mark(sent.mark)),
             ..Heartbeat::default()
         };
         let mut out = Vec::new();
@@ -119,6 +124,12 @@ impl Greeting<'_> {
         let mut out = Vec::new();
         put(Message::GoAway(go_away), &mut out);
         out
+    }
+
+    /// The newest commit at or before a position, where it is known; only for clients that know the extensions.
+    fn mark(&self, mark: CommitMark) -> Option<wire::CommitMark> {
+        let scope = self.table.handle().history().scope();
+        mark.known().filter(|_| self.ask.is_ours).map(|mark| ScopedMark { mark, scope }.into())
     }
 
     /// Only for clients that know the extensions.

@@ -49,7 +49,7 @@ impl Quiet {
         tokio::spawn(engine.run(std::future::pending()));
         let tables = handle.tables().iter();
         let options = tables.map(|t| {
-            let mut options = ServedTableOptions::new(t.clone(), handle.identity().clone());
+            let mut options = ServedTableOptions::new(t.clone());
             served(&mut options);
             Arc::new(Served::new(options))
         });

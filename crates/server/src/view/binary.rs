@@ -1,6 +1,6 @@
 //! Binary batches with only the rows that a filter lets through.
 
-use laredo_core::{CommitTime, Filter, Lsn, Schema, Sequence};
+use laredo_core::{CommitMark, Filter, Schema, Sequence};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader, Entries};
 
@@ -46,7 +46,8 @@ fn finish(mut batch: BatchBuilder, header: &BatchHeader) -> Projected {
 }
 
 /// A batch without entries: nothing is left of the transactions up to here.
-pub(crate) fn empty_batch(sequence: Sequence, position: Lsn, committed_at: CommitTime, out: &mut Vec<u8>) {
-    let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true };
+pub(crate) fn empty_batch(sequence: Sequence, mark: CommitMark, out: &mut Vec<u8>) {
+    let CommitMark { end: position, xid, committed_at } = mark;
+    let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true, xid };
     BatchBuilder::default().finish(&header, out);
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TupleBuf, Value};
+use laredo_core::{
+    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TupleBuf, Value,
+};
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
 use laredo_proto::batch::Action;
@@ -32,7 +34,8 @@ fn row(cells: &[&str]) -> TupleBuf {
 
 fn journal() -> (Journal, JournalWriter) {
     let folder = std::env::temp_dir();
-    let head = Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0) };
+    let head =
+        Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0), mark: CommitMark::default() };
     let base = BaseWriter::new(&folder).unwrap().finish(head, schema(&["a"])).unwrap();
     let (entries_max, bytes_max) = (1000, 1 << 20);
     let options = JournalOptions {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, Xid};
 use laredo_engine::journal::{self, Frame, Piece};
 use laredo_proto::replication::RowEncoding;
 
@@ -37,8 +37,16 @@ pub(crate) struct Reached {
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
     pub(crate) committed_at: CommitTime,
+    pub(crate) xid: Xid,
     /// Whether the client was told of it.
     pub(crate) is_told: bool,
+}
+
+impl Reached {
+    /// Returns the commit, or the end of a span as a mark without a transaction.
+    pub(crate) fn mark(self) -> CommitMark {
+        CommitMark { end: self.position, xid: self.xid, committed_at: self.committed_at }
+    }
 }
 
 /// What one step gives.
@@ -146,6 +154,7 @@ impl Walk {
             sequence: header.last_sequence,
             position: header.position,
             committed_at: header.committed_at,
+            xid: header.xid,
             is_told: self.is_open,
         };
         // Inside a snapshot nothing says where the client is before the snapshot's own end.
@@ -168,7 +177,7 @@ impl Walk {
         let mut out = bytes.to_vec();
         let Reached { sequence, position, committed_at, .. } = reached;
         match self.view.encoding {
-            RowEncoding::PostgresBinary => empty_batch(sequence, position, committed_at, &mut out),
+            RowEncoding::PostgresBinary => empty_batch(sequence, reached.mark(), &mut out),
             RowEncoding::Struct => marker(Marker { sequence, position, committed_at }, &mut out),
         }
         out.into()

@@ -27,6 +27,10 @@ impl Source for Held {
         self.database.stream(events, acknowledged).await
     }
 
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        self.database.written().await
+    }
+
     async fn copy(
         &self,
         table: TableIndex,

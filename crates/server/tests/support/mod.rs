@@ -78,7 +78,7 @@ pub(crate) async fn start(
     }));
     let served = handle.tables().iter();
     let tables = served.map(|table| {
-        let options = ServedTableOptions::new(table.clone(), handle.identity().clone());
+        let options = ServedTableOptions::new(table.clone());
         ServedTableOptions { source_id: "sim".to_owned(), ..options }
     });
     let tables = tables.collect();

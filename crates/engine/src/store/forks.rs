@@ -1,0 +1,125 @@
+//! Forks of the database's history, noted beside what was kept of it, in words that a person can read too.
+
+use std::fs;
+use std::io::{self, Write};
+
+use laredo_core::Lsn;
+use serde::{Deserialize, Serialize};
+
+use super::error::{StoreError, io_error};
+use super::folder::Folder;
+use crate::history::Fork;
+
+/// The file. It stays where it is when what was kept is put aside.
+pub(super) const NAME: &str = "history.json";
+/// So many of the newest forks are remembered.
+const FORKS_MAX: usize = 64;
+
+/// The forks that were noted in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forks {
+    /// Forks noted since the folder was first used, those included that are no longer listed.
+    #[serde(default)]
+    count: u64,
+    forks: Vec<NotedFork>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct NotedFork {
+    number: u64,
+    common: String,
+    abandoned: String,
+    is_certain: bool,
+    reason: String,
+}
+
+impl Forks {
+    /// Reads the forks of a folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not what was written.
+    pub(crate) fn read(folder: &Folder) -> Result<Forks, StoreError> {
+        let path = folder.path().join(NAME);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Forks::default()),
+            Err(error) => return Err(io_error("reading", &path)(error)),
+        };
+        serde_json::from_slice(&text).map_err(|error| StoreError::damaged(&path, 0, error.to_string()))
+    }
+
+    /// Notes a fork on disk, behind those that are known. It is there when this returns.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub(crate) fn note(folder: &Folder, fork: &Fork, reason: &str) -> Result<(), StoreError> {
+        let mut forks = Forks::read(folder)?;
+        forks.count += 1;
+        forks.forks.push(NotedFork {
+            number: forks.count,
+            common: fork.common.to_string(),
+            abandoned: fork.abandoned.to_string(),
+            is_certain: fork.is_certain,
+            reason: reason.to_owned(),
+        });
+        let surplus = forks.forks.len().saturating_sub(FORKS_MAX);
+        forks.forks.drain(..surplus);
+        let path = folder.path().join(NAME);
+        let text = serde_json::to_vec_pretty(&forks).map_err(io::Error::from).map_err(io_error("writing", &path))?;
+        let mut file = folder.temporary().map_err(io_error("making a file beside", &path))?;
+        file.write_all(&text).map_err(io_error("writing", &path))?;
+        folder.put(file, NAME).map(drop)
+    }
+
+    /// Returns how many forks were noted.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the position up to which positions may be those of an abandoned history.
+    pub(crate) fn abandoned(&self) -> Lsn {
+        self.forks.iter().map(|fork| lsn(&fork.abandoned)).max().unwrap_or_default()
+    }
+
+    /// Checks that what was kept up to `position`, when `known` forks were noted, is not of a history that was abandoned
+    /// since.
+    pub(crate) fn check(&self, known: u64, position: Lsn) -> Result<(), String> {
+        let parted =
+            self.forks.iter().find(|fork| fork.number > known && fork.is_certain && lsn(&fork.common) < position);
+        match parted {
+            None => Ok(()),
+            Some(NotedFork { common, reason, .. }) => Err(format!(
+                "it comes to {position}, and the database's history has forked since, at or after {common}: {reason}"
+            )),
+        }
+    }
+}
+
+fn lsn(text: &str) -> Lsn {
+    text.parse().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_before_a_fork_counts_up_to_it_and_what_was_kept_after_it_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        assert_eq!(Forks::read(&folder).unwrap(), Forks::default());
+        let fork = |common, is_certain| Fork { common: Lsn(common), abandoned: Lsn(common + 100), is_certain };
+        Forks::note(&folder, &fork(500, true), "put back").unwrap();
+        Forks::note(&folder, &fork(300, false), "no proof").unwrap();
+        let forks = Forks::read(&folder).unwrap();
+        assert_eq!((forks.count(), forks.abandoned()), (2, Lsn(600)));
+        assert!(forks.check(0, Lsn(501)).unwrap_err().contains("put back"));
+        assert_eq!(forks.check(0, Lsn(500)), Ok(()));
+        assert_eq!(forks.check(1, Lsn(501)), Ok(()), "begun after the fork");
+        for _ in 0..FORKS_MAX {
+            Forks::note(&folder, &fork(700, true), "again").unwrap();
+        }
+        let forks = Forks::read(&folder).unwrap();
+        assert_eq!((forks.count(), forks.forks.len()), (2 + FORKS_MAX as u64, FORKS_MAX));
+    }
+}

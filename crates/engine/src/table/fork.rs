@@ -1,0 +1,100 @@
+//! A fork of the database's history, as a table sees it: noted on disk first, then followed by a copy into a new journal.
+
+use laredo_core::Sequence;
+
+use super::recent::Recent;
+use super::{Copying, Phase, Table, TableError, Wants, copy};
+use crate::durable::Durable;
+use crate::history::Fork;
+use crate::source::SourceIdentity;
+use crate::status::TablePhase;
+use crate::store::{Definition, Forks, Manifest, SKIPPED};
+
+impl Table {
+    /// Notes on disk that the database's history has forked, or may have.
+    pub(super) fn note_fork(&mut self, fork: &Fork, reason: &str) -> Result<(), TableError> {
+        self.abandoned = self.abandoned.max(fork.abandoned);
+        // First: no snapshot of the other history may be taken for one of this.
+        if let Some(journal) = self.journal.borrow().as_ref().filter(|_| fork.is_certain) {
+            journal.part();
+        }
+        if let Some((store, _)) = &self.bases.store {
+            Forks::note(store.folder(), fork, reason)?;
+        }
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.note_fork(fork, reason)?;
+        }
+        if let Some(journal) = &*self.journal.borrow() {
+            journal.abandon_up_to(self.abandoned);
+        }
+        Ok(())
+    }
+
+    /// The database no longer contains what the rows were made of. Once that is noted, the table begins again with a copy and
+    /// a new journal. Readers keep what they have until then.
+    ///
+    /// # Errors
+    /// When the fork cannot be noted.
+    pub(crate) fn on_forked(
+        &mut self,
+        identity: SourceIdentity,
+        fork: &Fork,
+        reason: &str,
+    ) -> Result<Wants, TableError> {
+        self.note_fork(fork, reason)?;
+        self.status.lock().forks += 1;
+        self.identify(identity);
+        // Transactions of another history will never be visible in this one.
+        self.recent = Recent::default();
+        (self.copy_due, self.definition_due, self.owes_copy) = (None, None, None);
+        if self.store_failure().is_some() {
+            return Ok(Wants::Nothing);
+        }
+        tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
+        if let Some(live) = &mut self.live {
+            live.writer.publish()?;
+            self.first_sequence = Sequence(live.writer.committed().sequence.0 + SKIPPED);
+        }
+        let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance));
+        self.phase = Phase::Copying(Box::new(Copying::after_fork()));
+        let mut status = self.status.lock();
+        status.phase = TablePhase::Copying { reason: reason.to_owned() };
+        status.releasable = Some(Durable::default());
+        Ok(Wants::Copy)
+    }
+
+    /// The database writes another timeline, which contains everything that was followed.
+    ///
+    /// # Errors
+    /// When that cannot be noted on disk.
+    pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<Wants, TableError> {
+        if let Some((store, _)) = &self.bases.store
+            && let Some(mut manifest) = Manifest::read(store)?
+        {
+            manifest.promote(&identity);
+            manifest.write(store)?;
+        }
+        self.identify(identity);
+        Ok(Wants::Nothing)
+    }
+
+    fn identify(&mut self, identity: SourceIdentity) {
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.identify(identity.clone());
+        }
+        self.identity = identity;
+    }
+
+    /// Puts a new journal in the place of the one of another history.
+    pub(super) fn replace_journal(&mut self, done: copy::Done, definition: Definition) -> Result<(), TableError> {
+        // Its files are removed: nothing may write them any more.
+        drop(self.live.take());
+        let before = self.journal.borrow().clone();
+        self.live = Some(self.begin_journal(done, definition)?);
+        if let Some(before) = before {
+            before.close();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! PostgreSQL's storage is put back to an earlier state, or its timeline changes, under servers that run and servers that do
+//! not: every client ends with what the database has, without a restart and without a person.
+
+use std::path::Path;
+
+use laredo_core::{Lsn, TableName};
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{SyncMode, SyncRequest};
+use laredo_testkit::{Cluster, ClusterOptions, StopMode, eventually, oracle};
+use tempfile::TempDir;
+
+use crate::support::fleet::{Only, Pair};
+use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::simple;
+
+/// What a server keeps for its next start, and which slot it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    Journal,
+    Snapshots,
+    Nothing,
+    NothingAndNoSlot,
+}
+
+const ALL: [Keeps; 4] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing, Keeps::NothingAndNoSlot];
+
+struct Scene {
+    cluster: Cluster,
+    table: TableName,
+    _folder: TempDir,
+    server: Server,
+    pair: Pair,
+    mark: i32,
+}
+
+impl Scene {
+    /// A table of a thousand rows, a server, and two clients that have all of it.
+    async fn start(keeps: Keeps) -> Scene {
+        let cluster = Cluster::start(ClusterOptions::default().set("restore_command", "false")).unwrap();
+        cluster
+            .psql(
+                "CREATE TABLE kept (n int PRIMARY KEY, body text);
+                 INSERT INTO kept SELECT n, 'in both' FROM generate_series(1, 1000) n",
+            )
+            .unwrap();
+        let (folder, table) = (tempfile::tempdir().unwrap(), TableName::new("public", "kept"));
+        let path = serde_json::Value::from(folder.path().to_string_lossy());
+        let keys = match keeps {
+            Keeps::Journal => format!("journal {{ store = local, store_config {{ path = {path} }} }}"),
+            Keeps::Snapshots => {
+                format!("snapshot {{ interval = 100ms, store = local, store_config {{ path = {path} }} }}")
+            }
+            Keeps::Nothing | Keeps::NothingAndNoSlot => String::new(),
+        };
+        let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).target(&keys);
+        let config = if keeps == Keeps::NothingAndNoSlot { config } else { config.slot("laredo_histories") };
+        let server = config.start().await;
+        let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
+        let mut scene = Scene { cluster, table, _folder: folder, server, pair, mark: 0 };
+        scene.clients_have_everything().await;
+        scene
+    }
+
+    /// Rows of a history, each with WAL behind it that belongs to no table.
+    fn write(&self, history: &str, first: i32, bytes: u32) {
+        let sql = format!(
+            "INSERT INTO kept SELECT n, '{history}' FROM generate_series({first}, {first} + 99) n;
+             UPDATE kept SET body = '{history}' WHERE n <= 10;
+             SELECT pg_logical_emit_message(false, 'test', repeat('x', {bytes}))"
+        );
+        self.cluster.psql(&sql).unwrap();
+    }
+
+    /// Both clients come to have what the database has, and follow it.
+    async fn clients_have_everything(&mut self) {
+        self.mark -= 1;
+        let sql = self.cluster.connect().await.unwrap();
+        sql.batch_execute(&format!("INSERT INTO kept VALUES ({}, 'mark')", self.mark)).await.unwrap();
+        let position = oracle::flushed(&sql).await.unwrap();
+        let rows = oracle::rows_at_rest(&sql, &self.table, &["n"], "true").await.unwrap();
+        let equal = async || self.pair.replica.view().position() >= position && self.pair.differences(&rows).is_empty();
+        if eventually(PATIENCE, equal).await.is_err() {
+            let status = self.pair.replica.status();
+            panic!("at {position}:\n{}\n{status:?}\n{:#?}", self.pair.differences(&rows), self.server.process.output());
+        }
+    }
+
+    async fn forks(&self) -> u64 {
+        self.server.source_metric("laredo_history_forks_total").await.unwrap_or(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
+    for keeps in ALL {
+        // With less, and with more WAL than the lost history had.
+        for new_bytes in [0, 3_000_000] {
+            let what = format!("{keeps:?}, {new_bytes} bytes");
+            let mut scene = Scene::start(keeps).await;
+            let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+            scene.clients_have_everything().await;
+            scene.write("lost", 2000, 1000);
+            scene.clients_have_everything().await;
+            scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+            scene.write("new", 5000, new_bytes);
+            scene.clients_have_everything().await;
+            if keeps != Keeps::NothingAndNoSlot {
+                assert_eq!(scene.forks().await, 1, "{what}");
+            }
+            // The new history survives as any other does.
+            scene.server.restart().await;
+            scene.write("newer", 7000, 0);
+            scene.clients_have_everything().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
+    for keeps in [Keeps::Journal, Keeps::Snapshots] {
+        for new_bytes in [0, 3_000_000] {
+            let mut scene = Scene::start(keeps).await;
+            let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+            scene.clients_have_everything().await;
+            scene.write("lost", 2000, 1000);
+            scene.clients_have_everything().await;
+            let kept = async || {
+                let durable = scene.server.metric("laredo_stored_snapshot_position_bytes", &scene.table).await;
+                keeps != Keeps::Snapshots || durable >= Some(scene.pair.replica.view().position().0)
+            };
+            eventually(PATIENCE, kept).await.unwrap();
+            scene.server.process.kill9();
+            scene.server.process.wait(PATIENCE).await.unwrap();
+            scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+            scene.write("new", 5000, new_bytes);
+            scene.server.restart().await;
+            scene.clients_have_everything().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_is_followed_and_heals_what_it_lost() {
+    for keeps in [Keeps::Journal, Keeps::Nothing] {
+        let mut scene = Scene::start(keeps).await;
+        scene.cluster.begin_timeline(StopMode::Fast).unwrap();
+        scene.clients_have_everything().await;
+        let copies = scene.server.metric("laredo_copies_total", &scene.table).await;
+        assert_eq!((copies, scene.forks().await), (Some(1), 0), "{keeps:?}: nothing was lost");
+
+        let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+        scene.write("lost", 2000, 1000);
+        scene.clients_have_everything().await;
+        let promote = |data: &Path| {
+            let (from, to) = (data.join("PG_VERSION"), data.join("recovery.signal"));
+            assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+        };
+        scene.cluster.put_back(&copy, StopMode::Immediate, promote).unwrap();
+        scene.write("new", 5000, 2_000_000);
+        scene.clients_have_everything().await;
+        assert_eq!(scene.forks().await, 1, "{keeps:?}");
+        scene.server.restart().await;
+        scene.clients_have_everything().await;
+    }
+}
+
+/// A server that starts after the fork, and knows nothing of it, tells clients of the other history by their commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
+    let scene = Scene::start(Keeps::Nothing).await;
+    let mut scene = scene;
+    let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+    scene.clients_have_everything().await;
+    scene.write("lost", 2000, 1_000_000);
+    scene.clients_have_everything().await;
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("local");
+    let saved = laredo_client::Replica::builder(scene.server.url(), scene.table.clone())
+        .local_snapshot_path(&path)
+        .start()
+        .unwrap();
+    let lost = scene.pair.replica.view().position();
+    eventually(PATIENCE, async || saved.view().position() >= lost).await.unwrap();
+    saved.stop().await;
+    scene.server.process.kill9();
+    scene.server.process.wait(PATIENCE).await.unwrap();
+    scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+    // Past everything that the other history had.
+    scene.write("new", 5000, 100_000);
+    let other = ServerConfig::new(scene.cluster.url("postgres"), [scene.table.clone()]).start().await;
+    scene.write("newer", 6000, 3_000_000);
+    let sql = scene.cluster.connect().await.unwrap();
+    let position = oracle::flushed(&sql).await.unwrap();
+    assert!(position > lost);
+    let rows = oracle::rows_at_rest(&sql, &scene.table, &["n"], "true").await.unwrap();
+    let moved =
+        laredo_client::Replica::builder(other.url(), scene.table.clone()).local_snapshot_path(&path).start().unwrap();
+    let equal = async || {
+        let view = moved.view();
+        view.position() >= position && crate::support::compare::view_differences(&view, &rows, &["n"]).is_empty()
+    };
+    eventually(PATIENCE, equal).await.expect("it has what the database has");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_beyond_the_wal_is_another_history_at_once_and_stays_so() {
+    let scene = Scene::start(Keeps::Nothing).await;
+    let end: Lsn = scene.cluster.psql("SELECT pg_current_wal_lsn()").unwrap().parse().unwrap();
+    let request = SyncRequest {
+        schema: scene.table.schema.clone(),
+        table: scene.table.table.clone(),
+        last_known_source_position: Lsn(end.0 + (1 << 20)).to_string(),
+        last_snapshot_id: "deadbeef-5".to_owned(),
+        last_known_sequence: 5,
+        ..SyncRequest::default()
+    };
+    let mode = async || {
+        let mut stream = simple::open(&scene.server.url(), request.clone()).await.unwrap();
+        match stream.message().await.unwrap().unwrap().message {
+            Some(Message::Handshake(handshake)) => handshake.mode(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(mode().await, SyncMode::FullSnapshot);
+    scene.cluster.psql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 3000000))").unwrap();
+    let past = async || scene.server.is_live_at(Lsn(end.0 + (2 << 20))).await;
+    eventually(PATIENCE, past).await.unwrap();
+    assert_eq!(mode().await, SyncMode::FullSnapshot, "the same journal's positions count no more later");
+}
