@@ -170,7 +170,7 @@ impl Session {
                     return Ok(Start { is_another_history: true, ..full(journal, reason) });
                 }
                 Resolution::Wait(position) => {
-                    if history.is_beyond_wal(position).await == Some(true) {
+                    if let Ok(Some(true)) = timeout_at(deadline, history.is_beyond_wal(position)).await {
                         named.iter().for_each(|instance| history.note_stranger(instance));
                         let reason = "source position beyond the end of the database's WAL";
                         return Ok(Start { is_another_history: true, ..full(journal, reason) });
