@@ -7,7 +7,7 @@ use crate::fixtures::{batch, greeting, snapshot, two_columns};
 use futures::FutureExt as _;
 use laredo_core::KeyColumns;
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{Heartbeat, RowBatch, SyncHandshake, SyncMode, SyncResponse};
+use laredo_proto::replication::{CommitMark, Heartbeat, RowBatch, SyncHandshake, SyncMode, SyncResponse};
 use prost_types::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -207,6 +207,51 @@ fn another_history_begins_anew_where_it_is() {
     assert_eq!(rig.events(), ["[\"l\", \"m\"] at 0/4"]);
     let resume = rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::Delta, 4) });
     assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
+}
+
+/// The same database, of which the server says that the client's position is another history's.
+#[test]
+fn a_server_s_word_on_another_history_begins_anew_where_it_is() {
+    let mut rig = Rig::at(5, &["k"]);
+    let refused = SyncHandshake { another_history: false, ..greeting(SyncMode::FullSnapshot, 3) };
+    rig.open(refused);
+    assert_eq!(rig.events(), [""; 0]);
+    assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(3) });
+    rig.open(SyncHandshake { another_history: true, ..greeting(SyncMode::FullSnapshot, 3) });
+    rig.snapshot(3, &["l"]);
+    assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/3"]);
+}
+
+#[test]
+fn the_newest_commit_that_is_known_goes_with_the_position() {
+    let mark = |end, scope| CommitMark { end, xid: 70 + end, committed_at_us: 9, scope };
+    let told = |rig: &Rig, position: &str, mark| {
+        let source_position = position.to_owned();
+        rig.receive(Message::Heartbeat(Heartbeat { source_position, mark, ..Heartbeat::default() }));
+    };
+    let mut rig = Rig::at(5, &["k"]);
+    let mut commit = batch(6, &["l"]);
+    (commit.xid, commit.committed_at_us) = (76, 9);
+    rig.batch(commit.clone());
+    assert_eq!(rig.events().len(), 1);
+    assert_eq!(rig.subscription.intake.resume().mark, Some(mark(6, 0)), "the table's own");
+    // The same commit, as the server names it, says no more; a later one of another table does.
+    for (position, newest, expected) in [
+        ("0/7", Some(mark(6, 5)), Some(mark(6, 0))),
+        ("0/9", Some(mark(8, 5)), Some(mark(8, 5))),
+        ("0/9", None, Some(mark(8, 5))),
+        ("0/A", None, None),
+        ("0/B", Some(mark(99, 5)), None),
+    ] {
+        told(&rig, position, newest);
+        rig.events();
+        assert_eq!(rig.subscription.intake.resume().mark, expected, "{position}");
+    }
+    // A span has no commit of its own.
+    rig.batch(RowBatch { xid: 83, committed_at_us: 9, ..batch(13, &["m"]) });
+    rig.batch(RowBatch { span_from: 13, ..batch(14, &["n"]) });
+    rig.events();
+    assert_eq!(rig.subscription.intake.resume().mark, None);
 }
 
 #[test]

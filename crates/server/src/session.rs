@@ -160,7 +160,7 @@ impl Session {
                 Resolution::Full(reason) => return Ok(self.full(journal, reason)),
                 Resolution::AnotherHistory(reason) => return Ok(self.full_of_another(journal, reason)),
                 Resolution::Wait(position) => {
-                    if history.is_beyond_wal(position).await == Some(true) {
+                    if let Ok(Some(true)) = timeout_at(deadline, history.is_beyond_wal(position)).await {
                         named.iter().for_each(|instance| history.note_stranger(instance));
                         let reason = "source position beyond the end of the database's WAL";
                         return Ok(self.full_of_another(journal, reason));

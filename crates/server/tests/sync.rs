@@ -178,6 +178,34 @@ async fn a_client_that_is_ahead_waits_for_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_stays_so() {
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, text("a"))]);
+    let server = serve(&database, "a").await;
+    server.ready().await;
+    database.say_written(database.end());
+    for encoding in ENCODINGS {
+        let ahead = || SyncRequest {
+            last_known_source_position: Lsn(database.end().0 + 5).to_string(),
+            last_snapshot_id: format!("{encoding:?}-5"),
+            last_known_sequence: 5,
+            ..request(encoding)
+        };
+        let beyond = ahead();
+        let mut replica = Replica::default();
+        replica.read_to(&mut server.sync(beyond.clone()).await, database.end()).await;
+        assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
+        assert_eq!(replica.handshake.another_history, encoding == RowEncoding::PostgresBinary);
+        // The database comes past it: the journal that was named there is another history's all the same.
+        database.commit(0, vec![Update(1, text("b"))]);
+        database.say_written(database.end());
+        let mut replica = Replica::default();
+        replica.read_to(&mut server.sync(beyond).await, database.end()).await;
+        assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stays_behind_says_so() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, text("a"))]);
