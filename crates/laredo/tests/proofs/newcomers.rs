@@ -42,7 +42,7 @@ impl Writer {
             while !stopped.load(Ordering::Relaxed) {
                 let number = counted.fetch_add(1, Ordering::Relaxed) + 1;
                 client.batch_execute(&statement(number)).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         Writer { stop, count, task }
@@ -62,8 +62,8 @@ impl Writer {
 async fn narrow(server: &Server) -> tonic::Streaming<SyncResponse> {
     let endpoint = tonic::transport::Endpoint::from_shared(server.url()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
-    let client = LaredoReplicationServiceClient::new(endpoint.connect().await.unwrap());
-    { client }.sync(request()).await.unwrap().into_inner()
+    let mut client = LaredoReplicationServiceClient::new(endpoint.connect().await.unwrap());
+    client.sync(request()).await.unwrap().into_inner()
 }
 
 /// A client that has been sent its snapshot.
@@ -146,9 +146,14 @@ async fn a_newcomer_shows_one_commit_of_the_present_at_its_snapshots_end() {
     const ROWS: i64 = 3000;
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     // Row 0 counts the transactions, and `h` keeps what each did. It is not followed.
-    let fill = format!("INSERT INTO t SELECT i, CASE i WHEN 0 THEN 0 ELSE 100 END FROM generate_series(0, {ROWS}) i");
+    let fill =
+        format!("INSERT INTO t (id, v) SELECT i, CASE i WHEN 0 THEN 0 ELSE 100 END FROM generate_series(0, {ROWS}) i");
     let history = "CREATE TABLE h (c bigint, id bigint, v bigint)";
-    cluster.psql(&format!("CREATE TABLE t (id bigint PRIMARY KEY, v bigint); {fill}; {history}")).unwrap();
+    cluster
+        .psql(&format!(
+            "CREATE TABLE t (id bigint PRIMARY KEY, v bigint, pad text DEFAULT repeat('x', 500)); {fill}; {history}"
+        ))
+        .unwrap();
     let server = serve(&cluster).await;
     let transfer = |number: u64| {
         let (from, to) = (number * 7 % 1500 + 1, number * 11 % 1500 + 1501);
@@ -161,7 +166,8 @@ async fn a_newcomer_shows_one_commit_of_the_present_at_its_snapshots_end() {
     let writer = Writer::start(&cluster, transfer).await;
     let slow = Some(Duration::from_millis(1));
     let mut states = Vec::new();
-    for round in 0..if is_full() { 10 } else { 2 } {
+    let rounds = if is_full() { 10 } else { 2 };
+    for round in 0..rounds {
         has_everything(&cluster, &server).await;
         let client = cluster.connect().await.unwrap();
         let before: i64 = client.query_one("SELECT v FROM t WHERE id = 0", &[]).await.unwrap().get(0);
