@@ -125,3 +125,21 @@ fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
     // All of it was seen before.
     assert!(matches!(told(0x100, Lsn(0x300)), Ok(Event::Repeated { .. })));
 }
+
+#[test]
+fn a_heartbeat_has_its_position_in_either_field() {
+    let position = |source_position: &str, earlier: &str| {
+        let (source_position, earlier) = (source_position.to_owned(), earlier.to_owned());
+        let heartbeat = Heartbeat { source_position, earlier_source_position: earlier, ..Heartbeat::default() };
+        match heartbeat_event(&heartbeat) {
+            Ok(Event::Heartbeat { position, .. }) => position,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(position("", ""), None);
+    assert_eq!(position("0/10", ""), Some(Lsn(0x10)));
+    assert_eq!(position("", "0/10"), Some(Lsn(0x10)));
+    assert_eq!(position("0/20", "0/10"), Some(Lsn(0x20)));
+    let malformed = Heartbeat { source_position: "here".to_owned(), ..Heartbeat::default() };
+    assert!(heartbeat_event(&malformed).is_err());
+}

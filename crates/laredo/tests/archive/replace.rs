@@ -206,7 +206,7 @@ async fn every_kind_of_table_gets_the_rows() {
         // Values of a unique column change places.
         "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, v text)",
         "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE DEFERRABLE, v text)",
-        "CREATE TABLE t (id int PRIMARY KEY, code text, v text, EXCLUDE (code WITH =))",
+        "CREATE TABLE t (id int PRIMARY KEY, code text, v text, EXCLUDE USING btree (code WITH =))",
         "CREATE TABLE t (id int, code text, v text)",
         "CREATE TABLE t (id int, code text, v text, UNIQUE (id, code))",
         "CREATE TABLE t (id int UNIQUE, code text, v text)",

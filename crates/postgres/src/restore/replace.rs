@@ -157,7 +157,7 @@ impl Replacement {
             false => (
                 format!(
                     ", changed AS (UPDATE {target} AS old SET {assigned} FROM {stage} AS new \
-                     WHERE {same_key} AND ROW({}) OPERATOR(pg_catalog.*<>) ROW({}) AND {is_gone} RETURNING 1)",
+                     WHERE {same_key} AND ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record AND {is_gone} RETURNING 1)",
                     row("old"),
                     row("new")
                 ),
