@@ -50,12 +50,12 @@ impl Decimal {
         Decimal::parse(&format!("{value:e}"))
     }
 
-    /// Whether it is a finite number without a fraction.
+    /// Returns true for a finite number without a fraction.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self, Decimal::Finite { exponent: 0.., .. })
     }
 
-    /// The number times ten to the power of `places`.
+    /// Multiplies the number by ten to the power of `places`.
     pub(crate) fn shifted(self, places: u8) -> Decimal {
         match self {
             Decimal::Finite { negative, digits, exponent } if !digits.is_empty() => {
@@ -65,7 +65,8 @@ impl Decimal {
         }
     }
 
-    /// The number without an exponent, as PostgreSQL writes it; `None` where it has more digits than a `numeric` can have.
+    /// Writes the number without an exponent, as PostgreSQL does. Returns `None` where it has more digits than a `numeric`
+    /// can have.
     pub(crate) fn to_plain(&self) -> Option<String> {
         const WHOLE_MAX: i64 = 131_072;
         const DECIMALS_MAX: i64 = 16_383;

@@ -105,7 +105,7 @@ impl Schema {
         self.types.get(&oid)
     }
 
-    /// The number of decimals that amounts of type `money` have.
+    /// Returns the number of decimals that amounts of type `money` have.
     #[must_use]
     pub fn money_decimals(&self) -> u8 {
         if let Some(TypeDef { kind: TypeKind::Money(decimals), .. }) = self.type_def(MONEY) {

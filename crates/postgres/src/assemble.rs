@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
-use laredo_engine::source::{SourceCommit, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};

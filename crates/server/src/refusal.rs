@@ -46,7 +46,7 @@ pub(crate) fn filter(error: &FilterError) -> Status {
     malformed(&format!("filters[{}]", error.index), error)
 }
 
-/// A frame that cannot be shown to a client.
+/// Ends a stream whose next frame cannot be shown.
 pub(crate) fn view(error: &ViewError) -> Status {
     match error {
         ViewError::Filter(error) => filter(error),

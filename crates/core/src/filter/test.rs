@@ -98,7 +98,7 @@ fn prefix_of(shape: &Shape<'_>, prefix: &str) -> Result<Test, FilterProblem> {
     }
 }
 
-/// A pattern is for what is projected as text, whatever its value.
+/// Patterns are for types that are projected as text, whatever the value.
 fn pattern_of(shape: &Shape<'_>, pattern: &Pattern) -> Result<Test, FilterProblem> {
     match shape {
         Shape::Text(TextKind::Caseless | TextKind::AsciiCaseless) => {

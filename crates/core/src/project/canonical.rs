@@ -9,10 +9,10 @@ use super::shape::{Shape, TextKind, base_type};
 use super::{Decoder, Problem, json, nested, wire};
 use crate::schema::{Oid, Schema};
 
-/// Whether cells of a type are equal in SQL exactly where their canonical forms are, or why there is no such form.
+/// Checks that cells of a type are equal in SQL exactly where their canonical forms are.
 ///
 /// # Errors
-/// A sentence about the type.
+/// Says why there is no such form.
 pub(crate) fn check_comparable(schema: &Schema, oid: Oid) -> Result<(), &'static str> {
     check(schema, oid, 0)
 }
@@ -43,7 +43,7 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
         },
         Shape::Array(element) => check(schema, element, depth + 1),
         Shape::Composite(fields) => fields.iter().try_for_each(|(_, field)| check(schema, *field, depth + 1)),
-        // Whoever makes a range type decides which of its ranges are one.
+        // A range type of the user's own may have a canonical form that only the database knows.
         Shape::Range(subtype) => match base_type(schema, oid).ok().and_then(Type::from_oid) {
             Some(_) => check(schema, subtype, depth + 1),
             None => Err(UNKNOWN),
@@ -52,7 +52,7 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
     }
 }
 
-/// Whether every cell of a type is its own canonical form.
+/// Returns true for a type of which every cell is its own canonical form.
 pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
     match Shape::of(schema, oid) {
         Ok(Shape::Text(kind)) => kind == TextKind::Plain,
@@ -66,7 +66,7 @@ pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
     }
 }
 
-/// The canonical form of a cell.
+/// Returns the canonical form of a cell.
 ///
 /// # Errors
 /// When the bytes are no value of the type.
@@ -93,7 +93,7 @@ impl Decoder<'_> {
         })
     }
 
-    /// Dimensions count, and NULL is NULL.
+    /// Keeps dimensions and lower bounds. One NULL is equal to another here.
     fn canonical_array(&mut self, element: Oid, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
         let array = nested::Array::parse(bytes, element)?;
         let mut to = Vec::with_capacity(bytes.len());
@@ -151,13 +151,13 @@ fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]
     })
 }
 
-/// Zero has one sign, and what is no number is equal to itself in PostgreSQL.
+/// Gives zero one sign, and what is no number one form: in PostgreSQL it is equal to itself.
 fn double(value: f64) -> Vec<u8> {
     let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
     value.to_be_bytes().to_vec()
 }
 
-/// A `numeric` without the number of decimals that it is shown with: weight, sign and digits.
+/// Returns a `numeric` without the number of decimals that it is shown with: weight, sign and digits.
 fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     let (Some(head), Some(mut digits)) = (bytes.get(2..6), bytes.get(8..)) else { return Err(Problem::Torn) };
     while let Some(rest) = digits.strip_suffix(&[0, 0]) {
@@ -166,7 +166,7 @@ fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok([head, digits].concat())
 }
 
-/// The length of an interval in microseconds, a month of 30 days, a day of 24 hours.
+/// Returns the length of an interval in microseconds, a month of 30 days, a day of 24 hours.
 fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     const DAY_US: i128 = 24 * 60 * 60 * 1_000_000;
     let (micros, days, months) = (bytes.try_get_i64()?, bytes.try_get_i32()?, bytes.try_get_i32()?);
@@ -175,7 +175,7 @@ fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok((days * DAY_US + i128::from(micros)).to_be_bytes().to_vec())
 }
 
-/// Text in lower case, character by character, as `citext` compares it.
+/// Maps text to lower case, character by character, as `citext` does to compare it.
 pub(crate) fn caseless(text: &str) -> String {
     let lower = |character: char| {
         let mut lower = character.to_lowercase();
@@ -188,7 +188,7 @@ pub(crate) fn caseless(text: &str) -> String {
     text.chars().map(lower).collect()
 }
 
-/// Blanks at the end of a `char(n)` only fill it.
+/// Cuts the blanks off the end of a `char(n)`, which only fill it.
 fn without_padding(bytes: &[u8]) -> &[u8] {
     let kept = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
     &bytes[..kept]

@@ -1,12 +1,13 @@
 //! `json` and `jsonb` as nested values.
 
-use crate::decimal::Decimal;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::decimal::Decimal;
 
 use super::value::Value;
 use super::{NESTING_MAX, Problem};
@@ -35,12 +36,12 @@ pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, Problem> 
     Ok(if is_exact { value } else { Value::String(text.to_owned()) })
 }
 
-/// Whether a text is a JSON document.
+/// Returns true for the text of a JSON document.
 pub(crate) fn is_document(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// The text that `jsonb` has for a value. PostgreSQL orders an object's fields by the length of their names first.
+/// Writes a value as `jsonb` does. PostgreSQL orders an object's fields by the length of their names first.
 pub(crate) fn jsonb_text(value: &Value) -> String {
     let mut text = String::new();
     push_jsonb(value, &mut text);
@@ -90,7 +91,7 @@ fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Proble
     Ok(())
 }
 
-/// The text of a `jsonb` document with equal numbers spelled alike. It goes through it once, however deeply it nests.
+/// Spells equal numbers in the text of a `jsonb` document alike. Deep nesting costs no stack.
 pub(super) fn with_plain_numbers(text: &str) -> String {
     let mut to = String::with_capacity(text.len());
     let mut rest = text;
@@ -115,7 +116,7 @@ pub(super) fn with_plain_numbers(text: &str) -> String {
     to
 }
 
-/// Where the string that begins here ends.
+/// Finds the end of the string that begins here.
 fn string_end(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {

@@ -52,7 +52,7 @@ impl<'a> Array<'a> {
 }
 
 impl Decoder<'_> {
-    /// An array as nested lists, or in PostgreSQL's text form where those could stand for another array.
+    /// Shows an array as nested lists, or in PostgreSQL's text form where those could stand for another array.
     pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, Problem> {
         let array = Array::parse(input, element)?;
         let usual = lower_bound(oid);
@@ -175,12 +175,12 @@ impl Decoder<'_> {
 /// The type whose arrays are delimited by semicolons.
 const BOX: Oid = 603;
 
-/// Where the subscripts of an array begin unless it says otherwise: at 1, but at 0 in vectors of the catalogue.
+/// Returns the usual first subscript of an array: 1, but 0 in vectors of the catalog.
 pub(crate) fn lower_bound(oid: Oid) -> i32 {
     i32::from(!matches!(Type::from_oid(oid), Some(Type::INT2_VECTOR | Type::OID_VECTOR)))
 }
 
-/// Whether values of a type may be lists themselves.
+/// Returns true for a type whose values may be lists themselves.
 pub(crate) fn may_be_list(shape: &Shape<'_>) -> bool {
     matches!(shape, Shape::Array(_) | Shape::Builtin(Type::JSON | Type::JSONB))
 }

@@ -76,7 +76,7 @@ fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
     }
 }
 
-/// A `money` amount with its decimals, and without what the server's `lc_monetary` puts around it.
+/// Writes a `money` amount with its decimals, and without what the server's `lc_monetary` puts around it.
 pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, Problem> {
     let amount = i64::from_be_bytes(wire::exactly(input)?);
     let (sign, decimals) = (if amount < 0 { "-" } else { "" }, usize::from(decimals));

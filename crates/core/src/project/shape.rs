@@ -40,7 +40,7 @@ pub(crate) enum TextKind {
     Incomparable,
 }
 
-/// The type that a domain is over, through all domains; any other type itself.
+/// Returns the type that a domain is over, through all domains, and any other type itself.
 pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, Problem> {
     for _ in 0..NESTING_MAX {
         match schema.type_def(oid).map(|definition| &definition.kind) {

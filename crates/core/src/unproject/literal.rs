@@ -18,10 +18,10 @@ use super::{Encoder, Mismatch, string, text};
 use crate::project::{Shape, Value, is_object_number, json};
 use crate::schema::{Oid, Schema};
 
-/// The cell of a literal of a type. Only types whose values can be compared are read.
+/// Reads a literal of a type into a cell. Only types whose values can be compared are read.
 ///
 /// # Errors
-/// When it is no value of the type, or not written so that its meaning is certain.
+/// The literal is no value of the type, or not written so that its meaning is certain.
 pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
     Encoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
 }
@@ -71,7 +71,7 @@ fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// A literal of a type that is written as text.
+/// Reads a literal of a type that is written as text.
 fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
     match *builtin {
         Type::BYTEA if input.starts_with("\\x") => escaped_hex(input),
@@ -91,7 +91,7 @@ fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// The words of PostgreSQL: also beginnings of them that no other one has.
+/// Reads the words of PostgreSQL, and beginnings of them that no other word has.
 fn boolean(value: &Value) -> Result<bool, Mismatch> {
     const WRONG: Mismatch = Mismatch::Text("a boolean (true or false)");
     let text = match value {
@@ -108,7 +108,7 @@ fn boolean(value: &Value) -> Result<bool, Mismatch> {
     }
 }
 
-/// A UUID in digits of either case, with a hyphen or none after each group of four, in braces or not.
+/// Reads a UUID in digits of either case, with a hyphen or none after each group of four, in braces or not.
 fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
     const WRONG: Mismatch = Mismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
     let inner = match input.strip_prefix('{') {
@@ -131,7 +131,7 @@ fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
     if digits.len() == 32 && !is_after_hyphen { hex(&digits) } else { Err(WRONG) }
 }
 
-/// A JSON document. A string is its text, or where it is none, a JSON string.
+/// Writes the text of a JSON document. A string is that text, or a JSON string where it is not a document.
 fn document(value: &Value) -> Result<String, Mismatch> {
     match value {
         Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| Mismatch::TooDeep),

@@ -11,7 +11,7 @@ const DIMENSIONS_MAX: usize = 6;
 const BOX: Oid = 603;
 
 impl Encoder<'_> {
-    /// An array from nested lists, or from PostgreSQL's text form.
+    /// Reads an array from nested lists, or from PostgreSQL's text form.
     pub(super) fn array(&mut self, oid: Oid, element: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
         let items = match value {
             Value::List(items) => items,

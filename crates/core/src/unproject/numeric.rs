@@ -20,7 +20,7 @@ fn float(input: &str) -> bool {
     matches!(input, "NaN" | "Infinity" | "-Infinity") || input.bytes().all(is_number)
 }
 
-/// A `money` amount. Another server's may have more decimals or fewer, where those are zeros.
+/// Reads a `money` amount. Decimals beyond those of the type must be zeros.
 pub(super) fn money(input: &str, decimals: u8) -> Result<i64, Mismatch> {
     let decimals = usize::from(decimals);
     let (whole, rest) = input.split_once('.').unwrap_or((input, ""));

@@ -64,7 +64,7 @@ fn keeps_columns(old: &Schema, new: &Schema) -> bool {
     old.columns().iter().all(keeps) && keeps_types(old, new)
 }
 
-/// Whether the same bytes are still shown as the same value: not where a field of a composite has another name, or an
+/// Returns true where the same bytes are still shown as the same value: not where a field of a composite has another name, or an
 /// amount of money other decimals. Labels of enums are their bytes.
 fn keeps_types(old: &Schema, new: &Schema) -> bool {
     old.types().iter().all(|(oid, was)| match new.type_def(*oid) {

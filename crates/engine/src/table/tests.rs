@@ -485,7 +485,7 @@ fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed()
             table.on_copy(begin(&schema, below(position))).unwrap();
             let definition = "defined".to_owned();
             table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_told: false }).unwrap();
-            table.on_progress(Lsn(position), None).unwrap()
+            table.on_progress(Lsn(position), None, CommitMark::default()).unwrap()
         };
         assert_eq!(end(20), if owes { Wants::Copy } else { Wants::Nothing }, "{seen:?}, {then:?}");
         if owes {
@@ -514,8 +514,8 @@ fn rows_with_another_value_than_the_new_definition_has_are_copied() {
         // What the first asked of rows is asked when a second one follows.
         let plain = Redefinition { from: Lsn(21), definition: "newest".to_owned(), values: Vec::new() };
         table.on_redefined(plain).unwrap();
-        assert_eq!(table.on_progress(Lsn(20), None).unwrap(), Wants::Nothing);
-        let wants = table.on_progress(Lsn(21), None).unwrap();
+        assert_eq!(table.on_progress(Lsn(20), None, CommitMark::default()).unwrap(), Wants::Nothing);
+        let wants = table.on_progress(Lsn(21), None, CommitMark::default()).unwrap();
         assert_eq!(wants, if copies { Wants::Copy } else { Wants::Nothing }, "{column}");
         if !copies {
             assert_eq!(table.copied_under().as_deref(), Some("newest"));

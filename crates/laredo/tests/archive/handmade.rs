@@ -37,9 +37,6 @@ impl Handmade {
         Handmade(folder)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
 
     pub(crate) fn place(&self) -> &str {
         self.0.path().to_str().unwrap()

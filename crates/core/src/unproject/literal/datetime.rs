@@ -38,7 +38,7 @@ pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok([micros.to_be_bytes().as_slice(), &west.to_be_bytes()].concat())
 }
 
-/// As PostgreSQL, it takes no notice of a zone.
+/// Reads a timestamp. Like PostgreSQL it ignores a zone.
 pub(super) fn timestamp(input: &str) -> Result<i64, Mismatch> {
     let since = |moment: Moment| Some((moment.days?, moment.micros.unwrap_or(0)));
     instant(input, since, TIMESTAMP)
@@ -64,7 +64,7 @@ fn instant(input: &str, since: impl Fn(Moment) -> Option<(i64, i64)>, wrong: Mis
     }
 }
 
-/// Whether it is later than every time, or earlier.
+/// Returns true for the time after all others, false for the time before them, and `None` for any other.
 fn infinity(input: &str) -> Option<bool> {
     match input.trim().to_ascii_lowercase().as_str() {
         "infinity" | "+infinity" => Some(true),
@@ -99,7 +99,7 @@ fn without_era(text: &str) -> (&str, bool) {
     }
 }
 
-/// `2024-1-31` or `20240131`, and what comes after it. A year of two digits could be a day.
+/// Reads `2024-1-31` or `20240131`, and returns the rest too. A year of two digits could be a day.
 fn day(text: &str, is_bc: bool) -> Option<(i64, &str)> {
     let (year, rest) = digits(text);
     let (year, month, day, rest) = match (year.len(), rest.strip_prefix('-')) {
@@ -127,7 +127,7 @@ fn day(text: &str, is_bc: bool) -> Option<(i64, &str)> {
     is_day.then(|| (days_of(year, month, day, is_bc), rest))
 }
 
-/// `4:05`, `04:05:06.789`, `04:05 PM`, and what comes after it.
+/// Reads `4:05`, `04:05:06.789` or `04:05 PM`, and returns the rest too.
 fn time_of_day(text: &str) -> Option<(i64, &str)> {
     let (hours, rest) = digits(text);
     let (minutes, rest) = digits(rest.strip_prefix(':')?);
@@ -158,14 +158,14 @@ fn time_of_day(text: &str) -> Option<(i64, &str)> {
     (minutes < 60 && seconds < 60 && micros <= DAY_US).then_some((micros, rest))
 }
 
-/// A fraction of a second, rounded as PostgreSQL does.
+/// Rounds a fraction of a second as PostgreSQL does.
 pub(super) fn microseconds(fraction: &str) -> Option<i64> {
     let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
     #[expect(clippy::cast_possible_truncation, reason = "it is at most a million")]
     Some((fraction * 1e6).round_ties_even() as i64)
 }
 
-/// `Z`, `UTC`, `+02`, `+0230`, `-02:30:15`.
+/// Reads `Z`, `UTC`, `+02`, `+0230` or `-02:30:15`.
 fn seconds_west(zone: &str) -> Option<i32> {
     if ["z", "utc", "gmt"].iter().any(|word| zone.eq_ignore_ascii_case(word)) {
         return Some(0);
@@ -192,7 +192,7 @@ fn seconds_west(zone: &str) -> Option<i32> {
     is_offset.then_some(sign * (hours * 3600 + minutes * 60 + seconds))
 }
 
-/// The digits at the beginning, and what comes after them.
+/// Splits after the digits at the beginning.
 pub(super) fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }

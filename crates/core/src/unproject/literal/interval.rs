@@ -39,7 +39,7 @@ struct Sum {
     micros: i128,
 }
 
-/// Adds `-3 days`, `1.5 hours` or `-04:05:06.789`, and returns what comes after it.
+/// Adds `-3 days`, `1.5 hours` or `-04:05:06.789`, and returns the rest.
 fn part<'a>(text: &'a str, sum: &mut Sum) -> Option<&'a str> {
     let (sign, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
@@ -86,7 +86,7 @@ fn part<'a>(text: &'a str, sum: &mut Sum) -> Option<&'a str> {
     Some(rest)
 }
 
-/// What comes after the hours of `04:05:06.789`: the whole in microseconds, and what comes after that.
+/// Reads the rest of `04:05:06.789` after its hours. Returns all of it in microseconds, and what follows.
 fn clock(hours: i128, text: &str) -> Option<(i128, &str)> {
     let (minutes, rest) = digits(text);
     let (seconds, rest) = match rest.strip_prefix(':') {

@@ -26,7 +26,7 @@ pub(super) fn single(value: &Value) -> Result<f32, Mismatch> {
     float(value, |text| text.parse().ok(), |double| double as f32)
 }
 
-/// A number that becomes infinite, or zero, only because the type cannot hold it is out of its range.
+/// Reads a float. A number that becomes infinite, or zero, only because the type cannot hold it is out of its range.
 fn float<T: Into<f64> + Copy>(
     value: &Value,
     parse: impl Fn(&str) -> Option<T>,
@@ -62,7 +62,7 @@ pub(super) fn numeric(value: &Value) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// An amount of money, in whole units and as many decimals as there are.
+/// Reads an amount of money, in whole units and as many decimals as there are.
 pub(super) fn money(value: &Value, decimals: u8) -> Result<Vec<u8>, Mismatch> {
     let amount = decimal(value)?.shifted(decimals);
     match amount.to_integer().map(i64::try_from) {

@@ -14,7 +14,7 @@ const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// The cell of a range whose bounds are as they were written.
+/// Returns the cell of a range whose bounds are as they were written.
 pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch> {
     let torn = || Mismatch::Text("a range");
     let (flags, mut rest) = bytes.split_first().ok_or_else(torn)?;
@@ -98,7 +98,7 @@ fn order(subtype: Oid, lower: &[u8], upper: &[u8]) -> Ordering {
     }
 }
 
-/// A signed integer of four or eight bytes.
+/// Reads a signed integer of four or eight bytes.
 fn signed(bound: &[u8]) -> i64 {
     match (<[u8; 4]>::try_from(bound), <[u8; 8]>::try_from(bound)) {
         (Ok(bytes), _) => i32::from_be_bytes(bytes).into(),
@@ -107,7 +107,7 @@ fn signed(bound: &[u8]) -> i64 {
     }
 }
 
-/// What orders `numeric`s: the kind of number, then the weight of the first digits and they themselves, of a negative
+/// Returns what orders `numeric`s: the kind of number, then the weight of the first digits and they themselves, of a negative
 /// number the other way round.
 fn numeric_rank(bound: &[u8]) -> (i8, i32, Vec<i32>) {
     let word = |place: usize| bound.get(place * 2..place * 2 + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
