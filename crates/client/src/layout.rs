@@ -81,7 +81,7 @@ impl<'a> Types<'a> {
             return self.opaque(oid);
         };
         let kind = match &def.kind {
-            TypeKind::Base => Kind::Simple,
+            TypeKind::Base | TypeKind::Money(_) | TypeKind::Ascii => Kind::Simple,
             TypeKind::Enum(labels) => Kind::Enum(labels.clone()),
             TypeKind::Domain(base) if self.plain => return self.get(*base, depth),
             TypeKind::Domain(base) => Kind::Domain(self.get(*base, depth)),

@@ -9,8 +9,8 @@ use prost_types::{ListValue, Value};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicate(FieldPredicate);
 
-/// A value to compare a column with. Numbers compare as numbers; anything but numbers, texts and booleans is given as the
-/// text that the Struct form of a row has for it.
+/// A value to compare a column with: a number, a boolean, or a text that SQL reads as a value of the column's type. What
+/// the server cannot read as one, it refuses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PredicateValue(Value);
 
@@ -18,17 +18,17 @@ pub struct PredicateValue(Value);
 const EXACT_MAX: u64 = 1 << 53;
 
 impl Predicate {
-    /// The column has this value.
+    /// The column is equal to this value, as SQL's `=` has it for the column's type.
     pub fn equals(column: impl Into<String>, value: impl Into<PredicateValue>) -> Predicate {
         Predicate::new(column, Match::Equals(value.into().0))
     }
 
-    /// The column's text begins so.
+    /// The column is text and begins so, as SQL's `LIKE` has it.
     pub fn prefix(column: impl Into<String>, prefix: impl Into<String>) -> Predicate {
         Predicate::new(column, Match::Prefix(prefix.into()))
     }
 
-    /// The column has one of these values.
+    /// The column is equal to one of these values.
     pub fn any_of<V: Into<PredicateValue>>(
         column: impl Into<String>,
         values: impl IntoIterator<Item = V>,

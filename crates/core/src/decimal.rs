@@ -50,6 +50,44 @@ impl Decimal {
         Decimal::parse(&format!("{value:e}"))
     }
 
+    /// Returns true for a finite number without a fraction.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self, Decimal::Finite { exponent: 0.., .. })
+    }
+
+    /// Multiplies the number by ten to the power of `places`.
+    pub(crate) fn shifted(self, places: u8) -> Decimal {
+        match self {
+            Decimal::Finite { negative, digits, exponent } if !digits.is_empty() => {
+                Decimal::Finite { negative, digits, exponent: exponent + i64::from(places) }
+            }
+            unmoved => unmoved,
+        }
+    }
+
+    /// Writes the number without an exponent, as PostgreSQL does. Returns `None` where it has more digits than a `numeric`
+    /// can have.
+    pub(crate) fn to_plain(&self) -> Option<String> {
+        const WHOLE_MAX: i64 = 131_072;
+        const DECIMALS_MAX: i64 = 16_383;
+        let (negative, digits, exponent) = match self {
+            Decimal::Infinite { negative } => return Some(if *negative { "-Infinity" } else { "Infinity" }.to_owned()),
+            Decimal::Finite { digits, .. } if digits.is_empty() => return Some("0".to_owned()),
+            Decimal::Finite { negative, digits, exponent } => (*negative, digits, *exponent),
+        };
+        let whole = i64::try_from(digits.len()).ok()? + exponent;
+        if whole > WHOLE_MAX || -exponent > DECIMALS_MAX {
+            return None;
+        }
+        let sign = if negative { "-" } else { "" };
+        let zeros = |count: i64| "0".repeat(usize::try_from(count).unwrap_or(0));
+        Some(match usize::try_from(whole) {
+            Ok(0) | Err(_) => format!("{sign}0.{}{digits}", zeros(-whole)),
+            Ok(whole) if whole < digits.len() => format!("{sign}{}.{}", &digits[..whole], &digits[whole..]),
+            Ok(_) => format!("{sign}{digits}{}", zeros(exponent)),
+        })
+    }
+
     /// The same as an integer, if it is one of at most 38 digits.
     pub(crate) fn to_integer(&self) -> Option<i128> {
         let Decimal::Finite { negative, digits, exponent } = self else {
@@ -87,6 +125,26 @@ mod tests {
         for wrong in ["", "-", ".", "e5", "1e", "NaN", "0x10", "1 ", "--1", "1.2.3", "1e99999999999"] {
             assert_eq!(Decimal::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_number_is_written_without_its_exponent() {
+        for (text, plain) in [
+            ("1e3", "1000"),
+            ("-1.50", "-1.5"),
+            ("12.34e1", "123.4"),
+            ("0.00012", "0.00012"),
+            ("1e-20", "0.00000000000000000001"),
+            ("-0", "0"),
+            ("inf", "Infinity"),
+        ] {
+            assert_eq!(Decimal::parse(text).and_then(|d| d.to_plain()).as_deref(), Some(plain));
+        }
+        assert_eq!(Decimal::parse("1e200000").and_then(|d| d.to_plain()), None);
+        assert_eq!(Decimal::parse("1e-20000").and_then(|d| d.to_plain()), None);
+        let cents = Decimal::parse("12.345").map(|d| d.shifted(2));
+        assert_eq!(cents.clone().and_then(|d| d.to_integer()), None);
+        assert!(!cents.unwrap().is_whole());
     }
 
     #[test]

@@ -13,31 +13,76 @@ use regex::Regex;
 use crate::project::Value;
 use crate::schema::Schema;
 use crate::tuple::TupleRef;
+use crate::unproject::Mismatch;
 pub use key::FilterKey;
 use test::Test;
 
 /// A condition on one column. A missing or NULL column fails it, and so does a cell that is not a value of its type.
+///
+/// Values are read as SQL reads a literal of the column's type, once, when the filter is bound to a schema, and mean
+/// what SQL's `=`, `IN` and `LIKE 'prefix%'` mean for that type. Numbers may be given as numbers or as their digits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicate {
     /// The column's name.
     pub field: String,
-    /// What its value must be like.
+    /// The condition.
     pub test: Match,
 }
 
-/// What a value must be like. It is compared as it is projected ([`crate::project_cell`]), except that number types
-/// (`oid` and `xid8` among them) compare by value with numbers and with numbers in strings: 5, `5.00` and `"5"`
-/// are one. NaN is never equal, NULL neither.
+/// A condition on a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Match {
-    /// The same value.
+    /// The value is equal to this one. NULL is equal to nothing.
     Equals(Value),
-    /// A string that starts so; other values never do.
+    /// The value is text and begins so: `text`, `varchar`, `char`, `name`, `citext`, `ltree` and enums.
     Prefix(String),
-    /// One of these values.
+    /// The value is equal to one of these.
     In(Vec<Value>),
-    /// A string in which this is found; it is not anchored. Other values never match.
+    /// This is found in the value's text, as rows show it; it is not anchored.
     Regex(Pattern),
+}
+
+/// A predicate that means nothing for its column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column `{column}` is of type {type_name}: {problem}")]
+pub struct FilterError {
+    /// The predicate's place in the list.
+    pub index: usize,
+    /// The column.
+    pub column: String,
+    /// The column's type.
+    pub type_name: String,
+    /// The cause.
+    pub problem: FilterProblem,
+}
+
+/// The cause of a [`FilterError`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterProblem {
+    /// A value is none of the column's type.
+    #[error("{value} is none of its values: {mismatch}")]
+    Value {
+        /// The start of the value, as JSON.
+        value: String,
+        /// The cause.
+        mismatch: Mismatch,
+    },
+    /// The type has no equality that could be tested.
+    #[error("{0}; filter by another column")]
+    Incomparable(&'static str),
+    /// The condition is one on text.
+    #[error("it is not text, so no value of it begins with or matches anything; ask for values that are equal")]
+    NotText,
+    /// A pattern is too large where upper and lower case are one.
+    #[error("the pattern is too large; shorten it")]
+    TooLarge,
+}
+
+impl FilterProblem {
+    fn value(value: &Value, mismatch: Mismatch) -> FilterProblem {
+        let value = value.to_json().to_string().chars().take(100).collect();
+        FilterProblem::Value { value, mismatch }
+    }
 }
 
 /// A regular expression; equal to another when their texts are.
@@ -70,14 +115,22 @@ pub enum Seen {
 impl Filter {
     /// Makes predicates ready for the rows of a schema. With none every row matches; with one on a column that the
     /// schema lacks, none does.
-    #[must_use]
-    pub fn bind(predicates: &[Predicate], schema: &Schema) -> Filter {
-        let columns = predicates.iter().map(|p| schema.position_of(&p.field));
-        let tests: Vec<_> = columns
-            .zip(predicates)
-            .filter_map(|(column, p)| column.map(|column| (column, Test::new(schema, column, &p.test))))
-            .collect();
-        Filter { is_impossible: tests.len() < predicates.len(), tests, schema: schema.clone() }
+    ///
+    /// # Errors
+    /// When a predicate's value is none of its column's type, or its condition means nothing for that type.
+    pub fn bind(predicates: &[Predicate], schema: &Schema) -> Result<Filter, FilterError> {
+        let mut tests = Vec::with_capacity(predicates.len());
+        for (index, predicate) in predicates.iter().enumerate() {
+            let Some(column) = schema.position_of(&predicate.field) else { continue };
+            let test = Test::new(schema, column, &predicate.test).map_err(|problem| FilterError {
+                index,
+                column: predicate.field.clone(),
+                type_name: schema.columns()[column].type_name.clone(),
+                problem,
+            })?;
+            tests.push((column, test));
+        }
+        Ok(Filter { is_impossible: tests.len() < predicates.len(), tests, schema: schema.clone() })
     }
 
     /// Whether every row matches because nothing is asked.

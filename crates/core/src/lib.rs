@@ -16,7 +16,7 @@ mod tuple;
 mod unproject;
 
 pub use change::{Change, Effect, Transaction};
-pub use filter::{Filter, FilterKey, Match, Pattern, Predicate, Seen};
+pub use filter::{Filter, FilterError, FilterKey, FilterProblem, Match, Pattern, Predicate, Seen};
 pub use key::{Key, KeyColumns};
 pub use name::{TableName, TableNameError};
 pub use position::{CommitTime, Lsn, LsnError, Sequence, Xid};

@@ -9,26 +9,36 @@
 //! | `interval` | ISO 8601 duration, each part with its own sign: `P1Y2M-3DT4H5M6.7S` |
 //! | `json`, `jsonb` | nested values; a number that no double prints as is the string of its digits, and what is nested deeper than 30 levels is the string of its text |
 //! | `bytea` | base64 |
-//! | array | nested lists; lower bounds other than 1 are not shown |
+//! | array | nested lists; PostgreSQL's text form where subscripts do not begin at 1 (`[5:5]={1}`), and where elements that may be lists themselves have more than one dimension |
 //! | composite | object |
-//! | enum, `citext` | string |
+//! | enum, `citext`, `ltree` | string |
 //! | domain | as its base type |
 //! | `oid`, `xid`, `cid`, `xid8`, `regclass` and its kin | the number as a string, for names need the catalogue |
-//! | `money` | two decimals, without currency and separators, whatever the server's `lc_monetary` |
+//! | `money` | the amount without currency and separators, with as many decimals as the server's `lc_monetary` has |
 //! | range, multirange, every other built-in type | PostgreSQL's text form (times in UTC and intervals as above) |
 //! | a type that laredo does not know | its binary form in hex: `\x0a1b` |
 //! | a column whose cells are text | that text |
 //!
-//! All of it can be read back given the column's type ([`crate::unproject_cell`]), with these exceptions: an array's lower bounds; how a JSON
-//! document was spelled (white space, `1.10`, a name given twice), and in it whether a string was a number or a deep
-//! value that could not be native; where the elements of an array are lists themselves (JSON arrays, domains over
-//! arrays), which brackets are whose.
+//! All of it can be read back given the column's type ([`crate::unproject_cell`]), except in a JSON document that is
+//! not part of the key: its spelling (white space, `1.10`, a name given twice), and whether a string in it was a number
+//! or a deep value that could not be native.
+//!
+//! # Keys
+//!
+//! Keys of different bytes are different values, in every row of a table. So a column of the key shows three types with
+//! all that they hold:
+//!
+//! * `jsonb` is nested only where that brings back the same bytes, and is the string of its text otherwise. A JSON
+//!   string that is the text of a document itself is shown with its quotes, as that is its text: `"5"`.
+//! * `json` is always the string of its text.
+//! * `tsquery` has brackets also where PostgreSQL's text form leaves out that `a & (b & c)` nests to the right.
 
+pub(crate) mod canonical;
 mod digits;
 mod geometry;
-mod json;
+pub(crate) mod json;
 mod line;
-mod nested;
+pub(crate) mod nested;
 mod network;
 mod numeric;
 pub(crate) mod search;
@@ -49,7 +59,7 @@ use crate::position::Lsn;
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
 pub use line::JsonRows;
-pub(crate) use shape::{Shape, is_object_number};
+pub(crate) use shape::{Shape, TextKind, is_object_number};
 use time::Style;
 use value::EXACT_INTEGER_MAX;
 pub use value::Value;
@@ -121,7 +131,7 @@ pub fn project_cell(schema: &Schema, column: usize, cell: Cell<'_>) -> Result<Va
         Cell::Null => Ok(Value::Null),
         Cell::Unchanged => Err(Problem::Unsent),
         Cell::Value(bytes) if definition.is_text => text_value(bytes),
-        Cell::Value(bytes) => Decoder::new(schema).value(definition.type_oid, bytes),
+        Cell::Value(bytes) => Decoder::new(schema, schema.key().contains(column)).value(definition.type_oid, bytes),
     };
     value.map_err(|problem| ProjectError {
         column: definition.name.clone(),
@@ -150,30 +160,37 @@ pub fn project_row<'s>(schema: &'s Schema, row: TupleRef<'_>) -> Result<Vec<(&'s
 /// Decodes one cell, and carries what bounds it.
 struct Decoder<'s> {
     schema: &'s Schema,
+    /// The cell is part of the key, whose values are told apart by their bytes.
+    is_key: bool,
     depth: usize,
     numeric_room: usize,
 }
 
 impl<'s> Decoder<'s> {
-    fn new(schema: &'s Schema) -> Decoder<'s> {
-        Decoder { schema, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
+    fn new(schema: &'s Schema, is_key: bool) -> Decoder<'s> {
+        Decoder { schema, is_key, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
     }
 
     /// A value as the table above says.
     fn value(&mut self, oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
         match self.enter(oid)? {
-            Shape::Text => text_value(bytes),
+            Shape::Text(_) | Shape::Enum(_) => text_value(bytes),
             Shape::Builtin(builtin) => self.builtin_value(&builtin, bytes),
-            Shape::Array(element) => self.deeper(|inner| inner.array(element, bytes)),
+            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, bytes)),
             Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, bytes)),
-            _ => self.text(oid, bytes).map(Value::String),
+            Shape::Ltree | Shape::Money(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown => {
+                self.text(oid, bytes).map(Value::String)
+            }
         }
     }
 
     /// A value in PostgreSQL's text form.
     fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, Problem> {
         match self.enter(oid)? {
-            Shape::Text => Ok(wire::utf8(bytes)?.to_owned()),
+            Shape::Text(_) | Shape::Enum(_) => Ok(wire::utf8(bytes)?.to_owned()),
+            // A type of that name that is not the extension's has another binary form.
+            Shape::Ltree => Ok(wire::versioned(bytes).map_or_else(|_| escaped_hex(bytes), str::to_owned)),
+            Shape::Money(decimals) => numeric::money(bytes, decimals),
             Shape::Builtin(builtin) => self.builtin_text(&builtin, Style::Text, bytes),
             Shape::Array(element) => self.deeper(|inner| inner.array_text(element, bytes)),
             Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, bytes)),
@@ -213,6 +230,8 @@ impl<'s> Decoder<'s> {
             Type::FLOAT4 => float_value(f32::from_be_bytes(wire::exactly(bytes)?).into()),
             Type::FLOAT8 => float_value(f64::from_be_bytes(wire::exactly(bytes)?)),
             Type::BYTEA => Value::String(BASE64.encode(bytes)),
+            Type::JSON if self.is_key => text_value(bytes)?,
+            Type::JSONB if self.is_key => json::parse_exactly(wire::versioned(bytes)?, self.depth)?,
             Type::JSON => json::parse(wire::utf8(bytes)?, self.depth)?,
             Type::JSONB => json::parse(wire::versioned(bytes)?, self.depth)?,
             _ => Value::String(self.builtin_text(builtin, Style::Iso, bytes)?),
@@ -248,7 +267,6 @@ impl<'s> Decoder<'s> {
             Type::INT8 => i64::from_be_bytes(wire::exactly(bytes)?).to_string(),
             Type::FLOAT4 => numeric::single(f32::from_be_bytes(wire::exactly(bytes)?)),
             Type::FLOAT8 => numeric::double(f64::from_be_bytes(wire::exactly(bytes)?)),
-            Type::MONEY => numeric::money(bytes)?,
             Type::BYTEA => escaped_hex(bytes),
             Type::JSON => wire::utf8(bytes)?.to_owned(),
             Type::JSONB | Type::JSONPATH => wire::versioned(bytes)?.to_owned(),
@@ -265,7 +283,7 @@ impl<'s> Decoder<'s> {
             Type::LINE => geometry::line(bytes)?,
             Type::CIRCLE => geometry::circle(bytes)?,
             Type::TS_VECTOR => search::document(bytes)?,
-            Type::TSQUERY => search::query(bytes)?,
+            Type::TSQUERY => search::query(bytes, self.is_key)?,
             Type::TID => tid(bytes)?,
             Type::PG_LSN => Lsn(u64::from_be_bytes(wire::exactly(bytes)?)).to_string(),
             Type::TXID_SNAPSHOT | Type::PG_SNAPSHOT => visible_transactions(bytes)?,

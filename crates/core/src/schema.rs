@@ -10,6 +10,11 @@ use crate::tuple::{Cell, TupleBuf, TupleRef};
 /// A type's number in `pg_type`.
 pub type Oid = u32;
 
+/// The type `money`.
+const MONEY: Oid = 790;
+/// The decimals of an amount of money in most of the world.
+pub(crate) const MONEY_DECIMALS: u8 = 2;
+
 /// One replicated column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
@@ -33,6 +38,11 @@ pub struct Column {
 pub enum TypeKind {
     /// A base type: built in, or an extension's.
     Base,
+    /// The type `money` where its amounts do not have two decimals, with their number. PostgreSQL takes it from
+    /// `lc_monetary`; the bytes of an amount do not say it.
+    Money(u8),
+    /// The extension type `citext` in a database whose locale knows upper and lower case of ASCII letters alone.
+    Ascii,
     /// An enum with its labels in order. A cell is the label.
     Enum(Vec<String>),
     /// A domain over another type. A cell is that type's.
@@ -93,6 +103,15 @@ impl Schema {
     #[must_use]
     pub fn type_def(&self, oid: Oid) -> Option<&TypeDef> {
         self.types.get(&oid)
+    }
+
+    /// Returns the number of decimals that amounts of type `money` have.
+    #[must_use]
+    pub fn money_decimals(&self) -> u8 {
+        if let Some(TypeDef { kind: TypeKind::Money(decimals), .. }) = self.type_def(MONEY) {
+            return *decimals;
+        }
+        MONEY_DECIMALS
     }
 
     /// A column's number, from 0.

@@ -1,9 +1,10 @@
 //! Values back to cells: the other direction of the projection, for whoever rebuilds rows from what was written as JSON or as Structs.
 //!
-//! What is read back projects to the same value again. The bytes are PostgreSQL's own, but where a projection does not tell all
-//! (see its table): how a JSON document was spelled, an array's lower bounds, how a query nests what needs no brackets.
+//! What is read back projects to the same value again. The bytes are PostgreSQL's own, except outside of keys: there a
+//! projection does not say how a JSON document was spelled, and how a query nests where it needs no brackets.
 
 mod geometry;
+mod literal;
 mod nested;
 mod network;
 mod numeric;
@@ -18,9 +19,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_types::Type;
 
-use crate::project::{Shape, Value};
+use crate::project::{Shape, Value, json};
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleBuf};
+pub(crate) use literal::read_literal;
 
 /// How deeply types and values may nest: deeper than any projection goes.
 const DEPTH_MAX: usize = 64;
@@ -57,6 +59,9 @@ pub enum Mismatch {
     /// A composite lacks a field, or has one that its type does not have.
     #[error("its fields are not {0}")]
     Fields(String),
+    /// An enum has no such label.
+    #[error("its labels are {0}")]
+    Label(String),
     /// Types stand in one another too deeply.
     #[error("it nests deeper than {DEPTH_MAX} levels")]
     TooDeep,
@@ -77,7 +82,7 @@ pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<O
                 Value::Null if !is_json(schema, definition.type_oid) || !definition.not_null => Ok(None),
                 Value::String(text) if definition.is_text => Ok(Some(text.as_bytes().to_vec())),
                 _ if definition.is_text => Err(Mismatch::Kind("a string")),
-                _ => Encoder { schema, depth: 0 }.value(definition.type_oid, value).map(Some),
+                _ => Encoder::new(schema, schema.key().contains(column)).value(definition.type_oid, value).map(Some),
             };
             (definition.name.clone(), definition.type_name.as_str(), bytes)
         }
@@ -116,25 +121,55 @@ fn is_json(schema: &Schema, oid: Oid) -> bool {
 /// Encodes one cell.
 struct Encoder<'s> {
     schema: &'s Schema,
+    /// The cell is part of the key (see the projection).
+    is_key: bool,
+    /// Values are written as in SQL, not only as they are projected.
+    is_literal: bool,
     depth: usize,
 }
 
 impl<'s> Encoder<'s> {
+    fn new(schema: &'s Schema, is_key: bool) -> Encoder<'s> {
+        Encoder { schema, is_key, is_literal: false, depth: 0 }
+    }
+
     fn value(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+        if self.is_literal {
+            return self.literal(oid, value);
+        }
         match self.enter(oid)? {
-            Shape::Builtin(Type::JSON) => Ok(value.to_json().to_string().into_bytes()),
-            Shape::Builtin(Type::JSONB) => Ok(text::versioned(&value.to_json().to_string())),
+            Shape::Builtin(Type::JSON) => Ok(match value {
+                Value::String(text) if self.is_key => text.clone(),
+                value => value.to_json().to_string(),
+            }
+            .into_bytes()),
+            Shape::Builtin(Type::JSONB) => Ok(text::versioned(&match value {
+                Value::String(text) if self.is_key && json::is_document(text) => text.clone(),
+                value => json::jsonb_text(value),
+            })),
             Shape::Builtin(builtin) => builtin_value(&builtin, value),
             Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
             Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, value)),
-            _ => self.text(oid, string(value)?),
+            Shape::Text(_)
+            | Shape::Enum(_)
+            | Shape::Ltree
+            | Shape::Money(_)
+            | Shape::Range(_)
+            | Shape::Multirange(_)
+            | Shape::Unknown => self.text(oid, string(value)?),
         }
     }
 
     /// What PostgreSQL's text form of a value means.
     fn text(&mut self, oid: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
+        if self.is_literal {
+            return self.literal(oid, &Value::String(input.to_owned()));
+        }
         match self.enter(oid)? {
-            Shape::Text => Ok(input.as_bytes().to_vec()),
+            Shape::Text(_) | Shape::Enum(_) => Ok(input.as_bytes().to_vec()),
+            Shape::Ltree if input.starts_with("\\x") => text::escaped_hex(input),
+            Shape::Ltree => Ok(text::versioned(input)),
+            Shape::Money(decimals) => Ok(numeric::money(input, decimals)?.to_be_bytes().to_vec()),
             Shape::Builtin(builtin) => text::builtin(&builtin, input),
             Shape::Array(element) => self.deeper(|inner| inner.array_text(oid, element, input)),
             Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, input)),

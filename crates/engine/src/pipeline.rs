@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitTime, Filter, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef};
+use laredo_core::{
+    Cell, Column, CommitTime, Filter, FilterError, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef,
+};
 
 /// One step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,14 @@ impl PipelineOptions {
     pub(crate) fn is_plain(&self) -> bool {
         self.filters.is_empty() && self.transforms.is_empty()
     }
+
+    /// Checks that every filter and transform fits a table.
+    ///
+    /// # Errors
+    /// The first one that does not.
+    pub fn check(&self, table: &Arc<Schema>) -> Result<(), PipelineError> {
+        Pipeline::bind(self, table).map(drop)
+    }
 }
 
 /// A pipeline that does not fit its table.
@@ -42,6 +52,9 @@ pub enum PipelineError {
         /// The name.
         column: String,
     },
+    /// A filter that means nothing for its column.
+    #[error("filters[{index}]: {0}", index = .0.index)]
+    Filter(#[from] FilterError),
     /// Readers identify rows by the key.
     #[error("drop-fields names column `{0}`, which is part of the key; readers could not tell rows apart without it")]
     KeyColumn(String),
@@ -103,7 +116,7 @@ impl Pipeline {
                 }
             }
         }
-        Ok(Pipeline::bound(options, source, extra, out))
+        Pipeline::bound(options, source, extra, out)
     }
 
     fn bound(
@@ -111,7 +124,7 @@ impl Pipeline {
         source: &Arc<Schema>,
         extra: Option<Column>,
         out: Vec<(usize, Column)>,
-    ) -> Pipeline {
+    ) -> Result<Pipeline, PipelineError> {
         let state = match extra {
             None => source.clone(),
             Some(column) => {
@@ -119,15 +132,15 @@ impl Pipeline {
                 Arc::new(Schema::new(columns, source.key().clone(), source.types().clone()))
             }
         };
-        let filter = Filter::bind(&options.filters, &state);
+        let filter = Filter::bind(&options.filters, &state)?;
         if options.transforms.is_empty() {
-            return Pipeline { source: source.clone(), out: state.clone(), state, filter, columns: None };
+            return Ok(Pipeline { source: source.clone(), out: state.clone(), state, filter, columns: None });
         }
         let (from, columns): (Vec<usize>, Vec<Column>) = out.into_iter().unzip();
         let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f == k));
         let key = KeyColumns::new(key.collect::<Vec<_>>());
         let out = Arc::new(Schema::new(columns, key, source.types().clone()));
-        Pipeline { source: source.clone(), state, out, filter, columns: Some(from) }
+        Ok(Pipeline { source: source.clone(), state, out, filter, columns: Some(from) })
     }
 
     /// The schema of the source's rows.

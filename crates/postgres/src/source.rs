@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use laredo_core::Lsn;
+use laredo_core::{Lsn, Schema};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Acknowledged, Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity,
@@ -84,11 +84,11 @@ impl PostgresSource {
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
-    /// configuration, is wrong.
+    /// configuration, is wrong. Returns the tables' schemas, in their order.
     ///
     /// # Errors
     /// As those of [`Source::prepare`].
-    pub async fn check(&self, tables: &[TableRequest]) -> Result<(), SourceError> {
+    pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
         let mut connection = Connection::connect(&self.options.connection).await?;
         validate::check(&mut connection, &self.options, tables).await
     }

@@ -1,8 +1,9 @@
 //! Everything that can be wrong before following begins, found at once. Nothing is changed until all of it is right.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use laredo_core::TableName;
+use laredo_core::{Schema, TableName};
 use laredo_engine::source::{SourceError, TableRequest};
 use serde::Deserialize;
 
@@ -14,13 +15,18 @@ use crate::transport::{Connection, TransportError};
 
 const VERSION_MIN: u32 = 14;
 
-/// Checks everything and changes nothing.
+/// Checks everything, changes nothing, and returns the schemas of the tables.
 pub(crate) async fn check(
     connection: &mut Connection,
     options: &PostgresOptions,
     requests: &[TableRequest],
-) -> Result<(), SourceError> {
-    find(connection, options, requests).await.map(drop)
+) -> Result<Vec<Arc<Schema>>, SourceError> {
+    let found = find(connection, options, requests).await?;
+    let schemas = requests.iter().zip(&found.tables).map(|(request, facts)| match facts {
+        Some(facts) => catalog::schema_of(&facts.definition, request).map(Arc::new).map_err(SourceError::Definite),
+        None => Err(SourceError::Definite(vec![missing(&request.name, &found.server.database)])),
+    });
+    schemas.collect()
 }
 
 /// What there is, if all of it is right.

@@ -89,6 +89,8 @@ fn type_to_wire(oid: u32, def: &TypeDef) -> TypeDefinition {
         TypeKind::Array(element) => Some(Kind::ArrayElement(*element)),
         TypeKind::Range(subtype) => Some(Kind::RangeSubtype(*subtype)),
         TypeKind::Multirange(range) => Some(Kind::MultirangeRange(*range)),
+        TypeKind::Money(decimals) => Some(Kind::MoneyDecimals((*decimals).into())),
+        TypeKind::Ascii => Some(Kind::AsciiCaseless(true)),
     };
     TypeDefinition { oid, name: def.name.clone(), kind }
 }
@@ -104,6 +106,10 @@ fn type_from_wire(wire: TypeDefinition) -> (u32, TypeDef) {
         Some(Kind::ArrayElement(element)) => TypeKind::Array(element),
         Some(Kind::RangeSubtype(subtype)) => TypeKind::Range(subtype),
         Some(Kind::MultirangeRange(range)) => TypeKind::Multirange(range),
+        Some(Kind::AsciiCaseless(true)) => TypeKind::Ascii,
+        Some(Kind::AsciiCaseless(false)) => TypeKind::Base,
+        // PostgreSQL has ten at most.
+        Some(Kind::MoneyDecimals(decimals)) => TypeKind::Money(u8::try_from(decimals).unwrap_or(u8::MAX)),
     };
     (wire.oid, TypeDef { name: wire.name, kind })
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use laredo_core::{Lsn, TableName};
+use laredo_core::{FilterError, Lsn, TableName};
 use laredo_engine::SnapshotError;
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
 use tonic::Status;
+
+use crate::view::ViewError;
 
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
@@ -34,6 +36,20 @@ pub(crate) fn required(field: &str) -> Status {
 
 pub(crate) fn malformed(field: &str, problem: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("`{field}` is malformed: {problem}"))
+}
+
+pub(crate) fn filter(error: &FilterError) -> Status {
+    malformed(&format!("filters[{}]", error.index), error)
+}
+
+/// Ends a stream whose next frame cannot be shown.
+pub(crate) fn view(error: &ViewError) -> Status {
+    match error {
+        ViewError::Filter(error) => filter(error),
+        ViewError::Project(_) | ViewError::Batch(_) | ViewError::Schema(_) | ViewError::OldRow | ViewError::Frame => {
+            Status::internal(error.to_string())
+        }
+    }
 }
 
 pub(crate) fn not_ready(name: &TableName) -> Status {

@@ -79,6 +79,10 @@ impl Session {
     async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
         let mut start = self.start(&journal).await?;
+        let view = self.table.views.get(self.ask.encoding, &self.ask.predicates);
+        if let Some(view) = &view {
+            view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
+        }
         let Session { shared, table, ask, seat } = self;
         self::log(&table, &ask, &start);
         let base = start.base.as_ref().map(|pinned| pinned.base().clone());
@@ -91,7 +95,6 @@ impl Session {
         let lease = Arc::new(Lease::new(reader, seat, start.base.take(), table.options.buffer));
         table.watch(&lease);
         let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
-        let view = table.views.get(ask.encoding, &ask.predicates);
         let greeting = Greeting {
             table: &table,
             journal: &journal,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use laredo_core::{Filter, FilterKey, Predicate, ProjectError, Schema, Sequence};
+use laredo_core::{Filter, FilterError, FilterKey, Predicate, ProjectError, Schema, Sequence};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
@@ -85,6 +85,9 @@ pub(crate) struct Projected {
 /// A frame that cannot be shown: a fault of the server, or of what PostgreSQL sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ViewError {
+    /// The definition is another one than that under which the stream began, or began to be read.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     #[error("showing a row: {0}")]
     Project(#[from] ProjectError),
     #[error("reading the journal: {0}")]
@@ -151,19 +154,22 @@ impl View {
     }
 
     /// The filter for rows of a schema.
-    fn filter(&self, schema: &Arc<Schema>) -> Option<Arc<Filter>> {
+    ///
+    /// # Errors
+    /// When a predicate means nothing for its column.
+    pub(crate) fn filter(&self, schema: &Arc<Schema>) -> Result<Option<Arc<Filter>>, FilterError> {
         if self.predicates.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut bound = self.bound.lock();
         if let Some((known, filter)) = &*bound
             && (Arc::ptr_eq(known, schema) || known == schema)
         {
-            return Some(filter.clone());
+            return Ok(Some(filter.clone()));
         }
-        let filter = Arc::new(Filter::bind(&self.predicates, schema));
+        let filter = Arc::new(Filter::bind(&self.predicates, schema)?);
         *bound = Some((schema.clone(), filter.clone()));
-        Some(filter)
+        Ok(Some(filter))
     }
 
     /// Rows of a base's frame. Takes a while.
@@ -173,7 +179,7 @@ impl View {
     pub(crate) fn rows(&self, frame: &Frame, place: Place, schema: &Arc<Schema>) -> Result<Projected, ViewError> {
         self.shared(place, || {
             self.count(u64::from(frame.batch.count));
-            let filter = self.filter(schema);
+            let filter = self.filter(schema)?;
             match self.encoding {
                 RowEncoding::Struct => structs::rows(frame, schema, filter.as_deref()),
                 RowEncoding::PostgresBinary => binary::rows(frame, schema, filter.as_deref()),

@@ -95,8 +95,19 @@ async fn a_stream_that_cannot_begin_says_so_in_its_end() {
     let server = server(|_| {}).await;
     let good = frame(TABLE.as_bytes());
     let compressed = [&[1], &good[1..]].concat();
+    let filtered =
+        |filters: &str| frame(format!(r#"{{"schema":"public","table":"t0","filters":[{filters}]}}"#).as_bytes());
     for (headers, body, code, words) in [
         (vec![STREAM], frame(br#"{"schema":"public","table":"nope"}"#), "not_found", "public.nope"),
+        (
+            vec![STREAM],
+            filtered(r#"{"field":"body","prefix":"a"},{"field":"id","equals":"x"}"#),
+            "invalid_argument",
+            "`filters[1]`",
+        ),
+        (vec![STREAM], filtered(r#"{"field":"id","prefix":"1"}"#), "invalid_argument", "it is not text"),
+        (vec![STREAM], filtered(r#"{"field":"id","in":[1,0.5]}"#), "invalid_argument", "0.5 is none of its values"),
+        (vec![STREAM], filtered(r#"{"field":"body","equals":5}"#), "invalid_argument", "column `body` is of type"),
         (vec![STREAM], frame(b"{"), "invalid_argument", "JSON"),
         (vec![STREAM], vec![], "invalid_argument", "shorter"),
         (vec![STREAM], compressed.clone(), "unimplemented", "compressed"),

@@ -35,6 +35,8 @@ pub struct ClusterOptions {
     /// Run `initdb` instead of copying an earlier result of it. Takes a second longer, and gives the
     /// cluster a system identifier of its own: copies all have the same one.
     pub own_identity: bool,
+    /// Variables of the server's environment, such as `LOCPATH` for locales of its own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
@@ -64,6 +66,7 @@ pub struct Cluster {
     installation: Installation,
     port: u16,
     password: Option<String>,
+    environment: Vec<(String, String)>,
     server: Option<Child>,
     // The watchdog is called off last: fields are dropped in this order.
     dir: TempDir,
@@ -83,8 +86,15 @@ impl Cluster {
             .map_err(Error::io("make a temporary directory"))?;
         installation.give(dir.path())?;
         let watchdog = watch(dir.path())?;
-        let mut cluster =
-            Self { installation, port: free_port()?, password: None, server: None, dir, _watchdog: watchdog };
+        let mut cluster = Self {
+            installation,
+            port: free_port()?,
+            password: None,
+            environment: options.environment.clone(),
+            server: None,
+            dir,
+            _watchdog: watchdog,
+        };
         data_dir::make(&cluster.installation, cluster.dir.path(), &options)?;
         cluster.launch()?;
         if let Some(password) = options.password {
@@ -255,6 +265,7 @@ impl Cluster {
             .arg("-D")
             .arg(self.data_dir())
             .args(["-p", &self.port.to_string()])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

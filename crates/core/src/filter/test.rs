@@ -4,137 +4,142 @@ use std::collections::HashSet;
 
 use postgres_types::Type;
 
-use super::{Match, Pattern};
-use crate::decimal::Decimal;
-use crate::project::{Shape, Value, is_object_number, project_cell};
-use crate::schema::Schema;
+use super::{FilterProblem, Match, Pattern};
+use crate::project::canonical::{canonical, caseless, check_comparable, is_canonical};
+use crate::project::{Shape, TextKind, Value, project_cell};
+use crate::schema::{Oid, Schema};
 use crate::tuple::Cell;
+use crate::unproject::{Mismatch, read_literal};
+
+/// A cell's bytes, or their canonical form.
+type Form = Box<[u8]>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Test {
-    /// The cell is its own text.
-    Text(HashSet<Box<[u8]>>),
-    TextPrefix(Box<[u8]>),
-    TextPattern(Pattern),
-    Integer {
-        any: HashSet<i128>,
-        is_signed: bool,
+    /// The cell is its own canonical form.
+    Bytes(HashSet<Form>),
+    Float {
+        any: Vec<f64>,
+        with_nan: bool,
     },
-    Float(Vec<f64>),
-    Numeric(HashSet<Decimal>),
-    /// Everything else is compared as it is projected.
-    AnyOf(Vec<Value>),
-    Prefix(String),
+    Canonical {
+        type_oid: Oid,
+        any: HashSet<Form>,
+    },
+    /// The cell begins with these bytes.
+    Prefix(Form),
+    /// So does the cell in lower case.
+    CaselessPrefix(String),
+    AsciiCaselessPrefix(Form),
+    /// The cell is text.
+    TextPattern(Pattern),
+    /// The cell is projected as text.
     Pattern(Pattern),
 }
 
 impl Test {
-    pub(super) fn new(schema: &Schema, column: usize, test: &Match) -> Test {
-        let shape = match &schema.columns()[column] {
-            column if column.is_text => Shape::Text,
-            column => Shape::of(schema, column.type_oid).unwrap_or(Shape::Unknown),
+    pub(super) fn new(schema: &Schema, column: usize, test: &Match) -> Result<Test, FilterProblem> {
+        let definition = &schema.columns()[column];
+        let shape = match definition.is_text {
+            true => Shape::Text(TextKind::Plain),
+            false => Shape::of(schema, definition.type_oid).unwrap_or(Shape::Unknown),
         };
-        let is_text = shape == Shape::Text;
         match test {
-            Match::Prefix(prefix) if is_text => Test::TextPrefix(prefix.as_bytes().into()),
-            Match::Prefix(prefix) => Test::Prefix(prefix.clone()),
-            Match::Regex(pattern) if is_text => Test::TextPattern(pattern.clone()),
-            Match::Regex(pattern) => Test::Pattern(pattern.clone()),
-            Match::Equals(value) => Test::any_of(shape, std::slice::from_ref(value)),
-            Match::In(values) => Test::any_of(shape, values),
-        }
-    }
-
-    fn any_of(shape: Shape<'_>, values: &[Value]) -> Test {
-        let integers = |is_signed| Test::Integer {
-            any: values.iter().filter_map(|v| decimal(v)?.to_integer()).collect(),
-            is_signed,
-        };
-        match shape {
-            Shape::Text => Test::Text(values.iter().filter_map(text).map(Into::into).collect()),
-            Shape::Builtin(Type::INT2 | Type::INT4 | Type::INT8) => integers(true),
-            Shape::Builtin(Type::XID8) => integers(false),
-            Shape::Builtin(builtin) if is_object_number(&builtin) => integers(false),
-            Shape::Builtin(Type::FLOAT4 | Type::FLOAT8) => Test::Float(values.iter().filter_map(double).collect()),
-            Shape::Builtin(Type::NUMERIC) => Test::Numeric(values.iter().filter_map(decimal).collect()),
-            _ => Test::AnyOf(values.to_vec()),
+            Match::Prefix(prefix) => prefix_of(&shape, prefix),
+            Match::Regex(pattern) => pattern_of(&shape, pattern),
+            Match::Equals(value) => any_of(schema, column, &shape, std::slice::from_ref(value)),
+            Match::In(values) => any_of(schema, column, &shape, values),
         }
     }
 
     /// Whether a cell passes.
     pub(super) fn holds(&self, schema: &Schema, column: usize, cell: &[u8]) -> bool {
-        let value = || project_cell(schema, column, Cell::Value(cell)).ok();
         match self {
-            Test::Text(any) => any.contains(cell),
-            Test::TextPrefix(prefix) => cell.starts_with(prefix),
+            Test::Bytes(any) => any.contains(cell),
+            Test::Float { any, with_nan } => {
+                float(cell).is_some_and(|value| any.contains(&value) || (*with_nan && value.is_nan()))
+            }
+            Test::Canonical { type_oid, any } => {
+                canonical(schema, *type_oid, cell).is_ok_and(|form| any.contains(&*form))
+            }
+            Test::Prefix(prefix) => cell.starts_with(prefix),
+            Test::CaselessPrefix(prefix) => {
+                std::str::from_utf8(cell).is_ok_and(|text| caseless(text).starts_with(prefix))
+            }
+            Test::AsciiCaselessPrefix(prefix) => {
+                cell.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+            }
             Test::TextPattern(pattern) => std::str::from_utf8(cell).is_ok_and(|text| pattern.is_found_in(text)),
-            Test::Integer { any, is_signed } => integer(cell, *is_signed).is_some_and(|value| any.contains(&value)),
-            Test::Float(any) => float(cell).is_some_and(|value| any.contains(&value)),
-            Test::Numeric(any) => value().and_then(|value| decimal(&value)).is_some_and(|value| any.contains(&value)),
-            Test::AnyOf(any) => value().is_some_and(|value| any.iter().any(|other| same(&value, other))),
-            Test::Prefix(prefix) => value().is_some_and(|v| text_of(&v).is_some_and(|t| t.starts_with(prefix))),
-            Test::Pattern(pattern) => value().is_some_and(|v| text_of(&v).is_some_and(|t| pattern.is_found_in(t))),
+            Test::Pattern(pattern) => match project_cell(schema, column, Cell::Value(cell)) {
+                Ok(Value::String(text)) => pattern.is_found_in(&text),
+                Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_)) | Err(_) => {
+                    false
+                }
+            },
         }
     }
 }
 
-/// Equal whatever the order of an object's fields; NULLs are equal only inside a list or an object.
-fn same(one: &Value, other: &Value) -> bool {
-    !matches!(one, Value::Null) && same_inside(one, other)
+/// SQL's `LIKE 'prefix%'`, of types that are text.
+fn prefix_of(shape: &Shape<'_>, prefix: &str) -> Result<Test, FilterProblem> {
+    match shape {
+        Shape::Text(TextKind::Caseless) => Ok(Test::CaselessPrefix(caseless(prefix))),
+        Shape::Text(TextKind::AsciiCaseless) => Ok(Test::AsciiCaselessPrefix(prefix.as_bytes().into())),
+        Shape::Text(_) | Shape::Enum(_) => Ok(Test::Prefix(prefix.as_bytes().into())),
+        // After the version byte.
+        Shape::Ltree => Ok(Test::Prefix([&[1], prefix.as_bytes()].concat().into())),
+        Shape::Money(_)
+        | Shape::Builtin(_)
+        | Shape::Array(_)
+        | Shape::Composite(_)
+        | Shape::Range(_)
+        | Shape::Multirange(_)
+        | Shape::Unknown => Err(FilterProblem::NotText),
+    }
 }
 
-fn same_inside(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::List(one), Value::List(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same_inside(one, other))
+/// Patterns are for types that are projected as text, whatever the value.
+fn pattern_of(shape: &Shape<'_>, pattern: &Pattern) -> Result<Test, FilterProblem> {
+    match shape {
+        Shape::Text(TextKind::Caseless | TextKind::AsciiCaseless) => {
+            let caseless = Pattern::new(&format!("(?i){}", pattern.as_str()));
+            caseless.map(Test::TextPattern).map_err(|_| FilterProblem::TooLarge)
         }
-        (Value::Object(one), Value::Object(other)) => {
-            let find = |name: &str| other.iter().find(|(other, _)| other == name);
-            let found =
-                |(name, value): &(String, Value)| find(name).is_some_and(|(_, other)| same_inside(value, other));
-            one.len() == other.len() && one.iter().all(found)
-        }
-        _ => one == other,
+        Shape::Text(_) | Shape::Enum(_) => Ok(Test::TextPattern(pattern.clone())),
+        Shape::Ltree | Shape::Money(_) | Shape::Range(_) | Shape::Multirange(_) => Ok(Test::Pattern(pattern.clone())),
+        Shape::Builtin(
+            Type::BOOL | Type::INT2 | Type::INT4 | Type::INT8 | Type::FLOAT4 | Type::FLOAT8 | Type::JSON | Type::JSONB,
+        ) => Err(FilterProblem::NotText),
+        Shape::Builtin(_) => Ok(Test::Pattern(pattern.clone())),
+        Shape::Array(_) | Shape::Composite(_) | Shape::Unknown => Err(FilterProblem::NotText),
     }
 }
 
-fn text_of(value: &Value) -> Option<&str> {
-    match value {
-        Value::String(text) => Some(text),
-        _ => None,
+/// SQL's `=` and `IN`. NULL is equal to nothing.
+fn any_of(schema: &Schema, column: usize, shape: &Shape<'_>, values: &[Value]) -> Result<Test, FilterProblem> {
+    let definition = &schema.columns()[column];
+    let type_oid = definition.type_oid;
+    if !definition.is_text {
+        check_comparable(schema, type_oid).map_err(FilterProblem::Incomparable)?;
     }
-}
-
-fn text(value: &Value) -> Option<&[u8]> {
-    text_of(value).map(str::as_bytes)
-}
-
-fn decimal(value: &Value) -> Option<Decimal> {
-    match value {
-        Value::Number(number) => Decimal::of_double(*number),
-        Value::String(text) => Decimal::parse(text),
-        _ => None,
+    let mut cells = Vec::with_capacity(values.len());
+    for value in values.iter().filter(|value| **value != Value::Null) {
+        let cell = match value {
+            Value::String(text) if definition.is_text => Ok(text.as_bytes().to_vec()),
+            _ if definition.is_text => Err(Mismatch::Kind("a string")),
+            value => read_literal(schema, type_oid, value),
+        };
+        cells.push(cell.map_err(|mismatch| FilterProblem::value(value, mismatch))?);
     }
-}
-
-fn double(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => Some(*number),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
+    if let Shape::Builtin(Type::FLOAT4 | Type::FLOAT8) = shape {
+        let any: Vec<f64> = cells.iter().filter_map(|cell| float(cell)).collect();
+        return Ok(Test::Float { with_nan: any.iter().any(|value| value.is_nan()), any });
     }
-}
-
-/// A cell of an integer type, whatever its width.
-fn integer(cell: &[u8], is_signed: bool) -> Option<i128> {
-    Some(match (cell.len(), is_signed) {
-        (2, true) => i16::from_be_bytes(cell.try_into().ok()?).into(),
-        (4, true) => i32::from_be_bytes(cell.try_into().ok()?).into(),
-        (8, true) => i64::from_be_bytes(cell.try_into().ok()?).into(),
-        (4, false) => u32::from_be_bytes(cell.try_into().ok()?).into(),
-        (8, false) => u64::from_be_bytes(cell.try_into().ok()?).into(),
-        _ => return None,
-    })
+    if definition.is_text || is_canonical(schema, type_oid) {
+        return Ok(Test::Bytes(cells.into_iter().map(Into::into).collect()));
+    }
+    let forms = cells.iter().filter_map(|cell| canonical(schema, type_oid, cell).ok());
+    Ok(Test::Canonical { type_oid, any: forms.map(|form| form.into_owned().into()).collect() })
 }
 
 /// A cell of a float type, whatever its width.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -19,6 +19,144 @@ use crate::decimal::Decimal;
 pub(super) fn parse(text: &str, depth: usize) -> Result<Value, Problem> {
     let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
     nested(raw.get(), depth)
+}
+
+/// Parses a `jsonb` document of a key. The value is nested where that is the document to the byte, and the string of its
+/// text otherwise; a string that could be taken for such a text is given as the text that it is in a document.
+pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, Problem> {
+    let value = parse(text, depth)?;
+    let is_clear = match &value {
+        // SQL's NULL is shown so.
+        Value::Null => false,
+        Value::String(text) => !is_document(text),
+        Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_) => true,
+    };
+    let is_exact = is_clear && jsonb_text(&value) == text;
+    Ok(if is_exact { value } else { Value::String(text.to_owned()) })
+}
+
+/// Returns true for the text of a JSON document.
+pub(crate) fn is_document(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// Writes a value as `jsonb` does. PostgreSQL orders an object's fields by the length of their names first.
+pub(crate) fn jsonb_text(value: &Value) -> String {
+    let mut text = String::new();
+    push_jsonb(value, &mut text);
+    text
+}
+
+/// Rewrites a document as `jsonb` has it, its numbers as they are.
+pub(crate) fn document_text(text: &str) -> Result<String, Problem> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
+    let mut to = String::new();
+    push_document(raw.get(), 0, &mut to)?;
+    Ok(to)
+}
+
+/// Documents of filters; those in cells are as PostgreSQL has written them.
+const DOCUMENT_DEPTH_MAX: usize = 100;
+
+fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Problem> {
+    let push_text = |text: &str, to: &mut String| to.push_str(&serde_json::Value::from(text).to_string());
+    match text.as_bytes().first() {
+        Some(b'[' | b'{') if depth >= DOCUMENT_DEPTH_MAX => return Err(Problem::TooDeep),
+        Some(b'"') => push_text(&serde_json::from_str::<Text>(text).map_err(wrong)?.0, to),
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
+            to.push('[');
+            for (place, item) in items.into_iter().enumerate() {
+                to.push_str(if place > 0 { ", " } else { "" });
+                push_document(item.get(), depth + 1, to)?;
+            }
+            to.push(']');
+        }
+        Some(b'{') => {
+            let Fields(fields) = serde_json::from_str(text).map_err(wrong)?;
+            let mut fields = last_of_each(fields);
+            fields.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
+            to.push('{');
+            for (place, (name, value)) in fields.iter().enumerate() {
+                to.push_str(if place > 0 { ", " } else { "" });
+                push_text(name, to);
+                to.push_str(": ");
+                push_document(value.get(), depth + 1, to)?;
+            }
+            to.push('}');
+        }
+        _ => to.push_str(text),
+    }
+    Ok(())
+}
+
+/// Spells equal numbers in the text of a `jsonb` document alike. Deep nesting costs no stack.
+pub(super) fn with_plain_numbers(text: &str) -> String {
+    let mut to = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let end = match next {
+            '"' => string_end(rest),
+            '-' | '0'..='9' => {
+                let is_part = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
+                rest.find(|c: char| !is_part(c)).unwrap_or(rest.len())
+            }
+            other => other.len_utf8(),
+        };
+        let (part, after) = rest.split_at(end);
+        match Decimal::parse(part) {
+            Some(Decimal::Finite { negative, digits, exponent }) if next != '"' => {
+                let _ = write!(to, "{}{digits}e{exponent}", if negative { "-" } else { "" });
+            }
+            _ => to.push_str(part),
+        }
+        rest = after;
+    }
+    to
+}
+
+/// Finds the end of the string that begins here.
+fn string_end(text: &str) -> usize {
+    let mut is_escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn push_jsonb(value: &Value, to: &mut String) {
+    match value {
+        // `jsonb` writes numbers without an exponent.
+        Value::Number(number) if number.is_finite() => {
+            let _ = write!(to, "{number}");
+        }
+        Value::List(items) => {
+            to.push('[');
+            for (place, item) in items.iter().enumerate() {
+                to.push_str(if place > 0 { ", " } else { "" });
+                push_jsonb(item, to);
+            }
+            to.push(']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<&(String, Value)> = fields.iter().collect();
+            fields.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
+            to.push('{');
+            for (place, (name, value)) in fields.into_iter().enumerate() {
+                to.push_str(if place > 0 { ", " } else { "" });
+                push_jsonb(&Value::String(name.clone()), to);
+                to.push_str(": ");
+                push_jsonb(value, to);
+            }
+            to.push('}');
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => to.push_str(&value.to_json().to_string()),
+    }
 }
 
 fn nested(text: &str, depth: usize) -> Result<Value, Problem> {

@@ -99,7 +99,7 @@ impl JsonRows {
             _ => {
                 let begin = to.len();
                 to.push(b'"');
-                if !Decoder::new(&self.schema).push_plain(builtin, Style::Iso, bytes, to)? {
+                if !Decoder::new(&self.schema, false).push_plain(builtin, Style::Iso, bytes, to)? {
                     to.truncate(begin);
                     return Ok(false);
                 }
@@ -117,7 +117,7 @@ impl Member {
         before.push(b':');
         let form = match Shape::of(schema, column.type_oid) {
             _ if column.is_text => Form::Text,
-            Ok(Shape::Text) => Form::Text,
+            Ok(Shape::Text(_) | Shape::Enum(_)) => Form::Text,
             Ok(Shape::Builtin(builtin)) => Form::Builtin(builtin),
             _ => Form::Other,
         };

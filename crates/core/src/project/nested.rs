@@ -4,21 +4,23 @@ use std::fmt::Write;
 
 use bytes::Buf;
 
-use super::{Decoder, Problem, Value, wire};
+use postgres_types::Type;
+
+use super::{Decoder, Problem, Shape, Value, wire};
 use crate::schema::Oid;
 
 /// What PostgreSQL allows.
 const DIMENSIONS_MAX: usize = 6;
 
 /// An array, its elements still in binary form and in storage order: the last dimension runs fastest.
-struct Array<'a> {
+pub(super) struct Array<'a> {
     /// Length and lower bound of each dimension; none for an empty array.
-    dimensions: Vec<(usize, i32)>,
-    elements: Vec<Option<&'a [u8]>>,
+    pub(super) dimensions: Vec<(usize, i32)>,
+    pub(super) elements: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> Array<'a> {
-    fn parse(mut input: &'a [u8], element: Oid) -> Result<Array<'a>, Problem> {
+    pub(super) fn parse(mut input: &'a [u8], element: Oid) -> Result<Array<'a>, Problem> {
         let dimension_count = wire::count(&mut input, 0)?;
         let _has_null = input.try_get_i32()?;
         let sent_element = input.try_get_u32()?;
@@ -50,9 +52,14 @@ impl<'a> Array<'a> {
 }
 
 impl Decoder<'_> {
-    /// An array as nested lists. Lower bounds other than 1 are not shown.
-    pub(super) fn array(&mut self, element: Oid, input: &[u8]) -> Result<Value, Problem> {
+    /// Shows an array as nested lists, or in PostgreSQL's text form where those could stand for another array.
+    pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, Problem> {
         let array = Array::parse(input, element)?;
+        let usual = lower_bound(oid);
+        let is_plain = array.dimensions.iter().all(|&(_, lower)| lower == usual);
+        if !is_plain || (array.dimensions.len() > 1 && may_be_list(&self.enter(element)?)) {
+            return self.array_text(element, input).map(Value::String);
+        }
         let mut items = Vec::with_capacity(array.elements.len());
         for bytes in array.elements {
             items.push(self.optional_value(element, bytes)?);
@@ -112,7 +119,7 @@ impl Decoder<'_> {
         Ok(format!("{{{}}}", ranges.join(",")))
     }
 
-    /// An array in PostgreSQL's text form, which only the bounds of ranges need.
+    /// An array in PostgreSQL's text form.
     pub(super) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, Problem> {
         let array = Array::parse(input, element)?;
         let delimiter = if element == BOX { ";" } else { "," };
@@ -139,7 +146,7 @@ impl Decoder<'_> {
         Ok(text)
     }
 
-    /// A composite in PostgreSQL's text form, which only the bounds of ranges need.
+    /// A composite in PostgreSQL's text form.
     pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<String, Problem> {
         check_field_count(fields, &mut input)?;
         let mut texts = Vec::with_capacity(fields.len());
@@ -168,14 +175,24 @@ impl Decoder<'_> {
 /// The type whose arrays are delimited by semicolons.
 const BOX: Oid = 603;
 
-fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), Problem> {
+/// Returns the usual first subscript of an array: 1, but 0 in vectors of the catalog.
+pub(crate) fn lower_bound(oid: Oid) -> i32 {
+    i32::from(!matches!(Type::from_oid(oid), Some(Type::INT2_VECTOR | Type::OID_VECTOR)))
+}
+
+/// Returns true for a type whose values may be lists themselves.
+pub(crate) fn may_be_list(shape: &Shape<'_>) -> bool {
+    matches!(shape, Shape::Array(_) | Shape::Builtin(Type::JSON | Type::JSONB))
+}
+
+pub(super) fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), Problem> {
     match wire::count(input, 8)? {
         count if count == fields.len() => Ok(()),
         _ => Err(Problem::Impossible("number of fields")),
     }
 }
 
-fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
     if input.try_get_u32()? != oid {
         return Err(Problem::Impossible("field type"));
     }

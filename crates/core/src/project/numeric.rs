@@ -76,13 +76,14 @@ fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
     }
 }
 
-/// A `money` amount. How many decimals it has and what stands around them is the server's `lc_monetary`, which the
-/// bytes do not tell: two decimals and nothing else, as in most of the world.
-pub(super) fn money(input: &[u8]) -> Result<String, Problem> {
-    let cents = i64::from_be_bytes(wire::exactly(input)?);
-    let sign = if cents < 0 { "-" } else { "" };
-    let cents = cents.unsigned_abs();
-    Ok(format!("{sign}{}.{:02}", cents / 100, cents % 100))
+/// Writes a `money` amount with its decimals, and without what the server's `lc_monetary` puts around it.
+pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, Problem> {
+    let amount = i64::from_be_bytes(wire::exactly(input)?);
+    let (sign, decimals) = (if amount < 0 { "-" } else { "" }, usize::from(decimals));
+    let digits = format!("{:0>width$}", amount.unsigned_abs(), width = decimals + 1);
+    let (whole, rest) = digits.split_at(digits.len() - decimals);
+    let point = if rest.is_empty() { "" } else { "." };
+    Ok(format!("{sign}{whole}{point}{rest}"))
 }
 
 /// A `float8` as text.

@@ -42,9 +42,17 @@ pub(crate) enum Operator {
 
 /// What is still to be written of a query.
 enum Pending {
-    Part { part: usize, parent_rank: u8, right_of_phrase: bool },
+    Part { part: usize, parent_rank: u8, side: Side },
     Operator(Operator),
     Close,
+}
+
+/// A part's place under its operator.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+    RightOfPhrase,
 }
 
 /// Binds more than every [`Operator`].
@@ -61,14 +69,14 @@ impl Operator {
     }
 }
 
-/// A `tsquery`. It is sent operator first and right operand before left, and can be nested as deeply as it is long, so
+/// A `tsquery`. PostgreSQL's text form does not say how operators of one kind nest; with `all_brackets` it does. It is sent operator first and right operand before left, and can be nested as deeply as it is long, so
 /// both reading and writing keep their own stacks.
-pub(super) fn query(input: &[u8]) -> Result<String, Problem> {
+pub(super) fn query(input: &[u8], all_brackets: bool) -> Result<String, Problem> {
     let parts = query_parts(input)?;
     let mut text = String::new();
     let mut pending = Vec::new();
     if let Some(root) = parts.len().checked_sub(1) {
-        pending.push(operand(root, 0, false));
+        pending.push(operand(root, 0, Side::Left));
     }
     while let Some(next) = pending.pop() {
         match next {
@@ -79,20 +87,25 @@ pub(super) fn query(input: &[u8]) -> Result<String, Problem> {
             Pending::Operator(Operator::Phrase(distance)) => {
                 let _ = write!(text, " <{distance}> ");
             }
-            Pending::Part { part, parent_rank, right_of_phrase } => match parts[part] {
+            Pending::Part { part, parent_rank, side } => match parts[part] {
                 Part::Lexeme { text: lexeme, weights, prefix } => push_lexeme(&mut text, lexeme, weights, prefix),
                 Part::Not(inner) => {
                     open(&mut text, &mut pending, NOT_RANK < parent_rank);
                     text.push('!');
-                    pending.push(operand(inner, NOT_RANK, false));
+                    pending.push(operand(inner, NOT_RANK, Side::Left));
                 }
                 Part::Both { operator, left, right } => {
                     let rank = operator.rank();
                     let is_phrase = matches!(operator, Operator::Phrase(_));
-                    open(&mut text, &mut pending, rank < parent_rank || (is_phrase && right_of_phrase));
-                    pending.push(operand(right, rank, is_phrase));
+                    let is_in_doubt = match side {
+                        Side::Left => false,
+                        Side::Right => all_brackets && rank == parent_rank,
+                        Side::RightOfPhrase => is_phrase,
+                    };
+                    open(&mut text, &mut pending, rank < parent_rank || is_in_doubt);
+                    pending.push(operand(right, rank, if is_phrase { Side::RightOfPhrase } else { Side::Right }));
                     pending.push(Pending::Operator(operator));
-                    pending.push(operand(left, rank, false));
+                    pending.push(operand(left, rank, Side::Left));
                 }
             },
         }
@@ -100,8 +113,8 @@ pub(super) fn query(input: &[u8]) -> Result<String, Problem> {
     Ok(text)
 }
 
-fn operand(part: usize, parent_rank: u8, right_of_phrase: bool) -> Pending {
-    Pending::Part { part, parent_rank, right_of_phrase }
+fn operand(part: usize, parent_rank: u8, side: Side) -> Pending {
+    Pending::Part { part, parent_rank, side }
 }
 
 fn open(text: &mut String, pending: &mut Vec<Pending>, needed: bool) {

@@ -3,13 +3,19 @@
 use postgres_types::{Kind, Type};
 
 use super::{NESTING_MAX, Problem};
-use crate::schema::{Oid, Schema, TypeKind};
+use crate::schema::{MONEY_DECIMALS, Oid, Schema, TypeKind};
 
 /// What a type's binary form looks like, domains seen through.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Shape<'s> {
     /// The text itself.
-    Text,
+    Text(TextKind),
+    /// One of these labels, as text.
+    Enum(&'s [String]),
+    /// The extension type `ltree`: text after a version byte.
+    Ltree,
+    /// An amount with so many decimals.
+    Money(u8),
     /// A built-in base type.
     Builtin(Type),
     Array(Oid),
@@ -19,32 +25,57 @@ pub(crate) enum Shape<'s> {
     Unknown,
 }
 
-impl Shape<'_> {
-    pub(crate) fn of(schema: &Schema, mut oid: Oid) -> Result<Shape<'_>, Problem> {
-        for _ in 0..NESTING_MAX {
-            let builtin = Type::from_oid(oid);
-            let Some(definition) = schema.type_def(oid) else {
-                return Ok(builtin.map_or(Shape::Unknown, Shape::of_builtin));
-            };
-            return Ok(match &definition.kind {
-                TypeKind::Domain(base) => {
-                    oid = *base;
-                    continue;
-                }
-                TypeKind::Base => match builtin {
-                    Some(builtin) => Shape::of_builtin(builtin),
-                    // The one extension type that is everywhere, and nothing but text.
-                    None if definition.name == "citext" => Shape::Text,
-                    None => Shape::Unknown,
-                },
-                TypeKind::Enum(_) => Shape::Text,
-                TypeKind::Composite(fields) => Shape::Composite(fields),
-                TypeKind::Array(element) => Shape::Array(*element),
-                TypeKind::Range(subtype) => Shape::Range(*subtype),
-                TypeKind::Multirange(range) => Shape::Multirange(*range),
-            });
+/// Text types by what makes two of their values equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextKind {
+    /// The same bytes.
+    Plain,
+    /// The same bytes but for blanks at the end: `char(n)`.
+    Padded,
+    /// The same letters, upper or lower case: the extension type `citext`.
+    Caseless,
+    /// The same of ASCII letters, and otherwise the same bytes.
+    AsciiCaseless,
+    /// Nothing: `xml` and its kin have no equality.
+    Incomparable,
+}
+
+/// Returns the type that a domain is over, through all domains, and any other type itself.
+pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, Problem> {
+    for _ in 0..NESTING_MAX {
+        match schema.type_def(oid).map(|definition| &definition.kind) {
+            Some(TypeKind::Domain(base)) => oid = *base,
+            _ => return Ok(oid),
         }
-        Err(Problem::TooDeep)
+    }
+    Err(Problem::TooDeep)
+}
+
+impl Shape<'_> {
+    pub(crate) fn of(schema: &Schema, oid: Oid) -> Result<Shape<'_>, Problem> {
+        let oid = base_type(schema, oid)?;
+        let builtin = Type::from_oid(oid);
+        let Some(definition) = schema.type_def(oid) else {
+            return Ok(builtin.map_or(Shape::Unknown, Shape::of_builtin));
+        };
+        Ok(match &definition.kind {
+            // None is left.
+            TypeKind::Domain(_) => Shape::Unknown,
+            TypeKind::Base => match builtin {
+                Some(builtin) => Shape::of_builtin(builtin),
+                // Extension types are known by their names; their numbers differ from database to database.
+                None if definition.name == "citext" => Shape::Text(TextKind::Caseless),
+                None if definition.name == "ltree" => Shape::Ltree,
+                None => Shape::Unknown,
+            },
+            TypeKind::Money(decimals) => Shape::Money(*decimals),
+            TypeKind::Ascii => Shape::Text(TextKind::AsciiCaseless),
+            TypeKind::Enum(labels) => Shape::Enum(labels),
+            TypeKind::Composite(fields) => Shape::Composite(fields),
+            TypeKind::Array(element) => Shape::Array(*element),
+            TypeKind::Range(subtype) => Shape::Range(*subtype),
+            TypeKind::Multirange(range) => Shape::Multirange(*range),
+        })
     }
 
     fn of_builtin(builtin: Type) -> Shape<'static> {
@@ -53,8 +84,10 @@ impl Shape<'_> {
             Kind::Range(ref subtype) => Shape::Range(subtype.oid()),
             Kind::Multirange(_) => range_of(&builtin).map_or(Shape::Unknown, |range| Shape::Multirange(range.oid())),
             Kind::Simple => match builtin {
-                Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::XML => Shape::Text,
-                Type::REFCURSOR | Type::PG_NODE_TREE => Shape::Text,
+                Type::TEXT | Type::VARCHAR | Type::NAME => Shape::Text(TextKind::Plain),
+                Type::BPCHAR => Shape::Text(TextKind::Padded),
+                Type::XML | Type::REFCURSOR | Type::PG_NODE_TREE => Shape::Text(TextKind::Incomparable),
+                Type::MONEY => Shape::Money(MONEY_DECIMALS),
                 _ => Shape::Builtin(builtin),
             },
             _ => Shape::Unknown,

@@ -20,6 +20,9 @@ pub(crate) const TEXT_RANGE: Oid = 16_408;
 pub(crate) const PAIR_RANGE: Oid = 16_409;
 pub(crate) const CITEXT: Oid = 16_410;
 pub(crate) const LISTS_RANGE: Oid = 16_411;
+pub(crate) const LTREE: Oid = 16_412;
+pub(crate) const LISTS: Oid = 16_413;
+pub(crate) const LIST: Oid = 16_414;
 
 fn types() -> BTreeMap<Oid, TypeDef> {
     let fields = vec![("x".to_owned(), Type::INT4.oid()), ("y z".to_owned(), Type::TEXT.oid())];
@@ -36,6 +39,9 @@ fn types() -> BTreeMap<Oid, TypeDef> {
         (PAIR_RANGE, "pairrange", TypeKind::Range(PAIR)),
         (CITEXT, "citext", TypeKind::Base),
         (LISTS_RANGE, "listsrange", TypeKind::Range(Type::TEXT_ARRAY.oid())),
+        (LTREE, "ltree", TypeKind::Base),
+        (LISTS, "_lists", TypeKind::Array(LIST)),
+        (LIST, "lists", TypeKind::Domain(Type::INT4_ARRAY.oid())),
     ]
     .into_iter()
     .map(|(oid, name, kind)| {
@@ -46,6 +52,15 @@ fn types() -> BTreeMap<Oid, TypeDef> {
 }
 
 pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
+    schema_with_key(oid, is_text, &[])
+}
+
+/// The same column as the key.
+pub(crate) fn key_schema(oid: Oid) -> Schema {
+    schema_with_key(oid, false, &[0])
+}
+
+fn schema_with_key(oid: Oid, is_text: bool, key: &[usize]) -> Schema {
     let column = Column {
         name: "c".into(),
         type_oid: oid,
@@ -54,12 +69,15 @@ pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
         not_null: false,
         is_text,
     };
-    Schema::new(vec![column], KeyColumns::new([0]), types())
+    Schema::new(vec![column], KeyColumns::new(key), types())
 }
 
 /// Whatever is projected is written as JSON in both ways.
 pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
-    let schema = schema(oid, false);
+    value_in(schema(oid, false), bytes)
+}
+
+pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, Problem> {
     let value = project_cell(&schema, 0, Cell::Value(bytes)).map_err(|error| error.problem);
     let (row, mut line): (TupleBuf, _) = ([Cell::Value(bytes)].into_iter().collect(), Vec::new());
     let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line).map_err(|error| error.problem);
@@ -270,8 +288,11 @@ fn arrays_nest_and_hold_nulls() {
     assert_eq!(int(&array(23, &[(3, 1), (0, 1)], &[])), Ok(Value::List(vec![])));
     let flat = array(23, &[(2, 1)], &[Some(&one), None]);
     assert_eq!(int(&flat), Ok(Value::List(vec![Value::Number(1.0), Value::Null])));
-    let cube = array(23, &[(1, 1), (2, 1), (2, -5)], &[Some(&one), Some(&two), None, Some(&one)]);
+    let elements = [Some(&one[..]), Some(&two), None, Some(&one)];
+    let cube = array(23, &[(1, 1), (2, 1), (2, 1)], &elements);
     assert_eq!(int(&cube).unwrap().to_json(), serde_json::json!([[[1, 2], [null, 1]]]));
+    let elsewhere = array(23, &[(1, 1), (2, 1), (2, -5)], &elements);
+    assert_eq!(int(&elsewhere), Ok(string("[1:1][1:2][-5:-4]={{{1,2},{NULL,1}}}")));
     let wrong = [
         (array(20, &[], &[]), Problem::Impossible("element type")),
         (array(23, &[(1, 1); 7], &[Some(&one)]), Problem::Impossible("number of dimensions")),
@@ -399,6 +420,31 @@ fn queries_may_be_as_deep_as_they_are_long() {
     assert_eq!(value(3615, &without_operand), Err(Problem::Torn));
     let two_roots = joined(&[&[0, 0, 0, 2], &[1, 0, 0, b'a', 0], &[1, 0, 0, b'a', 0]]);
     assert_eq!(value(3615, &two_roots), Err(Problem::Impossible("number of operands")));
+}
+
+#[test]
+fn an_amount_has_the_decimals_of_its_database() {
+    for (decimals, amount, text) in
+        [(0, 100, "100"), (0, -5, "-5"), (3, 100, "0.100"), (3, i64::MIN, "-9223372036854775.808"), (2, -5, "-0.05")]
+    {
+        let money = TypeDef { name: "money".to_owned(), kind: TypeKind::Money(decimals) };
+        let shown = |oid: Oid, bytes: &[u8]| {
+            let schema = schema(oid, false);
+            let types = BTreeMap::from([(Type::MONEY.oid(), money.clone())]);
+            value_in(Schema::new(schema.columns().to_vec(), KeyColumns::new([]), types), bytes)
+        };
+        let amount = i64::to_be_bytes(amount);
+        assert_eq!(shown(Type::MONEY.oid(), &amount), Ok(string(text)));
+        let list = array(Type::MONEY.oid(), &[(1, 1)], &[Some(&amount)]);
+        assert_eq!(shown(Type::MONEY_ARRAY.oid(), &list), Ok(Value::List(vec![string(text)])));
+    }
+    assert_eq!(value(Type::MONEY.oid(), &1234_i64.to_be_bytes()), Ok(string("12.34")), "two where nothing is said");
+}
+
+#[test]
+fn a_type_of_the_name_of_an_extension_may_be_another_one() {
+    assert_eq!(value(LTREE, b"\x01Top.A"), Ok(string("Top.A")));
+    assert_eq!(value(LTREE, b"\x02Top"), Ok(string("\\x02546f70")));
 }
 
 /// Every type that `postgres_types` knows, and those above.

@@ -1,9 +1,8 @@
 //! Arrays, composites, ranges and multiranges.
 
-use postgres_types::Type;
-
 use super::{Encoder, Mismatch};
-use crate::project::{Shape, Value};
+use crate::project::Value;
+use crate::project::nested::{lower_bound, may_be_list};
 use crate::schema::Oid;
 
 /// What PostgreSQL allows.
@@ -12,9 +11,15 @@ const DIMENSIONS_MAX: usize = 6;
 const BOX: Oid = 603;
 
 impl Encoder<'_> {
-    /// An array from nested lists. Lower bounds are 1.
+    /// Reads an array from nested lists, or from PostgreSQL's text form.
     pub(super) fn array(&mut self, oid: Oid, element: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
-        let Value::List(items) = value else { return Err(Mismatch::Kind("a list")) };
+        let items = match value {
+            Value::List(items) => items,
+            Value::String(text) => return self.array_text(oid, element, text),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                return Err(Mismatch::Kind("a list"));
+            }
+        };
         let (mut lengths, mut level) = (vec![items.len()], items.iter().collect::<Vec<_>>());
         // What is a list itself is an element where elements may be lists.
         while !self.is_list(element)? && level.iter().any(|item| matches!(item, Value::List(_))) {
@@ -58,7 +63,7 @@ impl Encoder<'_> {
 
     /// Whether a value of the type may be a list.
     fn is_list(&self, oid: Oid) -> Result<bool, Mismatch> {
-        Ok(matches!(self.enter(oid)?, Shape::Array(_) | Shape::Builtin(Type::JSON | Type::JSONB)))
+        Ok(may_be_list(&self.enter(oid)?))
     }
 
     /// `[1,5)`.
@@ -108,7 +113,7 @@ impl Encoder<'_> {
         Ok([&count.to_be_bytes(), ranges.as_slice()].concat())
     }
 
-    /// An array in PostgreSQL's text form, which only the bounds of ranges need.
+    /// An array in PostgreSQL's text form.
     pub(super) fn array_text(&mut self, oid: Oid, element: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
         let delimiter = if element == BOX { ';' } else { ',' };
         let (bounds, body) = match input.strip_prefix('[') {
@@ -133,7 +138,7 @@ impl Encoder<'_> {
         sent_array(oid, element, &dimensions, &elements)
     }
 
-    /// A composite in PostgreSQL's text form, which only the bounds of ranges need.
+    /// A composite in PostgreSQL's text form.
     pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], input: &str) -> Result<Vec<u8>, Mismatch> {
         const WRONG: Mismatch = Mismatch::Text("a composite");
         let inner = input.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).ok_or(WRONG)?;
@@ -148,11 +153,6 @@ impl Encoder<'_> {
         }
         sent_composite(&sent)
     }
-}
-
-/// Vectors of the catalogue count from 0.
-fn lower_bound(oid: Oid) -> i32 {
-    i32::from(!matches!(Type::from_oid(oid), Some(Type::INT2_VECTOR | Type::OID_VECTOR)))
 }
 
 fn sent_array(

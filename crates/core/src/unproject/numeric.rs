@@ -20,14 +20,15 @@ fn float(input: &str) -> bool {
     matches!(input, "NaN" | "Infinity" | "-Infinity") || input.bytes().all(is_number)
 }
 
-/// A `money` amount with two decimals.
-pub(super) fn money(input: &str) -> Result<i64, Mismatch> {
-    let wrong = || Mismatch::Text("an amount of two decimals");
-    let (whole, cents) = input.split_once('.').ok_or_else(wrong)?;
-    if cents.len() != 2 {
-        return Err(wrong());
+/// Reads a `money` amount. Decimals beyond those of the type must be zeros.
+pub(super) fn money(input: &str, decimals: u8) -> Result<i64, Mismatch> {
+    let decimals = usize::from(decimals);
+    let (whole, rest) = input.split_once('.').unwrap_or((input, ""));
+    let kept = rest.get(..decimals.min(rest.len())).unwrap_or(rest);
+    if rest[kept.len()..].bytes().any(|digit| digit != b'0') {
+        return Err(Mismatch::Text("an amount in the decimals of `lc_monetary`"));
     }
-    super::text::number(&format!("{whole}{cents}"))
+    super::text::number(&format!("{whole}{kept:0<decimals$}"))
 }
 
 /// A `numeric`, with its display scale.

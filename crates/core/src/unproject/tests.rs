@@ -1,10 +1,11 @@
 use postgres_types::Type;
 use proptest::prelude::*;
 
+use super::text::versioned;
 use super::*;
 use crate::project::tests::{
-    CITEXT, FLOAT_RANGE, LISTS_RANGE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE, VECTOR, any_type, array,
-    interval, joined, likely_bytes, numeric, pair, schema, value as project,
+    CITEXT, FLOAT_RANGE, LIST, LISTS, LISTS_RANGE, LTREE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE, VECTOR,
+    any_type, array, interval, joined, key_schema, likely_bytes, numeric, pair, schema, value as project, value_in,
 };
 
 fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
@@ -68,7 +69,14 @@ fn cells_come_back_to_the_byte() {
         (4451, joined(&[&[0, 0, 0, 2], &sized(&[1]), &sized(&[0x18])])),
         (3614, joined(&[&[0, 0, 0, 1], b"it's\\\0", &[0, 2], &[0x80, 1], &[0, 2]])),
         (3615, joined(&[&[0, 0, 0, 3], &[2, 4, 0, 3], &[1, 9, 1], b"b\0", &[1, 0, 0], b"a\0"])),
-        (3802, b"\x01{\"a\":[1,\"x\"]}".to_vec()),
+        (3802, b"\x01{\"b\": 2, \"aa\": [1, \"x\\n\"]}".to_vec()),
+        (1007, array(23, &[(1, 5)], &[Some(&one)])),
+        (1007, array(23, &[(1, 1), (1, 0)], &[Some(&one)])),
+        (3807, array(3802, &[(1, 1), (1, 1)], &[Some(b"\x01[1]")])),
+        (LISTS, array(LIST, &[(1, 1), (1, 1)], &[Some(&array(23, &[(1, 1)], &[Some(&one)]))])),
+        (LISTS, array(LIST, &[(1, 1)], &[Some(&array(23, &[(1, 0)], &[Some(&one)]))])),
+        (LTREE, b"\x01Top.A".to_vec()),
+        (LTREE, b"\x02Top".to_vec()),
     ];
     for (oid, bytes) in cases {
         let value = project(oid, &bytes).unwrap();
@@ -124,6 +132,35 @@ fn might_be_sent(oid: Oid, bytes: &[u8]) -> bool {
     !has_addresses(oid) || bytes.is_empty()
 }
 
+/// Documents whose strings look like documents.
+fn any_document() -> impl Strategy<Value = String> {
+    let leaf = proptest::sample::select(vec![
+        "null",
+        "true",
+        "0",
+        "1.50",
+        "9007199254740993",
+        "\"9007199254740993\"",
+        "\"5\"",
+        "\"a\"",
+        "\"null\"",
+        "\"[1]\"",
+        "\"\\\"5\\\"\"",
+        "100000000000000000000000000000",
+        "-0.10",
+        "\"\"",
+    ]);
+    leaf.prop_map(str::to_owned).prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::btree_map("[a-c]{0,2}", inner, 0..4).prop_map(|fields| {
+                let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+                format!("{{{}}}", fields.join(","))
+            }),
+        ]
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -137,6 +174,26 @@ proptest! {
             let again = back(oid, &json).map(|bytes| project(oid, &bytes));
             prop_assert_eq!(again.clone(), Ok(Ok(value)), "{}: {:?}", oid, again);
         }
+    }
+
+    #[test]
+    fn what_is_read_back_of_a_key_projects_to_the_same(oid in any_type(), bytes in likely_bytes()) {
+        if let Ok(value) = value_in(key_schema(oid), &bytes)
+            && might_be_sent(oid, &bytes)
+        {
+            let json = Value::from_json(value.to_json());
+            let again = unproject_cell(&key_schema(oid), 0, &json).map(Option::unwrap_or_default);
+            prop_assert_eq!(again.map(|bytes| value_in(key_schema(oid), &bytes)), Ok(Ok(value)));
+        }
+    }
+
+    #[test]
+    fn documents_of_a_key_come_back_to_the_byte(json in any_document()) {
+        // A document as `jsonb` has it, with a number that a double may not hold.
+        let text = crate::project::json::document_text(&json).unwrap();
+        let cell = versioned(&text);
+        let value = value_in(key_schema(3802), &cell).unwrap();
+        prop_assert_eq!(unproject_cell(&key_schema(3802), 0, &Value::from_json(value.to_json())), Ok(Some(cell)));
     }
 
     #[test]

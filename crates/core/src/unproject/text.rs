@@ -21,7 +21,6 @@ pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> 
         Type::FLOAT4 => numeric::single(input)?.to_be_bytes().to_vec(),
         Type::FLOAT8 => numeric::double(input)?.to_be_bytes().to_vec(),
         Type::NUMERIC => numeric::numeric(input)?,
-        Type::MONEY => numeric::money(input)?.to_be_bytes().to_vec(),
         Type::JSON => input.as_bytes().to_vec(),
         Type::JSONB | Type::JSONPATH => versioned(input),
         Type::CHAR => vec![single_byte(input)?],

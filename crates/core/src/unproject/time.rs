@@ -2,10 +2,10 @@
 
 use super::Mismatch;
 
-const SECOND_US: i64 = 1_000_000;
-const MINUTE_US: i64 = 60 * SECOND_US;
-const HOUR_US: i64 = 60 * MINUTE_US;
-const DAY_US: i64 = 24 * HOUR_US;
+pub(super) const SECOND_US: i64 = 1_000_000;
+pub(super) const MINUTE_US: i64 = 60 * SECOND_US;
+pub(super) const HOUR_US: i64 = 60 * MINUTE_US;
+pub(super) const DAY_US: i64 = 24 * HOUR_US;
 
 pub(super) fn date(input: &str) -> Result<i32, Mismatch> {
     match input {
@@ -44,12 +44,9 @@ pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
 
 /// An ISO 8601 duration, each part with its own sign.
 pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
-    let sent = |micros: i64, days: i32, months: i32| {
-        [micros.to_be_bytes().as_slice(), &days.to_be_bytes(), &months.to_be_bytes()].concat()
-    };
     match input {
-        "infinity" => return Ok(sent(i64::MAX, i32::MAX, i32::MAX)),
-        "-infinity" => return Ok(sent(i64::MIN, i32::MIN, i32::MIN)),
+        "infinity" => return Ok(sent_interval(i64::MAX, i32::MAX, i32::MAX)),
+        "-infinity" => return Ok(sent_interval(i64::MIN, i32::MIN, i32::MIN)),
         _ => {}
     }
     let wrong = || Mismatch::Text("an ISO 8601 duration");
@@ -76,7 +73,11 @@ pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
         }
     }
     let narrow = |value: i128| i32::try_from(value).map_err(|_| Mismatch::Range);
-    Ok(sent(i64::try_from(micros).map_err(|_| Mismatch::Range)?, narrow(days)?, narrow(months)?))
+    Ok(sent_interval(i64::try_from(micros).map_err(|_| Mismatch::Range)?, narrow(days)?, narrow(months)?))
+}
+
+pub(super) fn sent_interval(micros: i64, days: i32, months: i32) -> Vec<u8> {
+    [micros.to_be_bytes().as_slice(), &days.to_be_bytes(), &months.to_be_bytes()].concat()
 }
 
 fn without_era(input: &str) -> (&str, bool) {
@@ -96,12 +97,17 @@ fn days(input: &str, is_bc: bool) -> Result<i64, Mismatch> {
     if !(1..=10_000_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return Err(Mismatch::Range);
     }
+    Ok(days_of(year, month, day, is_bc))
+}
+
+/// Days since 2000-01-01.
+pub(super) fn days_of(year: i64, month: i64, day: i64, is_bc: bool) -> i64 {
     // There is no year 0: it is 1 BC. Years that start in March put the leap day at their end.
     let year = if is_bc { 1 - year } else { year } - i64::from(month <= 2);
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    Ok(era * 146_097 + day_of_era - 730_425)
+    era * 146_097 + day_of_era - 730_425
 }
 
 /// `HH:MM:SS` with up to six decimals; 24:00:00 is a time of day.

@@ -12,6 +12,8 @@ use laredo_testkit::{Cluster, ClusterOptions};
 use serde_json::Value as Json;
 
 mod cases;
+mod filters;
+mod keys;
 
 use cases::{CASES, Case, Expect, RANDOM, TYPES};
 
@@ -139,6 +141,7 @@ fn schema(cluster: &Cluster, wanted: impl Fn(Oid) -> bool) -> Schema {
     let types = query(
         "SELECT json_agg(json_build_object('oid', t.oid::int8, 'name', typname, 'kind', typtype, 'category', typcategory,
                 'element', typelem::int8, 'base', typbasetype::int8, 'subtype', r.rngsubtype::int8, 'range', m.rngtypid::int8,
+                'labels', (SELECT coalesce(json_agg(enumlabel ORDER BY enumsortorder), '[]') FROM pg_enum WHERE enumtypid = t.oid),
                 'fields', (SELECT json_agg(json_build_array(attname, atttypid::int8) ORDER BY attnum)
                            FROM pg_attribute WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped)))
          FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid LEFT JOIN pg_range m ON m.rngmultitypid = t.oid
@@ -162,8 +165,10 @@ fn schema(cluster: &Cluster, wanted: impl Fn(Oid) -> bool) -> Schema {
 
 fn type_def(definition: &Json) -> TypeDef {
     let kind = match (text(&definition["kind"]).as_str(), text(&definition["category"]).as_str()) {
+        // The cluster is of the C locale.
+        ("b", _) if definition["name"] == "citext" => TypeKind::Ascii,
         ("b", "A") => TypeKind::Array(oid(&definition["element"])),
-        ("e", _) => TypeKind::Enum(vec![]),
+        ("e", _) => TypeKind::Enum(definition["labels"].as_array().unwrap().iter().map(text).collect()),
         ("d", _) => TypeKind::Domain(oid(&definition["base"])),
         ("c", _) => {
             let fields = definition["fields"].as_array().unwrap().iter();

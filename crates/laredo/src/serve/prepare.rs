@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use futures::future::join_all;
+use laredo_core::Schema;
 use laredo_engine::source::{SourceError, TableRequest};
-use laredo_engine::{Clock, Engine, TableOptions};
+use laredo_engine::{Clock, Engine, PipelineError, TableOptions};
 use laredo_postgres::{PostgresOptions, PostgresSource};
 use laredo_server::WaitingFor;
 use rand::SeedableRng;
@@ -49,7 +51,10 @@ pub(super) async fn prepare(
     }
     let checked = join_all(plans.iter().map(|plan| {
         let requests: Vec<TableRequest> = plan.tables.iter().map(|table| table.request.clone()).collect();
-        plan.reach(waiting, &broken, async move || PostgresSource::new(plan.source.clone()).check(&requests).await)
+        plan.reach(waiting, &broken, async move || {
+            let schemas = PostgresSource::new(plan.source.clone()).check(&requests).await?;
+            plan.check_pipelines(&schemas)
+        })
     }));
     collect(&plans, checked.await, malformed)?;
     let prepared = join_all(plans.iter().map(|plan| {
@@ -100,6 +105,16 @@ fn collect<T>(
 }
 
 impl Plan<'_> {
+    /// Checks the filters and transforms of each table.
+    fn check_pipelines(&self, schemas: &[Arc<Schema>]) -> Result<(), SourceError> {
+        let checked = self.tables.iter().zip(schemas).map(|(table, schema)| (table, table.pipeline.check(schema)));
+        let sentence = |(table, checked): (&TableOptions, Result<(), PipelineError>)| {
+            checked.err().map(|error| format!("table {}: {error}", table.request.name))
+        };
+        let problems: Vec<String> = checked.filter_map(sentence).collect();
+        if problems.is_empty() { Ok(()) } else { Err(SourceError::Definite(problems)) }
+    }
+
     /// Does it, again and again while the source is away.
     async fn reach<T>(
         &self,

@@ -103,6 +103,8 @@ pub(crate) struct TypeFacts {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum KindFacts {
     Base,
+    Money(u8),
+    Ascii,
     Enum(Vec<String>),
     Domain(Oid),
     Composite(Vec<(String, Oid)>),

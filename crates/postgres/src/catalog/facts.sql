@@ -58,6 +58,11 @@ types AS (
             WHEN t.typtype = 'm' THEN json_build_object('multirange', (
                 SELECT r.rngtypid::int8 FROM pg_range r WHERE r.rngmultitypid = t.oid))
             WHEN e.oid IS NOT NULL THEN json_build_object('array', e.oid::int8)
+            -- Only lc_monetary says how many decimals an amount has; nearly everywhere there are two.
+            WHEN t.oid = 'money'::regtype AND scale(1::money::numeric) <> 2
+                THEN json_build_object('money', scale(1::money::numeric))
+            -- Equality of citext is that of lower(), which in the C locale knows ASCII alone.
+            WHEN t.typname = 'citext' AND t.typtype = 'b' AND lower(U&'\00C9') <> U&'\00E9' THEN '"ascii"'::json
             ELSE '"base"'::json
         END) ORDER BY t.oid) AS list
     FROM needed n

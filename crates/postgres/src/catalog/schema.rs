@@ -69,7 +69,7 @@ fn mute(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Opt
         return None;
     }
     let parts: Vec<Oid> = match &facts.kind {
-        KindFacts::Base | KindFacts::Enum(_) => Vec::new(),
+        KindFacts::Base | KindFacts::Money(_) | KindFacts::Ascii | KindFacts::Enum(_) => Vec::new(),
         KindFacts::Domain(oid) | KindFacts::Array(oid) | KindFacts::Range(oid) | KindFacts::Multirange(oid) => {
             vec![*oid]
         }
@@ -203,6 +203,8 @@ pub(crate) fn type_def(facts: &TypeFacts) -> TypeDef {
         name: facts.name.clone(),
         kind: match &facts.kind {
             KindFacts::Base => TypeKind::Base,
+            KindFacts::Money(decimals) => TypeKind::Money(*decimals),
+            KindFacts::Ascii => TypeKind::Ascii,
             KindFacts::Enum(labels) => TypeKind::Enum(labels.clone()),
             KindFacts::Domain(oid) => TypeKind::Domain(*oid),
             KindFacts::Composite(fields) => TypeKind::Composite(fields.clone()),

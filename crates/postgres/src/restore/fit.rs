@@ -14,6 +14,10 @@ use crate::catalog::{Definition, type_def};
 /// PostgreSQL's own types have lower numbers, which are the same everywhere.
 const USER_DEFINED: Oid = 16_384;
 
+/// Amounts of money are numbers whose decimals `lc_monetary` decides.
+const MONEY: Oid = 790;
+const MONEY_ARRAY: Oid = 791;
+
 /// How the rows' cells become cells of the table.
 #[derive(Debug)]
 pub(super) enum Fit {
@@ -77,12 +81,15 @@ fn anew(schema: &Schema, table: &Schema, differ: &[bool], row: TupleRef<'_>) -> 
 
 /// Whether a type is the same in both, in all that it is made of.
 fn is_same(ours: &Schema, oid: Oid, theirs: &Schema, other: Oid) -> bool {
+    if matches!(oid, MONEY | MONEY_ARRAY) && ours.money_decimals() != theirs.money_decimals() {
+        return false;
+    }
     if oid != other || oid < USER_DEFINED {
         return oid == other;
     }
     let (Some(one), Some(two)) = (ours.type_def(oid), theirs.type_def(other)) else { return false };
     let parts: Vec<Oid> = match &one.kind {
-        TypeKind::Base | TypeKind::Enum(_) => Vec::new(),
+        TypeKind::Base | TypeKind::Money(_) | TypeKind::Ascii | TypeKind::Enum(_) => Vec::new(),
         TypeKind::Domain(part) | TypeKind::Array(part) | TypeKind::Range(part) | TypeKind::Multirange(part) => {
             vec![*part]
         }
@@ -130,6 +137,29 @@ mod tests {
             assert_eq!(is_same(&ours, 20_001, &theirs, column), is_it, "{theirs:?}");
         }
         assert!(is_same(&ours, 23, &ours, 23) && !is_same(&ours, 23, &ours, 20));
+    }
+
+    #[test]
+    fn amounts_are_the_same_where_their_decimals_are() {
+        let schema = |oid: Oid, decimals: u8| {
+            let parts = vec![("amount".to_owned(), MONEY)];
+            let column = Column { type_oid: oid, ..schema(1, 2, &[]).columns()[0].clone() };
+            let types = BTreeMap::from([
+                (MONEY, TypeDef { name: "money".to_owned(), kind: TypeKind::Money(decimals) }),
+                (MONEY_ARRAY, TypeDef { name: "_money".to_owned(), kind: TypeKind::Array(MONEY) }),
+                (20_000, TypeDef { name: "price".to_owned(), kind: TypeKind::Composite(parts) }),
+            ]);
+            Schema::new(vec![column], KeyColumns::new([0]), types)
+        };
+        for oid in [MONEY, MONEY_ARRAY, 20_000] {
+            assert!(is_same(&schema(oid, 0), oid, &schema(oid, 0), oid));
+            assert!(!is_same(&schema(oid, 0), oid, &schema(oid, 3), oid));
+        }
+        let (yen, dinar) = (schema(MONEY, 0), schema(MONEY, 3));
+        let row: laredo_core::TupleBuf = [Cell::Value(&100_i64.to_be_bytes())].into_iter().collect();
+        let fitting = anew(&yen, &dinar, &[true], row.as_ref()).unwrap();
+        assert_eq!(fitting.as_ref().cell(0).value(), Some(&100_000_i64.to_be_bytes()[..]));
+        assert!(anew(&dinar, &yen, &[true], row.as_ref()).is_err(), "a tenth of a yen");
     }
 
     #[test]

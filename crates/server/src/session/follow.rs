@@ -172,7 +172,7 @@ impl<'a> Follow<'a> {
             self.walk = Some(walk);
             chunk
         };
-        chunk.map_err(|error| Status::internal(error.to_string()))
+        chunk.map_err(|error| refusal::view(&error))
     }
 
     /// When a reader of batches is to be told that it is at the head, and with it how far and how fresh what it has is; `None` where it

@@ -15,6 +15,7 @@ use tonic::Status;
 use super::admission::Admission;
 use super::lease::Lease;
 use super::outlet::Outlet;
+use crate::refusal;
 use crate::view::{Place, View};
 
 /// A base on its way to a client.
@@ -85,7 +86,7 @@ impl Snapshot {
         };
         let place = Place::Base(self.base.sequence(), from);
         let projected = view.rows(&frame, place, self.base.schema());
-        let projected = projected.map_err(|error| Status::internal(error.to_string()))?;
+        let projected = projected.map_err(|error| refusal::view(&error))?;
         Ok(Part { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
 }

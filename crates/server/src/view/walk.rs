@@ -116,7 +116,7 @@ impl Walk {
         if let Some(schema) = frame.batch.schema.clone() {
             self.schema = Arc::new(laredo_proto::schema::from_wire(schema)?);
         }
-        let filter = self.view.filter(&self.schema);
+        let filter = self.view.filter(&self.schema)?;
         let projected = self.view.changes(&FrameChanges {
             frame,
             olds: &olds,

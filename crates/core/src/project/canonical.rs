@@ -1,0 +1,195 @@
+//! Cells in a form that is the same for all values that SQL's `=` takes for one.
+
+use std::borrow::Cow;
+
+use bytes::Buf;
+use postgres_types::Type;
+
+use super::shape::{Shape, TextKind, base_type};
+use super::{Decoder, Problem, json, nested, wire};
+use crate::schema::{Oid, Schema};
+
+/// Checks that cells of a type are equal in SQL exactly where their canonical forms are.
+///
+/// # Errors
+/// Says why there is no such form.
+pub(crate) fn check_comparable(schema: &Schema, oid: Oid) -> Result<(), &'static str> {
+    check(schema, oid, 0)
+}
+
+fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
+    const UNKNOWN: &str = "laredo does not know when two of its values are equal";
+    if depth > super::NESTING_MAX {
+        return Err("its types nest too deeply");
+    }
+    match Shape::of(schema, oid).map_err(|_| "its types nest too deeply")? {
+        Shape::Text(TextKind::Plain | TextKind::Padded | TextKind::Caseless | TextKind::AsciiCaseless) => Ok(()),
+        Shape::Text(TextKind::Incomparable) => Err("PostgreSQL has no equality for it"),
+        Shape::Enum(_) | Shape::Ltree | Shape::Money(_) => Ok(()),
+        Shape::Builtin(builtin) => match builtin {
+            Type::JSON | Type::JSONPATH => Err("PostgreSQL has no equality for it; jsonb has one"),
+            Type::POINT | Type::LSEG | Type::BOX | Type::PATH | Type::POLYGON | Type::LINE | Type::CIRCLE => {
+                Err("equality of shapes is none of their values in PostgreSQL")
+            }
+            Type::TS_VECTOR | Type::TSQUERY | Type::TXID_SNAPSHOT | Type::PG_SNAPSHOT => Err(UNKNOWN),
+            // Every built-in type that is projected in a form of its own; each is itself, but for those below.
+            Type::BOOL | Type::INT2 | Type::INT4 | Type::INT8 | Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC => Ok(()),
+            Type::BYTEA | Type::CHAR | Type::UUID | Type::BIT | Type::VARBIT | Type::JSONB => Ok(()),
+            Type::DATE | Type::TIME | Type::TIMETZ | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::INTERVAL => Ok(()),
+            Type::INET | Type::CIDR | Type::MACADDR | Type::MACADDR8 => Ok(()),
+            Type::TID | Type::PG_LSN | Type::XID8 => Ok(()),
+            ref other if super::is_object_number(other) => Ok(()),
+            _ => Err(UNKNOWN),
+        },
+        Shape::Array(element) => check(schema, element, depth + 1),
+        Shape::Composite(fields) => fields.iter().try_for_each(|(_, field)| check(schema, *field, depth + 1)),
+        // A range type of the user's own may have a canonical form that only the database knows.
+        Shape::Range(subtype) => match base_type(schema, oid).ok().and_then(Type::from_oid) {
+            Some(_) => check(schema, subtype, depth + 1),
+            None => Err(UNKNOWN),
+        },
+        Shape::Multirange(_) | Shape::Unknown => Err(UNKNOWN),
+    }
+}
+
+/// Returns true for a type of which every cell is its own canonical form.
+pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
+    match Shape::of(schema, oid) {
+        Ok(Shape::Text(kind)) => kind == TextKind::Plain,
+        Ok(Shape::Enum(_) | Shape::Ltree | Shape::Money(_)) => true,
+        Ok(Shape::Builtin(builtin)) => !matches!(
+            builtin,
+            Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC | Type::INTERVAL | Type::INET | Type::CIDR | Type::JSONB
+        ),
+        Ok(Shape::Array(_) | Shape::Composite(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown)
+        | Err(_) => false,
+    }
+}
+
+/// Returns the canonical form of a cell.
+///
+/// # Errors
+/// When the bytes are no value of the type.
+pub(crate) fn canonical<'a>(schema: &Schema, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+    Decoder::new(schema, true).canonical(oid, bytes)
+}
+
+impl Decoder<'_> {
+    fn canonical<'a>(&mut self, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+        Ok(match self.enter(oid)? {
+            Shape::Text(TextKind::Padded) => without_padding(bytes).into(),
+            Shape::Text(TextKind::Caseless) => Cow::Owned(caseless(wire::utf8(bytes)?).into_bytes()),
+            Shape::Text(TextKind::AsciiCaseless) => Cow::Owned(bytes.to_ascii_lowercase()),
+            Shape::Builtin(builtin) => builtin_canonical(&builtin, bytes)?,
+            Shape::Array(element) => Cow::Owned(self.deeper(|inner| inner.canonical_array(element, bytes))?),
+            Shape::Composite(fields) => Cow::Owned(self.deeper(|inner| inner.canonical_composite(fields, bytes))?),
+            Shape::Range(subtype) => Cow::Owned(self.deeper(|inner| inner.canonical_range(subtype, bytes))?),
+            Shape::Text(TextKind::Plain | TextKind::Incomparable)
+            | Shape::Enum(_)
+            | Shape::Ltree
+            | Shape::Money(_)
+            | Shape::Multirange(_)
+            | Shape::Unknown => bytes.into(),
+        })
+    }
+
+    /// Keeps dimensions and lower bounds. One NULL is equal to another here.
+    fn canonical_array(&mut self, element: Oid, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+        let array = nested::Array::parse(bytes, element)?;
+        let mut to = Vec::with_capacity(bytes.len());
+        for (length, lower) in &array.dimensions {
+            to.extend(length.to_be_bytes());
+            to.extend(lower.to_be_bytes());
+        }
+        for bytes in array.elements {
+            self.push_canonical(element, bytes, &mut to)?;
+        }
+        Ok(to)
+    }
+
+    fn canonical_composite(&mut self, fields: &[(String, Oid)], mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+        nested::check_field_count(fields, &mut bytes)?;
+        let mut to = Vec::with_capacity(bytes.len());
+        for (_, field) in fields {
+            let cell = nested::next_field(*field, &mut bytes)?;
+            self.push_canonical(*field, cell, &mut to)?;
+        }
+        wire::end(bytes)?;
+        Ok(to)
+    }
+
+    fn canonical_range(&mut self, subtype: Oid, mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+        let mut to = vec![bytes.try_get_u8()?];
+        while !bytes.is_empty() {
+            let bound = wire::sized(&mut bytes)?;
+            self.push_canonical(subtype, bound, &mut to)?;
+        }
+        Ok(to)
+    }
+
+    fn push_canonical(&mut self, oid: Oid, cell: Option<&[u8]>, to: &mut Vec<u8>) -> Result<(), Problem> {
+        let cell = cell.map(|bytes| self.canonical(oid, bytes)).transpose()?;
+        to.extend(cell.as_ref().map_or(u64::MAX, |cell| cell.len() as u64).to_be_bytes());
+        to.extend(cell.as_deref().unwrap_or_default());
+        Ok(())
+    }
+}
+
+fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+    Ok(match *builtin {
+        Type::FLOAT4 => double(f32::from_be_bytes(wire::exactly(bytes)?).into()).into(),
+        Type::FLOAT8 => double(f64::from_be_bytes(wire::exactly(bytes)?)).into(),
+        Type::NUMERIC => unscaled(bytes)?.into(),
+        Type::INTERVAL => span(bytes)?.into(),
+        Type::INET | Type::CIDR => {
+            // A network is also an address.
+            let [family, mask, _, rest @ ..] = bytes else { return Err(Problem::Torn) };
+            [&[*family, *mask][..], rest].concat().into()
+        }
+        Type::JSONB => json::with_plain_numbers(wire::versioned(bytes)?).into_bytes().into(),
+        _ => bytes.into(),
+    })
+}
+
+/// Gives zero one sign, and what is no number one form: in PostgreSQL it is equal to itself.
+fn double(value: f64) -> Vec<u8> {
+    let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
+    value.to_be_bytes().to_vec()
+}
+
+/// Returns a `numeric` without the number of decimals that it is shown with: weight, sign and digits.
+fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    let (Some(head), Some(mut digits)) = (bytes.get(2..6), bytes.get(8..)) else { return Err(Problem::Torn) };
+    while let Some(rest) = digits.strip_suffix(&[0, 0]) {
+        digits = rest;
+    }
+    Ok([head, digits].concat())
+}
+
+/// Returns the length of an interval in microseconds, a month of 30 days, a day of 24 hours.
+fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    const DAY_US: i128 = 24 * 60 * 60 * 1_000_000;
+    let (micros, days, months) = (bytes.try_get_i64()?, bytes.try_get_i32()?, bytes.try_get_i32()?);
+    wire::end(bytes)?;
+    let days = i128::from(months) * 30 + i128::from(days);
+    Ok((days * DAY_US + i128::from(micros)).to_be_bytes().to_vec())
+}
+
+/// Maps text to lower case, character by character, as `citext` does to compare it.
+pub(crate) fn caseless(text: &str) -> String {
+    let lower = |character: char| {
+        let mut lower = character.to_lowercase();
+        // One that becomes two stays itself in the C library.
+        match (lower.next(), lower.next()) {
+            (Some(only), None) => only,
+            _ => character,
+        }
+    };
+    text.chars().map(lower).collect()
+}
+
+/// Cuts the blanks off the end of a `char(n)`, which only fill it.
+fn without_padding(bytes: &[u8]) -> &[u8] {
+    let kept = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    &bytes[..kept]
+}

@@ -1,0 +1,140 @@
+//! Values as SQL reads them in a literal: every spelling of a value, where a projection has one.
+//!
+//! Spellings whose meaning depends on a session (its time zone, its order of day and month, its search path) are not
+//! read, and neither are words like `today`.
+
+mod datetime;
+mod interval;
+mod network;
+mod number;
+mod range;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use postgres_types::Type;
+
+use super::text::{escaped_hex, hex, versioned};
+use super::{Encoder, Mismatch, string, text};
+use crate::project::{Shape, Value, is_object_number, json};
+use crate::schema::{Oid, Schema};
+
+/// Reads a literal of a type into a cell. Only types whose values can be compared are read.
+///
+/// # Errors
+/// The literal is no value of the type, or not written so that its meaning is certain.
+pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+    Encoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
+}
+
+impl Encoder<'_> {
+    pub(super) fn literal(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+        match self.enter(oid)? {
+            Shape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
+            Shape::Enum(labels) => {
+                let label = string(value)?;
+                match labels.iter().any(|known| known == label) {
+                    true => Ok(label.as_bytes().to_vec()),
+                    false => Err(Mismatch::Label(labels.join(", "))),
+                }
+            }
+            Shape::Ltree => Ok(versioned(string(value)?)),
+            Shape::Money(decimals) => number::money(value, decimals),
+            Shape::Builtin(Type::JSONB) => document(value).map(|text| versioned(&text)),
+            Shape::Builtin(builtin) => builtin_literal(&builtin, value),
+            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
+            Shape::Composite(fields) => self.deeper(|inner| match value {
+                Value::String(text) => inner.composite_text(fields, text),
+                value => inner.composite(fields, value),
+            }),
+            Shape::Range(subtype) => {
+                let text = string(value)?;
+                let bytes = self.deeper(|inner| inner.range(subtype, text.trim()))?;
+                range::canonical(subtype, &bytes)
+            }
+            Shape::Multirange(_) | Shape::Unknown => Err(Mismatch::Kind("what only PostgreSQL reads")),
+        }
+    }
+}
+
+fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
+    match *builtin {
+        Type::BOOL => boolean(value).map(|value| vec![u8::from(value)]),
+        Type::INT2 => number::integer::<i16>(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::INT4 => number::integer::<i32>(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::INT8 => number::integer::<i64>(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::XID8 => number::integer::<u64>(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::FLOAT4 => number::single(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::FLOAT8 => number::double(value).map(|value| value.to_be_bytes().to_vec()),
+        Type::NUMERIC => number::numeric(value),
+        ref other if is_object_number(other) => number::integer::<u32>(value).map(|value| value.to_be_bytes().to_vec()),
+        ref other => text_literal(other, string(value)?),
+    }
+}
+
+/// Reads a literal of a type that is written as text.
+fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
+    match *builtin {
+        Type::BYTEA if input.starts_with("\\x") => escaped_hex(input),
+        Type::BYTEA => BASE64.decode(input).map_err(|_| Mismatch::Text("bytes in base64 or, after \\x, in hex")),
+        Type::UUID => uuid(input),
+        Type::DATE => datetime::date(input).map(|days| days.to_be_bytes().to_vec()),
+        Type::TIME => datetime::time(input).map(|micros| micros.to_be_bytes().to_vec()),
+        Type::TIMETZ => datetime::time_with_zone(input),
+        Type::TIMESTAMP => datetime::timestamp(input).map(|micros| micros.to_be_bytes().to_vec()),
+        Type::TIMESTAMPTZ => datetime::timestamp_with_zone(input).map(|micros| micros.to_be_bytes().to_vec()),
+        Type::INTERVAL => interval::interval(input),
+        Type::INET => network::inet(input),
+        Type::CIDR => network::cidr(input),
+        Type::MACADDR => network::hardware(input, false),
+        Type::MACADDR8 => network::hardware(input, true),
+        _ => text::builtin(builtin, input),
+    }
+}
+
+/// Reads the words of PostgreSQL, and beginnings of them that no other word has.
+fn boolean(value: &Value) -> Result<bool, Mismatch> {
+    const WRONG: Mismatch = Mismatch::Text("a boolean (true or false)");
+    let text = match value {
+        Value::Bool(value) => return Ok(*value),
+        value => string(value).map_err(|_| Mismatch::Kind("a boolean"))?.trim().to_ascii_lowercase(),
+    };
+    match text.as_str() {
+        "" => Err(WRONG),
+        "1" | "on" => Ok(true),
+        "0" | "of" | "off" => Ok(false),
+        word if "true".starts_with(word) || "yes".starts_with(word) => Ok(true),
+        word if "false".starts_with(word) || "no".starts_with(word) => Ok(false),
+        _ => Err(WRONG),
+    }
+}
+
+/// Reads a UUID in digits of either case, with a hyphen or none after each group of four, in braces or not.
+fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
+    const WRONG: Mismatch = Mismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
+    let inner = match input.strip_prefix('{') {
+        Some(rest) => rest.strip_suffix('}').ok_or(WRONG)?,
+        None => input,
+    };
+    let mut digits = String::with_capacity(32);
+    let mut is_after_hyphen = true;
+    for next in inner.chars() {
+        let may_be_hyphen = digits.len() % 4 == 0 && !is_after_hyphen;
+        match next {
+            '-' if may_be_hyphen && digits.len() < 32 => is_after_hyphen = true,
+            digit if digit.is_ascii_hexdigit() => {
+                digits.push(digit);
+                is_after_hyphen = false;
+            }
+            _ => return Err(WRONG),
+        }
+    }
+    if digits.len() == 32 && !is_after_hyphen { hex(&digits) } else { Err(WRONG) }
+}
+
+/// Writes the text of a JSON document. A string is that text, or a JSON string where it is not a document.
+fn document(value: &Value) -> Result<String, Mismatch> {
+    match value {
+        Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| Mismatch::TooDeep),
+        value => Ok(json::jsonb_text(value)),
+    }
+}
