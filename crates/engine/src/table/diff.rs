@@ -1,6 +1,6 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{Column, Schema, Seen, Tuple, TupleBuf, TupleRef};
+use laredo_core::{Column, Schema, Seen, Tuple, TupleBuf, TupleRef, TypeDef, TypeKind};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
@@ -59,7 +59,18 @@ fn cast_known(live: &mut Live, done: &Done) -> bool {
 /// Whether columns were only added or moved about: each that there was is there, and its cells are what they were.
 fn keeps_columns(old: &Schema, new: &Schema) -> bool {
     let facts = |c: &Column| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text);
-    old.columns().iter().all(|was| new.columns().iter().any(|is| facts(is) == facts(was)))
+    let keeps = |was: &Column| new.columns().iter().any(|is| facts(is) == facts(was));
+    old.columns().iter().all(keeps) && keeps_types(old, new)
+}
+
+/// Returns true where the same bytes are still shown as the same value: not where a field of a composite has another name, or an
+/// amount of money other decimals. Labels of enums are their bytes.
+fn keeps_types(old: &Schema, new: &Schema) -> bool {
+    old.types().iter().all(|(oid, was)| match new.type_def(*oid) {
+        None => true,
+        Some(TypeDef { kind: TypeKind::Enum(_), .. }) => true,
+        Some(is) => is.kind == was.kind,
+    })
 }
 
 fn key_names(schema: &Schema) -> Vec<(&str, u32)> {
@@ -125,4 +136,43 @@ fn write_everything(writer: &mut JournalWriter, done: &Done) -> Result<(), Table
         emit(writer, &done.pipeline, Applied::Row(None, Some(row)), &mut scratch)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use laredo_core::KeyColumns;
+
+    use super::*;
+
+    fn schema(kind: TypeKind) -> Schema {
+        let column = Column {
+            name: "c".to_owned(),
+            type_oid: 16_400,
+            type_modifier: -1,
+            type_name: "c".to_owned(),
+            not_null: false,
+            is_text: false,
+        };
+        let types = BTreeMap::from([(16_400, TypeDef { name: "c".to_owned(), kind })]);
+        Schema::new(vec![column], KeyColumns::new([0]), types)
+    }
+
+    #[test]
+    fn bytes_that_are_shown_as_another_value_are_not_kept() {
+        let field = |name: &str| TypeKind::Composite(vec![(name.to_owned(), 23)]);
+        let labels = |labels: &[&str]| TypeKind::Enum(labels.iter().map(|label| (*label).to_owned()).collect());
+        for (old, new, keeps) in [
+            (TypeKind::Base, TypeKind::Base, true),
+            (TypeKind::Base, TypeKind::Money(0), false),
+            (TypeKind::Money(3), TypeKind::Base, false),
+            (TypeKind::Money(3), TypeKind::Money(0), false),
+            (field("a"), field("a"), true),
+            (field("a"), field("b"), false),
+            (labels(&["a"]), labels(&["a", "b"]), true),
+        ] {
+            assert_eq!(keeps_columns(&schema(old.clone()), &schema(new.clone())), keeps, "{old:?} {new:?}");
+        }
+    }
 }
