@@ -16,6 +16,7 @@ use laredo_core::{CommitTime, Lsn, Oid, TableName, Xid};
 use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
+use crate::ddl;
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
 use relation::{Catalogue, Known};
 pub use relation::{RelationIdentity, Route, Routes};
@@ -72,6 +73,8 @@ struct State {
     told: Lsn,
     /// Which transactions have truncated tables.
     truncated: BTreeMap<Oid, u32>,
+    /// The transaction that was told last has changed a definition.
+    ddl: Option<Xid>,
 }
 
 /// What the next change belongs to.
@@ -99,6 +102,7 @@ impl Assembler {
                 position: Lsn::ZERO,
                 told: Lsn::ZERO,
                 truncated: BTreeMap::new(),
+                ddl: None,
             },
         }
     }
@@ -171,6 +175,11 @@ impl Assembler {
         std::mem::take(&mut self.state.truncated)
     }
 
+    /// The transaction that the last message has ended, if it has changed a definition. Its commit is the last event, if it has one.
+    pub fn take_ddl(&mut self) -> Option<Xid> {
+        self.state.ddl.take()
+    }
+
     /// Whether one of the tables has been announced since the last call, as happens after its definition changed.
     pub fn take_announced(&mut self) -> bool {
         std::mem::take(&mut self.state.catalogue.announced)
@@ -228,6 +237,12 @@ impl State {
             },
             Message::StreamCommit { xid, end, committed_at, .. } => self.stream_commit(xid, end, committed_at, events),
             Message::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
+            Message::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
+                if let Current::Whole(transaction) | Current::Block(transaction) = &mut self.current {
+                    transaction.has_ddl = true;
+                }
+                Ok(())
+            }
             Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => Ok(()),
         }
     }
@@ -351,6 +366,7 @@ impl State {
         if end <= self.position {
             return Ok(());
         }
+        self.ddl = transaction.has_ddl.then_some(xid);
         let tables = transaction.finish()?;
         self.position = end;
         if !tables.is_empty() {

@@ -5,6 +5,7 @@ use laredo_core::{Lsn, Xid};
 use super::error::StreamError;
 use super::session::Session;
 use super::{Signals, StreamOptions};
+use crate::ddl::DdlWatch;
 use crate::transport::{ReplicationConnection, Row, TransportError};
 use crate::{identity, slot};
 
@@ -145,7 +146,8 @@ impl<'a> Start<'a> {
         self.timeline.get_or_insert(found.timeline);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
-        let sql = start_replication(&name, from, &self.options.publication);
+        let has_messages = self.options.ddl == DdlWatch::Trigger;
+        let sql = start_replication(&name, from, &self.options.publication, has_messages);
         let (reader, writer) = connection.start_replication(&sql).await?;
         Ok(Session { reader, writer, slot: name, from, floor, recent, restarted })
     }
@@ -309,12 +311,13 @@ fn create_slot(name: &str, mode: &SlotMode, major_version: u32) -> String {
     }
 }
 
-fn start_replication(slot: &str, from: Lsn, publication: &str) -> String {
+fn start_replication(slot: &str, from: Lsn, publication: &str, has_messages: bool) -> String {
+    let messages = if has_messages { ", messages 'true'" } else { "" };
     // A list of identifiers within a literal.
     let publications = literal(&quoted(publication));
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {publications}, binary 'true', \
-         streaming 'on')",
+         streaming 'on'{messages})",
         quoted(slot)
     )
 }
@@ -419,6 +422,7 @@ mod tests {
             reconnect: ReconnectOptions::default(),
             spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),
             seed: 0,
+            ddl: DdlWatch::Poll,
             from: None,
         };
         let mut start = Start::new(&options);
@@ -460,7 +464,7 @@ mod tests {
     #[test]
     fn names_are_quoted() {
         assert_eq!(
-            start_replication("s", Lsn(16), "it's \"one\""),
+            start_replication("s", Lsn(16), "it's \"one\"", false),
             "START_REPLICATION SLOT \"s\" LOGICAL 0/10 (proto_version '2', publication_names '\"it''s \"\"one\"\"\"', \
              binary 'true', streaming 'on')"
         );

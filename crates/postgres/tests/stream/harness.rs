@@ -8,6 +8,7 @@ use laredo_core::{Cell, Lsn, TupleRef};
 use laredo_engine::source::{SourceError, SourceEvent};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, Signals, SlotMode, StreamOptions, follow};
 use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
@@ -52,6 +53,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         },
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
+        ddl: DdlWatch::Poll,
         from: None,
     }
 }
