@@ -215,6 +215,8 @@ pub struct DefinitionLooks {
     pub seen: BTreeMap<TableIndex, Instant>,
     /// The reason why the last look failed, where it did.
     pub errors: BTreeMap<TableIndex, String>,
+    /// Whether the database writes changes of definitions into the stream.
+    pub is_triggered: bool,
 }
 
 /// The values that a column may have.

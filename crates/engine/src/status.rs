@@ -165,6 +165,8 @@ pub struct DefinitionStatus {
     pub verified_age: Option<Duration>,
     /// The reason why the last look failed, if it did.
     pub error: Option<String>,
+    /// Whether the source writes changes of definitions into the stream, too.
+    pub is_triggered: bool,
 }
 
 /// What may be asked of a table.
@@ -225,6 +227,7 @@ impl TableHandle {
         DefinitionStatus {
             verified_age: looks.seen.get(&self.index).map(Instant::elapsed),
             error: looks.errors.get(&self.index).cloned(),
+            is_triggered: looks.is_triggered,
         }
     }
 

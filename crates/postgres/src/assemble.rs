@@ -16,6 +16,7 @@ use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
 use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
+use crate::ddl;
 use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
 use crate::stream::{Mismatch, Proof, SentCommits};
 use relation::{Catalogue, Known};
@@ -80,6 +81,8 @@ struct State {
     sent: SentCommits,
     /// What PostgreSQL has yet to send again.
     proof: Option<Proof>,
+    /// The transaction that was told last has changed a definition.
+    ddl: Option<Xid>,
 }
 
 /// What the next change belongs to.
@@ -109,6 +112,7 @@ impl Assembler {
                 truncated: BTreeMap::new(),
                 sent: SentCommits::default(),
                 proof: None,
+                ddl: None,
             },
         }
     }
@@ -217,6 +221,11 @@ impl Assembler {
         std::mem::take(&mut self.state.truncated)
     }
 
+    /// The transaction that the last message has ended, if it has changed a definition. Its commit is the last event, if it has one.
+    pub fn take_ddl(&mut self) -> Option<Xid> {
+        self.state.ddl.take()
+    }
+
     /// Whether one of the tables has been announced since the last call, as happens after its definition changed.
     pub fn take_announced(&mut self) -> bool {
         std::mem::take(&mut self.state.catalogue.announced)
@@ -276,6 +285,12 @@ impl State {
                 self.stream_commit(xid, (commit, end), committed_at, events)
             }
             Message::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
+            Message::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
+                if let Current::Whole(transaction) | Current::Block(transaction) = &mut self.current {
+                    transaction.has_ddl = true;
+                }
+                Ok(())
+            }
             Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => Ok(()),
         }
     }
@@ -395,6 +410,7 @@ impl State {
         self.truncated.append(&mut transaction.truncated);
         let xid = Xid::widen(transaction.xid, self.recent);
         self.recent = self.recent.max(xid);
+        let has_ddl = transaction.has_ddl;
         let tables = transaction.finish()?;
         let mark = CommitMark { end, xid, committed_at };
         if let Some(proof) = &mut self.proof {
@@ -408,6 +424,7 @@ impl State {
         if end <= self.position {
             return Ok(());
         }
+        self.ddl = has_ddl.then_some(xid);
         self.position = end;
         if !tables.is_empty() {
             self.told = end;

@@ -3,6 +3,7 @@
 mod care;
 mod catalog;
 mod copy;
+pub mod ddl;
 mod identity;
 mod options;
 mod publication;

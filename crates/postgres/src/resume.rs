@@ -56,6 +56,9 @@ pub(crate) async fn compare(
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
     let found = catalog::read(connection, &options.publication.name, &names).await?;
     let is_told_later = standing.as_ref().is_some_and(|standing| standing.is_lost);
+    // One table that kept up shows that nobody else has moved the slot.
+    let kept_up = |standing: &Standing| known.iter().flatten().any(|known| known.position >= standing.confirmed);
+    let is_moved = !standing.as_ref().is_some_and(kept_up);
     let mut lost = None;
     let tables = requests.iter().zip(known).zip(found);
     let left = tables
@@ -63,6 +66,12 @@ pub(crate) async fn compare(
             let known = known.as_ref()?;
             let definition = facts.map(|facts| facts.definition);
             Some(match missing(&options.slot, standing.as_ref(), known.position) {
+                Some(_) if !is_moved && !is_told_later => {
+                    let position = known.position;
+                    Left::Missing(format!(
+                        "it had stopped while others went on, so commits after {position} may be missing"
+                    ))
+                }
                 Some(reason) => {
                     lost.get_or_insert_with(|| reason.clone());
                     Left::Missing(reason)

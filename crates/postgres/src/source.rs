@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
 use crate::copy::Copied;
+use crate::ddl::DdlWatch;
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
@@ -31,6 +32,8 @@ pub struct PostgresOptions {
     pub slot: SlotMode,
     /// The publication.
     pub publication: PublicationOptions,
+    /// The way in which changes of definitions are noticed.
+    pub ddl: DdlWatch,
     /// What happens when the connection breaks.
     pub reconnect: ReconnectOptions,
     /// Where transactions are kept until they commit.
@@ -194,6 +197,7 @@ impl Source for PostgresSource {
             from,
             kept,
             identity: self.identity.get().cloned(),
+            ddl: self.options.ddl,
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,

@@ -7,6 +7,7 @@
 mod asking;
 mod backoff;
 mod error;
+mod pending;
 mod proof;
 mod session;
 mod start;
@@ -25,7 +26,10 @@ use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use pending::Pending;
+
 use crate::assemble::{Assembler, RelationIdentity, Route, Routes};
+use crate::ddl::DdlWatch;
 use crate::options::ConnectionOptions;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 use asking::Asking;
@@ -75,6 +79,8 @@ pub struct StreamOptions {
     pub kept: Vec<KeptTable>,
     /// The database as it was found at the start; `None` to take what the first connection finds.
     pub identity: Option<SourceIdentity>,
+    /// The way in which changes of definitions are noticed.
+    pub ddl: DdlWatch,
 }
 
 /// What the stream and the source's other connections tell each other.
@@ -91,6 +97,10 @@ pub struct Signals {
     pub announced: Notify,
     /// When each table's definition was looked at.
     pub looks: watch::Sender<DefinitionLooks>,
+    /// The look that the stream waits for.
+    pub look_wanted: watch::Sender<WantedLook>,
+    /// The number of the last look that the stream waited for.
+    pub looked: watch::Sender<u64>,
     /// Who last truncated a table, as the stream has told.
     pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
     /// How far the stream has come.
@@ -110,6 +120,15 @@ pub struct Signals {
 /// Other servers may have told positions of an abandoned history that lie further ahead than anything seen here.
 const ABANDONED_SLACK: u64 = 16 << 20;
 
+/// A look at the definitions that the stream waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WantedLook {
+    /// Counts them.
+    pub number: u64,
+    /// The transaction that has to be visible.
+    pub after: Option<Xid>,
+}
+
 impl Default for Signals {
     fn default() -> Signals {
         Signals::new()
@@ -126,6 +145,8 @@ impl Signals {
             routes: watch::Sender::default(),
             announced: Notify::new(),
             looks: watch::Sender::default(),
+            look_wanted: watch::Sender::default(),
+            looked: watch::Sender::default(),
             truncated: watch::Sender::default(),
             reached: watch::Sender::new(Lsn::ZERO),
             retention: watch::Sender::default(),
@@ -134,6 +155,25 @@ impl Signals {
             forks: watch::Sender::new(0),
             written: watch::Sender::new(Lsn::ZERO),
         }
+    }
+
+    /// Wants a look at the definitions once a transaction is visible, and returns its number.
+    fn want_look(&self, after: Xid) -> u64 {
+        self.look_wanted.send_modify(|wanted| *wanted = WantedLook { number: wanted.number + 1, after: Some(after) });
+        self.look_wanted.borrow().number
+    }
+
+    /// Waits for a look that is wanted.
+    async fn looked(&self, number: u64) {
+        // The sender is there as long as we are.
+        let _ = self.looked.subscribe().wait_for(|looked| *looked >= number).await;
+    }
+
+    /// Waits until a look is wanted.
+    pub(crate) async fn look_is_wanted(&self) {
+        let looked = *self.looked.borrow();
+        // As above.
+        let _ = self.look_wanted.subscribe().wait_for(|wanted| wanted.number > looked).await;
     }
 
     /// Has a table followed by this number. Returns whether it was followed by another one, or its changes went elsewhere.
@@ -204,6 +244,8 @@ pub async fn follow(
         resets,
         assembler,
         queue: VecDeque::new(),
+        fresh: VecDeque::new(),
+        looking: None,
         events: events.clone(),
         acknowledged,
         floor: Lsn::ZERO,
@@ -225,7 +267,11 @@ struct Stream<'a> {
     resets: watch::Receiver<u64>,
     assembler: Assembler,
     /// Complete, and not yet taken by the consumer. Survives the connection.
-    queue: VecDeque<SourceEvent>,
+    queue: VecDeque<Pending>,
+    /// Completed by the message that is being taken.
+    fresh: VecDeque<SourceEvent>,
+    /// The look that is waited for.
+    looking: Option<u64>,
     events: mpsc::Sender<SourceEvent>,
     acknowledged: Acknowledged,
     /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
@@ -289,8 +335,8 @@ impl Stream<'_> {
             self.assembler.prove(proof);
         }
         let fork = session.unproven;
-        self.queue.extend(session.promoted.map(|identity| SourceEvent::Promoted { identity }));
-        self.queue.extend(session.restarted.map(|reason| SourceEvent::Restarted { reason, fork }));
+        self.queue.extend(session.promoted.map(|identity| Pending::Event(SourceEvent::Promoted { identity })));
+        self.queue.extend(session.restarted.map(|reason| Pending::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
         self.received = session.resume;
         let mut resets = self.resets.clone();
@@ -309,9 +355,13 @@ impl Stream<'_> {
         self.signals.fork(&reason);
         self.assembler = Assembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
         let (noted, receipts) = Receipt::new();
-        self.queue.push_back(SourceEvent::Forked { identity: start.identity(), fork, reason, noted });
-        while let Some(event) = self.queue.pop_front() {
-            self.events.send(event).await.map_err(|_| StreamError::Closed)?;
+        self.queue.push_back(Pending::Event(SourceEvent::Forked { identity: start.identity(), fork, reason, noted }));
+        self.looking = None;
+        while let Some(pending) = self.queue.pop_front() {
+            // Every table is copied again, whatever a look would find.
+            if let Pending::Event(event) = pending {
+                self.events.send(event).await.map_err(|_| StreamError::Closed)?;
+            }
         }
         receipts.all().await;
         start.begin_again();
@@ -334,11 +384,22 @@ impl Stream<'_> {
 
     /// Hands over what is complete. While the consumer is slow, PostgreSQL still hears from us.
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
-        while !self.queue.is_empty() {
+        while let Some(pending) = self.queue.front() {
+            if let Pending::Look(after) = pending {
+                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
+                tokio::select! {
+                    () = self.signals.looked(number) => {
+                        self.looking = None;
+                        self.queue.pop_front();
+                    }
+                    _ = tick.tick() => self.status(writer, false).await?,
+                }
+                continue;
+            }
             tokio::select! {
                 permit = self.events.reserve() => {
                     let permit = permit.map_err(|_| StreamError::Closed)?;
-                    if let Some(event) = self.queue.pop_front() {
+                    if let Some(Pending::Event(event)) = self.queue.pop_front() {
                         permit.send(event);
                     }
                 }
@@ -388,7 +449,7 @@ impl Stream<'_> {
         if self.assembler.take_announced() {
             self.signals.announced.notify_one();
         }
-        self.queue.extend(self.assembler.progress());
+        self.queue.extend(self.assembler.progress().map(Pending::Event));
         if answer {
             self.asked += 1;
             if self.asked > ASKED_MAX {
@@ -406,9 +467,10 @@ impl Stream<'_> {
                 self.received = self.received.max(start);
                 // A copy says it before it waits for those who write: whatever others write arrives after that.
                 if self.routes.has_changed().unwrap_or(false) {
-                    self.assembler.reroute(&self.routes.borrow_and_update(), &mut self.queue);
+                    self.assembler.reroute(&self.routes.borrow_and_update(), &mut self.fresh);
                 }
-                self.assembler.take(data, &mut self.queue)?;
+                self.assembler.take(data, &mut self.fresh)?;
+                pending::enqueue(&mut self.queue, &mut self.fresh, self.assembler.take_ddl());
                 self.unfinished_bytes = match self.assembler.is_inside() {
                     true => self.unfinished_bytes + data.len(),
                     false => 0,

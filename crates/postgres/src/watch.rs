@@ -13,16 +13,23 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::catalog::{self, Change, Conditions, Definition, Facts};
+use crate::ddl::{self, DdlWatch};
 use crate::publication;
 use crate::resume;
 use crate::source::Followed;
-use crate::stream::{Signals, StreamOptions};
+use crate::stream::{Signals, StreamOptions, WantedLook};
 use crate::transport::{Connection, TransportError};
 
 /// How often the catalogue is read, besides whenever a table is announced on the stream.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a failed connection is left alone.
 const RECONNECT: Duration = Duration::from_secs(2);
+/// A look for which the stream waits is made again after this, and given up after [`LOOK_PATIENCE`]: one table does not hold up the
+/// others for ever.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// A commit is visible microseconds after it is in the stream, or when a synchronous standby has it.
+const VISIBLE_POLL: Duration = Duration::from_millis(2);
 /// A look reads only the catalogue, so it waits for nobody. Should it have to after all, the other tables come first.
 const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; SET idle_session_timeout = 0";
 
@@ -36,7 +43,8 @@ pub(crate) async fn watch(
 ) -> Infallible {
     let (told, unexplained) = (vec![Told::Nothing; tables.len()], vec![None; tables.len()]);
     let errors = vec![None; tables.len()];
-    let mut watcher = Watcher { options, tables, signals, events, told, unexplained, errors };
+    let mut watcher =
+        Watcher { options, tables, signals, events, told, has_trigger: None, unanswered: None, unexplained, errors };
     let looks = async {
         loop {
             let Err(error) = watcher.run().await;
@@ -58,6 +66,10 @@ struct Watcher<'a> {
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
     told: Vec<Told>,
+    /// Whether the event trigger was there, where it is wanted.
+    has_trigger: Option<bool>,
+    /// The look that the stream waits for, and since when it could not be answered.
+    unanswered: Option<(u64, Instant)>,
     /// Tables with another file, and where the WAL ended when that was seen: if they were truncated, the stream tells it before
     /// it is past that.
     unexplained: Vec<Option<(Definition, Lsn)>>,
@@ -89,9 +101,12 @@ impl Watcher<'_> {
         connection.simple_query(SESSION).await?;
         catalog::prepare(&mut connection).await?;
         loop {
+            self.check_trigger(&mut connection).await?;
+            let wanted = self.wanted_look(&mut connection).await?;
             if let Some(recent) = value(&mut connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await? {
                 self.signals.recent.send_replace(Xid(recent));
             }
+            let mut is_settled = true;
             let mut looks = Vec::with_capacity(self.tables.len());
             for (index, table) in self.tables.iter().enumerate() {
                 match self.look(&mut connection, table).await {
@@ -104,18 +119,77 @@ impl Watcher<'_> {
             let end = value(&mut connection, "SELECT pg_current_wal_insert_lsn()").await?.unwrap_or(Lsn::ZERO);
             for (index, look) in looks {
                 let began = look.began;
-                self.compare(index, look, end).await;
+                is_settled &= self.compare(index, look, end).await;
                 self.errors[index] = None;
                 self.signals.looks.send_modify(|looks| _ = looks.seen.insert(TableIndex(index), began));
             }
             self.report_errors();
+            is_settled &= self.errors.iter().all(Option::is_none);
+            if !self.answer(wanted, is_settled) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
             let next = self.unexplained.iter().flatten().map(|(_, end)| *end).min();
             // Cancelled or too late, nothing is lost: the next round sees it.
             tokio::select! {
+                () = self.signals.look_is_wanted() => {}
                 _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()) => {}
                 () = reached(self.signals, next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
             }
         }
+    }
+
+    /// Says whether the event trigger that is wanted is there, where that has changed.
+    async fn check_trigger(&mut self, connection: &mut Connection) -> Result<(), TransportError> {
+        if self.options.ddl == DdlWatch::Poll {
+            return Ok(());
+        }
+        let is_installed = ddl::is_installed(connection).await?;
+        if self.has_trigger.replace(is_installed) == Some(is_installed) {
+            return Ok(());
+        }
+        match is_installed {
+            true => tracing::info!("an event trigger writes changes of definitions into the stream"),
+            false => tracing::warn!(
+                "the event trigger for ddl.watch = trigger is missing or disabled, and definitions are read every 10 s; as a superuser run \
+                 laredo ddl install --postgres URL, or the statements of laredo ddl install --print"
+            ),
+        }
+        self.signals.looks.send_modify(|looks| looks.is_triggered = is_installed);
+        Ok(())
+    }
+
+    /// The look that the stream waits for, once the transaction that it is for is visible.
+    async fn wanted_look(&self, connection: &mut Connection) -> Result<Option<u64>, TransportError> {
+        let WantedLook { number, after } = *self.signals.look_wanted.borrow();
+        let Some(after) = after.filter(|_| number > *self.signals.looked.borrow()) else {
+            return Ok(None);
+        };
+        let sql = format!("SELECT pg_visible_in_snapshot('{}', pg_current_snapshot())::int", after.0);
+        while value(connection, &sql).await? == Some(0) {
+            tokio::time::sleep(VISIBLE_POLL).await;
+        }
+        Ok(Some(number))
+    }
+
+    /// Lets the stream go on after the look that it waited for; `false` where another one is to be made at once.
+    fn answer(&mut self, wanted: Option<u64>, is_settled: bool) -> bool {
+        let Some(number) = wanted else { return true };
+        let since = match self.unanswered {
+            Some((of, since)) if of == number => since,
+            _ => Instant::now(),
+        };
+        if !is_settled && since.elapsed() < LOOK_PATIENCE {
+            self.unanswered = Some((number, since));
+            return false;
+        }
+        if !is_settled {
+            tracing::warn!(
+                "a definition was changed and could not be looked at; the stream goes on, and the catalogue is read again"
+            );
+        }
+        self.signals.looked.send_replace(number);
+        true
     }
 
     async fn look(&self, connection: &mut Connection, table: &Followed) -> Result<Look, TransportError> {
@@ -176,26 +250,27 @@ impl Watcher<'_> {
         None
     }
 
-    async fn compare(&mut self, index: usize, look: Look, end: Lsn) {
+    /// Takes what a look has found; `false` where a copy has ended meanwhile, so that it says nothing.
+    async fn compare(&mut self, index: usize, look: Look, end: Lsn) -> bool {
         let Look { copied, facts, change, .. } = look;
         let was_truncated = self.was_truncated(index, copied.as_deref(), facts.as_ref(), end);
         let (Some(table), Some(told)) = (self.tables.get(index), self.told.get_mut(index)) else {
-            return;
+            return true;
         };
         let failed = {
             let mut progress = table.progress.lock();
             if progress.copied.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr) {
-                return;
+                return false;
             }
             progress.failed.take_if(|then| *then != facts).is_some()
         };
         if copied.is_none() && !failed {
-            return;
+            return true;
         }
         let problem = problem(facts.as_ref(), table, &self.options.publication);
         if let (Told::Nothing, false, None, Some(facts), Some(copied)) = (&*told, failed, &problem, &facts, &copied) {
             match (was_truncated, &change) {
-                (None, _) => return,
+                (None, _) => return true,
                 (Some(true), _) | (Some(false), Change::Harmless(_)) => {
                     return self.redefine(index, copied, &facts.definition, end).await;
                 }
@@ -222,18 +297,19 @@ impl Watcher<'_> {
             (None, _, _) => (Told::Nothing, None),
         };
         if *told == now_told && !failed {
-            return;
+            return true;
         }
         *told = now_told;
         if let Some(event) = event {
             // Nobody takes events any more: the stream ends, and this with it.
             let _ = self.events.send(event).await;
         }
+        true
     }
 
     /// Says that the definition is another one, and that the rows are what the stream has made of them.
-    async fn redefine(&self, index: usize, copied: &Arc<Definition>, newer: &Definition, from: Lsn) {
-        let Some(table) = self.tables.get(index) else { return };
+    async fn redefine(&self, index: usize, copied: &Arc<Definition>, newer: &Definition, from: Lsn) -> bool {
+        let Some(table) = self.tables.get(index) else { return true };
         let definition = resume::text_of(&table.request, newer);
         let values = match copied.with_file(newer.file).change(newer) {
             Change::Harmless(Conditions { labels, .. }) => labels,
@@ -247,13 +323,14 @@ impl Watcher<'_> {
             let mut progress = table.progress.lock();
             // A copy has ended meanwhile, and knows better.
             if progress.copied.as_ref().map(Arc::as_ptr) != Some(Arc::as_ptr(copied)) {
-                return;
+                return false;
             }
             progress.copied = Some(Arc::new(newer.clone()));
         }
         let event = SourceEvent::Redefined { table: TableIndex(index), definition, from, values: values.collect() };
         // As above.
         let _ = self.events.send(event).await;
+        true
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use laredo_core::Lsn;
 use laredo_engine::spool::SpoolOptions;
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::conformance::{Bed, keeps_to_the_contract};
@@ -33,6 +34,7 @@ impl Bed for Postgres {
             connection: ConnectionOptions::parse(&self.cluster.url("postgres")).unwrap(),
             slot: SlotMode::Stateful { name: "laredo".to_owned() },
             publication: PublicationOptions { name: "laredo_pub".to_owned(), create: true },
+            ddl: DdlWatch::Poll,
             reconnect: ReconnectOptions {
                 attempts_max: None,
                 backoff_initial: Duration::from_millis(2),

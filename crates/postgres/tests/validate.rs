@@ -7,6 +7,7 @@ use std::time::Duration;
 use laredo_core::TableName;
 use laredo_engine::source::{Source, SourceError, SourceIdentity, TableRequest};
 use laredo_engine::spool::SpoolOptions;
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::{Cluster, ClusterOptions};
@@ -16,6 +17,7 @@ fn options(connection: &str) -> PostgresOptions {
         connection: ConnectionOptions::parse(connection).unwrap(),
         slot: SlotMode::Stateful { name: "laredo_01".to_owned() },
         publication: PublicationOptions { name: "laredo_01_pub".to_owned(), create: true },
+        ddl: DdlWatch::Poll,
         reconnect: ReconnectOptions::default(),
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,

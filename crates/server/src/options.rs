@@ -48,6 +48,12 @@ impl ServedSource {
         let lag_us = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
         (oldest != CommitTime::default()).then_some(lag_us / 1000)
     }
+
+    /// The way in which changes of definitions are noticed that the stream does not announce.
+    pub(crate) fn ddl_watch(&self) -> &'static str {
+        let is_triggered = self.engine.tables().iter().any(|table| table.definition().is_triggered);
+        if is_triggered { "trigger" } else { "poll" }
+    }
 }
 
 /// One table and how its clients are treated.

@@ -69,6 +69,29 @@ pub(super) enum Command {
     /// Look into an archive that laredo-snapshotter has written, and rebuild the table from it.
     #[command(subcommand, after_help = EXIT_CODES)]
     Archive(ArchiveCommand),
+    /// Create or drop the event trigger that writes changes of definitions into the stream, for `ddl.watch = trigger`.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Ddl(DdlCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DdlCommand {
+    /// Create the event trigger. PostgreSQL lets only a superuser do this, or the role that a provider has for it.
+    #[command(after_help = EXIT_CODES)]
+    Install(DdlArgs),
+    /// Drop the event trigger. A server then reads the catalogue every 10 s.
+    #[command(after_help = EXIT_CODES)]
+    Remove(DdlArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DdlArgs {
+    /// The database, as postgresql://USER@HOST/DATABASE.
+    #[arg(long, value_name = "URL", required_unless_present = "print")]
+    pub(super) postgres: Option<String>,
+    /// Print the statements instead of running them.
+    #[arg(long)]
+    pub(super) print: bool,
 }
 
 #[derive(Debug, clap::Args)]

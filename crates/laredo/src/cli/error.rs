@@ -116,6 +116,12 @@ pub enum CliError {
     /// A database's address is none.
     #[error(transparent)]
     Database(#[from] OptionsError),
+    /// The event trigger could not be created or dropped.
+    #[error(
+        "cannot change the event trigger: {0}; run the statements of `laredo ddl … --print` as a superuser, or as the role that your \
+             provider has for event triggers"
+    )]
+    Ddl(String),
     /// Rows do not get into a table.
     #[error("nothing was restored: {0}")]
     Restore(#[from] RestoreError),

@@ -6,6 +6,7 @@ mod archive;
 mod args;
 mod change;
 mod connect;
+mod ddl;
 mod error;
 mod fanout;
 mod oam;
@@ -57,6 +58,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Ready(args) => oam::ready(args).await,
         Command::Snapshot(command) => snapshot::run(command).await,
         Command::Archive(command) => archive::run(command).await,
+        Command::Ddl(command) => ddl::run(command).await,
     }
 }
 

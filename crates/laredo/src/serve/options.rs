@@ -42,6 +42,10 @@ pub(super) fn postgres(
         connection: ConnectionOptions::parse(source.connection.expose())?,
         slot,
         publication: PublicationOptions { name: source.publication.name.clone(), create: source.publication.create },
+        ddl: match source.ddl.watch {
+            DdlWatchConfig::Poll => DdlWatch::Poll,
+            DdlWatchConfig::Trigger => DdlWatch::Trigger,
+        },
         reconnect: ReconnectOptions {
             attempts_max: source.reconnect.max_attempts,
             backoff_initial: source.reconnect.initial_backoff,

@@ -37,7 +37,6 @@ impl Handmade {
         Handmade(folder)
     }
 
-
     pub(crate) fn place(&self) -> &str {
         self.0.path().to_str().unwrap()
     }

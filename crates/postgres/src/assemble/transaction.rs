@@ -20,11 +20,19 @@ pub(super) struct Transaction {
     pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
     /// Tables that it truncates, and the (sub)transaction that does it last.
     pub(super) truncated: BTreeMap<Oid, u32>,
+    /// It has changed a definition, as an event trigger says.
+    pub(super) has_ddl: bool,
 }
 
 impl Transaction {
     pub(super) fn new(xid: u32) -> Transaction {
-        Transaction { xid, relations: HashMap::new(), spools: BTreeMap::new(), truncated: BTreeMap::new() }
+        Transaction {
+            xid,
+            relations: HashMap::new(),
+            spools: BTreeMap::new(),
+            truncated: BTreeMap::new(),
+            has_ddl: false,
+        }
     }
 
     pub(super) fn abort(&mut self, subtransaction: u32) {

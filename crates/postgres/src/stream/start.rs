@@ -8,6 +8,7 @@ use super::error::StreamError;
 use super::proof::{Beginning, KeptTable, SentCommits};
 use super::session::Session;
 use super::{Signals, StreamOptions};
+use crate::ddl::DdlWatch;
 use crate::transport::{ReplicationConnection, Row, TransportError};
 use crate::{identity, slot};
 
@@ -200,7 +201,8 @@ impl<'a> Start<'a> {
         signals.has_slot.send_replace(true);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
-        let sql = start_replication(&name, begins.from, &self.options.publication);
+        let has_messages = self.options.ddl == DdlWatch::Trigger;
+        let sql = start_replication(&name, begins.from, &self.options.publication, has_messages);
         let (reader, writer) = connection.start_replication(&sql).await?;
         self.started = found.started;
         let (slot, proof, promoted) = (name, begins.proof, self.promoted.take());
@@ -398,12 +400,13 @@ fn create_slot(name: &str, mode: &SlotMode, major_version: u32) -> String {
     }
 }
 
-fn start_replication(slot: &str, from: Lsn, publication: &str) -> String {
+fn start_replication(slot: &str, from: Lsn, publication: &str, has_messages: bool) -> String {
+    let messages = if has_messages { ", messages 'true'" } else { "" };
     // A list of identifiers within a literal.
     let publications = literal(&quoted(publication));
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {publications}, binary 'true', \
-         streaming 'on')",
+         streaming 'on'{messages})",
         quoted(slot)
     )
 }
@@ -508,6 +511,7 @@ mod tests {
             reconnect: ReconnectOptions::default(),
             spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),
             seed: 0,
+            ddl: DdlWatch::Poll,
             from: None,
             kept: Vec::new(),
             identity: None,
@@ -551,7 +555,7 @@ mod tests {
     #[test]
     fn names_are_quoted() {
         assert_eq!(
-            start_replication("s", Lsn(16), "it's \"one\""),
+            start_replication("s", Lsn(16), "it's \"one\"", false),
             "START_REPLICATION SLOT \"s\" LOGICAL 0/10 (proto_version '2', publication_names '\"it''s \"\"one\"\"\"', \
              binary 'true', streaming 'on')"
         );

@@ -9,6 +9,7 @@ use laredo_engine::source::{
     Admission, CopyEvent, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::{Cluster, ClusterOptions};
@@ -66,6 +67,7 @@ pub(crate) fn options(cluster: &Cluster) -> PostgresOptions {
         connection: ConnectionOptions::parse(&cluster.url("postgres")).unwrap(),
         slot: SlotMode::Ephemeral { name_prefix: "laredo".to_owned() },
         publication: PublicationOptions { name: "laredo_pub".to_owned(), create: true },
+        ddl: DdlWatch::Poll,
         reconnect: ReconnectOptions::default(),
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,

@@ -5,4 +5,5 @@ mod away_and_back;
 mod copies;
 mod harness;
 mod redefinitions;
+mod triggered;
 mod writers;

@@ -9,6 +9,7 @@ use laredo_engine::Fork;
 use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, Signals, SlotMode, StreamOptions, follow};
 use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
@@ -53,6 +54,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         },
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
+        ddl: DdlWatch::Poll,
         from: None,
         kept: Vec::new(),
         identity: None,

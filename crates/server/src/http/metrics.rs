@@ -180,28 +180,10 @@ fn describe() {
     describe_gauge!("laredo_table_state", "1 for what the table is doing.");
     describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
     describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");
+    describe_slot();
     describe_gauge!(
         "laredo_source_lag_ms",
         "Milliseconds since the last of the source's tables had all that was committed."
-    );
-    describe_gauge!("laredo_slot_lag_bytes", "Bytes of WAL that PostgreSQL has not been told to forget.");
-    describe_gauge!("laredo_slot_retained_bytes", "Bytes of WAL on PostgreSQL's disk that are kept for the slot.");
-    describe_gauge!(
-        "laredo_slot_safe_bytes",
-        "Bytes of WAL until the slot is lost; NaN without max_slot_wal_keep_size."
-    );
-    describe_gauge!(
-        "laredo_slot_left_seconds",
-        "Estimate of the time until then if nothing more were acknowledged, or NaN."
-    );
-    describe_gauge!("laredo_slot_wal_status", "1 for what becomes of the WAL that the slot needs.");
-    describe_counter!(
-        "laredo_slot_losses_total",
-        "Slots that could not be gone on with: every table was copied again."
-    );
-    describe_counter!(
-        "laredo_history_forks_total",
-        "Times that the database turned out to have another history: every table was copied again."
     );
     describe_counter!("laredo_copies_total", "Copies of the table completed.");
     describe_counter!("laredo_changes_total", "Changes applied.");
@@ -239,6 +221,28 @@ fn describe() {
     describe_gauge!("laredo_snapshot_sends_max", "The most that were at one time since the start.");
     describe_gauge!("laredo_snapshot_waits", "Clients that wait in line for one.");
     describe_gauge!("process_resident_memory_bytes", "Resident memory of this process.");
+}
+
+fn describe_slot() {
+    describe_gauge!("laredo_slot_lag_bytes", "Bytes of WAL that PostgreSQL has not been told to forget.");
+    describe_gauge!("laredo_slot_retained_bytes", "Bytes of WAL on PostgreSQL's disk that are kept for the slot.");
+    describe_gauge!(
+        "laredo_slot_safe_bytes",
+        "Bytes of WAL until the slot is lost; NaN without max_slot_wal_keep_size."
+    );
+    describe_gauge!(
+        "laredo_slot_left_seconds",
+        "Estimate of the time until then if nothing more were acknowledged, or NaN."
+    );
+    describe_gauge!("laredo_slot_wal_status", "1 for what becomes of the WAL that the slot needs.");
+    describe_counter!(
+        "laredo_slot_losses_total",
+        "Slots that could not be gone on with: every table was copied again."
+    );
+    describe_counter!(
+        "laredo_history_forks_total",
+        "Times that the database turned out to have another history: every table was copied again."
+    );
 }
 
 /// `None` where there is no /proc.

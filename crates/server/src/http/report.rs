@@ -24,6 +24,8 @@ struct SourceReport {
     source: String,
     paused: bool,
     slot: String,
+    /// `trigger` where an event trigger writes changes of definitions into the stream, otherwise `poll`.
+    ddl_watch: &'static str,
     /// Milliseconds since the last of its tables was known to have all that was committed.
     lag_ms: Option<u64>,
     /// `reserved`, `extended`, `unreserved` or `lost`; absent, with what follows, while it is not known.
@@ -115,6 +117,7 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
         source: source.id.clone(),
         paused: source.engine.is_paused(),
         slot: retention.slot,
+        ddl_watch: source.ddl_watch(),
         lag_ms: source.lag_ms(now),
         wal_status: standing.map(|standing| standing.wal_status.name()),
         lag_bytes: standing.map(|standing| standing.lag_bytes),

@@ -120,6 +120,7 @@ fn details(source: &ServedSource) -> Struct {
         ("timeline", text(&identity.timeline.to_string())),
         ("paused", Kind::BoolValue(source.engine.is_paused())),
         ("slot", text(&retention.slot)),
+        ("ddl_watch", text(source.ddl_watch())),
         ("slot_losses", number(retention.losses)),
     ];
     if let Some(standing) = retention.standing {

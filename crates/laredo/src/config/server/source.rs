@@ -19,6 +19,8 @@ pub struct SourceConfig {
     pub slot: SlotConfig,
     /// The publication.
     pub publication: PublicationConfig,
+    /// The way in which changes of definitions are noticed.
+    pub ddl: DdlConfig,
     /// What happens when the connection is lost.
     pub reconnect: ReconnectConfig,
 }
@@ -48,6 +50,22 @@ pub struct PublicationConfig {
     pub create: bool,
 }
 
+/// Changes of definitions that PostgreSQL does not announce in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DdlConfig {
+    /// The way in which they are noticed. Default `poll`.
+    pub watch: DdlWatchConfig,
+}
+
+/// The way in which changes of definitions are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DdlWatchConfig {
+    /// The catalogue is read every 10 s.
+    Poll,
+    /// An event trigger in the database writes them into the stream.
+    Trigger,
+}
+
 /// How a lost connection is sought again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReconnectConfig {
@@ -73,6 +91,7 @@ static POSTGRESQL: Block = Block {
         Key::new("slot_mode", Kind::Choice(&[&["ephemeral"], &["stateful"]])),
         Key::new("slot_name", SLOT_NAME),
         Key::new("publication", Kind::Block(&PUBLICATION)),
+        Key::new("ddl", Kind::Block(&DDL)),
         Key::new("reconnect", Kind::Block(&RECONNECT)),
     ],
 };
@@ -98,6 +117,8 @@ static PUBLICATION: Block = Block {
         ),
     ],
 };
+
+static DDL: Block = Block { keys: &[Key::new("watch", Kind::Choice(&[&["poll"], &["trigger"]]))] };
 
 static RECONNECT: Block = Block {
     keys: &[
@@ -175,6 +196,7 @@ impl SourceConfig {
         SourceConfig {
             connection: Secret::new(fields.text("connection").unwrap_or_default()),
             publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
+            ddl: DdlConfig::read(&fields.block("ddl")),
             reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),
             slot,
         }
@@ -196,6 +218,13 @@ impl SourceConfig {
         out.block("publication", |out| {
             out.put("name", text(&self.publication.name));
             out.put("create", self.publication.create);
+        });
+        out.block("ddl", |out| {
+            let watch = match self.ddl.watch {
+                DdlWatchConfig::Poll => "poll",
+                DdlWatchConfig::Trigger => "trigger",
+            };
+            out.put("watch", watch);
         });
         out.block("reconnect", |out| {
             out.put_if("max_attempts", self.reconnect.max_attempts);
@@ -221,6 +250,16 @@ impl PublicationConfig {
             ));
         }
         PublicationConfig { name, create: fields.flag("create").unwrap_or(false) }
+    }
+}
+
+impl DdlConfig {
+    fn read(fields: &Fields) -> Self {
+        let watch = match fields.word("watch") {
+            Some("trigger") => DdlWatchConfig::Trigger,
+            _ => DdlWatchConfig::Poll,
+        };
+        DdlConfig { watch }
     }
 }
 
