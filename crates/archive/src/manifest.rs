@@ -8,7 +8,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use laredo_core::{Lsn, Schema};
+use laredo_core::{DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::format::Format;
@@ -46,6 +46,9 @@ pub struct Manifest {
     /// Ours: which database's WAL the positions are of; nothing where the writer was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceId>,
+    /// Ours: the definition that the rows at head are of; nothing where the writer was not told. The next writer resumes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<DefinitionVersion>,
 }
 
 /// Who writes an archive. Of two the one with the higher number holds it.
@@ -166,6 +169,7 @@ impl Manifest {
             columns: Vec::new(),
             writer: None,
             source: None,
+            definition: None,
         }
     }
 

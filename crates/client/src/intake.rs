@@ -7,7 +7,7 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use laredo_core::{Change, CommitTime, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
+use laredo_core::{Change, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
 use laredo_proto::replication::{SourceIdentity, SyncHandshake, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -38,6 +38,8 @@ pub(crate) struct Resume {
     /// Zero: nowhere.
     pub(crate) position: Lsn,
     pub(crate) source: Option<SourceIdentity>,
+    /// The definition that the rows are of.
+    pub(crate) definition: DefinitionVersion,
 }
 
 /// What there is to do for whoever keeps the table.
@@ -64,6 +66,8 @@ pub(crate) struct Reached {
     sequence: Sequence,
     /// Where it has another one by then.
     schema: Option<Arc<Schema>>,
+    /// Likewise; unknown where it is as before.
+    definition: DefinitionVersion,
 }
 
 pub(crate) struct Intake {
@@ -150,10 +154,18 @@ impl Intake {
 
     /// A transaction was applied to the table.
     pub(crate) fn applied(&mut self, reached: Reached) {
-        let Reached { position, sequence, schema } = reached;
+        let Reached { position, sequence, schema, definition } = reached;
         self.resume.sequence = Some(sequence);
+        self.redefined(definition);
         self.schema = schema.or_else(|| self.schema.take());
         self.moved(position);
+    }
+
+    /// The table is of this definition from now on, if it is known.
+    fn redefined(&mut self, definition: DefinitionVersion) {
+        if definition.is_known() {
+            self.resume.definition = definition;
+        }
     }
 
     /// Nothing happened to the table up to here.
@@ -204,11 +216,18 @@ impl Intake {
         match self.assembler.feed(message, state) {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
-            Ok(Event::Snapshot { table, position, sequence }) => self.receive(table, position, sequence),
-            Ok(Event::Transaction { transaction, sequence }) => self.transaction(transaction, sequence),
-            Ok(Event::Repeated { sequence }) => match &mut self.incoming {
-                Some(incoming) => incoming.sequence = sequence,
-                None => self.resume.sequence = Some(sequence),
+            Ok(Event::Snapshot { table, position, sequence, definition }) => {
+                self.receive(Incoming::new(table, position, sequence, definition));
+            }
+            Ok(Event::Transaction { transaction, sequence, definition }) => {
+                self.transaction(transaction, sequence, definition);
+            }
+            Ok(Event::Repeated { sequence, definition }) => match &mut self.incoming {
+                Some(incoming) => incoming.reached(sequence, definition),
+                None => {
+                    self.resume.sequence = Some(sequence);
+                    self.redefined(definition);
+                }
             },
             Ok(Event::Heartbeat { server_time, position }) => self.heartbeat(position, server_time, received),
             Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
@@ -257,14 +276,16 @@ impl Intake {
             self.resume.sequence = None;
         }
         self.resume.source.clone_from(&handshake.source);
+        self.resume.definition = DefinitionVersion(handshake.definition);
     }
 
     /// A whole snapshot, which may be older than what was shown.
-    fn receive(&mut self, table: Box<TableState>, position: Lsn, sequence: Sequence) {
+    fn receive(&mut self, mut incoming: Incoming) {
         let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
         match goal {
             Ok(goal) => {
-                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, goal)));
+                incoming.goal = goal;
+                self.incoming = Some(Box::new(incoming));
                 self.reveal();
             }
             Err(error) => self.give_up(error, false),
@@ -274,20 +295,22 @@ impl Intake {
     /// Gives the stream's own state out in the place of the old one, in one step, if it is new enough.
     fn reveal(&mut self) {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
-        let Incoming { table, position, committed_at, sequence, .. } = *incoming;
+        let Incoming { table, position, committed_at, sequence, definition, .. } = *incoming;
         let Some(handshake) = self.opened.take() else { return };
         self.adopt(&handshake);
         self.opened = Some(handshake);
         self.resume.position = position;
         self.resume.sequence = Some(sequence);
+        self.redefined(definition);
         self.shown = position;
         self.schema = Some(table.schema().clone());
         self.taken.push_back(Taken::State { table, position, committed_at });
     }
 
-    fn transaction(&mut self, transaction: Transaction, sequence: Sequence) {
+    fn transaction(&mut self, transaction: Transaction, sequence: Sequence, definition: DefinitionVersion) {
         if let Some(incoming) = &mut self.incoming {
-            return match incoming.apply(&transaction, sequence) {
+            incoming.reached(sequence, definition);
+            return match incoming.apply(&transaction) {
                 Ok(()) => self.reveal(),
                 Err(error) => self.start_over(error.into()),
             };
@@ -296,7 +319,7 @@ impl Intake {
             Change::Schema(schema) => Some(schema.clone()),
             _ => None,
         });
-        let reached = Reached { position: transaction.position, sequence, schema };
+        let reached = Reached { position: transaction.position, sequence, schema, definition };
         self.taken.push_back(Taken::Transaction { transaction, reached });
     }
 

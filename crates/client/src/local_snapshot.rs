@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use laredo_core::{IndexSpec, Sequence, TableState, Tuple};
+use laredo_core::{DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
@@ -109,7 +109,7 @@ impl LocalSnapshot {
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
                 Ok(Event::Opened(handshake)) => opened = Some(handshake),
-                Ok(Event::Snapshot { table, position, sequence }) => loaded = Some((*table, position, sequence)),
+                Ok(Event::Snapshot { table, position, sequence, .. }) => loaded = Some((*table, position, sequence)),
                 Ok(Event::Heartbeat { server_time, .. }) => at_head = server_time.and_then(|time| time.try_into().ok()),
                 Ok(Event::Nothing) => {}
                 Ok(Event::Transaction { .. } | Event::Repeated { .. }) => {
@@ -123,8 +123,9 @@ impl LocalSnapshot {
             return Err(damaged("it ends before the snapshot does"));
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
-        let SyncHandshake { instance_id, source, .. } = *handshake;
-        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source }, at_head })
+        let SyncHandshake { instance_id, source, definition, .. } = *handshake;
+        let definition = DefinitionVersion(definition);
+        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source, definition }, at_head })
     }
 
     /// Writes it beside the old one and then in its place, so that there is always a whole one.
@@ -146,7 +147,7 @@ impl LocalSnapshot {
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
         let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
-        let Resume { instance_id, sequence, position, source } = resume;
+        let Resume { instance_id, sequence, position, source, definition } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -162,6 +163,7 @@ impl LocalSnapshot {
                 }),
                 instance_id: instance_id.clone(),
                 source: source.clone(),
+                definition: definition.0,
                 ..SyncHandshake::default()
             }),
         );
@@ -183,7 +185,10 @@ impl LocalSnapshot {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        say(&mut bytes, Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }));
+        say(
+            &mut bytes,
+            Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }),
+        );
         let server_time = at_head.map(Into::into);
         say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, KeyColumns, Lsn, Schema, TupleBuf};
+use laredo_core::{Cell, Column, DefinitionVersion, KeyColumns, Lsn, Schema, TupleBuf};
 use laredo_proto::replication::SourceIdentity;
 use proptest::prelude::*;
 
@@ -38,6 +38,7 @@ fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
             sequence: Some(Sequence(7)),
             instance_id: "one".to_owned(),
             source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
+            definition: DefinitionVersion(9),
         },
         at_head: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
     }

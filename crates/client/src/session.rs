@@ -277,6 +277,7 @@ impl Dialer {
             last_known_source_position: position,
             instance_id,
             source: resume.source,
+            definition: resume.definition.0,
             ..request(&self.options.table, &self.options.filters)
         }
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -17,6 +17,7 @@ use crate::base::Base;
 use crate::store::{Appender, Definition, StoreStatus};
 
 mod cursor;
+mod definitions;
 mod gaps;
 mod kept;
 mod readers;
@@ -32,6 +33,7 @@ pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, Rea
 pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
 pub use writer::JournalWriter;
 
+pub(crate) use definitions::{DefinitionChange, Definitions};
 pub(crate) use gaps::Gaps;
 use readers::Readers;
 use resolve::resolve;
@@ -109,6 +111,8 @@ struct Inner {
     schema: Arc<Schema>,
     /// What the rows at the head are rows of.
     definition: Definition,
+    /// Which definition the rows are of at each position that is kept.
+    definitions: Definitions,
     /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
     spans: Vec<(Lsn, Lsn)>,
     /// Readers that are being sent a base need everything after it.
@@ -129,6 +133,7 @@ pub(crate) struct Beginning {
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: Definition,
+    pub(crate) definitions: Definitions,
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) spans: Vec<(Lsn, Lsn)>,
     pub(crate) gaps: Gaps,
@@ -146,6 +151,7 @@ impl Beginning {
             instance,
             schema: base.schema().clone(),
             base,
+            definitions: Definitions::new(position, definition.version()),
             definition,
             segments: VecDeque::new(),
             spans: Vec::new(),
@@ -214,7 +220,8 @@ impl Journal {
         options: JournalOptions,
         appender: Option<Appender>,
     ) -> (Journal, JournalWriter) {
-        let Beginning { instance, base, schema, definition, segments, spans, gaps, pruned, head, taken } = beginning;
+        let Beginning { instance, base, schema, definition, definitions, segments, spans, gaps, pruned, head, taken } =
+            beginning;
         let mut inner = Inner {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
             segments,
@@ -223,6 +230,7 @@ impl Journal {
             bases: 1,
             schema,
             definition,
+            definitions,
             spans,
             pins: BTreeMap::new(),
             memory_bytes: 0,
@@ -325,15 +333,22 @@ impl Journal {
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
         // Files are read when the lock is free again: the writer must not wait for them.
-        let (facts, floor, commit) = {
+        let (definitions, head, pruned, floor, commit) = {
             let inner = self.shared.inner.read();
             let head = self.head();
-            let (instance, gaps) = (&self.shared.instance.0, &self.shared.gaps);
-            let facts = resolve::Facts { instance, head, pruned: inner.pruned, gaps };
             let floor = inner.floor_at(request.position.unwrap_or(Lsn::ZERO));
-            (facts, floor, inner.commit_at(request.sequence, head.sequence))
+            let commit = inner.commit_at(request.sequence, head.sequence);
+            (inner.definitions.clone(), head, inner.pruned, floor, commit)
         };
+        let (instance, gaps) = (&self.shared.instance.0, &self.shared.gaps);
+        let facts = resolve::Facts { instance, head, pruned, gaps, definitions: &definitions };
         resolve(request, &facts, |position| floor.read(position), |sequence| commit.read(sequence))
+    }
+
+    /// Returns the definition that the rows are of at a position; unknown where that is older than what is kept.
+    #[must_use]
+    pub fn definition_at(&self, position: Lsn) -> DefinitionVersion {
+        self.shared.inner.read().definitions.at(position)
     }
 
     /// A reader of everything after `after`.
@@ -381,6 +396,12 @@ impl Journal {
     /// What the rows at the head are rows of.
     pub(crate) fn definition(&self) -> Definition {
         self.shared.inner.read().definition.clone()
+    }
+
+    /// Returns true if another definition has changed rows after the newest base. Newcomers should not have to go through that.
+    pub(crate) fn is_base_outdated(&self) -> bool {
+        let inner = self.shared.inner.read();
+        inner.definitions.change_rows_after(inner.base.position())
     }
 
     /// How much it keeps.

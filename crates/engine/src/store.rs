@@ -5,6 +5,7 @@
 mod append;
 mod error;
 mod folder;
+mod form;
 mod format;
 mod journal_folder;
 mod manifest;

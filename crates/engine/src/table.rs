@@ -17,7 +17,7 @@ use crate::snapshots::{SnapshotOptions, Snapshots};
 use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{Commits, TablePhase, TableStatus};
-use crate::store::{Definition, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 mod apply;
 mod begin;
@@ -237,7 +237,7 @@ impl Table {
     }
 
     /// A transaction has committed.
-    pub(crate) fn on_commit(&mut self, commit: TableCommit) -> Result<Wants, TableError> {
+    pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
         match &mut self.phase {
             Phase::Failed => {
                 // A copy that is made once the table is mended has to see it.
@@ -249,18 +249,24 @@ impl Table {
                 self.after_copying(copied)
             }
             Phase::Live => {
-                let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
-                if fits {
+                if self.fits(&mut commit)? {
                     let wants = self.apply(commit)?;
                     self.define_if_due()?;
                     return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
-                let wants = self.copy_again("the table's columns have changed")?;
+                let wants = self.copy_again("the table's columns or types have changed")?;
                 self.on_commit(commit)?;
                 Ok(wants)
             }
         }
+    }
+
+    /// Returns true if a transaction's rows are rows of the schema that the table was copied under. A transaction that the
+    /// table has already is not looked into.
+    fn fits(&self, commit: &mut TableCommit) -> io::Result<bool> {
+        let Some(live) = &self.live else { return Ok(false) };
+        Ok(commit.end <= live.writer.committed().position || live.pipeline.fits(&mut commit.spool)?)
     }
 
     /// Every commit up to `position` has been told; the last of them at `current_at`, or there is no other one now.
@@ -393,10 +399,10 @@ impl Table {
     /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
     fn define_if_due(&mut self) -> Result<(), TableError> {
         let Phase::Live = self.phase else { return Ok(()) };
-        let Some(live) = &mut self.live else { return Ok(()) };
-        let reached = live.writer.committed().position;
-        if let Some((_, definition)) = self.definition_due.take_if(|(from, _)| *from <= reached) {
-            let definition = Definition { is_whole: self.options.pipeline.is_plain(), source: definition };
+        let Some(reached) = self.live.as_ref().map(|live| live.writer.committed().position) else { return Ok(()) };
+        let Some((_, source)) = self.definition_due.take_if(|(from, _)| *from <= reached) else { return Ok(()) };
+        let definition = self.definition(source);
+        if let Some(live) = &mut self.live {
             live.writer.publish()?;
             live.writer.define(definition);
         }
@@ -462,11 +468,11 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
-        let definition = self.definition(&done.definition);
+        let definition = self.definition(done.definition.clone());
         match &mut self.live {
             None => self.live = Some(self.begin_journal(done, definition)?),
             Some(live) => {
-                let counts = told::publish(live, done)?;
+                let counts = told::publish(live, done, definition.version())?;
                 counts.add_to(&mut self.status.lock());
                 live.writer.define(definition);
             }

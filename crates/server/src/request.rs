@@ -1,6 +1,6 @@
 //! From a request's bytes to what a client wants: pure, and at home with hostile input.
 
-use laredo_core::{Lsn, Match, Predicate, Sequence, Value};
+use laredo_core::{DefinitionVersion, Lsn, Match, Predicate, Sequence, Value};
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
 use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
@@ -49,6 +49,7 @@ impl Ask {
             position,
             source: request.source.map(identity_from_wire),
             own_source: SourceIdentity::default(),
+            definition: DefinitionVersion(request.definition),
             whole_transactions: encoding == RowEncoding::PostgresBinary,
         };
         Ok(Ask { client_id: request.client_id, encoding, predicates, resume, is_ours })

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::journal::{BY_POSITION, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
@@ -48,6 +48,8 @@ struct Start {
     position: Lsn,
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
+    /// What the rows at the position are rows of.
+    definition: DefinitionVersion,
     reason: &'static str,
     /// Sent first, where the client has to start anew.
     base: Option<PinnedBase>,
@@ -177,6 +179,7 @@ fn full(journal: &Journal, reason: &'static str) -> Start {
         position: base.position(),
         committed_at: base.committed_at(),
         schema: base.schema().clone(),
+        definition: journal.definition_at(base.position()),
         reason,
         base: Some(pinned),
     }
@@ -203,6 +206,7 @@ async fn delta(journal: &Journal, after: Sequence, reason: &'static str) -> Resu
         position: origin.position,
         committed_at: journal.head().committed_at,
         schema: origin.schema,
+        definition: journal.definition_at(origin.position),
         reason,
         base: None,
     }))

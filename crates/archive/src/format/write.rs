@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use laredo_core::{JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, project_row};
+use laredo_core::{HexCells, JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, show_row};
 
 use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
 use crate::net::NetChange;
@@ -23,6 +23,7 @@ pub struct LineWriter<W: Write> {
 pub(crate) struct RowEncoder {
     line: Line,
     json: JsonRows,
+    hex: Arc<HexCells>,
 }
 
 impl RowEncoder {
@@ -30,16 +31,21 @@ impl RowEncoder {
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
         match self.line {
             Line::Jsonl => {
-                self.json.push(row, to)?;
+                self.json.push(row, to, &self.hex)?;
                 to.push(b'\n');
             }
-            Line::Protobuf => protobuf::row(project_row(self.schema(), row)?, to),
+            Line::Protobuf => protobuf::row(show_row(self.schema(), row, &self.hex)?, to),
         }
         Ok(())
     }
 
     fn schema(&self) -> &Schema {
         self.json.schema()
+    }
+
+    fn named(&self, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
+        let values = show_row(self.schema(), row, &self.hex)?.into_iter();
+        Ok(values.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }
 
@@ -66,7 +72,7 @@ impl<W: Write> LineWriter<W> {
     pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
         Ok(LineWriter {
-            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema) },
+            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema), hex: Arc::default() },
             out,
             entry: Vec::new(),
         })
@@ -74,6 +80,11 @@ impl<W: Write> LineWriter<W> {
 
     pub(crate) fn encoder(&self) -> &RowEncoder {
         &self.encoder
+    }
+
+    /// Returns the cells that were written in hex so far.
+    pub(crate) fn hex_cells(&self) -> &Arc<HexCells> {
+        &self.encoder.hex
     }
 
     /// Adds a snapshot's row.
@@ -101,7 +112,7 @@ impl<W: Write> LineWriter<W> {
             NetChange::Update { old, new } => ("UPDATE", Some(*old), Some(*new)),
             NetChange::Delete(old) => ("DELETE", Some(*old), None),
         };
-        let project = |row: Option<&Tuple>| row.map(|row| named(self.encoder.schema(), row.as_ref())).transpose();
+        let project = |row: Option<&Tuple>| row.map(|row| self.encoder.named(row.as_ref())).transpose();
         let (old, new) = (project(old)?, project(new)?);
         let key = new.as_ref().or(old.as_ref()).map_or_else(String::new, |row| render::key(self.encoder.schema(), row));
         let entry = Entry { action: action.to_owned(), key, old, new };
@@ -131,8 +142,4 @@ impl<W: Write> LineWriter<W> {
             Out::Packed(out) => out.finish()?,
         })
     }
-}
-
-fn named(schema: &Schema, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
-    Ok(project_row(schema, row)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

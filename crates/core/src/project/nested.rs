@@ -11,14 +11,14 @@ use crate::schema::Oid;
 const DIMENSIONS_MAX: usize = 6;
 
 /// An array, its elements still in binary form and in storage order: the last dimension runs fastest.
-struct Array<'a> {
+pub(super) struct Array<'a> {
     /// Length and lower bound of each dimension; none for an empty array.
     dimensions: Vec<(usize, i32)>,
-    elements: Vec<Option<&'a [u8]>>,
+    pub(super) elements: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> Array<'a> {
-    fn parse(mut input: &'a [u8], element: Oid) -> Result<Array<'a>, Problem> {
+    pub(super) fn parse(mut input: &'a [u8], element: Oid) -> Result<Array<'a>, Problem> {
         let dimension_count = wire::count(&mut input, 0)?;
         let _has_null = input.try_get_i32()?;
         let sent_element = input.try_get_u32()?;
@@ -168,14 +168,14 @@ impl Decoder<'_> {
 /// The type whose arrays are delimited by semicolons.
 const BOX: Oid = 603;
 
-fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), Problem> {
+pub(super) fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), Problem> {
     match wire::count(input, 8)? {
         count if count == fields.len() => Ok(()),
         _ => Err(Problem::Impossible("number of fields")),
     }
 }
 
-fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
     if input.try_get_u32()? != oid {
         return Err(Problem::Impossible("field type"));
     }

@@ -1,7 +1,8 @@
 //! Where a request goes on: one pure function.
 
-use laredo_core::{Lsn, Sequence};
+use laredo_core::{DefinitionVersion, Lsn, Sequence};
 
+use super::definitions::{self, Definitions};
 use super::gaps::Gaps;
 use super::segment::Segment;
 use super::{Boundary, Head, Inner};
@@ -22,6 +23,8 @@ pub struct ResumeRequest {
     pub source: Option<SourceIdentity>,
     /// The source of this journal.
     pub own_source: SourceIdentity,
+    /// The definition that its rows are of, when it says so.
+    pub definition: DefinitionVersion,
     /// Whether it takes whole transactions only, so that it cannot go on inside one.
     pub whole_transactions: bool,
 }
@@ -56,13 +59,14 @@ pub(super) struct Facts<'a> {
     pub(super) head: Head,
     pub(super) pruned: Boundary,
     pub(super) gaps: &'a Gaps,
+    pub(super) definitions: &'a Definitions,
 }
 
 /// Resolves a request; the first rule that matches decides.
 ///
 /// 1. It names this journal, and the journal reaches its sequence: exactly there. One that was lost with a crash is not reached.
-/// 2. A position: the newest commit at or before it. Above the head: wait. Inside a span, pruned, or of another history: a full
-///    snapshot.
+/// 2. A position: the newest commit at or before it. Above the head: wait. Inside a span, pruned, of another history, or with rows
+///    of another definition: a full snapshot.
 /// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
 /// 4. Otherwise a full snapshot; never a delta from sequence 0, nor from a sequence that may be somebody else's.
 pub(super) fn resolve(
@@ -86,21 +90,23 @@ pub(super) fn resolve(
             Err(reason) => Resolution::Full(reason),
             Ok(()) if position > facts.head.position => Resolution::Wait(position),
             Ok(()) => match floor(position) {
+                Floor::Commit(_) if let Err(reason) = definitions::check(request, facts.instance, facts.definitions, position) => {
+                    Resolution::Full(reason)
+                }
                 Floor::Commit(sequence) => Resolution::Delta(sequence, BY_POSITION),
                 Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
                 Floor::Pruned => Resolution::Full("source position older than the journal"),
             },
         };
     }
-    let issued = request.snapshot_id.strip_prefix(facts.instance).and_then(|rest| rest.strip_prefix('-'));
-    let Some(at) = issued.and_then(|text| text.parse::<u64>().ok()) else {
+    let Some(at) = definitions::issued_sequence(facts.instance, &request.snapshot_id) else {
         return Resolution::Full(if request.snapshot_id.is_empty() {
             "fresh client"
         } else {
             "snapshot of another instance"
         });
     };
-    if request.sequence.0 >= at && reached(request.sequence) {
+    if request.sequence >= at && reached(request.sequence) {
         return Resolution::Delta(request.sequence, "sequence after a snapshot of this instance");
     }
     Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
@@ -224,7 +230,8 @@ mod tests {
         };
         let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0) };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
-        let facts = Facts { instance: "j", head, pruned, gaps: &Gaps::default() };
+        let definitions = &Definitions::default();
+        let facts = Facts { instance: "j", head, pruned, gaps: &Gaps::default(), definitions };
         resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState};
+use laredo_core::{CommitTime, DefinitionVersion, Lsn, NestedForm, Schema, Sequence, TableName, TableState};
 use laredo_proto::batch::Entries;
 use tokio::time::Instant;
 
@@ -14,9 +14,9 @@ use super::error::{StoreError, read_error};
 use super::format::{Definition, FileHeader, RecordHead, SKIPPED};
 use super::journal_folder::{BASE, JOURNAL, Store};
 use super::manifest::Manifest;
-use super::read;
+use super::{form, read};
 use crate::base::{Base, BaseError};
-use crate::journal::{Beginning, Boundary, Gaps, Head, InstanceId, Segment, Stored, frames};
+use crate::journal::{Beginning, Boundary, DefinitionChange, Definitions, Gaps, Head, InstanceId, Segment, Stored, frames};
 use crate::source::{KnownTable, SourceIdentity};
 
 /// What a folder is opened for.
@@ -122,6 +122,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let history = manifest.is_past_of(about.source, kept.head.position);
     history.map_err(|why| StoreError::History { path: store.folder().path().to_owned(), why })?;
     let rows = rows_of(&base, &kept.segments, &path)?;
+    form::check(&base, &kept.segments, &kept.schema, &path)?;
     // The timeline may be a later one by now, of which this is the past.
     Manifest::new(&instance, about.table, about.source).write(store)?;
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
@@ -157,7 +158,11 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
             damaged(format!("{place} of the journal do not fit what came before them: {what}"))
         })?;
     }
-    Ok(state)
+    let form = NestedForm::new(state.schema().clone());
+    match form.is_trivial() || state.rows().all(|row| form.fits(row.as_ref())) {
+        true => Ok(state),
+        false => Err(damaged(form::MIXED.to_owned())),
+    }
 }
 
 /// Applies what comes after an entry: a segment may begin before a base, and end behind it.
@@ -192,6 +197,11 @@ pub(super) struct Kept {
     gaps: Gaps,
     schema: Arc<Schema>,
     definition: Definition,
+    definitions: Definitions,
+    /// Of the transaction that has not ended, where it begins another one.
+    open_definition: DefinitionVersion,
+    /// The position of the last transaction, if that is a new copy.
+    copied_at: Option<Lsn>,
 }
 
 /// Small records become one segment up to this size.
@@ -210,7 +220,10 @@ impl Kept {
             spans: Vec::new(),
             gaps: Gaps::default(),
             schema,
+            definitions: Definitions::new(head.position, definition.version()),
             definition,
+            open_definition: DefinitionVersion::UNKNOWN,
+            copied_at: None,
         }
     }
 
@@ -230,7 +243,11 @@ impl Kept {
         read::follows((self.head.sequence, self.head.position), header)?;
         self.head.position = Lsn(header.before_position);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
-        self.definition = header.definition.clone().unwrap_or_default();
+        // The same as before says nothing: rows behind the record that named it may be of another one by now.
+        let definition = header.definition.clone().unwrap_or_default();
+        if definition != self.definition {
+            self.define_now(definition);
+        }
         Ok(())
     }
 
@@ -262,10 +279,16 @@ impl Kept {
             data: crate::journal::Data::File(stored),
         };
         if record.has_schema {
-            for schema in frames(run).filter_map(|frame| frame.batch.schema) {
+            for schema in frames(run.clone()).filter_map(|frame| frame.batch.schema) {
                 let schema = laredo_proto::schema::from_wire(schema).map_err(|error| error.to_string())?;
                 self.open_schema = Arc::new(schema);
             }
+        }
+        // Only a new copy of the table begins another definition inside a transaction. The record that says the whole of it comes
+        // behind, and may be lost.
+        if record.span_from.is_some() {
+            let begun = frames(run).map(|frame| frame.batch.definition).find(|definition| *definition != 0);
+            self.open_definition = begun.map_or(self.open_definition, DefinitionVersion);
         }
         self.open.push(segment);
         if record.ends {
@@ -282,6 +305,11 @@ impl Kept {
         self.taken = self.taken.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
+        let begun = std::mem::take(&mut self.open_definition);
+        if begun.is_known() {
+            self.definitions.push(record.position, begun, DefinitionChange::ChangesRows);
+        }
+        self.copied_at = record.span_from.map(|_| record.position);
         for segment in self.open.drain(..) {
             match self.segments.back_mut() {
                 Some(last) if joins(last, &segment) => {
@@ -308,13 +336,24 @@ impl Kept {
         if self.is_inside() {
             return Err("a definition inside a transaction".to_owned());
         }
-        self.definition = definition;
+        self.define_now(definition);
         Ok(())
+    }
+
+    fn define_now(&mut self, definition: Definition) {
+        // Earlier versions did not say in the copy that it was made under another definition.
+        let change = match self.copied_at == Some(self.head.position) {
+            true => DefinitionChange::ChangesRows,
+            false => DefinitionChange::KeepsRows,
+        };
+        self.definitions.push(self.head.position, definition.version(), change);
+        self.definition = definition;
     }
 
     /// Lets go of the transaction that has not ended.
     pub(super) fn abort(&mut self) {
         self.open.clear();
+        self.open_definition = DefinitionVersion::UNKNOWN;
         self.open_schema = self.schema.clone();
     }
 
@@ -335,7 +374,7 @@ impl Kept {
         base: Arc<Base>,
         rows: TableState,
     ) -> Result<Restored, StoreError> {
-        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, .. } = self;
+        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } = self;
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
         let begun =
@@ -346,6 +385,7 @@ impl Kept {
             base,
             schema,
             definition: definition.clone(),
+            definitions,
             segments,
             spans,
             gaps,

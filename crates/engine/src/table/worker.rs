@@ -275,7 +275,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Starts making the next base when the journal since the last one has grown large, or has to be pruned.
+    /// Starts making the next base when the journal since the last one has grown large, or has to be pruned, or when the table's
+    /// definition is another one.
     fn merge_base_if_due(&mut self) -> Option<JoinHandle<()>> {
         let journal = self.table.writer()?.journal().clone();
         let (base_bytes, after_bytes, after_entries) = journal.base_debt();
@@ -284,7 +285,7 @@ impl<S: Source> Worker<S> {
         let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
         // Age alone: half of it, so that a base is there before the limit asks for pruning.
         let aged = journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
-        if !(grown || over || aged) {
+        if !(grown || over || aged || journal.is_base_outdated()) {
             return None;
         }
         let (name, bases) = (self.table.name().clone(), self.table.bases().clone());

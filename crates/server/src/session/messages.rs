@@ -35,7 +35,7 @@ impl Greeting<'_> {
         let (start, ask) = (self.start, self.ask);
         let info = self.journal.info();
         let (mode, snapshot_id) = match base {
-            Some(base) => (SyncMode::FullSnapshot, base.snapshot_id(self.journal.instance())),
+            Some(base) => (SyncMode::FullSnapshot, self.base_id(base)),
             None => (SyncMode::Delta, self.snapshot_id()),
         };
         let mut handshake = SyncHandshake {
@@ -55,24 +55,29 @@ impl Greeting<'_> {
             handshake.source = Some(identity_to_wire(&self.table.options.source));
             handshake.reason = start.reason.to_owned();
             handshake.server_current_position = info.head.position.0;
+            handshake.definition = start.definition.0;
         }
         put(Message::Handshake(handshake), out);
     }
 
     /// What names this journal in the client's next request, where it goes on without a snapshot: its own id if that does, or else
     /// one for where it goes on. With another journal's id it could some day be given that journal's changes after a sequence of
-    /// this one.
+    /// this one. The definition in it is that of the rows where the stream begins.
     fn snapshot_id(&self) -> String {
         let (instance, own) = (self.journal.instance(), &self.ask.resume.snapshot_id);
-        let is_ours = own.strip_prefix(&instance.0).is_some_and(|rest| rest.starts_with('-'));
-        if is_ours { own.clone() } else { instance.snapshot_id(self.start.after) }
+        let sequence = instance.issued_sequence(own).unwrap_or(self.start.after);
+        instance.snapshot_id_under(sequence, self.start.definition)
+    }
+
+    fn base_id(&self, base: &Base) -> String {
+        self.journal.instance().snapshot_id_under(base.sequence(), self.start.definition)
     }
 
     /// Its row count is 0, for unknown, where a filter is yet to count.
     pub(super) fn snapshot_begin(&self, base: &Base, out: &mut Vec<u8>) {
         let rows = if self.is_filtered { 0 } else { base.rows() };
         let begin = SnapshotBegin {
-            snapshot_id: base.snapshot_id(self.journal.instance()),
+            snapshot_id: self.base_id(base),
             sequence: base.sequence().to_wire(),
             row_count: count(rows),
             source_position: self.position(Some(base.position())),
@@ -85,6 +90,7 @@ impl Greeting<'_> {
             sequence: base.sequence().to_wire(),
             rows_sent: count(rows),
             source_position: self.position(Some(base.position())),
+            definition: if self.ask.is_ours { self.start.definition.0 } else { 0 },
             ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);

@@ -22,6 +22,8 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::{HttpOptions, ServedTableOptions, Waits};
 
+mod definitions;
+
 const INTERVAL: Duration = Duration::from_secs(5);
 
 struct Quiet {
