@@ -3,10 +3,11 @@
 use std::cmp::Ordering;
 use std::io::Write;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use laredo_core::{Cell, KeyColumns, TableState, TupleRef};
+use laredo_core::{Cell, HexCells, KeyColumns, TableState, TupleRef};
 
 use crate::destination::{Staged, Stager};
 use crate::format::{Format, FormatError, LineWriter};
@@ -18,6 +19,8 @@ pub(crate) struct Encoded {
     pub(crate) objects: Vec<Staged>,
     /// Rows of a base, changes of a diff.
     pub(crate) count: u64,
+    /// Cells that were written in hex, because they do not have the form of their type.
+    pub(crate) hex: Arc<HexCells>,
 }
 
 impl Encoded {
@@ -46,6 +49,7 @@ pub(crate) fn base(
     for format in formats {
         let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
         write_all(&mut writer, &chunks)?;
+        encoded.hex = writer.hex_cells().clone();
         encoded.objects.push(writer.finish()?.finish()?);
     }
     Ok(encoded)
@@ -171,6 +175,7 @@ pub(crate) fn diff(
             writer.change(&change)?;
             encoded.count += 1;
         }
+        encoded.hex = writer.hex_cells().clone();
         encoded.objects.push(writer.finish()?.finish()?);
     }
     Ok(encoded)

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Instant;
 
-use laredo_core::{Lsn, StateError, TableState, Transaction};
+use laredo_core::{DefinitionVersion, Lsn, StateError, TableState, Transaction};
 
 use crate::manifest::SourceId;
 
@@ -11,6 +11,9 @@ use crate::manifest::SourceId;
 pub trait Feed: Send {
     /// The next one. It waits as long as nothing happens, and may be dropped while it waits without losing anything.
     fn next(&mut self) -> impl Future<Output = Update> + Send;
+
+    /// Returns the definition that the rows are of, with everything that was brought so far.
+    fn definition(&self) -> DefinitionVersion;
 
     /// What came does not fit the state: all rows have to come anew.
     fn start_over(&mut self, error: StateError);

@@ -9,7 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use laredo_core::{Lsn, Schema};
+use laredo_core::{DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::format::Format;
@@ -50,6 +50,9 @@ pub struct Manifest {
     /// Ours: which database's WAL the positions are of; nothing where the writer was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceId>,
+    /// Ours: the definition that the rows at head are of; nothing where the writer was not told. The next writer resumes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<DefinitionVersion>,
 }
 
 /// Who writes an archive. Of two the one with the higher number holds it.
@@ -172,6 +175,7 @@ impl Manifest {
             columns: Vec::new(),
             writer: None,
             source: None,
+            definition: None,
         }
     }
 

@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use laredo_core::{Lsn, Schema, StateError};
+use laredo_core::{DefinitionVersion, Lsn, Schema, StateError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +168,8 @@ pub struct Start {
     pub position: Lsn,
     /// Which database's WAL this is a position of.
     pub source: Option<SourceId>,
+    /// The definition that the rows are of; unknown in an archive of an earlier version.
+    pub definition: DefinitionVersion,
 }
 
 /// Writes one table's archive.
@@ -245,6 +247,7 @@ impl Writer {
             schema: held.schema().clone(),
             position: held.position(),
             source: held.source().cloned(),
+            definition: held.definition(),
         });
         let chain = Chain::of(ledger.manifest(), (tools.wall)());
         let (ask, asks) = mpsc::unbounded_channel();
@@ -319,13 +322,16 @@ impl Writer {
                 self.least = self.chain.head.filter(|_| source.is_some() && source == self.chain.source);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.tools.options.check_key(table.schema())?;
-                self.held = Some(Held::new(*table, position, source));
+                self.held = Some(Held::new(*table, position, source, feed.definition()));
                 self.due = Some(if self.chain.epoch > 0 { Reason::NewRows } else { Reason::First });
             }
-            Update::Resumed { source } => self.held.iter_mut().for_each(|held| held.is_of(source.clone())),
+            Update::Resumed { source } => {
+                let definition = feed.definition();
+                self.held.iter_mut().for_each(|held| held.is_of(source.clone(), definition));
+            }
             Update::Transaction(transaction) => {
                 if let Some(held) = &mut self.held
-                    && let Err(error) = held.take(transaction)
+                    && let Err(error) = held.take(transaction, feed.definition())
                 {
                     self.misfit(error, feed);
                 }
@@ -505,7 +511,10 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
     let (position, first) = (manifest.head_position?, ledger.first()?);
     let archive = Archive::of(first.clone(), manifest.clone());
     match archive.rebuild(At::Latest, &ReadProgress::default()).await {
-        Ok(rebuilt) => Some(Held::archived(rebuilt.table, position, manifest.source.clone())),
+        Ok(rebuilt) => {
+            let (source, definition) = (manifest.source.clone(), manifest.definition.unwrap_or_default());
+            Some(Held::archived(rebuilt.table, position, source, definition))
+        }
         Err(error) => {
             tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
             report.failed_with(&error);

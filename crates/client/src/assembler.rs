@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction};
+use laredo_core::{
+    Change, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction,
+};
 use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
@@ -22,11 +24,22 @@ pub(crate) enum Event {
     /// The stream began.
     Opened(Box<SyncHandshake>),
     /// Every row of the table.
-    Snapshot { table: Box<TableState>, position: Lsn, sequence: Sequence, mark: Option<CommitMark> },
-    /// A transaction to apply.
-    Transaction { transaction: Transaction, sequence: Sequence, mark: Option<CommitMark> },
-    /// A transaction that the state has already.
-    Repeated { sequence: Sequence },
+    Snapshot {
+        table: Box<TableState>,
+        position: Lsn,
+        sequence: Sequence,
+        mark: Option<CommitMark>,
+        definition: DefinitionVersion,
+    },
+    /// A transaction to apply. From it on rows are of a definition that is known here.
+    Transaction {
+        transaction: Transaction,
+        sequence: Sequence,
+        mark: Option<CommitMark>,
+        definition: DefinitionVersion,
+    },
+    /// A transaction that the state has already. A definition that is known is that of the state.
+    Repeated { sequence: Sequence, definition: DefinitionVersion },
     /// The server's time; with a position, everything up to there was sent.
     Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn>, mark: Option<CommitMark> },
 }
@@ -127,6 +140,8 @@ struct Live {
     position: Lsn,
     /// Of the transaction that has not ended.
     pending: Vec<Change>,
+    /// What the rows are rows of from the transaction on that has not ended.
+    definition: DefinitionVersion,
 }
 
 impl Assembler {
@@ -232,8 +247,8 @@ impl Assembler {
             (None, None) => Lsn::ZERO,
         };
         self.phase = Phase::Live(Live::new(table.schema().clone(), position));
-        let sequence = Sequence::from_wire(end.sequence);
-        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark })
+        let (sequence, definition) = (Sequence::from_wire(end.sequence), DefinitionVersion(end.definition));
+        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark, definition })
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
@@ -268,15 +283,21 @@ impl Snapshot {
 
 impl Live {
     fn new(schema: Arc<Schema>, position: Lsn) -> Live {
-        Live { schema, floor: position, position, pending: Vec::new() }
+        let definition = DefinitionVersion::UNKNOWN;
+        Live { schema, floor: position, position, pending: Vec::new(), definition }
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, ProtocolError> {
         let header = BatchHeader::of(batch);
-        if header.position <= self.floor && header.position != Lsn::ZERO {
+        let is_empty = batch.count == 0 && batch.schema.is_none() && self.pending.is_empty() && header.ends;
+        let is_known = header.position <= self.floor || (is_empty && header.position == self.position);
+        if is_known && header.position != Lsn::ZERO {
             // A repeat, perhaps of an older schema: it is not even looked into.
             let sequence = header.last_sequence;
-            return Ok(if header.ends { Event::Repeated { sequence } } else { Event::Nothing });
+            // An older transaction says nothing of the rows as they are.
+            let is_newest = header.position == self.position;
+            let definition = DefinitionVersion(if is_newest { batch.definition } else { 0 });
+            return Ok(if header.ends { Event::Repeated { sequence, definition } } else { Event::Nothing });
         }
         if let Some(from) = header.span_from
             && from < self.floor
@@ -291,6 +312,9 @@ impl Live {
         if let Some(schema) = &batch.schema {
             self.schema = Arc::new(schema::from_wire(schema.clone())?);
             self.pending.push(Change::Schema(self.schema.clone()));
+        }
+        if batch.definition != 0 {
+            self.definition = DefinitionVersion(batch.definition);
         }
         self.pending.reserve(capacity(batch));
         let before = self.pending.len();
@@ -311,6 +335,7 @@ impl Live {
             },
             sequence: header.last_sequence,
             mark: mark_of(batch),
+            definition: std::mem::take(&mut self.definition),
         })
     }
 }

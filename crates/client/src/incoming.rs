@@ -1,7 +1,7 @@
 //! A state on its way: received, and kept back until it is at least as new as the one whose place it takes. A server sends a
 //! snapshot that it has, which may be much older than its head, and what was committed since.
 
-use laredo_core::{CommitTime, Lsn, Sequence, StateError, TableState, Transaction};
+use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence, StateError, TableState, Transaction};
 use laredo_proto::replication::CommitMark;
 
 /// The further of two positions, with the newest commit that is known at or before it. A commit of the table is known to every
@@ -27,8 +27,10 @@ pub(crate) struct Incoming {
     pub(crate) sequence: Sequence,
     /// The newest commit at or before the position, where it is known.
     pub(crate) mark: Option<CommitMark>,
+    /// The definition that its rows are of; unknown where it is that of the stream's beginning.
+    pub(crate) definition: DefinitionVersion,
     /// From this position on it is shown.
-    goal: Lsn,
+    pub(crate) goal: Lsn,
 }
 
 impl Incoming {
@@ -37,20 +39,22 @@ impl Incoming {
         position: Lsn,
         sequence: Sequence,
         mark: Option<CommitMark>,
-        goal: Lsn,
+        definition: DefinitionVersion,
     ) -> Incoming {
-        Incoming { table, position, committed_at: None, sequence, mark, goal }
+        Incoming { table, position, committed_at: None, sequence, mark, definition, goal: Lsn::ZERO }
+    }
+
+    /// Notes the newest entry, and the definition that it begins if that is known.
+    pub(crate) fn reached(&mut self, sequence: Sequence, definition: DefinitionVersion) {
+        self.sequence = sequence;
+        if definition.is_known() {
+            self.definition = definition;
+        }
     }
 
     /// # Errors
     /// When it does not fit; then the state is of no use any more.
-    pub(crate) fn apply(
-        &mut self,
-        transaction: &Transaction,
-        sequence: Sequence,
-        mark: Option<CommitMark>,
-    ) -> Result<(), StateError> {
-        self.sequence = sequence;
+    pub(crate) fn apply(&mut self, transaction: &Transaction, mark: Option<CommitMark>) -> Result<(), StateError> {
         self.table.apply(transaction)?;
         self.moved(transaction.position, mark);
         if !transaction.changes.is_empty() {

@@ -7,7 +7,7 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use laredo_core::{Change, CommitTime, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
+use laredo_core::{Change, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
 use laredo_proto::replication::{CommitMark, SourceIdentity, SyncHandshake, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -40,6 +40,8 @@ pub(crate) struct Resume {
     pub(crate) source: Option<SourceIdentity>,
     /// The newest commit at or before the position, where it is known: it tells histories of one database apart.
     pub(crate) mark: Option<CommitMark>,
+    /// The definition that the rows are of.
+    pub(crate) definition: DefinitionVersion,
 }
 
 /// What there is to do for whoever keeps the table.
@@ -67,6 +69,8 @@ pub(crate) struct Reached {
     mark: Option<CommitMark>,
     /// Where it has another one by then.
     schema: Option<Arc<Schema>>,
+    /// Likewise; unknown where it is as before.
+    definition: DefinitionVersion,
 }
 
 pub(crate) struct Intake {
@@ -153,10 +157,18 @@ impl Intake {
 
     /// A transaction was applied to the table.
     pub(crate) fn applied(&mut self, reached: Reached) {
-        let Reached { position, sequence, mark, schema } = reached;
+        let Reached { position, sequence, mark, schema, definition } = reached;
         self.resume.sequence = Some(sequence);
+        self.redefined(definition);
         self.schema = schema.or_else(|| self.schema.take());
         self.moved(position, mark);
+    }
+
+    /// The table is of this definition from now on, if it is known.
+    fn redefined(&mut self, definition: DefinitionVersion) {
+        if definition.is_known() {
+            self.resume.definition = definition;
+        }
     }
 
     /// Nothing happened to the table up to here. `mark` is the newest commit of any table at or before it, where that is known.
@@ -208,11 +220,18 @@ impl Intake {
         match self.assembler.feed(message, state) {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
-            Ok(Event::Snapshot { table, position, sequence, mark }) => self.receive(table, position, sequence, mark),
-            Ok(Event::Transaction { transaction, sequence, mark }) => self.transaction(transaction, sequence, mark),
-            Ok(Event::Repeated { sequence }) => match &mut self.incoming {
-                Some(incoming) => incoming.sequence = sequence,
-                None => self.resume.sequence = Some(sequence),
+            Ok(Event::Snapshot { table, position, sequence, mark, definition }) => {
+                self.receive(Incoming::new(table, position, sequence, mark, definition));
+            }
+            Ok(Event::Transaction { transaction, sequence, mark, definition }) => {
+                self.transaction(transaction, (sequence, definition), mark);
+            }
+            Ok(Event::Repeated { sequence, definition }) => match &mut self.incoming {
+                Some(incoming) => incoming.reached(sequence, definition),
+                None => {
+                    self.resume.sequence = Some(sequence);
+                    self.redefined(definition);
+                }
             },
             Ok(Event::Heartbeat { server_time, position, mark }) => {
                 self.heartbeat((position, mark), server_time, received);
@@ -263,14 +282,16 @@ impl Intake {
             self.resume.sequence = None;
         }
         self.resume.source.clone_from(&handshake.source);
+        self.resume.definition = DefinitionVersion(handshake.definition);
     }
 
     /// A whole snapshot, which may be older than what was shown.
-    fn receive(&mut self, table: Box<TableState>, position: Lsn, sequence: Sequence, mark: Option<CommitMark>) {
+    fn receive(&mut self, mut incoming: Incoming) {
         let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
         match goal {
             Ok(goal) => {
-                self.incoming = Some(Box::new(Incoming::new(table, position, sequence, mark, goal)));
+                incoming.goal = goal;
+                self.incoming = Some(Box::new(incoming));
                 self.reveal();
             }
             Err(error) => self.give_up(error, false),
@@ -280,20 +301,27 @@ impl Intake {
     /// Gives the stream's own state out in the place of the old one, in one step, if it is new enough.
     fn reveal(&mut self) {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
-        let Incoming { table, position, committed_at, sequence, mark, .. } = *incoming;
+        let Incoming { table, position, committed_at, sequence, mark, definition, .. } = *incoming;
         let Some(handshake) = self.opened.take() else { return };
         self.adopt(&handshake);
         self.opened = Some(handshake);
         (self.resume.position, self.resume.mark) = newer((Lsn::ZERO, None), (position, mark));
         self.resume.sequence = Some(sequence);
+        self.redefined(definition);
         self.shown = position;
         self.schema = Some(table.schema().clone());
         self.taken.push_back(Taken::State { table, position, committed_at });
     }
 
-    fn transaction(&mut self, transaction: Transaction, sequence: Sequence, mark: Option<CommitMark>) {
+    fn transaction(
+        &mut self,
+        transaction: Transaction,
+        (sequence, definition): (Sequence, DefinitionVersion),
+        mark: Option<CommitMark>,
+    ) {
         if let Some(incoming) = &mut self.incoming {
-            return match incoming.apply(&transaction, sequence, mark) {
+            incoming.reached(sequence, definition);
+            return match incoming.apply(&transaction, mark) {
                 Ok(()) => self.reveal(),
                 Err(error) => self.start_over(error.into()),
             };
@@ -302,7 +330,7 @@ impl Intake {
             Change::Schema(schema) => Some(schema.clone()),
             _ => None,
         });
-        let reached = Reached { position: transaction.position, sequence, mark, schema };
+        let reached = Reached { position: transaction.position, sequence, mark, schema, definition };
         self.taken.push_back(Taken::Transaction { transaction, reached });
     }
 

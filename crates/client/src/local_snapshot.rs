@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use laredo_core::{IndexSpec, Sequence, TableState, Tuple};
+use laredo_core::{DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
@@ -109,7 +109,7 @@ impl LocalSnapshot {
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
                 Ok(Event::Opened(handshake)) => opened = Some(handshake),
-                Ok(Event::Snapshot { table, position, sequence, mark }) => {
+                Ok(Event::Snapshot { table, position, sequence, mark, .. }) => {
                     loaded = Some((*table, position, sequence));
                     newest = mark;
                 }
@@ -126,8 +126,10 @@ impl LocalSnapshot {
             return Err(damaged("it ends before the snapshot does"));
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
-        let SyncHandshake { instance_id, source, .. } = *handshake;
-        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source, mark: newest }, at_head })
+        let SyncHandshake { instance_id, source, definition, .. } = *handshake;
+        let definition = DefinitionVersion(definition);
+        let resume = Resume { instance_id, sequence, position, source, mark: newest, definition };
+        Ok(Saved { table, resume, at_head })
     }
 
     /// Writes it beside the old one and then in its place, so that there is always a whole one.
@@ -149,7 +151,7 @@ impl LocalSnapshot {
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
         let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
-        let Resume { instance_id, sequence, position, source, mark } = resume;
+        let Resume { instance_id, sequence, position, source, mark, definition } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -165,6 +167,7 @@ impl LocalSnapshot {
                 }),
                 instance_id: instance_id.clone(),
                 source: source.clone(),
+                definition: definition.0,
                 ..SyncHandshake::default()
             }),
         );

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, KeyColumns, Lsn, Schema, TupleBuf};
+use laredo_core::{Cell, Column, DefinitionVersion, KeyColumns, Lsn, Schema, TupleBuf};
 use laredo_proto::replication::{CommitMark, SourceIdentity};
 use proptest::prelude::*;
 
@@ -39,6 +39,7 @@ fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
             instance_id: "one".to_owned(),
             mark: Some(CommitMark { end: 5, xid: 7, committed_at_us: 9, scope: 3 }),
             source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
+            definition: DefinitionVersion(9),
         },
         at_head: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
     }

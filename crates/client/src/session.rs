@@ -278,6 +278,7 @@ impl Dialer {
             instance_id,
             source: resume.source,
             mark: resume.mark,
+            definition: resume.definition.0,
             ..request(&self.options.table, &self.options.filters)
         }
     }

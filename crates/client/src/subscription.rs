@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use laredo_core::{Lsn, Schema, StateError, TableName, TableState, Transaction};
+use laredo_core::{DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
 use laredo_proto::replication::SourceIdentity;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -48,6 +48,8 @@ pub struct ResumePoint {
     pub position: Lsn,
     /// Which database's WAL the position is of. Without it only the server's word stands for that it is its own.
     pub source: Option<SourceIdentity>,
+    /// The definition that its rows are of, as [`Subscription::definition`] said; unknown where nobody has said so.
+    pub definition: DefinitionVersion,
 }
 
 /// Something that a subscription brings.
@@ -128,6 +130,13 @@ impl Subscription {
         Status { position: self.intake.resume().position, ..self.health.status.borrow().clone() }
     }
 
+    /// Returns the definition that the consumer's rows are of, with everything that was handed out so far. It belongs to the
+    /// position, wherever that is kept: [`ResumePoint::definition`].
+    #[must_use]
+    pub fn definition(&self) -> DefinitionVersion {
+        self.intake.resume().definition
+    }
+
     /// Tells whenever the connection's state changes, wherever the subscription itself is. The position is not kept current in it.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
@@ -175,8 +184,8 @@ impl Subscription {
     ) -> Subscription {
         let mut intake = Intake::new(health.clone(), faults, Vec::new());
         let has_begun = resume.is_some();
-        if let Some(ResumePoint { schema, position, source }) = resume {
-            let resume = Resume { position, source, ..Resume::default() };
+        if let Some(ResumePoint { schema, position, source, definition }) = resume {
+            let resume = Resume { position, source, definition, ..Resume::default() };
             intake.begin(schema, resume, position);
         }
         Subscription { _stop_when_dropped: stop.drop_guard(), table, health, inputs, intake, has_begun }

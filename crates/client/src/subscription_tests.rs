@@ -121,7 +121,8 @@ fn source(timeline: u32) -> Option<SourceIdentity> {
 }
 
 fn point(position: u64) -> ResumePoint {
-    ResumePoint { schema: two_columns(), position: Lsn(position), source: None }
+    let definition = DefinitionVersion::UNKNOWN;
+    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition }
 }
 
 fn positioned(position: u64) -> Resume {
@@ -269,6 +270,54 @@ fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
     rig.open(greeting(SyncMode::FullSnapshot, 6));
     rig.snapshot(6, &["l"]);
     assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/6"]);
+}
+
+#[test]
+fn the_definition_of_the_rows_goes_with_the_position() {
+    let [one, two, three, four] = [1, 2, 3, 4].map(DefinitionVersion);
+    let mut rig = Rig::new(Some(ResumePoint { definition: one, ..point(5) }));
+    let goes_on = |definition: DefinitionVersion, head| SyncHandshake {
+        definition: definition.0,
+        ..greeting(SyncMode::Delta, head)
+    };
+    let begins = |definition: DefinitionVersion, batch| RowBatch { definition: definition.0, ..batch };
+    assert_eq!(rig.open(goes_on(one, 6)).definition, one);
+    // Half a transaction begins nothing.
+    rig.batch(RowBatch { ends: false, ..begins(two, batch(6, &["k"])) });
+    assert_eq!(rig.events(), ["resumed at 0/5"]);
+    assert_eq!(rig.open(goes_on(one, 6)).definition, one);
+    rig.batch(RowBatch { ends: false, ..begins(two, batch(6, &["k"])) });
+    rig.batch(batch(6, &["l"]));
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (2, two));
+    rig.batch(batch(7, &["m"]));
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (1, two), "it stays");
+    rig.batch(begins(three, batch(7, &[])));
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (0, three), "and may change without a transaction");
+    // Of what comes again only the newest transaction says anything of the rows.
+    assert_eq!(rig.open(goes_on(three, 7)).definition, three);
+    rig.batch(begins(two, batch(6, &["k", "l"])));
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (1, three));
+    rig.batch(begins(four, batch(7, &[])));
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (0, four));
+}
+
+#[test]
+fn a_snapshot_has_a_definition_of_its_own() {
+    let [two, three] = [2, 3].map(DefinitionVersion);
+    let mut rig = Rig::at(5, &["k"]);
+    assert!(!rig.subscription.definition().is_known(), "a server that knows none");
+    rig.open(SyncHandshake { definition: two.0, ..greeting(SyncMode::FullSnapshot, 9) });
+    rig.snapshot(2, &["l"]);
+    assert_eq!(rig.events(), [RESTART]);
+    assert!(!rig.subscription.definition().is_known(), "it is not there yet");
+    rig.batch(RowBatch { definition: three.0, ..batch(6, &["n"]) });
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (1, three));
+    rig.open(SyncHandshake { definition: two.0, ..greeting(SyncMode::FullSnapshot, 9) });
+    rig.snapshot(7, &["l"]);
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (2, two));
+    // Whatever such a server does with the rows, it does not say.
+    assert_eq!(rig.open(greeting(SyncMode::Delta, 9)).definition, two);
+    assert_eq!((rig.events().len(), rig.subscription.definition()), (1, DefinitionVersion::UNKNOWN));
 }
 
 #[test]

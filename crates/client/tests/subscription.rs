@@ -108,7 +108,12 @@ async fn it_begins_at_a_position_and_a_schema() {
     let mut consumer = Consumer::new(&server, states.clone());
     consumer.reach(Lsn(0x300)).await;
     let state = consumer.state.take().unwrap();
-    let point = ResumePoint { schema: state.schema().clone(), position: consumer.position, source: None };
+    let point = ResumePoint {
+        schema: state.schema().clone(),
+        position: consumer.position,
+        source: None,
+        definition: Default::default(),
+    };
     consumer.subscription = Subscription::builder(&server.url, table()).resume(point).start().unwrap();
     consumer.state = Some(state);
     consumer.reach(history().head()).await;

@@ -5,6 +5,7 @@
 
 mod change;
 mod decimal;
+mod definition;
 mod filter;
 mod key;
 mod name;
@@ -16,11 +17,12 @@ mod tuple;
 mod unproject;
 
 pub use change::{Change, Effect, Transaction};
+pub use definition::{DefinitionVersion, DefinitionVersionError};
 pub use filter::{Filter, FilterError, FilterKey, FilterProblem, Match, Pattern, Predicate, Seen};
 pub use key::{Key, KeyColumns};
 pub use name::{TableName, TableNameError};
 pub use position::{CommitMark, CommitTime, Lsn, LsnError, Sequence, Xid};
-pub use project::{JsonRows, Problem, ProjectError, Value, project_cell, project_row};
+pub use project::{HexCells, JsonRows, NestedForm, Problem, ProjectError, Value, project_cell, project_row, show_row};
 pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
 pub use state::{Index, IndexSpec, StateError, TableState};
 pub use tuple::{Cell, Tuple, TupleBuf, TupleError, TupleRef};

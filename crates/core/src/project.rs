@@ -18,6 +18,7 @@
 //! | range, multirange, every other built-in type | PostgreSQL's text form (times in UTC and intervals as above) |
 //! | a type that laredo does not know | its binary form in hex: `\x0a1b` |
 //! | a column whose cells are text | that text |
+//! | a cell that does not have the form of its type | its bytes in hex, `\x0a1b`; not in text and JSON ([`show_row`]) |
 //!
 //! All of it can be read back given the column's type ([`crate::unproject_cell`]), except in a JSON document that is
 //! not part of the key: its spelling (white space, `1.10`, a name given twice), and whether a string in it was a number
@@ -35,8 +36,10 @@
 
 pub(crate) mod canonical;
 mod digits;
+mod form;
 mod geometry;
 pub(crate) mod json;
+mod lenient;
 mod line;
 pub(crate) mod nested;
 mod network;
@@ -58,6 +61,9 @@ use postgres_types::Type;
 use crate::position::Lsn;
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
+pub use form::NestedForm;
+pub(crate) use lenient::is_told_by_hex;
+pub use lenient::{HexCells, show_row};
 pub use line::JsonRows;
 pub(crate) use shape::{Shape, TextKind, is_object_number};
 use time::Style;

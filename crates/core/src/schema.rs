@@ -1,6 +1,6 @@
 //! A table's columns, key and types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,37 @@ impl Schema {
         MONEY_DECIMALS
     }
 
+    /// Returns true if values of a type are read alike under another schema: all composites in it have the same fields, and
+    /// amounts of money the same decimals. Other types only change under another number, and an enum's cells are its labels.
+    #[must_use]
+    pub fn reads_alike(&self, other: &Schema, oid: Oid) -> bool {
+        self.compare_types(other, oid, &mut BTreeSet::new())
+    }
+
+    /// `seen` holds the types that were compared already, or are being compared.
+    fn compare_types(&self, other: &Schema, oid: Oid, seen: &mut BTreeSet<Oid>) -> bool {
+        if !seen.insert(oid) {
+            return true;
+        }
+        let mut same = |oid: Oid| self.compare_types(other, oid, seen);
+        let kinds = (self.type_def(oid).map(|def| &def.kind), other.type_def(oid).map(|def| &def.kind));
+        match kinds {
+            (None, None) => true,
+            (Some(TypeKind::Base), Some(TypeKind::Base))
+            | (Some(TypeKind::Ascii), Some(TypeKind::Ascii))
+            | (Some(TypeKind::Enum(_)), Some(TypeKind::Enum(_))) => true,
+            (Some(TypeKind::Money(one)), Some(TypeKind::Money(two))) => one == two,
+            (Some(TypeKind::Domain(one)), Some(TypeKind::Domain(two)))
+            | (Some(TypeKind::Array(one)), Some(TypeKind::Array(two)))
+            | (Some(TypeKind::Range(one)), Some(TypeKind::Range(two)))
+            | (Some(TypeKind::Multirange(one)), Some(TypeKind::Multirange(two))) => one == two && same(*one),
+            (Some(TypeKind::Composite(one)), Some(TypeKind::Composite(two))) => {
+                one == two && one.iter().all(|(_, oid)| same(*oid))
+            }
+            (Some(_), Some(_)) | (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
     /// A column's number, from 0.
     #[must_use]
     pub fn position_of(&self, column: &str) -> Option<usize> {
@@ -161,5 +192,59 @@ impl RowCast {
     pub fn apply(&self, row: TupleRef<'_>) -> TupleBuf {
         let cells: Vec<Cell<'_>> = row.cells().collect();
         self.from.iter().map(|from| from.and_then(|i| cells.get(i).copied()).unwrap_or(Cell::Null)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIR: Oid = 16_400;
+    const OUTER: Oid = 16_500;
+
+    fn schema(fields: &[(&str, Oid)], outer: Option<TypeKind>) -> Schema {
+        let fields = fields.iter().map(|(name, oid)| ((*name).to_owned(), *oid)).collect();
+        let def = |kind| TypeDef { name: "t".to_owned(), kind };
+        let outer = outer.map(|kind| (OUTER, def(kind)));
+        let types = [(PAIR, def(TypeKind::Composite(fields)))].into_iter().chain(outer).collect();
+        Schema::new(Vec::new(), KeyColumns::new([]), types)
+    }
+
+    #[test]
+    fn composites_are_compared_field_by_field_however_deep_they_are() {
+        let before = [("a", 23), ("b", 25)];
+        let others: [&[(&str, Oid)]; 5] = [
+            &[("a", 23), ("b", 25), ("c", 23)],
+            &[("a", 23)],
+            &[("a", 23), ("b", 1043)],
+            &[("b", 25), ("a", 23)],
+            &[("a", 23), ("renamed", 25)],
+        ];
+        let kinds = [
+            None,
+            Some(TypeKind::Array(PAIR)),
+            Some(TypeKind::Domain(PAIR)),
+            Some(TypeKind::Range(PAIR)),
+            Some(TypeKind::Multirange(PAIR)),
+            Some(TypeKind::Composite(vec![("p".to_owned(), PAIR)])),
+        ];
+        for kind in kinds {
+            let oid = if kind.is_some() { OUTER } else { PAIR };
+            let old = schema(&before, kind.clone());
+            assert!(old.reads_alike(&schema(&before, kind.clone()), oid), "{kind:?}");
+            for fields in others {
+                assert!(!old.reads_alike(&schema(fields, kind.clone()), oid), "{kind:?} {fields:?}");
+            }
+        }
+        let (fewer, more) = (Some(TypeKind::Enum(vec![])), Some(TypeKind::Enum(vec!["a".to_owned()])));
+        assert!(schema(&before, fewer.clone()).reads_alike(&schema(&before, more), OUTER), "labels are text");
+        assert!(!schema(&before, fewer).reads_alike(&schema(&before, None), OUTER), "a type that is gone");
+    }
+
+    #[test]
+    fn types_that_contain_themselves_are_compared_all_the_same() {
+        let looped = || schema(&[("self", PAIR)], Some(TypeKind::Domain(OUTER)));
+        assert!(looped().reads_alike(&looped(), PAIR));
+        assert!(looped().reads_alike(&looped(), OUTER));
     }
 }

@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_types::Type;
 
-use crate::project::{Shape, Value, json};
+use crate::project::{Shape, Value, is_told_by_hex, json};
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleBuf};
 pub(crate) use literal::read_literal;
@@ -82,6 +82,10 @@ pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<O
                 Value::Null if !is_json(schema, definition.type_oid) || !definition.not_null => Ok(None),
                 Value::String(text) if definition.is_text => Ok(Some(text.as_bytes().to_vec())),
                 _ if definition.is_text => Err(Mismatch::Kind("a string")),
+                // A cell that did not have the form of its type.
+                Value::String(hex) if hex.starts_with("\\x") && is_told_by_hex(schema, column) => {
+                    text::escaped_hex(hex).map(Some)
+                }
                 _ => Encoder::new(schema, schema.key().contains(column)).value(definition.type_oid, value).map(Some),
             };
             (definition.name.clone(), definition.type_name.as_str(), bytes)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use crate::base::Base;
 use crate::store::{Appender, Definition, StoreStatus};
 
 mod cursor;
+mod definitions;
 mod gaps;
 mod kept;
 mod readers;
@@ -35,6 +36,7 @@ pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, Rea
 pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
 pub use writer::JournalWriter;
 
+pub(crate) use definitions::{DefinitionChange, Definitions};
 pub(crate) use gaps::Gaps;
 use readers::Readers;
 use requests::BaseRequests;
@@ -146,6 +148,8 @@ struct Inner {
     schema: Arc<Schema>,
     /// What the rows at the head are rows of.
     definition: Definition,
+    /// Which definition the rows are of at each position that is kept.
+    definitions: Definitions,
     /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
     spans: Vec<(Lsn, Lsn)>,
     /// Positions up to here may be those of a history that the database has abandoned.
@@ -178,6 +182,7 @@ pub(crate) struct Beginning {
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: Definition,
+    pub(crate) definitions: Definitions,
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) spans: Vec<(Lsn, Lsn)>,
     pub(crate) gaps: Gaps,
@@ -198,6 +203,7 @@ impl Beginning {
             abandoned: Lsn::ZERO,
             schema: base.schema().clone(),
             base,
+            definitions: Definitions::new(position, definition.version()),
             definition,
             segments: VecDeque::new(),
             spans: Vec::new(),
@@ -274,6 +280,7 @@ impl Journal {
             base,
             schema,
             definition,
+            definitions,
             segments,
             spans,
             gaps,
@@ -290,6 +297,7 @@ impl Journal {
             bases: 1,
             schema,
             definition,
+            definitions,
             spans,
             abandoned,
             pins: BTreeMap::new(),
@@ -433,29 +441,31 @@ impl Journal {
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
         // Files are read when the lock is free again: the writer must not wait for them.
-        let (facts, floor, commit) = {
+        let marked = request.mark.mark.end;
+        let (inner, head, floor, commit) = {
             let inner = self.shared.inner.read();
             let head = self.head();
-            let (instance, earlier, gaps) = (&self.shared.instance.0, &self.shared.earlier, &self.shared.gaps);
-            let marked = request.mark.mark.end;
-            let facts = resolve::Facts {
-                instance,
-                earlier,
-                head,
-                pruned: inner.pruned,
-                abandoned: inner.abandoned,
-                has_mark_in_span: inner.spans.iter().any(|(from, to)| *from < marked && marked <= *to),
-                gaps,
-            };
             let floor = [request.position.unwrap_or(Lsn::ZERO), marked].map(|position| inner.floor_at(position));
-            (facts, floor, inner.commit_at(request.sequence, head.sequence))
+            let commit = inner.commit_at(request.sequence, head.sequence);
+            let has_mark_in_span = inner.spans.iter().any(|(from, to)| *from < marked && marked <= *to);
+            ((inner.pruned, inner.abandoned, has_mark_in_span, inner.definitions.clone()), head, floor, commit)
         };
+        let (pruned, abandoned, has_mark_in_span, definitions) = inner;
+        let (instance, earlier, gaps) = (&self.shared.instance.0, &self.shared.earlier, &self.shared.gaps);
+        let definitions = &definitions;
+        let facts = resolve::Facts { instance, earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions };
         let [of_position, of_mark] = floor;
         let floor = |position| match Some(position) == request.position {
             true => of_position.read(position),
             false => of_mark.read(position),
         };
         resolve(request, &facts, floor, |sequence| commit.read(sequence))
+    }
+
+    /// Returns the definition that the rows are of at a position; unknown where that is older than what is kept.
+    #[must_use]
+    pub fn definition_at(&self, position: Lsn) -> DefinitionVersion {
+        self.shared.inner.read().definitions.at(position)
     }
 
     /// A reader of everything after `after`.
@@ -504,6 +514,12 @@ impl Journal {
     /// What the rows at the head are rows of.
     pub(crate) fn definition(&self) -> Definition {
         self.shared.inner.read().definition.clone()
+    }
+
+    /// Returns true if another definition has changed rows after the newest base. Newcomers should not have to go through that.
+    pub(crate) fn is_base_outdated(&self) -> bool {
+        let inner = self.shared.inner.read();
+        inner.definitions.change_rows_after(inner.base.position())
     }
 
     /// How much it keeps.

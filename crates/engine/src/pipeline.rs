@@ -1,10 +1,13 @@
 //! What of a table its readers get: filters on rows, then transforms of columns.
 
+use std::io;
 use std::sync::Arc;
 
 use laredo_core::{
-    Cell, Column, CommitTime, Filter, FilterError, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef,
+    Cell, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema, Seen, TupleBuf, TupleRef,
 };
+
+use crate::spool::{RawChange, Spool, SpoolEntry};
 
 /// One step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,11 @@ impl PipelineOptions {
     pub fn check(&self, table: &Arc<Schema>) -> Result<(), PipelineError> {
         Pipeline::bind(self, table).map(drop)
     }
+
+    /// Returns a text that tells it apart from others; empty where readers get the table as it is.
+    pub(crate) fn description(&self) -> String {
+        if self.is_plain() { String::new() } else { format!("{:?} {:?}", self.filters, self.transforms) }
+    }
 }
 
 /// A pipeline that does not fit its table.
@@ -72,6 +80,8 @@ pub enum PipelineError {
 #[derive(Clone, Debug)]
 pub(crate) struct Pipeline {
     source: Arc<Schema>,
+    /// The composites in the source's rows: their types can change without an announcement.
+    form: NestedForm,
     state: Arc<Schema>,
     out: Arc<Schema>,
     filter: Filter,
@@ -133,19 +143,37 @@ impl Pipeline {
             }
         };
         let filter = Filter::bind(&options.filters, &state)?;
+        let form = NestedForm::new(source.clone());
         if options.transforms.is_empty() {
-            return Ok(Pipeline { source: source.clone(), out: state.clone(), state, filter, columns: None });
+            return Ok(Pipeline { source: source.clone(), form, out: state.clone(), state, filter, columns: None });
         }
         let (from, columns): (Vec<usize>, Vec<Column>) = out.into_iter().unzip();
         let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f == k));
         let key = KeyColumns::new(key.collect::<Vec<_>>());
         let out = Arc::new(Schema::new(columns, key, source.types().clone()));
-        Ok(Pipeline { source: source.clone(), state, out, filter, columns: Some(from) })
+        Ok(Pipeline { source: source.clone(), form, state, out, filter, columns: Some(from) })
     }
 
-    /// The schema of the source's rows.
-    pub(crate) fn source(&self) -> &Arc<Schema> {
-        &self.source
+    /// Returns true if all rows of a transaction are rows of the source's schema: they have its columns, and their composites
+    /// have the fields of its types. Reads the rows only where a column contains composites.
+    ///
+    /// # Errors
+    /// When the spool's file cannot be read.
+    pub(crate) fn fits(&self, spool: &mut Spool) -> io::Result<bool> {
+        let mut fits = spool.fits(&self.source);
+        if !fits || self.form.is_trivial() {
+            return Ok(fits);
+        }
+        spool.read::<io::Error>(|entry| {
+            let new = match entry {
+                SpoolEntry::Change(RawChange::Insert { new } | RawChange::Update { new, .. }) => Some(new),
+                // Of an old row only the key is used. A key of another form is not found, and the table is copied again then.
+                SpoolEntry::Change(RawChange::Delete { .. } | RawChange::Truncate) | SpoolEntry::Shape(_) => None,
+            };
+            fits = fits && new.is_none_or(|row| self.form.fits(row));
+            Ok(())
+        })?;
+        Ok(fits)
     }
 
     /// The schema of the state's rows: the source's, and a commit time where a transform wants one.

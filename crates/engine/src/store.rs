@@ -6,6 +6,7 @@ mod append;
 mod error;
 mod folder;
 mod forks;
+mod form;
 mod format;
 mod journal_folder;
 mod manifest;

@@ -256,7 +256,7 @@ impl Table {
     }
 
     /// A transaction has committed.
-    pub(crate) fn on_commit(&mut self, commit: TableCommit) -> Result<Wants, TableError> {
+    pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
         match &mut self.phase {
             Phase::Failed => {
                 // A copy that is made once the table is mended has to see it.
@@ -268,18 +268,24 @@ impl Table {
                 self.after_copying(copied)
             }
             Phase::Live => {
-                let fits = self.live.as_ref().is_some_and(|l| commit.spool.fits(l.pipeline.source()));
-                if fits {
+                if self.fits(&mut commit)? {
                     let wants = self.apply(commit)?;
                     let wants = self.define_if_due(wants)?;
                     return self.copy_if_due(wants);
                 }
                 self.recent.remember(commit.xid);
-                let wants = self.copy_again("the table's columns have changed")?;
+                let wants = self.copy_again("the table's columns or types have changed")?;
                 self.on_commit(commit)?;
                 Ok(wants)
             }
         }
+    }
+
+    /// Returns true if a transaction's rows are rows of the schema that the table was copied under. A transaction that the
+    /// table has already is not looked into.
+    fn fits(&self, commit: &mut TableCommit) -> io::Result<bool> {
+        let Some(live) = &self.live else { return Ok(false) };
+        Ok(commit.end <= live.writer.committed().position || live.pipeline.fits(&mut commit.spool)?)
     }
 
     /// Every commit up to `position` has been told; the last of them at `current_at`, or there is no other one now.
@@ -457,12 +463,12 @@ impl Table {
         let Some(done) = copying.complete() else {
             return Ok(Wants::Nothing);
         };
-        let (copied_under, definition) = (done.definition.clone(), self.definition(&done.definition));
+        let (copied_under, definition) = (done.definition.clone(), self.definition(done.definition.clone()));
         match &mut self.live {
             None => self.live = Some(self.begin_journal(done, definition)?),
             Some(_) if is_after_fork => self.replace_journal(done, definition)?,
             Some(live) => {
-                let counts = told::publish(live, done)?;
+                let counts = told::publish(live, done, definition.version())?;
                 counts.add_to(&mut self.status.lock());
                 live.writer.define(definition);
             }

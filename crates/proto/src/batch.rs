@@ -1,6 +1,8 @@
 //! [`RowBatch`]: many rows or changes in one message, as PostgreSQL sent them.
 
-use laredo_core::{Change, CommitMark, CommitTime, Key, Lsn, Schema, Sequence, TupleError, TupleRef, Xid};
+use laredo_core::{
+    Change, CommitMark, CommitTime, DefinitionVersion, Key, Lsn, Schema, Sequence, TupleError, TupleRef, Xid,
+};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -61,6 +63,7 @@ pub struct BatchBuilder {
     entries: Vec<u8>,
     count: u32,
     schema: Option<TypedSchema>,
+    definition: DefinitionVersion,
 }
 
 impl BatchBuilder {
@@ -78,6 +81,12 @@ impl BatchBuilder {
     pub fn set_schema(&mut self, schema: &Schema) {
         debug_assert!(self.entries.is_empty(), "a schema change opens a batch");
         self.schema = Some(crate::schema::to_wire(schema));
+    }
+
+    /// Says that the entries which follow are of another definition. Must come first in a batch.
+    pub fn set_definition(&mut self, definition: DefinitionVersion) {
+        debug_assert!(self.entries.is_empty(), "another definition opens a batch");
+        self.definition = definition;
     }
 
     /// Whether it is time to close the batch.
@@ -111,6 +120,7 @@ impl BatchBuilder {
             schema: self.schema.take(),
             entries: bytes::Bytes::new(),
             xid: header.xid.0,
+            definition: std::mem::take(&mut self.definition).0,
             ..RowBatch::default()
         };
         let entries_length = match self.entries.len() {

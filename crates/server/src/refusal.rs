@@ -30,6 +30,12 @@ pub(crate) fn drained() -> Status {
     )
 }
 
+pub(crate) fn redefined(name: &TableName) -> Status {
+    Status::unavailable(format!(
+        "the definition of table {name} has changed; reconnect to go on where this stream ends"
+    ))
+}
+
 pub(crate) fn unknown_table(name: &TableName) -> Status {
     Status::not_found(format!("this server has no table {name}; ask for one of its configuration"))
 }

@@ -1,6 +1,6 @@
 //! From a request's bytes to what a client wants: pure, and at home with hostile input.
 
-use laredo_core::{Lsn, Match, Predicate, Sequence, Value};
+use laredo_core::{DefinitionVersion, Lsn, Match, Predicate, Sequence, Value};
 use laredo_engine::ScopedMark;
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
@@ -50,6 +50,7 @@ impl Ask {
             position,
             mark: request.mark.map(ScopedMark::from).unwrap_or_default(),
             source: request.source.map(identity_from_wire),
+            definition: DefinitionVersion(request.definition),
             whole_transactions: encoding == RowEncoding::PostgresBinary,
             // What the server itself knows is filled in when the stream begins.
             ..ResumeRequest::default()

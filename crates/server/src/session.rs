@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::base::Base;
 use laredo_engine::journal::{BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
 use laredo_proto::replication::{RowEncoding, SyncMode};
@@ -51,6 +51,8 @@ struct Start {
     position: Lsn,
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
+    /// What the rows at the position are rows of.
+    definition: DefinitionVersion,
     reason: &'static str,
     /// Names this journal, and the snapshot where there is one, in the client's next request.
     snapshot_id: String,
@@ -148,8 +150,8 @@ impl Session {
     async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
         let history = self.table.handle().history();
         let mut request = self.ask.resume.clone();
-        let named =
-            [request.instance.as_str(), request.snapshot_id.rsplit_once('-').map_or("", |(instance, _)| instance)];
+        let issuer = InstanceId::parse_snapshot_id(&self.ask.resume.snapshot_id).map_or("", |(instance, _)| instance);
+        let named = [self.ask.resume.instance.as_str(), issuer];
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
         loop {
@@ -219,13 +221,15 @@ async fn delta(
         Err(laredo_engine::journal::CursorError::Pruned(_)) => return Ok(None),
         Err(error) => return Err(refusal::cursor(&error)),
     };
+    let definition = journal.definition_at(origin.position);
     Ok(Some(Start {
         after,
         position: origin.position,
         committed_at: journal.head().committed_at,
         schema: origin.schema,
+        definition,
         reason,
-        snapshot_id: own_id(journal.instance(), &request.snapshot_id, after),
+        snapshot_id: own_id(journal.instance(), &request.snapshot_id, (after, definition)),
         mode: SyncMode::Delta,
         is_another_history: false,
     }))
@@ -233,9 +237,9 @@ async fn delta(
 
 /// What names this journal in the client's next request, where it resumes without a snapshot: its own id if that does, or else one
 /// for where it resumes. With another journal's id it could some day be given that journal's changes after a sequence of this one.
-fn own_id(instance: &InstanceId, theirs: &str, after: Sequence) -> String {
-    let is_ours = theirs.strip_prefix(&instance.0).is_some_and(|rest| rest.starts_with('-'));
-    if is_ours { theirs.to_owned() } else { instance.snapshot_id(after) }
+/// The definition in it is that of the rows where the stream begins.
+fn own_id(instance: &InstanceId, theirs: &str, (after, definition): (Sequence, DefinitionVersion)) -> String {
+    instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
 }
 
 fn log(table: &Served, ask: &Ask, start: &Start) {
@@ -253,13 +257,15 @@ fn log(table: &Served, ask: &Ask, start: &Start) {
 impl Start {
     /// Begins with a snapshot.
     fn at(base: &Base, journal: &Journal, reason: &'static str) -> Start {
+        let definition = journal.definition_at(base.position());
         Start {
             after: base.sequence(),
             position: base.position(),
             committed_at: base.committed_at(),
             schema: base.schema().clone(),
             reason,
-            snapshot_id: base.snapshot_id(journal.instance()),
+            definition,
+            snapshot_id: journal.instance().snapshot_id_under(base.sequence(), definition),
             mode: SyncMode::FullSnapshot,
             is_another_history: false,
         }

@@ -53,7 +53,7 @@ impl Drop for Seat {
 impl Served {
     pub(crate) fn new(options: ServedTableOptions) -> Served {
         Served {
-            views: Views::new(options.projection_bytes_max),
+            views: Views::new(options.handle.name().clone(), options.projection_bytes_max),
             options,
             counters: Counters::default(),
             drain: Drain::new(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use laredo_core::{Filter, FilterError, FilterKey, Predicate, ProjectError, Schema, Sequence};
+use laredo_core::{Filter, FilterError, FilterKey, HexCells, Predicate, ProjectError, Schema, Sequence, TableName};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
@@ -22,7 +22,7 @@ mod walk;
 
 pub(crate) use binary::empty_batch;
 pub(crate) use structs::{Marker, marker, row_struct, timestamp, to_wire};
-pub(crate) use walk::{Chunk, Walk};
+pub(crate) use walk::{Chunk, Reached, Walk};
 
 use changes::FrameChanges;
 
@@ -38,10 +38,12 @@ type ViewKey = (RowEncoding, FilterKey);
 /// What all views of a table keep, together.
 #[derive(Debug)]
 struct Usage {
+    table: TableName,
     bytes: AtomicU64,
     bytes_max: u64,
     struct_entries: AtomicU64,
     filtered_entries: AtomicU64,
+    hex_cells: HexCells,
 }
 
 /// One encoding and one filter.
@@ -116,12 +118,14 @@ pub(crate) enum ViewError {
 const SLOT_BYTES: u64 = 256;
 
 impl Views {
-    pub(crate) fn new(bytes_max: u64) -> Views {
+    pub(crate) fn new(table: TableName, bytes_max: u64) -> Views {
         let usage = Usage {
+            table,
             bytes: AtomicU64::new(0),
             bytes_max,
             struct_entries: AtomicU64::new(0),
             filtered_entries: AtomicU64::new(0),
+            hex_cells: HexCells::default(),
         };
         Views { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
@@ -152,6 +156,11 @@ impl Views {
     pub(crate) fn projected_entries(&self) -> (u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (read(&self.usage.struct_entries), read(&self.usage.filtered_entries))
+    }
+
+    /// Returns the cells that were shown in hex since the start.
+    pub(crate) fn hex_cells(&self) -> &HexCells {
+        &self.usage.hex_cells
     }
 
     /// Bytes of projections that are kept.
@@ -193,7 +202,7 @@ impl View {
             self.count(u64::from(frame.batch.count));
             let filter = self.filter(schema)?;
             match self.encoding {
-                RowEncoding::Struct => structs::rows(frame, schema, filter.as_deref()),
+                RowEncoding::Struct => self.warn_of_hex(|hex| structs::rows(frame, schema, filter.as_deref(), hex)),
                 RowEncoding::PostgresBinary => binary::rows(frame, schema, filter.as_deref()),
             }
         })
@@ -204,7 +213,7 @@ impl View {
         let make = || {
             self.count(u64::from(changes.frame.batch.count));
             match self.encoding {
-                RowEncoding::Struct => structs::changes(changes),
+                RowEncoding::Struct => self.warn_of_hex(|hex| structs::changes(changes, hex)),
                 RowEncoding::PostgresBinary => binary::changes(changes),
             }
         };
@@ -222,6 +231,17 @@ impl View {
             RowEncoding::PostgresBinary => &self.usage.filtered_entries,
         };
         counter.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// Warns of the first cell that has to be shown in hex; a metric counts the others.
+    fn warn_of_hex<T>(&self, show: impl FnOnce(&HexCells) -> T) -> T {
+        let hex = &self.usage.hex_cells;
+        let had_none = hex.count() == 0;
+        let shown = show(hex);
+        if let Some(error) = hex.first().filter(|_| had_none) {
+            tracing::warn!(table = %self.usage.table, %error, "values that do not fit their type are sent in hex");
+        }
+        shown
     }
 
     /// What is kept, or else what `make` makes. Whoever comes while it is being made waits for it.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use laredo_core::{JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, project_row};
+use laredo_core::{HexCells, JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, show_row};
 
 use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
 use crate::net::NetChange;
@@ -25,6 +25,7 @@ pub struct LineWriter<W: Write> {
 pub(crate) struct RowEncoder {
     line: Line,
     json: JsonRows,
+    hex: Arc<HexCells>,
 }
 
 impl RowEncoder {
@@ -32,16 +33,21 @@ impl RowEncoder {
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
         match self.line {
             Line::Jsonl => {
-                self.json.push(row, to)?;
+                self.json.push(row, to, &self.hex)?;
                 to.push(b'\n');
             }
-            Line::Protobuf => protobuf::row(project_row(self.schema(), row)?, to),
+            Line::Protobuf => protobuf::row(show_row(self.schema(), row, &self.hex)?, to),
         }
         Ok(())
     }
 
     fn schema(&self) -> &Schema {
         self.json.schema()
+    }
+
+    fn named(&self, schema: &Schema, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
+        let values = show_row(schema, row, &self.hex)?.into_iter();
+        Ok(values.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }
 
@@ -69,7 +75,7 @@ impl<W: Write> LineWriter<W> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
         Ok(LineWriter {
             before: schema.clone(),
-            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema) },
+            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema), hex: Arc::default() },
             out,
             entry: Vec::new(),
         })
@@ -84,6 +90,11 @@ impl<W: Write> LineWriter<W> {
 
     pub(crate) fn encoder(&self) -> &RowEncoder {
         &self.encoder
+    }
+
+    /// Returns the cells that were written in hex so far.
+    pub(crate) fn hex_cells(&self) -> &Arc<HexCells> {
+        &self.encoder.hex
     }
 
     /// Adds a snapshot's row.
@@ -112,7 +123,8 @@ impl<W: Write> LineWriter<W> {
             NetChange::Delete(old) => ("DELETE", Some(*old), None),
         };
         let (before, after) = (&*self.before, self.encoder.schema());
-        let project = |schema, row: Option<&Tuple>| row.map(|row| named(schema, row.as_ref())).transpose();
+        let project =
+            |schema: &Schema, row: Option<&Tuple>| row.map(|row| self.encoder.named(schema, row.as_ref())).transpose();
         let (old, new) = (project(before, old)?, project(after, new)?);
         let key = match (&old, &new) {
             (_, Some(new)) => render::key(after, new),
@@ -146,8 +158,4 @@ impl<W: Write> LineWriter<W> {
             Out::Packed(out) => out.finish()?,
         })
     }
-}
-
-fn named(schema: &Schema, row: TupleRef<'_>) -> Result<Vec<(String, Value)>, ProjectError> {
-    Ok(project_row(schema, row)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, Lsn, Schema, StateError, TableState, Transaction};
+use laredo_core::{Change, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction};
 
 use super::Plan;
 use super::job::Job;
@@ -16,6 +16,8 @@ pub(crate) struct Held {
     /// Whether the manifest's head says the same as `table`. If not, only a base can be written.
     is_archived: bool,
     source: Option<SourceId>,
+    /// The definition that the rows are of at `reached`.
+    definition: DefinitionVersion,
     /// What a job is writing.
     sealed: Option<Sealed>,
     /// What came after that.
@@ -32,8 +34,8 @@ struct Sealed {
 }
 
 enum Behind {
-    /// A transaction that changes the schema: the epoch ends before it.
-    Schema(Transaction),
+    /// A transaction that changes the schema, and the definition from it on: the epoch ends before it.
+    Schema(Transaction, DefinitionVersion),
     /// All rows come anew.
     Restart,
 }
@@ -51,12 +53,18 @@ pub(crate) enum Taken {
 
 impl Held {
     /// Rows that no archive has.
-    pub(crate) fn new(table: TableState, position: Lsn, source: Option<SourceId>) -> Held {
+    pub(crate) fn new(
+        table: TableState,
+        position: Lsn,
+        source: Option<SourceId>,
+        definition: DefinitionVersion,
+    ) -> Held {
         Held {
             table: Arc::new(table),
             position,
             is_archived: false,
             source,
+            definition,
             sealed: None,
             open: Net::default(),
             reached: position,
@@ -65,8 +73,13 @@ impl Held {
     }
 
     /// The rows that an archive has.
-    pub(crate) fn archived(table: TableState, position: Lsn, source: Option<SourceId>) -> Held {
-        Held { is_archived: true, ..Held::new(table, position, source) }
+    pub(crate) fn archived(
+        table: TableState,
+        position: Lsn,
+        source: Option<SourceId>,
+        definition: DefinitionVersion,
+    ) -> Held {
+        Held { is_archived: true, ..Held::new(table, position, source, definition) }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -84,6 +97,10 @@ impl Held {
 
     pub(crate) fn source(&self) -> Option<&SourceId> {
         self.source.as_ref()
+    }
+
+    pub(crate) fn definition(&self) -> DefinitionVersion {
+        self.definition
     }
 
     pub(crate) fn is_archived(&self) -> bool {
@@ -106,23 +123,26 @@ impl Held {
         self.behind.is_none()
     }
 
-    pub(crate) fn is_of(&mut self, source: Option<SourceId>) {
-        self.source = source;
+    pub(crate) fn is_of(&mut self, source: Option<SourceId>, definition: DefinitionVersion) {
+        (self.source, self.definition) = (source, definition);
     }
 
-    /// Takes a transaction in.
+    /// Takes a transaction in, after which the rows are of a definition.
     ///
     /// # Errors
     /// When it does not fit: these rows are not the table's.
-    pub(crate) fn take(&mut self, transaction: Transaction) -> Result<(), StateError> {
+    pub(crate) fn take(&mut self, transaction: Transaction, definition: DefinitionVersion) -> Result<(), StateError> {
         let (table, sealed) = (&*self.table, self.sealed.as_ref());
         let was_there = |key: &laredo_core::Key| {
             let sealed = sealed.and_then(|sealed| sealed.net.has(key));
             sealed.unwrap_or_else(|| table.get(key).is_some())
         };
         match self.open.add(&transaction, table.schema().key(), was_there) {
-            Ok(()) => self.reached = self.reached.max(transaction.position),
-            Err(NotTaken::Schema) => self.behind = Some(Behind::Schema(transaction)),
+            Ok(()) => {
+                self.reached = self.reached.max(transaction.position);
+                self.definition = definition;
+            }
+            Err(NotTaken::Schema) => self.behind = Some(Behind::Schema(transaction, definition)),
             Err(NotTaken::State(error)) => return Err(error),
         }
         Ok(())
@@ -148,13 +168,14 @@ impl Held {
         match self.behind.take() {
             None => Ok(Taken::All),
             Some(Behind::Restart) => Ok(Taken::Gone),
-            Some(Behind::Schema(transaction)) => {
+            Some(Behind::Schema(transaction, definition)) => {
                 let table = Arc::make_mut(&mut self.table);
                 std::mem::take(&mut self.open).apply_to(table);
                 transaction.changes.iter().try_for_each(|change: &Change| table.apply_change(change).map(drop))?;
                 self.is_archived = false;
                 self.position = transaction.position;
                 self.reached = transaction.position;
+                self.definition = definition;
                 Ok(Taken::Schema)
             }
         }
@@ -169,6 +190,7 @@ impl Held {
             from: self.position,
             to: sealed.to,
             source: self.source.clone(),
+            definition: self.definition,
             plan,
         };
         self.sealed = Some(sealed);

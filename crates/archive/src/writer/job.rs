@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Lsn, TableState};
+use laredo_core::{DefinitionVersion, Lsn, TableState};
 
 use super::ledger::{Ledger, PutError, Wait};
 use super::report::Report;
@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) from: Lsn,
     pub(crate) to: Lsn,
     pub(crate) source: Option<SourceId>,
+    /// What the rows at `to` are rows of.
+    pub(crate) definition: DefinitionVersion,
     pub(crate) plan: Plan,
 }
 
@@ -57,6 +59,7 @@ impl Job {
     async fn write(self, ledger: &mut Ledger, tools: &Arc<Tools>, report: &Report) -> Result<Written, JobError> {
         let job = Arc::new(self);
         let (kind, encoded) = encoded(&job, tools, report).await?;
+        report.hex_cells(&encoded.hex);
         let created_at = tools.now();
         let (epoch, from) = match (kind, &job.plan) {
             (Kind::Snapshot, Plan::Base { epoch_least, .. }) => (*epoch_least, None),
@@ -109,7 +112,8 @@ fn next(manifest: &Manifest, artifact: Artifact, job: &Job, tools: &Tools) -> Re
         Kind::Diff => manifest.with_diff(artifact),
     };
     let next = next.map_err(WriterError::Broken)?;
-    Ok(Manifest { source: job.source.clone(), ..next })
+    let definition = job.definition.is_known().then_some(job.definition);
+    Ok(Manifest { source: job.source.clone(), definition, ..next })
 }
 
 /// Encodes on a thread of its own; what fails for the disk's sake is tried again.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use laredo_core::HexCells;
 use tokio::sync::watch;
 
 use super::status::{DestinationStatus, Status};
@@ -59,6 +60,15 @@ impl Report {
 
     pub(crate) fn is_behind(&self, number: usize, is_behind: bool) {
         self.at(number, |destination| destination.is_behind = is_behind);
+    }
+
+    /// An artifact holds these cells in hex.
+    pub(crate) fn hex_cells(&self, hex: &HexCells) {
+        let Some(error) = hex.first() else { return };
+        tracing::warn!(
+            table = %self.table, cells = hex.count(), %error, "values that do not fit their type are written in hex"
+        );
+        self.update(|status| status.hex_cells += hex.count());
     }
 
     pub(crate) fn conflict(&self) {

@@ -34,6 +34,8 @@ pub struct Status {
     pub current_at: Option<Instant>,
     /// Times that the manifest was found to be another one than expected.
     pub conflicts: u64,
+    /// Values that were written in hex, because they do not have the form of their type. An artifact counts once.
+    pub hex_cells: u64,
     /// The destinations, in their order.
     pub destinations: Vec<DestinationStatus>,
 }

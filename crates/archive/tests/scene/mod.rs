@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
@@ -12,7 +13,8 @@ use laredo_archive::{
     Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
-    Cell, Change, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple, TupleBuf,
+    Cell, Change, Column, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError, TableState, Transaction,
+    Tuple, TupleBuf,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -117,6 +119,7 @@ pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
 }
 
 struct Told {
+    definition: Arc<AtomicU64>,
     updates: mpsc::UnboundedReceiver<Update>,
     restarts: mpsc::UnboundedSender<StateError>,
 }
@@ -129,6 +132,10 @@ impl Feed for Told {
         }
     }
 
+    fn definition(&self) -> DefinitionVersion {
+        DefinitionVersion(self.definition.load(Ordering::SeqCst))
+    }
+
     fn start_over(&mut self, error: StateError) {
         self.restarts.send(error).unwrap();
     }
@@ -136,6 +143,8 @@ impl Feed for Told {
 
 /// A writer that runs.
 pub(crate) struct Running {
+    /// What the rows are said to be rows of.
+    pub(crate) definition: Arc<AtomicU64>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
     pub(crate) handle: Handle,
@@ -179,9 +188,10 @@ pub(crate) async fn begin(
         updates.send(update).unwrap();
     }
     let (handle, stop) = (writer.handle(), CancellationToken::new());
-    let feed = Told { updates: told, restarts };
+    let definition = Arc::new(AtomicU64::new(start.as_ref().map_or(0, |start| start.definition.0)));
+    let feed = Told { definition: definition.clone(), updates: told, restarts };
     let task = tokio::spawn(writer.run(feed, stop.clone()));
-    Ok(Running { updates, restarts: restarted, handle, start, stop, task })
+    Ok(Running { definition, updates, restarts: restarted, handle, start, stop, task })
 }
 
 impl Running {

@@ -1,11 +1,12 @@
 //! New bases, new epochs, and what goes.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use laredo_archive::{
     Archive, At, Kind, NoSnapshot, Options, Phase, ReadError, ReadProgress, SourceId, Thresholds, Update,
 };
-use laredo_core::{Change, Lsn, StateError};
+use laredo_core::{Change, DefinitionVersion, Lsn, StateError};
 
 use crate::scene::{History, TABLE, begin, compare, local, options, row, schema};
 
@@ -117,6 +118,40 @@ async fn a_new_schema_opens_an_epoch_and_the_old_one_is_read_all_the_same() {
     assert_eq!(boundaries, expected, "the epoch is closed with a diff");
     let writer = begin(options("again"), vec![inner], folder.path(), &history).await.unwrap();
     assert_eq!(writer.start.as_ref().unwrap().schema, schema(&["id", "note"]));
+    writer.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_manifest_names_the_definition_of_the_rows_at_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = local(&folder.path().join("archive"));
+    let named = async || {
+        let archive = Archive::open(inner.clone(), Some(TABLE)).await.unwrap();
+        archive.manifest().definition.unwrap_or_default().0
+    };
+    let mut history = History::new();
+    let writer = begin(options("one"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    writer.head(history.position).await;
+    assert_eq!(named().await, 0, "an archive of a server that knows none, or of an earlier version");
+    // Inside an epoch, and with a new one.
+    writer.definition.store(7, Ordering::SeqCst);
+    writer.tell(history.something(1));
+    writer.head(history.position).await;
+    assert_eq!(named().await, 7);
+    writer.definition.store(8, Ordering::SeqCst);
+    writer.tell(history.commit(vec![Change::Schema(schema(&["id", "body", "note"]))]));
+    writer.head(history.position).await;
+    assert_eq!(named().await, 8);
+    writer.kill().await;
+    let writer = begin(options("two"), vec![inner.clone()], folder.path(), &history).await.unwrap();
+    assert_eq!(writer.start.as_ref().unwrap().definition, DefinitionVersion(8));
+    // What is known of later rows is not said of the head.
+    writer.definition.store(9, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(named().await, 8);
+    writer.tell(history.something(2));
+    writer.head(history.position).await;
+    assert_eq!(named().await, 9);
     writer.stop().await;
 }
 

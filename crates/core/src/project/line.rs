@@ -5,14 +5,15 @@ use std::sync::Arc;
 use postgres_types::Type;
 use serde::Serialize;
 
+use super::lenient::{HexCells, show_cell};
 use super::shape::Shape;
 use super::time::Style;
 use super::value::EXACT_INTEGER_MAX;
-use super::{Decoder, Problem, ProjectError, boolean, digits, float_value, project_cell, wire};
+use super::{Decoder, Problem, ProjectError, boolean, digits, float_value, wire};
 use crate::schema::{Column, Schema};
 use crate::tuple::{Cell, TupleRef};
 
-/// Writes rows of one schema as JSON objects: the very bytes that `serde_json` makes of what [`super::project_row`] says of them.
+/// Writes rows of one schema as JSON objects: the very bytes that `serde_json` makes of what [`super::show_row`] says of them.
 #[derive(Clone, Debug)]
 pub struct JsonRows {
     schema: Arc<Schema>,
@@ -53,15 +54,15 @@ impl JsonRows {
     /// Adds a row to `to`. A row that is too short ends in NULLs.
     ///
     /// # Errors
-    /// As [`super::project_row`]; what was added of the row then stays.
-    pub fn push(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), ProjectError> {
+    /// As [`super::show_row`]; what was added of the row then stays.
+    pub fn push(&self, row: TupleRef<'_>, to: &mut Vec<u8>, hex: &HexCells) -> Result<(), ProjectError> {
         let mut cells = row.cells();
         if self.columns.is_empty() {
             to.push(b'{');
         }
         for (number, Member { before, form }) in self.columns.iter().enumerate() {
             to.extend_from_slice(before);
-            let cell = cells.next().unwrap_or(Cell::Null);
+            let (begin, cell) = (to.len(), cells.next().unwrap_or(Cell::Null));
             let pushed = match (cell, form) {
                 (Cell::Null, _) => {
                     to.extend_from_slice(b"null");
@@ -71,9 +72,10 @@ impl JsonRows {
                 (Cell::Value(bytes), Form::Builtin(builtin)) => self.push_builtin(builtin, bytes, to),
                 _ => Ok(false),
             };
-            // Whatever is wrong with a cell is said there.
+            // A cell with something wrong may have been added in part.
             if pushed != Ok(true) {
-                push_json(&project_cell(&self.schema, number, cell)?, to);
+                to.truncate(begin);
+                push_json(&show_cell(&self.schema, number, cell, hex)?, to);
             }
         }
         to.push(b'}');
@@ -188,7 +190,7 @@ mod tests {
         for count in 0..=all.len() {
             let row: TupleBuf = all[..count].iter().copied().collect();
             let mut line = Vec::new();
-            rows.push(row.as_ref(), &mut line).unwrap();
+            rows.push(row.as_ref(), &mut line, &HexCells::default()).unwrap();
             let expected: serde_json::Map<String, Json> = project_row(&schema, row.as_ref())
                 .unwrap()
                 .into_iter()
@@ -202,7 +204,7 @@ mod tests {
             crate::key::KeyColumns::new([]),
             std::collections::BTreeMap::new(),
         )))
-        .push(TupleBuf::new().as_ref(), &mut none)
+        .push(TupleBuf::new().as_ref(), &mut none, &HexCells::default())
         .unwrap();
         assert_eq!(none, b"{}");
     }

@@ -80,10 +80,20 @@ pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
 pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, Problem> {
     let value = project_cell(&schema, 0, Cell::Value(bytes)).map_err(|error| error.problem);
     let (row, mut line): (TupleBuf, _) = ([Cell::Value(bytes)].into_iter().collect(), Vec::new());
-    let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line).map_err(|error| error.problem);
-    assert_eq!(pushed, value.clone().map(drop));
-    if let Ok(value) = &value {
-        let expected = format!("{{\"c\":{}}}", serde_json::to_string(value).unwrap());
+    let hex = HexCells::default();
+    let shown =
+        show_row(&schema, row.as_ref(), &hex).map(|fields| fields.into_iter().map(|(_, value)| value).collect());
+    let shown: Result<Vec<Value>, Problem> = shown.map_err(|error| error.problem);
+    let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line, &hex).map_err(|error| error.problem);
+    assert_eq!(pushed, shown.clone().map(drop));
+    match (&value, &shown) {
+        (Ok(value), Ok(shown)) => assert_eq!((value, hex.count()), (&shown[0], 0)),
+        // Once in each way.
+        (Err(problem), Ok(_)) => assert_eq!((hex.first().map(|error| &error.problem), hex.count()), (Some(problem), 2)),
+        (_, Err(problem)) => assert_eq!(value.as_ref(), Err(problem)),
+    }
+    if let Ok(shown) = &shown {
+        let expected = format!("{{\"c\":{}}}", serde_json::to_string(&shown[0]).unwrap());
         assert_eq!(String::from_utf8(line).unwrap(), expected);
     }
     value

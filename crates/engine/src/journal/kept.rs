@@ -118,5 +118,6 @@ impl Inner {
         }
         let pruned = self.pruned.position;
         self.spans.retain(|(_, to)| *to > pruned);
+        self.definitions.forget_before(pruned);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, Lsn, Sequence};
+use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 
+use super::definitions::{self, Definitions};
 use super::gaps::Gaps;
 use super::segment::Segment;
 use super::{Boundary, EarlierInstance, Head, Inner, InstanceId};
@@ -31,6 +32,8 @@ pub struct ResumeRequest {
     pub source: Option<SourceIdentity>,
     /// The source of this journal.
     pub own_source: Arc<SourceIdentity>,
+    /// The definition that its rows are of, when it says so.
+    pub definition: DefinitionVersion,
     /// Whether it takes whole transactions only, so that it cannot go on inside one.
     pub whole_transactions: bool,
 }
@@ -73,6 +76,7 @@ pub(super) struct Facts<'a> {
     /// The request's mark lies in a span, or at its end.
     pub(super) has_mark_in_span: bool,
     pub(super) gaps: &'a Gaps,
+    pub(super) definitions: &'a Definitions,
 }
 
 impl Facts<'_> {
@@ -86,8 +90,13 @@ impl Facts<'_> {
 
     /// The reach of the instance that issued a snapshot, and the snapshot's own sequence.
     fn reach_of_snapshot(&self, snapshot_id: &str) -> Option<(Sequence, u64)> {
-        let (instance, at) = snapshot_id.rsplit_once('-')?;
-        Some((self.reach(instance)?, at.parse().ok()?))
+        let (instance, at) = InstanceId::parse_snapshot_id(snapshot_id)?;
+        Some((self.reach(instance)?, at.0))
+    }
+
+    /// Returns true if the client's rows are this journal's.
+    pub(super) fn is_own(&self, request: &ResumeRequest) -> bool {
+        self.reach(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
     }
 }
 
@@ -96,7 +105,7 @@ impl Facts<'_> {
 /// 1. It names this journal, and the journal reaches its sequence: exactly there, if its position fits that sequence. One
 ///    that was lost with a crash is not reached.
 /// 2. A position: the newest commit at or before it. Of another history: a full snapshot. Above the head: wait. Inside a
-///    span, or pruned: a full snapshot.
+///    span, pruned, or with rows of another definition: a full snapshot.
 /// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
 /// 4. Otherwise a full snapshot; never a delta from sequence 0, nor from a sequence that may be somebody else's.
 pub(super) fn resolve(
@@ -164,6 +173,9 @@ fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor:
         return Resolution::Wait(position);
     }
     match floor(position) {
+        Floor::Commit(_, _) if let Err(reason) = definitions::check(request, facts, position) => {
+            Resolution::Full(reason)
+        }
         Floor::Commit(sequence, _) => Resolution::Delta(sequence, BY_POSITION),
         Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
         Floor::Pruned => Resolution::Full("source position older than the journal"),
@@ -191,9 +203,7 @@ fn history(
         Verdict::Unknown => {}
     }
     // The journal's own order is right for those who followed it, whatever became of the database.
-    let follows =
-        facts.reach(&request.instance).or(facts.reach_of_snapshot(&request.snapshot_id).map(|(reach, _)| reach));
-    if follows.is_some() {
+    if facts.is_own(request) {
         return request.source.as_ref().map_or(Ok(()), |theirs| timeline(ours, theirs.timeline, position));
     }
     if request.is_stranger {
@@ -390,8 +400,9 @@ mod tests {
         let (sequence, mark) = (Sequence(9), CommitMark::default());
         let head = Head { sequence, position: Lsn(1000), committed_at, mark };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
+        let definitions = Box::leak(Box::default());
         let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);
-        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps }
+        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions }
     }
 
     fn mark(end: u64, xid: u64) -> CommitMark {

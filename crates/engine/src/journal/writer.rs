@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef, Xid};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
 use super::readers::Patience;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
 use super::stored::{DataFile, Part, Stored};
-use super::{Head, Journal};
+use super::{DefinitionChange, Head, Journal};
 use crate::spool::temporary_file;
 use crate::store::{Appender, Definition, Kind, RecordHead, StoreError};
 
@@ -61,6 +61,8 @@ struct Open {
     olds: usize,
     sequence: Sequence,
     schema: Arc<Schema>,
+    /// What its rows are rows of, where that changes with it.
+    definition: Option<DefinitionVersion>,
     /// Whether pieces of it are in the journal already (not visible).
     pieces: bool,
 }
@@ -126,6 +128,7 @@ impl JournalWriter {
             olds: self.olds.len(),
             sequence: self.sequence,
             schema: self.schema.clone(),
+            definition: None,
             pieces: false,
         });
         Ok(())
@@ -165,20 +168,39 @@ impl JournalWriter {
         self.schema = schema.clone();
     }
 
+    /// Says which definition the rows are of from the open transaction on. Comes before its changes; readers get it with the
+    /// first of them.
+    pub(crate) fn begin_definition(&mut self, definition: DefinitionVersion) {
+        let newest = self.journal.shared.inner.read().definitions.newest();
+        let Some(open) = self.open.as_mut().filter(|_| newest != definition) else { return };
+        open.definition = Some(definition);
+        self.batch.set_definition(definition);
+    }
+
     /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which comes at once when much waits.
     ///
     /// # Errors
     /// When older segments could not be moved to a temporary file; the transaction is in the journal all the same.
     pub fn commit(&mut self) -> io::Result<()> {
         let Some(open) = self.open.clone() else { return Ok(()) };
+        let position = open.header.position;
         if let Some(from) = open.header.span_from {
-            self.journal.shared.inner.write().spans.push((from, open.header.position));
+            self.journal.shared.inner.write().spans.push((from, position));
+        }
+        if let Some(definition) = open.definition {
+            let change = match self.sequence == open.sequence {
+                true => DefinitionChange::KeepsRows,
+                false => DefinitionChange::ChangesRows,
+            };
+            self.journal.shared.inner.write().definitions.push(position, definition, change);
         }
         // What a span's newest commit was is said when the writer is advanced to its end.
         let mark = open.header.mark().known().unwrap_or_default();
         if self.sequence == open.sequence {
             self.open = None;
-            self.advance(open.header.position, mark);
+            // Nobody is told of it by a batch that there is not.
+            self.batch.set_definition(DefinitionVersion::UNKNOWN);
+            self.advance(position, mark);
             if let (Some(appender), Some(from)) = (&mut self.appender, open.header.span_from) {
                 appender.mark(self.committed, Some(from));
             }
@@ -370,7 +392,10 @@ impl JournalWriter {
     /// Says what the rows that were committed last are rows of.
     pub(crate) fn define(&mut self, definition: Definition) {
         self.appender.iter_mut().for_each(|appender| appender.define(&definition));
-        self.journal.shared.inner.write().definition = definition;
+        let (mut inner, position) = (self.journal.shared.inner.write(), self.committed.position);
+        // Where rows changed with it, the transaction has said so already.
+        inner.definitions.push(position, definition.version(), DefinitionChange::KeepsRows);
+        inner.definition = definition;
     }
 
     /// Writes the newest position into the store, if it is due there.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Column, CommitMark, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid};
+use laredo_core::{Column, CommitMark, CommitTime, HexCells, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub(super) struct Header {
     pub(super) rows: u64,
     is_whole: bool,
     definition: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pipeline: String,
     /// For people.
     #[serde(skip_deserializing)]
     columns: Vec<ColumnLine>,
@@ -120,16 +122,19 @@ pub(super) fn write(
         rows: base.rows(),
         is_whole: definition.is_whole,
         definition: definition.source.clone(),
+        pipeline: definition.pipeline.clone(),
         columns: schema.columns().iter().enumerate().map(column).collect(),
         typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
     };
     let mut lines = Writer { out, sums: Sums::default(), bytes: 0 };
     lines.put(&line(&header)?)?;
+    // The cells come with each row, so whoever reads the file back does not need the values.
+    let hex = HexCells::default();
     let (rows, mut line_of_row) = (JsonRows::new(schema.clone()), Vec::new());
     base.for_each_row::<SnapshotError>(|row| {
         line_of_row.clear();
         line_of_row.extend_from_slice(b"{\"row\":");
-        rows.push(row, &mut line_of_row)?;
+        rows.push(row, &mut line_of_row, &hex)?;
         let cells = BASE64_STANDARD.encode(row.bytes());
         line_of_row.extend_from_slice(format!(",\"cells\":\"{cells}\"}}\n").as_bytes());
         Ok(lines.put(&line_of_row)?)
@@ -190,7 +195,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
 
 impl Header {
     pub(super) fn definition(&self) -> Definition {
-        Definition { is_whole: self.is_whole, source: self.definition.clone() }
+        Definition { is_whole: self.is_whole, source: self.definition.clone(), pipeline: self.pipeline.clone() }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The bytes of a journal's files. `docs/journal-format.md` draws them.
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, Xid};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence, Xid};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
+use ring::digest::{Context, SHA256};
 
 /// The format that this version writes, and the only one so far.
 pub(crate) const VERSION: u32 = 1;
@@ -87,6 +88,28 @@ pub(crate) struct Definition {
     /// The source's word for the table's definition, which only the source understands.
     #[prost(string, tag = "2")]
     pub(crate) source: String,
+    /// The filters and transforms that the rows have passed; empty where there are none.
+    #[prost(string, tag = "3")]
+    pub(crate) pipeline: String,
+}
+
+impl Definition {
+    /// Returns the version that names it to clients: the first eight bytes of the SHA-256 of the source's word, with the pipeline
+    /// behind it if there is one. Every server that follows the table in this way computes the same.
+    pub(crate) fn version(&self) -> DefinitionVersion {
+        if self.source.is_empty() {
+            return DefinitionVersion::UNKNOWN;
+        }
+        let mut digest = Context::new(&SHA256);
+        digest.update(self.source.as_bytes());
+        if !self.pipeline.is_empty() {
+            digest.update(b"\n");
+            digest.update(self.pipeline.as_bytes());
+        }
+        let first = digest.finish().as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        // Zero stands for an unknown one.
+        DefinitionVersion(first.max(1))
+    }
 }
 
 /// What a base ends with.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState};
+use laredo_core::{
+    CommitMark, CommitTime, DefinitionVersion, Lsn, NestedForm, Schema, Sequence, TableName, TableState,
+};
 use laredo_proto::batch::Entries;
 use tokio::time::Instant;
 
@@ -15,10 +17,13 @@ use super::forks::Forks;
 use super::format::{Definition, FileHeader, KeptMark, RecordHead, SKIPPED};
 use super::journal_folder::{BASE, JOURNAL, Store};
 use super::manifest::Manifest;
-use super::read;
+use super::{form, read};
 use crate::base::{Base, BaseError};
 use crate::history::Fork;
-use crate::journal::{Beginning, Boundary, EarlierInstance, Gaps, Head, InstanceId, Segment, Stored, frames};
+use crate::journal::{
+    Beginning, Boundary, DefinitionChange, Definitions, EarlierInstance, Gaps, Head, InstanceId, Segment, Stored,
+    frames,
+};
 use crate::source::{KnownTable, SourceIdentity};
 
 /// What a folder is opened for.
@@ -160,6 +165,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
         kept.head.position.max(if kept.head.sequence == head.sequence { head.position } else { Lsn::ZERO });
     check_history(store, &manifest, about, kept.head.position)?;
     let rows = rows_of(&base, &kept.segments, &path)?;
+    form::check(&base, &kept.segments, &kept.schema, &path)?;
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
     kept.date_segments(about.now);
     let pruned = kept.pruned.sequence;
@@ -216,7 +222,11 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
             damaged(format!("{place} of the journal do not fit what came before them: {what}"))
         })?;
     }
-    Ok(state)
+    let form = NestedForm::new(state.schema().clone());
+    match form.is_trivial() || state.rows().all(|row| form.fits(row.as_ref())) {
+        true => Ok(state),
+        false => Err(damaged(form::MIXED.to_owned())),
+    }
 }
 
 /// Applies what comes after an entry: a segment may begin before a base, and end behind it.
@@ -251,6 +261,11 @@ pub(super) struct Kept {
     gaps: Gaps,
     schema: Arc<Schema>,
     definition: Definition,
+    definitions: Definitions,
+    /// Of the transaction that has not ended, where it begins another one.
+    open_definition: DefinitionVersion,
+    /// The position of the last transaction, if that is a new copy.
+    copied_at: Option<Lsn>,
 }
 
 /// Small records become one segment up to this size.
@@ -269,7 +284,10 @@ impl Kept {
             spans: Vec::new(),
             gaps: Gaps::default(),
             schema,
+            definitions: Definitions::new(head.position, definition.version()),
             definition,
+            open_definition: DefinitionVersion::UNKNOWN,
+            copied_at: None,
         }
     }
 
@@ -291,7 +309,11 @@ impl Kept {
         self.head.position = Lsn(header.before_position);
         self.head.mark = KeptMark::known(header.mark);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
-        self.definition = header.definition.clone().unwrap_or_default();
+        // The same as before says nothing: rows behind the record that named it may be of another one by now.
+        let definition = header.definition.clone().unwrap_or_default();
+        if definition != self.definition {
+            self.define_now(definition);
+        }
         Ok(())
     }
 
@@ -328,6 +350,12 @@ impl Kept {
                 self.open_schema = Arc::new(schema);
             }
         }
+        // Only a new copy of the table begins another definition inside a transaction. The record that says the whole of it comes
+        // behind, and may be lost.
+        if record.span_from.is_some() {
+            let begun = frames(run.clone()).map(|frame| frame.batch.definition).find(|definition| *definition != 0);
+            self.open_definition = begun.map_or(self.open_definition, DefinitionVersion);
+        }
         self.open.push(segment);
         if record.ends {
             let newest = frames(run).last().map(|frame| frame.header.mark()).and_then(CommitMark::known);
@@ -345,6 +373,11 @@ impl Kept {
         self.taken = self.taken.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
+        let begun = std::mem::take(&mut self.open_definition);
+        if begun.is_known() {
+            self.definitions.push(record.position, begun, DefinitionChange::ChangesRows);
+        }
+        self.copied_at = record.span_from.map(|_| record.position);
         for segment in self.open.drain(..) {
             match self.segments.back_mut() {
                 Some(last) if joins(last, &segment) => {
@@ -372,13 +405,24 @@ impl Kept {
         if self.is_inside() {
             return Err("a definition inside a transaction".to_owned());
         }
-        self.definition = definition;
+        self.define_now(definition);
         Ok(())
+    }
+
+    fn define_now(&mut self, definition: Definition) {
+        // Earlier versions did not say in the copy that it was made under another definition.
+        let change = match self.copied_at == Some(self.head.position) {
+            true => DefinitionChange::ChangesRows,
+            false => DefinitionChange::KeepsRows,
+        };
+        self.definitions.push(self.head.position, definition.version(), change);
+        self.definition = definition;
     }
 
     /// Lets go of the transaction that has not ended.
     pub(super) fn abort(&mut self) {
         self.open.clear();
+        self.open_definition = DefinitionVersion::UNKNOWN;
         self.open_schema = self.schema.clone();
     }
 
@@ -400,7 +444,7 @@ impl Kept {
         base: Arc<Base>,
         rows: TableState,
     ) -> Result<Restored, StoreError> {
-        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, .. } = self;
+        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } = self;
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
         let begun =
@@ -413,6 +457,7 @@ impl Kept {
             base,
             schema,
             definition: definition.clone(),
+            definitions,
             segments,
             spans,
             gaps,

@@ -390,7 +390,7 @@ fn spans_marks_and_definitions_come_back() {
         writer.commit().unwrap();
         writer.publish().unwrap();
     }
-    let definition = Definition { is_whole: true, source: "as it is now".to_owned() };
+    let definition = Definition { is_whole: true, source: "as it is now".to_owned(), pipeline: String::new() };
     writer.define(definition.clone());
     writer.advance(Lsn(900), CommitMark::default());
     drop((journal, writer));
@@ -404,6 +404,92 @@ fn spans_marks_and_definitions_come_back() {
     }
     for outside in [500, 700, 800, 850, 900] {
         assert!(matches!(resolve(outside), Resolution::Delta(..)), "{outside}");
+    }
+}
+
+#[test]
+fn the_definition_of_each_position_comes_back() {
+    let named = |source: &str| Definition { is_whole: true, source: source.to_owned(), pipeline: String::new() };
+    let (one, two, three) = (named("one"), named("two"), named("three"));
+    let folder = folder();
+    let (_, mut writer) = begin_journal(folder.path());
+    writer.define(one.clone());
+    writer.advance(Lsn(600));
+    // A copy that differs, and a definition that no transaction begins.
+    writer.begin(Lsn(700), CommitTime(1), Some(Lsn(600))).unwrap();
+    writer.begin_definition(two.version());
+    insert(&mut writer, 1, "x");
+    writer.commit().unwrap();
+    writer.publish().unwrap();
+    writer.define(two.clone());
+    writer.advance(Lsn(800));
+    begin(&mut writer);
+    insert(&mut writer, 2, "x");
+    writer.commit().unwrap();
+    writer.publish().unwrap();
+    writer.define(three.clone());
+    // A copy that comes to nothing, and one whose record of the definition is lost.
+    for is_lost in [false, true] {
+        writer.begin(Lsn(900), CommitTime(1), Some(Lsn(810))).unwrap();
+        writer.begin_definition(one.version());
+        insert(&mut writer, 3, &"x".repeat(3_000_000));
+        if is_lost { writer.commit().unwrap() } else { writer.abort() }
+    }
+    drop(writer);
+    for round in 0..3 {
+        let (journal, writer, _) = reopen(folder.path()).unwrap();
+        let at = [500, 699, 700, 809, 810, 899, 900].map(|at| journal.definition_at(Lsn(at)));
+        let expected = [&one, &one, &two, &two, &three, &three, &one].map(Definition::version);
+        assert_eq!(at, expected, "{round}");
+        drop(writer);
+    }
+}
+
+/// As a version wrote it that did not notice when a composite type changed.
+#[test]
+fn a_journal_with_rows_of_two_forms_is_put_aside() {
+    use laredo_core::{Cell, Column, KeyColumns, Schema, TupleBuf, TypeDef, TypeKind};
+    use laredo_proto::batch::Action;
+    let column = |name: &str, type_oid| Column {
+        name: name.to_owned(),
+        type_oid,
+        type_modifier: -1,
+        type_name: String::new(),
+        not_null: false,
+        is_text: false,
+    };
+    let fields = vec![("a".to_owned(), 23), ("b".to_owned(), 23)];
+    let pair = TypeDef { name: "pair".to_owned(), kind: TypeKind::Composite(fields) };
+    let columns = vec![column("id", 20), column("p", 16_400)];
+    let schema = Arc::new(Schema::new(columns, KeyColumns::new([0]), [(16_400, pair)].into()));
+    let row = |fields: i32| -> TupleBuf {
+        let null = [23_u32.to_be_bytes(), (-1_i32).to_be_bytes()].concat();
+        let pair = [fields.to_be_bytes().to_vec(), null.repeat(usize::try_from(fields).unwrap())].concat();
+        [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(&pair)].into_iter().collect()
+    };
+    // The row of the base, then that before and after an update.
+    for (base_fields, old, new, is_whole) in [(2, 2, 2, true), (2, 2, 3, false), (2, 1, 2, false), (3, 3, 2, false)] {
+        let folder = folder();
+        let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
+        let instance = InstanceId("j".to_owned());
+        claim(&store, &instance, (&table(), &source())).unwrap();
+        let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+        let mut base = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
+        base.push(row(base_fields).as_ref()).unwrap();
+        let beginning = Beginning::at(
+            instance.clone(),
+            Arc::new(base.finish(head, schema.clone()).unwrap()),
+            Definition::default(),
+        );
+        let (taken, schema, definition) = (beginning.taken, schema.clone(), Definition::default());
+        let appender = Appender::begin(store, [].into(), Begun { instance, head, taken, schema, definition }).unwrap();
+        let (journal, mut writer) = Journal::open(beginning, options(), Some(appender));
+        begin(&mut writer);
+        writer.push(Action::Update, row(new).as_ref(), Some(row(old).as_ref())).unwrap();
+        writer.commit().unwrap();
+        writer.publish().unwrap();
+        drop((journal, writer));
+        assert_eq!(reopen(folder.path()).is_some(), is_whole, "{base_fields} {old} {new}");
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn is_base_due(journal: &Journal) -> bool {
     let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
     // Age alone: half of it, so that a base is there before the limit asks for pruning.
     let aged = || journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
-    grown || over || aged()
+    grown || over || aged() || journal.is_base_outdated()
 }
 
 /// Makes a base whenever one is asked for and due, or a newcomer wants a fresh one: one at a time.

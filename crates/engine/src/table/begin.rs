@@ -149,9 +149,10 @@ impl Table {
         self.store_status().and_then(|status| status.borrow().failed.clone())
     }
 
-    /// What the rows of a copy are rows of.
-    pub(super) fn definition(&self, source: &str) -> Definition {
-        Definition { is_whole: self.options.pipeline.is_plain(), source: source.to_owned() }
+    /// Returns what the rows of a copy are rows of.
+    pub(super) fn definition(&self, source: String) -> Definition {
+        let pipeline = &self.options.pipeline;
+        Definition { is_whole: pipeline.is_plain(), source, pipeline: pipeline.description() }
     }
 
     /// Begins a journal with a first copy.

@@ -328,8 +328,8 @@ impl Incoming {
 
     /// Puts a transaction that the snapshot does not see on top.
     fn apply(&mut self, held: &mut TableCommit) -> Result<(), CopyStop> {
-        if !held.spool.fits(self.pipeline.source()) {
-            return Err(CopyStop::StartOver("the table's columns changed again"));
+        if !self.pipeline.fits(&mut held.spool)? {
+            return Err(CopyStop::StartOver("the table's columns or types changed again"));
         }
         self.base = None;
         match apply_spool(&mut self.state, &self.pipeline, &mut held.spool, held.committed_at, |_| Ok(())) {

@@ -1,6 +1,6 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{Column, Schema, Seen, Tuple, TupleBuf, TupleRef, TypeDef, TypeKind};
+use laredo_core::{Column, DefinitionVersion, Schema, Seen, Tuple, TupleBuf, TupleRef};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
@@ -11,8 +11,8 @@ use crate::journal::JournalWriter;
 ///
 /// # Errors
 /// When the journal cannot be written. Readers may have the copy all the same, so the next one is told by all rows.
-pub(super) fn publish(live: &mut Live, done: Done) -> Result<(), TableError> {
-    if let Err(error) = write(live, &done) {
+pub(super) fn publish(live: &mut Live, done: Done, definition: DefinitionVersion) -> Result<(), TableError> {
+    if let Err(error) = write(live, &done, definition) {
         live.writer.abort();
         live.known = Known::Nothing;
         return Err(error);
@@ -21,9 +21,10 @@ pub(super) fn publish(live: &mut Live, done: Done) -> Result<(), TableError> {
     Ok(())
 }
 
-fn write(live: &mut Live, done: &Done) -> Result<(), TableError> {
+fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<(), TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
+    live.writer.begin_definition(definition);
     let has_cast = live.known == Known::Source && cast_known(live, done);
     match live.known {
         Known::Source if has_cast => write_differences(&mut live.writer, &live.state, done)?,
@@ -57,21 +58,14 @@ fn cast_known(live: &mut Live, done: &Done) -> bool {
     true
 }
 
-/// Whether columns were only added or moved about: each that there was is there, and its cells are what they were.
+/// Returns true if columns were only added or moved: each old column is there, and its cells are read as before.
+///
+/// A composite that has other fields is read otherwise. Its old cells must not become old rows under the new schema, even
+/// where their bytes would be the same, as of a field that was renamed.
 fn keeps_columns(old: &Schema, new: &Schema) -> bool {
     let facts = |c: &Column| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text);
-    let keeps = |was: &Column| new.columns().iter().any(|is| facts(is) == facts(was));
-    old.columns().iter().all(keeps) && keeps_types(old, new)
-}
-
-/// Returns true where the same bytes are still shown as the same value: not where a field of a composite has another name, or an
-/// amount of money other decimals. Labels of enums are their bytes.
-fn keeps_types(old: &Schema, new: &Schema) -> bool {
-    old.types().iter().all(|(oid, was)| match new.type_def(*oid) {
-        None => true,
-        Some(TypeDef { kind: TypeKind::Enum(_), .. }) => true,
-        Some(is) => is.kind == was.kind,
-    })
+    let is_kept = |was: &Column| new.columns().iter().any(|is| facts(is) == facts(was));
+    old.columns().iter().all(|was| is_kept(was) && old.reads_alike(new, was.type_oid))
 }
 
 fn key_names(schema: &Schema) -> Vec<(&str, u32)> {

@@ -6,7 +6,6 @@ use laredo_core::{Cell, Lsn, TableState};
 
 use super::{Phase, Table, TableError, Wants};
 use crate::source::ColumnValues;
-use crate::store::Definition;
 
 /// A copy that the table owes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,16 +70,18 @@ impl Table {
 
     /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
     pub(super) fn define_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
-        let (Phase::Live, Some(live)) = (&self.phase, &mut self.live) else { return Ok(wants) };
+        let (Phase::Live, Some(live)) = (&self.phase, &self.live) else { return Ok(wants) };
         let reached = live.writer.committed().position;
         let Some(due) = self.definition_due.take_if(|due| due.from <= reached) else { return Ok(wants) };
         if let Some(ColumnValues { column, .. }) = due.values.iter().find(|values| !has_only(&live.state, values)) {
             let reason = format!("column {column} has values of a definition in between");
             return self.copy_again(&reason);
         }
-        let definition = Definition { is_whole: self.options.pipeline.is_plain(), source: due.definition };
-        live.writer.publish()?;
-        live.writer.define(definition);
+        let definition = self.definition(due.definition);
+        if let Some(live) = &mut self.live {
+            live.writer.publish()?;
+            live.writer.define(definition);
+        }
         Ok(wants)
     }
 }

@@ -8,6 +8,9 @@ use super::*;
 use crate::source::{ColumnValues, RelationShape, Snapshot};
 use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
+mod definitions;
+mod nested;
+
 fn options() -> TableOptions {
     let folder = std::env::temp_dir();
     TableOptions {

@@ -1,6 +1,6 @@
 //! What readers are told of a new copy: nothing, where it shows what the stream explains; otherwise the differences.
 
-use laredo_core::Tuple;
+use laredo_core::{DefinitionVersion, Tuple};
 
 use super::copy::Done;
 use super::{ApplyError, Counts, Known, Live, TableCommit, TableError, apply_spool, diff};
@@ -12,11 +12,11 @@ use super::{ApplyError, Counts, Known, Live, TableCommit, TableError, apply_spoo
 ///
 /// # Errors
 /// When the journal or what waits in files cannot be read or written.
-pub(super) fn publish(live: &mut Live, mut done: Done) -> Result<Counts, TableError> {
+pub(super) fn publish(live: &mut Live, mut done: Done, definition: DefinitionVersion) -> Result<Counts, TableError> {
     let mut counts = Counts::default();
     let told = done.told.take().filter(|_| live.known == Known::Source);
     let Some(told) = told.map(|told| explain(live, told, &done)).transpose()?.flatten() else {
-        diff::publish(live, done)?;
+        diff::publish(live, done, definition)?;
         return Ok(counts);
     };
     for mut commit in told {
@@ -30,11 +30,14 @@ pub(super) fn publish(live: &mut Live, mut done: Done) -> Result<Counts, TableEr
 /// These transactions, if they make the rows of the copy out of the known ones.
 fn explain(live: &Live, mut told: Vec<TableCommit>, done: &Done) -> Result<Option<Vec<TableCommit>>, TableError> {
     let Live { state, pipeline, .. } = live;
-    if pipeline.state() != done.pipeline.state() || !told.iter().all(|commit| commit.spool.fits(pipeline.source())) {
+    if pipeline.state() != done.pipeline.state() {
         return Ok(None);
     }
     let mut state = state.clone();
     for commit in &mut told {
+        if !pipeline.fits(&mut commit.spool)? {
+            return Ok(None);
+        }
         match apply_spool(&mut state, pipeline, &mut commit.spool, commit.committed_at, |_| Ok(())) {
             Ok(()) => {}
             Err(ApplyError::Io(error)) => return Err(error.into()),

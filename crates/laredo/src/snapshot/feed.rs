@@ -2,7 +2,7 @@
 
 use laredo_archive::{Feed, SourceId, Start, TimelineSwitch, Update};
 use laredo_client::{ResumePoint, Subscription, SubscriptionEvent};
-use laredo_core::{Lsn, StateError};
+use laredo_core::{DefinitionVersion, Lsn, StateError};
 use laredo_proto::replication::{self, SourceIdentity};
 
 /// Feeds a writer with what a server sends.
@@ -22,6 +22,10 @@ impl Feed for Subscribed {
         }
     }
 
+    fn definition(&self) -> DefinitionVersion {
+        self.0.definition()
+    }
+
     fn start_over(&mut self, error: StateError) {
         self.0.start_over(error);
     }
@@ -29,8 +33,8 @@ impl Feed for Subscribed {
 
 /// Where a subscription goes on that an archive has come to.
 pub(super) fn resume_point(start: Start) -> ResumePoint {
-    let Start { schema, position, source } = start;
-    ResumePoint { schema, position, source: source.map(identity) }
+    let Start { schema, position, source, definition } = start;
+    ResumePoint { schema, position, source: source.map(identity), definition }
 }
 
 fn source_id(identity: SourceIdentity) -> SourceId {

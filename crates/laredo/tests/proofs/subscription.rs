@@ -22,6 +22,7 @@ struct Kept {
     table: Option<TableState>,
     position: Lsn,
     source: Option<SourceIdentity>,
+    definition: DefinitionVersion,
     /// How often all rows came.
     states: u32,
     /// How often it was told that they would.
@@ -41,7 +42,7 @@ impl Consumer {
         let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
         if let Some(rows) = &saved.table {
             let (schema, position, source) = (rows.schema().clone(), saved.position, saved.source.clone());
-            builder = builder.resume(ResumePoint { schema, position, source });
+            builder = builder.resume(ResumePoint { schema, position, source, definition: saved.definition });
         }
         let subscription = builder.start().unwrap();
         let status = subscription.watch_status();
@@ -81,6 +82,7 @@ async fn consume(mut subscription: Subscription, kept: Arc<Mutex<Kept>>) {
             _ = calls.tick() => continue,
         };
         let mut kept = kept.lock().unwrap();
+        kept.definition = subscription.definition();
         let position = match event {
             SubscriptionEvent::Restart { .. } => {
                 kept.table = None;
@@ -194,7 +196,7 @@ async fn what_cannot_be_gone_on_from_comes_anew() {
     let status = subscription.status();
     assert_eq!((status.full_snapshots, status.resyncs), (2, 1), "{status:?}");
     let other = source.map(|source| SourceIdentity { system_identifier: "1".to_owned(), ..source });
-    let point = ResumePoint { schema, position, source: other };
+    let point = ResumePoint { schema, position, source: other, definition: Default::default() };
     let mut subscription = Subscription::builder(server.url(), table.name()).resume(point).start().unwrap();
     state(&mut subscription, 1).await;
     assert_eq!(subscription.status().full_snapshots, 1);

@@ -34,6 +34,8 @@ pub struct SimpleState {
     pub snapshot_id: String,
     /// Whether nothing on this stream may be a repeat.
     is_strict: bool,
+    /// Whether it brings the snapshot's id back where it resumes by position.
+    pub names_snapshot: bool,
     /// Whether it goes on by sequence, so that nothing may be a repeat on other streams either.
     pub resumes_exactly: bool,
     /// Whether there was a whole snapshot.
@@ -103,7 +105,14 @@ impl SimpleState {
 
     /// What to ask for so as to go on by position.
     pub fn resume_by_position(&self) -> SyncRequest {
-        SyncRequest { last_known_source_position: self.position.clone(), ..SyncRequest::default() }
+        let request = SyncRequest { last_known_source_position: self.position.clone(), ..SyncRequest::default() };
+        match self.names_snapshot {
+            true => SyncRequest {
+                last_known_source_position: request.last_known_source_position,
+                ..self.resume_by_sequence()
+            },
+            false => request,
+        }
     }
 
     /// What to ask for so as to go on by sequence.
@@ -220,7 +229,17 @@ pub struct SimpleClient {
 
 impl SimpleClient {
     pub fn start(url: &str, table: &TableName, key: &[&str], filters: Vec<FieldPredicate>) -> SimpleClient {
-        let state = Arc::new(Mutex::new(SimpleState::new(key)));
+        SimpleClient::start_with(url, table, SimpleState::new(key), filters)
+    }
+
+    /// Starts one that brings everything back that a server has told it of its place.
+    pub fn start_naming_snapshots(url: &str, table: &TableName, key: &[&str]) -> SimpleClient {
+        let state = SimpleState { names_snapshot: true, ..SimpleState::new(key) };
+        SimpleClient::start_with(url, table, state, Vec::new())
+    }
+
+    fn start_with(url: &str, table: &TableName, state: SimpleState, filters: Vec<FieldPredicate>) -> SimpleClient {
+        let state = Arc::new(Mutex::new(state));
         let (url, table, shared) = (url.to_owned(), table.clone(), state.clone());
         let running = tokio::spawn(async move {
             loop {

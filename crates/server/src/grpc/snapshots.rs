@@ -48,7 +48,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, id: String) -> Result<Answers, St
     let seat = table.take_seat()?;
     let info = find(&snapshots, &id)?;
     let base = snapshots.fetch(id).await.map_err(|error| refusal::snapshot(&error))?;
-    let fetch = Fetch { shared, info, base, next: Next::Begin, rows: 0, _seat: seat };
+    let fetch = Fetch { shared, table, info, base, next: Next::Begin, rows: 0, _seat: seat };
     let rounds = stream::unfold(Some(fetch), |fetch| async {
         let mut fetch = fetch?;
         match fetch.round().await {
@@ -69,6 +69,7 @@ fn find(snapshots: &Snapshots, id: &str) -> Result<SnapshotInfo, Status> {
 /// A snapshot on its way.
 struct Fetch {
     shared: Arc<Shared>,
+    table: Arc<Served>,
     info: SnapshotInfo,
     base: Arc<Base>,
     next: Next,
@@ -115,11 +116,11 @@ impl Fetch {
 
     /// The rows of a frame, and where the next one begins; none at the end.
     async fn rows_at(&self, at: u64) -> Result<(Vec<FetchSnapshotResponse>, u64), Status> {
-        let (base, turns) = (self.base.clone(), self.shared.fetches.clone());
+        let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetches.clone());
         let read = move || {
             let bytes = base.read_frame(at).map_err(|error| refusal::unreadable(&error))?;
             let after = at + bytes.len() as u64;
-            let rows = rows(&base, bytes).map_err(|error| Status::internal(error.to_string()))?;
+            let rows = rows(&table, &base, bytes).map_err(|error| Status::internal(error.to_string()))?;
             Ok((rows, after))
         };
         let failed = |error| Status::internal(format!("reading the snapshot: {error}"));
@@ -136,11 +137,11 @@ impl Fetch {
     }
 }
 
-fn rows(base: &Base, frame: Bytes) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
+fn rows(table: &Served, base: &Base, frame: Bytes) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
     let mut rows = Vec::new();
     for frame in journal::frames(frame) {
         for entry in Entries::new(&frame.batch.entries, base.schema()) {
-            let row = Some(row_struct(base.schema(), entry?.row)?);
+            let row = Some(row_struct(base.schema(), entry?.row, table.views.hex_cells())?);
             rows.push(FetchSnapshotResponse { chunk: Some(Chunk::Row(SnapshotRow { row })) });
         }
     }

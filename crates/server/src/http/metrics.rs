@@ -131,6 +131,7 @@ fn read_journal(table: &Served) {
         let labels = [("table", table.name().to_string()), ("kind", kind.to_owned())];
         counter!("laredo_projected_entries_total", &labels).absolute(count);
     }
+    counter!("laredo_hex_cells_total", &name()).absolute(table.views.hex_cells().count());
     gauge!("laredo_projection_bytes", &name()).set(float(table.views.bytes()));
 }
 
@@ -204,6 +205,7 @@ fn describe() {
         "laredo_projected_entries_total",
         "Entries and rows projected for a group of clients: once a group."
     );
+    describe_counter!("laredo_hex_cells_total", "Values sent in hex, because they do not have the form of their type.");
     describe_gauge!("laredo_projection_bytes", "Bytes of projections kept for other clients.");
     describe_gauge!("laredo_stored_snapshots", "Snapshots in the table's store.");
     describe_gauge!("laredo_stored_snapshot_bytes", "Bytes of their files.");

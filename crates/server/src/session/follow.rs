@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::Clock;
 use laredo_engine::journal::{Cursor, Head, Piece};
 use tokio::task::{spawn_blocking, yield_now};
@@ -19,7 +19,7 @@ use super::snapshot::SentBase;
 use crate::drain::Guest;
 use crate::refusal;
 use crate::shared::Shared;
-use crate::view::{Chunk, EntryMode, Marker, View, Walk, empty_batch};
+use crate::view::{Chunk, EntryMode, Marker, Reached, View, Walk, empty_batch, marker};
 
 /// News of mere progress comes no more often than this.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -41,6 +41,8 @@ pub(super) struct Follow<'a> {
     outlet: Outlet,
     /// What a reader of batches knows of where it is; nothing before it was told the first time.
     told: Option<(Sequence, Lsn)>,
+    /// The definition that the client knows its rows to be of, apart from what the transactions themselves say.
+    definition: DefinitionVersion,
     /// Entries were sent since a reader of batches was last told that it is at the head.
     has_sent: bool,
     progress_at: Option<Instant>,
@@ -70,6 +72,7 @@ impl<'a> Follow<'a> {
             walk,
             outlet,
             told: None,
+            definition: start.definition,
             has_sent: false,
             progress_at: None,
             guest: greeting.table.drain.guest(),
@@ -140,6 +143,7 @@ impl<'a> Follow<'a> {
                 let ends = piece.ends;
                 self.piece(piece).await?;
                 if ends {
+                    self.end_if_redefined().await?;
                     self.say_goodbye().await?;
                 }
                 // Where more comes all the time, the end of it may never be seen.
@@ -191,6 +195,23 @@ impl<'a> Follow<'a> {
             let heartbeat = self.greeting.heartbeat((self.clock)(), None);
             self.outlet.send(heartbeat.into()).await?;
         }
+    }
+
+    /// Ends the stream of a client that knows no definitions, once it has the first transaction of another one: it connects again,
+    /// and is given an id that names the new definition. With the old id a server that has not noticed the change would take its
+    /// rows for older ones.
+    async fn end_if_redefined(&mut self) -> Result<(), Status> {
+        let begun = self.walk.as_ref().map_or(DefinitionVersion::UNKNOWN, Walk::begun_definition);
+        if self.greeting.is_binary() || !begun.is_known() || begun == self.definition {
+            return Ok(());
+        }
+        if let Some(reached) = self.walk.as_ref().and_then(Walk::reached).filter(|reached| !reached.is_told) {
+            // Where it has nothing of the transaction, it has to know at least that it is past it.
+            let Reached { sequence, position, committed_at, .. } = reached;
+            let place = joined(|out| marker(Marker { sequence, position, committed_at }, out));
+            self.outlet.send(place).await?;
+        }
+        Err(refusal::redefined(self.greeting.table.name()))
     }
 
     async fn piece(&mut self, piece: Piece) -> Result<(), Status> {
@@ -250,9 +271,13 @@ impl<'a> Follow<'a> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
         let heartbeat = self.greeting.heartbeat(at, Some(head));
+        let unsent = unknown.filter(|reached| !reached.is_told);
+        let definition = self.news_of_definition(head);
         let message: Bytes = joined(|out| {
-            if let Some(reached) = unknown.filter(|reached| !reached.is_told) {
-                empty_batch(reached.sequence, reached.mark(), out);
+            let here = || (self.cursor.after(), place_of(head));
+            let place = unsent.map(|reached| (reached.sequence, reached.mark()));
+            if let Some(place) = place.or_else(|| definition.is_known().then(here)) {
+                empty_batch(place, definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -263,12 +288,35 @@ impl<'a> Follow<'a> {
         self.outlet.send(message).await
     }
 
+    /// Returns the definition at a head up to which everything was sent, if the client may not know it yet. A change that no
+    /// transaction brings, as that of a table that was truncated, is told by itself.
+    fn news_of_definition(&mut self, head: Head) -> DefinitionVersion {
+        let newest = self.greeting.journal.definition_at(head.position);
+        if !self.greeting.is_binary() || newest == self.definition {
+            return DefinitionVersion::UNKNOWN;
+        }
+        self.definition = newest;
+        newest
+    }
+
     async fn heartbeat(&mut self, head: Head) -> Result<(), Status> {
         // The table may have stopped for good; who merely hears that nothing changes would take it for alive.
         if let Some(error) = self.greeting.table.failure() {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
         let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
-        self.outlet.send(heartbeat.into()).await
+        let definition = self.news_of_definition(head);
+        let message = joined(|out| {
+            if definition.is_known() {
+                empty_batch((self.cursor.after(), place_of(head)), definition, out);
+            }
+            out.extend_from_slice(&heartbeat);
+        });
+        self.outlet.send(message).await
     }
+}
+
+/// Returns a head's position as a mark without a transaction: the newest commit may be another one.
+fn place_of(head: Head) -> CommitMark {
+    CommitMark { end: head.position, committed_at: head.committed_at, ..CommitMark::default() }
 }

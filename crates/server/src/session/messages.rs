@@ -55,6 +55,7 @@ impl Greeting<'_> {
             handshake.another_history = start.is_another_history;
             handshake.reason = start.reason.to_owned();
             handshake.server_current_position = info.head.position.0;
+            handshake.definition = start.definition.0;
         }
         put(Message::Handshake(handshake), out);
     }
@@ -89,6 +90,7 @@ impl Greeting<'_> {
             rows_sent: count(rows),
             source_position: self.position(Some(at.position)),
             mark: self.mark(mark),
+            definition: if self.ask.is_ours { self.start.definition.0 } else { 0 },
             ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);

@@ -1,6 +1,6 @@
 //! Binary batches with only the rows that a filter lets through.
 
-use laredo_core::{CommitMark, Filter, Schema, Sequence};
+use laredo_core::{CommitMark, DefinitionVersion, Filter, Schema, Sequence};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader, Entries};
 
@@ -15,11 +15,13 @@ pub(super) fn rows(frame: &Frame, schema: &Schema, filter: Option<&Filter>) -> R
             batch.push(Action::Insert, row);
         }
     }
-    Ok(finish(batch, &frame.header))
+    Ok(finish(batch, false, &frame.header))
 }
 
 pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
     let mut batch = BatchBuilder::default();
+    let definition = DefinitionVersion(changes.frame.batch.definition);
+    batch.set_definition(definition);
     if changes.has_schema() {
         batch.set_schema(changes.schema);
     }
@@ -33,21 +35,25 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
         }
         Ok(())
     })?;
-    Ok(finish(batch, &changes.frame.header))
+    Ok(finish(batch, definition.is_known(), &changes.frame.header))
 }
 
-fn finish(mut batch: BatchBuilder, header: &BatchHeader) -> Projected {
+/// `is_news` where the batch says something without entries.
+fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> Projected {
     let count = u64::from(batch.count());
     let mut out = Vec::new();
-    if !batch.is_empty() {
+    if is_news || !batch.is_empty() {
         batch.finish(header, &mut out);
     }
     Projected { carries_end: header.ends && !out.is_empty(), bytes: out.into(), count }
 }
 
-/// A batch without entries: nothing is left of the transactions up to here.
-pub(crate) fn empty_batch(sequence: Sequence, mark: CommitMark, out: &mut Vec<u8>) {
+/// A batch without entries: nothing is left of the transactions up to here. A known `definition` is that of the rows from here
+/// on.
+pub(crate) fn empty_batch((sequence, mark): (Sequence, CommitMark), definition: DefinitionVersion, out: &mut Vec<u8>) {
     let CommitMark { end: position, xid, committed_at } = mark;
     let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true, xid };
-    BatchBuilder::default().finish(&header, out);
+    let mut batch = BatchBuilder::default();
+    batch.set_definition(definition);
+    batch.finish(&header, out);
 }

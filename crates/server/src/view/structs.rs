@@ -1,6 +1,6 @@
 //! Rows as Structs, one message each, for clients that know the protocol without extensions.
 
-use laredo_core::{CommitTime, Filter, Lsn, Schema, Sequence, TupleRef, Value, project_row};
+use laredo_core::{CommitTime, Filter, HexCells, Lsn, Schema, Sequence, TupleRef, Value, show_row};
 use laredo_engine::journal::Frame;
 use laredo_proto::batch::Entries;
 use laredo_proto::frame;
@@ -11,12 +11,17 @@ use prost_types::{Struct, Timestamp, value::Kind};
 use super::changes::{Change, FrameChanges};
 use super::{EntryMode, Projected, ViewError};
 
-pub(super) fn rows(from: &Frame, schema: &Schema, filter: Option<&Filter>) -> Result<Projected, ViewError> {
+pub(super) fn rows(
+    from: &Frame,
+    schema: &Schema,
+    filter: Option<&Filter>,
+    hex: &HexCells,
+) -> Result<Projected, ViewError> {
     let (mut out, mut count) = (Vec::new(), 0);
     for entry in Entries::new(&from.batch.entries, schema) {
         let row = entry?.row;
         if filter.is_none_or(|filter| filter.matches(row)) {
-            let row = Some(row_struct(schema, row)?);
+            let row = Some(row_struct(schema, row, hex)?);
             put(Message::SnapshotRow(SnapshotRow { row }), &mut out);
             count += 1;
         }
@@ -24,7 +29,7 @@ pub(super) fn rows(from: &Frame, schema: &Schema, filter: Option<&Filter>) -> Re
     Ok(Projected { bytes: out.into(), count, carries_end: false })
 }
 
-pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<Projected, ViewError> {
     let mut out = Vec::new();
     if changes.has_schema() && changes.first() > changes.after {
         let notice = SchemaChangeNotification {
@@ -34,7 +39,7 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
         };
         put(Message::SchemaChange(notice), &mut out);
     }
-    let mut writer = Writer { changes, out, pending: None, count: 0 };
+    let mut writer = Writer { changes, hex, out, pending: None, count: 0 };
     changes.each(|sequence, change| writer.change(sequence, change))?;
     Ok(writer.finish())
 }
@@ -42,6 +47,7 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
 /// Writes entries one behind: only the last one of a transaction carries its end, and which one that is shows at the end.
 struct Writer<'a> {
     changes: &'a FrameChanges<'a>,
+    hex: &'a HexCells,
     out: Vec<u8>,
     pending: Option<(Sequence, ReplicationJournalEntry)>,
     count: u64,
@@ -49,7 +55,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn change(&mut self, sequence: Sequence, change: Change<'_>) -> Result<(), ViewError> {
-        let row = |row: TupleRef<'_>| row_struct(self.changes.schema, row).map(Some);
+        let row = |row: TupleRef<'_>| row_struct(self.changes.schema, row, self.hex).map(Some);
         let (action, old, new) = match change {
             Change::Insert(new) => ("INSERT", None, row(new)?),
             Change::Update { old, new } => ("UPDATE", row(old)?, row(new)?),
@@ -141,8 +147,8 @@ fn put(message: Message, out: &mut Vec<u8>) {
     frame::encode(&SyncResponse { message }, out);
 }
 
-pub(crate) fn row_struct(schema: &Schema, row: TupleRef<'_>) -> Result<Struct, ViewError> {
-    let fields = project_row(schema, row)?.into_iter();
+pub(crate) fn row_struct(schema: &Schema, row: TupleRef<'_>, hex: &HexCells) -> Result<Struct, ViewError> {
+    let fields = show_row(schema, row, hex)?.into_iter();
     let fields = fields.map(|(name, value)| (name.to_owned(), to_wire(value))).collect();
     Ok(Struct { fields })
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{
-    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TupleBuf, Value,
+    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TableName, TupleBuf,
+    Value,
 };
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
@@ -64,7 +65,7 @@ fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, 
     let test = |value: &str| Match::Equals(Value::String(value.to_owned()));
     let predicates: Vec<_> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
-    let view = Views::new(1 << 20).get(encoding, &predicates).unwrap();
+    let view = Views::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates).unwrap();
     let mut walk = Walk::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
     walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
     let mut out = Vec::new();

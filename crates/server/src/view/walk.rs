@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, Xid};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, Xid};
 use laredo_engine::journal::{self, Frame, Piece};
 use laredo_proto::replication::RowEncoding;
 
@@ -29,6 +29,8 @@ pub(crate) struct Walk {
     mode: EntryMode,
     /// The newest transaction that was gone through.
     reached: Option<Reached>,
+    /// The newest definition that a transaction began.
+    begun: DefinitionVersion,
 }
 
 /// The end of a transaction.
@@ -72,6 +74,7 @@ impl Walk {
             is_open: false,
             mode,
             reached: None,
+            begun: DefinitionVersion::UNKNOWN,
         }
     }
 
@@ -98,6 +101,11 @@ impl Walk {
 
     pub(crate) fn reached(&self) -> Option<Reached> {
         self.reached
+    }
+
+    /// Returns the newest definition that a transaction which was gone through began; unknown where none did.
+    pub(crate) fn begun_definition(&self) -> DefinitionVersion {
+        self.begun
     }
 
     /// Goes through some frames; `None` at the end of the piece. Takes a while where they are large.
@@ -128,6 +136,9 @@ impl Walk {
         let schema_before = self.schema.clone();
         if let Some(schema) = frame.batch.schema.clone() {
             self.schema = Arc::new(laredo_proto::schema::from_wire(schema)?);
+        }
+        if frame.batch.definition != 0 {
+            self.begun = DefinitionVersion(frame.batch.definition);
         }
         let filter = self.view.filter(&self.schema)?;
         let projected = self.view.changes(&FrameChanges {
@@ -177,7 +188,9 @@ impl Walk {
         let mut out = bytes.to_vec();
         let Reached { sequence, position, committed_at, .. } = reached;
         match self.view.encoding {
-            RowEncoding::PostgresBinary => empty_batch(sequence, reached.mark(), &mut out),
+            RowEncoding::PostgresBinary => {
+                empty_batch((sequence, reached.mark()), DefinitionVersion::UNKNOWN, &mut out);
+            }
             RowEncoding::Struct => marker(Marker { sequence, position, committed_at }, &mut out),
         }
         out.into()

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use laredo_archive::{Format, FormatError, LineWriter};
-use laredo_core::{Schema, Tuple, Value, project_row};
+use laredo_core::{HexCells, Schema, Tuple, Value, show_row};
 
 use super::args::RowFormat;
 
@@ -35,7 +35,7 @@ fn csv<'a>(schema: &Schema, rows: impl Iterator<Item = &'a Tuple>, mut out: impl
     let names = schema.columns().iter().map(|column| text(&column.name));
     line(names.collect(), &mut out)?;
     for row in rows {
-        let values = project_row(schema, row.as_ref())?;
+        let values = show_row(schema, row.as_ref(), &HexCells::default())?;
         line(values.iter().map(|(_, value)| shown(value)).collect(), &mut out)?;
     }
     Ok(out.flush()?)

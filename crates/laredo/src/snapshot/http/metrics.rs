@@ -52,6 +52,7 @@ fn read_table(table: &Table) {
     gauge!("snapshotter_head_position_bytes", &name()).set(float(status.head_position.unwrap_or_default().0));
     gauge!("snapshotter_position_bytes", &name()).set(float(status.position.unwrap_or_default().0));
     counter!("snapshotter_cas_conflicts_total", &name()).absolute(status.conflicts);
+    counter!("snapshotter_hex_cells_total", &name()).absolute(status.hex_cells);
     for at in &status.destinations {
         let labels = [("table", table.name()), ("destination", at.name.clone())];
         counter!("snapshotter_objects_total", &labels).absolute(at.objects);
@@ -95,6 +96,10 @@ fn describe() {
     describe_counter!("snapshotter_connects_total", "Streams that were opened");
     describe_counter!("snapshotter_full_snapshots_total", "Streams among them that began with all rows");
     describe_counter!("snapshotter_cas_conflicts_total", "Times that the manifest was another one than expected");
+    describe_counter!(
+        "snapshotter_hex_cells_total",
+        "Values that were written in hex, because they do not have the form of their type"
+    );
     describe_counter!("snapshotter_objects_total", "Objects that were written to a destination");
     describe_counter!("snapshotter_bytes_total", "Bytes that were written to a destination");
     describe_counter!("snapshotter_destination_errors_total", "Calls to a destination that failed");

@@ -1,0 +1,76 @@
+//! Names the definition that a table's rows were read under.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Serialize, Serializer};
+
+/// The version of a table's definition: the same on every server that follows the database.
+///
+/// Rows that were read under one definition are never continued with changes of another one. Zero is unknown: the rows come
+/// from a program that knows of no definitions. It is written as 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DefinitionVersion(pub u64);
+
+impl DefinitionVersion {
+    /// The version of rows whose definition nothing is known of.
+    pub const UNKNOWN: DefinitionVersion = DefinitionVersion(0);
+
+    /// Returns true unless it is [`DefinitionVersion::UNKNOWN`].
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self != DefinitionVersion::UNKNOWN
+    }
+}
+
+impl fmt::Display for DefinitionVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A text that is not a definition's version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the version of a definition, which has 16 hexadecimal digits")]
+pub struct DefinitionVersionError(String);
+
+impl FromStr for DefinitionVersion {
+    type Err = DefinitionVersionError;
+
+    fn from_str(text: &str) -> Result<DefinitionVersion, DefinitionVersionError> {
+        let is_plain = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_plain.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(DefinitionVersion).ok_or_else(|| DefinitionVersionError(text.to_owned()))
+    }
+}
+
+impl Serialize for DefinitionVersion {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DefinitionVersion {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<DefinitionVersion, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_they_are_written() {
+        for number in [0, 1, 0xfedc_ba98_7654_3210, u64::MAX] {
+            let version = DefinitionVersion(number);
+            assert_eq!(version.to_string().parse(), Ok(version));
+            let json = serde_json::to_string(&version).unwrap();
+            assert_eq!(serde_json::from_str::<DefinitionVersion>(&json).unwrap(), version);
+        }
+        for text in ["", "1", "0x00000000000001", "+000000000000001", "00000000000000001", "000000000000000g"] {
+            assert!(text.parse::<DefinitionVersion>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Shows every cell: where a cell does not have the form that its schema says, its bytes are shown instead.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Problem, ProjectError, Shape, Value, escaped_hex, project_cell};
+use crate::schema::Schema;
+use crate::tuple::{Cell, TupleRef};
+
+/// Counts cells whose bytes were shown in hex, because they do not have the form that the schema says.
+#[derive(Debug, Default)]
+pub struct HexCells {
+    count: AtomicU64,
+    first: OnceLock<ProjectError>,
+}
+
+impl HexCells {
+    /// Returns how many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the reason of the first one.
+    #[must_use]
+    pub fn first(&self) -> Option<&ProjectError> {
+        self.first.get()
+    }
+
+    fn note(&self, error: ProjectError) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let _ = self.first.set(error);
+    }
+}
+
+/// Returns the values of a row like [`super::project_row`]. A cell that does not have the form of its type is shown as its
+/// bytes in hex, `\x0a1b`, and counted: [`crate::unproject_cell`] makes the same bytes of that again.
+///
+/// # Errors
+/// Text and JSON that is malformed, for which hex could be a value; a cell that was not sent.
+pub fn show_row<'s>(
+    schema: &'s Schema,
+    row: TupleRef<'_>,
+    hex: &HexCells,
+) -> Result<Vec<(&'s str, Value)>, ProjectError> {
+    let mut cells = row.cells();
+    let columns = schema.columns().iter().enumerate();
+    let shown = columns.map(|(number, column)| {
+        let cell = cells.next().unwrap_or(Cell::Null);
+        Ok((column.name.as_str(), show_cell(schema, number, cell, hex)?))
+    });
+    shown.collect()
+}
+
+/// Returns the value of one cell, as [`show_row`] shows it.
+pub(super) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &HexCells) -> Result<Value, ProjectError> {
+    let error = match project_cell(schema, column, cell) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    match (cell, &error.problem) {
+        (Cell::Null | Cell::Unchanged, _) | (_, Problem::Unsent | Problem::NoColumn) => Err(error),
+        (Cell::Value(bytes), _) if is_told_by_hex(schema, column) => {
+            hex.note(error);
+            Ok(Value::String(escaped_hex(bytes)))
+        }
+        (Cell::Value(_), _) => Err(error),
+    }
+}
+
+/// Returns true if no value of a column's type is shown as a string that begins with `\x`, so that such a string can only
+/// be bytes in hex.
+pub(crate) fn is_told_by_hex(schema: &Schema, column: usize) -> bool {
+    use postgres_types::Type;
+    let Some(column) = schema.columns().get(column).filter(|column| !column.is_text) else { return false };
+    match Shape::of(schema, column.type_oid) {
+        Ok(Shape::Text(_) | Shape::Enum(_) | Shape::Builtin(Type::JSON | Type::JSONB)) => false,
+        Ok(Shape::Builtin(_) | Shape::Array(_) | Shape::Composite(_) | Shape::Range(_)) => true,
+        Ok(Shape::Multirange(_) | Shape::Ltree | Shape::Money(_) | Shape::Unknown) | Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use postgres_types::Type;
+
+    use super::*;
+    use crate::project::tests::{PAIR, PAIR_RANGE, PAIRS, schema};
+    use crate::project::{JsonRows, project_row};
+    use crate::schema::Oid;
+    use crate::tuple::TupleBuf;
+    use crate::unproject::unproject_row;
+
+    fn row(bytes: &[u8]) -> TupleBuf {
+        [Cell::Value(bytes)].into_iter().collect()
+    }
+
+    #[test]
+    fn a_cell_of_another_form_is_shown_in_hex_and_read_back_as_it_was() {
+        let three_fields = [&[0, 0, 0, 3][..], &[0, 0, 0, 23, 255, 255, 255, 255].repeat(3)].concat();
+        let cases: [(Oid, &[u8]); 6] = [
+            (PAIR, &three_fields),
+            (PAIRS, b"not an array"),
+            (PAIR_RANGE, &[2, 0]),
+            (Type::INT4.oid(), b"12345"),
+            (Type::TIMESTAMPTZ.oid(), b"1"),
+            (Type::BYTEA_ARRAY.oid(), b""),
+        ];
+        for (oid, bytes) in cases {
+            let (schema, row, hex) = (Arc::new(schema(oid, false)), row(bytes), HexCells::default());
+            assert!(project_row(&schema, row.as_ref()).is_err(), "{oid}");
+            let shown = show_row(&schema, row.as_ref(), &hex).unwrap();
+            assert!(matches!(&shown[0].1, Value::String(text) if text.starts_with("\\x")), "{shown:?}");
+            assert_eq!((hex.count(), hex.first().map(|error| error.column.as_str())), (1, Some("c")));
+            let mut line = Vec::new();
+            JsonRows::new(schema.clone()).push(row.as_ref(), &mut line, &hex).unwrap();
+            let json = shown[0].1.to_json();
+            assert_eq!(String::from_utf8(line).unwrap(), format!("{{\"c\":{json}}}"), "{oid}");
+            let read = unproject_row(&schema, &[("c".to_owned(), shown[0].1.clone())]).unwrap();
+            assert_eq!(read.as_ref().bytes(), row.as_ref().bytes(), "{oid}");
+        }
+    }
+
+    #[test]
+    fn text_and_json_are_never_shown_in_hex() {
+        for (oid, is_text) in [(Type::TEXT.oid(), false), (Type::JSONB.oid(), false), (PAIR, true)] {
+            let (schema, hex) = (schema(oid, is_text), HexCells::default());
+            assert!(show_row(&schema, row(&[0xff]).as_ref(), &hex).is_err(), "{oid}");
+            assert_eq!(hex.count(), 0);
+        }
+        let text = Value::String("\\x41".to_owned());
+        let read = unproject_row(&schema(Type::TEXT.oid(), false), &[("c".to_owned(), text)]).unwrap();
+        assert_eq!(read.as_ref().cell(0), Cell::Value(b"\\x41"), "a text of its own");
+    }
+
+    #[test]
+    fn cells_that_fit_are_shown_as_ever() {
+        let (schema, hex) = (schema(Type::INT4.oid(), false), HexCells::default());
+        let row = row(&[0, 0, 0, 7]);
+        assert_eq!(show_row(&schema, row.as_ref(), &hex), project_row(&schema, row.as_ref()));
+        assert_eq!((hex.count(), hex.first()), (0, None));
+    }
+}

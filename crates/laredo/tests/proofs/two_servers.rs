@@ -1,0 +1,156 @@
+//! Servers that have noticed a change of a table's definition, and servers that have not: whoever goes from one to another ends with
+//! the database's rows.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use laredo_archive::{Archive, At, Local, ReadProgress};
+use laredo_client::Replica;
+use laredo_core::TableName;
+use laredo_testkit::{Cluster, ClusterOptions, Proxy, eventually};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::support::server::{PATIENCE, PATIENT, ServerConfig};
+use crate::support::simple::SimpleClient;
+use crate::support::snapshotter::{Snapshotter, table};
+
+const KEY: &[&str] = &["id"];
+
+/// The sessions in which a server looks at the catalogue, stopped until this is dropped: it notices nothing that only the catalogue
+/// tells.
+struct BlindServer {
+    sessions: Vec<i32>,
+}
+
+impl BlindServer {
+    async fn new(sql: &Client) -> BlindServer {
+        let find = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+            AND (query LIKE '%laredo_facts%' OR query LIKE '%WITH RECURSIVE%' OR query LIKE '%pg_current_wal_insert_lsn%'
+                 OR query LIKE '%pg_snapshot_xmax%')";
+        let mut sessions = Vec::new();
+        for _ in 0..600 {
+            sessions = sql.query(find, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+            if !sessions.is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert!(!sessions.is_empty(), "the server has a session that looks at the catalogue");
+        let blind = BlindServer { sessions };
+        blind.signal("STOP");
+        blind
+    }
+
+    fn signal(&self, signal: &str) {
+        for pid in &self.sessions {
+            // One that has ended cannot be stopped, and need not be.
+            let _ = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
+        }
+    }
+}
+
+impl Drop for BlindServer {
+    fn drop(&mut self) {
+        self.signal("CONT");
+    }
+}
+
+type Ids = BTreeSet<i64>;
+
+async fn ids_of_database(sql: &Client) -> Ids {
+    sql.query("SELECT id::bigint FROM p", &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn ids_of_replica(replica: &Replica) -> Ids {
+    let id = |bytes: &[u8]| i64::from(i32::from_be_bytes(bytes.try_into().unwrap()));
+    replica.view().rows().map(|row| id(row.tuple().as_ref().cell(0).value().unwrap())).collect()
+}
+
+fn ids_of_simple(simple: &SimpleClient) -> Ids {
+    simple.state().rows.values().map(|row| row["id"].as_f64().unwrap() as i64).collect()
+}
+
+async fn ids_of_archive(folder: &Path) -> Ids {
+    let Ok(archive) = Archive::open(Arc::new(Local::new(folder)), None).await else { return Ids::new() };
+    let Ok(rebuilt) = archive.rebuild(At::Latest, &ReadProgress::default()).await else { return Ids::new() };
+    let id = |bytes: &[u8]| i64::from(i32::from_be_bytes(bytes.try_into().unwrap()));
+    rebuilt.table.rows().map(|row| id(row.as_ref().cell(0).value().unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_that_has() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    let create = "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+        CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200);
+        CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (200) TO (9999);
+        INSERT INTO p SELECT g, 0 FROM generate_series(0, 199) g";
+    cluster.psql(create).unwrap();
+    let (sql, name) = (cluster.connect().await.unwrap(), TableName::new("public", "p"));
+    let config = ServerConfig::new(cluster.url("postgres"), [name.clone()]).target(PATIENT);
+    let old = config.clone().slot("laredo_old").start().await;
+    let way = Proxy::start(format!("127.0.0.1:{}", old.ports.fanout)).await.unwrap();
+    let url = format!("http://{}", way.addr());
+    let folder = tempfile::tempdir().unwrap();
+    let replica = Replica::builder(url.clone(), name.clone()).start().unwrap();
+    let local = || {
+        let builder = Replica::builder(url.clone(), name.clone());
+        builder.local_snapshot_path(folder.path().join("local")).start().unwrap()
+    };
+    let saved = local();
+    let simple = SimpleClient::start_naming_snapshots(&url, &name, KEY);
+    let keys = json!({ "diff": { "interval": "200ms" }, "formats": { "snapshot": ["jsonl"], "diff": ["jsonl"] } });
+    let archive = |kind: &str| folder.path().join(kind);
+    let snapshotter = |kind: &str| Snapshotter::launch(&[table(&url, &name, &archive(kind), &keys)], &Value::Null, &[]);
+    let (running, restarted) = (snapshotter("running"), snapshotter("restarted"));
+    let shown = async |with_saved: Option<&Replica>| {
+        let mut shown = vec![("replica", ids_of_replica(&replica)), ("simple client", ids_of_simple(&simple))];
+        shown.extend(with_saved.map(|saved| ("local snapshot", ids_of_replica(saved))));
+        for kind in ["running", "restarted"] {
+            shown.push((kind, ids_of_archive(&archive(kind).join("p/")).await));
+        }
+        shown
+    };
+    let all_have = async |id: i64, saved: &Replica| {
+        let have = async || shown(Some(saved)).await.iter().all(|(_, ids)| ids.contains(&id));
+        if eventually(PATIENCE, have).await.is_err() {
+            panic!("{id} is not there: {:?}", shown(Some(saved)).await);
+        }
+    };
+    replica.ready(PATIENCE).await.unwrap();
+    all_have(199, &saved).await;
+    // Announced before, so that nothing wakes the look later.
+    sql.batch_execute("UPDATE p SET v = 1 WHERE id = 1; INSERT INTO p VALUES (999, 0)").await.unwrap();
+    all_have(999, &saved).await;
+    let blind = BlindServer::new(&sql).await;
+    sql.batch_execute("DROP TABLE p2; INSERT INTO p VALUES (1000, 0)").await.unwrap();
+    all_have(1000, &saved).await;
+    let new = config.slot("laredo_new").start().await;
+    sql.batch_execute("INSERT INTO p VALUES (1001, 0)").await.unwrap();
+    all_have(1001, &saved).await;
+    assert!(ids_of_replica(&replica).contains(&150), "the old server has noticed nothing");
+    // Some are not there while the servers change places.
+    saved.stop().await;
+    restarted.stop().await;
+    way.retarget(format!("127.0.0.1:{}", new.ports.fanout));
+    drop(old);
+    drop(blind);
+    way.cut_all();
+    let (saved, _restarted) = (local(), snapshotter("restarted"));
+    sql.batch_execute("INSERT INTO p VALUES (2000, 0)").await.unwrap();
+    all_have(2000, &saved).await;
+    let expected = ids_of_database(&sql).await;
+    let equal = async || shown(Some(&saved)).await.iter().all(|(_, ids)| *ids == expected);
+    let _ = eventually(PATIENCE, equal).await;
+    for (who, ids) in shown(Some(&saved)).await {
+        assert_eq!(ids, expected, "{who}");
+    }
+    let metrics = new.metrics().await;
+    let differs =
+        metrics.lines().find(|line| line.contains("laredo_snapshots_total") && line.contains("definition differs"));
+    assert!(differs.is_some_and(|line| line.ends_with(" 5")), "each of them for this reason: {differs:?}");
+    drop(running);
+}
