@@ -201,8 +201,7 @@ async fn an_open_request_that_is_refused_hears_why_at_once() {
     let (_database, server) = serve(|_| {}).await;
     let unknown = SyncRequest { table: "nope".to_owned(), ..request(RowEncoding::Struct) };
     let without = SyncRequest { table: String::new(), ..request(RowEncoding::Struct) };
-    let malformed =
-        SyncRequest { last_known_source_position: "here".to_owned(), ..request(RowEncoding::Struct) };
+    let malformed = SyncRequest { last_known_source_position: "here".to_owned(), ..request(RowEncoding::Struct) };
     for transport in TRANSPORTS {
         for (request, words) in [(&unknown, "nope"), (&without, "table"), (&malformed, "last_known_source_position")] {
             let end = Open::new(&server, transport, &start(request)).await.end().await;

@@ -143,7 +143,8 @@ fn spelled_otherwise() -> &'static str {
 #[test]
 fn objects_are_named_as_the_manifest_spells_their_positions() {
     let manifest = Manifest::parse(spelled_otherwise().as_bytes(), None).unwrap();
-    let names: Vec<String> = manifest.artifacts.iter().map(|artifact| artifact.object(Format::JSONL).unwrap()).collect();
+    let names: Vec<String> =
+        manifest.artifacts.iter().map(|artifact| artifact.object(Format::JSONL).unwrap()).collect();
     let expected =
         ["epoch=1/snapshot-a_b.jsonl", "epoch=2/snapshot-0_0019F000.jsonl", "epoch=2/diff-0_0019F000-0_0019F010.jsonl"];
     assert_eq!(names, expected);

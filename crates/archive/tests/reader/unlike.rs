@@ -108,7 +108,9 @@ fn names(names: &[&str]) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn an_archive_without_columns_is_read_by_the_key_that_is_named() {
-    for (format, columns) in [("jsonl", None), ("protobuf.zst", None), ("jsonl", Some(json!(null))), ("jsonl", Some(json!([])))] {
+    for (format, columns) in
+        [("jsonl", None), ("protobuf.zst", None), ("jsonl", Some(json!(null))), ("jsonl", Some(json!([])))]
+    {
         let sample = Sample::written(&[format]).await;
         let expected: BTreeMap<Lsn, Vec<Map<String, Value>>> = {
             let archive = sample.open().await.unwrap();
@@ -224,7 +226,8 @@ async fn numbers_keep_their_digits() {
         let found: Vec<Value> = rows.into_iter().map(|row| row["n"].clone()).collect();
         assert_eq!(found, *expected, "{columns}");
     }
-    let arrays = "{\"id\":1,\"n\":[1.50,null,[12345678901234567890.123]]}\n{\"id\":2,\"n\":[12345678901234567890.10]}\n";
+    let arrays =
+        "{\"id\":1,\"n\":[1.50,null,[12345678901234567890.123]]}\n{\"id\":2,\"n\":[12345678901234567890.10]}\n";
     let rows = Lines::write(&Value::Null, "jsonl", "jsonl", arrays.as_bytes()).rows(&["id"]).await.unwrap();
     assert_eq!(rows[0]["n"], json!(["1.50", null, ["12345678901234567890.123"]]));
     let flat = "{\"id\":2,\"n\":[12345678901234567890.10,1e2]}\n";
@@ -250,7 +253,8 @@ fn message(id: f64, n: f64) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn a_numeric_that_a_double_may_have_rounded_is_refused() {
-    let exact = [message(1.0, 1.5), message(2.0, -0.1), message(3.0, 123_456_789_012_345.0), message(4.0, 1e300)].concat();
+    let exact =
+        [message(1.0, 1.5), message(2.0, -0.1), message(3.0, 123_456_789_012_345.0), message(4.0, 1e300)].concat();
     for columns in [columns("numeric", 0), columns("numeric", 1700)] {
         let rows = Lines::write(&columns, "protobuf", "pb", &exact).rows(&[]).await.unwrap();
         let found: Vec<&str> = rows.iter().map(|row| row["n"].as_str().unwrap()).collect();
