@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use laredo_core::{Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
@@ -34,6 +34,8 @@ pub struct Engine<S> {
     forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
+    /// Background verifications read the source one at a time.
+    verify_turns: Arc<Semaphore>,
 }
 
 /// Somebody wants the source to be reset.
@@ -128,6 +130,7 @@ impl<S: Source> Engine<S> {
             forgetting: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
             orders: mpsc::channel(ORDERS),
+            verify_turns: Arc::new(Semaphore::new(1)),
         };
         let opened = open_folders(&tables, &engine.identity, &clock).await?;
         let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
@@ -161,7 +164,8 @@ impl<S: Source> Engine<S> {
             None => Ok(()),
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands));
+        let turns = self.verify_turns.clone();
+        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands, turns));
         self.outlets.push(outlet);
         self.tables.push(TableHandle { name, status, commits, journal, commands: command_sender, snapshots });
         Ok(())

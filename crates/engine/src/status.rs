@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::durable::Durable;
 use crate::journal::Journal;
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
+use crate::verify::{VerifyError, VerifyReport, VerifyStatus, VerifyTerms};
 
 /// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub struct TableStatus {
     pub copy: Option<CopyProgress>,
     /// Bytes of transactions held while it is.
     pub held_bytes: u64,
+    /// Its verifications.
+    pub verify: VerifyStatus,
 }
 
 impl Default for TableStatus {
@@ -114,6 +117,7 @@ impl Default for TableStatus {
             copies: 0,
             copy: None,
             held_bytes: 0,
+            verify: VerifyStatus::default(),
         }
     }
 }
@@ -161,6 +165,14 @@ pub(crate) enum TableCommand {
         /// Whether it is so.
         answer: oneshot::Sender<Result<(), SnapshotError>>,
     },
+    /// Compare its rows with the source's.
+    Verify(VerifyCommand),
+}
+
+/// An order to verify a table.
+pub(crate) struct VerifyCommand {
+    pub(crate) terms: VerifyTerms,
+    pub(crate) answer: oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>,
 }
 
 impl TableHandle {
@@ -216,6 +228,19 @@ impl TableHandle {
         self.commands.send(restore).await.map_err(|_| SnapshotError::Stopping)?;
         answered.await.map_err(|_| SnapshotError::Stopping)??;
         Ok(info)
+    }
+
+    /// Compares the table with the source's: every row, as it was at the position of a snapshot. A table that is being
+    /// copied is verified when the copy is complete. Dropping the future ends the pass. [`TableStatus::verify`] has its
+    /// progress.
+    ///
+    /// # Errors
+    /// When another pass was asked for before, the table has failed, or the pass could not be completed.
+    pub async fn verify(&self, terms: VerifyTerms) -> Result<Arc<VerifyReport>, VerifyError> {
+        let (answer, answered) = oneshot::channel();
+        let command = TableCommand::Verify(VerifyCommand { terms, answer });
+        self.commands.send(command).await.map_err(|_| VerifyError::Stopping)?;
+        answered.await.map_err(|_| VerifyError::Stopping)?
     }
 
     /// Asks for a new copy of the table; readers get what differs. `false` when the engine has stopped.

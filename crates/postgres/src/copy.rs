@@ -1,6 +1,6 @@
 //! Copying a table under an ordinary snapshot.
 
-mod rows;
+pub(crate) mod rows;
 mod wait;
 mod writers;
 
@@ -82,7 +82,7 @@ async fn settle(
     Ok(())
 }
 
-fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -> Result<Schema, SourceError> {
+pub(crate) fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -> Result<Schema, SourceError> {
     let mut problems: Vec<String> =
         publication::table_problem(&options.publication.name, &request.name, facts).into_iter().collect();
     if facts.access.hides_rows {
@@ -98,7 +98,7 @@ fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -
     }
 }
 
-async fn read_facts(
+pub(crate) async fn read_facts(
     connection: &mut Connection,
     publication: &str,
     request: &TableRequest,
@@ -111,7 +111,7 @@ async fn read_facts(
 }
 
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
-async fn begin(
+pub(crate) async fn begin(
     connection: &mut Connection,
     kind: char,
     request: &TableRequest,
@@ -154,7 +154,7 @@ async fn begin(
 ///
 /// PostgreSQL sends what is flushed. The mark is transactional because a commit is flushed at once; other records may
 /// stay in memory for as long as the database is idle. It goes to nobody: the stream does not ask for messages.
-async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
+pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
     // Not for longer than the local flush takes: a standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
@@ -186,9 +186,29 @@ fn snapshot_of(text: &str) -> Option<Snapshot> {
 
 /// The statement that copies what is published of a table.
 fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema) -> String {
-    let filter = definition.published.as_ref().and_then(|published| published.filter.as_ref());
-    let is_plain = definition.kind != 'p' && filter.is_none() && !schema.columns().iter().any(|column| column.is_text);
-    let table = name.quoted();
+    let is_filtered = definition.published.as_ref().is_some_and(|published| published.filter.is_some());
+    let is_plain = definition.kind != 'p' && !is_filtered && !schema.columns().iter().any(|column| column.is_text);
+    match is_plain {
+        true => format!("COPY {} ({}) TO STDOUT (FORMAT binary)", name.quoted(), columns(schema)),
+        false => format!("COPY ({}) TO STDOUT (FORMAT binary)", select_statement(name, definition, schema, None)),
+    }
+}
+
+/// The query for what is published of a table, as far as it meets a condition.
+pub(crate) fn select_statement(
+    name: &TableName,
+    definition: &Definition,
+    schema: &Schema,
+    condition: Option<&str>,
+) -> String {
+    let filter = definition.published.as_ref().and_then(|published| published.filter.as_deref());
+    let conditions: Vec<String> = filter.into_iter().chain(condition).map(|part| format!("({part})")).collect();
+    let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("SELECT {} FROM {}{}{condition}", columns(schema), only(definition.kind), name.quoted())
+}
+
+/// The columns of a copy.
+fn columns(schema: &Schema) -> String {
     let columns: Vec<String> = schema
         .columns()
         .iter()
@@ -201,13 +221,7 @@ fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema) ->
             }
         })
         .collect();
-    let columns = columns.join(", ");
-    if is_plain {
-        return format!("COPY {table} ({columns}) TO STDOUT (FORMAT binary)");
-    }
-    let condition = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
-    let only = only(definition.kind);
-    format!("COPY (SELECT {columns} FROM {only}{table}{condition}) TO STDOUT (FORMAT binary)")
+    columns.join(", ")
 }
 
 #[cfg(test)]

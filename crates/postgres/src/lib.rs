@@ -4,6 +4,7 @@ mod care;
 mod catalog;
 mod copy;
 mod identity;
+mod inspect;
 mod options;
 mod publication;
 mod reset;

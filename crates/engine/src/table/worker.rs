@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::verifier::Verifier;
 use super::{Table, TableCommit, TableError, Wants};
 use crate::base::{self, Base, BaseError, Bases};
 use crate::journal::{Journal, Merging};
@@ -78,6 +79,7 @@ pub(crate) struct Worker<S> {
     store: Option<watch::Receiver<StoreStatus>>,
     /// How its snapshots are, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
+    verifier: Verifier<S>,
 }
 
 struct RunningCopy {
@@ -99,10 +101,25 @@ impl<S: Source> Worker<S> {
         events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
+        verify_turns: Arc<Semaphore>,
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, has_progress, unsettled) = (0, false, 0);
-        Worker { table, index, source, events, taken, progress, has_progress, commands, unsettled, store, snapshots }
+        let verifier = Verifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
+        Worker {
+            table,
+            index,
+            source,
+            events,
+            taken,
+            progress,
+            has_progress,
+            commands,
+            unsettled,
+            store,
+            snapshots,
+            verifier,
+        }
     }
 
     /// Runs the table until the stream is closed, and writes its snapshots.
@@ -124,6 +141,7 @@ impl<S: Source> Worker<S> {
         let mut attempts = 0;
         let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
         let mut merging: Option<JoinHandle<()>> = None;
+        self.verifier.start();
         loop {
             let outcome = match self.step(&mut copy).await {
                 Some(outcome) => outcome,
@@ -177,6 +195,9 @@ impl<S: Source> Worker<S> {
             kept = store_moved(&mut self.store) => Some(kept),
             () = snapshot_written(&mut self.snapshots) => Some(Ok(Wants::Nothing)),
             () = until(mark_at) => Some(Ok(Wants::Nothing)),
+            event = self.verifier.next(&self.table) => {
+                Some(aside(true, || self.verifier.handle(event, &mut self.table)))
+            }
         }
     }
 
@@ -195,6 +216,10 @@ impl<S: Source> Worker<S> {
                 let restored = aside(true, || self.table.restore_snapshot(*recovered));
                 // Whoever asked may have gone; it is done all the same.
                 let _ = answer.send(restored);
+                Ok(Wants::Nothing)
+            }
+            TableCommand::Verify(command) => {
+                self.verifier.request(command, &mut self.table);
                 Ok(Wants::Nothing)
             }
         }

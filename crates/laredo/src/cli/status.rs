@@ -44,6 +44,15 @@ struct Table {
     error: Option<String>,
     reason: Option<String>,
     copy: Option<Copied>,
+    #[serde(default)]
+    verify: Verified,
+}
+
+/// The comparisons of a table with the database.
+#[derive(Debug, Default, Deserialize)]
+struct Verified {
+    /// Rows that differed in the last one.
+    differing: Option<u64>,
 }
 
 /// How far a copy is.
@@ -141,7 +150,9 @@ fn detail(table: &Table) -> String {
         }
         text
     });
-    let parts = [table.error.clone(), table.reason.clone(), copy];
+    let differing = table.verify.differing.filter(|differing| *differing > 0);
+    let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
+    let parts = [table.error.clone(), table.reason.clone(), copy, differing];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
