@@ -106,7 +106,7 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
             Step::Show { newest } if !hidden.is_empty() => {
                 let (end, ids) = hidden.remove(if newest { hidden.len() - 1 } else { 0 });
                 database.show(end);
-                ids.into_iter().for_each(|id| drop(locked.remove(&(0, id))));
+                ids.iter().for_each(|id| _ = locked.remove(&(0, *id)));
             }
             Step::Show { .. } => {}
             Step::Touch { id } => {
@@ -181,7 +181,8 @@ async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3]) {
     let (report, ()) = tokio::join!(running.verify(LOOK), play(steps, &database, &running, false));
     assert_eq!((found(&report), report.unverified), (planted.clone(), 0));
     assert!(report.differences.iter().all(|row| (row.kind() == "different") == (row.columns == ["body"])));
-    assert_eq!(found(&running.verify(HEAL).await), planted);
+    let healing = running.verify(HEAL).await;
+    assert_eq!(found(&healing), planted);
     healed(&database, &running).await;
     running.stop().await;
 }
