@@ -64,21 +64,21 @@ enum Step {
     Touch { id: i64 },
     Reload,
     Restart,
-    Yield,
+    Yield { times: usize },
 }
 
 fn steps(disturbs: bool) -> impl Strategy<Value = Vec<Step>> {
     let disturbance = u32::from(disturbs);
     let step = prop_oneof![
-        8 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Commit { seed, changes }),
-        3 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Hide { seed, changes }),
-        4 => any::<bool>().prop_map(|newest| Step::Show { newest }),
-        3 => (PLANTED..PLANTED + 6).prop_map(|id| Step::Touch { id }),
+        40 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Commit { seed, changes }),
+        15 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Hide { seed, changes }),
+        20 => any::<bool>().prop_map(|newest| Step::Show { newest }),
+        15 => (PLANTED..PLANTED + 6).prop_map(|id| Step::Touch { id }),
         disturbance => Just(Step::Reload),
         disturbance => Just(Step::Restart),
-        6 => Just(Step::Yield),
+        100 => (1..25_usize).prop_map(|times| Step::Yield { times }),
     ];
-    prop::collection::vec(step, 1..80)
+    prop::collection::vec(step, 1..120)
 }
 
 /// Hidden commits, oldest first, each with the rows that it locks.
@@ -116,7 +116,11 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
             }
             Step::Reload => assert!(running.table().reload("asked").await),
             Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned() }).await,
-            Step::Yield => tokio::task::yield_now().await,
+            Step::Yield { times } => {
+                for _ in 0..times {
+                    tokio::task::yield_now().await;
+                }
+            }
         }
     }
     hidden.into_iter().for_each(|(end, _)| database.show(end));
@@ -198,8 +202,12 @@ async fn healed(database: &SimDatabase, running: &Running) {
     assert_eq!(running.verify(LOOK).await.differing, 0);
 }
 
-fn run(future: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+/// On one thread, steps come between the rows of a part; on two, they come at any time.
+fn run(threads: usize, future: impl Future<Output = ()>) {
+    let runtime = match threads {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap(),
+    };
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), future).await.unwrap() });
 }
 
@@ -211,13 +219,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
-    fn equal_tables_are_never_found_to_differ(steps in steps(true)) {
-        run(finds_nothing(steps));
+    fn equal_tables_are_never_found_to_differ(steps in steps(true), threads in 1..3_usize) {
+        run(threads, finds_nothing(steps));
     }
 
     #[test]
-    fn every_planted_difference_is_found_and_healed(steps in steps(false), kinds: [bool; 3]) {
-        run(finds_what_is_planted(steps, kinds));
+    fn every_planted_difference_is_found_and_healed(steps in steps(false), kinds: [bool; 3], threads in 1..3_usize) {
+        run(threads, finds_what_is_planted(steps, kinds));
     }
 }
 

@@ -184,14 +184,15 @@ impl Verification {
         match event {
             PartEvent::Begin { schema, snapshot, inserted, blocks } => {
                 if schema != *live.pipeline.source() {
-                    return Err(PartError::GiveUp("the table's columns have changed".to_owned()));
+                    return Err(PartError::Retry("the table's columns have changed".to_owned()));
                 }
                 part.tracker.set_snapshot(snapshot);
                 part.inserted = Some(inserted);
                 self.progress.blocks_total = self.progress.blocks_total.max(blocks);
                 return Ok(());
             }
-            PartEvent::Changed(reason) => return Err(PartError::GiveUp(reason)),
+            // A copy follows, and the pass begins again after it.
+            PartEvent::Changed(reason) => return Err(PartError::Retry(reason)),
             PartEvent::Rows(_) | PartEvent::End { .. } => {}
         }
         if let Some(reason) = part.tracker.lost() {
