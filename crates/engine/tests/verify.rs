@@ -67,13 +67,13 @@ enum Step {
     Yield { times: usize },
 }
 
-fn steps(disturbs: bool) -> impl Strategy<Value = Vec<Step>> {
+fn steps(disturbs: bool, touches: u32) -> impl Strategy<Value = Vec<Step>> {
     let disturbance = u32::from(disturbs);
     let step = prop_oneof![
         40 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Commit { seed, changes }),
         15 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Hide { seed, changes }),
         20 => any::<bool>().prop_map(|newest| Step::Show { newest }),
-        15 => (PLANTED..PLANTED + 6).prop_map(|id| Step::Touch { id }),
+        touches => (PLANTED..PLANTED + 2).prop_map(|id| Step::Touch { id }),
         disturbance => Just(Step::Reload),
         disturbance => Just(Step::Restart),
         100 => (1..25_usize).prop_map(|times| Step::Yield { times }),
@@ -138,8 +138,9 @@ async fn verify_on(table: TableHandle, mut stopped: oneshot::Receiver<()>) -> Ve
     }
 }
 
-async fn finds_nothing(steps: Vec<Step>) {
+async fn finds_nothing(steps: Vec<Step>, yields: u64) {
     let database = SimDatabase::new(1);
+    database.slow_parts_down(yields);
     database.commit(0, (0..8).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
     database.commit(0, (PLANTED..PLANTED + 6).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
     let running = Running::start(&database).await;
@@ -164,8 +165,9 @@ fn found(report: &VerifyReport) -> BTreeMap<i64, &'static str> {
     report.differences.iter().map(|difference| (id(&difference.key), difference.kind())).collect()
 }
 
-async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3]) {
+async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3], yields: u64) {
     let database = SimDatabase::new(1);
+    database.slow_parts_down(yields);
     let ids = (0..8).chain(PLANTED..PLANTED + 6);
     database.commit(0, ids.map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
     let running = Running::start(&database).await;
@@ -219,13 +221,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
-    fn equal_tables_are_never_found_to_differ(steps in steps(true), threads in 1..3_usize) {
-        run(threads, finds_nothing(steps));
+    fn equal_tables_are_never_found_to_differ(steps in steps(true, 10), threads in 1..3_usize, yields in 0..40_u64) {
+        run(threads, finds_nothing(steps, yields));
     }
 
     #[test]
-    fn every_planted_difference_is_found_and_healed(steps in steps(false), kinds: [bool; 3], threads in 1..3_usize) {
-        run(threads, finds_what_is_planted(steps, kinds));
+    fn every_planted_difference_is_found_and_healed(
+        steps in steps(false, 60), kinds: [bool; 3], threads in 1..3_usize, yields in 0..40_u64,
+    ) {
+        run(threads, finds_what_is_planted(steps, kinds, yields));
     }
 }
 

@@ -80,6 +80,8 @@ pub struct SimDatabase {
     /// Stands for what a catalogue says of the tables.
     definition: Arc<Mutex<String>>,
     retention: Arc<watch::Sender<Retention>>,
+    /// How often a reader of a part gives way to others between two rows.
+    part_yields: Arc<AtomicU64>,
 }
 
 impl SimDatabase {
@@ -96,6 +98,7 @@ impl SimDatabase {
             from: Arc::default(),
             definition: Arc::default(),
             retention: Arc::default(),
+            part_yields: Arc::new(AtomicU64::new(1)),
         }
     }
 
@@ -157,6 +160,11 @@ impl SimDatabase {
     /// Gives the tables another definition, of which the stream does not tell.
     pub fn redefine(&self, definition: &str) {
         definition.clone_into(&mut self.definition.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Slows down the reading of parts: between two rows it gives way to others so often.
+    pub fn slow_parts_down(&self, yields: u64) {
+        self.part_yields.store(yields, Ordering::Relaxed);
     }
 
     /// Says what is kept for the stream.
@@ -508,7 +516,9 @@ CopyEvent::Rows(SimDatabase::chunk(*id, body))
                     return Ok(());
                 }
                 // Lets commits come in between the rows of a part.
-                tokio::task::yield_now().await;
+                for _ in 0..self.part_yields.load(Ordering::Relaxed) {
+                    tokio::task::yield_now().await;
+                }
             }
         }
         Ok(())
