@@ -73,6 +73,9 @@ pub struct VerifyReport {
     pub differing: u64,
     /// Whether so many rows differ that the pass ended before the table did.
     pub is_cut: bool,
+    /// Rows that differed when the scan came across them, before they were looked up. A row that the lookup does not
+    /// confirm does not differ.
+    pub suspects: u64,
     /// Rows that changed while the pass ran and could not be compared.
     pub unverified: u64,
     /// The first rows that differ, at most [`VerifyReport::DIFFERENCES_MAX`].

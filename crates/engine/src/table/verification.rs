@@ -46,6 +46,7 @@ pub(crate) struct Verification {
     part_bytes_max: u64,
     suspects: HashSet<Key, RandomState>,
     is_cut: bool,
+    suspected: u64,
     unverified: u64,
     differing: u64,
     differences: Vec<RowDifference>,
@@ -99,6 +100,7 @@ impl Verification {
             part_bytes_max,
             suspects: HashSet::default(),
             is_cut: false,
+            suspected: 0,
             unverified: 0,
             differing: 0,
             differences: Vec::new(),
@@ -304,7 +306,7 @@ impl Verification {
     }
 
     fn look_up(&mut self, unseen: HashSet<Key, RandomState>, beyond: u64) {
-        self.unverified = beyond;
+        (self.unverified, self.suspected) = (beyond, self.suspects.len() as u64);
         self.seen = HashSet::default();
         let mut keys = std::mem::take(&mut self.suspects);
         keys.extend(unseen);
@@ -340,6 +342,7 @@ impl Verification {
             bytes: self.progress.bytes,
             differing: self.differing,
             is_cut: self.is_cut,
+            suspects: self.suspected,
             unverified: self.unverified,
             differences: self.differences,
             schema: Arc::clone(live.pipeline.source()),

@@ -302,7 +302,9 @@ async fn next_event(
     if verification.is_sweeping() {
         return VerifierEvent::Sweep;
     }
-    tokio::time::sleep_until(resume_at).await;
+    if resume_at > Instant::now() {
+        sleep_until(resume_at).await;
+    }
     let Some(inspection) = inspection.as_mut().filter(|_| verification.has_part()) else {
         return VerifierEvent::Order;
     };
