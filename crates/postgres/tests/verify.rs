@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, TableName};
+use laredo_core::{CommitTime, TableName};
 use laredo_engine::source::{SourceError, TableRequest};
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyReport, VerifyTerms};
@@ -166,28 +166,22 @@ async fn an_idle_database_and_an_empty_table_are_verified() {
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_column_lists_and_keys_without_an_operator_are_verified() {
     let schema = "CREATE EXTENSION pg_surgery; CREATE TYPE pair AS (a int, b text);
-        CREATE TABLE t (id int, j json, p point, x xml, k pair, secret text, kind text);
+        CREATE TABLE t (id int, j json, p point, k pair, secret text, kind text);
         ALTER TABLE t REPLICA IDENTITY FULL;
-        INSERT INTO t SELECT i, '{}', point(i, 1), '<a/>', ROW(i, 'b'), 's', 'kept' FROM generate_series(1, 300) i;
-        INSERT INTO t SELECT i, '{}', NULL, '<a/>', NULL, 's', 'left' FROM generate_series(301, 600) i;
-        CREATE PUBLICATION laredo_pub FOR TABLE t (id, j, p, x, k, kind) WHERE (kind = 'kept')";
-    if laredo_testkit_version() < 15 {
-        return;
-    }
-    let setting = Setting::of_one(schema, "public.t", &["id", "j", "p", "x", "k"]).await;
-    assert_eq!(setting.table().verify(LOOK).await.unwrap().rows, 300);
+        INSERT INTO t SELECT i, '{}', point(i, 1), ROW(i, 'b'), 's', 'kept' FROM generate_series(1, 300) i;
+        INSERT INTO t SELECT i, '{}', NULL, NULL, 's', 'left' FROM generate_series(301, 600) i;
+        DO $$ BEGIN IF current_setting('server_version_num')::int >= 150000 THEN
+            EXECUTE 'CREATE PUBLICATION laredo_pub FOR TABLE t (id, j, p, k, kind) WHERE (kind = ''kept'')';
+        END IF; END $$";
+    let setting = Setting::of_one(schema, "public.t", &["id", "j", "p", "k"]).await;
+    let rows = if setting.cluster.major_version() >= 15 { 300 } else { 600 };
+    assert_eq!(setting.table().verify(LOOK).await.unwrap().rows, rows);
     // A row that lacks a value of its key, and one that has all.
-    setting.run("INSERT INTO t VALUES (1001, NULL, NULL, NULL, NULL, 's', 'kept')").await;
+    setting.run("INSERT INTO t VALUES (1001, NULL, NULL, NULL, 's', 'kept')").await;
     setting.settled().await;
-    let kill = "SELECT heap_force_kill('t'::regclass, ARRAY[ctid]) FROM t WHERE id IN (1001, 7)";
-    setting.run(kill).await;
+    setting.run("SELECT heap_force_kill('t'::regclass, ARRAY[ctid]) FROM t WHERE id IN (1001, 7)").await;
     let report = setting.table().verify(LOOK).await.unwrap();
     assert_eq!(kinds(&report), BTreeMap::from([("extra", 2)]));
-}
-
-/// PostgreSQL's major version.
-fn laredo_testkit_version() -> u32 {
-    Cluster::start(ClusterOptions::default()).unwrap().major_version()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,5 +223,4 @@ async fn a_table_that_changes_as_a_whole_again_and_again_is_verified() {
     }
     stop.send(()).unwrap();
     writing.await.unwrap();
-    let _ = Lsn::ZERO;
 }

@@ -142,6 +142,8 @@ mod tests {
         tracker.track(Xid(5), &columns, &row(1, 1), Some(&row(1, 0)));
         tracker.track(Xid(6), &columns, &row(1, 2), Some(&row(1, 1)));
         tracker.track(Xid(5), &columns, &row(2, 1), None);
+        tracker.track(Xid(8), &columns, &row(5, 2), Some(&row(5, 1)));
+        tracker.track(Xid(9), &columns, &row(5, 3), Some(&row(5, 2)));
         tracker.set_snapshot(snapshot(8, &[6]));
         tracker.track(Xid(7), &columns, &row(3, 1), None);
         tracker.track(Xid(6), &columns, &row(1, 3), Some(&row(1, 2)));
@@ -150,7 +152,7 @@ mod tests {
         let seen = |key: u8| tracker.row_like(&columns, row(key, 9).as_ref()).map(|row| row.cloned());
         assert_eq!(seen(1), Some(Some(row(1, 1))));
         assert_eq!((seen(2), seen(3)), (None, None), "the snapshot sees these as they are now");
-        assert_eq!(seen(4), Some(None));
+        assert_eq!((seen(4), seen(5)), (Some(None), Some(Some(row(5, 1)))));
         let key = columns.key_of(row(1, 0).as_ref());
         assert_eq!(tracker.row_of(&key).map(|row| row.cloned()), seen(1));
     }

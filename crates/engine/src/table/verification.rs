@@ -84,7 +84,8 @@ pub(crate) enum PartError {
 }
 
 impl Verification {
-    pub(crate) fn new(terms: &VerifyTerms) -> Verification {
+    /// A pass over a table that has about so many rows.
+    pub(crate) fn new(terms: &VerifyTerms, rows: usize) -> Verification {
         // About a second's worth, so that no snapshot is held for long.
         let part_bytes_max =
             terms.bytes_per_second.map_or(PART_BYTES_MAX, |bytes| bytes.clamp(PART_BYTES_MIN, PART_BYTES_MAX));
@@ -93,7 +94,8 @@ impl Verification {
             heals: terms.heals,
             progress: VerifyProgress { rows: 0, bytes: 0, blocks: 0, blocks_total: 0, started_at },
             hasher: RandomState::default(),
-            seen: HashSet::default(),
+            // Growing it later would hold up the table while everything in it moves.
+            seen: HashSet::with_capacity_and_hasher(rows, RandomState::default()),
             stage: Stage::Scan { from: 0 },
             part: None,
             part_bytes: part_bytes_max,

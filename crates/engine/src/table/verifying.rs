@@ -40,7 +40,8 @@ impl Table {
 
     /// Begins a pass.
     pub(super) fn begin_verification(&mut self, terms: &VerifyTerms) {
-        self.verification = Some(Box::new(Verification::new(terms)));
+        let rows = self.live.as_ref().map_or(0, |live| live.state.len());
+        self.verification = Some(Box::new(Verification::new(terms, rows)));
         self.report_verification();
     }
 

@@ -20,3 +20,4 @@ mod slot;
 mod snapshots;
 mod startup;
 mod subscription;
+mod verify;
