@@ -183,7 +183,10 @@ impl LocalSnapshot {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        say(&mut bytes, Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }));
+        say(
+            &mut bytes,
+            Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }),
+        );
         let server_time = at_head.map(Into::into);
         say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;

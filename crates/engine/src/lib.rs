@@ -23,6 +23,4 @@ pub use snapshots::{SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions
 pub use status::{CopyProgress, TableHandle, TablePhase, TableStatus};
 pub use store::{StoreError, StoreStatus};
 pub use table::{Clock, TableOptions};
-pub use verify::{
-    RowDifference, VerifyError, VerifyProgress, VerifyReport, VerifySchedule, VerifyStatus, VerifyTerms,
-};
+pub use verify::{RowDifference, VerifyError, VerifyProgress, VerifyReport, VerifySchedule, VerifyStatus, VerifyTerms};

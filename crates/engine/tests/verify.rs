@@ -127,7 +127,10 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
 }
 
 /// Verifies the table again and again, until it is told to stop; then once more.
-async fn verify_on(table: TableHandle, mut stopped: oneshot::Receiver<()>) -> Vec<Result<Arc<VerifyReport>, VerifyError>> {
+async fn verify_on(
+    table: TableHandle,
+    mut stopped: oneshot::Receiver<()>,
+) -> Vec<Result<Arc<VerifyReport>, VerifyError>> {
     let mut results = Vec::new();
     loop {
         let is_last = stopped.try_recv().is_ok();

@@ -82,7 +82,11 @@ async fn settle(
     Ok(())
 }
 
-pub(crate) fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -> Result<Schema, SourceError> {
+pub(crate) fn schema_of(
+    facts: &Facts,
+    options: &PostgresOptions,
+    request: &TableRequest,
+) -> Result<Schema, SourceError> {
     let mut problems: Vec<String> =
         publication::table_problem(&options.publication.name, &request.name, facts).into_iter().collect();
     if facts.access.hides_rows {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
-use laredo_engine::{SnapshotError, VerifyError};
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
+use laredo_engine::{SnapshotError, VerifyError};
 use tonic::Status;
 
 pub(crate) fn stopping() -> Status {

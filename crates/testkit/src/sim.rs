@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError,
-    SourceEvent, SourceIdentity, TableIndex, TablePart, TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
+    SourceCommit, SourceError, SourceEvent, SourceIdentity, TableIndex, TablePart, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use tokio::sync::{mpsc, watch};
@@ -470,16 +470,13 @@ impl Source for SimDatabase {
             return Err(SourceError::Definite(vec![format!("there is no table number {}", table.0)]));
         }
         let log = self.state.subscribe();
-        let looked = self.look(|state, snapshot| {
-            admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible))
-        });
+        let looked =
+            self.look(|state, snapshot| admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible)));
         let (snapshot, inserted, copied) = looked.await?;
         let rows_estimated = copied.len() as u64;
         let (schema, bytes_estimated) = (SimDatabase::schema(), 64 * rows_estimated);
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated };
-        let chunks = copied.iter().map(|(id, body)| {
-CopyEvent::Rows(SimDatabase::chunk(*id, body))
-        });
+        let chunks = copied.iter().map(|(id, body)| CopyEvent::Rows(SimDatabase::chunk(*id, body)));
         for event in std::iter::once(begin).chain(chunks) {
             if rows.send(event).await.is_err() {
                 return Ok(());

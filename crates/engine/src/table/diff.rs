@@ -73,8 +73,7 @@ fn write_differences(
     done: &Done,
 ) -> Result<(), TableError> {
     let mut scratch = Scratch::default();
-    let mut write =
-        |old, new| emit(writer, &done.pipeline, Applied::Row { old, new, is_whole: true }, &mut scratch);
+    let mut write = |old, new| emit(writer, &done.pipeline, Applied::Row { old, new, is_whole: true }, &mut scratch);
     for old in known.rows() {
         if done.state.get_like(old.as_ref()).is_none() {
             write(Some(old), None)?;

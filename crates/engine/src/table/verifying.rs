@@ -143,10 +143,13 @@ impl Table {
 fn key_text(schema: &Schema, difference: &RowDifference) -> String {
     let cell = |(at, cell): (&usize, Cell<'_>)| {
         let name = schema.columns().get(*at).map_or("", |column| column.name.as_str());
-        let value = project_cell(schema, *at, cell).map_or_else(|error| error.to_string(), |value| match value {
-            Value::String(text) => text,
-            other => other.to_json().to_string(),
-        });
+        let value = project_cell(schema, *at, cell).map_or_else(
+            |error| error.to_string(),
+            |value| match value {
+                Value::String(text) => text,
+                other => other.to_json().to_string(),
+            },
+        );
         format!("{name}={value}")
     };
     let cells = difference.key.as_ref().cells();

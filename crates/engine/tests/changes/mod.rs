@@ -7,7 +7,13 @@ use laredo_testkit::{SimChange, SimDatabase};
 
 /// Changes that fit what the table holds at the end of the log. Rows that a commit has written which is not visible yet are
 /// `locked`, as in PostgreSQL, where its locks go when it becomes visible.
-pub(crate) fn changes(database: &SimDatabase, table: usize, seed: u64, count: usize, locked: &Locked) -> Vec<SimChange> {
+pub(crate) fn changes(
+    database: &SimDatabase,
+    table: usize,
+    seed: u64,
+    count: usize,
+    locked: &Locked,
+) -> Vec<SimChange> {
     let mut rows = database.rows_at(table, Lsn(u64::MAX));
     let mut made = Vec::new();
     for i in 0..count as u64 {

@@ -30,7 +30,7 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
         values: args.values,
     };
     let mut events = ask(&args.oam, async |mut client| client.verify_table(request).await).await?;
-    let mut bar = ProgressBar::new(io::stderr().is_terminal());
+    let bar = ProgressBar::new(io::stderr().is_terminal());
     let ended = || CliError::Told { server: args.oam.oam.clone(), reason: "it ended without a result".to_owned() };
     let result = loop {
         let event = tokio::select! {
@@ -41,7 +41,8 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
             }
             event = events.message() => event,
         };
-        match event.map_err(|status| refused(&args.oam, &status)).inspect_err(|_| bar.clear())?.map(|event| event.event) {
+        match event.map_err(|status| refused(&args.oam, &status)).inspect_err(|_| bar.clear())?.map(|event| event.event)
+        {
             Some(Some(Event::Progress(progress))) => bar.show(&progress),
             Some(Some(Event::Result(result))) => break result,
             // A kind of event of a later server.
@@ -106,9 +107,10 @@ fn to_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
         text += &format!("{unverified} rows changed meanwhile and were not compared; verify the table once more\n");
     }
     if !result.differences.is_empty() {
-        let rows = result.differences.iter().map(|difference| {
-            [difference.kind.clone(), key_text(difference), difference.columns.join(", ")]
-        });
+        let rows = result
+            .differences
+            .iter()
+            .map(|difference| [difference.kind.clone(), key_text(difference), difference.columns.join(", ")]);
         text += &format!("\n{}", table(["ROW", "KEY", "COLUMNS"], &[], rows.collect()));
     }
     for difference in result.differences.iter().filter(|_| values) {

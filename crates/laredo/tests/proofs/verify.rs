@@ -13,7 +13,7 @@ use crate::support::compare::view_differences;
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 
 struct Setting {
-    _cluster: Cluster,
+    cluster: Cluster,
     sql: Client,
     server: Server,
     table: TableName,
@@ -30,7 +30,7 @@ impl Setting {
         config.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let server = config.start().await;
         let sql = cluster.connect().await.unwrap();
-        Setting { _cluster: cluster, sql, server, table }
+        Setting { cluster, sql, server, table }
     }
 
     /// Undoes an update, a delete and an insert in the table's file, where no WAL says so.
@@ -39,6 +39,9 @@ impl Setting {
             let row = self.sql.query_one("SELECT ctid::text FROM t WHERE id = $1", &[&id]).await;
             row.unwrap().get(0)
         };
+        // As long as this snapshot is there, old versions of rows are not removed.
+        let keeper = self.cluster.connect().await.unwrap();
+        keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pg_class LIMIT 1").await.unwrap();
         let (updated, deleted) = (place(7).await, place(8).await);
         self.sql.batch_execute("UPDATE t SET n = 1 WHERE id = 7; DELETE FROM t WHERE id = 8").await.unwrap();
         let position = flushed(&self.sql).await.unwrap();
@@ -77,12 +80,13 @@ async fn what_was_planted_is_named_and_healed() {
     setting.plant().await;
 
     let (code, found) = setting.verify_json(&["--no-heal"]);
-    assert_eq!((code, &found["equal"], &found["differing"], &found["heals"]), (Some(1), &json!(false), &json!(3), &json!(false)));
+    assert_eq!(
+        (code, &found["equal"], &found["differing"], &found["heals"]),
+        (Some(1), &json!(false), &json!(3), &json!(false))
+    );
     let mut rows: Vec<Value> = found["differences"].as_array().unwrap().clone();
     rows.sort_by_key(|row| row["key"]["id"].as_i64());
-    let row = |kind: &str, id: i32, columns: &[&str]| {
-        json!({ "kind": kind, "key": { "id": id }, "columns": columns, "held": null, "stored": null })
-    };
+    let row = |kind: &str, id: i32, columns: &[&str]| json!({ "kind": kind, "key": { "id": id }, "columns": columns, "held": null, "stored": null });
     assert_eq!(rows, [row("different", 7, &["n"]), row("missing", 8, &[]), row("extra", 9, &[])]);
     let text = String::from_utf8(setting.verify(&["--no-heal"]).stdout).unwrap();
     assert!(text.starts_with("public.t differs in 3 of ") && text.contains("different  id=7  n"), "{text}");
@@ -90,7 +94,10 @@ async fn what_was_planted_is_named_and_healed() {
     let (_, found) = setting.verify_json(&["--no-heal", "--values"]);
     let stored = |id: i32| found["differences"].as_array().unwrap().iter().find(|row| row["key"]["id"] == id).unwrap();
     assert_eq!(stored(7)["stored"], json!({ "id": 7, "n": 0, "secret": "secret 7" }));
-    assert_eq!((&stored(7)["held"]["n"], &stored(8)["held"], &stored(9)["stored"]), (&json!(1), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&stored(7)["held"]["n"], &stored(8)["held"], &stored(9)["stored"]),
+        (&json!(1), &Value::Null, &Value::Null)
+    );
 
     let (_, health) = setting.server.health().await;
     assert_eq!(health["tables"][0]["verify"]["differing"], 3, "{health}");
@@ -128,7 +135,8 @@ async fn a_server_heals_itself_in_the_background() {
 async fn what_cannot_be_verified_is_no_answer() {
     let setting = Setting::start(&[]).await;
     let command = |table: &str, oam: &str| {
-        let output = clean_command(env!("CARGO_BIN_EXE_laredo")).args(["verify", table, "--oam", oam]).output().unwrap();
+        let output =
+            clean_command(env!("CARGO_BIN_EXE_laredo")).args(["verify", table, "--oam", oam]).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, told) = command("public.other", &setting.server.oam_url());

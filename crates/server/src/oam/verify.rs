@@ -88,7 +88,8 @@ impl Running {
 
 fn result(report: &VerifyReport, values: bool) -> VerifyResult {
     let difference = |difference: &RowDifference| {
-        let row = |row: &Option<Tuple>| row.as_ref().filter(|_| values).map(|row| row_struct(&report.schema, row.as_ref()));
+        let row =
+            |row: &Option<Tuple>| row.as_ref().filter(|_| values).map(|row| row_struct(&report.schema, row.as_ref()));
         VerifyDifference {
             kind: difference.kind().to_owned(),
             key: Some(key_struct(&report.schema, difference.key.as_ref())),

@@ -34,12 +34,7 @@ const INTERVAL: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::
 
 impl Default for VerifyConfig {
     fn default() -> Self {
-        VerifyConfig {
-            enabled: true,
-            interval: Duration::from_secs(24 * 3600),
-            bytes_per_second: 20 << 20,
-            heal: true,
-        }
+        VerifyConfig { enabled: true, interval: Duration::from_secs(24 * 3600), bytes_per_second: 20 << 20, heal: true }
     }
 }
 
