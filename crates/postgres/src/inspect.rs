@@ -184,7 +184,7 @@ fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: Equality) -> (S
                 parameters.push(Parameter { type_oid: column.type_oid, is_text: column.is_text, value });
                 match equality {
                     Equality::Operator => format!("{name} = ${}", parameters.len()),
-                    Equality::Image => format!("ROW({name}) *= ROW(${})", parameters.len()),
+                    Equality::Image => format!("record_image_eq(ROW({name}), ROW(${}))", parameters.len()),
                 }
             });
             format!("({})", parts.collect::<Vec<_>>().join(" AND "))

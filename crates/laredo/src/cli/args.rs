@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use laredo_core::TableName;
 
-use super::archive::ArchiveCommand;
+use super::archive::{ArchiveCommand, CompareArgs};
 use super::connect::TlsArgs;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
@@ -133,6 +133,8 @@ pub(super) struct VerifyArgs {
     /// Read no more than so many MiB of rows a second.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
+    #[command(flatten)]
+    pub(super) compare: CompareArgs,
     #[command(flatten)]
     pub(super) oam: OamArgs,
 }
@@ -343,7 +345,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// HOST:PORT is short for http://HOST:PORT.
-fn url(text: &str) -> Result<String, String> {
+pub(super) fn url(text: &str) -> Result<String, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let wrong = || "write http://HOST:PORT or https://HOST:PORT".to_owned();
     let uri: http::Uri = full.parse().map_err(|_| wrong())?;

@@ -1,8 +1,10 @@
 //! `laredo verify`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use laredo_core::TableName;
 use laredo_proto::oam::verify_table_response::Event;
 use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest};
@@ -10,6 +12,7 @@ use prost_types::Struct;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::archive::{ArchiveComparison, compare};
 use super::args::VerifyArgs;
 use super::error::CliError;
 use super::oam::{ask, refused};
@@ -17,11 +20,38 @@ use super::print;
 use super::snapshot::meta_json;
 use super::table::{bytes, grouped, printable, table};
 
-/// Characters of the progress bar.
-const BAR: usize = 30;
+/// The least time that a comparison with an archive may take.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Verifies a table, and prints the result.
+/// Verifies a table, then its archive if one is given, and prints the results.
 pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
+    let interrupted =
+        || CliError::Told { server: args.oam.oam.clone(), reason: "the verification was interrupted".to_owned() };
+    let verified = async {
+        let result = verify(&args).await?;
+        let archive = match &args.compare.archive {
+            Some(place) => {
+                let line = (&args.oam.tls, args.oam.timeout.max(COMPARE_TIMEOUT));
+                Some(compare(place, &args.compare, &args.table, line).await?)
+            }
+            None => None,
+        };
+        Ok::<_, CliError>((result, archive))
+    };
+    let (result, archive) = tokio::select! {
+        () = stop.cancelled() => return Err(interrupted()),
+        verified = verified => verified?,
+    };
+    print(&match args.oam.json {
+        true => format!("{}\n", to_json(&args.table, &result, archive.as_ref())),
+        false => to_text(&args.table, &result, args.values) + &archive.as_ref().map_or_else(String::new, archive_text),
+    })?;
+    let differs = result.differing > 0 || archive.is_some_and(|archive| archive.differing > 0);
+    Ok(ExitCode::from(u8::from(differs)))
+}
+
+/// Has the server verify the table, and shows the progress.
+async fn verify(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
     let request = VerifyTableRequest {
         schema: args.table.schema.clone(),
         table: args.table.table.clone(),
@@ -30,68 +60,48 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
         values: args.values,
     };
     let mut events = ask(&args.oam, async |mut client| client.verify_table(request).await).await?;
-    let bar = ProgressBar::new(io::stderr().is_terminal());
-    let ended = || CliError::Told { server: args.oam.oam.clone(), reason: "it ended without a result".to_owned() };
-    let result = loop {
-        let event = tokio::select! {
-            () = stop.cancelled() => {
-                bar.clear();
-                let reason = "the verification was interrupted".to_owned();
-                return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("verifying {bar:30} {percent} %, {msg}") {
+        bar.set_style(style);
+    }
+    loop {
+        let event = events.message().await.map_err(|status| refused(&args.oam, &status))?;
+        match event.map(|event| event.event) {
+            Some(Some(Event::Progress(progress))) => show(&bar, &progress),
+            Some(Some(Event::Result(result))) => {
+                bar.finish_and_clear();
+                return Ok(result);
             }
-            event = events.message() => event,
-        };
-        match event.map_err(|status| refused(&args.oam, &status)).inspect_err(|_| bar.clear())?.map(|event| event.event)
-        {
-            Some(Some(Event::Progress(progress))) => bar.show(&progress),
-            Some(Some(Event::Result(result))) => break result,
             // A kind of event of a later server.
             Some(None) => {}
-            None => return Err(ended()),
-        }
-    };
-    bar.clear();
-    print(&match args.oam.json {
-        true => format!("{}\n", to_json(&args.table, &result)),
-        false => to_text(&args.table, &result, args.values),
-    })?;
-    Ok(ExitCode::from(u8::from(result.differing > 0)))
-}
-
-/// The progress on a terminal; elsewhere nothing.
-struct ProgressBar {
-    is_shown: bool,
-}
-
-impl ProgressBar {
-    fn new(is_shown: bool) -> ProgressBar {
-        ProgressBar { is_shown }
-    }
-
-    fn show(&self, progress: &VerifyProgress) {
-        self.write(&format!("\r{}\x1b[K", line(progress)));
-    }
-
-    fn clear(&self) {
-        self.write("\r\x1b[K");
-    }
-
-    fn write(&self, text: &str) {
-        if self.is_shown {
-            // Where standard error is closed, nothing is lost.
-            let _ = write!(io::stderr().lock(), "{text}");
+            None => {
+                let reason = "the verification ended without a result".to_owned();
+                return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+            }
         }
     }
 }
 
-fn line(progress: &VerifyProgress) -> String {
-    if !progress.has_begun {
-        return "waiting until the table can be verified".to_owned();
+fn show(bar: &ProgressBar, progress: &VerifyProgress) {
+    bar.set_length(progress.blocks_total.max(1).unsigned_abs());
+    bar.set_position(progress.blocks.max(0).unsigned_abs());
+    bar.set_message(match progress.has_begun {
+        true => format!("{} rows, {}", grouped(progress.rows.unsigned_abs()), bytes(progress.bytes.unsigned_abs())),
+        false => "waiting until the table is copied".to_owned(),
+    });
+}
+
+fn archive_text(archive: &ArchiveComparison) -> String {
+    let ArchiveComparison { boundary, position, rows, differing } = archive;
+    let rows = grouped(*rows);
+    match differing {
+        0 => format!("the archive, written up to {boundary}, is equal to the server's: {rows} rows, at {position}\n"),
+        _ => format!(
+            "the archive, written up to {boundary}, differs in {} of {rows} rows, at {position}; have a new base \
+             written (POST /snapshot of laredo-snapshotter), and report this\n",
+            grouped(*differing)
+        ),
     }
-    let (blocks, total) = (progress.blocks.max(0).min(progress.blocks_total), progress.blocks_total.max(1));
-    let filled = usize::try_from(blocks * BAR as i64 / total).unwrap_or(0);
-    let (rows, size) = (grouped(progress.rows.unsigned_abs()), bytes(progress.bytes.unsigned_abs()));
-    format!("[{:BAR$}] {:3} %  {rows} rows, {size}", "#".repeat(filled), blocks * 100 / total)
 }
 
 fn to_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
@@ -135,7 +145,7 @@ fn key_text(difference: &VerifyDifference) -> String {
     fields.map(field).collect::<Vec<_>>().join(", ")
 }
 
-fn to_json(name: &TableName, result: &VerifyResult) -> Value {
+fn to_json(name: &TableName, result: &VerifyResult, archive: Option<&ArchiveComparison>) -> Value {
     let difference = |difference: &VerifyDifference| {
         json!({
             "kind": difference.kind,
@@ -156,6 +166,13 @@ fn to_json(name: &TableName, result: &VerifyResult) -> Value {
         "unverified": result.unverified,
         "heals": result.heals,
         "differences": result.differences.iter().map(difference).collect::<Vec<_>>(),
+        "archive": archive.map(|archive| json!({
+            "boundary": archive.boundary.to_string(),
+            "position": archive.position.to_string(),
+            "rows": archive.rows,
+            "equal": archive.differing == 0,
+            "differing": archive.differing,
+        })),
     })
 }
 
@@ -195,22 +212,13 @@ mod tests {
         let equal = VerifyResult { rows: 1000, bytes: 2048, position: "0/10".to_owned(), ..VerifyResult::default() };
         let text = "public.t is equal to the database's: 1,000 rows, 2.0 KiB, at 0/10\n";
         assert_eq!(to_text(&name, &equal, false), text);
-        assert_eq!(to_json(&name, &equal)["equal"], true);
+        assert_eq!(to_json(&name, &equal, None)["equal"], true);
         let text = to_text(&name, &differing(), true);
         assert!(text.starts_with("public.t differs in 1 of 1,000 rows, at 0/10\n"), "{text}");
         for line in ["different  id=7  price", "the server has {\"price\":3}; the database has {\"price\":4}"] {
             assert!(text.contains(line), "{text}");
         }
-        let json = to_json(&name, &differing());
+        let json = to_json(&name, &differing(), None);
         assert_eq!((&json["equal"], &json["differences"][0]["key"]["id"]), (&json!(false), &json!(7)));
-    }
-
-    #[test]
-    fn progress_is_a_bar() {
-        let progress = VerifyProgress { has_begun: true, rows: 1200, bytes: 2048, blocks: 5, blocks_total: 10 };
-        assert_eq!(line(&progress), "[###############               ]  50 %  1,200 rows, 2.0 KiB");
-        let unknown = VerifyProgress { blocks: 0, blocks_total: 0, ..progress };
-        assert!(line(&unknown).contains("]   0 %"), "{}", line(&unknown));
-        assert!(line(&VerifyProgress::default()).contains("waiting"));
     }
 }

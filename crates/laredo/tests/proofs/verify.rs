@@ -146,3 +146,33 @@ async fn what_cannot_be_verified_is_no_answer() {
     let (code, told) = command("public.t", &setting.server.url());
     assert!(code == Some(2) && told.contains("takes no orders"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_compared_with_the_server_at_one_position() {
+    let setting = Setting::start(&[]).await;
+    let schema = "CREATE TABLE other (LIKE t INCLUDING ALL); INSERT INTO other SELECT * FROM t WHERE id > 1;
+        UPDATE other SET n = 5 WHERE id = 2";
+    setting.sql.batch_execute(schema).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let export = |table: &str| {
+        let archive = folder.path().join(table).display().to_string();
+        let name = format!("public.{table}");
+        let url = setting.cluster.url("postgres");
+        super::command::answer(&["archive", "export", &archive, "--postgres", &url, "--table", &name]);
+        archive
+    };
+    let (own, other) = (export("t"), export("other"));
+    let server = setting.server.url();
+    let compare = |archive: &str| setting.verify_json(&["--archive", archive, "--server", &server]);
+    let (code, equal) = compare(&own);
+    assert_eq!((code, &equal["archive"]["equal"], &equal["archive"]["rows"]), (Some(0), &json!(true), &json!(3000)));
+    // What was committed since comes from the server.
+    setting.sql.batch_execute("UPDATE t SET n = n + 1 WHERE id > 2990; DELETE FROM t WHERE id = 3000").await.unwrap();
+    let (code, equal) = compare(&own);
+    assert_eq!((code, &equal["archive"]["equal"], &equal["archive"]["rows"]), (Some(0), &json!(true), &json!(2999)));
+    let (code, found) = compare(&other);
+    assert_eq!((code, &found["equal"], &found["archive"]["differing"]), (Some(1), &json!(true), &json!(2)), "{found}");
+    let missing = folder.path().join("missing").display().to_string();
+    let output = setting.verify(&["--archive", &missing, "--server", &server]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}

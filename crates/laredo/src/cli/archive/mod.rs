@@ -1,6 +1,7 @@
 //! `laredo archive`: what an archive holds, whether it is whole, and the table as it was.
 
 mod args;
+mod compare;
 mod export;
 mod place;
 mod progress;
@@ -11,6 +12,7 @@ mod show;
 use std::process::ExitCode;
 
 pub(super) use args::ArchiveCommand;
+pub(super) use compare::{ArchiveComparison, CompareArgs, compare};
 
 use super::error::CliError;
 

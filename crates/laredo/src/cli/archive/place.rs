@@ -11,7 +11,7 @@ use crate::cli::error::CliError;
 
 /// An archive's place as it is written on a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in super::super) enum Place {
     Folder(PathBuf),
     Bucket { bucket: String, prefix: String },
 }
@@ -45,8 +45,16 @@ impl PlaceArgs {
     /// # Errors
     /// When there is no archive, or when its manifest cannot be used.
     pub(super) async fn open(&self) -> Result<Archive, CliError> {
-        Ok(Archive::open(self.destination().await?, None).await?)
+        open(&self.place, &self.store).await
     }
+}
+
+/// Opens the archive at a place.
+///
+/// # Errors
+/// When there is no archive, or when its manifest cannot be used.
+pub(super) async fn open(place: &Place, store: &StoreArgs) -> Result<Archive, CliError> {
+    Ok(Archive::open(destination(place, store).await?, None).await?)
 }
 
 async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {

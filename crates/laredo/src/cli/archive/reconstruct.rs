@@ -106,7 +106,7 @@ fn cast(mut before: TableState, after: &TableState) -> Result<TableState, CliErr
 }
 
 /// What leads from one state to the other, by key.
-fn differences<'a>(before: &'a TableState, after: &'a TableState) -> Vec<NetChange<'a>> {
+pub(super) fn differences<'a>(before: &'a TableState, after: &'a TableState) -> Vec<NetChange<'a>> {
     let bytes = |row: &Tuple| after.schema().key().key_of(row.as_ref()).as_ref().bytes().to_vec();
     let mut changes: Vec<(Vec<u8>, NetChange<'a>)> = Vec::new();
     for new in after.rows() {
