@@ -1,5 +1,6 @@
 //! A table's rows and indexes, with one writer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -25,6 +26,8 @@ pub struct TableState {
     rows: HashTable<Tuple>,
     indexes: Vec<Index>,
     row_bytes: u64,
+    /// Counts the times that rows may have moved to other buckets.
+    layout: u64,
 }
 
 /// A change that does not fit the state: the copy is no longer the table's, and has to be made again.
@@ -55,7 +58,7 @@ impl TableState {
         let hasher = RandomState::default();
         let indexes =
             specs.iter().map(|spec| Index::new(spec.clone(), &schema, hasher.clone())).collect::<Result<_, _>>()?;
-        Ok(TableState { schema, hasher, rows: HashTable::with_capacity(capacity), indexes, row_bytes: 0 })
+        Ok(TableState { schema, hasher, rows: HashTable::with_capacity(capacity), indexes, row_bytes: 0, layout: 0 })
     }
 
     /// The schema of the rows.
@@ -85,6 +88,24 @@ impl TableState {
     /// Every row, in no order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &Tuple> {
         self.rows.iter()
+    }
+
+    /// The number of buckets that rows are in, empty ones included.
+    #[must_use]
+    pub fn buckets(&self) -> usize {
+        self.rows.num_buckets()
+    }
+
+    /// The rows of some buckets, for walks that are interrupted by changes. While [`TableState::layout`] stays,
+    /// a row that stays keeps its bucket.
+    pub fn rows_in(&self, buckets: Range<usize>) -> impl Iterator<Item = &Tuple> {
+        buckets.filter_map(|bucket| self.rows.get_bucket(bucket))
+    }
+
+    /// A number that grows whenever rows may have moved to other buckets.
+    #[must_use]
+    pub fn layout(&self) -> u64 {
+        self.layout
     }
 
     /// The row of a key.
@@ -165,6 +186,8 @@ impl TableState {
             Some(place) => Some(std::mem::replace(place, row.clone())),
             None => {
                 let rehash = |other: &Tuple| key.hash_row(&self.hasher, other.as_ref());
+                // A table without room for another row grows, or tidies itself up in place.
+                self.layout += u64::from(self.rows.len() == self.rows.capacity());
                 self.rows.insert_unique(hash, row.clone(), rehash);
                 None
             }
@@ -192,6 +215,7 @@ impl TableState {
     /// Takes every row away.
     pub fn clear(&mut self) {
         self.rows = HashTable::new();
+        self.layout += 1;
         self.row_bytes = 0;
         self.indexes.iter_mut().for_each(Index::clear);
     }
@@ -204,6 +228,7 @@ impl TableState {
         let cast = RowCast::new(&self.schema, &schema);
         let specs: Vec<IndexSpec> = self.indexes.iter().map(|index| index.spec().clone()).collect();
         let mut next = TableState::new(schema, &specs, self.len())?;
+        next.layout = self.layout + 1;
         for row in std::mem::take(&mut self.rows) {
             if next.put(cast.apply(row.as_ref()).as_ref().to_tuple()).is_some() {
                 return Err(StateError::KeyExists);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use laredo_core::{CommitMark, Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
@@ -35,6 +35,8 @@ pub struct Engine<S> {
     forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
+    /// Background verifications read the source one at a time.
+    verify_turns: Arc<Semaphore>,
 }
 
 /// Somebody wants the source to be reset.
@@ -135,6 +137,7 @@ impl<S: Source> Engine<S> {
             forgetting: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
             orders: mpsc::channel(ORDERS),
+            verify_turns: Arc::new(Semaphore::new(1)),
         };
         let opened = open_folders(&tables, &identity, &clock).await?;
         let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
@@ -173,7 +176,8 @@ impl<S: Source> Engine<S> {
             None => Ok(()),
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands));
+        let turns = self.verify_turns.clone();
+        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands, turns));
         self.outlets.push(outlet);
         let (commands, looks, history) = (command_sender, self.source.looks(), self.history.clone());
         self.tables.push(TableHandle { name, status, commits, journal, commands, snapshots, index, looks, history });
@@ -200,7 +204,7 @@ impl<S: Source> Engine<S> {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
         let handle = self.handle();
         let acknowledged: Acknowledged = Arc::new(move || handle.acknowledged());
-        let Engine { source, history, workers, mut outlets, tables, forgetting, paused, orders } = self;
+        let Engine { source, history, workers, mut outlets, tables, forgetting, paused, orders, .. } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();

@@ -15,6 +15,7 @@ pub mod spool;
 mod status;
 mod store;
 mod table;
+mod verify;
 
 pub use durable::Durable;
 pub use engine::{Engine, EngineHandle};
@@ -24,3 +25,4 @@ pub use snapshots::{SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions
 pub use status::{CopyProgress, TableHandle, TablePhase, TableStatus};
 pub use store::{StoreError, StoreStatus};
 pub use table::{Clock, TableOptions};
+pub use verify::{RowDifference, VerifyError, VerifyProgress, VerifyReport, VerifySchedule, VerifyStatus, VerifyTerms};

@@ -154,6 +154,11 @@ impl Pipeline {
         Ok(Pipeline { source: source.clone(), form, state, out, filter, columns: Some(from) })
     }
 
+    /// The schema of the source's rows.
+    pub(crate) fn source(&self) -> &Arc<Schema> {
+        &self.source
+    }
+
     /// Returns true if all rows of a transaction are rows of the source's schema: they have its columns, and their composites
     /// have the fields of its types. Reads the rows only where a column contains composites.
     ///

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Oid, Schema, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Key, Lsn, Oid, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -54,6 +54,18 @@ pub trait Source: Send + Sync + 'static {
         before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Reads parts of one table as they are ordered, until `orders` is closed: one after the other, each under an
+    /// ordinary snapshot of its own that the order admits.
+    ///
+    /// # Errors
+    /// When a part could not be read to its end.
+    fn inspect(
+        &self,
+        table: TableIndex,
+        orders: mpsc::Receiver<PartOrder>,
+        parts: mpsc::Sender<PartEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// What the database keeps for the stream. It is told beside the events, for it matters most while nobody takes those.
@@ -310,6 +322,54 @@ pub enum CopyEvent {
         /// tells most truncations; rewriting a table for its size alone changes none.)
         is_told: bool,
     },
+}
+
+/// An order to read a part of a table.
+pub struct PartOrder {
+    /// The part.
+    pub part: TablePart,
+    /// Decides which snapshots the part may be read under.
+    pub admits: Admission,
+}
+
+/// A part of a table's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TablePart {
+    /// The rows of some blocks of the table's file, or of the files of all its partitions. A row changes its block only
+    /// when a transaction changes the row.
+    Blocks {
+        /// The first block.
+        from: u64,
+        /// Bytes of the files to read, roughly. At least one block is read.
+        bytes: u64,
+    },
+    /// The rows of these keys. Others may be read with them.
+    Keys(Vec<Key>),
+}
+
+/// A part of a table as it is read.
+#[derive(Debug)]
+pub enum PartEvent {
+    /// The part begins.
+    Begin {
+        /// The schema of its rows.
+        schema: Arc<Schema>,
+        /// The snapshot that it is read under.
+        snapshot: Snapshot,
+        /// The end of the WAL, read after the snapshot was taken. The stream comes past it, on an idle database, too.
+        inserted: Lsn,
+        /// The blocks of the table's file; of the longest one, where there are several.
+        blocks: u64,
+    },
+    /// Whole rows, as in [`CopyEvent::Rows`].
+    Rows(Vec<u8>),
+    /// The part is complete.
+    End {
+        /// The first block after it; nothing at the end of the table and for keys.
+        next: Option<u64>,
+    },
+    /// The part cannot be compared with rows of the last copy, because the table's definition is another one.
+    Changed(String),
 }
 
 /// Why a source failed.

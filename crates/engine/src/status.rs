@@ -14,6 +14,7 @@ use crate::history::SourceHistory;
 use crate::journal::Journal;
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::{DefinitionLooks, TableIndex};
+use crate::verify::{VerifyError, VerifyReport, VerifyStatus, VerifyTerms};
 
 /// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub struct TableStatus {
     pub copy: Option<CopyProgress>,
     /// Bytes of transactions held while it is.
     pub held_bytes: u64,
+    /// Its verifications.
+    pub verify: VerifyStatus,
 }
 
 impl Default for TableStatus {
@@ -119,6 +122,7 @@ impl Default for TableStatus {
             forks: 0,
             copy: None,
             held_bytes: 0,
+            verify: VerifyStatus::default(),
         }
     }
 }
@@ -180,6 +184,14 @@ pub(crate) enum TableCommand {
         /// Whether it is so.
         answer: oneshot::Sender<Result<(), SnapshotError>>,
     },
+    /// Compare its rows with the source's.
+    Verify(VerifyCommand),
+}
+
+/// An order to verify a table.
+pub(crate) struct VerifyCommand {
+    pub(crate) terms: VerifyTerms,
+    pub(crate) answer: oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>,
 }
 
 impl TableHandle {
@@ -253,6 +265,19 @@ impl TableHandle {
         self.commands.send(restore).await.map_err(|_| SnapshotError::Stopping)?;
         answered.await.map_err(|_| SnapshotError::Stopping)??;
         Ok(info)
+    }
+
+    /// Compares the table with the source's: every row, as it was at the position of a snapshot. A table that is being
+    /// copied is verified when the copy is complete. Dropping the future ends the pass. [`TableStatus::verify`] has its
+    /// progress.
+    ///
+    /// # Errors
+    /// When another pass was asked for before, the table has failed, or the pass could not be completed.
+    pub async fn verify(&self, terms: VerifyTerms) -> Result<Arc<VerifyReport>, VerifyError> {
+        let (answer, answered) = oneshot::channel();
+        let command = TableCommand::Verify(VerifyCommand { terms, answer });
+        self.commands.send(command).await.map_err(|_| VerifyError::Stopping)?;
+        answered.await.map_err(|_| VerifyError::Stopping)?
     }
 
     /// Asks for a new copy of the table; readers get what differs. `false` when the engine has stopped.

@@ -21,6 +21,7 @@ use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{Commits, TablePhase, TableStatus};
 use crate::store::{Store, StoreError};
+use crate::verify::VerifySchedule;
 
 mod apply;
 mod bases;
@@ -33,6 +34,10 @@ mod redefine;
 #[cfg(test)]
 mod tests;
 mod told;
+mod tracker;
+mod verification;
+mod verifier;
+mod verifying;
 mod waiting;
 mod worker;
 
@@ -40,6 +45,7 @@ use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 use recent::Recent;
 pub(crate) use redefine::{OwedCopy, Redefinition};
+use verification::Verification;
 pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
 
 /// What a table is asked to be.
@@ -64,6 +70,8 @@ pub struct TableOptions {
     pub store: Option<PathBuf>,
     /// Its snapshots, if any are to be written.
     pub snapshots: Option<SnapshotOptions>,
+    /// Its verifications in the background, if any are to be made.
+    pub verify: Option<VerifySchedule>,
 }
 
 /// Tells the time of day.
@@ -98,6 +106,8 @@ pub(crate) struct Table {
     /// Positions up to here may be those of a history that the database has abandoned.
     abandoned: Lsn,
     snapshots: Option<Arc<Snapshots>>,
+    /// The comparison with the source that is being made.
+    verification: Option<Box<Verification>>,
 }
 
 struct ClockHandle(Clock);
@@ -220,6 +230,7 @@ impl Table {
             bases,
             identity,
             snapshots,
+            verification: None,
         }
     }
 
@@ -337,6 +348,7 @@ impl Table {
             copying.abandon(&mut self.recent);
         }
         self.phase = Phase::Failed;
+        self.verification = None;
         let mut status = self.status.lock();
         status.phase = TablePhase::Failed { error };
         status.copy = None;
@@ -410,6 +422,8 @@ impl Table {
         };
         live.writer.publish()?;
         (self.copy_due, self.definition_due) = (None, None);
+        // The copy compares every row.
+        self.verification = None;
         self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
         Ok(Wants::Copy)
@@ -424,7 +438,7 @@ impl Table {
         }
         // Whatever comes of it, a later copy has to see it.
         self.recent.remember(commit.xid);
-        match live.apply(&mut commit) {
+        match live.apply(&mut commit, self.verification.as_deref_mut()) {
             Ok(counts) => {
                 self.commits.lock().remember(commit.end, commit.xid);
                 self.current_at = commit.committed_at;
@@ -523,12 +537,19 @@ impl Table {
 
 impl Live {
     /// Applies a transaction and journals it.
-    fn apply(&mut self, commit: &mut TableCommit) -> Result<Counts, ApplyError> {
+    fn apply(
+        &mut self,
+        commit: &mut TableCommit,
+        mut verification: Option<&mut Verification>,
+    ) -> Result<Counts, ApplyError> {
         let Live { state, pipeline, writer, known } = self;
         writer.begin_commit(commit.mark())?;
         let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
         let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
             counts.count(applied);
+            if let Some(verification) = &mut verification {
+                verification.track(commit.xid, pipeline.state().key(), applied);
+            }
             emit(writer, pipeline, applied, &mut scratch)
         });
         if let Err(error) = applied {
@@ -564,9 +585,9 @@ impl Counts {
 
     fn count(&mut self, applied: Applied<'_>) {
         match applied {
-            Applied::Row(None, _) => self.inserts += 1,
-            Applied::Row(Some(_), Some(_)) => self.updates += 1,
-            Applied::Row(Some(_), None) => self.deletes += 1,
+            Applied::Row { old: None, .. } => self.inserts += 1,
+            Applied::Row { old: Some(_), new: Some(_), .. } => self.updates += 1,
+            Applied::Row { old: Some(_), new: None, .. } => self.deletes += 1,
             Applied::Truncate => self.truncates += 1,
         }
     }
@@ -597,7 +618,7 @@ fn emit(
         Applied::Truncate => {
             return writer.push(Action::Truncate, TupleRef::trusted(&[]), None);
         }
-        Applied::Row(old, new) => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
+        Applied::Row { old, new, .. } => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
     };
     let Scratch { new: new_out, old: old_out, key } = scratch;
     match (pipeline.classify(old, new), old, new) {

@@ -1,7 +1,6 @@
 //! Whatever is committed while tables are copied and copied again, and in whatever order commits become visible, the journal
 //! rebuilds what the database held at its head, and at every commit that a reader may go on from.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
+mod changes;
 mod reader;
 
+use changes::{Locked, changes, written};
 use reader::{Reader, reached};
 
 struct Running {
@@ -61,55 +62,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Yield),
     ];
     prop::collection::vec(step, 1..60)
-}
-
-/// Changes that fit what the table holds at the end of the log. Rows that a commit has written which is not visible yet are
-/// `locked`, as in PostgreSQL, where its locks go when it becomes visible.
-fn changes(database: &SimDatabase, table: usize, seed: u64, count: usize, locked: &Locked) -> Vec<SimChange> {
-    let mut rows = database.rows_at(table, Lsn(u64::MAX));
-    let mut made = Vec::new();
-    for i in 0..count as u64 {
-        let random = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(i * 1_442_695_040_888_963_407) >> 20;
-        let id = (random % 12) as i64;
-        let body = format!("body {random}");
-        let taken = |id: &i64| rows.contains_key(id) || locked.contains(&(table, *id));
-        let free = (0..).find(|id| !taken(id)).unwrap();
-        if locked.contains(&(table, id)) {
-            continue;
-        }
-        let change = match (rows.contains_key(&id), random % 7) {
-            (false, _) => SimChange::Insert(id, body.clone()),
-            (true, 0 | 1) => SimChange::Update(id, body.clone()),
-            (true, 2) => SimChange::Rekey(id, free, body.clone()),
-            (true, 3) => SimChange::Touch(id),
-            (true, 4) if random.is_multiple_of(5) && locked.is_empty() => SimChange::Truncate,
-            (true, _) => SimChange::Delete(id),
-        };
-        match &change {
-            SimChange::Insert(..) | SimChange::Update(..) => drop(rows.insert(id, body)),
-            SimChange::Rekey(..) => {
-                rows.remove(&id);
-                rows.insert(free, body);
-            }
-            SimChange::Touch(_) => {}
-            SimChange::Delete(_) => drop(rows.remove(&id)),
-            SimChange::Truncate => rows.clear(),
-        }
-        made.push(change);
-    }
-    made
-}
-
-/// Tables and ids.
-type Locked = BTreeSet<(usize, i64)>;
-
-fn written(changes: &[SimChange]) -> Vec<i64> {
-    let ids = |change: &SimChange| match change {
-        SimChange::Insert(id, _) | SimChange::Update(id, _) | SimChange::Touch(id) | SimChange::Delete(id) => vec![*id],
-        SimChange::Rekey(old, new, _) => vec![*old, *new],
-        SimChange::Truncate => (0..100).collect(),
-    };
-    changes.iter().flat_map(ids).collect()
 }
 
 async fn play(steps: Vec<Step>) {

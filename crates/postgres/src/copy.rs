@@ -1,6 +1,6 @@
 //! Copying a table under an ordinary snapshot.
 
-mod rows;
+pub(crate) mod rows;
 mod wait;
 mod writers;
 
@@ -52,12 +52,7 @@ pub(crate) async fn copy_table(
             connection.simple_query("ROLLBACK").await?;
             continue;
         }
-        let filter = match &definition.published {
-            Some(Published { filter: Some(_), .. }) => {
-                catalog::row_filter(connection, publication, definition.oid).await?
-            }
-            _ => None,
-        };
+        let filter = row_filter(connection, publication, &definition).await?;
         let sql = copy_statement(&request.name, &definition, &schema, filter.as_deref());
         rows::copy(connection, &request.name, &sql, &schema, snapshot, rows).await?;
         connection.simple_query("COMMIT").await?;
@@ -93,7 +88,11 @@ async fn settle(
     Ok(())
 }
 
-fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -> Result<Schema, SourceError> {
+pub(crate) fn schema_of(
+    facts: &Facts,
+    options: &PostgresOptions,
+    request: &TableRequest,
+) -> Result<Schema, SourceError> {
     let mut problems: Vec<String> =
         publication::table_problem(&options.publication.name, &request.name, facts).into_iter().collect();
     if facts.access.hides_rows {
@@ -109,7 +108,7 @@ fn schema_of(facts: &Facts, options: &PostgresOptions, request: &TableRequest) -
     }
 }
 
-async fn read_facts(
+pub(crate) async fn read_facts(
     connection: &mut Connection,
     publication: &str,
     request: &TableRequest,
@@ -122,7 +121,7 @@ async fn read_facts(
 }
 
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
-async fn begin(
+pub(crate) async fn begin(
     connection: &mut Connection,
     kind: char,
     request: &TableRequest,
@@ -165,7 +164,7 @@ async fn begin(
 ///
 /// PostgreSQL sends what is flushed. The mark is transactional because a commit is flushed at once; other records may
 /// stay in memory for as long as the database is idle. It goes to nobody: the stream does not ask for messages.
-async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
+pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
     // Not for longer than the local flush takes: a standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
@@ -198,7 +197,41 @@ fn snapshot_of(text: &str) -> Option<Snapshot> {
 /// The statement that copies what is published of a table.
 fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, filter: Option<&str>) -> String {
     let is_plain = definition.kind != 'p' && filter.is_none() && !schema.columns().iter().any(|column| column.is_text);
-    let table = name.quoted();
+    match is_plain {
+        true => format!("COPY {} ({}) TO STDOUT (FORMAT binary)", name.quoted(), columns(schema)),
+        false => {
+            let query = select_statement(name, definition, schema, [filter, None]);
+            format!("COPY ({query}) TO STDOUT (FORMAT binary)")
+        }
+    }
+}
+
+/// The query for what is published of a table, as far as it meets all conditions.
+pub(crate) fn select_statement(
+    name: &TableName,
+    definition: &Definition,
+    schema: &Schema,
+    conditions: [Option<&str>; 2],
+) -> String {
+    let conditions: Vec<String> = conditions.into_iter().flatten().map(|part| format!("({part})")).collect();
+    let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("SELECT {} FROM {}{}{condition}", columns(schema), only(definition.kind), name.quoted())
+}
+
+/// Reads the condition that the publication sets for a table's rows.
+pub(crate) async fn row_filter(
+    connection: &mut Connection,
+    publication: &str,
+    definition: &Definition,
+) -> Result<Option<String>, TransportError> {
+    match &definition.published {
+        Some(Published { filter: Some(_), .. }) => catalog::row_filter(connection, publication, definition.oid).await,
+        Some(Published { filter: None, .. }) | None => Ok(None),
+    }
+}
+
+/// The columns of a copy.
+fn columns(schema: &Schema) -> String {
     let columns: Vec<String> = schema
         .columns()
         .iter()
@@ -211,13 +244,7 @@ fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, fi
             }
         })
         .collect();
-    let columns = columns.join(", ");
-    if is_plain {
-        return format!("COPY {table} ({columns}) TO STDOUT (FORMAT binary)");
-    }
-    let condition = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
-    let only = only(definition.kind);
-    format!("COPY (SELECT {columns} FROM {only}{table}{condition}) TO STDOUT (FORMAT binary)")
+    columns.join(", ")
 }
 
 #[cfg(test)]

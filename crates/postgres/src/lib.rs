@@ -5,6 +5,7 @@ mod catalog;
 mod copy;
 pub mod ddl;
 mod identity;
+mod inspect;
 mod options;
 mod publication;
 mod reset;

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use laredo_core::{Lsn, Oid, Schema};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, Resume, Source, SourceError, SourceEvent,
-    SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceError,
+    SourceEvent, SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
 use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
-use crate::{care, copy, identity, reset, validate, watch as definitions};
+use crate::{care, copy, identity, inspect, reset, validate, watch as definitions};
 
 /// How a database is followed.
 #[derive(Clone, Debug)]
@@ -246,6 +246,18 @@ impl Source for PostgresSource {
         let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
         rows.send(end).await.map_err(given_up)
     }
+
+    async fn inspect(
+        &self,
+        table: TableIndex,
+        orders: mpsc::Receiver<PartOrder>,
+        parts: mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
+        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
+        inspect::read_parts(&self.options, table, orders, &parts).await
+    }
+
     fn retention(&self) -> watch::Receiver<Retention> {
         self.signals.retention.subscribe()
     }

@@ -11,5 +11,6 @@ mod query;
 mod replication;
 
 pub use error::{ServerError, TransportError};
+pub(crate) use query::Parameter;
 pub use query::{Connection, Row};
 pub use replication::{ReplicationConnection, ReplicationMessage, ReplicationReader, ReplicationWriter};

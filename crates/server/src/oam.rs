@@ -3,6 +3,7 @@
 mod rows;
 mod snapshots;
 mod status;
+mod verify;
 mod watch;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl LaredoOamService for Oam {
     type WatchStatusStream = BoxStream<'static, Result<WatchStatusResponse, Status>>;
+    type VerifyTableStream = BoxStream<'static, Result<VerifyTableResponse, Status>>;
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
         Ok(Response::new(status::whole(&self.shared)))
@@ -188,6 +190,10 @@ impl LaredoOamService for Oam {
 
     async fn stop_replay(&self, _: Request<StopReplayRequest>) -> Answer<StopReplayResponse> {
         Err(refusal::no_replay())
+    }
+
+    async fn verify_table(&self, request: Request<VerifyTableRequest>) -> Answer<Self::VerifyTableStream> {
+        verify::verify(&self.shared, &request.into_inner()).map(Response::new)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use laredo_core::{FilterError, Lsn, TableName};
-use laredo_engine::SnapshotError;
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
+use laredo_engine::{SnapshotError, VerifyError};
 use tonic::Status;
 
 use crate::view::ViewError;
@@ -68,6 +68,16 @@ pub(crate) fn not_ready(name: &TableName) -> Status {
 
 pub(crate) fn failed(name: &TableName, error: &str) -> Status {
     Status::failed_precondition(format!("table {name} cannot be followed: {error}"))
+}
+
+pub(crate) fn unverified(name: &TableName, error: &VerifyError) -> Status {
+    let reason = format!("table {name}: {error}");
+    match error {
+        VerifyError::Busy => Status::failed_precondition(format!("{reason}; wait for its end")),
+        VerifyError::Failed(_) => Status::failed_precondition(reason),
+        VerifyError::GivenUp(_) => Status::aborted(reason),
+        VerifyError::Stopping => stopping(),
+    }
 }
 
 pub(crate) fn ahead(position: Lsn, ours: Lsn, waited: Duration) -> Status {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceCommit, SourceError,
-    SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
+    SourceCommit, SourceError, SourceEvent, SourceIdentity, TableIndex, TablePart, TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, Receipt};
@@ -91,6 +91,8 @@ pub struct SimDatabase {
     written: Arc<Mutex<Option<Lsn>>>,
     /// The newest commits that the engine has kept from an earlier run.
     kept: Arc<Mutex<Vec<CommitMark>>>,
+    /// How often a reader of a part gives way to others between two rows.
+    part_yields: Arc<AtomicU64>,
 }
 
 impl SimCommit {
@@ -121,6 +123,7 @@ impl SimDatabase {
             retention: Arc::default(),
             written: Arc::default(),
             kept: Arc::default(),
+            part_yields: Arc::new(AtomicU64::new(1)),
         }
     }
 
@@ -185,6 +188,11 @@ impl SimDatabase {
     /// Gives the tables another definition, of which the stream does not tell.
     pub fn redefine(&self, definition: &str) {
         definition.clone_into(&mut self.definition.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Slows down the reading of parts: between two rows it gives way to others so often.
+    pub fn slow_parts_down(&self, yields: u64) {
+        self.part_yields.store(yields, Ordering::Relaxed);
     }
 
     /// Says what is kept for the stream.
@@ -313,7 +321,105 @@ async fn next_of(extra: Option<&mut mpsc::Receiver<SourceEvent>>) -> Option<Sour
     }
 }
 
+/// Blocks of a simulated table's file.
+const BLOCKS: u64 = 8;
+/// Bytes of one of them: so many that each is a part for itself.
+const BLOCK_BYTES: u64 = 32 << 20;
+
+/// The rows of a simulated table by id, each with its block: another one whenever the row is written.
+fn places_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
+    let mut places = BTreeMap::new();
+    for commit in state.log.iter().filter(|commit| wanted(commit)) {
+        let place = commit.end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+        for (_, change) in commit.changes.iter().filter(|(changed, _)| *changed == table) {
+            match change {
+                SimChange::Insert(id, _) | SimChange::Update(id, _) | SimChange::Touch(id) => {
+                    places.insert(*id, place % BLOCKS);
+                }
+                SimChange::Rekey(old, new, _) => {
+                    places.remove(old);
+                    places.insert(*new, place % BLOCKS);
+                }
+                SimChange::Delete(id) => drop(places.remove(id)),
+                SimChange::Truncate => places.clear(),
+            }
+        }
+    }
+    places
+}
+
+/// A truncate that is not visible yet holds a lock that readers wait for.
+fn is_locked(state: &State, table: usize) -> bool {
+    let hidden = state.log.iter().filter(|commit| !commit.visible).flat_map(|commit| &commit.changes);
+    hidden.into_iter().any(|(changed, change)| *changed == table && *change == SimChange::Truncate)
+}
+
 impl SimDatabase {
+    fn chunk(id: i64, body: &str) -> Vec<u8> {
+        let row = SimDatabase::row(id, body);
+        let bytes = row.as_ref().bytes();
+        let length = u32::try_from(bytes.len()).unwrap_or(0);
+        [&length.to_ne_bytes(), bytes].concat()
+    }
+
+    /// Takes snapshots, from now on with every change of the log, until one is accepted: the snapshot, the end of the
+    /// log, and what was made of them.
+    async fn look<T>(
+        &self,
+        mut accept: impl FnMut(&State, &Snapshot) -> Option<T> + Send,
+    ) -> Result<(Snapshot, Lsn, T), SourceError> {
+        let mut log = self.state.subscribe();
+        loop {
+            {
+                let state = log.borrow_and_update();
+                let hidden: Vec<Xid> = state.log.iter().filter(|c| !c.visible).map(|c| Xid(c.xid)).collect();
+                let xmax = Xid(700 + state.log.len() as u64);
+                let xmin = hidden.first().copied().unwrap_or(xmax);
+                let snapshot = Snapshot { xmin, xmax, in_progress: hidden };
+                if let Some(accepted) = accept(&state, &snapshot) {
+                    let inserted = state.log.last().map_or(Lsn(1000), |commit| commit.end);
+                    return Ok((snapshot, inserted, accepted));
+                }
+            }
+            log.changed().await.map_err(|error| SourceError::Transient(error.to_string()))?;
+        }
+    }
+
+    /// A part of a table: how it begins, its rows, and how it ends.
+    async fn read_part(
+        &self,
+        table: usize,
+        PartOrder { part, admits }: &PartOrder,
+    ) -> Result<(PartEvent, SimRows, PartEvent), SourceError> {
+        let (wanted, next) = match part {
+            TablePart::Blocks { from, bytes } => {
+                let next = from + (bytes / BLOCK_BYTES).max(1);
+                (Some(*from..next), Some(next).filter(|next| *next < BLOCKS))
+            }
+            TablePart::Keys(_) => (None, None),
+        };
+        let looked = self.look(|state, snapshot| {
+            if !admits(snapshot) || is_locked(state, table) {
+                return None;
+            }
+            let places = places_of(state, table, |commit| commit.visible);
+            let mut rows = rows_of(state, table, |commit| commit.visible);
+            rows.retain(|id, body| match (&wanted, part) {
+                (Some(blocks), _) => places.get(id).is_some_and(|place| blocks.contains(place)),
+                (None, TablePart::Keys(keys)) => {
+                    let row = SimDatabase::row(*id, body);
+                    keys.contains(&SimDatabase::schema().key().key_of(row.as_ref()))
+                }
+                (None, TablePart::Blocks { .. }) => false,
+            });
+            Some(rows)
+        });
+        let (snapshot, inserted, rows) = looked.await?;
+        let schema = SimDatabase::schema();
+        let begin = PartEvent::Begin { schema, snapshot, inserted, blocks: BLOCKS };
+        Ok((begin, rows, PartEvent::End { next }))
+    }
+
     /// The stream's events, in order.
     async fn tell(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         let mut log = self.state.subscribe();
@@ -451,30 +557,14 @@ impl Source for SimDatabase {
         if table.0 >= self.state.borrow().tables {
             return Err(SourceError::Definite(vec![format!("there is no table number {}", table.0)]));
         }
-        let mut log = self.state.subscribe();
-        let (snapshot, inserted, copied) = loop {
-            {
-                let state = log.borrow_and_update();
-                let hidden: Vec<Xid> = state.log.iter().filter(|c| !c.visible).map(|c| Xid(c.xid)).collect();
-                let xmax = Xid(700 + state.log.len() as u64);
-                let xmin = hidden.first().copied().unwrap_or(xmax);
-                let snapshot = Snapshot { xmin, xmax, in_progress: hidden };
-                if admits(&snapshot) {
-                    let inserted = state.log.last().map_or(Lsn(1000), |commit| commit.end);
-                    break (snapshot, inserted, rows_of(&state, table.0, |commit| commit.visible));
-                }
-            }
-            log.changed().await.map_err(|error| SourceError::Transient(error.to_string()))?;
-        };
+        let log = self.state.subscribe();
+        let looked =
+            self.look(|state, snapshot| admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible)));
+        let (snapshot, inserted, copied) = looked.await?;
         let rows_estimated = copied.len() as u64;
         let (schema, bytes_estimated) = (SimDatabase::schema(), 64 * rows_estimated);
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated };
-        let chunks = copied.iter().map(|(id, body)| {
-            let row = SimDatabase::row(*id, body);
-            let bytes = row.as_ref().bytes();
-            let length = u32::try_from(bytes.len()).unwrap_or(0);
-            CopyEvent::Rows([&length.to_ne_bytes(), bytes].concat())
-        });
+        let chunks = copied.iter().map(|(id, body)| CopyEvent::Rows(SimDatabase::chunk(*id, body)));
         for event in std::iter::once(begin).chain(chunks) {
             if rows.send(event).await.is_err() {
                 return Ok(());
@@ -494,6 +584,28 @@ impl Source for SimDatabase {
         }
         // Given up by its reader, or not: it is over.
         let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_told }).await;
+        Ok(())
+    }
+
+    async fn inspect(
+        &self,
+        table: TableIndex,
+        mut orders: mpsc::Receiver<PartOrder>,
+        parts: mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        while let Some(order) = orders.recv().await {
+            let (begin, rows, end) = self.read_part(table.0, &order).await?;
+            let rows = rows.into_iter().map(|(id, body)| PartEvent::Rows(SimDatabase::chunk(id, &body)));
+            for event in std::iter::once(begin).chain(rows).chain([end]) {
+                if parts.send(event).await.is_err() {
+                    return Ok(());
+                }
+                // Lets commits come in between the rows of a part.
+                for _ in 0..self.part_yields.load(Ordering::Relaxed) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -532,5 +644,6 @@ pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
         folder,
         store: None,
         snapshots: None,
+        verify: None,
     }
 }

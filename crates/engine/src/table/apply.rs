@@ -11,7 +11,14 @@ use crate::spool::{RawChange, Spool, SpoolEntry};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied<'a> {
     /// A row came (no old), changed, or went (no new).
-    Row(Option<&'a Tuple>, Option<&'a Tuple>),
+    Row {
+        /// The row before.
+        old: Option<&'a Tuple>,
+        /// The row since.
+        new: Option<&'a Tuple>,
+        /// Whether the source sent every value of the new row, so that none was kept from the old one.
+        is_whole: bool,
+    },
     /// All rows went.
     Truncate,
 }
@@ -60,25 +67,26 @@ fn apply(
         RawChange::Insert { new } => {
             let row = pipeline.state_row(new, at, scratch).to_tuple();
             match state.put(row.clone()) {
-                None => each(Applied::Row(None, Some(&row)))?,
+                None => each(Applied::Row { old: None, new: Some(&row), is_whole: true })?,
                 Some(_) => return Err(StateError::KeyExists.into()),
             }
         }
         RawChange::Update { old: None, new } if !new.has_unchanged() => {
             let row = pipeline.state_row(new, at, scratch).to_tuple();
             let old = state.put(row.clone()).ok_or(StateError::KeyMissing)?;
-            each(Applied::Row(Some(&old), Some(&row)))?;
+            each(Applied::Row { old: Some(&old), new: Some(&row), is_whole: true })?;
         }
         RawChange::Update { old, new } => {
+            let is_whole = !new.has_unchanged();
             let (key, row) = fill(state, pipeline, old, new, at)?;
             if state.schema().key().row_has_key(row.as_ref(), key.as_ref()) {
                 let old = state.put(row.clone()).ok_or(StateError::KeyMissing)?;
-                each(Applied::Row(Some(&old), Some(&row)))?;
+                each(Applied::Row { old: Some(&old), new: Some(&row), is_whole })?;
             } else {
                 let old = state.remove(key.as_ref()).ok_or(StateError::KeyMissing)?;
-                each(Applied::Row(Some(&old), None))?;
+                each(Applied::Row { old: Some(&old), new: None, is_whole: true })?;
                 match state.put(row.clone()) {
-                    None => each(Applied::Row(None, Some(&row)))?,
+                    None => each(Applied::Row { old: None, new: Some(&row), is_whole })?,
                     Some(_) => return Err(StateError::KeyExists.into()),
                 }
             }
@@ -86,7 +94,7 @@ fn apply(
         RawChange::Delete { old } => {
             let key = state.schema().key().key_of(old);
             let old = state.remove(key.as_ref()).ok_or(StateError::KeyMissing)?;
-            each(Applied::Row(Some(&old), None))?;
+            each(Applied::Row { old: Some(&old), new: None, is_whole: true })?;
         }
         RawChange::Truncate => {
             state.clear();

@@ -372,7 +372,7 @@ impl Incoming {
     }
 }
 
-fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
+pub(super) fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
     std::iter::from_fn(move || {
         let (length, rest) = chunk.split_first_chunk::<4>()?;
         let (row, rest) = rest.split_at_checked(u32::from_ne_bytes(*length) as usize)?;

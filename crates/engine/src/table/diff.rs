@@ -1,6 +1,6 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{Column, DefinitionVersion, Schema, Seen, Tuple, TupleBuf, TupleRef};
+use laredo_core::{Column, DefinitionVersion, Schema, Seen, TupleBuf, TupleRef};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
@@ -79,8 +79,7 @@ fn write_differences(
     done: &Done,
 ) -> Result<(), TableError> {
     let mut scratch = Scratch::default();
-    let mut write =
-        |old: Option<&Tuple>, new: Option<&Tuple>| emit(writer, &done.pipeline, Applied::Row(old, new), &mut scratch);
+    let mut write = |old, new| emit(writer, &done.pipeline, Applied::Row { old, new, is_whole: true }, &mut scratch);
     for old in known.rows() {
         if done.state.get_like(old.as_ref()).is_none() {
             write(Some(old), None)?;
@@ -128,7 +127,8 @@ fn write_everything(writer: &mut JournalWriter, done: &Done) -> Result<(), Table
         writer.change_schema(done.pipeline.out());
     }
     for row in done.state.rows() {
-        emit(writer, &done.pipeline, Applied::Row(None, Some(row)), &mut scratch)?;
+        let applied = Applied::Row { old: None, new: Some(row), is_whole: true };
+        emit(writer, &done.pipeline, applied, &mut scratch)?;
     }
     Ok(())
 }

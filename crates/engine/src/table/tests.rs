@@ -29,6 +29,7 @@ fn options() -> TableOptions {
         folder,
         store: None,
         snapshots: None,
+        verify: None,
     }
 }
 
@@ -301,6 +302,15 @@ impl crate::source::Source for Still {
         Ok(())
     }
 
+    async fn inspect(
+        &self,
+        _: crate::source::TableIndex,
+        _: tokio::sync::mpsc::Receiver<crate::source::PartOrder>,
+        _: tokio::sync::mpsc::Sender<crate::source::PartEvent>,
+    ) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it stands still".to_owned()]))
+    }
+
     fn retention(&self) -> watch::Receiver<crate::retention::Retention> {
         watch::Sender::default().subscribe()
     }
@@ -324,7 +334,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
     let (source, index) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0));
-    let worker = Worker::new(table, index, source, queue, latest, commands);
+    let worker = Worker::new(table, index, source, queue, latest, commands, Arc::new(tokio::sync::Semaphore::new(1)));
     let look = async {
         progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
         while status.lock().phase != TablePhase::Live {

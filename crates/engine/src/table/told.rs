@@ -20,7 +20,7 @@ pub(super) fn publish(live: &mut Live, mut done: Done, definition: DefinitionVer
         return Ok(counts);
     };
     for mut commit in told {
-        counts.add(&live.apply(&mut commit)?);
+        counts.add(&live.apply(&mut commit, None)?);
     }
     live.writer.advance(done.to, done.mark);
     live.writer.publish()?;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
+use super::verifier::Verifier;
 use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
 use crate::history::{Fork, Receipt};
 use crate::snapshots::{SnapshotStatus, write_when_due};
@@ -84,6 +85,7 @@ pub(crate) struct Worker<S> {
     store: Option<watch::Receiver<StoreStatus>>,
     /// How its snapshots are, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
+    verifier: Verifier<S>,
 }
 
 struct RunningCopy {
@@ -105,9 +107,11 @@ impl<S: Source> Worker<S> {
         events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
+        verify_turns: Arc<Semaphore>,
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
+        let verifier = Verifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
         Worker {
             table,
             index,
@@ -121,6 +125,7 @@ impl<S: Source> Worker<S> {
             unsettled,
             store,
             snapshots,
+            verifier,
         }
     }
 
@@ -143,6 +148,7 @@ impl<S: Source> Worker<S> {
         let mut attempts = 0;
         let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
         let mut maker = self.start_maker();
+        self.verifier.start();
         loop {
             let outcome = match self.step(&mut copy).await {
                 Some(outcome) => outcome,
@@ -197,6 +203,9 @@ impl<S: Source> Worker<S> {
             kept = store_moved(&mut self.store) => Some(kept),
             () = snapshot_written(&mut self.snapshots) => Some(Ok(Wants::Nothing)),
             () = until(mark_at) => Some(Ok(Wants::Nothing)),
+            event = self.verifier.next(&self.table) => {
+                Some(aside(true, || self.verifier.handle(event, &mut self.table)))
+            }
         }
     }
 
@@ -215,6 +224,10 @@ impl<S: Source> Worker<S> {
                 let restored = aside(true, || self.table.restore_snapshot(*recovered));
                 // Whoever asked may have gone; it is done all the same.
                 let _ = answer.send(restored);
+                Ok(Wants::Nothing)
+            }
+            TableCommand::Verify(command) => {
+                self.verifier.request(command, &mut self.table);
                 Ok(Wants::Nothing)
             }
         }

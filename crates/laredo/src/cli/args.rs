@@ -5,11 +5,14 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use laredo_core::TableName;
 
-use super::archive::ArchiveCommand;
+use super::archive::{ArchiveCommand, CompareArgs};
 use super::connect::TlsArgs;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
                           1  `status`, `ready`: not ready; an order that the server did not take\n  2  an error, told on standard error";
+
+const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n  1  rows differ\n  \
+                                 2  the table could not be verified, told on standard error";
 
 /// Look into laredo, and tell it what to do: live changes of a table, how a server and its clients are doing, draining and reloading.
 #[derive(Debug, Parser)]
@@ -41,6 +44,11 @@ pub(super) enum Command {
     /// Copy a table, or all tables, from the database anew. Clients are sent what differs.
     #[command(after_help = EXIT_CODES)]
     Reload(ReloadArgs),
+    /// Compare a table with the database, row by row, as both are at one moment. The server goes on serving it.
+    ///
+    /// Rows that differ are printed, and the table is copied again, so that clients are sent what differs.
+    #[command(after_help = VERIFY_EXIT_CODES)]
+    Verify(VerifyArgs),
     /// Drop a source's slot and make it again, then copy all its tables from the database anew. Clients keep what they have, and are sent
     /// what differs.
     #[command(after_help = EXIT_CODES)]
@@ -130,6 +138,26 @@ pub(super) struct ReloadArgs {
     /// All tables.
     #[arg(long)]
     pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    /// The table, as the database spells it.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    /// Leave the table as it is where rows differ.
+    #[arg(long)]
+    pub(super) no_heal: bool,
+    /// Print the values of the rows that differ, and not only their keys and columns.
+    #[arg(long)]
+    pub(super) values: bool,
+    /// Read no more than so many MiB of rows a second.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rate: Option<u32>,
+    #[command(flatten)]
+    pub(super) compare: CompareArgs,
     #[command(flatten)]
     pub(super) oam: OamArgs,
 }
@@ -340,7 +368,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// HOST:PORT is short for http://HOST:PORT.
-fn url(text: &str) -> Result<String, String> {
+pub(super) fn url(text: &str) -> Result<String, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let wrong = || "write http://HOST:PORT or https://HOST:PORT".to_owned();
     let uri: http::Uri = full.parse().map_err(|_| wrong())?;
@@ -411,6 +439,16 @@ mod tests {
         };
         assert_eq!((args.limit, args.oam.timeout), (0, Duration::from_secs(5)));
         assert!(parse("laredo snapshot prune --keep 0").is_err() && parse("laredo snapshot prune").is_err());
+    }
+
+    #[test]
+    fn verify_heals_and_hides_values_unless_it_is_told_otherwise() {
+        let Ok(Command::Verify(args)) = parse("laredo verify public.t") else { panic!("no verify") };
+        assert_eq!((args.no_heal, args.values, args.rate), (false, false, None));
+        let line = "laredo verify public.t --no-heal --values --rate 20 --json";
+        let Ok(Command::Verify(args)) = parse(line) else { panic!("no verify") };
+        assert_eq!((args.no_heal, args.values, args.rate, args.oam.json), (true, true, Some(20), true));
+        assert!(parse("laredo verify").is_err() && parse("laredo verify public.t --rate 0").is_err());
     }
 
     #[test]

@@ -131,6 +131,12 @@ pub enum CliError {
     /// A table cannot be created from names alone.
     #[error("the archive does not say which types its columns have; create the table, and leave --create out")]
     NoTypes,
+    /// Two states cannot be compared.
+    #[error("the two states have other columns, and cannot be compared: {0}")]
+    Diff(String),
+    /// An archive cannot be compared with a server.
+    #[error("the archive cannot be compared with the server: {0}")]
+    Compare(String),
     /// The replica has ended.
     #[error("the replica has ended by itself{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Stopped(Option<ReplicaError>),

@@ -14,6 +14,7 @@ mod snapshot;
 mod status;
 mod table;
 mod tail;
+mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Fanout(command) => fanout::run(command).await,
         Command::Drain(args) => oam::drain(args).await,
         Command::Reload(args) => oam::reload(args).await,
+        Command::Verify(args) => verify::run(args, end_at_interrupt()).await,
         Command::ResetSource(args) => oam::reset_source(args).await,
         Command::Pause(args) => oam::pause(args).await,
         Command::Resume(args) => oam::resume(args).await,

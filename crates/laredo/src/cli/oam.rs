@@ -121,7 +121,7 @@ pub(super) async fn ask<T>(
     in_time.map_err(|_| CliError::timeout(&args.oam, args.timeout, OAM_OPTION))?
 }
 
-fn refused(args: &OamArgs, status: &Status) -> CliError {
+pub(super) fn refused(args: &OamArgs, status: &Status) -> CliError {
     let server = args.oam.clone();
     match (status.code(), status.message()) {
         // Another service of ours listens there, or somebody else.

@@ -154,7 +154,7 @@ fn to_json(info: &SnapshotInfo) -> Value {
     })
 }
 
-fn meta_json(value: &prost_types::Value) -> Value {
+pub(super) fn meta_json(value: &prost_types::Value) -> Value {
     use prost_types::value::Kind;
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,

@@ -50,6 +50,15 @@ struct Table {
     /// Since its definition was last seen in the catalogue.
     definition_verified_age_ms: Option<u64>,
     definition_error: Option<String>,
+    #[serde(default)]
+    verify: Verified,
+}
+
+/// The comparisons of a table with the database.
+#[derive(Debug, Default, Deserialize)]
+struct Verified {
+    /// Rows that differed in the last one.
+    differing: Option<u64>,
 }
 
 /// How far a copy is.
@@ -151,7 +160,9 @@ fn detail(table: &Table) -> String {
         let error = table.definition_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         format!("definition not verified for {}{error}", duration(age))
     });
-    let parts = [table.error.clone(), table.reason.clone(), copy, unverified];
+    let differing = table.verify.differing.filter(|differing| *differing > 0);
+    let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
+    let parts = [table.error.clone(), table.reason.clone(), copy, unverified, differing];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 

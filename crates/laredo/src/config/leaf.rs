@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hocon::{HoconValue, ScalarType};
+use hocon::{HoconValue, ScalarType, ScalarValue};
 use serde::Deserialize;
 
 use super::schema::Kind;
@@ -57,6 +57,12 @@ impl Leaf {
                 let InBytes(size) = hocon::from_value(&value).ok()?;
                 (*min..=*max).contains(&size).then_some(Leaf::Size(size))
             }
+            Kind::Rate { min, max } => {
+                let bytes = scalar.raw.trim().strip_suffix("/s")?;
+                let bytes = HoconValue::Scalar(ScalarValue::new(bytes.trim_end().to_owned(), ScalarType::String));
+                let InBytes(rate) = hocon::from_value(&bytes).ok()?;
+                (*min..=*max).contains(&rate).then_some(Leaf::Size(rate))
+            }
             Kind::Choice(words) => words
                 .iter()
                 .find(|spellings| spellings.contains(&scalar.raw.as_str()))
@@ -94,6 +100,7 @@ pub(crate) fn expected(kind: &Kind) -> String {
         Kind::Time { min, max } => format!("a duration with a unit, from {} to {}", show_time(*min), show_time(*max)),
         Kind::Size { min, .. } if *min == 0 => "a size such as 32MiB".to_owned(),
         Kind::Size { min, .. } => format!("a size such as 32MiB, at least {}", show_size(*min)),
+        Kind::Rate { min, .. } => format!("a rate such as 20MiB/s, at least {}", show_rate(*min)),
         Kind::Choice(words) => one_of(words.iter().map(|spellings| spellings[0])),
         Kind::Scalar => "a string, a number, true, false or null".to_owned(),
         Kind::Block(_) | Kind::Map(_) | Kind::Tagged(_) | Kind::Beside { .. } => "a block { … }".to_owned(),
@@ -134,6 +141,11 @@ pub(crate) fn show_size(bytes: u64) -> String {
         .iter()
         .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift))
         .map_or_else(|| format!("{bytes}B"), |(shift, name)| format!("{}{name}", bytes >> shift))
+}
+
+/// A rate as it is written in a configuration.
+pub(crate) fn show_rate(bytes_per_second: u64) -> String {
+    format!("{}/s", show_size(bytes_per_second))
 }
 
 #[cfg(test)]

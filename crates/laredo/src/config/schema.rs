@@ -60,6 +60,11 @@ pub(crate) enum Kind {
         min: u64,
         max: u64,
     },
+    /// Bytes a second: `20MiB/s`.
+    Rate {
+        min: u64,
+        max: u64,
+    },
     /// One of some words, each with its other spellings.
     Choice(&'static [&'static [&'static str]]),
     /// Any string, number, boolean or null.

@@ -7,7 +7,7 @@ use laredo_core::{Match, Pattern, Predicate, Sequence, TableName, Value};
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
-use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions};
+use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, VerifySchedule, VerifyTerms};
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, OptionsError, PostgresOptions, PublicationOptions};
@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 
 use crate::config::server::{
     self as config, DdlWatchConfig, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SnapshotConfig,
-    SnapshotSerializer, SourceConfig, Store, TableConfig,
+    SnapshotSerializer, SourceConfig, Store, TableConfig, VerifyConfig,
 };
 
 /// A transaction stays in memory up to this many bytes for each table it touches.
@@ -88,7 +88,15 @@ pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> 
             JournalStore::Memory => None,
         },
         snapshots: table.fanout.snapshot.as_ref().and_then(|snapshot| snapshots(snapshot, table)),
+        verify: verify(&table.verify),
     }
+}
+
+fn verify(verify: &VerifyConfig) -> Option<VerifySchedule> {
+    verify.enabled.then(|| VerifySchedule {
+        interval: verify.interval,
+        terms: VerifyTerms { bytes_per_second: Some(verify.bytes_per_second), heals: verify.heal },
+    })
 }
 
 fn snapshots(snapshot: &SnapshotConfig, table: &TableConfig) -> Option<SnapshotOptions> {

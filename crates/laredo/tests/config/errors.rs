@@ -269,6 +269,18 @@ fn what_only_makes_sense_together_is_checked_together() {
         ("", "key_fields = [a, a]", "", "4:14: tables[0].key_fields: names a twice"),
         (
             "",
+            "verify { rate = 20MiB }",
+            "",
+            "4:10: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"20MiB\"",
+        ),
+        (
+            "",
+            "verify { rate = 1k/s }",
+            "",
+            "4:10: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"1k/s\"",
+        ),
+        (
+            "",
             "key_fields = [a]",
             "transforms = [{ type = drop-fields, fields = [a] }]",
             "4:14: tables[0].key_fields: a is dropped by a transform; clients need the key",

@@ -97,9 +97,22 @@ fn defaults_are_filled_in() {
     assert_eq!(fanout.heartbeat_interval, Duration::from_secs(5));
     assert_eq!((&fanout.snapshot, &fanout.archive), (&None, &None));
     assert!(config.tables[0].key_fields.is_empty());
+    let verify = &config.tables[0].verify;
+    assert_eq!((verify.enabled, verify.interval, verify.heal), (true, Duration::from_secs(24 * 3600), true));
+    assert_eq!(verify.bytes_per_second, 20 << 20);
     assert_eq!(config.grpc.port, 4001);
     assert_eq!(config.health.http_port, 8080);
     assert_eq!(config.observability.metrics.port, 9090);
+}
+
+#[test]
+fn verification_is_set_for_each_table() {
+    let text = r#"sources { pg { type = pg, connection = "host=h" } }
+        tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout }]
+          verify { enabled = false, interval = 7d, rate = 5MB/s, heal = false } }]"#;
+    let verify = &load(text).expect("valid").tables[0].verify;
+    assert_eq!((verify.enabled, verify.interval, verify.heal), (false, Duration::from_secs(7 * 86_400), false));
+    assert_eq!(verify.bytes_per_second, 5_000_000);
 }
 
 #[test]

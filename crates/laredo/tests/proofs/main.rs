@@ -26,3 +26,4 @@ mod startup;
 mod subscription;
 mod two_servers;
 mod values;
+mod verify;

@@ -23,22 +23,42 @@ pub(super) async fn copy(
 ) -> Result<(), SourceError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
     send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
+    send_rows(connection, sql, schema, out, CopyEvent::Rows).await
+}
+
+/// Runs a binary `COPY … TO STDOUT` and sends its rows, in portions that `event` makes events of.
+pub(crate) async fn send_rows<E>(
+    connection: &mut Connection,
+    sql: &str,
+    schema: &Schema,
+    out: &mpsc::Sender<E>,
+    event: impl Fn(Vec<u8>) -> E,
+) -> Result<(), SourceError> {
     let mut rows = RowReader::new(schema.columns().len());
     let mut copy = connection.copy_out(sql).await?;
     while let Some(bytes) = copy.next().await? {
         rows.take(bytes)?;
         if rows.chunk.len() >= CHUNK_BYTES {
-            send(out, CopyEvent::Rows(rows.take_chunk())).await?;
+            send(out, event(rows.take_chunk())).await?;
         }
     }
     let rest = rows.finish()?;
     if !rest.is_empty() {
-        send(out, CopyEvent::Rows(rest)).await?;
+        send(out, event(rest)).await?;
     }
     Ok(())
 }
 
-async fn send(out: &mpsc::Sender<CopyEvent>, event: CopyEvent) -> Result<(), SourceError> {
+/// Rows that a query has sent, each an `i16` count and its cells, as a portion of a copy.
+pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, TransportError> {
+    let mut reader = RowReader::new(columns);
+    reader.state = State::Rows;
+    rows.iter().try_for_each(|row| reader.take(row))?;
+    Ok(reader.chunk)
+}
+
+/// Sends an event to the reader of a copy, or of a part.
+pub(crate) async fn send<E>(out: &mpsc::Sender<E>, event: E) -> Result<(), SourceError> {
     let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
     out.send(event).await.map_err(given_up)
 }

@@ -2,8 +2,10 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
+use laredo_core::Oid;
+use postgres_protocol::IsNull;
 use postgres_protocol::message::backend::Message;
-use postgres_protocol::message::frontend;
+use postgres_protocol::message::frontend::{self, BindError};
 use tokio::io::AsyncWriteExt;
 
 use super::error::{ServerError, TransportError};
@@ -13,6 +15,17 @@ use crate::options::ConnectionOptions;
 
 /// A row of a plain query: every value as text, `None` for NULL.
 pub type Row = Vec<Option<String>>;
+
+/// A parameter of a query.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parameter<'a> {
+    /// The type.
+    pub(crate) type_oid: Oid,
+    /// Whether the value is in the type's text form instead of its binary form.
+    pub(crate) is_text: bool,
+    /// The value.
+    pub(crate) value: &'a [u8],
+}
 
 /// A session that takes SQL.
 pub struct Connection {
@@ -106,6 +119,45 @@ impl Connection {
         self.finish(error).map(|()| rows)
     }
 
+    /// Runs one query with parameters, and returns its rows as the server sends them, each an `i16` count and its
+    /// cells in binary form.
+    ///
+    /// # Errors
+    /// [`TransportError::Server`] leaves the session usable; any other error, and giving up waiting, ends it.
+    pub(crate) async fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Vec<u8>>, TransportError> {
+        let mut out = BytesMut::new();
+        frontend::parse("", sql, parameters.iter().map(|parameter| parameter.type_oid), &mut out)?;
+        let formats = parameters.iter().map(|parameter| i16::from(!parameter.is_text));
+        let values = parameters.iter().map(|parameter| parameter.value);
+        let put = |value: &[u8], out: &mut BytesMut| {
+            out.extend_from_slice(value);
+            Ok(IsNull::No)
+        };
+        frontend::bind("", "", formats, values, put, [1], &mut out).map_err(|error| match error {
+            BindError::Serialization(error) => TransportError::from(error),
+            BindError::Conversion(error) => TransportError::Protocol(error.to_string()),
+        })?;
+        frontend::execute("", 0, &mut out)?;
+        frontend::sync(&mut out);
+        self.send_messages(&out).await?;
+        let (mut rows, mut error) = (Vec::new(), None);
+        loop {
+            let frame = self.frames.next().await?;
+            match frame.tag() {
+                b'D' => rows.push(frame.body().to_vec()),
+                b'E' => error = error.or(Some(frame.error())),
+                b'Z' => break,
+                b'1' | b'2' | b'C' | b'I' | b'N' | b'S' | b'A' => {}
+                _ => return Err(frame.unexpected("a query with parameters")),
+            }
+        }
+        self.finish(error).map(|()| rows)
+    }
+
     /// Begins a `COPY … TO STDOUT`.
     pub(crate) async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, TransportError> {
         self.send(sql).await?;
@@ -151,13 +203,17 @@ impl Connection {
     }
 
     async fn send(&mut self, sql: &str) -> Result<(), TransportError> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.send_messages(&out).await
+    }
+
+    async fn send_messages(&mut self, messages: &[u8]) -> Result<(), TransportError> {
         if self.busy {
             return Err(TransportError::closed());
         }
         self.busy = true;
-        let mut out = BytesMut::new();
-        frontend::query(sql, &mut out)?;
-        self.frames.get_mut().write_all(&out).await?;
+        self.frames.get_mut().write_all(messages).await?;
         Ok(self.frames.get_mut().flush().await?)
     }
 

@@ -12,8 +12,8 @@ use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState,
 use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, RelationShape, Resume, Snapshot, Source, SourceError, SourceEvent,
-    SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
+    SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
 use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
@@ -305,6 +305,15 @@ impl Source for Played {
             let _ = rows.send(event).await;
         }
         Ok(())
+    }
+
+    async fn inspect(
+        &self,
+        _: TableIndex,
+        _: mpsc::Receiver<PartOrder>,
+        _: mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it was recorded".to_owned()]))
     }
 
     fn retention(&self) -> watch::Receiver<Retention> {

@@ -36,6 +36,7 @@ impl Metrics {
                 read_table(table, now);
                 read_journal(table);
                 read_snapshots(table, now);
+                read_verifications(table, now);
                 read_clients(table);
             });
             let ((sending, most), waiting) = (self.shared.admission.taken(), self.shared.admission.waiting());
@@ -150,6 +151,19 @@ fn read_snapshots(table: &Served, now: CommitTime) {
     counter!("laredo_stored_snapshot_errors_total", &name()).absolute(status.errors);
 }
 
+fn read_verifications(table: &Served, now: CommitTime) {
+    let name = || [("table", table.name().to_string())];
+    let verify = table.handle().status().verify;
+    counter!("laredo_verifications_total", &name()).absolute(verify.passes);
+    counter!("laredo_verification_failures_total", &name()).absolute(verify.failures);
+    counter!("laredo_verified_rows_total", &name()).absolute(verify.rows);
+    counter!("laredo_verify_differences_total", &name()).absolute(verify.differences);
+    if let Some(last) = verify.last {
+        let age_us = u64::try_from(now.0.saturating_sub(last.finished_at.0)).unwrap_or(0);
+        gauge!("laredo_verified_age_ms", &name()).set(float(age_us / 1000));
+    }
+}
+
 fn read_clients(table: &Served) {
     let name = || [("table", table.name().to_string())];
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -213,6 +227,11 @@ fn describe() {
     describe_gauge!("laredo_stored_snapshot_position_bytes", "WAL position of the newest of them.");
     describe_counter!("laredo_stored_snapshot_writes_total", "Snapshots written into the store.");
     describe_counter!("laredo_stored_snapshot_errors_total", "Snapshots that could not be written, read or removed.");
+    describe_counter!("laredo_verifications_total", "Complete comparisons of the table with the database.");
+    describe_counter!("laredo_verification_failures_total", "Comparisons that could not be completed.");
+    describe_counter!("laredo_verified_rows_total", "Rows compared with the database.");
+    describe_counter!("laredo_verify_differences_total", "Rows found to differ from the database.");
+    describe_gauge!("laredo_verified_age_ms", "Milliseconds since the last complete comparison with the database.");
     describe_gauge!("laredo_clients", "Streams open.");
     describe_counter!("laredo_sent_bytes_total", "Bytes handed to connections.");
     describe_counter!("laredo_deltas_total", "Streams that went on where the client was.");

@@ -1,9 +1,10 @@
 //! What the readiness endpoint says of each table and each source.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
-use laredo_engine::{CopyProgress, TablePhase, TableStatus};
+use laredo_engine::{CopyProgress, TablePhase, TableStatus, VerifyReport, VerifyStatus};
 use serde::Serialize;
 
 use crate::options::ServedSource;
@@ -86,6 +87,26 @@ struct TableReport {
     /// The reason why the last look failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_error: Option<String>,
+    verify: VerificationReport,
+}
+
+/// The comparisons with the database. They do not decide readiness.
+#[derive(Debug, Serialize)]
+struct VerificationReport {
+    /// Milliseconds since the last complete one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
+    /// Rows that differed in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differing: Option<u64>,
+    /// Rows found to differ since the start.
+    differences: u64,
+    /// Rows compared so far by the one that is running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running_rows: Option<u64>,
+    /// The reason why the last one did not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -154,6 +175,18 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         snapshot_error: table.snapshot_error(),
         definition_verified_age_ms: definition.verified_age.map(ms),
         definition_error: definition.error,
+        verify: verification_report(&status.verify, now),
+    }
+}
+
+fn verification_report(verify: &VerifyStatus, now: CommitTime) -> VerificationReport {
+    let age_us = |last: &Arc<VerifyReport>| u64::try_from(now.0.saturating_sub(last.finished_at.0)).unwrap_or(0);
+    VerificationReport {
+        age_ms: verify.last.as_ref().map(|last| age_us(last) / 1000),
+        differing: verify.last.as_ref().map(|last| last.differing),
+        differences: verify.differences,
+        running_rows: verify.running.as_ref().map(|running| running.rows),
+        error: verify.error.clone(),
     }
 }
 

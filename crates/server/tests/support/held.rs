@@ -3,8 +3,8 @@
 use laredo_core::Lsn;
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, Resume, Source, SourceError, SourceEvent, SourceIdentity,
-    TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, Resume, Source, SourceError, SourceEvent,
+    SourceIdentity, TableIndex, TableRequest,
 };
 use laredo_testkit::SimDatabase;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,15 @@ impl Source for Held {
     ) -> Result<(), SourceError> {
         let _ = self.may_copy.clone().wait_for(|may| *may).await;
         self.database.copy(table, before, admits, rows).await
+    }
+
+    async fn inspect(
+        &self,
+        table: TableIndex,
+        orders: mpsc::Receiver<PartOrder>,
+        parts: mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        self.database.inspect(table, orders, parts).await
     }
 
     fn retention(&self) -> watch::Receiver<Retention> {

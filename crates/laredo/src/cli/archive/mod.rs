@@ -1,5 +1,6 @@
 //! `laredo archive`: what an archive holds, whether it is whole, and the table as it was.
 
+mod against_server;
 mod args;
 mod compare;
 mod export;
@@ -11,6 +12,7 @@ mod show;
 
 use std::process::ExitCode;
 
+pub(super) use against_server::{ArchiveComparison, CompareArgs, compare};
 pub(super) use args::ArchiveCommand;
 
 use super::error::CliError;

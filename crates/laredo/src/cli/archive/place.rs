@@ -11,7 +11,7 @@ use crate::cli::error::CliError;
 
 /// An archive's place as it is written on a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in super::super) enum Place {
     Folder(PathBuf),
     Bucket { bucket: String, prefix: String },
 }
@@ -47,9 +47,17 @@ impl ReadArgs {
     /// # Errors
     /// When there is no archive, or when its manifest cannot be used.
     pub(super) async fn open(&self) -> Result<Archive, CliError> {
-        let archive = Archive::open(self.place.destination().await?, None).await?;
+        let archive = open(&self.place.place, &self.place.store).await?;
         Ok(archive.with_key(self.key_fields.clone()))
     }
+}
+
+/// Opens the archive at a place.
+///
+/// # Errors
+/// When there is no archive, or when its manifest cannot be used.
+pub(super) async fn open(place: &Place, store: &StoreArgs) -> Result<Archive, CliError> {
+    Ok(Archive::open(destination(place, store).await?, None).await?)
 }
 
 async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {

@@ -11,6 +11,7 @@ mod source;
 mod store;
 mod table;
 mod transforms;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub use source::{DdlWatchConfig, PublicationConfig, ReconnectConfig, SlotConfig,
 pub use store::Store;
 pub use table::TableConfig;
 pub use transforms::Transform;
+pub use verify::VerifyConfig;
 
 use super::credentials::{self, CREDENTIALS, Credentials};
 use super::diagnostics::{Problem, Report};

@@ -8,6 +8,7 @@ use super::super::write::{self, list, text};
 use super::Known;
 use super::fanout::{FanoutConfig, TARGET};
 use super::transforms::Transform;
+use super::verify::{self, VerifyConfig};
 
 /// A table and the fan-out that serves it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,8 @@ pub struct TableConfig {
     /// The columns by which rows are told apart, where the table has no usable replica identity key.
     /// Empty: the table's own key.
     pub key_fields: Vec<String>,
+    /// The comparison with the database in the background.
+    pub verify: VerifyConfig,
     /// The fan-out to clients.
     pub fanout: FanoutConfig,
 }
@@ -32,6 +35,7 @@ pub(super) static TABLE: Block = Block {
         Key::required("schema", TEXT),
         Key::required("table", TEXT),
         Key::new("key_fields", Kind::List(&TEXT)),
+        Key::new("verify", Kind::Block(&verify::VERIFY)),
         Key::required("targets", Kind::List(&Kind::Tagged(&TARGET))),
     ],
 };
@@ -93,6 +97,7 @@ impl TableConfig {
             schema: fields.text("schema").unwrap_or_default(),
             table,
             key_fields: fields.texts("key_fields"),
+            verify: VerifyConfig::read(&fields.block("verify")),
             fanout,
         };
         config.check_key(fields, problems);
@@ -126,6 +131,7 @@ impl TableConfig {
         if !self.key_fields.is_empty() {
             out.put("key_fields", list(self.key_fields.iter().map(|f| text(f))));
         }
+        out.block("verify", |out| self.verify.write(out));
         out.blocks("targets", [&self.fanout], |fanout, out| fanout.write(out));
     }
 }

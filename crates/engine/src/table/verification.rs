@@ -1,0 +1,360 @@
+//! A pass over a table that compares its rows with the source's, part by part.
+//!
+//! The scan reads the source's rows in the order of their places on disk, so each part is decided by the source alone.
+//! A row changes its place only when a transaction changes it. Every row of the state is therefore compared by the scan,
+//! or changed by a transaction while the pass runs, or is not in the source. Rows of the last two kinds, and those that
+//! the scan finds to differ, are looked up by their keys. Only a difference found there counts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+use laredo_core::{CommitTime, Key, Lsn, Tuple, TupleRef, Xid};
+use tokio::time::Instant;
+
+use super::copy::rows;
+use super::tracker::Tracker;
+use super::{Applied, Live};
+use crate::source::{PartEvent, TablePart};
+use crate::verify::{RowDifference, VerifyProgress, VerifyReport, VerifyTerms};
+
+/// Rows that are looked up in one statement.
+const LOOKUP_KEYS: usize = 100;
+/// Rows that the scan finds to differ before it ends early.
+const SUSPECTS_MAX: usize = 1000;
+/// Rows that are looked up in a pass. More are counted as not verified.
+const LOOKUPS_MAX: usize = 20_000;
+/// Buckets of the state that are searched in one step: it takes a millisecond or less.
+const SWEEP_BUCKETS: usize = 16 * 1024;
+/// Bytes of the table's file that one part covers.
+const PART_BYTES_MIN: u64 = 1 << 20;
+const PART_BYTES_MAX: u64 = 32 << 20;
+
+/// A pass over a table.
+#[derive(Debug)]
+pub(crate) struct Verification {
+    heals: bool,
+    progress: VerifyProgress,
+    hasher: RandomState,
+    /// Hashes of the keys of rows that are in the state and were compared, or came whole from the source, since the
+    /// pass began.
+    seen: HashSet<u64, RandomState>,
+    stage: Stage,
+    part: Option<Part>,
+    /// Bytes of the next part of the scan.
+    part_bytes: u64,
+    part_bytes_max: u64,
+    suspects: HashSet<Key, RandomState>,
+    is_cut: bool,
+    suspected: u64,
+    unverified: u64,
+    differing: u64,
+    differences: Vec<RowDifference>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The source's rows are read from this block on.
+    Scan { from: u64 },
+    /// The state is searched, from this bucket on, for rows that were not seen.
+    Sweep { bucket: usize, layout: u64, unseen: HashSet<Key, RandomState>, beyond: u64 },
+    /// These rows are looked up.
+    LookUp { waiting: Vec<Key> },
+    /// All is compared.
+    Done,
+}
+
+/// A part of the source's table that is being read.
+#[derive(Debug)]
+struct Part {
+    tracker: Tracker,
+    /// The stream has to be past this position before rows can be compared; nothing before the part begins.
+    inserted: Option<Lsn>,
+    /// The keys that are looked up, and whether the source has them.
+    keys: Option<HashMap<Key, bool, RandomState>>,
+}
+
+/// The reason why a part has no result.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PartError {
+    /// The same part may succeed later.
+    Retry(String),
+    /// The pass cannot be completed.
+    GiveUp(String),
+}
+
+impl Verification {
+    /// A pass over a table that has about so many rows.
+    pub(crate) fn new(terms: &VerifyTerms, rows: usize) -> Verification {
+        // About a second's worth, so that no snapshot is held for long.
+        let part_bytes_max =
+            terms.bytes_per_second.map_or(PART_BYTES_MAX, |bytes| bytes.clamp(PART_BYTES_MIN, PART_BYTES_MAX));
+        let started_at = Instant::now();
+        Verification {
+            heals: terms.heals,
+            progress: VerifyProgress { rows: 0, bytes: 0, blocks: 0, blocks_total: 0, started_at },
+            hasher: RandomState::default(),
+            // Growing it later would hold up the table while everything in it moves.
+            seen: HashSet::with_capacity_and_hasher(rows, RandomState::default()),
+            stage: Stage::Scan { from: 0 },
+            part: None,
+            part_bytes: part_bytes_max,
+            part_bytes_max,
+            suspects: HashSet::default(),
+            is_cut: false,
+            suspected: 0,
+            unverified: 0,
+            differing: 0,
+            differences: Vec::new(),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> &VerifyProgress {
+        &self.progress
+    }
+
+    /// Returns true while the state is searched for rows that were not seen.
+    pub(crate) fn is_sweeping(&self) -> bool {
+        matches!(self.stage, Stage::Sweep { .. })
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    pub(crate) fn has_part(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// The position that the stream has to reach before the part's rows can be compared.
+    pub(crate) fn awaited(&self) -> Option<Lsn> {
+        self.part.as_ref().and_then(|part| part.inserted)
+    }
+
+    /// Begins the next part. From now on changes are tracked, so the part's snapshot must see all that came before.
+    pub(crate) fn begin_part(&mut self) -> Option<TablePart> {
+        let (part, keys) = match &self.stage {
+            Stage::Scan { from } => (TablePart::Blocks { from: *from, bytes: self.part_bytes }, None),
+            Stage::LookUp { waiting } => {
+                let keys: Vec<Key> = waiting.iter().take(LOOKUP_KEYS).cloned().collect();
+                let asked = keys.iter().map(|key| (key.clone(), false)).collect();
+                (TablePart::Keys(keys), Some(asked))
+            }
+            Stage::Sweep { .. } | Stage::Done => return None,
+        };
+        self.part = Some(Part { tracker: Tracker::new(), inserted: None, keys });
+        Some(part)
+    }
+
+    /// Gives up the part that is being read. It is read again in smaller pieces.
+    pub(crate) fn drop_part(&mut self) {
+        self.part = None;
+        self.part_bytes = (self.part_bytes / 4).max(1);
+    }
+
+    /// Takes in a change of the state.
+    pub(super) fn track(&mut self, xid: Xid, columns: &laredo_core::KeyColumns, applied: Applied<'_>) {
+        let mut tracker = self.part.as_mut().map(|part| &mut part.tracker);
+        match applied {
+            Applied::Row { old, new, is_whole } => {
+                if let (Some(row), Some(tracker)) = (new.or(old), &mut tracker) {
+                    tracker.track(xid, columns, row, old);
+                }
+                if !matches!(self.stage, Stage::Scan { .. } | Stage::Sweep { .. }) {
+                    return;
+                }
+                match (old, new) {
+                    // A value that the source left out is as it was, compared or not.
+                    (_, Some(new)) if is_whole => {
+                        self.seen.insert(columns.hash_row(&self.hasher, new.as_ref()));
+                    }
+                    (_, Some(_)) => {}
+                    (Some(old), None) => {
+                        self.seen.remove(&columns.hash_row(&self.hasher, old.as_ref()));
+                    }
+                    (None, None) => {}
+                }
+            }
+            Applied::Truncate => {
+                self.seen.clear();
+                tracker.into_iter().for_each(Tracker::track_truncate);
+            }
+        }
+    }
+
+    /// Takes in what the source says of the part.
+    pub(super) fn on_part(&mut self, event: PartEvent, live: &Live) -> Result<(), PartError> {
+        let Some(part) = &mut self.part else { return Ok(()) };
+        match event {
+            PartEvent::Begin { schema, snapshot, inserted, blocks } => {
+                if schema != *live.pipeline.source() {
+                    return Err(PartError::Retry("the table's columns have changed".to_owned()));
+                }
+                part.tracker.set_snapshot(snapshot);
+                part.inserted = Some(inserted);
+                self.progress.blocks_total = self.progress.blocks_total.max(blocks);
+                return Ok(());
+            }
+            // A copy follows, and the pass begins again after it.
+            PartEvent::Changed(reason) => return Err(PartError::Retry(reason)),
+            PartEvent::Rows(_) | PartEvent::End { .. } => {}
+        }
+        if let Some(reason) = part.tracker.lost() {
+            return Err(PartError::Retry(reason.to_owned()));
+        }
+        match event {
+            PartEvent::Rows(chunk) => {
+                rows(&chunk).for_each(|row| self.compare(row, live));
+            }
+            PartEvent::End { next } => self.end_part(next, live),
+            PartEvent::Begin { .. } | PartEvent::Changed(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Compares a row of the source.
+    fn compare(&mut self, row: TupleRef<'_>, live: &Live) {
+        let (columns, Some(part)) = (live.state.schema().key(), &mut self.part) else { return };
+        let current = live.state.get_like(row);
+        let held = match part.tracker.row_like(columns, row) {
+            Some(before) => before,
+            None => current,
+        };
+        if let Some(keys) = &mut part.keys {
+            // Keys that SQL takes for equal may differ in their bytes: those were not asked for.
+            let Some(found) = keys.get_mut(&columns.key_of(row)) else { return };
+            *found = true;
+        } else {
+            self.progress.rows += 1;
+            self.progress.bytes += row.bytes().len() as u64;
+        }
+        if current.is_some() {
+            self.seen.insert(columns.hash_row(&self.hasher, row));
+        }
+        let is_same = held.is_some_and(|held| live.pipeline.same_source_row(held.as_ref(), row));
+        match (is_same, &part.keys) {
+            (true, _) => {}
+            (false, Some(_)) => {
+                let held = held.cloned();
+                self.note(columns.key_of(row), held, Some(row.to_tuple()), live);
+            }
+            (false, None) => {
+                self.suspects.insert(columns.key_of(row));
+            }
+        }
+    }
+
+    fn end_part(&mut self, next: Option<u64>, live: &Live) {
+        let Some(part) = self.part.take() else { return };
+        self.part_bytes = (self.part_bytes * 2).min(self.part_bytes_max);
+        match &mut self.stage {
+            Stage::Scan { from } => {
+                let is_cut = self.suspects.len() > SUSPECTS_MAX;
+                self.progress.blocks = next.unwrap_or(self.progress.blocks_total);
+                match next.filter(|_| !is_cut) {
+                    Some(next) => *from = next,
+                    None => self.end_scan(is_cut, live),
+                }
+            }
+            Stage::LookUp { waiting } => {
+                let keys = part.keys.unwrap_or_default();
+                waiting.retain(|key| !keys.contains_key(key));
+                if waiting.is_empty() {
+                    self.stage = Stage::Done;
+                }
+                for (key, _) in keys.into_iter().filter(|(_, found)| !found) {
+                    let held = part.tracker.row_of(&key).unwrap_or_else(|| live.state.get(&key));
+                    if let Some(held) = held.cloned() {
+                        self.note(key, Some(held), None, live);
+                    }
+                }
+            }
+            Stage::Sweep { .. } | Stage::Done => {}
+        }
+    }
+
+    fn end_scan(&mut self, is_cut: bool, live: &Live) {
+        self.is_cut = is_cut;
+        // Each hash is of a row of the state, so equal numbers say that every row was seen.
+        if is_cut || self.seen.len() >= live.state.len() {
+            self.look_up(HashSet::default(), 0);
+        } else {
+            self.stage = Stage::sweep(live);
+        }
+    }
+
+    /// Searches the next buckets of the state for rows that were not seen.
+    pub(super) fn sweep_some(&mut self, live: &Live) {
+        let Stage::Sweep { bucket, layout, unseen, beyond } = &mut self.stage else { return };
+        if *layout != live.state.layout() {
+            self.stage = Stage::sweep(live);
+            return;
+        }
+        let (columns, end) = (live.state.schema().key(), (*bucket + SWEEP_BUCKETS).min(live.state.buckets()));
+        for row in live.state.rows_in(*bucket..end) {
+            if self.seen.contains(&columns.hash_row(&self.hasher, row.as_ref())) {
+                continue;
+            }
+            match unseen.len() < LOOKUPS_MAX {
+                true => drop(unseen.insert(columns.key_of(row.as_ref()))),
+                false => *beyond += 1,
+            }
+        }
+        *bucket = end;
+        if end >= live.state.buckets() {
+            let (unseen, beyond) = (std::mem::take(unseen), *beyond);
+            self.look_up(unseen, beyond);
+        }
+    }
+
+    fn look_up(&mut self, unseen: HashSet<Key, RandomState>, beyond: u64) {
+        (self.unverified, self.suspected) = (beyond, self.suspects.len() as u64);
+        self.seen = HashSet::default();
+        let mut keys = std::mem::take(&mut self.suspects);
+        keys.extend(unseen);
+        self.stage = match keys.is_empty() {
+            true => Stage::Done,
+            false => Stage::LookUp { waiting: keys.into_iter().collect() },
+        };
+    }
+
+    /// Notes a difference.
+    fn note(&mut self, key: Key, held: Option<Tuple>, stored: Option<Tuple>, live: &Live) {
+        self.differing += 1;
+        if self.differences.len() >= VerifyReport::DIFFERENCES_MAX {
+            return;
+        }
+        let columns = match (&held, &stored) {
+            (Some(held), Some(stored)) => {
+                let cells = held.as_ref().cells().zip(stored.as_ref().cells());
+                let names = live.pipeline.source().columns().iter().map(|column| column.name.clone());
+                names.zip(cells).filter(|(_, (held, stored))| held != stored).map(|(name, _)| name).collect()
+            }
+            (None, _) | (_, None) => Vec::new(),
+        };
+        self.differences.push(RowDifference { key, columns, held, stored });
+    }
+
+    /// The result of the pass.
+    pub(super) fn into_report(self, live: &Live, finished_at: CommitTime) -> VerifyReport {
+        VerifyReport {
+            finished_at,
+            position: live.writer.committed().position,
+            rows: self.progress.rows,
+            bytes: self.progress.bytes,
+            differing: self.differing,
+            is_cut: self.is_cut,
+            suspects: self.suspected,
+            unverified: self.unverified,
+            differences: self.differences,
+            schema: Arc::clone(live.pipeline.source()),
+            heals: self.heals && self.differing > 0,
+        }
+    }
+}
+
+impl Stage {
+    fn sweep(live: &Live) -> Stage {
+        Stage::Sweep { bucket: 0, layout: live.state.layout(), unseen: HashSet::default(), beyond: 0 }
+    }
+}

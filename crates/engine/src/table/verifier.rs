@@ -1,0 +1,329 @@
+//! The waiting side of verification: schedules passes, and reads the source part by part.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::verification::PartError;
+use super::{Table, TableError, Wants};
+use crate::source::{Admission, PartEvent, PartOrder, Snapshot, Source, SourceError, TableIndex};
+use crate::status::VerifyCommand;
+use crate::verify::{VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
+
+/// Chunks of a part that may wait for the table.
+const PART_QUEUE: usize = 4;
+/// A part that failed is read again after this, doubled each time up to the maximum.
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Failures in a row after which a pass is given up.
+const ATTEMPTS_MAX: u32 = 10;
+/// A pass that a copy has interrupted begins again so often.
+const RESTARTS_MAX: u32 = 3;
+/// A snapshot is not held open for longer than this while the stream is behind it.
+const STALL: Duration = Duration::from_secs(30);
+/// A background pass that cannot begin or complete is tried again after this.
+const POSTPONED: Duration = Duration::from_secs(60);
+
+type Answer = oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>;
+
+/// Verifies one table, on schedule and on request.
+pub(super) struct Verifier<S> {
+    source: Arc<S>,
+    index: TableIndex,
+    schedule: Option<VerifySchedule>,
+    /// The time of the next background pass.
+    due: Option<Pin<Box<Sleep>>>,
+    /// Background passes of one source take turns.
+    turns: Arc<Semaphore>,
+    pass: Option<Pass>,
+}
+
+/// A pass that was asked for.
+struct Pass {
+    terms: VerifyTerms,
+    /// The party that asked; nobody for a background pass.
+    answer: Option<Answer>,
+    _turn: Option<OwnedSemaphorePermit>,
+    has_begun: bool,
+    restarts: u32,
+    /// Failures in a row.
+    failures: u32,
+    inspection: Option<Inspection>,
+    /// Nothing is read before: for the rate, or after a failure.
+    resume_at: Instant,
+    /// The end of the wait for the stream.
+    stall_at: Instant,
+}
+
+/// A task that reads parts of the source's table.
+struct Inspection {
+    orders: mpsc::Sender<PartOrder>,
+    events: mpsc::Receiver<PartEvent>,
+    task: JoinHandle<Result<(), SourceError>>,
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The next thing to do for a verification.
+#[derive(Debug)]
+pub(super) enum VerifierEvent {
+    /// A background pass is due.
+    Due,
+    /// The pass may begin, or never can.
+    Begin,
+    /// The pass was interrupted by a copy or by a failure of the table.
+    Interrupted,
+    /// The party that asked has gone.
+    Cancelled,
+    /// The next part may be read.
+    Order,
+    /// The source says something of the part.
+    Part(PartEvent),
+    /// The part cannot be read or compared.
+    PartFailed(PartError),
+    /// The state is to be searched.
+    Sweep,
+    /// All is compared.
+    Done,
+}
+
+impl<S: Source> Verifier<S> {
+    pub(super) fn new(
+        source: Arc<S>,
+        index: TableIndex,
+        schedule: Option<VerifySchedule>,
+        turns: Arc<Semaphore>,
+    ) -> Verifier<S> {
+        Verifier { source, index, schedule, due: None, turns, pass: None }
+    }
+
+    /// Schedules the first background pass. It comes early, for a server may never run for a whole interval.
+    pub(super) fn start(&mut self) {
+        self.due = self.schedule.as_ref().map(|schedule| timer(schedule.interval / 10));
+    }
+
+    /// Takes a request for a pass. A background pass gives way to it.
+    pub(super) fn request(&mut self, command: VerifyCommand, table: &mut Table) {
+        let VerifyCommand { terms, answer } = command;
+        if self.pass.as_ref().is_some_and(|pass| pass.answer.is_some()) {
+            // The party that asked may have gone.
+            let _ = answer.send(Err(VerifyError::Busy));
+            return;
+        }
+        table.drop_verification();
+        self.pass = Some(Pass::new(terms, Some(answer), None));
+    }
+
+    /// Waits for the next thing to do. May be cancelled: nothing is lost.
+    pub(super) async fn next(&mut self, table: &Table) -> VerifierEvent {
+        match (&mut self.pass, &mut self.due) {
+            (Some(pass), _) => pass.next(table).await,
+            (None, Some(due)) => {
+                due.as_mut().await;
+                VerifierEvent::Due
+            }
+            (None, None) => std::future::pending().await,
+        }
+    }
+
+    /// Does what [`Verifier::next`] has found.
+    pub(super) fn handle(&mut self, event: VerifierEvent, table: &mut Table) -> Result<Wants, TableError> {
+        match event {
+            VerifierEvent::Due => self.begin_scheduled(table),
+            VerifierEvent::Begin => self.begin(table),
+            VerifierEvent::Interrupted => self.restart(table),
+            VerifierEvent::Cancelled => self.give_up("it was cancelled".to_owned(), table),
+            VerifierEvent::Order => self.order_part(table),
+            VerifierEvent::Part(event) => {
+                let bytes = if let PartEvent::Rows(chunk) = &event { chunk.len() } else { 0 };
+                match table.on_part(event) {
+                    Ok(()) => self.pass.iter_mut().for_each(|pass| pass.pace(bytes)),
+                    Err(error) => self.part_failed(error, table),
+                }
+            }
+            VerifierEvent::PartFailed(error) => self.part_failed(error, table),
+            VerifierEvent::Sweep => table.sweep_some(),
+            VerifierEvent::Done => return self.finish(table),
+        }
+        Ok(Wants::Nothing)
+    }
+
+    fn begin_scheduled(&mut self, table: &Table) {
+        let Some(schedule) = &self.schedule else { return };
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok().filter(|_| table.can_verify());
+        match turn {
+            Some(turn) => self.pass = Some(Pass::new(schedule.terms.clone(), None, Some(turn))),
+            None => self.due = Some(timer(POSTPONED.min(schedule.interval))),
+        }
+    }
+
+    fn begin(&mut self, table: &mut Table) {
+        let Some(pass) = &mut self.pass else { return };
+        match table.failure() {
+            Some(error) => self.end(Err(VerifyError::Failed(error)), table),
+            None => {
+                pass.has_begun = true;
+                table.begin_verification(&pass.terms);
+            }
+        }
+    }
+
+    fn restart(&mut self, table: &mut Table) {
+        let Some(pass) = &mut self.pass else { return };
+        pass.restarts += 1;
+        if pass.restarts > RESTARTS_MAX {
+            self.give_up("the table was copied again and again meanwhile".to_owned(), table);
+            return;
+        }
+        (pass.has_begun, pass.inspection) = (false, None);
+    }
+
+    fn order_part(&mut self, table: &mut Table) {
+        let Some(pass) = &mut self.pass else { return };
+        let Some(part) = table.begin_part() else { return };
+        let recent = table.recent().clone();
+        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
+        let inspection = pass.inspection.get_or_insert_with(|| {
+            let ((orders, ordered), (parts, events)) = (mpsc::channel(1), mpsc::channel(PART_QUEUE));
+            let (source, index) = (self.source.clone(), self.index);
+            let task = tokio::spawn(async move { source.inspect(index, ordered, parts).await });
+            Inspection { orders, events, task }
+        });
+        pass.stall_at = Instant::now() + STALL;
+        // One part is ordered at a time. A task that has ended says why when it is asked for the part's events.
+        let _ = inspection.orders.try_send(PartOrder { part, admits });
+    }
+
+    fn part_failed(&mut self, error: PartError, table: &mut Table) {
+        let Some(pass) = &mut self.pass else { return };
+        pass.failures += 1;
+        match error {
+            PartError::Retry(reason) if pass.failures < ATTEMPTS_MAX => {
+                tracing::debug!(table = %table.name(), reason, "a part of the verification is read again");
+                // Whatever still comes of the part goes with the task.
+                pass.inspection = None;
+                table.drop_part();
+                pass.resume_at = Instant::now() + (BACKOFF * 2_u32.pow(pass.failures)).min(BACKOFF_MAX);
+            }
+            PartError::Retry(reason) | PartError::GiveUp(reason) => self.give_up(reason, table),
+        }
+    }
+
+    fn give_up(&mut self, reason: String, table: &mut Table) {
+        self.end(Err(VerifyError::GivenUp(reason)), table);
+    }
+
+    fn finish(&mut self, table: &mut Table) -> Result<Wants, TableError> {
+        let (report, wants) = table.end_verification()?;
+        let given_up = || VerifyError::GivenUp("the table went".to_owned());
+        self.end(report.ok_or_else(given_up), table);
+        Ok(wants)
+    }
+
+    /// Ends the pass, and schedules the next one in the background.
+    fn end(&mut self, result: Result<Arc<VerifyReport>, VerifyError>, table: &mut Table) {
+        if let Err(error) = &result {
+            table.fail_verification(error);
+        }
+        self.due = self.schedule.as_ref().map(|schedule| match &result {
+            Ok(_) => timer(schedule.interval),
+            Err(_) => timer(POSTPONED.min(schedule.interval)),
+        });
+        if let Some(answer) = self.pass.take().and_then(|pass| pass.answer) {
+            // The party that asked may have gone.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+impl Pass {
+    fn new(terms: VerifyTerms, answer: Option<Answer>, turn: Option<OwnedSemaphorePermit>) -> Pass {
+        let now = Instant::now();
+        Pass {
+            terms,
+            answer,
+            _turn: turn,
+            has_begun: false,
+            restarts: 0,
+            failures: 0,
+            inspection: None,
+            resume_at: now,
+            stall_at: now,
+        }
+    }
+
+    async fn next(&mut self, table: &Table) -> VerifierEvent {
+        let Pass { answer, has_begun, inspection, resume_at, stall_at, .. } = self;
+        let cancelled = async {
+            match answer {
+                Some(answer) => answer.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancelled => VerifierEvent::Cancelled,
+            event = next_event(*has_begun, inspection, (*resume_at, *stall_at), table) => event,
+        }
+    }
+
+    /// Waits as long as these bytes take at the rate that was asked for.
+    fn pace(&mut self, bytes: usize) {
+        self.failures = 0;
+        if let Some(bytes_per_second) = self.terms.bytes_per_second {
+            let seconds = bytes as f64 / bytes_per_second.max(1) as f64;
+            self.resume_at = self.resume_at.max(Instant::now()) + Duration::from_secs_f64(seconds);
+        }
+    }
+}
+
+async fn next_event(
+    has_begun: bool,
+    inspection: &mut Option<Inspection>,
+    (resume_at, stall_at): (Instant, Instant),
+    table: &Table,
+) -> VerifierEvent {
+    let verification = match table.verification() {
+        Some(verification) => verification,
+        None if has_begun => return VerifierEvent::Interrupted,
+        None if table.can_verify() || table.failure().is_some() => return VerifierEvent::Begin,
+        None => return std::future::pending().await,
+    };
+    if verification.is_done() {
+        return VerifierEvent::Done;
+    }
+    if verification.is_sweeping() {
+        return VerifierEvent::Sweep;
+    }
+    if resume_at > Instant::now() {
+        sleep_until(resume_at).await;
+    }
+    let Some(inspection) = inspection.as_mut().filter(|_| verification.has_part()) else {
+        return VerifierEvent::Order;
+    };
+    if verification.awaited().is_some_and(|position| !table.has_reached(position)) {
+        sleep_until(stall_at).await;
+        let reason = "the stream does not come past what was read; see the table's lag".to_owned();
+        return VerifierEvent::PartFailed(PartError::Retry(reason));
+    }
+    match inspection.events.recv().await {
+        Some(event) => VerifierEvent::Part(event),
+        None => VerifierEvent::PartFailed(match (&mut inspection.task).await {
+            Ok(Ok(())) => PartError::Retry("the source ended it".to_owned()),
+            Ok(Err(SourceError::Transient(error))) => PartError::Retry(error),
+            Ok(Err(error @ SourceError::Definite(_))) => PartError::GiveUp(error.to_string()),
+            Err(panic) => PartError::GiveUp(format!("the task that reads the source failed: {panic}")),
+        }),
+    }
+}
+
+fn timer(after: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(sleep_until(Instant::now() + after))
+}

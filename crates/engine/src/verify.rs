@@ -1,0 +1,134 @@
+//! Verification: a table's rows compared with those of the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Key, Lsn, Schema, Tuple};
+use tokio::time::Instant;
+
+/// When a table is verified in the background.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifySchedule {
+    /// The time from the end of one pass to the next. The first pass begins a tenth of it after the start.
+    pub interval: Duration,
+    /// The terms of each pass.
+    pub terms: VerifyTerms,
+}
+
+/// The terms of one pass over a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyTerms {
+    /// Bytes of rows a second; `None` for as fast as the database reads.
+    pub bytes_per_second: Option<u64>,
+    /// Whether the table is copied again when rows differ.
+    pub heals: bool,
+}
+
+/// The progress of a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Rows compared so far.
+    pub rows: u64,
+    /// Bytes of their cells.
+    pub bytes: u64,
+    /// Blocks of the table's file that are read.
+    pub blocks: u64,
+    /// Blocks that there are; zero until the first part is read.
+    pub blocks_total: u64,
+    /// The start of the pass.
+    pub started_at: Instant,
+}
+
+/// The verifications of a table since the server started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyStatus {
+    /// The pass that is running.
+    pub running: Option<VerifyProgress>,
+    /// The last complete pass.
+    pub last: Option<Arc<VerifyReport>>,
+    /// The reason why the last pass did not complete, unless one has completed since.
+    pub error: Option<String>,
+    /// Complete passes.
+    pub passes: u64,
+    /// Passes that did not complete.
+    pub failures: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// Rows found to differ.
+    pub differences: u64,
+}
+
+/// The result of a complete pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// The time at which the pass ended.
+    pub finished_at: CommitTime,
+    /// The position that the table had reached then.
+    pub position: Lsn,
+    /// Rows compared.
+    pub rows: u64,
+    /// Bytes of their cells.
+    pub bytes: u64,
+    /// Rows that differ. Where `is_cut`, there may be more.
+    pub differing: u64,
+    /// Whether so many rows differ that the pass ended before the table did.
+    pub is_cut: bool,
+    /// Rows that differed when the scan came across them, before they were looked up. A row that the lookup does not
+    /// confirm does not differ.
+    pub suspects: u64,
+    /// Rows that changed while the pass ran and could not be compared.
+    pub unverified: u64,
+    /// The first rows that differ, at most [`VerifyReport::DIFFERENCES_MAX`].
+    pub differences: Vec<RowDifference>,
+    /// The schema of their rows.
+    pub schema: Arc<Schema>,
+    /// Whether the table is copied again for them.
+    pub heals: bool,
+}
+
+impl VerifyReport {
+    /// The most differences that a report names.
+    pub const DIFFERENCES_MAX: usize = 100;
+}
+
+/// A row that differs between the database and the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDifference {
+    /// The row's key.
+    pub key: Key,
+    /// The columns that differ, by name; none where one side lacks the row.
+    pub columns: Vec<String>,
+    /// The server's row; `None` where the server lacks it.
+    pub held: Option<Tuple>,
+    /// The database's row; `None` where the database lacks it.
+    pub stored: Option<Tuple>,
+}
+
+impl RowDifference {
+    /// The kind of the difference in one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match (&self.held, &self.stored) {
+            (None, _) => "missing",
+            (Some(_), None) => "extra",
+            (Some(_), Some(_)) => "different",
+        }
+    }
+}
+
+/// The reason why a pass has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// Another pass was asked for before.
+    #[error("a verification of the table is running already")]
+    Busy,
+    /// The table has failed.
+    #[error("the table cannot be verified because it has failed: {0}")]
+    Failed(String),
+    /// The pass could not be completed.
+    #[error("the verification could not be completed: {0}")]
+    GivenUp(String),
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
+}

@@ -1,0 +1,154 @@
+//! An archive against a server: the state that the archive rebuilds is brought to a position that the server's rows are
+//! of, and compared with them.
+
+use std::time::Duration;
+
+use laredo_archive::{At, ReadProgress, Rebuilt};
+use laredo_client::{ResumePoint, Subscription, SubscriptionBuilder, SubscriptionEvent};
+use laredo_core::{Lsn, TableName, TableState};
+
+use super::args::StoreArgs;
+use super::compare::differences;
+use super::place::{Place, open};
+use super::progress::watched;
+use crate::cli::connect::{Credentials, TlsArgs};
+use crate::cli::error::CliError;
+
+/// An archive that is compared with a server.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct CompareArgs {
+    /// Compare an archive of the table with the server's rows, too: a folder, or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "ARCHIVE")]
+    pub(in super::super) archive: Option<Place>,
+    /// The server's fan-out address, for --archive.
+    #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = super::super::args::url)]
+    pub(in super::super) server: String,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// The result of a comparison.
+#[derive(Debug)]
+pub(in super::super) struct ArchiveComparison {
+    /// The newest state of the archive.
+    pub(in super::super) boundary: Lsn,
+    /// The position of the rows that were compared.
+    pub(in super::super) position: Lsn,
+    /// The server's rows.
+    pub(in super::super) rows: u64,
+    /// Rows that differ.
+    pub(in super::super) differing: u64,
+}
+
+/// Rebuilds the newest state of an archive, applies what the server sends from its position on, and compares the result
+/// with the rows that the server sends as a whole. Both are compared at the same position.
+pub(in super::super) async fn compare(
+    place: &Place,
+    args: &CompareArgs,
+    table: &TableName,
+    (tls, timeout): (&TlsArgs, Duration),
+) -> Result<ArchiveComparison, CliError> {
+    let archive = open(place, &args.store).await?;
+    let progress = ReadProgress::default();
+    let bytes = archive.boundary(At::Latest)?.bytes;
+    let rebuilt = watched("reading", bytes, &progress, archive.rebuild(At::Latest, &progress)).await?;
+    let Rebuilt { table: rows, boundary } = rebuilt;
+    let Some(boundary) = boundary.position else {
+        return Err(CliError::Compare("the archive does not say at which position its newest state is".to_owned()));
+    };
+    let subscription = || -> Result<SubscriptionBuilder, CliError> {
+        let mut builder = Subscription::builder(&args.server, table.clone());
+        if let Some(Credentials { ca_pem, identity_pem }) = tls.read(&args.server)? {
+            builder = builder.ca_pem(ca_pem);
+            if let Some((certificate, key)) = identity_pem {
+                builder = builder.identity_pem(certificate, key);
+            }
+        }
+        Ok(builder.client_id(format!("laredo-verify-{}", std::process::id())))
+    };
+    let definition = archive.manifest().definition.unwrap_or_default();
+    let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition };
+    let mut archived = Side::new(subscription()?.resume(resume).start()?, Some((rows, boundary)));
+    let mut served = Side::new(subscription()?.start()?, None);
+    let meeting = tokio::time::timeout(timeout, meet(&mut archived, &mut served)).await;
+    let late = |_| {
+        let seconds = timeout.as_secs_f64();
+        CliError::Compare(format!("{} did not send the table within {seconds} s (--timeout)", args.server))
+    };
+    let (archived, served, position) = meeting.map_err(late)??;
+    if archived.schema() != served.schema() {
+        return Err(CliError::Compare("the archive's columns or key are not those of the server".to_owned()));
+    }
+    let (rows, differing) = (served.len() as u64, differences(archived, served)?.len() as u64);
+    Ok(ArchiveComparison { boundary, position, rows, differing })
+}
+
+/// Brings two states to a position that both are of.
+async fn meet<'a>(
+    archived: &'a mut Side,
+    served: &'a mut Side,
+) -> Result<(&'a TableState, &'a TableState, Lsn), CliError> {
+    loop {
+        let is_behind = match (&archived.state, &served.state) {
+            (Some(_), Some(_)) if archived.since.max(served.since) <= archived.until.min(served.until) => break,
+            (Some(_), Some(_)) => archived.until < served.until,
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        match is_behind {
+            true => archived.advance(false).await?,
+            false => served.advance(true).await?,
+        }
+    }
+    let position = archived.since.max(served.since);
+    match (&archived.state, &served.state) {
+        (Some(archived), Some(served)) => Ok((archived, served, position)),
+        (_, _) => Err(CliError::Compare("a state is missing".to_owned())),
+    }
+}
+
+/// A state, and the positions that it is the table at.
+struct Side {
+    subscription: Subscription,
+    state: Option<TableState>,
+    since: Lsn,
+    until: Lsn,
+}
+
+impl Side {
+    fn new(subscription: Subscription, begun: Option<(TableState, Lsn)>) -> Side {
+        let (state, position) = begun.map_or((None, Lsn::ZERO), |(state, position)| (Some(state), position));
+        Side { subscription, state, since: position, until: position }
+    }
+
+    /// Takes in the next thing that the server sends. A state that was begun with is not replaced.
+    async fn advance(&mut self, takes_states: bool) -> Result<(), CliError> {
+        match self.subscription.next().await {
+            SubscriptionEvent::State { table, position, .. } if takes_states => {
+                self.state = Some(*table);
+                (self.since, self.until) = (position, position);
+            }
+            SubscriptionEvent::Restart { .. } if takes_states => self.state = None,
+            SubscriptionEvent::State { .. } => {
+                return Err(CliError::Compare(
+                    "the server does not continue from the archive's newest state".to_owned(),
+                ));
+            }
+            SubscriptionEvent::Restart { reason } => {
+                let reason = format!("the server does not continue from the archive's newest state: {reason}");
+                return Err(CliError::Compare(reason));
+            }
+            SubscriptionEvent::Resumed { .. } => {}
+            SubscriptionEvent::Transaction(transaction) => {
+                if let Some(state) = &mut self.state {
+                    let unfit = |error| CliError::Compare(format!("a transaction does not fit the state: {error}"));
+                    state.apply(&transaction).map_err(unfit)?;
+                }
+                (self.since, self.until) = (transaction.position, transaction.position);
+            }
+            SubscriptionEvent::Current { position, .. } => self.until = self.until.max(position),
+            SubscriptionEvent::Ended { reason } => return Err(CliError::Compare(reason)),
+        }
+        Ok(())
+    }
+}

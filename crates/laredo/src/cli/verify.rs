@@ -1,0 +1,224 @@
+//! `laredo verify`.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use laredo_core::TableName;
+use laredo_proto::oam::verify_table_response::Event;
+use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest};
+use prost_types::Struct;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::archive::{ArchiveComparison, compare};
+use super::args::VerifyArgs;
+use super::error::CliError;
+use super::oam::{ask, refused};
+use super::print;
+use super::snapshot::meta_json;
+use super::table::{bytes, grouped, printable, table};
+
+/// The least time that a comparison with an archive may take.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Verifies a table, then its archive if one is given, and prints the results.
+pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
+    let interrupted =
+        || CliError::Told { server: args.oam.oam.clone(), reason: "the verification was interrupted".to_owned() };
+    let verified = async {
+        let result = verify(&args).await?;
+        let archive = match &args.compare.archive {
+            Some(place) => {
+                let line = (&args.oam.tls, args.oam.timeout.max(COMPARE_TIMEOUT));
+                Some(compare(place, &args.compare, &args.table, line).await?)
+            }
+            None => None,
+        };
+        Ok::<_, CliError>((result, archive))
+    };
+    let (result, archive) = tokio::select! {
+        () = stop.cancelled() => return Err(interrupted()),
+        verified = verified => verified?,
+    };
+    print(&match args.oam.json {
+        true => format!("{}\n", to_json(&args.table, &result, archive.as_ref())),
+        false => to_text(&args.table, &result, args.values) + &archive.as_ref().map_or_else(String::new, archive_text),
+    })?;
+    let differs = result.differing > 0 || archive.is_some_and(|archive| archive.differing > 0);
+    Ok(ExitCode::from(u8::from(differs)))
+}
+
+/// Has the server verify the table, and shows the progress.
+async fn verify(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
+    let request = VerifyTableRequest {
+        schema: args.table.schema.clone(),
+        table: args.table.table.clone(),
+        bytes_per_second: args.rate.map_or(0, |mib| i64::from(mib) << 20),
+        heal: !args.no_heal,
+        values: args.values,
+    };
+    let mut events = ask(&args.oam, async |mut client| client.verify_table(request).await).await?;
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("verifying {bar:30} {percent} %, {msg}") {
+        bar.set_style(style);
+    }
+    loop {
+        let event = events.message().await.map_err(|status| refused(&args.oam, &status))?;
+        match event.map(|event| event.event) {
+            Some(Some(Event::Progress(progress))) => show(&bar, &progress),
+            Some(Some(Event::Result(result))) => {
+                bar.finish_and_clear();
+                return Ok(result);
+            }
+            // A kind of event of a later server.
+            Some(None) => {}
+            None => {
+                let reason = "the verification ended without a result".to_owned();
+                return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+            }
+        }
+    }
+}
+
+fn show(bar: &ProgressBar, progress: &VerifyProgress) {
+    bar.set_length(progress.blocks_total.max(1).unsigned_abs());
+    bar.set_position(progress.blocks.max(0).unsigned_abs());
+    bar.set_message(match progress.has_begun {
+        true => format!("{} rows, {}", grouped(progress.rows.unsigned_abs()), bytes(progress.bytes.unsigned_abs())),
+        false => "waiting until the table is copied".to_owned(),
+    });
+}
+
+fn archive_text(archive: &ArchiveComparison) -> String {
+    let ArchiveComparison { boundary, position, rows, differing } = archive;
+    let rows = grouped(*rows);
+    match differing {
+        0 => format!("the archive, written up to {boundary}, is equal to the server's: {rows} rows, at {position}\n"),
+        _ => format!(
+            "the archive, written up to {boundary}, differs in {} of {rows} rows, at {position}; have a new base \
+             written (POST /snapshot of laredo-snapshotter), and report this\n",
+            grouped(*differing)
+        ),
+    }
+}
+
+fn to_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
+    let (rows, size) = (grouped(result.rows.unsigned_abs()), bytes(result.bytes.unsigned_abs()));
+    let differing = grouped(result.differing.unsigned_abs());
+    let mut text = match (result.differing, result.is_cut) {
+        (0, _) => format!("{name} is equal to the database's: {rows} rows, {size}, at {}\n", result.position),
+        (_, false) => format!("{name} differs in {differing} of {rows} rows, at {}\n", result.position),
+        (_, true) => format!("{name} differs in at least {differing} rows; the rest of it was not read\n"),
+    };
+    if result.unverified > 0 {
+        let unverified = grouped(result.unverified.unsigned_abs());
+        text += &format!("{unverified} rows changed meanwhile and were not compared; verify the table once more\n");
+    }
+    if !result.differences.is_empty() {
+        let rows = result
+            .differences
+            .iter()
+            .map(|difference| [difference.kind.clone(), key_text(difference), difference.columns.join(", ")]);
+        text += &format!("\n{}", table(["ROW", "KEY", "COLUMNS"], &[], rows.collect()));
+    }
+    for difference in result.differences.iter().filter(|_| values) {
+        let row = |row: &Option<Struct>| row.as_ref().map_or("no row".to_owned(), |row| struct_json(row).to_string());
+        let (held, stored) = (row(&difference.held), row(&difference.stored));
+        let key = key_text(difference);
+        text += &printable(&format!("{key}: the server has {held}; the database has {stored}"));
+        text.push('\n');
+    }
+    if result.heals {
+        text += "\nThe table is copied again, and clients are sent what differs. Report this.\n";
+    }
+    text
+}
+
+fn key_text(difference: &VerifyDifference) -> String {
+    let fields = difference.key.iter().flat_map(|key| &key.fields);
+    let field = |(name, value): (&String, &prost_types::Value)| match meta_json(value) {
+        Value::String(text) => format!("{name}={text}"),
+        other => format!("{name}={other}"),
+    };
+    fields.map(field).collect::<Vec<_>>().join(", ")
+}
+
+fn to_json(name: &TableName, result: &VerifyResult, archive: Option<&ArchiveComparison>) -> Value {
+    let difference = |difference: &VerifyDifference| {
+        json!({
+            "kind": difference.kind,
+            "key": difference.key.as_ref().map(struct_json),
+            "columns": difference.columns,
+            "held": difference.held.as_ref().map(struct_json),
+            "stored": difference.stored.as_ref().map(struct_json),
+        })
+    };
+    json!({
+        "table": name.to_string(),
+        "equal": result.differing == 0,
+        "rows": result.rows,
+        "bytes": result.bytes,
+        "position": result.position,
+        "differing": result.differing,
+        "is_cut": result.is_cut,
+        "unverified": result.unverified,
+        "heals": result.heals,
+        "differences": result.differences.iter().map(difference).collect::<Vec<_>>(),
+        "archive": archive.map(|archive| json!({
+            "boundary": archive.boundary.to_string(),
+            "position": archive.position.to_string(),
+            "rows": archive.rows,
+            "equal": archive.differing == 0,
+            "differing": archive.differing,
+        })),
+    })
+}
+
+fn struct_json(fields: &Struct) -> Value {
+    fields.fields.iter().map(|(name, value)| (name.clone(), meta_json(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::value::Kind;
+
+    use super::*;
+
+    fn number(name: &str, value: f64) -> Option<Struct> {
+        let value = prost_types::Value { kind: Some(Kind::NumberValue(value)) };
+        Some(Struct { fields: [(name.to_owned(), value)].into() })
+    }
+
+    fn differing() -> VerifyResult {
+        let (held, stored) = (number("price", 3.0), number("price", 4.0));
+        let columns = vec!["price".to_owned()];
+        let key = number("id", 7.0);
+        VerifyResult {
+            rows: 1000,
+            bytes: 2048,
+            position: "0/10".to_owned(),
+            differing: 1,
+            differences: vec![VerifyDifference { kind: "different".to_owned(), key, columns, held, stored }],
+            heals: true,
+            ..VerifyResult::default()
+        }
+    }
+
+    #[test]
+    fn a_result_is_told_in_words_and_in_json() {
+        let name = TableName::new("public", "t");
+        let equal = VerifyResult { rows: 1000, bytes: 2048, position: "0/10".to_owned(), ..VerifyResult::default() };
+        let text = "public.t is equal to the database's: 1,000 rows, 2.0 KiB, at 0/10\n";
+        assert_eq!(to_text(&name, &equal, false), text);
+        assert_eq!(to_json(&name, &equal, None)["equal"], true);
+        let text = to_text(&name, &differing(), true);
+        assert!(text.starts_with("public.t differs in 1 of 1,000 rows, at 0/10\n"), "{text}");
+        for line in ["different  id=7  price", "the server has {\"price\":3}; the database has {\"price\":4}"] {
+            assert!(text.contains(line), "{text}");
+        }
+        let json = to_json(&name, &differing(), None);
+        assert_eq!((&json["equal"], &json["differences"][0]["key"]["id"]), (&json!(false), &json!(7)));
+    }
+}

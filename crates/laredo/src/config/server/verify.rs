@@ -1,0 +1,58 @@
+//! The comparison of tables with the database in the background.
+
+use std::time::Duration;
+
+use super::super::fields::Fields;
+use super::super::leaf::{show_rate, show_time};
+use super::super::schema::{Block, Key, Kind};
+use super::super::write;
+
+/// When and how fast a table is compared with the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// Whether it is compared in the background at all. Default true.
+    pub enabled: bool,
+    /// The time between two passes. Default 24 h.
+    pub interval: Duration,
+    /// Bytes of rows that are read a second. Default 20 MiB/s.
+    pub bytes_per_second: u64,
+    /// Whether the table is copied again if rows differ. Default true.
+    pub heal: bool,
+}
+
+/// The schema of `verify`.
+pub(super) static VERIFY: Block = Block {
+    keys: &[
+        Key::new("enabled", Kind::Flag),
+        Key::new("interval", INTERVAL),
+        Key::new("rate", Kind::Rate { min: 64 << 10, max: i64::MAX as u64 }),
+        Key::new("heal", Kind::Flag),
+    ],
+};
+
+const INTERVAL: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(366 * 86_400) };
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        VerifyConfig { enabled: true, interval: Duration::from_secs(24 * 3600), bytes_per_second: 20 << 20, heal: true }
+    }
+}
+
+impl VerifyConfig {
+    pub(super) fn read(fields: &Fields) -> Self {
+        let default = VerifyConfig::default();
+        VerifyConfig {
+            enabled: fields.flag("enabled").unwrap_or(default.enabled),
+            interval: fields.time("interval").unwrap_or(default.interval),
+            bytes_per_second: fields.size("rate").unwrap_or(default.bytes_per_second),
+            heal: fields.flag("heal").unwrap_or(default.heal),
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut write::Block) {
+        out.put("enabled", self.enabled);
+        out.put("interval", show_time(self.interval));
+        out.put("rate", show_rate(self.bytes_per_second));
+        out.put("heal", self.heal);
+    }
+}

@@ -1,0 +1,209 @@
+//! Reading a table part by part, to compare it with what a server has.
+
+use std::sync::Arc;
+
+use laredo_core::{Cell, Key, Lsn, Schema, TableName};
+use laredo_engine::source::{PartEvent, PartOrder, SourceError, TablePart};
+use tokio::sync::mpsc;
+
+use crate::catalog::{Definition, quoted};
+use crate::copy::rows::{rows_of, send, send_rows};
+use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
+use crate::source::{Followed, PostgresOptions};
+use crate::transport::{Connection, Parameter, TransportError};
+
+/// `undefined_function`: a type that has no `=`.
+const UNDEFINED_FUNCTION: &str = "42883";
+
+/// Reads the parts that are ordered, until no more are. Each has a transaction of its own.
+pub(crate) async fn read_parts(
+    options: &PostgresOptions,
+    table: &Followed,
+    mut orders: mpsc::Receiver<PartOrder>,
+    parts: &mpsc::Sender<PartEvent>,
+) -> Result<(), SourceError> {
+    let connection = Connection::connect(&options.connection).await?;
+    let mut inspector = Inspector { options, table, connection, marker: None, equality: Equality::Operator };
+    while let Some(order) = orders.recv().await {
+        inspector.read_part(order, parts).await?;
+    }
+    Ok(())
+}
+
+struct Inspector<'a> {
+    options: &'a PostgresOptions,
+    table: &'a Followed,
+    connection: Connection,
+    /// Writes marks into the WAL, which a transaction that reads cannot.
+    marker: Option<Connection>,
+    equality: Equality,
+}
+
+/// The comparison by which rows are looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Equality {
+    /// `=`, which an index serves.
+    Operator,
+    /// That of the bytes, which every type has.
+    Image,
+}
+
+/// The table's files.
+struct Files {
+    block_bytes: u64,
+    /// Blocks of the longest one.
+    blocks: u64,
+    count: u64,
+}
+
+/// The rows of a table that the publication sends.
+struct PublishedRows<'a> {
+    name: &'a TableName,
+    definition: &'a Definition,
+    schema: &'a Schema,
+    filter: Option<String>,
+}
+
+impl PublishedRows<'_> {
+    /// Returns the query for those that meet a condition.
+    fn select(&self, condition: &str) -> String {
+        select_statement(self.name, self.definition, self.schema, [self.filter.as_deref(), Some(condition)])
+    }
+}
+
+impl Inspector<'_> {
+    async fn read_part(
+        &mut self,
+        PartOrder { part, admits }: PartOrder,
+        parts: &mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        let request = &self.table.request;
+        let Some(copied) = self.table.progress.lock().copied.clone() else {
+            let reason = "the table's definition is not known until its next copy".to_owned();
+            return send(parts, PartEvent::Changed(reason)).await;
+        };
+        let snapshot = begin(&mut self.connection, copied.kind, request, &admits).await?;
+        let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
+        if let Some(reason) = copied.difference(&facts.definition) {
+            self.connection.simple_query("ROLLBACK").await?;
+            return send(parts, PartEvent::Changed(format!("since the table was copied, {reason}"))).await;
+        }
+        let schema = Arc::new(schema_of(&facts, self.options, request)?);
+        let filter = row_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
+        let inserted = self.inserted().await?;
+        let files = self.files().await?;
+        let begin = PartEvent::Begin { schema: schema.clone(), snapshot, inserted, blocks: files.blocks };
+        send(parts, begin).await?;
+        let rows = PublishedRows { name: &request.name, definition: &copied, schema: &schema, filter };
+        let next = match part {
+            TablePart::Blocks { from, bytes } => {
+                let next = from + (bytes / files.block_bytes / files.count).max(1);
+                self.read_blocks((from, next), &rows, parts).await?;
+                Some(next).filter(|next| *next < files.blocks)
+            }
+            TablePart::Keys(keys) => {
+                self.read_keys(&keys, &rows, parts).await?;
+                None
+            }
+        };
+        self.connection.simple_query("COMMIT").await?;
+        send(parts, PartEvent::End { next }).await
+    }
+
+    /// The end of the WAL after the snapshot. PostgreSQL sends what is flushed, and on an idle database nothing may
+    /// flush the rest of it.
+    async fn inserted(&mut self) -> Result<Lsn, SourceError> {
+        let sql = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
+        let rows = self.connection.simple_query(sql).await?;
+        let position = |column: usize| rows.first()?.get(column)?.as_ref()?.parse::<Lsn>().ok();
+        let (Some(inserted), Some(flushed)) = (position(0), position(1)) else {
+            return Err(TransportError::Protocol(format!("{rows:?} are not two positions")).into());
+        };
+        if flushed >= inserted {
+            return Ok(inserted);
+        }
+        let marker = match &mut self.marker {
+            Some(marker) => marker,
+            None => self.marker.insert(Connection::connect(&self.options.connection).await?),
+        };
+        Ok(mark(marker).await?)
+    }
+
+    async fn files(&mut self) -> Result<Files, TransportError> {
+        let table = postgres_protocol::escape::escape_literal(&self.table.request.name.quoted());
+        let sql = format!(
+            "SELECT current_setting('block_size'), coalesce(max(pg_relation_size(c.oid)), 0), greatest(count(*), 1)
+             FROM pg_class c WHERE c.relkind = 'r' AND (c.oid = {table}::regclass
+                OR c.oid IN (SELECT relid FROM pg_partition_tree({table}::regclass)))"
+        );
+        let rows = self.connection.simple_query(&sql).await?;
+        let number = |column: usize| rows.first()?.get(column)?.as_ref()?.parse::<u64>().ok();
+        match (number(0), number(1), number(2)) {
+            (Some(block_bytes), Some(bytes), Some(count)) if block_bytes > 0 && count > 0 => {
+                Ok(Files { block_bytes, blocks: bytes.div_ceil(block_bytes), count })
+            }
+            (_, _, _) => Err(TransportError::Protocol(format!("{rows:?} are not the sizes of a table"))),
+        }
+    }
+
+    /// Reads the rows of the same blocks of each file. The transaction that a row is read in decides its place: rows
+    /// beyond the last block were written later.
+    async fn read_blocks(
+        &mut self,
+        (from, next): (u64, u64),
+        rows: &PublishedRows<'_>,
+        parts: &mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        // The last block number that there can be.
+        let next = next.min(u64::from(u32::MAX - 1));
+        let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
+        let query = rows.select(&condition);
+        let sql = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
+        send_rows(&mut self.connection, &sql, rows.schema, parts, PartEvent::Rows).await
+    }
+
+    /// Looks up the rows of some keys.
+    async fn read_keys(
+        &mut self,
+        keys: &[Key],
+        rows: &PublishedRows<'_>,
+        parts: &mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        self.connection.simple_query("SAVEPOINT lookup").await?;
+        let found = loop {
+            let (condition, parameters) = key_condition(keys, rows.schema, self.equality);
+            let sql = rows.select(&condition);
+            match (self.connection.query(&sql, &parameters).await, self.equality) {
+                (Err(TransportError::Server(error)), Equality::Operator) if error.code == UNDEFINED_FUNCTION => {
+                    self.connection.simple_query("ROLLBACK TO lookup").await?;
+                    self.equality = Equality::Image;
+                }
+                (found, _) => break found?,
+            }
+        };
+        send(parts, PartEvent::Rows(rows_of(&found, rows.schema.columns().len())?)).await
+    }
+}
+
+/// The condition for rows of these keys.
+fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: Equality) -> (String, Vec<Parameter<'k>>) {
+    let mut parameters = Vec::new();
+    let conditions: Vec<String> = keys
+        .iter()
+        .map(|key| {
+            let cells = key.as_ref().cells();
+            let columns = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
+            let parts = columns.zip(cells).map(|(column, cell)| {
+                let name = quoted(&column.name);
+                let Cell::Value(value) = cell else { return format!("{name} IS NULL") };
+                parameters.push(Parameter { type_oid: column.type_oid, is_text: column.is_text, value });
+                match equality {
+                    Equality::Operator => format!("{name} = ${}", parameters.len()),
+                    Equality::Image => format!("record_image_eq(ROW({name}), ROW(${}))", parameters.len()),
+                }
+            });
+            format!("({})", parts.collect::<Vec<_>>().join(" AND "))
+        })
+        .collect();
+    (conditions.join(" OR "), parameters)
+}

@@ -1,0 +1,130 @@
+//! Verification of a table on request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use laredo_core::{Schema, Tuple, TupleRef, Value, project_cell};
+use laredo_engine::{RowDifference, VerifyError, VerifyReport, VerifyTerms};
+use laredo_proto::oam::verify_table_response::Event;
+use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest, VerifyTableResponse};
+use prost_types::Struct;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tonic::Status;
+
+use super::status::count;
+use crate::refusal;
+use crate::shared::Shared;
+use crate::table::Served;
+use crate::view;
+
+/// The time between two messages of progress.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+type Verified = Pin<Box<dyn Future<Output = Result<Arc<VerifyReport>, VerifyError>> + Send>>;
+
+struct Running {
+    table: Arc<Served>,
+    shared: Arc<Shared>,
+    verified: Verified,
+    ticks: Interval,
+    values: bool,
+}
+
+/// Verifies a table. Dropping the stream ends the pass.
+pub(super) fn verify(
+    shared: &Arc<Shared>,
+    request: &VerifyTableRequest,
+) -> Result<BoxStream<'static, Result<VerifyTableResponse, Status>>, Status> {
+    let table = shared.table(&request.schema, &request.table)?.clone();
+    let bytes_per_second = u64::try_from(request.bytes_per_second)
+        .map_err(|_| refusal::malformed("bytes_per_second", "the rate is below zero; 0 is for no limit"))?;
+    let terms = VerifyTerms { bytes_per_second: Some(bytes_per_second).filter(|rate| *rate > 0), heals: request.heal };
+    tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
+    let handle = table.handle().clone();
+    let verified: Verified = Box::pin(async move { handle.verify(terms).await });
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let running = Running { table, shared: shared.clone(), verified, ticks, values: request.values };
+    let events = stream::unfold(Some(running), |running| async {
+        let mut running = running?;
+        match running.next().await {
+            Ok(event @ Event::Progress(_)) => Some((Ok(VerifyTableResponse { event: Some(event) }), Some(running))),
+            Ok(event @ Event::Result(_)) => Some((Ok(VerifyTableResponse { event: Some(event) }), None)),
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    Ok(events.boxed())
+}
+
+impl Running {
+    async fn next(&mut self) -> Result<Event, Status> {
+        let stop = self.shared.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(refusal::stopping()),
+            verified = &mut self.verified => match verified {
+                Ok(report) => Ok(Event::Result(result(&report, self.values))),
+                Err(error) => Err(refusal::unverified(self.table.name(), &error)),
+            },
+            _ = self.ticks.tick() => Ok(Event::Progress(self.progress())),
+        }
+    }
+
+    fn progress(&self) -> VerifyProgress {
+        match self.table.handle().status().verify.running {
+            Some(progress) => VerifyProgress {
+                has_begun: true,
+                rows: count(progress.rows),
+                bytes: count(progress.bytes),
+                blocks: count(progress.blocks),
+                blocks_total: count(progress.blocks_total),
+            },
+            None => VerifyProgress::default(),
+        }
+    }
+}
+
+fn result(report: &VerifyReport, values: bool) -> VerifyResult {
+    let difference = |difference: &RowDifference| {
+        let row =
+            |row: &Option<Tuple>| row.as_ref().filter(|_| values).map(|row| row_struct(&report.schema, row.as_ref()));
+        VerifyDifference {
+            kind: difference.kind().to_owned(),
+            key: Some(key_struct(&report.schema, difference.key.as_ref())),
+            columns: difference.columns.clone(),
+            held: row(&difference.held),
+            stored: row(&difference.stored),
+        }
+    };
+    VerifyResult {
+        rows: count(report.rows),
+        bytes: count(report.bytes),
+        position: report.position.to_string(),
+        differing: count(report.differing),
+        is_cut: report.is_cut,
+        unverified: count(report.unverified),
+        differences: report.differences.iter().map(difference).collect(),
+        heals: report.heals,
+    }
+}
+
+/// A key by the names of its columns.
+fn key_struct(schema: &Schema, key: TupleRef<'_>) -> Struct {
+    cells_struct(schema, schema.key().columns().iter().copied().zip(key.cells()))
+}
+
+fn row_struct(schema: &Schema, row: TupleRef<'_>) -> Struct {
+    cells_struct(schema, row.cells().enumerate().take(schema.columns().len()))
+}
+
+/// Cells by the names of their columns. One that cannot be shown says why: this is where damage is reported.
+fn cells_struct<'a>(schema: &Schema, cells: impl Iterator<Item = (usize, laredo_core::Cell<'a>)>) -> Struct {
+    let field = |(place, cell)| {
+        let column = schema.columns().get(place)?;
+        let value = project_cell(schema, place, cell).unwrap_or_else(|error| Value::String(error.to_string()));
+        Some((column.name.clone(), view::to_wire(value)))
+    };
+    Struct { fields: cells.filter_map(field).collect() }
+}
