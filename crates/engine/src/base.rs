@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries};
 
 use crate::journal::{self, Head, InstanceId};
@@ -31,6 +31,8 @@ pub struct Base {
     sequence: Sequence,
     position: Lsn,
     committed_at: CommitTime,
+    /// As the state had it that it was made from, so that clients can tell whether these are that state's rows.
+    checksum: Option<Checksum>,
     schema: Arc<Schema>,
     rows: u64,
     bytes: u64,
@@ -76,6 +78,23 @@ impl Base {
     #[must_use]
     pub fn committed_at(&self) -> CommitTime {
         self.committed_at
+    }
+
+    /// The checksum of its rows; `None` where the file that it was read from does not have it.
+    #[must_use]
+    pub fn checksum(&self) -> Option<Checksum> {
+        self.checksum
+    }
+
+    /// The state that it shows.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head {
+            sequence: self.sequence,
+            position: self.position,
+            committed_at: self.committed_at,
+            checksum: self.checksum,
+        }
     }
 
     /// The schema of its rows.
@@ -215,10 +234,10 @@ impl BaseWriter {
             self.batch.finish(&BatchHeader::default(), &mut self.buffer);
         }
         self.flush()?;
-        let Head { sequence, position, committed_at } = head;
+        let Head { sequence, position, committed_at, checksum } = head;
         let BaseWriter { target, rows, bytes, .. } = self;
         let (file, kept) = target.finish(head, &schema, rows, bytes)?;
-        Ok(Base { sequence, position, committed_at, schema, rows, bytes, file, kept })
+        Ok(Base { sequence, position, committed_at, checksum, schema, rows, bytes, file, kept })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -77,6 +77,8 @@ pub struct Head {
     pub position: Lsn,
     /// When the newest visible transaction committed.
     pub committed_at: CommitTime,
+    /// The checksum of the rows that readers have here; `None` where it is unknown.
+    pub checksum: Option<Checksum>,
 }
 
 /// The reader's side of a journal; cheap to clone.
@@ -141,7 +143,7 @@ pub(crate) struct Beginning {
 impl Beginning {
     /// Nothing but a base.
     pub(crate) fn at(instance: InstanceId, base: Arc<Base>, definition: Definition) -> Beginning {
-        let (sequence, position, committed_at) = (base.sequence(), base.position(), base.committed_at());
+        let head = base.head();
         Beginning {
             instance,
             schema: base.schema().clone(),
@@ -150,9 +152,9 @@ impl Beginning {
             segments: VecDeque::new(),
             spans: Vec::new(),
             gaps: Gaps::default(),
-            pruned: Boundary { sequence, position },
-            head: Head { sequence, position, committed_at },
-            taken: sequence,
+            pruned: Boundary { sequence: head.sequence, position: head.position },
+            head,
+            taken: head.sequence,
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitTime, Filter, KeyColumns, Predicate, Schema, Seen, TupleBuf, TupleRef};
+use laredo_core::{
+    Cell, ChecksumBuckets, Column, CommitTime, Filter, KeyColumns, Predicate, Schema, Seen, TableState, Tuple,
+    TupleBuf, TupleRef,
+};
 
 /// One step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +150,25 @@ impl Pipeline {
 
     pub(crate) fn has_filter(&self) -> bool {
         !self.filter.is_empty()
+    }
+
+    /// Whether readers get the rows of the state as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filter.is_empty() && self.columns.is_none()
+    }
+
+    /// The checksums of what readers get of a state; `None` where those are the state's own.
+    pub(crate) fn checksums_of(&self, state: &TableState) -> Option<ChecksumBuckets> {
+        if self.is_plain() {
+            return None;
+        }
+        let (mut sums, mut out) = (ChecksumBuckets::default(), TupleBuf::new());
+        for row in state.rows().map(Tuple::as_ref) {
+            if self.classify(None, Some(row)) == Seen::Insert {
+                sums.replace(self.out.key(), None, Some(self.out_row(row, &mut out)));
+            }
+        }
+        Some(sums)
     }
 
     /// What readers see of a change of a state row.

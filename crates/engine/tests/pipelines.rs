@@ -75,6 +75,7 @@ impl Followed {
         };
         let newcomer = Reader::from_base(&self.journal);
         assert_eq!(newcomer.state.schema(), self.reader.state.schema());
+        assert_eq!(self.journal.head().checksum, Some(newcomer.state.checksum()));
         assert_eq!(cells(&newcomer), cells(&self.reader), "a newcomer, and one who has followed");
         cells(&newcomer)
     }

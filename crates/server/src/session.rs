@@ -53,6 +53,8 @@ struct Start {
     base: Option<PinnedBase>,
 }
 
+/// The reason of a snapshot for a client that found its rows to be wrong.
+const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
 /// How often a table that is being waited for is asked whether it has failed.
 const FAILURE_CHECKS: u32 = 20;
 
@@ -145,6 +147,11 @@ impl Session {
 
     /// Decides where the stream begins, and waits where the client is ahead.
     async fn start(&self, journal: &Journal) -> Result<Start, Status> {
+        if self.ask.contents_differed {
+            let (table, client_id) = (self.table.name(), &self.ask.client_id);
+            tracing::error!(%table, client_id, "a client's rows differed from the checksum; it gets all rows again");
+            return Ok(full(journal, CONTENTS_DIFFERED));
+        }
         let mut request = self.ask.resume.clone();
         request.own_source = self.table.options.source.clone();
         let waits = self.shared.waits.ready;

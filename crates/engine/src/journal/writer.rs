@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
@@ -63,6 +63,8 @@ struct Open {
     schema: Arc<Schema>,
     /// Whether pieces of it are in the journal already (not visible).
     pieces: bool,
+    /// The checksum of the rows after it.
+    checksum: Option<Checksum>,
 }
 
 impl JournalWriter {
@@ -116,6 +118,7 @@ impl JournalWriter {
             sequence: self.sequence,
             schema: self.schema.clone(),
             pieces: false,
+            checksum: None,
         });
         Ok(())
     }
@@ -154,6 +157,13 @@ impl JournalWriter {
         self.schema = schema.clone();
     }
 
+    /// Notes the checksum of the rows that readers will have after the open transaction. Without it the next head has none.
+    pub fn note_checksum(&mut self, checksum: Checksum) {
+        if let Some(open) = &mut self.open {
+            open.checksum = Some(checksum);
+        }
+    }
+
     /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which comes at once when much waits.
     ///
     /// # Errors
@@ -166,14 +176,16 @@ impl JournalWriter {
         if self.sequence == open.sequence {
             self.open = None;
             self.advance(open.header.position);
+            self.committed.checksum = open.checksum;
             if let (Some(appender), Some(from)) = (&mut self.appender, open.header.span_from) {
                 appender.mark(self.committed, Some(from));
             }
             return Ok(());
         }
         self.close_batch(true);
-        let Open { header, pieces, .. } = open;
-        self.committed = Head { sequence: self.sequence, position: header.position, committed_at: header.committed_at };
+        let Open { header, pieces, checksum, .. } = open;
+        let BatchHeader { position, committed_at, .. } = header;
+        self.committed = Head { sequence: self.sequence, position, committed_at, checksum };
         self.journal.shared.readers.committed(open.sequence, self.sequence);
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Column, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{ChecksumError, Column, CommitTime, JsonRows, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub(super) struct Header {
     pub(super) rows: u64,
     is_whole: bool,
     definition: String,
+    /// Of the rows, in hexadecimal digits; missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
     /// For people.
     #[serde(skip_deserializing)]
     columns: Vec<ColumnLine>,
@@ -95,6 +98,7 @@ pub(super) fn write(
         rows: base.rows(),
         is_whole: definition.is_whole,
         definition: definition.source.clone(),
+        checksum: head.checksum.map(|checksum| checksum.to_string()),
         columns: schema.columns().iter().enumerate().map(column).collect(),
         typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
     };
@@ -158,7 +162,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are none"))?;
     let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
     let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
-    let head = Head { sequence, position, committed_at };
+    let checksum = header.checksum.as_deref().map(str::parse).transpose();
+    let checksum = checksum.map_err(|error: ChecksumError| StoreError::damaged(path, 0, error.to_string()))?;
+    let head = Head { sequence, position, committed_at, checksum };
     Ok(Opened::jsonl(header, head, Rows { lines, schema: Arc::new(schema) }))
 }
 

@@ -159,7 +159,7 @@ impl Appender {
     }
 
     fn plain(&self, kind: Kind) -> RecordHead {
-        let Head { sequence, position, committed_at } = self.state.head;
+        let Head { sequence, position, committed_at, .. } = self.state.head;
         RecordHead {
             kind,
             begins: true,

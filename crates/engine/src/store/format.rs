@@ -85,6 +85,9 @@ pub(crate) struct BaseFooter {
     /// Of a snapshot: whose it is, as JSON. A base in a journal's folder has its manifest beside it.
     #[prost(string, tag = "10")]
     pub(crate) about: String,
+    /// The checksum of the rows, 16 bytes; empty where it is unknown.
+    #[prost(bytes = "vec", tag = "20")]
+    pub(crate) contents: Vec<u8>,
 }
 
 impl BaseFooter {

@@ -102,7 +102,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
     let mut files = read::journal(store, &instance.0, &mut kept)?;
-    let head = base_head(&base);
+    let head = base.head();
     let mut kept = match kept {
         Some(kept) if kept.head.sequence >= base.sequence() => kept,
         // The base is ahead of the journal where that has lost its end, and stands alone then.
@@ -129,10 +129,6 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     kept.restored(store.clone(), files, instance, base, rows).map(Some)
 }
 
-fn base_head(base: &Base) -> Head {
-    Head { sequence: base.sequence(), position: base.position(), committed_at: base.committed_at() }
-}
-
 /// The rows of a base after everything that the journal holds behind it.
 pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
     let damaged = |what: String| StoreError::damaged(path, 0, what);
@@ -149,6 +145,9 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
     })?;
     if state.len() as u64 != base.rows() {
         return Err(damaged(format!("it has {} rows and says it has {}", state.len(), base.rows())));
+    }
+    if let Some(stated) = base.checksum().filter(|stated| *stated != state.checksum()) {
+        return Err(damaged(format!("its rows have the checksum {} and should have {stated}", state.checksum())));
     }
     for segment in segments.iter().filter(|segment| segment.last > base.sequence()) {
         let run = segment.data.read_frames().map_err(read_error(path))?;
@@ -221,6 +220,7 @@ impl Kept {
             sequence: Sequence(header.before_sequence),
             position: Lsn(header.before_position),
             committed_at: CommitTime(header.committed_at),
+            checksum: None,
         };
         let schema = Arc::new(schema.map_err(|error| error.to_string())?);
         Ok(Kept::at(head, schema, header.definition.clone().unwrap_or_default()))
@@ -278,7 +278,8 @@ impl Kept {
         if let Some(first) = self.open.first() {
             self.gaps.push(self.head.sequence, Sequence(first.first.0 - 1));
         }
-        self.head = Head { sequence: record.last, position: record.position, committed_at: record.committed_at };
+        let RecordHead { last: sequence, position, committed_at, .. } = *record;
+        self.head = Head { sequence, position, committed_at, checksum: None };
         self.taken = self.taken.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
@@ -336,6 +337,7 @@ impl Kept {
         rows: TableState,
     ) -> Result<Restored, StoreError> {
         let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, .. } = self;
+        let head = Head { checksum: Some(rows.checksum()), ..head };
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
         let begun =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use laredo_core::Lsn;
 use tokio::sync::watch;
 
-use super::{Known, Live, Phase, Table, TableError, Wants, copy};
+use super::{Known, Live, Phase, Table, TableError, Wants, checksum, copy};
 use crate::base::Bases;
 use crate::journal::{Beginning, Journal};
 use crate::pipeline::{Pipeline, PipelineOptions};
@@ -32,7 +32,7 @@ impl Table {
             "the journal goes on where it ended"
         );
         let known = if is_whole { Known::Source } else { Known::Readers };
-        self.live = Some(Live { state: rows, pipeline, writer, known });
+        self.live = Some(Live { state: rows, pipeline, writer, known, shown: None });
         self.current_at = head.committed_at;
         self.journal.send_replace(Some(journal));
         self.go_on(resume, written)
@@ -147,7 +147,9 @@ impl Table {
         if let (Some((store, _)), Some(identity)) = (&self.bases.store, &self.identity) {
             store::claim(store, &instance, (self.name(), identity))?;
         }
-        let (base, state, pipeline) = done.into_base(first, &self.bases, definition.clone())?;
+        let shown = done.pipeline.checksums_of(&done.state);
+        let checksum = checksum(&done.state, shown.as_ref());
+        let (base, state, pipeline) = done.into_base(first, &self.bases, definition.clone(), checksum)?;
         let beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
         let begin = |store: &Arc<Store>| {
             let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
@@ -156,6 +158,6 @@ impl Table {
         let appender = self.bases.store.as_ref().map(|(store, _)| begin(store)).transpose()?;
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), appender);
         self.journal.send_replace(Some(journal));
-        Ok(Live { state, pipeline, writer, known: Known::Source })
+        Ok(Live { state, pipeline, writer, known: Known::Source, shown })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
 use super::recent::Recent;
@@ -361,14 +361,16 @@ fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
 }
 
 impl Done {
-    /// The first base, and the state that it shows.
+    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,
         bases: &Bases,
         definition: Definition,
+        checksum: Checksum,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
-        let head = Head { sequence, position: self.to, committed_at: self.committed_at };
+        let checksum = Some(checksum);
+        let head = Head { sequence, position: self.to, committed_at: self.committed_at, checksum };
         let Done { pipeline, state, base, .. } = self;
         let mut writer = match base {
             Some(writer) => writer,

@@ -83,8 +83,11 @@ impl<'a> Follow<'a> {
                 // Where more comes all the time, the end of it may never be seen.
                 let is_past = ends && self.cursor.after() >= seen.head.sequence;
                 if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
-                    self.progress(seen).await?;
-                    seen = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
+                    // Only a head beyond which nothing was sent has the checksum of what the client has.
+                    let newest = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
+                    let is_newest = self.cursor.after() == newest.head.sequence;
+                    self.progress(if is_newest { newest } else { seen }).await?;
+                    seen = newest;
                 }
             }
             let head = seen.head;
@@ -187,7 +190,7 @@ impl<'a> Follow<'a> {
     async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
-        let heartbeat = self.greeting.heartbeat(at, Some(head.position));
+        let heartbeat = self.greeting.heartbeat(at, Some(head));
         let message: Bytes = joined(|out| {
             if let Some(reached) = unknown.filter(|reached| !reached.is_told) {
                 empty_batch(reached.sequence, reached.position, reached.committed_at, out);
@@ -206,7 +209,7 @@ impl<'a> Follow<'a> {
         if let Some(error) = self.greeting.table.failure() {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
-        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head.position));
+        let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
         self.outlet.send(heartbeat.into()).await
     }
 }

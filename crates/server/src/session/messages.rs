@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_core::CommitTime;
-use laredo_core::Lsn;
+use laredo_core::{Checksum, CommitTime, Lsn};
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
 use laredo_proto::replication::sync_response::Message;
@@ -85,6 +84,7 @@ impl Greeting<'_> {
             sequence: base.sequence().to_wire(),
             rows_sent: count(rows),
             source_position: self.position(Some(base.position())),
+            checksum: self.checksum(base.checksum()),
             ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);
@@ -98,13 +98,14 @@ impl Greeting<'_> {
         }
     }
 
-    /// `sent` where every commit up to there was sent.
-    pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Lsn>) -> Vec<u8> {
+    /// `sent` where every commit up to there was sent, and nothing beyond.
+    pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         let Head { sequence, .. } = self.journal.head();
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),
             server_time: Some(timestamp(now)),
-            source_position: self.position(sent),
+            source_position: self.position(sent.map(|head| head.position)),
+            checksum: self.checksum(sent.and_then(|head| head.checksum)),
             ..Heartbeat::default()
         };
         let mut out = Vec::new();
@@ -124,6 +125,12 @@ impl Greeting<'_> {
     /// Only for clients that know the extensions.
     fn position(&self, position: Option<Lsn>) -> String {
         position.filter(|_| self.ask.is_ours).map_or_else(String::new, |position| position.to_string())
+    }
+
+    /// Only for clients that asked for it; empty where it is unknown.
+    fn checksum(&self, checksum: Option<Checksum>) -> Vec<u8> {
+        let checksum = checksum.filter(|_| self.ask.wants_checksums);
+        checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec())
     }
 }
 

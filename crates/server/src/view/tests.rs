@@ -32,7 +32,7 @@ fn row(cells: &[&str]) -> TupleBuf {
 
 fn journal() -> (Journal, JournalWriter) {
     let folder = std::env::temp_dir();
-    let head = Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0) };
+    let head = Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0), checksum: None };
     let base = BaseWriter::new(&folder).unwrap().finish(head, schema(&["a"])).unwrap();
     let (entries_max, bytes_max) = (1000, 1 << 20);
     let options = JournalOptions {
