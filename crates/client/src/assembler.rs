@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction};
+use laredo_core::{Change, Checksum, ChecksumError, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction};
 use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
@@ -22,13 +22,24 @@ pub(crate) enum Event {
     /// The stream began.
     Opened(Box<SyncHandshake>),
     /// Every row of the table.
-    Snapshot { table: Box<TableState>, position: Lsn, sequence: Sequence },
+    Snapshot {
+        table: Box<TableState>,
+        position: Lsn,
+        sequence: Sequence,
+        /// As the sender has it.
+        checksum: Option<Checksum>,
+    },
     /// A transaction to apply.
     Transaction { transaction: Transaction, sequence: Sequence },
     /// A transaction that the state has already.
     Repeated { sequence: Sequence },
     /// The server's time; with a position, everything up to there was sent.
-    Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn> },
+    Heartbeat {
+        server_time: Option<Timestamp>,
+        position: Option<Lsn>,
+        /// The checksum of the rows at the position, as the server has it.
+        checksum: Option<Checksum>,
+    },
 }
 
 /// A stream that does not keep to the protocol.
@@ -51,6 +62,9 @@ pub enum ProtocolError {
     /// A position that cannot be one.
     #[error("the server sent a broken position: {0}")]
     Position(#[from] LsnError),
+    /// A checksum that cannot be one.
+    #[error("the server sent a broken checksum: {0}")]
+    Checksum(#[from] ChecksumError),
     /// A snapshot with a row too many or too few.
     #[error("the server's snapshot says it has {expected} rows, but has {found}")]
     SnapshotRows {
@@ -231,8 +245,14 @@ impl Assembler {
             (Some(position), _) | (None, Some(position)) => position,
             (None, None) => Lsn::ZERO,
         };
+        let checksum = Checksum::from_wire(&end.checksum).map_err(|e| AssembleError::Protocol(e.into()))?;
         self.phase = Phase::Live(Live::new(table.schema().clone(), position));
-        Ok(Event::Snapshot { table: Box::new(table), position, sequence: Sequence::from_wire(end.sequence) })
+        Ok(Event::Snapshot {
+            table: Box::new(table),
+            position,
+            sequence: Sequence::from_wire(end.sequence),
+            checksum,
+        })
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
@@ -329,7 +349,11 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
-    Ok(Event::Heartbeat { server_time: heartbeat.server_time, position: parse_position(&heartbeat.source_position)? })
+    Ok(Event::Heartbeat {
+        server_time: heartbeat.server_time,
+        position: parse_position(&heartbeat.source_position)?,
+        checksum: Checksum::from_wire(&heartbeat.checksum)?,
+    })
 }
 
 fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {

@@ -37,6 +37,7 @@ fn batch() -> impl Strategy<Value = Message> {
                 ends,
                 schema,
                 entries,
+                ..RowBatch::default()
             })
         },
     )

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use laredo_core::{IndexSpec, Sequence, TableState, Tuple};
+use laredo_core::{Checksum, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
@@ -47,6 +47,8 @@ pub(crate) struct Saved<T> {
 pub(crate) struct Rows {
     pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
     pub(crate) rows: Vec<Tuple>,
+    /// As the state has it.
+    pub(crate) checksum: Checksum,
 }
 
 /// Why a file is of no use.
@@ -109,7 +111,10 @@ impl LocalSnapshot {
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
                 Ok(Event::Opened(handshake)) => opened = Some(handshake),
-                Ok(Event::Snapshot { table, position, sequence }) => loaded = Some((*table, position, sequence)),
+                Ok(Event::Snapshot { table, checksum, .. }) if checksum.is_some_and(|sum| sum != table.checksum()) => {
+                    return Err(damaged("its rows do not have the checksum that was saved with them"));
+                }
+                Ok(Event::Snapshot { table, position, sequence, .. }) => loaded = Some((*table, position, sequence)),
                 Ok(Event::Heartbeat { server_time, .. }) => at_head = server_time.and_then(|time| time.try_into().ok()),
                 Ok(Event::Nothing) => {}
                 Ok(Event::Transaction { .. } | Event::Repeated { .. }) => {
@@ -124,7 +129,8 @@ impl LocalSnapshot {
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
         let SyncHandshake { instance_id, source, .. } = *handshake;
-        Ok(Saved { table, resume: Resume { instance_id, sequence, position, source }, at_head })
+        let resume = Resume { instance_id, sequence, position, source, ..Resume::default() };
+        Ok(Saved { table, resume, at_head })
     }
 
     /// Writes it beside the old one and then in its place, so that there is always a whole one.
@@ -145,8 +151,8 @@ impl LocalSnapshot {
     }
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
-        let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
-        let Resume { instance_id, sequence, position, source } = resume;
+        let Saved { table: Rows { schema: of, rows, checksum }, resume, at_head } = saved;
+        let Resume { instance_id, sequence, position, source, .. } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -183,7 +189,9 @@ impl LocalSnapshot {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        say(&mut bytes, Said::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() }));
+        let checksum = checksum.to_bytes().to_vec();
+        let end = SnapshotEnd { sequence, rows_sent: count, source_position, checksum, ..SnapshotEnd::default() };
+        say(&mut bytes, Said::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
         say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;

@@ -277,6 +277,8 @@ impl Dialer {
             last_known_source_position: position,
             instance_id,
             source: resume.source,
+            wants_checksums: true,
+            contents_differed: resume.contents_differed,
             ..request(&self.options.table, &self.options.filters)
         }
     }
