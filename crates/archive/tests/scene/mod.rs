@@ -12,7 +12,7 @@ use laredo_archive::{
     Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
-    Cell, Change, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple, TupleBuf,
+    Cell, Change, Checksum, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple, TupleBuf,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -50,6 +50,10 @@ impl History {
     pub(crate) fn new() -> History {
         let mut table = TableState::new(schema(&["id", "body"]), &[], 0).unwrap();
         (0..20).for_each(|id| drop(table.put(row(id, "first"))));
+        History::of(table)
+    }
+
+    pub(crate) fn of(table: TableState) -> History {
         let position = Lsn(0x100);
         let states = BTreeMap::from([(position, sorted(&table))]);
         History { table, position, states, transactions: Vec::new() }
@@ -119,6 +123,7 @@ pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
 struct Told {
     updates: mpsc::UnboundedReceiver<Update>,
     restarts: mpsc::UnboundedSender<StateError>,
+    differed: mpsc::UnboundedSender<(Checksum, Checksum)>,
 }
 
 impl Feed for Told {
@@ -132,12 +137,21 @@ impl Feed for Told {
     fn start_over(&mut self, error: StateError) {
         self.restarts.send(error).unwrap();
     }
+
+    fn compare(&mut self, _: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        if ours != theirs {
+            self.differed.send((ours, theirs)).unwrap();
+        }
+        ours != theirs
+    }
 }
 
 /// A writer that runs.
 pub(crate) struct Running {
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
+    /// Checksums that differed: the writer's and the source's.
+    pub(crate) differed: mpsc::UnboundedReceiver<(Checksum, Checksum)>,
     pub(crate) handle: Handle,
     pub(crate) start: Option<Start>,
     stop: CancellationToken,
@@ -175,13 +189,14 @@ pub(crate) async fn begin(
     let (writer, start) = Writer::open(options, surroundings).await?;
     let (updates, told) = mpsc::unbounded_channel();
     let (restarts, restarted) = mpsc::unbounded_channel();
+    let (differed, differences) = mpsc::unbounded_channel();
     for update in history.after(start.as_ref()) {
         updates.send(update).unwrap();
     }
     let (handle, stop) = (writer.handle(), CancellationToken::new());
-    let feed = Told { updates: told, restarts };
+    let feed = Told { updates: told, restarts, differed };
     let task = tokio::spawn(writer.run(feed, stop.clone()));
-    Ok(Running { updates, restarts: restarted, handle, start, stop, task })
+    Ok(Running { updates, restarts: restarted, differed: differences, handle, start, stop, task })
 }
 
 impl Running {

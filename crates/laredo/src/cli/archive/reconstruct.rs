@@ -16,7 +16,7 @@ use crate::cli::tell;
 
 pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let Rebuilt { table, boundary } = rebuilt(&archive, args.at, args.exact).await?;
+    let Rebuilt { table, boundary, .. } = rebuilt(&archive, args.at, args.exact).await?;
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
         restore(url, &args, &table).await?;
     } else {
@@ -83,8 +83,8 @@ async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Resul
 
 pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let Rebuilt { table: before, boundary: from } = rebuilt(&archive, args.before, args.exact).await?;
-    let Rebuilt { table: after, boundary: to } = rebuilt(&archive, args.after, args.exact).await?;
+    let Rebuilt { table: before, boundary: from, .. } = rebuilt(&archive, args.before, args.exact).await?;
+    let Rebuilt { table: after, boundary: to, .. } = rebuilt(&archive, args.after, args.exact).await?;
     let out = BufWriter::new(io::stdout().lock());
     let mut lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
     let before = cast(before, &after)?;
