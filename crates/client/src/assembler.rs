@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, Checksum, ChecksumError, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction};
+use laredo_core::{
+    Change, Checksum, ChecksumError, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction,
+};
 use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
@@ -247,12 +249,7 @@ impl Assembler {
         };
         let checksum = Checksum::from_wire(&end.checksum).map_err(|e| AssembleError::Protocol(e.into()))?;
         self.phase = Phase::Live(Live::new(table.schema().clone(), position));
-        Ok(Event::Snapshot {
-            table: Box::new(table),
-            position,
-            sequence: Sequence::from_wire(end.sequence),
-            checksum,
-        })
+        Ok(Event::Snapshot { table: Box::new(table), position, sequence: Sequence::from_wire(end.sequence), checksum })
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {

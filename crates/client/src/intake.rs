@@ -354,12 +354,7 @@ impl Intake {
 
     /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the table's
     /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
-    fn heartbeat(
-        &mut self,
-        sent: Option<(Lsn, Option<Checksum>)>,
-        server_time: Option<Timestamp>,
-        received: Instant,
-    ) {
+    fn heartbeat(&mut self, sent: Option<(Lsn, Option<Checksum>)>, server_time: Option<Timestamp>, received: Instant) {
         let since_start = received.saturating_duration_since(self.started);
         let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
         let Some((position, checksum)) = sent.filter(|_| self.assembler.is_live()) else { return };

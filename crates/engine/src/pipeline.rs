@@ -32,6 +32,12 @@ impl PipelineOptions {
     pub(crate) fn is_plain(&self) -> bool {
         self.filters.is_empty() && self.transforms.is_empty()
     }
+
+    /// Whether every server makes the same rows of a table, so that their checksums can be compared. An added timestamp is that
+    /// of each server's own copy.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !self.transforms.iter().any(|transform| matches!(transform, Transform::AddTimestamp(_)))
+    }
 }
 
 /// A pipeline that does not fit its table.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use laredo_core::{
-    Checksum, ChecksumBuckets, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf, TupleRef, Xid,
+    Checksum, ChecksumBuckets, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf,
+    TupleRef, Xid,
 };
 use laredo_proto::batch::Action;
 use parking_lot::Mutex;
@@ -116,6 +117,8 @@ struct Live {
     known: Known,
     /// The checksums of what readers get, where that is not the state as it is.
     shown: Option<ChecksumBuckets>,
+    /// Whether readers are told the checksum.
+    is_compared: bool,
 }
 
 /// What the rows of a state are.
@@ -529,7 +532,7 @@ impl Table {
 impl Live {
     /// Applies a transaction and journals it.
     fn apply(&mut self, commit: &mut TableCommit) -> Result<Counts, ApplyError> {
-        let Live { state, pipeline, writer, known, shown } = self;
+        let Live { state, pipeline, writer, known, shown, is_compared } = self;
         writer.begin(commit.end, commit.committed_at, None)?;
         let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
         let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
@@ -541,7 +544,9 @@ impl Live {
             *known = Known::Nothing;
             return Err(error);
         }
-        writer.note_checksum(checksum(state, shown.as_ref()));
+        if *is_compared {
+            writer.note_checksum(checksum(state, shown.as_ref()));
+        }
         writer.commit()?;
         Ok(counts)
     }

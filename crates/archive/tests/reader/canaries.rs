@@ -83,7 +83,10 @@ async fn a_format_that_tells_of_other_changes_is_found() {
         let (object, _) = diffs.clone().find(|(object, _)| object.ends_with(".jsonl")).unwrap();
         plant(&sample, &object, deed);
         let faults = sample.faults().await;
-        assert!(faults.iter().any(|fault| fault.contains(&object) || fault.contains("other changes")), "{what}: {faults:#?}");
+        assert!(
+            faults.iter().any(|fault| fault.contains(&object) || fault.contains("other changes")),
+            "{what}: {faults:#?}"
+        );
     }
 }
 

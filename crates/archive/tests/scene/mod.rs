@@ -12,7 +12,8 @@ use laredo_archive::{
     Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
-    Cell, Change, Checksum, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple, TupleBuf,
+    Cell, Change, Checksum, Column, CommitTime, KeyColumns, Lsn, Schema, StateError, TableState, Transaction, Tuple,
+    TupleBuf,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

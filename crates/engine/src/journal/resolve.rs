@@ -222,7 +222,12 @@ mod tests {
             own_source: ours,
             ..ResumeRequest::default()
         };
-        let head = Head { sequence: Sequence(9), position: Lsn(1000), committed_at: laredo_core::CommitTime(0), checksum: None };
+        let head = Head {
+            sequence: Sequence(9),
+            position: Lsn(1000),
+            committed_at: laredo_core::CommitTime(0),
+            checksum: None,
+        };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
         let facts = Facts { instance: "j", head, pruned, gaps: &Gaps::default() };
         resolve(&request, &facts, |_| Floor::Commit(Sequence(5)), |_| true)

@@ -361,15 +361,14 @@ fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
 }
 
 impl Done {
-    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get.
+    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get, if it is told.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,
         bases: &Bases,
         definition: Definition,
-        checksum: Checksum,
+        checksum: Option<Checksum>,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
-        let checksum = Some(checksum);
         let head = Head { sequence, position: self.to, committed_at: self.committed_at, checksum };
         let Done { pipeline, state, base, .. } = self;
         let mut writer = match base {
