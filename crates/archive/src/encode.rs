@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use laredo_core::{Cell, HexCells, KeyColumns, TableState, TupleRef};
+use laredo_core::{ArchivedChecksums, Cell, Checksum, HexCells, KeyColumns, ProjectError, TableState, Tuple, TupleRef};
 
 use crate::destination::{Staged, Stager};
 use crate::format::{Format, FormatError, LineWriter};
@@ -21,6 +21,8 @@ pub(crate) struct Encoded {
     pub(crate) count: u64,
     /// Cells that were written in hex, because they do not have the form of their type.
     pub(crate) hex: Arc<HexCells>,
+    /// The checksum of the state that it leads to.
+    pub(crate) checksum: Checksum,
 }
 
 impl Encoded {
@@ -53,6 +55,28 @@ pub(crate) fn base(
         encoded.objects.push(writer.finish()?.finish()?);
     }
     Ok(encoded)
+}
+
+/// The checksum of rows as they are taken in an archive, made on all threads.
+///
+/// # Errors
+/// When a row has what is no value of its column.
+pub(crate) fn checksum<'a>(
+    rows: impl Iterator<Item = &'a Tuple>,
+    sums: &ArchivedChecksums,
+) -> Result<Checksum, ProjectError> {
+    let rows: Vec<&Tuple> = rows.collect();
+    let of = |rows: &[&Tuple]| {
+        rows.iter().try_fold(Checksum::default(), |sum, row| Ok(sum.plus(sums.of_row(row.as_ref())?)))
+    };
+    thread::scope(|scope| {
+        let parts = rows.chunks(rows.len().div_ceil(threads()).max(1));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(move || of(part))).collect();
+        parts.into_iter().try_fold(Checksum::default(), |sum, part| {
+            // A part that has panicked has printed it; the sum is then wrong, and is refused by whoever reads it.
+            Ok(sum.plus(part.join().unwrap_or_else(|_| Ok(Checksum::default()))?))
+        })
+    })
 }
 
 /// A row, and the first bytes of its key: most keys differ in them, and comparing numbers needs no look at the rows.
@@ -192,7 +216,7 @@ fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use laredo_core::{Tuple, TupleBuf};
+    use laredo_core::TupleBuf;
     use proptest::prelude::*;
 
     use super::*;

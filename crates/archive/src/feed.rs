@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Instant;
 
-use laredo_core::{DefinitionVersion, Lsn, StateError, TableState, Transaction};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError, TableState, Transaction};
 
 use crate::manifest::SourceId;
 
@@ -17,6 +17,10 @@ pub trait Feed: Send {
 
     /// What came does not fit the state: all rows have to come anew.
     fn start_over(&mut self, error: StateError);
+
+    /// Compares the checksum of the rows at a position with the source's, which came with [`Update::Current`]. Returns true where they differ
+    /// and all rows come again.
+    fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool;
 }
 
 /// Something that a feed brings.
@@ -43,8 +47,15 @@ pub enum Update {
     },
     /// Changes that became visible together.
     Transaction(Transaction),
-    /// Everything that was committed at the source up to this moment has come.
-    Current(Instant),
+    /// Everything that was committed at the source up to a moment has come.
+    Current {
+        /// The moment.
+        at: Instant,
+        /// A position up to which everything has come.
+        position: Lsn,
+        /// The checksum of the source's rows there, if it was sent.
+        checksum: Option<Checksum>,
+    },
     /// The feed has ended for good: nothing will come any more.
     Ended {
         /// Why.

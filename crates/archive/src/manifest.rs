@@ -9,7 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use laredo_core::{DefinitionVersion, Lsn, Schema};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::format::Format;
@@ -108,6 +108,9 @@ pub struct Artifact {
     /// Changes of a diff.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub change_count: u64,
+    /// Ours: the checksum of the table's contents at `to_position`; nothing from writers that do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "checksum")]
+    pub checksum: Option<Checksum>,
     /// The objects that hold it, by the id of their format.
     pub formats: BTreeMap<String, Stored>,
     /// Ours, of a snapshot: the schema of its epoch with all its types, from which values are read back exactly.
@@ -312,6 +315,7 @@ impl Artifact {
             created_at: created_at.to_owned(),
             row_count: 0,
             change_count: 0,
+            checksum: None,
             formats: BTreeMap::new(),
             schema: None,
             spelling: Spelling::default(),
@@ -372,6 +376,22 @@ mod exactly {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Checksums as 32 hexadecimal digits.
+mod checksum {
+    use laredo_core::Checksum;
+    use serde::de::{Deserialize as _, Deserializer, Error as _};
+    use serde::ser::{Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(checksum: &Option<Checksum>, to: S) -> Result<S::Ok, S::Error> {
+        checksum.map(|checksum| checksum.to_string()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Checksum>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(|error| D::Error::custom(format!("{text}: {error}")))).transpose()
     }
 }
 

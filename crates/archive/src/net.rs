@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use laredo_core::{Change, Key, KeyColumns, StateError, TableState, Transaction, Tuple, TupleBuf};
+use laredo_core::{
+    ArchivedChecksums, Change, Checksum, Key, KeyColumns, ProjectError, StateError, TableState, Transaction, Tuple,
+    TupleBuf,
+};
 
 /// The net changes since a state: what an insert and an update come to, or an insert and a delete. Bounded by the table's size.
 #[derive(Clone, Debug, Default)]
@@ -42,15 +45,17 @@ pub enum NotTaken {
 }
 
 impl Net {
-    /// Takes a transaction in. `was_there` tells of the state that everything here came after whether it has a row of a key.
+    /// Takes a transaction in. `before` gives the row that the state which everything here came after has of a key, and `sum` is the
+    /// checksum of all rows, which the transaction moves.
     ///
     /// # Errors
     /// [`NotTaken`].
-    pub fn add(
+    pub fn add<'a>(
         &mut self,
         transaction: &Transaction,
         key: &KeyColumns,
-        was_there: impl Fn(&Key) -> bool,
+        before: impl Fn(&Key) -> Option<&'a Tuple>,
+        sum: &mut Checksum,
     ) -> Result<(), NotTaken> {
         if transaction.changes.iter().any(|change| matches!(change, Change::Schema(_))) {
             return Err(NotTaken::Schema);
@@ -61,11 +66,16 @@ impl Net {
                 Change::Delete(key) => (key.clone(), None),
                 Change::Truncate => {
                     *self = Net { truncated: true, rows: BTreeMap::new() };
+                    *sum = Checksum::default();
                     continue;
                 }
                 Change::Schema(_) => return Err(NotTaken::Schema),
             };
-            let had = self.put(of, row, &was_there);
+            let of_row = |row: &Tuple| Checksum::of_row(row.as_ref());
+            let new = row.as_ref().map(of_row).unwrap_or_default();
+            let old = self.put(of, row, &before, of_row);
+            let had = old.is_some();
+            *sum = sum.plus(new).minus(old.unwrap_or_default());
             match change {
                 Change::Insert(_) if had => return Err(NotTaken::State(StateError::KeyExists)),
                 Change::Update(_) | Change::Delete(_) if !had => {
@@ -77,24 +87,30 @@ impl Net {
         Ok(())
     }
 
-    /// Tells whether there was a row of this key.
-    fn put(&mut self, key: Key, row: Option<Tuple>, was_there: impl Fn(&Key) -> bool) -> bool {
+    /// Returns what `of_row` makes of the row that was there before.
+    fn put<'a, T>(
+        &mut self,
+        key: Key,
+        row: Option<Tuple>,
+        before: impl Fn(&Key) -> Option<&'a Tuple>,
+        of_row: impl Fn(&Tuple) -> T,
+    ) -> Option<T> {
         match self.rows.entry(key.as_ref().bytes().to_vec()) {
-            Entry::Occupied(mut place) => place.insert((key, row)).1.is_some(),
+            Entry::Occupied(mut place) => place.insert((key, row)).1.as_ref().map(of_row),
             Entry::Vacant(place) => {
-                let had = !self.truncated && was_there(&key);
+                let old = if self.truncated { None } else { before(&key).map(of_row) };
                 place.insert((key, row));
-                had
+                old
             }
         }
     }
 
-    /// Whether there is a row of this key after all this; `None` where it has not been touched.
+    /// The row of this key after all this, if there is one; `None` where the key has not been touched.
     #[must_use]
-    pub fn has(&self, key: &Key) -> Option<bool> {
+    pub fn row(&self, key: &Key) -> Option<Option<&Tuple>> {
         match self.rows.get(key.as_ref().bytes()) {
-            Some((_, row)) => Some(row.is_some()),
-            None => self.truncated.then_some(false),
+            Some((_, row)) => Some(row.as_ref()),
+            None => self.truncated.then_some(None),
         }
     }
 
@@ -149,6 +165,27 @@ impl Net {
             }
         });
         truncate.into_iter().chain(changes)
+    }
+
+    /// The checksum of the rows that this leads to, if that of `before` is `sum`, each row as it is taken in an archive.
+    ///
+    /// # Errors
+    /// When a row has what is no value of its column.
+    pub fn archived_checksum(
+        &self,
+        before: &TableState,
+        sums: &ArchivedChecksums,
+        sum: Checksum,
+    ) -> Result<Checksum, ProjectError> {
+        self.changes(before).try_fold(sum, |sum, change| {
+            let of = |row: &Tuple| sums.of_row(row.as_ref());
+            Ok(match change {
+                NetChange::Truncate => Checksum::default(),
+                NetChange::Insert(new) => sum.plus(of(new)?),
+                NetChange::Update { old, new } => sum.minus(of(old)?).plus(of(new)?),
+                NetChange::Delete(old) => sum.minus(of(old)?),
+            })
+        })
     }
 
     /// Makes the state that this leads to of the one that it came after.
@@ -225,13 +262,20 @@ mod tests {
             let mut before = TableState::new(schema.clone(), &[], 0).unwrap();
             before.apply(&transaction(early.to_vec())).unwrap();
             let mut net = Net::default();
-            let there = |key: &Key| before.get(key).is_some();
-            late.iter().for_each(|change| net.add(&transaction(vec![change.clone()]), schema.key(), there).unwrap());
+            let there = |key: &Key| before.get(key);
+            let (start, end) = (before.checksum(), state.checksum());
+            let mut sum = start;
+            late.iter().for_each(|change| {
+                net.add(&transaction(vec![change.clone()]), schema.key(), there, &mut sum).unwrap();
+            });
+            prop_assert_eq!(sum, end);
             let (first, second) = late.split_at(late.len() / 2);
             let (mut sealed, mut open) = (Net::default(), Net::default());
-            sealed.add(&transaction(first.to_vec()), schema.key(), there).unwrap();
-            let after = |key: &Key| sealed.has(key).unwrap_or_else(|| there(key));
-            open.add(&transaction(second.to_vec()), schema.key(), after).unwrap();
+            sum = start;
+            sealed.add(&transaction(first.to_vec()), schema.key(), there, &mut sum).unwrap();
+            let after = |key: &Key| sealed.row(key).unwrap_or_else(|| there(key));
+            open.add(&transaction(second.to_vec()), schema.key(), after, &mut sum).unwrap();
+            prop_assert_eq!(sum, end);
             let joined = sealed.clone().then(open);
             prop_assert_eq!(joined.changes(&before).collect::<Vec<_>>(), net.changes(&before).collect::<Vec<_>>());
             let mut rows: Vec<Tuple> = net.rows(&before).cloned().collect();
@@ -267,8 +311,8 @@ mod tests {
         let mut before = TableState::new(schema.clone(), &[], 0).unwrap();
         before.put(row(1, 0));
         let taken = |changes: Vec<Change>| {
-            let mut net = Net::default();
-            (net.add(&transaction(changes), schema.key(), |key| before.get(key).is_some()), net.len())
+            let (mut net, mut sum) = (Net::default(), before.checksum());
+            (net.add(&transaction(changes), schema.key(), |key| before.get(key), &mut sum), net.len())
         };
         let schema_change = vec![Change::Insert(row(2, 0)), Change::Schema(schema.clone())];
         assert_eq!(taken(schema_change), (Err(NotTaken::Schema), 0), "its epoch ends before the whole transaction");

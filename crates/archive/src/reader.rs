@@ -2,19 +2,21 @@
 
 mod apply;
 mod columns;
+mod contents;
 mod object;
 mod verify;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use laredo_core::{Lsn, TableState};
+use laredo_core::{Checksum, Lsn, TableState};
 
 use crate::destination::{Destination, DestinationError};
 use crate::format::{Format, FormatError};
 use crate::layout::MANIFEST;
 use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError};
-use apply::{change, fill};
+use apply::{Changes, fill};
+use contents::CheckedTable;
 use object::{Entries, read};
 
 pub use object::ReadProgress;
@@ -60,6 +62,8 @@ pub struct Boundary {
 pub struct Rebuilt {
     /// The rows.
     pub table: TableState,
+    /// Their checksum, as archives take it.
+    pub checksum: Checksum,
     /// As of when.
     pub boundary: Boundary,
 }
@@ -140,6 +144,22 @@ pub enum ReadError {
         /// As found.
         found: u64,
     },
+    /// The rows that an object leads to are not those that were there when it was written.
+    #[error("{at}: the rows at its end have the checksum {found}, and the manifest says {expected}")]
+    Contents {
+        /// The object.
+        at: String,
+        /// As the manifest says.
+        expected: Checksum,
+        /// As found.
+        found: Checksum,
+    },
+    /// An object has other changes than the same artifact in another format.
+    #[error("{at} has other changes than the same diff in its first format")]
+    Formats {
+        /// The object.
+        at: String,
+    },
     /// None of an artifact's formats is one that laredo reads.
     #[error("the artifact that ends at {to} is in no format that this laredo reads")]
     Format {
@@ -206,6 +226,8 @@ impl ReadError {
             | ReadError::Altered { .. }
             | ReadError::Entry { .. }
             | ReadError::Count { .. }
+            | ReadError::Contents { .. }
+            | ReadError::Formats { .. }
             | ReadError::Format { .. }
             | ReadError::Outside { .. }
             | ReadError::Columns { .. } => true,
@@ -279,13 +301,17 @@ impl Archive {
     /// [`ReadError`]; nothing is handed out then.
     pub async fn rebuild(&self, at: At, progress: &ReadProgress) -> Result<Rebuilt, ReadError> {
         let boundary = self.boundary(at)?;
-        let schema = self.schema(self.chain(at)?).await?;
-        // A schema without indexes cannot lack an index's column.
-        let mut table = TableState::new(schema, &[], 0).expect("there are no indexes");
+        let mut table = CheckedTable::new(self.schema(self.chain(at)?).await?);
         for artifact in self.chain(at)? {
             table = self.apply(artifact, table, progress).await?;
+            let found = table.checksum();
+            if let Some(expected) = artifact.checksum.filter(|expected| *expected != found) {
+                let at = self.object_uri(artifact, self.format_of(artifact)?);
+                return Err(ReadError::Contents { at, expected, found });
+            }
         }
-        Ok(Rebuilt { table, boundary })
+        let checksum = table.checksum();
+        Ok(Rebuilt { table: table.into_table(), checksum, boundary })
     }
 
     /// One object's entries as lines of JSON, checked to its end.
@@ -315,13 +341,17 @@ impl Archive {
     async fn apply(
         &self,
         artifact: &Artifact,
-        table: TableState,
+        table: CheckedTable,
         progress: &ReadProgress,
-    ) -> Result<TableState, ReadError> {
+    ) -> Result<CheckedTable, ReadError> {
         let (format, schema, kind) = (self.format_of(artifact)?, table.schema().clone(), artifact.kind);
         let apply = move |entries: &mut Entries<'_>| match kind {
             Kind::Snapshot => fill(table, entries),
-            Kind::Diff => change(table, entries),
+            Kind::Diff => {
+                let changes = Changes::read(entries)?;
+                let count = changes.count();
+                Ok((changes.apply_to(table)?, count))
+            }
         };
         read(self, artifact, format, schema, progress, apply).await
     }
@@ -352,6 +382,10 @@ impl Archive {
     fn format_of(&self, artifact: &Artifact) -> Result<Format, ReadError> {
         let to = artifact.to_position.map_or_else(|| "an unknown position".to_owned(), |to| to.to_string());
         chosen(artifact).map(|(format, _)| format).ok_or(ReadError::Format { to })
+    }
+
+    fn object_uri(&self, artifact: &Artifact, format: Format) -> String {
+        artifact.object(format).map_or_else(|| self.manifest_uri(), |object| self.destination.uri(&object))
     }
 
     fn manifest_uri(&self) -> String {

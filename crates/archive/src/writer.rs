@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use laredo_core::{DefinitionVersion, Lsn, Schema, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -336,10 +336,26 @@ impl Writer {
                     self.misfit(error, feed);
                 }
             }
-            Update::Current(at) => self.report.update(|status| status.current_at = Some(at)),
+            Update::Current { at, position, checksum } => {
+                self.report.update(|status| status.current_at = Some(at));
+                checksum.into_iter().for_each(|theirs| self.compare(position, theirs, feed));
+            }
             Update::Ended { reason } => return Err(WriterError::Feed(reason)),
         }
         Ok(())
+    }
+
+    /// Compares the rows here with the source's. Where they differ, a new epoch begins with rows that come again.
+    fn compare(&mut self, position: Lsn, theirs: Checksum, feed: &mut impl Feed) {
+        let Some(held) = self.held.as_ref().filter(|held| position >= held.reached()) else { return };
+        let Some(ours) = held.checksum() else { return };
+        if feed.compare(position, ours, theirs) {
+            let table = &self.tools.options.table;
+            let error = Differs { position, ours, theirs };
+            tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
+            self.report.retried(&error);
+            self.held = None;
+        }
     }
 
     /// The rows here are not the table's: nothing of them is written any more, and all come anew. What the archive has stays as it is.
@@ -412,7 +428,7 @@ impl Writer {
             Ok(written) => {
                 self.chain = self.chain.after(ledger.manifest(), written.kind);
                 if let Some(held) = &mut self.held
-                    && held.unseal(true)
+                    && held.unseal(Some(written.checksum))
                 {
                     self.due = None;
                 }
@@ -422,7 +438,7 @@ impl Writer {
                 self.epoch_least = epoch + 1;
                 self.due = Some(Reason::Occupied);
                 self.held.iter_mut().for_each(|held| {
-                    held.unseal(false);
+                    held.unseal(None);
                 });
                 // Who asked for this base gets the next one.
                 self.waiting.append(&mut self.answering);
@@ -496,6 +512,15 @@ impl Writer {
     }
 }
 
+/// Rows that are not the source's.
+#[derive(Debug, thiserror::Error)]
+#[error("at {position} the rows have the checksum {ours} and the server's have {theirs}")]
+struct Differs {
+    position: Lsn,
+    ours: Checksum,
+    theirs: Checksum,
+}
+
 /// What is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
@@ -513,7 +538,7 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
     match archive.rebuild(At::Latest, &ReadProgress::default()).await {
         Ok(rebuilt) => {
             let (source, definition) = (manifest.source.clone(), manifest.definition.unwrap_or_default());
-            Some(Held::archived(rebuilt.table, position, source, definition))
+            Some(Held::archived(rebuilt, position, source, definition))
         }
         Err(error) => {
             tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");

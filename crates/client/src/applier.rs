@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use laredo_core::{CommitTime, IndexSpec, Lsn, Transaction};
+use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, TableState, Transaction};
 use laredo_proto::replication::CommitMark;
 use tokio::sync::mpsc;
 
@@ -156,7 +156,8 @@ impl Applier {
         let resume = self.intake.resume().clone();
         let mark = resume.mark.filter(|_| resume.position == front.position);
         let resume = Resume { position: front.position, mark, ..resume };
-        let rows = Rows { schema: table.schema().clone(), rows: table.rows().cloned().collect() };
+        let rows = table.rows().cloned().collect();
+        let rows = Rows { schema: table.schema().clone(), rows, checksum: table.checksum() };
         let at_head = age.and_then(|age| keeper.ago(age));
         drop(front);
         keeper.save(Saved { table: rows, resume, at_head }, now);
@@ -165,6 +166,12 @@ impl Applier {
     fn take(&mut self, input: Input) {
         if !matches!(input, Input::Message(..)) {
             self.show();
+        }
+        #[cfg(debug_assertions)]
+        if let Input::Plant(canary, answer) = input {
+            // Where nobody waits for the answer any more, the test is over.
+            let _ = answer.send(self.plant(canary));
+            return;
         }
         self.intake.take(input);
         while let Some(taken) = self.intake.pop() {
@@ -182,10 +189,19 @@ impl Applier {
                         self.intake.applied(reached);
                     }
                 }
-                Taken::Current { position, at, mark } => self.current(position, at, mark),
+                Taken::Current { position, at, mark, checksum } => self.current(position, at, (mark, checksum)),
                 Taken::GivenUp { starts_over } => self.give_up(starts_over),
             }
         }
+    }
+
+    /// Makes a row that is shown wrong. Returns false where there is no row that allows it.
+    #[cfg(debug_assertions)]
+    fn plant(&mut self, canary: laredo_core::Canary) -> bool {
+        let mut side = Side::clone(&self.writer.current());
+        let planted = side.table.as_mut().is_some_and(|table| table.plant(canary));
+        self.replace(side);
+        planted
     }
 
     /// Shows the stream's own state in the place of the old one, in one step.
@@ -217,8 +233,8 @@ impl Applier {
         false
     }
 
-    /// Nothing more happened up to `position`.
-    fn current(&mut self, position: Lsn, at: Instant, mark: Option<CommitMark>) {
+    /// Nothing more happened up to `position`, where the server's rows have this checksum.
+    fn current(&mut self, position: Lsn, at: Instant, (mark, checksum): (Option<CommitMark>, Option<Checksum>)) {
         if position > self.intake.resume().position {
             let nothing =
                 Transaction { position, span_from: None, committed_at: CommitTime::default(), changes: Vec::new() };
@@ -228,6 +244,14 @@ impl Applier {
         }
         self.intake.moved(position, mark);
         self.fresh_at = Some(at);
+        let Some(theirs) = checksum else { return };
+        let ours = {
+            let newest = self.writer.newest();
+            newest.table.as_ref().filter(|_| newest.position == position).map(TableState::checksum)
+        };
+        if let Some(ours) = ours {
+            self.intake.compare(position, ours, theirs);
+        }
     }
 
     fn give_up(&mut self, starts_over: bool) {

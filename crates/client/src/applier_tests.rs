@@ -1,7 +1,7 @@
 use super::*;
-use crate::fixtures::{greeting, snapshot};
+use crate::fixtures::{greeting, snapshot, two_columns};
 use crate::layout::Layout;
-use laredo_core::{KeyColumns, Schema};
+use laredo_core::{Canary, Cell, KeyColumns, Schema, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{Heartbeat, RowBatch, SyncMode, SyncResponse};
 use prost_types::Timestamp;
@@ -23,7 +23,7 @@ impl Rig {
         let (started, now) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
         let clock = now.clone();
         let clock = Box::new(move || started + *clock.lock().unwrap());
-        let health = Arc::new(Health::new(clock));
+        let health = Arc::new(Health::new(laredo_core::TableName::new("public", "t"), clock));
         let shared = Arc::new(Shared::new(Front::new(Side::empty(layout)), Hub::new(1), health));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let applier = Applier::new(shared, vec![], None, waiting, mpsc::unbounded_channel().0);
@@ -110,4 +110,128 @@ fn a_heartbeat_without_a_position_says_nothing_of_the_age() {
     rig.receive(5, Message::Heartbeat(Heartbeat::default()));
     rig.applier.show();
     assert_eq!(rig.age(5), 5.0);
+}
+
+/// The rows of these keys as a server has them, and as it sends them with their checksum.
+fn keyed(position: u64, keys: &[&str]) -> (Checksum, [Message; 3]) {
+    let mut table = TableState::new(two_columns(), &[], 0).unwrap();
+    for key in keys {
+        let row: TupleBuf = [key.as_bytes(), b"b"].into_iter().map(Cell::Value).collect();
+        table.put(row.as_ref().to_tuple());
+    }
+    let mut messages = snapshot(position, keys);
+    if let Message::SnapshotEnd(end) = &mut messages[2] {
+        end.checksum = table.checksum().to_bytes().to_vec();
+    }
+    (table.checksum(), messages)
+}
+
+impl Rig {
+    /// Loads these keys at the rig's position.
+    fn load(&mut self, messages: [Message; 3]) {
+        self.open();
+        self.receive(0, Message::Handshake(greeting(SyncMode::FullSnapshot, self.position)));
+        messages.into_iter().for_each(|message| self.receive(0, message));
+        self.applier.show();
+    }
+
+    fn heartbeat_with(&mut self, position: u64, checksum: Checksum) {
+        let (source_position, checksum) = (Lsn(position).to_string(), checksum.to_bytes().to_vec());
+        self.receive(0, Message::Heartbeat(Heartbeat { source_position, checksum, ..Heartbeat::default() }));
+        self.applier.show();
+    }
+
+    /// Where the next stream is to go on from.
+    fn open(&mut self) -> Resume {
+        let (answer, mut resume) = tokio::sync::oneshot::channel();
+        self.applier.take(Input::Open(answer));
+        resume.try_recv().unwrap()
+    }
+
+    fn status(&self) -> crate::status::Status {
+        self.applier.shared.health.status.borrow().clone()
+    }
+
+    fn checksum(&self) -> Checksum {
+        self.applier.writer.current().table.as_ref().unwrap().checksum()
+    }
+}
+
+const KEYS: [&str; 3] = ["k", "l", "m"];
+
+/// One wrong cell, a row too few, and a row too many.
+#[test]
+fn a_row_that_is_wrong_is_found_and_all_rows_are_loaded_again() {
+    for canary in Canary::ALL {
+        let mut rig = Rig::new();
+        let (theirs, messages) = keyed(1, &KEYS);
+        rig.load(messages.clone());
+        rig.heartbeat_with(1, theirs);
+        assert_eq!((rig.status().checksum_mismatches, rig.status().checksum_position), (0, Lsn(1)), "{canary:?}");
+        assert!(rig.applier.plant(canary), "{canary:?}");
+        assert_ne!(rig.checksum(), theirs, "{canary:?}");
+        rig.heartbeat_with(1, theirs);
+        assert_eq!(rig.status().checksum_mismatches, 1, "{canary:?}");
+        assert_eq!(rig.open(), Resume { contents_differed: true, ..Resume::default() }, "{canary:?}");
+        assert_ne!(rig.checksum(), theirs, "{canary:?}: what there was is shown until there is something better");
+        rig.load(messages);
+        rig.heartbeat_with(1, theirs);
+        assert_eq!((rig.checksum(), rig.status().checksum_mismatches), (theirs, 1), "{canary:?}");
+        assert!(!rig.open().contents_differed, "{canary:?}");
+    }
+}
+
+#[test]
+fn only_rows_at_the_same_position_are_compared() {
+    let mut rig = Rig::new();
+    let (theirs, messages) = keyed(1, &KEYS);
+    rig.load(messages);
+    rig.position = 1;
+    rig.transaction(0);
+    let (other, _) = keyed(1, &["other"]);
+    rig.heartbeat_with(1, other);
+    assert_eq!((rig.status().checksum_mismatches, rig.status().checksum_position), (0, Lsn(1)), "an older position");
+    rig.heartbeat_with(5, theirs);
+    assert_eq!((rig.status().checksum_mismatches, rig.status().checksum_position), (0, Lsn(5)));
+}
+
+#[test]
+fn what_was_applied_and_is_not_shown_yet_is_compared() {
+    let mut rig = Rig::new();
+    let (_, messages) = keyed(1, &KEYS);
+    rig.load(messages);
+    let (theirs, _) = keyed(2, &["k", "l", "m", "n"]);
+    rig.receive(0, Message::Batch(crate::fixtures::batch(2, &["n"])));
+    rig.heartbeat_with(2, theirs);
+    assert_eq!((rig.status().checksum_mismatches, rig.status().checksum_position), (0, Lsn(2)));
+}
+
+/// Rows that are wrong as they come are not shown, unless that is how the server always sends them.
+#[test]
+fn a_snapshot_without_its_checksum_is_refused_once() {
+    let mut rig = Rig::new();
+    let (right, messages) = keyed(1, &KEYS);
+    rig.load(messages);
+    let (wrong, mut other) = keyed(1, &["k", "x"]);
+    let Message::SnapshotEnd(end) = &mut other[2] else { panic!("the last message ends it") };
+    end.checksum = right.to_bytes().to_vec();
+    rig.load(other.clone());
+    assert_eq!((rig.checksum(), rig.status().checksum_mismatches), (right, 1), "the old rows stay");
+    assert!(rig.open().contents_differed);
+    rig.load(other);
+    assert_eq!((rig.checksum(), rig.status().checksum_mismatches), (wrong, 2), "better than none for ever");
+    rig.heartbeat_with(1, right);
+    assert_eq!(rig.status().checksum_mismatches, 2, "it was said");
+    *rig.now.lock().unwrap() = Duration::from_secs(60);
+    rig.heartbeat_with(1, right);
+    assert_eq!(rig.status().checksum_mismatches, 3, "a minute later it is tried again");
+    assert!(rig.open().contents_differed);
+}
+
+#[test]
+fn a_checksum_of_another_length_breaks_the_protocol() {
+    let mut rig = Rig::new();
+    let (source_position, checksum) = (Lsn(1).to_string(), vec![1, 2, 3]);
+    rig.receive(0, Message::Heartbeat(Heartbeat { source_position, checksum, ..Heartbeat::default() }));
+    assert_eq!(rig.open(), Resume::default());
 }

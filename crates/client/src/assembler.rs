@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use laredo_core::{
-    Change, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError, TableState, Transaction,
+    Change, Checksum, ChecksumError, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError,
+    TableState, Transaction,
 };
 use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
 use laredo_proto::replication::sync_response::Message;
@@ -30,6 +31,8 @@ pub(crate) enum Event {
         sequence: Sequence,
         mark: Option<CommitMark>,
         definition: DefinitionVersion,
+        /// As the sender has it.
+        checksum: Option<Checksum>,
     },
     /// A transaction to apply. From it on rows are of a definition that is known here.
     Transaction {
@@ -41,7 +44,13 @@ pub(crate) enum Event {
     /// A transaction that the state has already. A definition that is known is that of the state.
     Repeated { sequence: Sequence, definition: DefinitionVersion },
     /// The server's time; with a position, everything up to there was sent.
-    Heartbeat { server_time: Option<Timestamp>, position: Option<Lsn>, mark: Option<CommitMark> },
+    Heartbeat {
+        server_time: Option<Timestamp>,
+        position: Option<Lsn>,
+        mark: Option<CommitMark>,
+        /// The checksum of the rows at the position, as the server has it.
+        checksum: Option<Checksum>,
+    },
 }
 
 /// A stream that does not keep to the protocol.
@@ -64,6 +73,9 @@ pub enum ProtocolError {
     /// A position that cannot be one.
     #[error("the server sent a broken position: {0}")]
     Position(#[from] LsnError),
+    /// A checksum that cannot be one.
+    #[error("the server sent a broken checksum: {0}")]
+    Checksum(#[from] ChecksumError),
     /// A snapshot with a row too many or too few.
     #[error("the server's snapshot says it has {expected} rows, but has {found}")]
     SnapshotRows {
@@ -246,9 +258,10 @@ impl Assembler {
             (Some(position), _) | (None, Some(position)) => position,
             (None, None) => Lsn::ZERO,
         };
+        let checksum = Checksum::from_wire(&end.checksum).map_err(|e| AssembleError::Protocol(e.into()))?;
         self.phase = Phase::Live(Live::new(table.schema().clone(), position));
         let (sequence, definition) = (Sequence::from_wire(end.sequence), DefinitionVersion(end.definition));
-        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark, definition })
+        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark, definition, checksum })
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
@@ -356,10 +369,15 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
-    let Heartbeat { server_time, source_position, earlier_source_position, mark, .. } = heartbeat;
+    let Heartbeat { server_time, source_position, earlier_source_position, mark, checksum, .. } = heartbeat;
     // Older servers have the position in the second field alone.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
-    Ok(Event::Heartbeat { server_time: *server_time, position: parse_position(position)?, mark: *mark })
+    Ok(Event::Heartbeat {
+        server_time: *server_time,
+        position: parse_position(position)?,
+        mark: *mark,
+        checksum: Checksum::from_wire(checksum)?,
+    })
 }
 
 /// The commit that a batch ends; nothing where it stands for a span.

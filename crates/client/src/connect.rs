@@ -47,6 +47,9 @@ pub(crate) struct Line {
     pub(crate) health: Arc<Health>,
     pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
     pub(crate) faults: mpsc::UnboundedSender<ReplicaError>,
+    /// It keeps nobody waiting who waits for the last sender to go.
+    #[cfg(debug_assertions)]
+    pub(crate) plants: mpsc::WeakUnboundedSender<Input>,
 }
 
 /// Why a replica or a subscription cannot be started.
@@ -97,7 +100,7 @@ impl Connect {
         let endpoint = self.endpoint()?;
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let authorization = authorization.transpose().map_err(|_| StartError::Token)?;
-        let health = Arc::new(Health::new(self.now));
+        let health = Arc::new(Health::new(self.table.clone(), self.now));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (faults, faulty) = mpsc::unbounded_channel();
         let options = Options {
@@ -111,8 +114,18 @@ impl Connect {
             pending_bytes_max: self.pending_bytes_max,
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
         };
+        #[cfg(debug_assertions)]
+        let plants = inputs.downgrade();
         let session = Session::new(options, health.clone(), inputs, faulty);
-        Ok(Line { runtime, session, health, inputs: waiting, faults })
+        Ok(Line {
+            runtime,
+            session,
+            health,
+            inputs: waiting,
+            faults,
+            #[cfg(debug_assertions)]
+            plants,
+        })
     }
 
     fn endpoint(&self) -> Result<Endpoint, StartError> {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncHandshake, SyncMode};
 use tokio::sync::watch;
 
@@ -12,13 +13,15 @@ pub(crate) type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
 /// What is known of a session, for those who ask.
 pub(crate) struct Health {
+    /// The table, for the log.
+    pub(crate) table: TableName,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) now: Clock,
 }
 
 impl Health {
-    pub(crate) fn new(now: Clock) -> Health {
-        Health { status: watch::Sender::default(), now }
+    pub(crate) fn new(table: TableName, now: Clock) -> Health {
+        Health { table, status: watch::Sender::default(), now }
     }
 
     /// A stream is open.
@@ -55,6 +58,20 @@ impl Health {
     /// A full snapshot took the place of another state.
     pub(crate) fn resynced(&self) {
         self.status.send_modify(|status| status.resyncs += 1);
+    }
+
+    /// The rows at this position have the server's checksum.
+    pub(crate) fn agrees(&self, position: Lsn) {
+        self.status.send_if_modified(|status| {
+            status.checksum_position = position;
+            // It comes several times a second: nobody is woken for it.
+            false
+        });
+    }
+
+    /// They have not.
+    pub(crate) fn differs(&self) {
+        self.status.send_modify(|status| status.checksum_mismatches += 1);
     }
 
     /// Nothing will come any more.

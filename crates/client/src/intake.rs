@@ -7,12 +7,15 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use laredo_core::{Change, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction};
+use laredo_core::{
+    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction,
+};
 use laredo_proto::replication::{CommitMark, SourceIdentity, SyncHandshake, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::assembler::{AssembleError, Assembler, Event};
+use crate::comparison::{Comparison, Verdict};
 use crate::health::Health;
 use crate::incoming::{Incoming, newer};
 use crate::status::ReplicaError;
@@ -27,6 +30,9 @@ pub(crate) enum Input {
     Beside(oneshot::Sender<Resume>),
     /// A message, when it was received, and its share of the bytes that may wait.
     Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
+    /// A test wants a row to be wrong. Answered with whether it is.
+    #[cfg(debug_assertions)]
+    Plant(laredo_core::Canary, oneshot::Sender<bool>),
 }
 
 /// Where a stream may go on from.
@@ -42,6 +48,8 @@ pub(crate) struct Resume {
     pub(crate) mark: Option<CommitMark>,
     /// The definition that the rows are of.
     pub(crate) definition: DefinitionVersion,
+    /// All rows are asked for because those that there are have the wrong checksum.
+    pub(crate) contents_differed: bool,
 }
 
 /// What there is to do for whoever keeps the table.
@@ -56,9 +64,17 @@ pub(crate) enum Taken {
     /// What to apply; once it is, [`Intake::applied`] is to be called.
     Transaction { transaction: Transaction, reached: Reached },
     /// Everything up to this position has come, which was all that the server had at this moment. [`Intake::moved`] is to be called.
-    Current { position: Lsn, at: Instant, mark: Option<CommitMark> },
+    /// With the server's checksum of the rows there, [`Intake::compare`] is, too.
+    Current { position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum> },
     /// The stream was given up, and with it the table if that `starts_over`.
     GivenUp { starts_over: bool },
+}
+
+/// A position up to which a heartbeat says that everything was sent, and what it says of the rows there.
+struct SentPosition {
+    position: Lsn,
+    mark: Option<CommitMark>,
+    checksum: Option<Checksum>,
 }
 
 /// Where a table is to which a transaction was applied.
@@ -87,6 +103,9 @@ pub(crate) struct Intake {
     opened: Option<Box<SyncHandshake>>,
     /// The stream's own state, while it is older than what was shown.
     incoming: Option<Box<Incoming>>,
+    comparison: Comparison,
+    /// The rows were found to be wrong, and no others have come yet.
+    contents_differed: bool,
     started: Instant,
     transit: Transit,
     taken: VecDeque<Taken>,
@@ -108,6 +127,8 @@ impl Intake {
             shown: Lsn::ZERO,
             opened: None,
             incoming: None,
+            comparison: Comparison::default(),
+            contents_differed: false,
             transit: Transit::default(),
             taken: VecDeque::new(),
         }
@@ -141,6 +162,9 @@ impl Intake {
                 self.answer(answer);
             }
             Input::Beside(answer) => self.answer(answer),
+            // Whoever keeps the rows does it.
+            #[cfg(debug_assertions)]
+            Input::Plant(..) => {}
             Input::Message(message, received, _share) => {
                 let is_handshake = matches!(message.message, Some(sync_response::Message::Handshake(_)));
                 if self.opened.is_some() || is_handshake {
@@ -197,6 +221,34 @@ impl Intake {
         self.give_up(error, true);
     }
 
+    /// Compares the checksum of the rows at a position with the server's. Returns whether they are given up, to be loaded again.
+    pub(crate) fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        let verdict = self.comparison.judge(ours == theirs, (self.health.now)());
+        let table = &self.health.table;
+        match verdict {
+            Verdict::Same => self.health.agrees(position),
+            Verdict::Known => {}
+            Verdict::Tolerated(pause) => {
+                self.health.differs();
+                let pause_s = pause.as_secs();
+                tracing::error!(
+                    %table, %position, %ours, %theirs, pause_s,
+                    "the rows differ from the server's again, though they were loaded again; they are served meanwhile"
+                );
+            }
+            Verdict::LoadAgain => {
+                self.health.differs();
+                tracing::error!(
+                    %table, %position, %ours, %theirs,
+                    "the rows differ from the server's, by the checksums at one position; all are loaded again"
+                );
+                self.contents_differed = true;
+                self.start_over(ReplicaError::Contents { position, ours, theirs });
+            }
+        }
+        verdict == Verdict::LoadAgain
+    }
+
     /// The status says so once the table has what the server had when the stream began.
     pub(crate) fn note_ready(&self) {
         let is_live = self.assembler.is_live() && self.incoming.is_none();
@@ -211,8 +263,9 @@ impl Intake {
 
     fn answer(&self, answer: oneshot::Sender<Resume>) {
         let resume = self.schema.as_ref().map(|_| self.resume.clone());
+        let nowhere = || Resume { contents_differed: self.contents_differed, ..Resume::default() };
         // Where nobody waits for the answer any more, the session is being stopped.
-        let _ = answer.send(resume.unwrap_or_default());
+        let _ = answer.send(resume.unwrap_or_else(nowhere));
     }
 
     fn message(&mut self, message: SyncResponse, received: Instant) {
@@ -220,8 +273,11 @@ impl Intake {
         match self.assembler.feed(message, state) {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
-            Ok(Event::Snapshot { table, position, sequence, mark, definition }) => {
-                self.receive(Incoming::new(table, position, sequence, mark, definition));
+            Ok(Event::Snapshot { table, position, sequence, mark, definition, checksum }) => {
+                let ours = table.checksum();
+                if !checksum.is_some_and(|theirs| self.compare(position, ours, theirs)) {
+                    self.receive(Incoming::new(table, position, sequence, mark, definition));
+                }
             }
             Ok(Event::Transaction { transaction, sequence, mark, definition }) => {
                 self.transaction(transaction, (sequence, definition), mark);
@@ -233,8 +289,9 @@ impl Intake {
                     self.redefined(definition);
                 }
             },
-            Ok(Event::Heartbeat { server_time, position, mark }) => {
-                self.heartbeat((position, mark), server_time, received);
+            Ok(Event::Heartbeat { server_time, position, mark, checksum }) => {
+                let sent = position.map(|position| SentPosition { position, mark, checksum });
+                self.heartbeat(sent, server_time, received);
             }
             Err(AssembleError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
             Err(AssembleError::Encoding) => self.give_up(ReplicaError::Encoding, false),
@@ -310,6 +367,7 @@ impl Intake {
         self.redefined(definition);
         self.shown = position;
         self.schema = Some(table.schema().clone());
+        self.contents_differed = false;
         self.taken.push_back(Taken::State { table, position, committed_at });
     }
 
@@ -336,23 +394,20 @@ impl Intake {
 
     /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the table's
     /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
-    fn heartbeat(
-        &mut self,
-        (position, mark): (Option<Lsn>, Option<CommitMark>),
-        server_time: Option<Timestamp>,
-        received: Instant,
-    ) {
+    fn heartbeat(&mut self, sent: Option<SentPosition>, server_time: Option<Timestamp>, received: Instant) {
         let since_start = received.saturating_duration_since(self.started);
         let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
-        let Some(position) = position.filter(|_| self.assembler.is_live()) else { return };
+        let Some(SentPosition { position, mark, checksum }) = sent.filter(|_| self.assembler.is_live()) else { return };
         if let Some(incoming) = &mut self.incoming {
             incoming.moved(position, mark);
             self.reveal();
         }
         if self.incoming.is_none() {
             let at = received.checked_sub(excess).unwrap_or(self.started);
-            let mark = mark.filter(|_| position >= self.resume.position);
-            self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at, mark });
+            // What is newer than the heartbeat's position has another checksum, and another newest commit.
+            let is_newest = position >= self.resume.position;
+            let (mark, checksum) = (mark.filter(|_| is_newest), checksum.filter(|_| is_newest));
+            self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at, mark, checksum });
         }
     }
 

@@ -73,7 +73,14 @@
 //!             }
 //!         }
 //!         SubscriptionEvent::Resumed { position, .. } => println!("goes on from {position}"),
-//!         SubscriptionEvent::Current { position, at } => println!("{:?} ago {position} was all there was", at.elapsed()),
+//!         SubscriptionEvent::Current { position, at, checksum } => {
+//!             println!("{:?} ago {position} was all there was", at.elapsed());
+//!             if let (Some(table), Some(theirs)) = (&state, checksum)
+//!                 && subscription.compare(position, table.checksum(), theirs)
+//!             {
+//!                 state = None;
+//!             }
+//!         }
 //!         SubscriptionEvent::Ended { reason } => return Err(reason.into()),
 //!     }
 //! }
@@ -84,6 +91,7 @@ mod activity;
 mod applier;
 mod assembler;
 mod changes;
+mod comparison;
 mod connect;
 #[cfg(test)]
 mod fixtures;
@@ -109,7 +117,9 @@ pub use assembler::ProtocolError;
 pub use changes::{CommittedTransaction, Lagged, ListenerHandle, RowChange, Transactions};
 pub use connect::StartError;
 pub use key::{KeyError, KeyValue, KeyValues, Sql};
-pub use laredo_core::{Cell, Change, Column, CommitTime, Lsn, Schema, StateError, TableName, TableState, Transaction};
+pub use laredo_core::{
+    Cell, Change, Checksum, Column, CommitTime, Lsn, Schema, StateError, TableName, TableState, Transaction,
+};
 pub use laredo_proto::replication::{SourceIdentity, SyncMode, TimelineSwitch};
 pub use postgres_types;
 pub use predicate::{Predicate, PredicateValue};

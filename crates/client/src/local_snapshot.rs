@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use laredo_core::{DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
+use laredo_core::{Checksum, DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
@@ -47,6 +47,8 @@ pub(crate) struct Saved<T> {
 pub(crate) struct Rows {
     pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
     pub(crate) rows: Vec<Tuple>,
+    /// As the state has it.
+    pub(crate) checksum: Checksum,
 }
 
 /// Why a file is of no use.
@@ -109,6 +111,9 @@ impl LocalSnapshot {
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
                 Ok(Event::Opened(handshake)) => opened = Some(handshake),
+                Ok(Event::Snapshot { table, checksum, .. }) if checksum.is_some_and(|sum| sum != table.checksum()) => {
+                    return Err(damaged("its rows do not have the checksum that was saved with them"));
+                }
                 Ok(Event::Snapshot { table, position, sequence, mark, .. }) => {
                     loaded = Some((*table, position, sequence));
                     newest = mark;
@@ -128,7 +133,8 @@ impl LocalSnapshot {
         let sequence = (sequence != Sequence::default()).then_some(sequence);
         let SyncHandshake { instance_id, source, definition, .. } = *handshake;
         let definition = DefinitionVersion(definition);
-        let resume = Resume { instance_id, sequence, position, source, mark: newest, definition };
+        let (mark, contents_differed) = (newest, false);
+        let resume = Resume { instance_id, sequence, position, source, mark, definition, contents_differed };
         Ok(Saved { table, resume, at_head })
     }
 
@@ -150,8 +156,9 @@ impl LocalSnapshot {
     }
 
     fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
-        let Saved { table: Rows { schema: of, rows }, resume, at_head } = saved;
-        let Resume { instance_id, sequence, position, source, mark, definition } = resume;
+        let Saved { table: Rows { schema: of, rows, checksum }, resume, at_head } = saved;
+        // Rows that differed from the server's are not saved.
+        let Resume { instance_id, sequence, position, source, mark, definition, contents_differed: _ } = resume;
         let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -189,8 +196,8 @@ impl LocalSnapshot {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        let (rows_sent, mark) = (count, *mark);
-        let end = SnapshotEnd { sequence, rows_sent, source_position, mark, ..SnapshotEnd::default() };
+        let (rows_sent, mark, checksum) = (count, *mark, checksum.to_bytes().to_vec());
+        let end = SnapshotEnd { sequence, rows_sent, source_position, checksum, mark, ..SnapshotEnd::default() };
         say(&mut bytes, Said::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
         say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));

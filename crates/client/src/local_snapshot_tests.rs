@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, DefinitionVersion, KeyColumns, Lsn, Schema, TupleBuf};
+use laredo_core::{Cell, Checksum, Column, DefinitionVersion, KeyColumns, Lsn, Schema, TupleBuf};
 use laredo_proto::replication::{CommitMark, SourceIdentity};
 use proptest::prelude::*;
 
@@ -31,8 +31,10 @@ fn rows(texts: &[Option<Vec<u8>>]) -> Vec<Tuple> {
 }
 
 fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
+    let sum = |sum: Checksum, row: &Tuple| sum.plus(Checksum::of_row(row.as_ref()));
+    let checksum = rows.iter().fold(Checksum::default(), sum);
     Saved {
-        table: Rows { schema: schema(), rows },
+        table: Rows { schema: schema(), rows, checksum },
         resume: Resume {
             position: Lsn(0x300),
             sequence: Some(Sequence(7)),
@@ -40,6 +42,7 @@ fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
             mark: Some(CommitMark { end: 5, xid: 7, committed_at_us: 9, scope: 3 }),
             source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
             definition: DefinitionVersion(9),
+            ..Resume::default()
         },
         at_head: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
     }
@@ -124,6 +127,23 @@ fn a_file_that_was_cut_or_changed_anywhere_is_set_aside() {
         }
     }
     assert!(place.load(&[whole.as_slice(), b"more"].concat()).is_none());
+}
+
+/// Rows that were wrong in memory are saved without a flaw that the file's own checksum could find.
+#[test]
+fn rows_without_the_checksum_of_their_state_are_set_aside() {
+    let right = || saved(rows(&[Some(b"a".to_vec()), Some(b"b".to_vec()), None]));
+    for canary in laredo_core::Canary::ALL {
+        let mut table = TableState::new(schema(), &[], 0).unwrap();
+        right().table.rows.into_iter().for_each(|row| drop(table.put(row)));
+        assert!(table.plant(canary));
+        let place = Place::new();
+        let mut wrong = right();
+        wrong.table.rows = table.rows().cloned().collect();
+        place.file.save(&wrong).unwrap();
+        assert!(place.file.load(&[]).is_none(), "{canary:?}");
+        assert_eq!(place.names(), ["cache.unusable"], "{canary:?}");
+    }
 }
 
 #[test]

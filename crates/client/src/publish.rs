@@ -265,6 +265,14 @@ impl Writer {
         back.filter(|_| !self.unpublished.is_empty())
     }
 
+    /// The state to which everything was applied, whether it is shown or not.
+    pub(crate) fn newest(&self) -> Arc<Side> {
+        match &self.back {
+            Some(back) if !self.unpublished.is_empty() => back.clone(),
+            _ => self.current().clone(),
+        }
+    }
+
     /// Shows what was applied. Never waits.
     pub(crate) fn publish(&mut self) {
         if !self.unpublished.is_empty()

@@ -41,6 +41,8 @@ struct Inner {
     shared: Arc<Shared>,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
+    #[cfg(debug_assertions)]
+    plants: tokio::sync::mpsc::WeakUnboundedSender<crate::intake::Input>,
 }
 
 /// What a replica shall be.
@@ -159,6 +161,16 @@ impl Replica {
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.inner.shared.health.status.subscribe()
+    }
+
+    /// Makes one row of the copy wrong, for tests that show that it is found out. Returns false where no row allows it, or where the
+    /// replica has stopped. Not in release builds.
+    #[doc(hidden)]
+    #[cfg(debug_assertions)]
+    pub async fn plant(&self, canary: laredo_core::Canary) -> bool {
+        let (answer, planted) = tokio::sync::oneshot::channel();
+        let Some(inputs) = self.inner.plants.upgrade() else { return false };
+        inputs.send(crate::intake::Input::Plant(canary, answer)).is_ok() && planted.await.unwrap_or(false)
     }
 
     /// Ends the stream, for all clones, and saves the local snapshot if there is to be one. They go on serving what they have.
@@ -301,7 +313,10 @@ impl ReplicaBuilder {
         }
         let filters: Vec<_> = self.filters.into_iter().map(Predicate::into_wire).collect();
         let request = session::request(&self.connect.table, &filters);
-        let Line { runtime, session, health, inputs, faults } = self.connect.line(filters)?;
+        let line = self.connect.line(filters)?;
+        #[cfg(debug_assertions)]
+        let plants = line.plants.clone();
+        let Line { runtime, session, health, inputs, faults, .. } = line;
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
         let front = Front::new(Side::empty(Arc::new(Layout::new(Arc::new(nothing)))));
         let shared = Arc::new(Shared::new(front, Hub::new(self.pending_changes_max), health));
@@ -314,7 +329,14 @@ impl ReplicaBuilder {
         std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
-        Ok(Replica { inner: Arc::new(Inner { shared, _stop_when_dropped: stop.clone().drop_guard(), stop }) })
+        let inner = Inner {
+            shared,
+            _stop_when_dropped: stop.clone().drop_guard(),
+            stop,
+            #[cfg(debug_assertions)]
+            plants,
+        };
+        Ok(Replica { inner: Arc::new(inner) })
     }
 }
 

@@ -279,6 +279,8 @@ impl Dialer {
             source: resume.source,
             mark: resume.mark,
             definition: resume.definition.0,
+            wants_checksums: true,
+            contents_differed: resume.contents_differed,
             ..request(&self.options.table, &self.options.filters)
         }
     }

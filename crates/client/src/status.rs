@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_core::{Lsn, StateError, TableName};
+use laredo_core::{Checksum, Lsn, StateError, TableName};
 use laredo_proto::replication::SyncMode;
 
 use crate::assembler::ProtocolError;
@@ -28,6 +28,10 @@ pub struct Status {
     pub position: Lsn,
     /// Rows now; zero for a subscription, which keeps none.
     pub rows: usize,
+    /// The newest position at which the rows were found to have the server's checksum; zero before the first.
+    pub checksum_position: Lsn,
+    /// Times that the rows did not have the server's checksum. Each is an error in the log, and a reason to load all rows again.
+    pub checksum_mismatches: u64,
     /// What ended the newest stream or kept one from being opened; `None` since the last one was.
     pub error: Option<ReplicaError>,
     /// The newest error there ever was.
@@ -81,6 +85,16 @@ pub enum ReplicaError {
     Schema {
         /// The client's position.
         position: Lsn,
+    },
+    /// The rows do not have the checksum that the server sent for their position.
+    #[error("at {position} this client's rows have the checksum {ours} and the server's have {theirs}")]
+    Contents {
+        /// The client's position, which the server's checksum is of.
+        position: Lsn,
+        /// The checksum of the client's rows.
+        ours: Checksum,
+        /// The server's.
+        theirs: Checksum,
     },
     /// The declared indexes do not fit the table.
     #[error("{0}; change the columns given to the replica's builder")]

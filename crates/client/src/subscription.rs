@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use laredo_core::{DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
 use laredo_proto::replication::SourceIdentity;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -84,6 +84,9 @@ pub enum SubscriptionEvent {
         position: Lsn,
         /// The moment.
         at: Instant,
+        /// The checksum of the server's rows at the position, where it sent one: compare it with that of the consumer's rows, and say by
+        /// [`Subscription::compare`] what that is.
+        checksum: Option<Checksum>,
     },
     /// Nothing will come any more, nor will ever again. It is not for want of a server.
     Ended {
@@ -122,6 +125,13 @@ impl Subscription {
     /// What came does not fit the consumer's state: it is of no use any more, and all rows come anew.
     pub fn start_over(&mut self, error: StateError) {
         self.intake.start_over(error.into());
+    }
+
+    /// Compares the checksum of the consumer's rows at a position with the server's, as a [`SubscriptionEvent::Current`] brought it. Where they
+    /// differ it is logged and counted. Returns true where the consumer's rows are to be dropped, for all come again; where that
+    /// helped nothing lately, they are not asked for again so soon.
+    pub fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        self.intake.compare(position, ours, theirs)
     }
 
     /// How it is doing. [`Status::last_error`] says why nothing comes; [`Status::position`] is that of what was handed out.
@@ -166,9 +176,9 @@ impl Subscription {
                 self.intake.applied(reached);
                 SubscriptionEvent::Transaction(transaction)
             }
-            Taken::Current { position, at, mark } => {
+            Taken::Current { position, at, mark, checksum } => {
                 self.intake.moved(position, mark);
-                SubscriptionEvent::Current { position, at }
+                SubscriptionEvent::Current { position, at, checksum }
             }
         };
         Some(event)
@@ -260,7 +270,7 @@ impl SubscriptionBuilder {
     /// When the address is none, or there is no runtime for it.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
-        let Line { runtime, session, health, inputs, faults } = self.connect.line(Vec::new())?;
+        let Line { runtime, session, health, inputs, faults, .. } = self.connect.line(Vec::new())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
         Ok(Subscription::new(table, health, inputs, faults, self.resume, stop))

@@ -29,7 +29,7 @@ impl Rig {
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (faulty, faults) = mpsc::unbounded_channel();
         let (table, stop) = (TableName::new("public", "t"), CancellationToken::new());
-        let health = Arc::new(Health::new(clock));
+        let health = Arc::new(Health::new(table.clone(), clock));
         let subscription = Subscription::new(table, health, waiting, faulty, resume, stop);
         Rig { subscription, inputs, faults, started, now }
     }
@@ -102,7 +102,7 @@ impl Rig {
             SubscriptionEvent::Transaction(transaction) => {
                 format!("{} more at {}", transaction.changes.len(), transaction.position)
             }
-            SubscriptionEvent::Current { position, at } => {
+            SubscriptionEvent::Current { position, at, .. } => {
                 format!("all at {position} as of {}", at.saturating_duration_since(self.started).as_secs())
             }
             SubscriptionEvent::Ended { .. } => "ended".to_owned(),

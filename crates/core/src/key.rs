@@ -57,6 +57,17 @@ impl KeyColumns {
         Key::new(self.cells_of(row))
     }
 
+    /// Returns a row's key as a row of its cells, without a copy where they are the row's first ones in order.
+    #[must_use]
+    pub fn key_in<'a>(&self, row: TupleRef<'a>, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
+        if self.0.iter().enumerate().all(|(place, column)| place == *column) {
+            return row.leading(self.0.len());
+        }
+        scratch.clear();
+        self.cells_of(row).for_each(|cell| scratch.push(cell));
+        scratch.as_ref()
+    }
+
     /// Hashes the key of a whole row, the same as [`KeyColumns::hash_key`] of that key.
     pub fn hash_row(&self, hasher: &impl BuildHasher, row: TupleRef<'_>) -> u64 {
         hash_cells(hasher, self.cells_of(row))

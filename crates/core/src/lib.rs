@@ -3,7 +3,11 @@
 //!
 //! Nothing here does I/O, waits, or reads a clock.
 
+mod archived;
+#[cfg(debug_assertions)]
+mod canary;
 mod change;
+mod checksum;
 mod decimal;
 mod definition;
 mod filter;
@@ -16,7 +20,11 @@ mod state;
 mod tuple;
 mod unproject;
 
+pub use archived::ArchivedChecksums;
+#[cfg(debug_assertions)]
+pub use canary::Canary;
 pub use change::{Change, Effect, Transaction};
+pub use checksum::{CHECKSUM_BUCKETS, Checksum, ChecksumBuckets, ChecksumError};
 pub use definition::{DefinitionVersion, DefinitionVersionError};
 pub use filter::{Filter, FilterError, FilterKey, FilterProblem, Match, Pattern, Predicate, Seen};
 pub use key::{Key, KeyColumns};

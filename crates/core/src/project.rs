@@ -62,7 +62,7 @@ use crate::position::Lsn;
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
 pub use form::NestedForm;
-pub(crate) use lenient::is_told_by_hex;
+pub(crate) use lenient::{is_told_by_hex, show_cell};
 pub use lenient::{HexCells, show_row};
 pub use line::JsonRows;
 pub(crate) use shape::{Shape, TextKind, is_object_number};

@@ -105,6 +105,14 @@ impl<'a> TupleRef<'a> {
         self.cells().nth(column).unwrap_or(Cell::Null)
     }
 
+    /// The row of the first `count` cells; the whole row where it has no more.
+    #[must_use]
+    pub fn leading(self, count: usize) -> TupleRef<'a> {
+        let mut cells = self.cells();
+        cells.by_ref().take(count).for_each(drop);
+        TupleRef(self.0.get(..self.0.len() - cells.rest.len()).unwrap_or(self.0))
+    }
+
     /// Whether a large value was left out.
     #[must_use]
     pub fn has_unchanged(self) -> bool {

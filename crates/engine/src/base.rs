@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries};
 
 use crate::journal::{self, Head, InstanceId};
@@ -32,6 +32,8 @@ pub struct Base {
     position: Lsn,
     committed_at: CommitTime,
     mark: CommitMark,
+    /// As the state had it that it was made from, so that clients can tell whether these are that state's rows.
+    checksum: Option<Checksum>,
     schema: Arc<Schema>,
     rows: u64,
     bytes: u64,
@@ -79,10 +81,22 @@ impl Base {
         self.committed_at
     }
 
+    /// The checksum of its rows; `None` where the file that it was read from does not have it.
+    #[must_use]
+    pub fn checksum(&self) -> Option<Checksum> {
+        self.checksum
+    }
+
     /// The state that it shows, as a journal's head.
     #[must_use]
     pub fn head(&self) -> Head {
-        Head { sequence: self.sequence, position: self.position, committed_at: self.committed_at, mark: self.mark }
+        Head {
+            sequence: self.sequence,
+            position: self.position,
+            committed_at: self.committed_at,
+            mark: self.mark,
+            checksum: self.checksum,
+        }
     }
 
     /// The schema of its rows.
@@ -222,10 +236,10 @@ impl BaseWriter {
             self.batch.finish(&BatchHeader::default(), &mut self.buffer);
         }
         self.flush()?;
-        let Head { sequence, position, committed_at, mark } = head;
+        let Head { sequence, position, committed_at, mark, checksum } = head;
         let BaseWriter { target, rows, bytes, .. } = self;
         let (file, kept) = target.finish(head, &schema, rows, bytes)?;
-        Ok(Base { sequence, position, committed_at, mark, schema, rows, bytes, file, kept })
+        Ok(Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
+use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -99,6 +99,8 @@ pub struct Head {
     pub committed_at: CommitTime,
     /// The newest commit of any of the source's tables at or before the position; all zeros where it is unknown.
     pub mark: CommitMark,
+    /// The checksum of the rows that readers have here; `None` where it is unknown.
+    pub checksum: Option<Checksum>,
 }
 
 /// A name that a journal had when an earlier run opened it. Its sequences are this journal's up to `last`.

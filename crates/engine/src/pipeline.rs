@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use laredo_core::{
-    Cell, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema, Seen, TupleBuf, TupleRef,
+    Cell, ChecksumBuckets, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema, Seen,
+    TableState, Tuple, TupleBuf, TupleRef,
 };
 
 use crate::spool::{RawChange, Spool, SpoolEntry};
@@ -46,6 +47,12 @@ impl PipelineOptions {
     /// Returns a text that tells it apart from others; empty where readers get the table as it is.
     pub(crate) fn description(&self) -> String {
         if self.is_plain() { String::new() } else { format!("{:?} {:?}", self.filters, self.transforms) }
+    }
+
+    /// Whether every server makes the same rows of a table, so that their checksums can be compared. An added timestamp is that
+    /// of each server's own copy.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !self.transforms.iter().any(|transform| matches!(transform, Transform::AddTimestamp(_)))
     }
 }
 
@@ -193,6 +200,25 @@ impl Pipeline {
 
     pub(crate) fn has_filter(&self) -> bool {
         !self.filter.is_empty()
+    }
+
+    /// Whether readers get the rows of the state as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filter.is_empty() && self.columns.is_none()
+    }
+
+    /// The checksums of what readers get of a state; `None` where those are the state's own.
+    pub(crate) fn checksums_of(&self, state: &TableState) -> Option<ChecksumBuckets> {
+        if self.is_plain() {
+            return None;
+        }
+        let (mut sums, mut out) = (ChecksumBuckets::default(), TupleBuf::new());
+        for row in state.rows().map(Tuple::as_ref) {
+            if self.classify(None, Some(row)) == Seen::Insert {
+                sums.replace(self.out.key(), None, Some(self.out_row(row, &mut out)));
+            }
+        }
+        Some(sums)
     }
 
     /// What readers see of a change of a state row.

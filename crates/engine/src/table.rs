@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use laredo_core::{
-    CommitMark, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple, TupleBuf, TupleRef, Xid,
+    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple,
+    TupleBuf, TupleRef, Xid,
 };
 use laredo_proto::batch::Action;
 use parking_lot::Mutex;
@@ -26,6 +27,8 @@ use crate::verify::VerifySchedule;
 mod apply;
 mod bases;
 mod begin;
+#[cfg(debug_assertions)]
+mod canary;
 mod copy;
 mod diff;
 mod fork;
@@ -131,6 +134,10 @@ struct Live {
     pipeline: Pipeline,
     writer: JournalWriter,
     known: Known,
+    /// The checksums of what readers get, where that is not the state as it is.
+    shown: Option<ChecksumBuckets>,
+    /// Whether readers are told the checksum.
+    is_compared: bool,
 }
 
 /// What the rows of a state are.
@@ -508,6 +515,10 @@ impl Table {
 
     /// Shows what is known, once per burst of events.
     pub(crate) fn report(&mut self) {
+        #[cfg(debug_assertions)]
+        if let Some(live) = &mut self.live {
+            canary::plant_if_asked(&self.options.request.name, &mut live.state);
+        }
         let mut status = self.status.lock();
         if let Some(live) = &self.live {
             let committed = live.writer.committed();
@@ -542,7 +553,7 @@ impl Live {
         commit: &mut TableCommit,
         mut verification: Option<&mut Verification>,
     ) -> Result<Counts, ApplyError> {
-        let Live { state, pipeline, writer, known } = self;
+        let Live { state, pipeline, writer, known, shown, is_compared } = self;
         writer.begin_commit(commit.mark())?;
         let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
         let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
@@ -550,12 +561,15 @@ impl Live {
             if let Some(verification) = &mut verification {
                 verification.track(commit.xid, pipeline.state().key(), applied);
             }
-            emit(writer, pipeline, applied, &mut scratch)
+            emit(writer, pipeline, applied, &mut scratch, shown.as_mut())
         });
         if let Err(error) = applied {
             writer.abort();
             *known = Known::Nothing;
             return Err(error);
+        }
+        if *is_compared {
+            writer.note_checksum(checksum(state, shown.as_ref()));
         }
         writer.commit()?;
         Ok(counts)
@@ -565,6 +579,11 @@ impl Live {
     fn definition(&self) -> Option<String> {
         (self.known == Known::Source).then(|| self.writer.journal().definition().source)
     }
+}
+
+/// The checksum of what readers get of a state: its own, unless it is kept apart.
+fn checksum(state: &TableState, shown: Option<&ChecksumBuckets>) -> Checksum {
+    shown.map_or_else(|| state.checksum(), ChecksumBuckets::total)
 }
 
 #[derive(Default)]
@@ -607,31 +626,39 @@ struct Scratch {
     key: TupleBuf,
 }
 
-/// Writes what readers see of a change into the journal.
+/// Writes what readers see of a change into the journal, and into the checksums of what they have.
 fn emit(
     writer: &mut JournalWriter,
     pipeline: &Pipeline,
     applied: Applied<'_>,
     scratch: &mut Scratch,
+    shown: Option<&mut ChecksumBuckets>,
 ) -> io::Result<()> {
     let (old, new) = match applied {
         Applied::Truncate => {
+            shown.into_iter().for_each(ChecksumBuckets::clear);
             return writer.push(Action::Truncate, TupleRef::trusted(&[]), None);
         }
         Applied::Row { old, new, .. } => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
     };
     let Scratch { new: new_out, old: old_out, key } = scratch;
-    match (pipeline.classify(old, new), old, new) {
-        (Seen::Insert, _, Some(new)) => writer.push(Action::Insert, pipeline.out_row(new, new_out), None),
-        (Seen::Update, Some(old), Some(new)) => {
-            writer.push(Action::Update, pipeline.out_row(new, new_out), Some(pipeline.out_row(old, old_out)))
-        }
-        (Seen::Delete, Some(old), _) => {
-            let old = pipeline.out_row(old, old_out);
+    let (old, new) = match pipeline.classify(old, new) {
+        Seen::Nothing => return Ok(()),
+        Seen::Insert => (None, new),
+        Seen::Update => (old, new),
+        Seen::Delete => (old, None),
+    };
+    let old = old.map(|old| pipeline.out_row(old, old_out));
+    let new = new.map(|new| pipeline.out_row(new, new_out));
+    shown.into_iter().for_each(|shown| shown.replace(pipeline.out().key(), old, new));
+    match (old, new) {
+        (None, Some(new)) => writer.push(Action::Insert, new, None),
+        (Some(old), Some(new)) => writer.push(Action::Update, new, Some(old)),
+        (Some(old), None) => {
             key.clear();
             pipeline.out().key().cells_of(old).for_each(|cell| key.push(cell));
             writer.push(Action::Delete, key.as_ref(), Some(old))
         }
-        _ => Ok(()),
+        (None, None) => Ok(()),
     }
 }

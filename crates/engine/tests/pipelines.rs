@@ -77,6 +77,8 @@ impl Followed {
         };
         let newcomer = Reader::from_base(&self.journal);
         assert_eq!(newcomer.state.schema(), self.reader.state.schema());
+        let stamped = newcomer.state.schema().columns().iter().any(|column| column.name == "written");
+        assert_eq!(self.journal.head().checksum, (!stamped).then(|| newcomer.state.checksum()));
         assert_eq!(cells(&newcomer), cells(&self.reader), "a newcomer, and one who has followed");
         cells(&newcomer)
     }

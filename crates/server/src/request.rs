@@ -23,6 +23,10 @@ pub(crate) struct Ask {
     pub(crate) resume: ResumeRequest,
     /// Whether it knows the extensions.
     pub(crate) is_ours: bool,
+    /// Whether heartbeats and the end of a snapshot carry the checksum of the contents.
+    pub(crate) wants_checksums: bool,
+    /// Whether it gave its rows up because they did not have a server's checksum.
+    pub(crate) contents_differed: bool,
 }
 
 impl Ask {
@@ -42,7 +46,7 @@ impl Ask {
         let is_ours = !request.accept.is_empty() || !request.instance_id.is_empty() || request.source.is_some();
         let encoding = encoding(&request.accept)?;
         let predicates = request.filters.into_iter().enumerate();
-        let predicates = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        let predicates: Vec<_> = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
         let resume = ResumeRequest {
             instance: request.instance_id,
             sequence: Sequence::from_wire(request.last_known_sequence),
@@ -55,7 +59,19 @@ impl Ask {
             // What the server itself knows is filled in when the stream begins.
             ..ResumeRequest::default()
         };
-        Ok(Ask { client_id: request.client_id, encoding, predicates, resume, is_ours })
+        // Only rows that the client gets as they are have the bytes that are checksummed.
+        let wants_checksums =
+            request.wants_checksums && encoding == RowEncoding::PostgresBinary && predicates.is_empty();
+        let contents_differed = request.contents_differed;
+        Ok(Ask {
+            client_id: request.client_id,
+            encoding,
+            predicates,
+            resume,
+            is_ours,
+            wants_checksums,
+            contents_differed,
+        })
     }
 }
 

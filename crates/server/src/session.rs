@@ -61,6 +61,8 @@ struct Start {
     is_another_history: bool,
 }
 
+/// The reason of a snapshot for a client that found its rows to be wrong.
+const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
 /// How often a table that is being waited for is asked whether it has failed.
 const FAILURE_CHECKS: u32 = 20;
 
@@ -148,6 +150,11 @@ impl Session {
 
     /// Decides where the stream begins, and waits where the client is ahead.
     async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
+        if self.ask.contents_differed {
+            let (table, client_id) = (self.table.name(), &self.ask.client_id);
+            tracing::error!(%table, client_id, "a client's rows differed from the checksum; it gets all rows again");
+            return Ok(self.full(journal, CONTENTS_DIFFERED));
+        }
         let history = self.table.handle().history();
         let mut request = self.ask.resume.clone();
         let issuer = InstanceId::parse_snapshot_id(&self.ask.resume.snapshot_id).map_or("", |(instance, _)| instance);

@@ -1,48 +1,85 @@
 //! What an object's entries make of a table.
 
-use laredo_core::{TableState, Tuple};
+use laredo_core::{ArchivedChecksums, Checksum, ProjectError};
 
+use super::contents::CheckedTable;
 use super::object::Entries;
 use crate::format::{FormatError, ReadChange};
 
 /// Puts a snapshot's rows into a table, and tells how many keys they have.
-pub(super) fn fill(mut table: TableState, entries: &mut Entries<'_>) -> Result<(TableState, u64), FormatError> {
+pub(super) fn fill(mut table: CheckedTable, entries: &mut Entries<'_>) -> Result<(CheckedTable, u64), FormatError> {
     while let Some(row) = entries.row()? {
-        table.put(row);
+        table.put(row)?;
     }
     let count = table.len() as u64;
     Ok((table, count))
 }
 
-/// Does what a diff says, and tells how many changes it has.
-///
-/// Other writers put the changes in any order, one for each key: a TRUNCATE goes before all of them wherever it stands. An update from a row
-/// of another key, which ours are not, takes that row away, before another one may come to its place.
-pub(super) fn change(mut table: TableState, entries: &mut Entries<'_>) -> Result<(TableState, u64), FormatError> {
-    let mut changes = Vec::new();
-    while let Some(change) = entries.change()? {
-        changes.push(change);
-    }
-    if changes.contains(&ReadChange::Truncate) {
-        table.clear();
-    }
-    for change in &changes {
-        if let ReadChange::Move { from, .. } = change {
-            remove(&mut table, from);
-        }
-    }
-    let count = changes.len() as u64;
-    for change in changes {
-        match change {
-            ReadChange::Truncate => {}
-            ReadChange::Put(row) | ReadChange::Move { to: row, .. } => drop(table.put(row)),
-            ReadChange::Delete(row) => remove(&mut table, &row),
-        }
-    }
-    Ok((table, count))
+/// The changes of a diff.
+pub(super) struct Changes(Vec<ReadChange>);
+
+/// The same for the changes of one diff, whichever format they were read from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ChangesDigest {
+    pub(super) truncates: u64,
+    rows: Checksum,
+    gone: Checksum,
 }
 
-fn remove(table: &mut TableState, like: &Tuple) {
-    let key = table.schema().key().key_of(like.as_ref());
-    table.remove(key.as_ref());
+impl Changes {
+    pub(super) fn read(entries: &mut Entries<'_>) -> Result<Changes, FormatError> {
+        let mut changes = Vec::new();
+        while let Some(change) = entries.change()? {
+            changes.push(change);
+        }
+        Ok(Changes(changes))
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// # Errors
+    /// When a row has what is no value of its column.
+    pub(super) fn digest(&self, sums: &ArchivedChecksums) -> Result<ChangesDigest, ProjectError> {
+        let mut digest = ChangesDigest::default();
+        for change in &self.0 {
+            match change {
+                ReadChange::Truncate => digest.truncates += 1,
+                ReadChange::Put(row) => digest.rows = digest.rows.plus(sums.of_row(row.as_ref())?),
+                ReadChange::Move { from, to } => {
+                    digest.rows = digest.rows.plus(sums.of_row(to.as_ref())?);
+                    digest.gone = digest.gone.plus(sums.of_row(from.as_ref())?);
+                }
+                ReadChange::Delete(row) => digest.gone = digest.gone.plus(sums.of_row(row.as_ref())?),
+            }
+        }
+        Ok(digest)
+    }
+
+    /// Does what a diff says.
+    ///
+    /// Other writers put the changes in any order, one for each key: a TRUNCATE goes before all of them wherever it stands. An update from
+    /// a row of another key, which ours are not, takes that row away, before another one may come to its place.
+    ///
+    /// # Errors
+    /// When a row has what is no value of its column.
+    pub(super) fn apply_to(self, mut table: CheckedTable) -> Result<CheckedTable, ProjectError> {
+        if self.0.contains(&ReadChange::Truncate) {
+            table.clear();
+        }
+        for change in &self.0 {
+            if let ReadChange::Move { from, .. } = change {
+                table.remove(from)?;
+            }
+        }
+        for change in self.0 {
+            match change {
+                ReadChange::Truncate => {}
+                ReadChange::Put(row) | ReadChange::Move { to: row, .. } => table.put(row)?,
+                ReadChange::Delete(row) => table.remove(&row)?,
+            }
+        }
+        Ok(table)
+    }
 }

@@ -1,11 +1,14 @@
 //! Whether an archive is whole.
 
-use laredo_core::TableState;
+use std::sync::Arc;
 
-use super::apply::fill;
+use laredo_core::{ArchivedChecksums, Checksum, Schema};
+
+use super::apply::{Changes, ChangesDigest, fill};
+use super::contents::CheckedTable;
 use super::object::{Entries, read};
 use super::{Archive, ReadError, ReadProgress};
-use crate::format::FormatError;
+use crate::format::Format;
 use crate::manifest::{Artifact, Kind};
 
 /// Something that is wrong with an archive.
@@ -18,37 +21,102 @@ pub struct Damage {
     pub error: ReadError,
 }
 
+/// The rows at an artifact's end, as far as its epoch could be read.
+struct EpochRows {
+    table: CheckedTable,
+    /// What the manifest says beyond the checksum of these rows. Nothing, unless an earlier artifact was wrong: each is judged by
+    /// what it changes, so that one that is wrong does not make all others wrong.
+    offset: Checksum,
+}
+
+/// An object that was read.
+struct ReadObject {
+    /// The rows then, if it led there from rows that were known.
+    rows: Option<EpochRows>,
+    /// Of a diff.
+    digest: ChangesDigest,
+}
+
 impl Archive {
-    /// Reads every object to its end and compares it with the manifest, whose own rules were checked when it was opened. What is wrong
-    /// comes as it is found; nothing is where the archive is whole.
+    /// Reads every object to its end and compares it with the manifest, whose own rules were checked when it was opened: its bytes, its
+    /// entries, and the checksum of the rows that it leads to. What is wrong comes as it is found; nothing is where the archive is
+    /// whole.
     pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(Damage)) {
+        let mut rows = None;
         for (number, artifact) in self.manifest.artifacts.iter().enumerate() {
             let mut damage = |error| found(Damage { artifact: number, error });
             if let Err(error) = self.format_of(artifact) {
                 damage(error);
             }
-            for format in artifact.known_formats() {
-                let schema = match self.schema(std::slice::from_ref(artifact)).await {
-                    Ok(schema) => schema,
+            let mut before: Option<EpochRows> = rows.take();
+            let mut formats = artifact.known_formats().peekable();
+            if formats.peek().is_none() {
+                continue;
+            }
+            let schema = match self.schema(std::slice::from_ref(artifact)).await {
+                Ok(schema) => schema,
+                Err(error) => {
+                    damage(error);
+                    continue;
+                }
+            };
+            // Where the manifest does not name the columns, artifacts may have different ones.
+            before = before.filter(|before| *before.table.schema() == schema);
+            let mut first = None;
+            for format in formats {
+                let read = self.verify_object(artifact, format, schema.clone(), before.take(), progress).await;
+                let ReadObject { rows: after, digest } = match read {
+                    Ok(read) => read,
                     Err(error) => {
                         damage(error);
-                        break;
+                        continue;
                     }
                 };
-                let (kind, like) = (artifact.kind, schema.clone());
-                let all = move |entries: &mut Entries<'_>| match kind {
-                    // A schema without indexes cannot lack an index's column.
-                    Kind::Snapshot => {
-                        let table = TableState::new(like, &[], 0).expect("there are no indexes");
-                        Ok(((), fill(table, entries)?.1))
-                    }
-                    Kind::Diff => Ok(((), counted(entries)?)),
-                };
-                if let Err(error) = read(self, artifact, format, schema, progress, all).await {
-                    damage(error);
+                if *first.get_or_insert(digest) != digest {
+                    damage(ReadError::Formats { at: self.object_uri(artifact, format) });
                 }
+                let Some(EpochRows { table, offset }) = after else { continue };
+                let (is_right, offset) = judge(artifact.checksum, table.checksum(), offset);
+                if !is_right {
+                    let expected = artifact.checksum.unwrap_or_default();
+                    let at = self.object_uri(artifact, format);
+                    damage(ReadError::Contents { at, expected, found: table.checksum() });
+                }
+                rows.get_or_insert(EpochRows { table, offset });
             }
         }
+    }
+
+    async fn verify_object(
+        &self,
+        artifact: &Artifact,
+        format: Format,
+        schema: Arc<Schema>,
+        before: Option<EpochRows>,
+        progress: &ReadProgress,
+    ) -> Result<ReadObject, ReadError> {
+        let (kind, of) = (artifact.kind, schema.clone());
+        let all = move |entries: &mut Entries<'_>| match kind {
+            Kind::Snapshot => {
+                let (table, count) = fill(CheckedTable::new(of), entries)?;
+                let rows = EpochRows { table, offset: Checksum::default() };
+                Ok((ReadObject { rows: Some(rows), digest: ChangesDigest::default() }, count))
+            }
+            Kind::Diff => {
+                let changes = Changes::read(entries)?;
+                let (count, digest) = (changes.count(), changes.digest(&ArchivedChecksums::new(of))?);
+                let rows = match before {
+                    Some(EpochRows { table, offset }) => {
+                        // Nothing of the rows before is left behind a truncate.
+                        let offset = if digest.truncates == 0 { offset } else { Checksum::default() };
+                        Some(EpochRows { table: changes.apply_to(table)?, offset })
+                    }
+                    None => None,
+                };
+                Ok((ReadObject { rows, digest }, count))
+            }
+        };
+        read(self, artifact, format, schema, progress, all).await
     }
 
     /// Bytes that [`Archive::verify`] reads.
@@ -59,10 +127,10 @@ impl Archive {
     }
 }
 
-fn counted(entries: &mut Entries<'_>) -> Result<u64, FormatError> {
-    let mut count = 0;
-    while entries.change()?.is_some() {
-        count += 1;
+/// Whether rows are those of an artifact, and the offset behind it.
+fn judge(stated: Option<Checksum>, found: Checksum, offset: Checksum) -> (bool, Checksum) {
+    match stated {
+        None => (true, offset),
+        Some(stated) => (stated == found.plus(offset), stated.minus(found)),
     }
-    Ok(count)
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction};
+use laredo_core::{
+    ArchivedChecksums, Change, Checksum, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction,
+};
 
 use super::Plan;
 use super::job::Job;
 use crate::manifest::SourceId;
 use crate::net::{Net, NotTaken};
+use crate::reader::Rebuilt;
 
 /// A state and what came after it.
 pub(crate) struct Held {
@@ -24,6 +27,12 @@ pub(crate) struct Held {
     open: Net,
     /// The newest transaction's position.
     reached: Lsn,
+    /// The checksum of the rows there.
+    checksum: Checksum,
+    /// Whether the rows are the server's to the byte: they are not where they were read back and their types do not allow it.
+    is_exact: bool,
+    /// The checksum that the manifest has for `table`, once it is archived.
+    archived: Checksum,
     /// What cannot be taken in before what is here is in the archive.
     behind: Option<Behind>,
 }
@@ -60,6 +69,9 @@ impl Held {
         definition: DefinitionVersion,
     ) -> Held {
         Held {
+            checksum: table.checksum(),
+            is_exact: true,
+            archived: Checksum::default(),
             table: Arc::new(table),
             position,
             is_archived: false,
@@ -72,14 +84,16 @@ impl Held {
         }
     }
 
-    /// The rows that an archive has.
+    /// The rows that an archive has, with the checksum that it keeps of them.
     pub(crate) fn archived(
-        table: TableState,
+        rebuilt: Rebuilt,
         position: Lsn,
         source: Option<SourceId>,
         definition: DefinitionVersion,
     ) -> Held {
-        Held { is_archived: true, ..Held::new(table, position, source, definition) }
+        let Rebuilt { table, checksum, .. } = rebuilt;
+        let is_exact = ArchivedChecksums::new(table.schema().clone()).are_of_bytes();
+        Held { is_archived: true, is_exact, archived: checksum, ..Held::new(table, position, source, definition) }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -93,6 +107,11 @@ impl Held {
     /// Everything up to here has come.
     pub(crate) fn reached(&self) -> Lsn {
         self.reached
+    }
+
+    /// The checksum of everything that has come, if a server's can be compared with it.
+    pub(crate) fn checksum(&self) -> Option<Checksum> {
+        self.is_exact.then_some(self.checksum)
     }
 
     pub(crate) fn source(&self) -> Option<&SourceId> {
@@ -133,11 +152,11 @@ impl Held {
     /// When it does not fit: these rows are not the table's.
     pub(crate) fn take(&mut self, transaction: Transaction, definition: DefinitionVersion) -> Result<(), StateError> {
         let (table, sealed) = (&*self.table, self.sealed.as_ref());
-        let was_there = |key: &laredo_core::Key| {
-            let sealed = sealed.and_then(|sealed| sealed.net.has(key));
-            sealed.unwrap_or_else(|| table.get(key).is_some())
+        let before = |key: &laredo_core::Key| {
+            let sealed = sealed.and_then(|sealed| sealed.net.row(key));
+            sealed.unwrap_or_else(|| table.get(key))
         };
-        match self.open.add(&transaction, table.schema().key(), was_there) {
+        match self.open.add(&transaction, table.schema().key(), before, &mut self.checksum) {
             Ok(()) => {
                 self.reached = self.reached.max(transaction.position);
                 self.definition = definition;
@@ -176,6 +195,7 @@ impl Held {
                 self.position = transaction.position;
                 self.reached = transaction.position;
                 self.definition = definition;
+                self.checksum = table.checksum();
                 Ok(Taken::Schema)
             }
         }
@@ -189,6 +209,8 @@ impl Held {
             net: sealed.net.clone(),
             from: self.position,
             to: sealed.to,
+            checksum: self.checksum,
+            archived: self.archived,
             source: self.source.clone(),
             definition: self.definition,
             plan,
@@ -197,13 +219,13 @@ impl Held {
         job
     }
 
-    /// The job has ended: what it wrote goes into the state, or back to what is yet to be written. Tells whether there was one of this
-    /// state.
-    pub(crate) fn unseal(&mut self, is_written: bool) -> bool {
+    /// The job has ended: what it wrote goes into the state, or back to what is yet to be written. With what it wrote comes the checksum that
+    /// the manifest has of it. Tells whether there was one of this state.
+    pub(crate) fn unseal(&mut self, written: Option<Checksum>) -> bool {
         let Some(Sealed { net, to }) = self.sealed.take() else { return false };
-        if is_written {
+        if let Some(checksum) = written {
             net.apply_to(Arc::make_mut(&mut self.table));
-            (self.position, self.is_archived) = (to, true);
+            (self.position, self.is_archived, self.archived) = (to, true, checksum);
         } else {
             let later = std::mem::take(&mut self.open);
             self.open = Arc::unwrap_or_clone(net).then(later);

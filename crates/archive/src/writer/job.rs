@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{DefinitionVersion, Lsn, TableState};
+use laredo_core::{ArchivedChecksums, Checksum, DefinitionVersion, Lsn, TableState};
 
 use super::ledger::{Ledger, PutError, Wait};
 use super::report::Report;
@@ -23,6 +23,10 @@ pub(crate) struct Job {
     /// What `before` is at.
     pub(crate) from: Lsn,
     pub(crate) to: Lsn,
+    /// The checksum of the rows at `to`.
+    pub(crate) checksum: Checksum,
+    /// The checksum that the manifest has of `before`, if that is archived.
+    pub(crate) archived: Checksum,
     pub(crate) source: Option<SourceId>,
     /// What the rows at `to` are rows of.
     pub(crate) definition: DefinitionVersion,
@@ -71,6 +75,7 @@ impl Job {
             Kind::Snapshot => artifact.row_count = encoded.count,
             Kind::Diff => artifact.change_count = encoded.count,
         }
+        artifact.checksum = Some(encoded.checksum);
         let Some(first) = ledger.first().cloned() else { return Err(WriterError::NoDestination.into()) };
         for staged in &encoded.objects {
             let stored =
@@ -94,6 +99,7 @@ impl Job {
             to_position: job.to,
             count: encoded.count,
             bytes: encoded.bytes(),
+            checksum: encoded.checksum,
             created_at,
         })
     }
@@ -134,14 +140,20 @@ async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<
 
 fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
     let (before, net, options) = (&*job.before, &*job.net, &tools.options);
+    let sums = ArchivedChecksums::new(before.schema().clone());
+    // Of rows that come back to the byte the sum is known.
+    let known = sums.are_of_bytes().then_some(job.checksum);
     if let Plan::Diff { bytes_left } = job.plan {
-        let diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;
+        let mut diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;
+        diff.checksum = known.map_or_else(|| net.archived_checksum(before, &sums, job.archived), Ok)?;
         if bytes_left.is_none_or(|left| diff.bytes() < left) {
             return Ok((Kind::Diff, diff));
         }
         tracing::info!(table = %options.table, bytes = diff.bytes(), "the diff is so large that a new base is written");
     }
-    Ok((Kind::Snapshot, encode::base(&tools.stager, &options.snapshot_formats, before, net)?))
+    let mut base = encode::base(&tools.stager, &options.snapshot_formats, before, net)?;
+    base.checksum = known.map_or_else(|| encode::checksum(net.rows(before), &sums), Ok)?;
+    Ok((Kind::Snapshot, base))
 }
 
 /// Tells everybody of the manifest's newest artifact.

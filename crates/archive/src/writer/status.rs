@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use laredo_core::Lsn;
+use laredo_core::{Checksum, Lsn};
 
 use crate::manifest::Kind;
 use crate::rebase::Progress;
@@ -84,6 +84,8 @@ pub struct Written {
     pub count: u64,
     /// Bytes of its largest object.
     pub bytes: u64,
+    /// The checksum of the state that it leads to, as the manifest has it.
+    pub checksum: Checksum,
     /// When: RFC 3339, UTC.
     pub created_at: String,
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these run by the machine's own clock")]
 
+mod canaries;
 mod damaged;
 mod manifests;
 mod mutations;

@@ -13,8 +13,8 @@ use laredo_archive::{
     Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
-    Cell, Change, Column, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError, TableState, Transaction,
-    Tuple, TupleBuf,
+    Cell, Change, Checksum, Column, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError, TableState,
+    Transaction, Tuple, TupleBuf,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -52,6 +52,10 @@ impl History {
     pub(crate) fn new() -> History {
         let mut table = TableState::new(schema(&["id", "body"]), &[], 0).unwrap();
         (0..20).for_each(|id| drop(table.put(row(id, "first"))));
+        History::of(table)
+    }
+
+    pub(crate) fn of(table: TableState) -> History {
         let position = Lsn(0x100);
         let states = BTreeMap::from([(position, sorted(&table))]);
         History { table, position, states, transactions: Vec::new() }
@@ -122,6 +126,7 @@ struct Told {
     definition: Arc<AtomicU64>,
     updates: mpsc::UnboundedReceiver<Update>,
     restarts: mpsc::UnboundedSender<StateError>,
+    differed: mpsc::UnboundedSender<(Checksum, Checksum)>,
 }
 
 impl Feed for Told {
@@ -139,6 +144,13 @@ impl Feed for Told {
     fn start_over(&mut self, error: StateError) {
         self.restarts.send(error).unwrap();
     }
+
+    fn compare(&mut self, _: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        if ours != theirs {
+            self.differed.send((ours, theirs)).unwrap();
+        }
+        ours != theirs
+    }
 }
 
 /// A writer that runs.
@@ -147,6 +159,8 @@ pub(crate) struct Running {
     pub(crate) definition: Arc<AtomicU64>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
+    /// Checksums that differed: the writer's and the source's.
+    pub(crate) differed: mpsc::UnboundedReceiver<(Checksum, Checksum)>,
     pub(crate) handle: Handle,
     pub(crate) start: Option<Start>,
     stop: CancellationToken,
@@ -184,14 +198,15 @@ pub(crate) async fn begin(
     let (writer, start) = Writer::open(options, surroundings).await?;
     let (updates, told) = mpsc::unbounded_channel();
     let (restarts, restarted) = mpsc::unbounded_channel();
+    let (differed, differences) = mpsc::unbounded_channel();
     for update in history.after(start.as_ref()) {
         updates.send(update).unwrap();
     }
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let definition = Arc::new(AtomicU64::new(start.as_ref().map_or(0, |start| start.definition.0)));
-    let feed = Told { definition: definition.clone(), updates: told, restarts };
+    let feed = Told { definition: definition.clone(), updates: told, restarts, differed };
     let task = tokio::spawn(writer.run(feed, stop.clone()));
-    Ok(Running { definition, updates, restarts: restarted, handle, start, stop, task })
+    Ok(Running { definition, updates, restarts: restarted, differed: differences, handle, start, stop, task })
 }
 
 impl Running {

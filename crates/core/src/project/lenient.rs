@@ -53,7 +53,7 @@ pub fn show_row<'s>(
 }
 
 /// Returns the value of one cell, as [`show_row`] shows it.
-pub(super) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &HexCells) -> Result<Value, ProjectError> {
+pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &HexCells) -> Result<Value, ProjectError> {
     let error = match project_cell(schema, column, cell) {
         Ok(value) => return Ok(value),
         Err(error) => error,

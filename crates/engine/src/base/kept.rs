@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laredo_core::{CommitTime, Lsn, Schema, Sequence};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence};
 use tempfile::NamedTempFile;
 
 use super::{Base, BaseError, BaseWriter};
@@ -121,6 +121,7 @@ impl Target {
             checksums: checksums.clone(),
             about: String::new(),
             mark: KeptMark::of(head.mark),
+            contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
         };
         file.write_all(&footer.ending())?;
         let name = Store::base_name(head.position);
@@ -181,11 +182,13 @@ impl Base {
             return Err(damaged(frames, "its length is not what it says"));
         }
         let schema = laredo_proto::schema::from_wire(footer.schema.take().unwrap_or_default());
+        let checksum = Checksum::from_wire(&footer.contents).map_err(|error| damaged(frames, &error.to_string()))?;
         let base = Base {
             sequence: Sequence(footer.sequence),
             position: Lsn(footer.position),
             committed_at: CommitTime(footer.committed_at),
             mark: KeptMark::known(footer.mark),
+            checksum,
             schema: Arc::new(schema.map_err(|error| damaged(frames, &error.to_string()))?),
             rows: footer.rows,
             bytes: footer.bytes,

@@ -398,7 +398,7 @@ mod tests {
     fn facts<'a>(gaps: &'a Gaps, earlier: &'a [EarlierInstance]) -> Facts<'a> {
         let committed_at = laredo_core::CommitTime(0);
         let (sequence, mark) = (Sequence(9), CommitMark::default());
-        let head = Head { sequence, position: Lsn(1000), committed_at, mark };
+        let head = Head { sequence, position: Lsn(1000), committed_at, mark, checksum: None };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
         let definitions = Box::leak(Box::default());
         let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);

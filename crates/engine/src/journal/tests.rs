@@ -27,8 +27,8 @@ pub(crate) fn options() -> JournalOptions {
 
 /// An empty table at sequence 1000 and position 500.
 pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
-    let head =
-        Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark: CommitMark::default() };
+    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
+    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
     let base = BaseWriter::new(&std::env::temp_dir()).unwrap().finish(head, SimDatabase::schema()).unwrap();
     Journal::new(InstanceId("j".to_owned()), options, Arc::new(base))
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, TupleRef, Xid};
+use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
 use tokio::time::Instant;
 
@@ -65,6 +65,8 @@ struct Open {
     definition: Option<DefinitionVersion>,
     /// Whether pieces of it are in the journal already (not visible).
     pieces: bool,
+    /// The checksum of the rows after it.
+    checksum: Option<Checksum>,
 }
 
 impl JournalWriter {
@@ -130,6 +132,7 @@ impl JournalWriter {
             schema: self.schema.clone(),
             definition: None,
             pieces: false,
+            checksum: None,
         });
         Ok(())
     }
@@ -177,6 +180,13 @@ impl JournalWriter {
         self.batch.set_definition(definition);
     }
 
+    /// Notes the checksum of the rows that readers will have after the open transaction. Without it the next head has none.
+    pub fn note_checksum(&mut self, checksum: Checksum) {
+        if let Some(open) = &mut self.open {
+            open.checksum = Some(checksum);
+        }
+    }
+
     /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which comes at once when much waits.
     ///
     /// # Errors
@@ -201,15 +211,16 @@ impl JournalWriter {
             // Nobody is told of it by a batch that there is not.
             self.batch.set_definition(DefinitionVersion::UNKNOWN);
             self.advance(position, mark);
+            self.committed.checksum = open.checksum;
             if let (Some(appender), Some(from)) = (&mut self.appender, open.header.span_from) {
                 appender.mark(self.committed, Some(from));
             }
             return Ok(());
         }
         self.close_batch(true);
-        let Open { header, pieces, .. } = open;
+        let Open { header, pieces, checksum, .. } = open;
         let (sequence, position, committed_at) = (self.sequence, header.position, header.committed_at);
-        self.committed = Head { sequence, position, committed_at, mark };
+        self.committed = Head { sequence, position, committed_at, mark, checksum };
         self.journal.shared.readers.committed(open.sequence, self.sequence);
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Column, CommitMark, CommitTime, HexCells, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid};
+use laredo_core::{
+    ChecksumError, Column, CommitMark, CommitTime, HexCells, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid,
+};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ pub(super) struct Header {
     definition: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pipeline: String,
+    /// Of the rows, in hexadecimal digits; missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
     /// For people.
     #[serde(skip_deserializing)]
     columns: Vec<ColumnLine>,
@@ -123,6 +128,7 @@ pub(super) fn write(
         is_whole: definition.is_whole,
         definition: definition.source.clone(),
         pipeline: definition.pipeline.clone(),
+        checksum: head.checksum.map(|checksum| checksum.to_string()),
         columns: schema.columns().iter().enumerate().map(column).collect(),
         typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
     };
@@ -189,7 +195,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
     let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
     let mark = header.newest_commit.as_ref().and_then(NewestCommit::mark).unwrap_or_default();
-    let head = Head { sequence, position, committed_at, mark };
+    let checksum = header.checksum.as_deref().map(str::parse).transpose();
+    let checksum = checksum.map_err(|error: ChecksumError| StoreError::damaged(path, 0, error.to_string()))?;
+    let head = Head { sequence, position, committed_at, mark, checksum };
     Ok(Opened::jsonl(header, head, Rows { lines, schema: Arc::new(schema) }))
 }
 

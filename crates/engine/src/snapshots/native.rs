@@ -42,6 +42,7 @@ pub(super) fn write(
         checksums: sums.finish(),
         about: serde_json::to_string(about).map_err(io::Error::from)?,
         mark: KeptMark::of(head.mark),
+        contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
     };
     out.write_all(&footer.ending())?;
     Ok(())

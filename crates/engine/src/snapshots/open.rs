@@ -42,8 +42,7 @@ pub(super) fn open(path: &Path, format: SnapshotFormat) -> Result<Opened, StoreE
 
 impl Opened {
     pub(super) fn native(about: About, definition: Definition, base: Base) -> Opened {
-        let head = base.head();
-        let (rows, format) = (base.rows(), SnapshotFormat::Native);
+        let (head, rows, format) = (base.head(), base.rows(), SnapshotFormat::Native);
         Opened { about, definition, head, rows, format, contents: Contents::Native(base) }
     }
 

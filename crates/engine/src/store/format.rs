@@ -141,6 +141,9 @@ pub(crate) struct BaseFooter {
     /// The newest commit of any of the source's tables at or before the position.
     #[prost(message, optional, tag = "11")]
     pub(crate) mark: Option<KeptMark>,
+    /// The checksum of the rows, 16 bytes; empty where it is unknown.
+    #[prost(bytes = "vec", tag = "20")]
+    pub(crate) contents: Vec<u8>,
 }
 
 impl BaseFooter {

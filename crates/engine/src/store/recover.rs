@@ -146,7 +146,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let mut kept = None;
     let mut files = read::journal(store, &lineage.0, &mut kept)?;
     check_files(store, &manifest, &path)?;
-    let head = base_head(&base);
+    let head = base.head();
     let mut kept = match kept {
         Some(kept) if kept.head.sequence >= base.sequence() => kept,
         // The base is ahead of the journal where that has lost its end, and stands alone then.
@@ -194,10 +194,6 @@ fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), St
     Err(StoreError::damaged(base, 0, what))
 }
 
-fn base_head(base: &Base) -> Head {
-    base.head()
-}
-
 /// The rows of a base after everything that the journal holds behind it.
 pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
     let damaged = |what: String| StoreError::damaged(path, 0, what);
@@ -214,6 +210,9 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
     })?;
     if state.len() as u64 != base.rows() {
         return Err(damaged(format!("it has {} rows and says it has {}", state.len(), base.rows())));
+    }
+    if let Some(stated) = base.checksum().filter(|stated| *stated != state.checksum()) {
+        return Err(damaged(format!("its rows have the checksum {} and should have {stated}", state.checksum())));
     }
     for segment in segments.iter().filter(|segment| segment.last > base.sequence()) {
         let run = segment.data.read_frames().map_err(read_error(path))?;
@@ -299,6 +298,7 @@ impl Kept {
             position: Lsn(header.before_position),
             committed_at: CommitTime(header.committed_at),
             mark: KeptMark::known(header.mark),
+            checksum: None,
         };
         let schema = Arc::new(schema.map_err(|error| error.to_string())?);
         Ok(Kept::at(head, schema, header.definition.clone().unwrap_or_default()))
@@ -369,7 +369,7 @@ impl Kept {
             self.gaps.push(self.head.sequence, Sequence(first.first.0 - 1));
         }
         let (sequence, position, committed_at) = (record.last, record.position, record.committed_at);
-        self.head = Head { sequence, position, committed_at, mark };
+        self.head = Head { sequence, position, committed_at, mark, checksum: None };
         self.taken = self.taken.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
@@ -445,6 +445,7 @@ impl Kept {
         rows: TableState,
     ) -> Result<Restored, StoreError> {
         let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } = self;
+        let head = Head { checksum: Some(rows.checksum()), ..head };
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
         let begun =

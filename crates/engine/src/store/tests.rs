@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
+use laredo_core::{Canary, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -55,8 +55,8 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     assert!(restored.is_none());
     let instance = InstanceId("j".to_owned());
     claim(&store, &instance, (&table(), &source())).unwrap();
-    let head =
-        Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark: CommitMark::default() };
+    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
+    let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
     let writer = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
     let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
     let beginning = Beginning::at(instance.clone(), base, Definition::default());
@@ -243,6 +243,27 @@ fn a_journal_without_its_base_is_put_aside() {
     assert!(folder.path().join("set-aside").join(journal.file_name().unwrap()).is_file());
 }
 
+/// Rows that were wrong before they were written: no checksum of bytes tells of them.
+#[test]
+fn a_base_without_the_checksum_of_its_rows_is_put_aside() {
+    for canary in [None].into_iter().chain(Canary::ALL.map(Some)) {
+        let folder = folder();
+        let (journal, writer) = begin_journal(folder.path());
+        let mut state = TableState::new(SimDatabase::schema(), &[], 0).unwrap();
+        (1..4).for_each(|id| drop(state.put(SimDatabase::row(id, "body").as_ref().to_tuple())));
+        let head = Head { checksum: Some(state.checksum()), ..journal.head() };
+        assert!(canary.is_none_or(|canary| state.plant(canary)));
+        let store = writer.store().clone();
+        let mut base = BaseWriter::kept(store, journal.instance().clone(), Definition::default()).unwrap();
+        state.rows().for_each(|row| base.push(row.as_ref()).unwrap());
+        drop((base.finish(head, SimDatabase::schema()).unwrap(), journal, writer));
+        let (_, restored) = with_about(|about| open(folder.path(), about)).unwrap();
+        let checksum = restored.map(|restored| restored.rows.checksum());
+        assert_eq!(checksum, head.checksum.filter(|_| canary.is_none()), "{canary:?}");
+        assert_eq!(folder.path().join("set-aside").is_dir(), canary.is_some(), "{canary:?}");
+    }
+}
+
 #[test]
 fn a_missing_file_is_noticed() {
     let original = folder();
@@ -290,8 +311,8 @@ fn what_a_disk_refuses_is_not_durable() {
     let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
     let queue = super::queue::Queue::new();
-    let head =
-        Head { sequence: Sequence(1001), position: Lsn(600), committed_at: CommitTime(0), mark: CommitMark::default() };
+    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
+    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at, mark, checksum: None };
     let write = || super::queue::Job::Write {
         file: full.clone(),
         at: 0,
@@ -553,7 +574,7 @@ proptest! {
                     let head = journal.head();
                     drop((journal, writer));
                     let (reopened, its_writer, state) = reopen(folder.path()).expect("nothing is damaged");
-                    prop_assert_eq!(reopened.head(), head);
+                    prop_assert_eq!(reopened.head(), Head { checksum: Some(state.checksum()), ..head });
                     prop_assert_eq!(&rows_of(&state), &rows);
                     (journal, writer) = (reopened, its_writer);
                 }

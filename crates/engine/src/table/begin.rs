@@ -5,10 +5,10 @@ use std::sync::Arc;
 use laredo_core::Lsn;
 use tokio::sync::watch;
 
-use super::{Known, Live, Phase, Table, TableError, Wants, copy};
+use super::{Known, Live, Phase, Table, TableError, Wants, checksum, copy};
 use crate::base::Bases;
 use crate::history::Fork;
-use crate::journal::{Beginning, Journal};
+use crate::journal::{Beginning, Head, Journal};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::Resume;
@@ -34,14 +34,17 @@ impl Table {
         let filtered = || Resume::Copy("what is kept are the rows that filters and transforms leave".to_owned());
         let resume = if is_whole { resume } else { filtered() };
         let pipeline = Pipeline::bind(&PipelineOptions::default(), rows.schema())?;
+        let is_compared = self.options.pipeline.is_repeatable();
         let head = beginning.head;
+        let beginning =
+            Beginning { head: Head { checksum: head.checksum.filter(|_| is_compared), ..head }, ..beginning };
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
         tracing::info!(
             table = %self.name(), rows = rows.len(), position = %head.position, sequence = %head.sequence,
             "the journal goes on where it ended"
         );
         let known = if is_whole { Known::Source } else { Known::Readers };
-        self.live = Some(Live { state: rows, pipeline, writer, known });
+        self.live = Some(Live { state: rows, pipeline, writer, known, shown: None, is_compared });
         self.current_at = head.committed_at;
         self.journal.send_replace(Some(journal));
         self.go_on(resume, written)
@@ -161,7 +164,11 @@ impl Table {
         // Before the base has a name: a folder that has one is said to be somebody's.
         let claim = |(store, _): &(Arc<Store>, _)| store::claim(store, &instance, (self.name(), &self.identity));
         let manifest = self.bases.store.as_ref().map(claim).transpose()?;
-        let (base, state, pipeline) = done.into_base(self.first_sequence, &self.bases, definition.clone())?;
+        let shown = done.pipeline.checksums_of(&done.state);
+        let is_compared = self.options.pipeline.is_repeatable();
+        let checksum = is_compared.then(|| checksum(&done.state, shown.as_ref()));
+        let (base, state, pipeline) =
+            done.into_base(self.first_sequence, &self.bases, definition.clone(), checksum)?;
         let mut beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
         beginning.abandoned = self.abandoned;
         let begin = |store: &Arc<Store>| {
@@ -174,6 +181,6 @@ impl Table {
         }
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), appender);
         self.journal.send_replace(Some(journal));
-        Ok(Live { state, pipeline, writer, known: Known::Source })
+        Ok(Live { state, pipeline, writer, known: Known::Source, shown, is_compared })
     }
 }

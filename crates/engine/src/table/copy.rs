@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
+use laredo_core::{
+    Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef,
+};
 use tokio::time::Instant;
 
 use super::recent::Recent;
@@ -382,15 +384,16 @@ pub(super) fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
 }
 
 impl Done {
-    /// The first base, and the state that it shows.
+    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get, if it is told.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,
         bases: &Bases,
         definition: Definition,
+        checksum: Option<Checksum>,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
         let (position, committed_at, mark) = (self.to, self.committed_at, self.mark);
-        let head = Head { sequence, position, committed_at, mark };
+        let head = Head { sequence, position, committed_at, mark, checksum };
         let Done { pipeline, state, base, .. } = self;
         let mut writer = match base {
             Some(writer) => writer,

@@ -1,10 +1,10 @@
 //! What differs between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{Column, DefinitionVersion, Schema, Seen, TupleBuf, TupleRef};
+use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, Seen, TupleBuf, TupleRef};
 use laredo_proto::batch::Action;
 
 use super::copy::Done;
-use super::{Applied, Known, Live, Scratch, TableError, emit};
+use super::{Applied, Known, Live, Scratch, TableError, checksum, emit};
 use crate::journal::JournalWriter;
 
 /// Publishes a new copy: a transaction that stands for everything since the last position known.
@@ -12,16 +12,25 @@ use crate::journal::JournalWriter;
 /// # Errors
 /// When the journal cannot be written. Readers may have the copy all the same, so the next one is told by all rows.
 pub(super) fn publish(live: &mut Live, done: Done, definition: DefinitionVersion) -> Result<(), TableError> {
-    if let Err(error) = write(live, &done, definition) {
-        live.writer.abort();
-        live.known = Known::Nothing;
-        return Err(error);
+    match write(live, &done, definition) {
+        Ok(shown) => {
+            (live.state, live.pipeline, live.known, live.shown) = (done.state, done.pipeline, Known::Source, shown);
+            Ok(())
+        }
+        Err(error) => {
+            live.writer.abort();
+            live.known = Known::Nothing;
+            Err(error)
+        }
     }
-    (live.state, live.pipeline, live.known) = (done.state, done.pipeline, Known::Source);
-    Ok(())
 }
 
-fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<(), TableError> {
+/// Returns the checksums of what readers have then, where that is not the state as it is.
+fn write(
+    live: &mut Live,
+    done: &Done,
+    definition: DefinitionVersion,
+) -> Result<Option<ChecksumBuckets>, TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
     live.writer.begin_definition(definition);
@@ -33,10 +42,14 @@ fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<
         }
         Known::Source | Known::Readers | Known::Nothing => write_everything(&mut live.writer, done)?,
     }
+    let shown = done.pipeline.checksums_of(&done.state);
+    if live.is_compared {
+        live.writer.note_checksum(checksum(&done.state, shown.as_ref()));
+    }
     live.writer.commit()?;
     live.writer.advance(done.to, done.mark);
     live.writer.publish()?;
-    Ok(())
+    Ok(shown)
 }
 
 /// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
@@ -79,7 +92,10 @@ fn write_differences(
     done: &Done,
 ) -> Result<(), TableError> {
     let mut scratch = Scratch::default();
-    let mut write = |old, new| emit(writer, &done.pipeline, Applied::Row { old, new, is_whole: true }, &mut scratch);
+    let mut write = |old, new| {
+        let applied = Applied::Row { old, new, is_whole: true };
+        emit(writer, &done.pipeline, applied, &mut scratch, None)
+    };
     for old in known.rows() {
         if done.state.get_like(old.as_ref()).is_none() {
             write(Some(old), None)?;
@@ -128,7 +144,7 @@ fn write_everything(writer: &mut JournalWriter, done: &Done) -> Result<(), Table
     }
     for row in done.state.rows() {
         let applied = Applied::Row { old: None, new: Some(row), is_whole: true };
-        emit(writer, &done.pipeline, applied, &mut scratch)?;
+        emit(writer, &done.pipeline, applied, &mut scratch, None)?;
     }
     Ok(())
 }

@@ -176,6 +176,26 @@ fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
     actions
 }
 
+/// What readers have is told by the checksum of what they were sent; a row that went wrong here shows in the next one.
+#[test]
+fn a_row_that_went_wrong_in_the_state_shows_in_the_checksum() {
+    let (schema, new) = (schema(&[("body", 25)]), row(3, b"three"));
+    for canary in [None].into_iter().chain(laredo_core::Canary::ALL.map(Some)) {
+        let of = [row(1, b"one"), row(2, b"two")];
+        let (mut table, journal) = live(options(), &schema, &of);
+        let mut readers = TableState::new(schema.clone(), &[], 0).unwrap();
+        of.iter().for_each(|row| drop(readers.put(row.as_ref().to_tuple())));
+        assert_eq!(journal.head().checksum, Some(readers.checksum()));
+        assert!(canary.is_none_or(|canary| table.live.as_mut().unwrap().state.plant(canary)));
+        table.on_commit(commit(&schema, 20, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
+        table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
+        table.writer().unwrap().publish().unwrap();
+        readers.put(new.as_ref().to_tuple());
+        let is_same = journal.head().checksum == Some(readers.checksum());
+        assert_eq!(is_same, canary.is_none(), "{canary:?}");
+    }
+}
+
 #[test]
 fn an_insert_without_a_large_value_is_copied() {
     let schema = schema(&[("body", 25)]);

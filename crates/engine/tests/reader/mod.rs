@@ -25,12 +25,13 @@ impl Reader {
             Ok(())
         })
         .unwrap();
+        base.checksum().into_iter().for_each(|sum| assert_eq!(sum, state.checksum(), "a base says what it has"));
         let mut reader = Reader { state, at: base.sequence(), position: base.position() };
         reader.read_on(journal);
         reader
     }
 
-    /// Applies what is there; every change must fit exactly.
+    /// Applies what is there; every change must fit exactly, and at the head the checksum is that of the rows.
     pub(crate) fn read_on(&mut self, journal: &Journal) {
         let mut cursor = journal.cursor(self.at);
         while let Some(piece) = cursor.next_piece().unwrap() {
@@ -50,6 +51,12 @@ impl Reader {
                     self.position = frame.header.position;
                 }
             }
+        }
+        let head = journal.head();
+        if head.sequence == self.at
+            && let Some(checksum) = head.checksum
+        {
+            assert_eq!(checksum, self.state.checksum(), "at {}", head.position);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use laredo_archive::{Feed, SourceId, Start, TimelineSwitch, Update};
 use laredo_client::{ResumePoint, Subscription, SubscriptionEvent};
-use laredo_core::{DefinitionVersion, Lsn, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
 use laredo_proto::replication::{self, SourceIdentity};
 
 /// Feeds a writer with what a server sends.
@@ -17,7 +17,7 @@ impl Feed for Subscribed {
             }
             SubscriptionEvent::Resumed { source, .. } => Update::Resumed { source: source.map(source_id) },
             SubscriptionEvent::Transaction(transaction) => Update::Transaction(transaction),
-            SubscriptionEvent::Current { at, .. } => Update::Current(at),
+            SubscriptionEvent::Current { at, position, checksum } => Update::Current { at, position, checksum },
             SubscriptionEvent::Ended { reason } => Update::Ended { reason },
         }
     }
@@ -28,6 +28,10 @@ impl Feed for Subscribed {
 
     fn start_over(&mut self, error: StateError) {
         self.0.start_over(error);
+    }
+
+    fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        self.0.compare(position, ours, theirs)
     }
 }
 

@@ -8,6 +8,8 @@ mod atomicity;
 mod bad_input;
 mod bounds;
 mod chaos;
+#[cfg(debug_assertions)]
+mod checksums;
 mod command;
 mod composites;
 mod copies;

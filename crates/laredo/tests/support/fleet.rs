@@ -88,6 +88,13 @@ impl Pair {
         if eventually(PATIENCE, reached).await.is_err() {
             panic!("{}: the replica does not reach {position}: {:?}", place(), self.replica.status());
         }
+        // Its rows have the server's checksum there, and never had another one. Who filters has none.
+        let compared = async || self.replica.status().checksum_position >= position;
+        if matches!(self.only, Only::All) {
+            let is_compared = eventually(PATIENCE, compared).await.is_ok();
+            let status = self.replica.status();
+            assert!(is_compared && status.checksum_mismatches == 0, "{}: {status:?}", place());
+        }
         let marked = async || {
             let state = self.simple.state();
             state.is_loaded && state.rows.values().any(|row| row.get("n") == Some(&mark.into()))

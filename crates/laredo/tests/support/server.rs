@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub extra: String,
     /// More of the command line.
     pub arguments: Vec<String>,
+    /// More of the environment, for the first process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl ServerConfig {
@@ -50,6 +52,7 @@ impl ServerConfig {
             source: "reconnect { initial_backoff = 20ms, max_backoff = 500ms }".to_owned(),
             extra: String::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -119,7 +122,9 @@ impl ServerConfig {
         let file = dir.path().join("laredo.conf");
         std::fs::write(&file, self.to_hocon(&ports)).unwrap();
         let arguments = self.arguments.clone();
-        let process = Process::spawn(command(&file, &arguments)).unwrap();
+        let mut command = command(&file, &arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let process = Process::spawn(command).unwrap();
         Server { process, ports, file, arguments, _dir: dir }
     }
 }

@@ -81,16 +81,18 @@ impl<'a> Follow<'a> {
 
     /// Ends the client's snapshot: for a reader of Structs at what is the head now, or was within a second.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
-        let (at, mark) = match self.greeting.is_binary() {
-            true => (self.greeting.start.place(), sent.base.head().mark),
-            false => (self.catch_up(&sent).await?, CommitMark::default()),
+        let Head { mark, checksum, .. } = sent.base.head();
+        let (at, known) = match self.greeting.is_binary() {
+            true => (self.greeting.start.place(), (mark, checksum)),
+            // It may be beyond the base.
+            false => (self.catch_up(&sent).await?, (CommitMark::default(), None)),
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();
         }
         let greeting = self.greeting;
         let end = joined(|out| {
-            greeting.snapshot_end(at, mark, sent.rows, out);
+            greeting.snapshot_end(at, known, sent.rows, out);
             greeting.marker(at, out);
         });
         self.outlet.send(end).await
@@ -149,8 +151,11 @@ impl<'a> Follow<'a> {
                 // Where more comes all the time, the end of it may never be seen.
                 let is_past = ends && self.cursor.after() >= seen.head.sequence;
                 if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
-                    self.progress(seen).await?;
-                    seen = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
+                    // Only a head beyond which nothing was sent has the checksum of what the client has.
+                    let newest = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
+                    let is_newest = self.cursor.after() == newest.head.sequence;
+                    self.progress(if is_newest { newest } else { seen }).await?;
+                    seen = newest;
                 }
             }
             let head = seen.head;

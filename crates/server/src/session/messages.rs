@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn};
+use laredo_core::{Checksum, CommitMark, CommitTime, Lsn};
 use laredo_engine::ScopedMark;
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
@@ -83,12 +83,19 @@ impl Greeting<'_> {
     }
 
     /// `rows` counts the snapshot's rows alone, without the entries that may follow them. `mark` is the newest commit at or before
-    /// the end, where it is known.
-    pub(super) fn snapshot_end(&self, at: Marker, mark: CommitMark, rows: u64, out: &mut Vec<u8>) {
+    /// the end, and `checksum` that of the rows there, where they are known.
+    pub(super) fn snapshot_end(
+        &self,
+        at: Marker,
+        (mark, checksum): (CommitMark, Option<Checksum>),
+        rows: u64,
+        out: &mut Vec<u8>,
+    ) {
         let end = SnapshotEnd {
             sequence: at.sequence.to_wire(),
             rows_sent: count(rows),
             source_position: self.position(Some(at.position)),
+            checksum: self.checksum(checksum),
             mark: self.mark(mark),
             definition: if self.ask.is_ours { self.start.definition.0 } else { 0 },
             ..SnapshotEnd::default()
@@ -103,7 +110,7 @@ impl Greeting<'_> {
         }
     }
 
-    /// `sent` where everything up to that head was sent.
+    /// `sent` where everything up to that head was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         let Head { sequence, .. } = self.journal.head();
         let heartbeat = Heartbeat {
@@ -111,6 +118,7 @@ impl Greeting<'_> {
             server_time: Some(timestamp(now)),
             source_position: sent.map_or_else(String::new, |sent| sent.position.to_string()),
             earlier_source_position: self.position(sent.map(|sent| sent.position)),
+            checksum: self.checksum(sent.and_then(|sent| sent.checksum)),
             mark: sent.and_then(|sent| self.mark(sent.mark)),
             ..Heartbeat::default()
         };
@@ -137,6 +145,12 @@ impl Greeting<'_> {
     /// Only for clients that know the extensions.
     fn position(&self, position: Option<Lsn>) -> String {
         position.filter(|_| self.ask.is_ours).map_or_else(String::new, |position| position.to_string())
+    }
+
+    /// Only for clients that asked for it; empty where it is unknown.
+    fn checksum(&self, checksum: Option<Checksum>) -> Vec<u8> {
+        let checksum = checksum.filter(|_| self.ask.wants_checksums);
+        checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use laredo_core::CommitTime;
+use laredo_core::{CommitTime, TableState};
 use laredo_engine::journal::{Journal, JournalOptions, ReaderState};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
@@ -443,4 +443,101 @@ async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
     }
     assert_eq!((quiet.shared.admission.taken().0, quiet.shared.admission.waiting()), (0, 0));
     assert!(begins(&pull(&mut streams[16]).await));
+}
+
+/// Applies the batches among messages to a state, which the handshake's schema begins.
+fn follow(state: &mut Option<TableState>, messages: &[Message]) {
+    for message in messages {
+        match message {
+            Message::Handshake(handshake) => {
+                let schema = handshake.encoding.clone().and_then(|encoding| encoding.schema).unwrap();
+                let schema = Arc::new(laredo_proto::schema::from_wire(schema).unwrap());
+                *state = Some(TableState::new(schema, &[], 0).unwrap());
+            }
+            Message::Batch(batch) => {
+                let state = state.as_mut().unwrap();
+                let schema = state.schema().clone();
+                for entry in laredo_proto::batch::Entries::new(&batch.entries, &schema) {
+                    state.apply_change(&entry.unwrap().to_change()).unwrap();
+                }
+            }
+            Message::SnapshotEnd(end) => assert_eq!(end.checksum, state.as_ref().unwrap().checksum().to_bytes()),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_gets_the_checksum_of_what_was_sent() {
+    let quiet = Quiet::new().await;
+    quiet.rows(0..3).await;
+    let accept = vec![RowEncoding::PostgresBinary.into()];
+    let mut stream =
+        quiet.ask(SyncRequest { accept, wants_checksums: true, ..SyncRequest::default() });
+    let (mut state, mut compared) = (None, 0);
+    for id in 3..9 {
+        // Everything up to the next heartbeat with a position.
+        loop {
+            let messages = pull(&mut stream).await;
+            follow(&mut state, &messages);
+            let heartbeats = messages.iter().filter_map(|message| match message {
+                Message::Heartbeat(heartbeat) if !heartbeat.source_position.is_empty() => Some(heartbeat),
+                _ => None,
+            });
+            if let Some(heartbeat) = heartbeats.last() {
+                assert_eq!(heartbeat.checksum, state.as_ref().unwrap().checksum().to_bytes(), "row {id}");
+                compared += 1;
+                break;
+            }
+        }
+        quiet.rows(id..id + 1).await;
+    }
+    assert_eq!((compared, state.map(|state| state.len())), (6, Some(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_else_gets_one() {
+    let quiet = Quiet::new().await;
+    quiet.rows(0..3).await;
+    let accept = vec![RowEncoding::PostgresBinary.into()];
+    let r#match = Some(laredo_proto::replication::field_predicate::Match::Prefix(String::new()));
+    let filters = vec![laredo_proto::replication::FieldPredicate { field: "body".to_owned(), r#match }];
+    let structs = SyncRequest { wants_checksums: true, ..SyncRequest::default() };
+    let filtered = SyncRequest { accept: accept.clone(), filters, wants_checksums: true, ..SyncRequest::default() };
+    let silent = SyncRequest { accept, ..SyncRequest::default() };
+    for request in [structs, filtered, silent] {
+        let mut stream = quiet.ask(request.clone());
+        let mut heartbeats = 0;
+        while heartbeats == 0 {
+            for message in pull(&mut stream).await {
+                match message {
+                    Message::SnapshotEnd(end) => assert!(end.checksum.is_empty(), "{request:?}"),
+                    Message::Heartbeat(heartbeat) => {
+                        assert!(heartbeat.checksum.is_empty(), "{request:?}");
+                        heartbeats += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// However far a client says that it is: its rows are wrong.
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_rows_differed_gets_all_rows_and_is_counted() {
+    let quiet = Quiet::new().await;
+    quiet.rows(0..3).await;
+    let accept = vec![RowEncoding::PostgresBinary.into()];
+    let last_known_source_position = quiet.journal().head().position.to_string();
+    let mut stream = quiet.ask(SyncRequest {
+        accept,
+        last_known_source_position,
+        contents_differed: true,
+        ..SyncRequest::default()
+    });
+    let messages = pull(&mut stream).await;
+    let Some(Message::Handshake(handshake)) = messages.first() else { panic!("{messages:?}") };
+    assert_eq!((handshake.mode(), handshake.reason.as_str()), (SyncMode::FullSnapshot, super::CONTENTS_DIFFERED));
+    assert_eq!(quiet.table().counters.snapshots.lock().get(super::CONTENTS_DIFFERED), Some(&1));
 }

@@ -35,8 +35,8 @@ fn row(cells: &[&str]) -> TupleBuf {
 
 fn journal() -> (Journal, JournalWriter) {
     let folder = std::env::temp_dir();
-    let head =
-        Head { sequence: Sequence(100), position: Lsn(1000), committed_at: CommitTime(0), mark: CommitMark::default() };
+    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
+    let head = Head { sequence: Sequence(100), position: Lsn(1000), committed_at, mark, checksum: None };
     let base = BaseWriter::new(&folder).unwrap().finish(head, schema(&["a"])).unwrap();
     let (entries_max, bytes_max) = (1000, 1 << 20);
     let options = JournalOptions {

@@ -52,7 +52,7 @@ pub(in super::super) async fn compare(
     let progress = ReadProgress::default();
     let bytes = archive.boundary(At::Latest)?.bytes;
     let rebuilt = watched("reading", bytes, &progress, archive.rebuild(At::Latest, &progress)).await?;
-    let Rebuilt { table: rows, boundary } = rebuilt;
+    let Rebuilt { table: rows, boundary, .. } = rebuilt;
     let Some(boundary) = boundary.position else {
         return Err(CliError::Compare("the archive does not say at which position its newest state is".to_owned()));
     };

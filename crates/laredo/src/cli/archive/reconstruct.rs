@@ -17,7 +17,7 @@ use crate::cli::tell;
 
 pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let Rebuilt { table, boundary } = rebuilt(&archive, args.at, args.exact).await?;
+    let Rebuilt { table, boundary, .. } = rebuilt(&archive, args.at, args.exact).await?;
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
         if args.create && !archive.has_columns(boundary.epoch)? {
             return Err(CliError::NoTypes);
@@ -95,8 +95,8 @@ async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Resul
 
 pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let Rebuilt { table: before, boundary: from } = rebuilt(&archive, args.before, args.exact).await?;
-    let Rebuilt { table: after, boundary: to } = rebuilt(&archive, args.after, args.exact).await?;
+    let Rebuilt { table: before, boundary: from, .. } = rebuilt(&archive, args.before, args.exact).await?;
+    let Rebuilt { table: after, boundary: to, .. } = rebuilt(&archive, args.after, args.exact).await?;
     let out = BufWriter::new(io::stdout().lock());
     let lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
     let mut lines = lines.with_old_schema(before.schema().clone());

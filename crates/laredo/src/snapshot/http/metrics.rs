@@ -69,6 +69,7 @@ fn read_rest(table: &Table, running: &Running) {
     gauge!("snapshotter_connected", &name).set(f64::from(u8::from(stream.connected)));
     counter!("snapshotter_connects_total", &name).absolute(stream.connects);
     counter!("snapshotter_full_snapshots_total", &name).absolute(stream.full_snapshots);
+    counter!("snapshotter_checksum_mismatches_total", &name).absolute(stream.checksum_mismatches);
     for sink in running.sinks() {
         let labels = [("table", table.name()), ("sink", sink.sink)];
         counter!("snapshotter_events_sent_total", &labels).absolute(sink.sent);
@@ -95,6 +96,7 @@ fn describe() {
     describe_gauge!("snapshotter_connected", "1 while the table's stream is open");
     describe_counter!("snapshotter_connects_total", "Streams that were opened");
     describe_counter!("snapshotter_full_snapshots_total", "Streams among them that began with all rows");
+    describe_counter!("snapshotter_checksum_mismatches_total", "Times that the rows did not have the server's checksum");
     describe_counter!("snapshotter_cas_conflicts_total", "Times that the manifest was another one than expected");
     describe_counter!(
         "snapshotter_hex_cells_total",

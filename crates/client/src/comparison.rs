@@ -1,0 +1,80 @@
+//! When a checksum that differs leads to another load.
+
+use std::time::{Duration, Instant};
+
+/// The time in which rows that differ again are not loaded again; doubled with each load, up to the longest.
+const PAUSE_FIRST: Duration = Duration::from_secs(60);
+const PAUSE_LAST: Duration = Duration::from_secs(3600);
+
+/// What follows from a checksum of the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The rows are the server's.
+    Same,
+    /// They differ, and all of them are to be loaded again.
+    LoadAgain,
+    /// They differ although they were loaded again lately. They are served, and compared again after this time.
+    Tolerated(Duration),
+    /// The same, and it was said before.
+    Known,
+}
+
+/// Decides it, so that a server whose rows and checksums never agree is not asked for a snapshot all the time.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// Loads in a row that did not help.
+    loads: u32,
+    /// No load is asked for before.
+    pause_ends: Option<Instant>,
+    is_said: bool,
+}
+
+impl Comparison {
+    pub(crate) fn judge(&mut self, is_same: bool, now: Instant) -> Verdict {
+        let left = self.pause_ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        match (is_same, left) {
+            (true, left) => {
+                if left.is_none() {
+                    self.loads = 0;
+                }
+                Verdict::Same
+            }
+            (false, None) => {
+                let pause = PAUSE_LAST.min(PAUSE_FIRST.saturating_mul(1 << self.loads.min(10)));
+                self.loads = self.loads.saturating_add(1);
+                (self.pause_ends, self.is_said) = (now.checked_add(pause), false);
+                Verdict::LoadAgain
+            }
+            (false, Some(_)) if std::mem::replace(&mut self.is_said, true) => Verdict::Known,
+            (false, Some(left)) => Verdict::Tolerated(left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_always_differs_is_loaded_less_and_less_often() {
+        let (mut comparison, start) = (Comparison::default(), Instant::now());
+        let mut at = |second: u64, is_same| comparison.judge(is_same, start + Duration::from_secs(second));
+        let tolerated = |seconds| Verdict::Tolerated(Duration::from_secs(seconds));
+        assert_eq!(at(0, true), Verdict::Same);
+        assert_eq!(at(10, false), Verdict::LoadAgain);
+        assert_eq!(at(11, false), tolerated(59));
+        assert_eq!(at(12, false), Verdict::Known);
+        assert_eq!(at(70, false), Verdict::LoadAgain);
+        assert_eq!(at(71, false), tolerated(119));
+        assert_eq!(at(189, false), Verdict::Known);
+        assert_eq!(at(190, false), Verdict::LoadAgain);
+        // That it helped counts once it has held for the pause.
+        assert_eq!(at(200, true), Verdict::Same);
+        assert_eq!(at(210, false), tolerated(220));
+        assert_eq!(at(430, true), Verdict::Same);
+        assert_eq!(at(431, false), Verdict::LoadAgain);
+        assert_eq!(at(432, false), tolerated(59));
+        let hours = (0..40).map(|hour| at(10_000 + 3600 * hour, false));
+        assert!(hours.skip(8).all(|verdict| verdict == Verdict::LoadAgain), "no less than once an hour");
+    }
+}

@@ -1,0 +1,82 @@
+//! Faults that tests plant into a state, to show that each comparison finds them. Not in release builds.
+
+use std::str::FromStr;
+
+use crate::state::TableState;
+use crate::tuple::{Cell, Cells, Tuple, TupleBuf};
+
+/// A fault of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// One cell, not of the key, has another value.
+    ChangedCell,
+    /// A row is missing.
+    MissingRow,
+    /// There is a row that the table does not have.
+    ExtraRow,
+}
+
+impl Canary {
+    /// Every kind.
+    pub const ALL: [Canary; 3] = [Canary::ChangedCell, Canary::MissingRow, Canary::ExtraRow];
+}
+
+impl FromStr for Canary {
+    type Err = String;
+
+    /// Reads `changed-cell`, `missing-row` or `extra-row`.
+    fn from_str(text: &str) -> Result<Canary, String> {
+        match text {
+            "changed-cell" => Ok(Canary::ChangedCell),
+            "missing-row" => Ok(Canary::MissingRow),
+            "extra-row" => Ok(Canary::ExtraRow),
+            other => Err(format!("`{other}` is not a canary; use changed-cell, missing-row or extra-row")),
+        }
+    }
+}
+
+impl TableState {
+    /// Plants a fault in the row whose bytes come first. Returns false where no row allows it.
+    pub fn plant(&mut self, canary: Canary) -> bool {
+        let Some(row) = self.rows().min_by_key(|row| row.as_ref().bytes()).cloned() else { return false };
+        let key = self.schema().key().clone();
+        match canary {
+            Canary::MissingRow => self.remove(key.key_of(row.as_ref()).as_ref()).is_some(),
+            Canary::ChangedCell => {
+                let is_value = |(place, cell): &(usize, Cell<'_>)| !key.contains(*place) && is_long(cell);
+                let found = row.as_ref().cells().enumerate().find(is_value).map(|(place, _)| place);
+                found.is_some_and(|place| self.put(with_last_byte(&row, place, |byte| byte ^ 1)).is_some())
+            }
+            Canary::ExtraRow => {
+                let Some(place) = key.columns().last().copied().filter(|place| is_long(&row.as_ref().cell(*place)))
+                else {
+                    return false;
+                };
+                let others = (1..=127).map(|bits| with_last_byte(&row, place, |byte| byte ^ bits));
+                let extra = { others }.find(|other| self.get_like(other.as_ref()).is_none());
+                extra.is_some_and(|extra| self.put(extra).is_none())
+            }
+        }
+    }
+}
+
+fn is_long(cell: &Cell<'_>) -> bool {
+    cell.value().is_some_and(|value| !value.is_empty())
+}
+
+/// The row with another last byte in one of its cells.
+fn with_last_byte(row: &Tuple, place: usize, change: impl Fn(u8) -> u8) -> Tuple {
+    let cells: Cells<'_> = row.as_ref().cells();
+    let mut changed = TupleBuf::new();
+    for (number, cell) in cells.enumerate() {
+        match cell {
+            Cell::Value(value) if number == place => {
+                let mut value = value.to_vec();
+                value.last_mut().into_iter().for_each(|byte| *byte = change(*byte));
+                changed.push(Cell::Value(&value));
+            }
+            cell => changed.push(cell),
+        }
+    }
+    changed.as_ref().to_tuple()
+}
