@@ -138,7 +138,12 @@ impl Inner {
                 source_position: source_position.clone(),
             })),
             finish(&mut rows, &BatchHeader::default()),
-            message(Message::SnapshotEnd(SnapshotEnd { sequence, rows_sent: count, source_position, ..SnapshotEnd::default() })),
+            message(Message::SnapshotEnd(SnapshotEnd {
+                sequence,
+                rows_sent: count,
+                source_position,
+                ..SnapshotEnd::default()
+            })),
         ]
     }
 }

@@ -101,7 +101,12 @@ impl Fetch {
                     return Ok(rows);
                 }
                 self.next = Next::Nothing;
-                Chunk::End(SnapshotEnd { sequence, rows_sent: count(self.rows), source_position, ..SnapshotEnd::default() })
+                Chunk::End(SnapshotEnd {
+                    sequence,
+                    rows_sent: count(self.rows),
+                    source_position,
+                    ..SnapshotEnd::default()
+                })
             }
             Next::Nothing => return Ok(Vec::new()),
         };
