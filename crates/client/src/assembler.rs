@@ -28,7 +28,7 @@ pub(crate) enum Event {
         table: Box<TableState>,
         position: Lsn,
         sequence: Sequence,
-        /// As the sender has it.
+        /// The sender's checksum of the rows.
         checksum: Option<Checksum>,
     },
     /// A transaction to apply.

@@ -37,7 +37,7 @@ pub(super) struct Header {
     pub(super) rows: u64,
     is_whole: bool,
     definition: String,
-    /// Of the rows, in hexadecimal digits; missing in files of earlier versions.
+    /// The checksum of the rows in hexadecimal digits; missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
     /// For people.
