@@ -307,7 +307,6 @@ impl Journal {
             sequence,
             row_count: state.len() as i64,
             source_position: before.to_string(),
-            ..SnapshotEnd::default()
         })));
         let rows: Vec<_> = state.rows().collect();
         for chunk in rows.chunks(self.entries_per_batch) {
@@ -319,6 +318,8 @@ impl Journal {
             sequence,
             rows_sent: state.len() as i64,
             source_position: before.to_string(),
+            checksum: state.checksum().to_bytes().to_vec(),
+            ..SnapshotEnd::default()
         })));
         messages
     }
@@ -398,6 +399,7 @@ pub fn heartbeat(current_sequence: Sequence, position: Option<Lsn>) -> SyncRespo
         current_sequence: current_sequence.to_wire(),
         server_time: None,
         source_position: position.map_or_else(String::new, |p| p.to_string()),
+        ..Heartbeat::default()
     }))
 }
 
