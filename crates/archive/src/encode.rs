@@ -73,7 +73,7 @@ pub(crate) fn checksum<'a>(
         let parts = rows.chunks(rows.len().div_ceil(threads()).max(1));
         let parts: Vec<_> = parts.map(|part| scope.spawn(move || of(part))).collect();
         parts.into_iter().try_fold(Checksum::default(), |sum, part| {
-            // A part that has panicked has printed it; the sum is then wrong, and is refused by whoever reads it.
+            // A part that panicked has printed why. The sum is wrong then, and readers refuse the artifact.
             Ok(sum.plus(part.join().unwrap_or_else(|_| Ok(Checksum::default()))?))
         })
     })

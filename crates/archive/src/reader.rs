@@ -149,9 +149,9 @@ pub enum ReadError {
     Contents {
         /// The object.
         at: String,
-        /// As the manifest says.
+        /// The checksum that the manifest has.
         expected: Checksum,
-        /// As found.
+        /// The checksum of the rows that were read.
         found: Checksum,
     },
     /// An object has other changes than the same artifact in another format.

@@ -169,7 +169,7 @@ impl Applier {
         }
         #[cfg(debug_assertions)]
         if let Input::Plant(canary, answer) = input {
-            // Where nobody waits for the answer any more, the test is over.
+            // The test may have ended without waiting for the answer.
             let _ = answer.send(self.plant(canary));
             return;
         }

@@ -31,7 +31,7 @@ pub(crate) enum Event {
         sequence: Sequence,
         mark: Option<CommitMark>,
         definition: DefinitionVersion,
-        /// As the sender has it.
+        /// The sender's checksum of the rows.
         checksum: Option<Checksum>,
     },
     /// A transaction to apply. From it on rows are of a definition that is known here.

@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 const PAUSE_FIRST: Duration = Duration::from_secs(60);
 const PAUSE_LAST: Duration = Duration::from_secs(3600);
 
-/// What follows from a checksum of the server's.
+/// The consequence of comparing a checksum with the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The rows are the server's.
     Same,
-    /// They differ, and all of them are to be loaded again.
+    /// The rows differ, and all of them are to be loaded again.
     LoadAgain,
-    /// They differ although they were loaded again lately. They are served, and compared again after this time.
+    /// The rows differ although they were loaded again lately. They are served, and loaded again after this time.
     Tolerated(Duration),
-    /// The same, and it was said before.
+    /// The rows still differ, which was logged before.
     Known,
 }
 
-/// Decides it, so that a server whose rows and checksums never agree is not asked for a snapshot all the time.
+/// The history of comparisons. It bounds how often a server whose rows and checksums never agree is asked for a snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     /// Loads in a row that did not help.

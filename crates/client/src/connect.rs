@@ -47,7 +47,7 @@ pub(crate) struct Line {
     pub(crate) health: Arc<Health>,
     pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
     pub(crate) faults: mpsc::UnboundedSender<ReplicaError>,
-    /// It keeps nobody waiting who waits for the last sender to go.
+    /// A weak sender for canaries, so that it does not keep the replica's thread alive.
     #[cfg(debug_assertions)]
     pub(crate) plants: mpsc::WeakUnboundedSender<Input>,
 }

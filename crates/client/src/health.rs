@@ -64,12 +64,12 @@ impl Health {
     pub(crate) fn agrees(&self, position: Lsn) {
         self.status.send_if_modified(|status| {
             status.checksum_position = position;
-            // It comes several times a second: nobody is woken for it.
+            // This happens several times a second, so watchers are not woken for it.
             false
         });
     }
 
-    /// They have not.
+    /// The rows do not have the server's checksum.
     pub(crate) fn differs(&self) {
         self.status.send_modify(|status| status.checksum_mismatches += 1);
     }

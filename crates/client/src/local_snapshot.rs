@@ -47,7 +47,7 @@ pub(crate) struct Saved<T> {
 pub(crate) struct Rows {
     pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
     pub(crate) rows: Vec<Tuple>,
-    /// As the state has it.
+    /// The state's checksum of these rows.
     pub(crate) checksum: Checksum,
 }
 

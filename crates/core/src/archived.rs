@@ -29,7 +29,7 @@ impl ArchivedChecksums {
         ArchivedChecksums { schema, by_value }
     }
 
-    /// Whether the checksum of each row is that of its bytes, and the table's that of its state.
+    /// Returns true where each row's checksum is that of its bytes, and so the table's is that of its state.
     #[must_use]
     pub fn are_of_bytes(&self) -> bool {
         !self.by_value.contains(&true)
@@ -56,7 +56,7 @@ impl ArchivedChecksums {
     }
 }
 
-/// Whether every cell of a column comes back from its projection to the byte.
+/// Returns true where every cell of a column comes back from its projection to the byte.
 fn is_exact(schema: &Schema, column: &Column) -> bool {
     column.is_text
         || match Shape::of(schema, column.type_oid) {

@@ -32,7 +32,7 @@ pub struct Base {
     position: Lsn,
     committed_at: CommitTime,
     mark: CommitMark,
-    /// As the state had it that it was made from, so that clients can tell whether these are that state's rows.
+    /// The checksum of the state that the base was made from, so that clients can compare these rows with that state.
     checksum: Option<Checksum>,
     schema: Arc<Schema>,
     rows: u64,

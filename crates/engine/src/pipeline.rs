@@ -49,8 +49,8 @@ impl PipelineOptions {
         if self.is_plain() { String::new() } else { format!("{:?} {:?}", self.filters, self.transforms) }
     }
 
-    /// Whether every server makes the same rows of a table, so that their checksums can be compared. An added timestamp is that
-    /// of each server's own copy.
+    /// Returns true where every server makes the same rows of a table, so that their checksums can be compared. An added timestamp
+    /// is that of each server's own copy.
     pub(crate) fn is_repeatable(&self) -> bool {
         !self.transforms.iter().any(|transform| matches!(transform, Transform::AddTimestamp(_)))
     }
@@ -202,7 +202,7 @@ impl Pipeline {
         !self.filter.is_empty()
     }
 
-    /// Whether readers get the rows of the state as they are.
+    /// Returns true where readers get the rows of the state as they are.
     pub(crate) fn is_plain(&self) -> bool {
         self.filter.is_empty() && self.columns.is_none()
     }

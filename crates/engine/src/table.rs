@@ -136,7 +136,7 @@ struct Live {
     known: Known,
     /// The checksums of what readers get, where that is not the state as it is.
     shown: Option<ChecksumBuckets>,
-    /// Whether readers are told the checksum.
+    /// True where readers get the checksum.
     is_compared: bool,
 }
 

@@ -23,9 +23,9 @@ pub(crate) struct Ask {
     pub(crate) resume: ResumeRequest,
     /// Whether it knows the extensions.
     pub(crate) is_ours: bool,
-    /// Whether heartbeats and the end of a snapshot carry the checksum of the contents.
+    /// True where heartbeats and the end of a snapshot carry the checksum of the contents.
     pub(crate) wants_checksums: bool,
-    /// Whether it gave its rows up because they did not have a server's checksum.
+    /// True where the client gave its rows up because they did not have a server's checksum.
     pub(crate) contents_differed: bool,
 }
 

@@ -24,8 +24,8 @@ pub struct Damage {
 /// The rows at an artifact's end, as far as its epoch could be read.
 struct EpochRows {
     table: CheckedTable,
-    /// What the manifest says beyond the checksum of these rows. Nothing, unless an earlier artifact was wrong: each is judged by
-    /// what it changes, so that one that is wrong does not make all others wrong.
+    /// The manifest's checksum minus that of these rows. Zero, unless an earlier artifact was wrong: each artifact is judged
+    /// by its own changes, so that one wrong artifact does not make all later ones wrong.
     offset: Checksum,
 }
 
@@ -33,7 +33,7 @@ struct EpochRows {
 struct ReadObject {
     /// The rows then, if it led there from rows that were known.
     rows: Option<EpochRows>,
-    /// Of a diff.
+    /// The digest of a diff's changes.
     digest: ChangesDigest,
 }
 
@@ -127,7 +127,7 @@ impl Archive {
     }
 }
 
-/// Whether rows are those of an artifact, and the offset behind it.
+/// Returns true where rows are those of an artifact, with the offset for the next one.
 fn judge(stated: Option<Checksum>, found: Checksum, offset: Checksum) -> (bool, Checksum) {
     match stated {
         None => (true, offset),

@@ -29,7 +29,7 @@ pub(crate) struct Held {
     reached: Lsn,
     /// The checksum of the rows there.
     checksum: Checksum,
-    /// Whether the rows are the server's to the byte: they are not where they were read back and their types do not allow it.
+    /// True where the rows are the server's to the byte: not after they were read back, unless their types allow it.
     is_exact: bool,
     /// The checksum that the manifest has for `table`, once it is archived.
     archived: Checksum,

@@ -141,7 +141,7 @@ async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<
 fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
     let (before, net, options) = (&*job.before, &*job.net, &tools.options);
     let sums = ArchivedChecksums::new(before.schema().clone());
-    // Of rows that come back to the byte the sum is known.
+    // The running sum is of bytes, so it holds only for rows that come back to the byte.
     let known = sums.are_of_bytes().then_some(job.checksum);
     if let Plan::Diff { bytes_left } = job.plan {
         let mut diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;

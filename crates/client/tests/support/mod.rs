@@ -318,6 +318,7 @@ impl Journal {
             sequence,
             rows_sent: state.len() as i64,
             source_position: before.to_string(),
+            checksum: state.checksum().to_bytes().to_vec(),
             ..SnapshotEnd::default()
         })));
         messages

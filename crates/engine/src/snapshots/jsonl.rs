@@ -44,7 +44,7 @@ pub(super) struct Header {
     definition: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pipeline: String,
-    /// Of the rows, in hexadecimal digits; missing in files of earlier versions.
+    /// The checksum of the rows in hexadecimal digits; missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
     /// For people.

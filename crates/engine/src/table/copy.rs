@@ -384,7 +384,7 @@ pub(super) fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
 }
 
 impl Done {
-    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get, if it is told.
+    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get, if they get it.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,

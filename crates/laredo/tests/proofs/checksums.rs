@@ -58,7 +58,7 @@ fn table() -> TableName {
     TableName::new("public", "items")
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+async fn until<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
     assert!(eventually(PATIENCE, holds).await.is_ok(), "{what}");
 }
 

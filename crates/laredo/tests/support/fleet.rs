@@ -88,7 +88,7 @@ impl Pair {
         if eventually(PATIENCE, reached).await.is_err() {
             panic!("{}: the replica does not reach {position}: {:?}", place(), self.replica.status());
         }
-        // Its rows have the server's checksum there, and never had another one. Who filters has none.
+        // The rows have the server's checksum there, and never had another one. A filtered client gets none.
         let compared = async || self.replica.status().checksum_position >= position;
         if matches!(self.only, Only::All) {
             let is_compared = eventually(PATIENCE, compared).await.is_ok();

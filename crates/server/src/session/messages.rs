@@ -147,7 +147,7 @@ impl Greeting<'_> {
         position.filter(|_| self.ask.is_ours).map_or_else(String::new, |position| position.to_string())
     }
 
-    /// Only for clients that asked for it; empty where it is unknown.
+    /// Returns the checksum for clients that asked for it; empty where it is unknown.
     fn checksum(&self, checksum: Option<Checksum>) -> Vec<u8> {
         let checksum = checksum.filter(|_| self.ask.wants_checksums);
         checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec())

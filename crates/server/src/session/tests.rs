@@ -472,8 +472,7 @@ async fn who_asks_gets_the_checksum_of_what_was_sent() {
     let quiet = Quiet::new().await;
     quiet.rows(0..3).await;
     let accept = vec![RowEncoding::PostgresBinary.into()];
-    let mut stream =
-        quiet.ask(SyncRequest { accept, wants_checksums: true, ..SyncRequest::default() });
+    let mut stream = quiet.ask(SyncRequest { accept, wants_checksums: true, ..SyncRequest::default() });
     let (mut state, mut compared) = (None, 0);
     for id in 3..9 {
         // Everything up to the next heartbeat with a position.

@@ -96,7 +96,10 @@ fn describe() {
     describe_gauge!("snapshotter_connected", "1 while the table's stream is open");
     describe_counter!("snapshotter_connects_total", "Streams that were opened");
     describe_counter!("snapshotter_full_snapshots_total", "Streams among them that began with all rows");
-    describe_counter!("snapshotter_checksum_mismatches_total", "Times that the rows did not have the server's checksum");
+    describe_counter!(
+        "snapshotter_checksum_mismatches_total",
+        "Times that the rows did not have the server's checksum"
+    );
     describe_counter!("snapshotter_cas_conflicts_total", "Times that the manifest was another one than expected");
     describe_counter!(
         "snapshotter_hex_cells_total",
