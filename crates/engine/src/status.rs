@@ -169,7 +169,7 @@ pub struct DefinitionStatus {
     pub verified_age: Option<Duration>,
     /// The reason why the last look failed, if it did.
     pub error: Option<String>,
-    /// Whether the source writes changes of definitions into the stream, too.
+    /// True if the source writes changes of definitions into the stream, too.
     pub is_triggered: bool,
 }
 
@@ -226,7 +226,7 @@ impl TableHandle {
         journal.wait_for(is_there).await.ok()?.clone()
     }
 
-    /// Its source's history.
+    /// Returns the history of the table's source.
     #[must_use]
     pub fn history(&self) -> &SourceHistory {
         &self.history

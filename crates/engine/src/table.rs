@@ -96,7 +96,7 @@ pub(crate) struct Table {
     owes_copy: Option<OwedCopy>,
     /// A copy is to be begun once the stream is here.
     copy_due: Option<(Lsn, String)>,
-    /// What the rows are rows of once the stream is there.
+    /// A definition that the rows have once the stream is there.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
     commits: Arc<Mutex<Commits>>,
@@ -104,7 +104,7 @@ pub(crate) struct Table {
     bases: Bases,
     /// What a new journal in the store is said to be of.
     identity: SourceIdentity,
-    /// Where the sequences of the next journal begin.
+    /// The first sequence of the next journal.
     first_sequence: Sequence,
     /// Positions up to here may be those of a history that the database has abandoned.
     abandoned: Lsn,
