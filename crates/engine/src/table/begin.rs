@@ -167,8 +167,7 @@ impl Table {
         let shown = done.pipeline.checksums_of(&done.state);
         let is_compared = self.options.pipeline.is_repeatable();
         let checksum = is_compared.then(|| checksum(&done.state, shown.as_ref()));
-        let (base, state, pipeline) =
-            done.into_base(self.first_sequence, &self.bases, definition.clone(), checksum)?;
+        let (base, state, pipeline) = done.into_base(self.first_sequence, &self.bases, definition.clone(), checksum)?;
         let mut beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
         beginning.abandoned = self.abandoned;
         let begin = |store: &Arc<Store>| {

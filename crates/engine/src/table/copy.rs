@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{
-    Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef,
-};
+use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
 use super::recent::Recent;

@@ -26,11 +26,7 @@ pub(super) fn publish(live: &mut Live, done: Done, definition: DefinitionVersion
 }
 
 /// Returns the checksums of what readers have then, where that is not the state as it is.
-fn write(
-    live: &mut Live,
-    done: &Done,
-    definition: DefinitionVersion,
-) -> Result<Option<ChecksumBuckets>, TableError> {
+fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<Option<ChecksumBuckets>, TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
     live.writer.begin_definition(definition);
