@@ -38,6 +38,7 @@ impl Setting {
         let cluster = Cluster::start(options).unwrap();
         cluster.psql(schema).unwrap();
         let source = PostgresSource::new(PostgresOptions {
+            ddl: Default::default(),
             connection: ConnectionOptions::parse(&cluster.url("postgres")).unwrap(),
             slot: SlotMode::Ephemeral { name_prefix: "laredo".to_owned() },
             publication: PublicationOptions { name: "laredo_pub".to_owned(), create: true },

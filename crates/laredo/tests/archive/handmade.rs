@@ -1,8 +1,6 @@
 //! Archives that are written by hand: a snapshot of lines, as another program could have written
 //! it.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use laredo_client::{ResumePoint, SourceIdentity, Status, Subscription, SubscriptionEvent};
-use laredo_core::{Lsn, TableState};
+use laredo_core::{DefinitionVersion, Lsn, TableState};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable};
 use laredo_testkit::{Direction, Proxy, eventually, is_full, oracle};
 use tokio::sync::watch;

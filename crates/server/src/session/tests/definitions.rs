@@ -12,7 +12,10 @@ async fn redefine(quiet: &Quiet, definition: &str, changes: Vec<SimChange>) -> D
     let before = copies();
     quiet.database.redefine(definition);
     quiet.database.change_silently(0, changes);
-    quiet.database.say(SourceEvent::Moved { table: TableIndex(0), reason: definition.to_owned() }).await;
+    quiet
+        .database
+        .say(SourceEvent::Moved { table: TableIndex(0), reason: definition.to_owned(), definition: None })
+        .await;
     eventually(|| copies() > before).await;
     let head = quiet.journal().head().position;
     quiet.journal().definition_at(head)
