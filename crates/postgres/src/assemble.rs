@@ -73,7 +73,7 @@ struct State {
     told: Lsn,
     /// Which transactions have truncated tables.
     truncated: BTreeMap<Oid, u32>,
-    /// The transaction that was told last has changed a definition.
+    /// The transaction that ended last, if it has changed a definition.
     ddl: Option<Xid>,
 }
 

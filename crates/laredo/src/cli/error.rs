@@ -117,8 +117,10 @@ pub enum CliError {
     #[error(transparent)]
     Database(#[from] OptionsError),
     /// The event trigger could not be created or dropped.
-    #[error("cannot change the event trigger: {0}; run the statements of `laredo ddl … --print` as a superuser, or as the role that your \
-             provider has for event triggers")]
+    #[error(
+        "cannot change the event trigger: {0}; run the statements of `laredo ddl … --print` as a superuser, or as the role that your \
+             provider has for event triggers"
+    )]
     Ddl(String),
     /// Rows do not get into a table.
     #[error("nothing was restored: {0}")]

@@ -8,6 +8,7 @@ use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions};
+use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, OptionsError, PostgresOptions, PublicationOptions};
 use laredo_server::BufferOptions;
@@ -15,8 +16,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::config::server::{
-    self as config, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SnapshotConfig, SnapshotSerializer,
-    SourceConfig, Store, TableConfig,
+    self as config, DdlWatchConfig, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SnapshotConfig,
+    SnapshotSerializer, SourceConfig, Store, TableConfig,
 };
 
 /// A transaction stays in memory up to this many bytes for each table it touches.

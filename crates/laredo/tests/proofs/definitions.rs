@@ -112,10 +112,8 @@ const KINDS: &[Kind] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_kept_journal() {
-    every_kind("laredo_kept", |folder| {
-        format!("journal {{ store = local, store_config {{ path = {folder} }} }}")
-    })
-    .await;
+    every_kind("laredo_kept", |folder| format!("journal {{ store = local, store_config {{ path = {folder} }} }}"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +129,14 @@ async fn with_neither() {
     every_kind("laredo_neither", |_| String::new()).await;
 }
 
-/// With the event trigger nobody sees a position behind a change before the rows are right.
+/// With the event trigger no client sees a position behind a change before the rows are right.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_event_trigger() {
     let cluster = start();
     cluster.psql(laredo_postgres::ddl::INSTALL).unwrap();
     let tables = tables();
-    let mut config = ServerConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_triggered").target(PATIENT);
+    let mut config =
+        ServerConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_triggered").target(PATIENT);
     config.source += "\nddl.watch = trigger";
     let server = config.start().await;
     let sql = cluster.connect().await.unwrap();
