@@ -71,7 +71,7 @@ pub trait Source: Send + Sync + 'static {
     /// What the database keeps for the stream. It is told beside the events, for it matters most while nobody takes those.
     fn retention(&self) -> watch::Receiver<Retention>;
 
-    /// When the source last looked at each table's definition. A source that is told of every change has no need to.
+    /// The times at which the source last read each table's definition. A source that is notified of every change need not.
     fn looks(&self) -> watch::Receiver<DefinitionLooks> {
         watch::channel(DefinitionLooks::default()).1
     }
@@ -190,7 +190,8 @@ pub enum SourceEvent {
         definition: String,
         /// Where the WAL ended when that was read: it is true of the rows once every commit up to here is told.
         from: Lsn,
-        /// The values that rows have by then. A row with another one was told under a definition in between, and the table owes a copy.
+        /// The values that rows have by then. A row with another one was sent under a definition in between, and the table owes a
+        /// copy.
         values: Vec<ColumnValues>,
     },
     /// The stream could not go on where it was (its slot is gone): whatever committed in between was never sent, so
@@ -227,7 +228,7 @@ pub struct DefinitionLooks {
     pub seen: BTreeMap<TableIndex, Instant>,
     /// The reason why the last look failed, where it did.
     pub errors: BTreeMap<TableIndex, String>,
-    /// Whether the database writes changes of definitions into the stream.
+    /// True if the database writes changes of definitions into the stream.
     pub is_triggered: bool,
 }
 

@@ -169,7 +169,7 @@ pub struct DefinitionStatus {
     pub verified_age: Option<Duration>,
     /// The reason why the last look failed, if it did.
     pub error: Option<String>,
-    /// Whether the source writes changes of definitions into the stream, too.
+    /// True if the source writes changes of definitions into the stream, too.
     pub is_triggered: bool,
 }
 

@@ -93,7 +93,7 @@ pub(crate) struct Table {
     owes_copy: Option<OwedCopy>,
     /// A copy is to be begun once the stream is here.
     copy_due: Option<(Lsn, String)>,
-    /// What the rows are rows of once the stream is there.
+    /// A definition that the rows have once the stream is there.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
     commits: Arc<Mutex<Commits>>,

@@ -81,7 +81,7 @@ struct State {
     sent: SentCommits,
     /// What PostgreSQL has yet to send again.
     proof: Option<Proof>,
-    /// The transaction that was told last has changed a definition.
+    /// The transaction that ended last, if it has changed a definition.
     ddl: Option<Xid>,
 }
 

@@ -40,7 +40,7 @@ pub async fn remove(options: &ConnectionOptions) -> Result<(), TransportError> {
     Connection::connect(options).await?.simple_query(REMOVE).await.map(drop)
 }
 
-/// Whether the event trigger is there and fires.
+/// Returns true if the event trigger is there and fires.
 pub(crate) async fn is_installed(connection: &mut Connection) -> Result<bool, TransportError> {
     let names = TRIGGERS.map(escape_literal).join(", ");
     let sql = format!("SELECT count(*) FROM pg_event_trigger WHERE evtname IN ({names}) AND evtenabled IN ('O', 'A')");

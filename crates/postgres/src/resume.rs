@@ -56,7 +56,7 @@ pub(crate) async fn compare(
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
     let found = catalog::read(connection, &options.publication.name, &names).await?;
     let is_told_later = standing.as_ref().is_some_and(|standing| standing.is_lost);
-    // One table that kept up shows that nobody else has moved the slot.
+    // A table that kept up shows that no other process has moved the slot.
     let kept_up = |standing: &Standing| known.iter().flatten().any(|known| known.position >= standing.confirmed);
     let is_moved = !standing.as_ref().is_some_and(kept_up);
     let mut lost = None;

@@ -30,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// A commit is visible microseconds after it is in the stream, or when a synchronous standby has it.
 const VISIBLE_POLL: Duration = Duration::from_millis(2);
-/// A look reads only the catalogue, so it waits for nobody. Should it have to after all, the other tables come first.
+/// A look reads only the catalogue, so it does not wait. Should it have to after all, the other tables come first.
 const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; SET idle_session_timeout = 0";
 
 /// Says of each table when its definition is no longer the one that was copied. Never returns: it has a connection of
@@ -66,7 +66,7 @@ struct Watcher<'a> {
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
     told: Vec<Told>,
-    /// Whether the event trigger was there, where it is wanted.
+    /// True if the event trigger was there, where it is wanted.
     has_trigger: Option<bool>,
     /// The look that the stream waits for, and since when it could not be answered.
     unanswered: Option<(u64, Instant)>,
@@ -91,7 +91,7 @@ struct Look {
     /// The definition of the copy when it began.
     copied: Option<Arc<Definition>>,
     facts: Option<Facts>,
-    /// What has become of the one since.
+    /// The change since.
     change: Change,
 }
 
@@ -172,7 +172,7 @@ impl Watcher<'_> {
         Ok(Some(number))
     }
 
-    /// Lets the stream go on after the look that it waited for; `false` where another one is to be made at once.
+    /// Lets the stream continue after the look that it waited for; `false` where another one is to be made at once.
     fn answer(&mut self, wanted: Option<u64>, is_settled: bool) -> bool {
         let Some(number) = wanted else { return true };
         let since = match self.unanswered {
@@ -185,7 +185,7 @@ impl Watcher<'_> {
         }
         if !is_settled {
             tracing::warn!(
-                "a definition was changed and could not be looked at; the stream goes on, and the catalogue is read again"
+                "a definition was changed and could not be looked at; the stream continues, and the catalogue is read again"
             );
         }
         self.signals.looked.send_replace(number);
@@ -334,7 +334,7 @@ impl Watcher<'_> {
     }
 }
 
-/// Whether tables have no rows; those that are gone may have had some. This one waits for locks, but for a second only.
+/// Returns true if tables have no rows; those that are gone may have had some. This query waits for locks, but for a second only.
 async fn are_empty(connection: &mut Connection, tables: &[Oid]) -> Result<bool, TransportError> {
     if tables.is_empty() {
         return Ok(true);

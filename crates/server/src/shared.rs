@@ -95,7 +95,7 @@ impl Shared {
         self.sources.iter().find(|source| source.id == id)
     }
 
-    /// Whether every table can be served: it has been copied, it has not failed, and its definition was seen lately.
+    /// Returns true if every table can be served: it has been copied, it has not failed, and its definition was seen lately.
     pub(crate) fn is_ready(&self) -> bool {
         let now = (self.clock)();
         !self.is_draining() && self.tables.iter().all(|table| table.is_ready(now))

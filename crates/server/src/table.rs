@@ -81,7 +81,7 @@ impl Served {
     }
 
     /// For how long the stream has gone on without a look at the table's definition, if that is too long: a change that PostgreSQL does
-    /// not announce would not be noticed. While the whole database is away nothing goes on; the lag tells of that.
+    /// not announce would not be noticed. While the whole database is away the stream stands still; the lag shows that.
     pub(crate) fn unverified(&self, now: CommitTime) -> Option<Duration> {
         let age = self.handle().definition().verified_age?;
         let lag_us = now.0.saturating_sub(self.handle().status().current_at.0);

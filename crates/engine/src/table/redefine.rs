@@ -28,7 +28,7 @@ pub(crate) struct Redefinition {
 }
 
 impl OwedCopy {
-    /// Whether it is owed still after a copy that ended with this definition.
+    /// Returns true if the copy is still owed after a copy that ended with this definition.
     pub(super) fn is_owed_after(&self, definition: &str) -> bool {
         self.definition.as_deref() != Some(definition)
     }
@@ -63,7 +63,7 @@ impl Table {
         self.define_if_due(Wants::Nothing)
     }
 
-    /// Whether every row is looked at when a definition that waits for the stream is due.
+    /// Returns true if every row is checked when a definition that waits for the stream is due.
     pub(crate) fn has_rows_to_check(&self) -> bool {
         self.definition_due.as_ref().is_some_and(|due| !due.values.is_empty())
     }
@@ -86,7 +86,7 @@ impl Table {
     }
 }
 
-/// Whether a column of the rows has these values alone.
+/// Returns true if a column of the rows has these values alone.
 fn has_only(state: &TableState, ColumnValues { column, values }: &ColumnValues) -> bool {
     let Some(place) = state.schema().columns().iter().position(|found| found.name == *column) else { return false };
     let is_one = |cell: Cell<'_>, values: &BTreeSet<Vec<u8>>| match cell {

@@ -19,7 +19,7 @@ const PATH: &str = "/health/ready";
 /// Tens of thousands of tables fit.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// A look at a definition that is older than this is told of. There is one every ten seconds.
+/// A definition that was read longer ago than this is reported. It is read every ten seconds.
 const UNVERIFIED_MS: u64 = 30_000;
 
 /// What `/health/ready` says.

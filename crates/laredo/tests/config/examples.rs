@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use laredo::config::ServerConfig;
 use laredo::config::server::{
-    ArchiveFormat, BufferPolicy, Filter, FilterValue, JournalStore, LogLevel, LogType, SlotConfig, SnapshotSerializer,
-    Store, Transform,
+    ArchiveFormat, BufferPolicy, DdlWatchConfig, Filter, FilterValue, JournalStore, LogLevel, LogType, SlotConfig,
+    SnapshotSerializer, Store, Transform,
 };
 
 use super::{Folder, MINIMAL, fixture, load};
@@ -87,6 +87,7 @@ fn defaults_are_filled_in() {
     assert_eq!(source.slot, SlotConfig::Ephemeral { slot_name: None });
     assert_eq!(source.publication.name, "laredo_pg_pub");
     assert!(!source.publication.create);
+    assert_eq!(source.ddl.watch, DdlWatchConfig::Poll);
     assert_eq!(source.reconnect.max_attempts, None);
     let fanout = &config.tables[0].fanout;
     assert_eq!(fanout.journal.max_entries, 100_000);

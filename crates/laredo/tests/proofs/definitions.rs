@@ -129,7 +129,7 @@ async fn with_neither() {
     every_kind("laredo_neither", |_| String::new()).await;
 }
 
-/// With the event trigger nobody sees a position behind a change before the rows are right.
+/// With the event trigger no client sees a position behind a change before the rows are right.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_event_trigger() {
     let cluster = start();

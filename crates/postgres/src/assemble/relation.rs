@@ -42,18 +42,18 @@ pub(super) struct Known {
 struct FollowedTable {
     name: TableName,
     route: Option<Route>,
-    /// As it was announced last.
+    /// The identity that was announced last.
     announced: Option<RelationIdentity>,
-    /// The number of another table that was announced under its name, and was told of.
+    /// The number of another table that was announced under its name, and was reported.
     stranger: Option<Oid>,
 }
 
 /// The table that a followed table's rows come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// How often it was copied in this run.
+    /// The number of its copies in this run.
     pub copies: u64,
-    /// Its number, and how it tells its rows apart.
+    /// The number of the table, and the way it tells its rows apart.
     pub identity: RelationIdentity,
 }
 
@@ -63,7 +63,7 @@ pub type Routes = BTreeMap<TableIndex, Route>;
 /// A table's number and the way it tells its rows apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationIdentity {
-    /// Its number in `pg_class`.
+    /// The table's number in `pg_class`.
     pub oid: Oid,
     /// `relreplident`.
     pub replica_identity: u8,
@@ -155,7 +155,8 @@ impl Catalogue {
             self.by_oid.insert(relation.oid, table);
         }
         let table = self.table_of(relation.oid);
-        self.announced |= named.is_some() || table.is_some();
+        // Under another name it may be for a moment only: the next look tells.
+        self.announced |= named.is_some();
         Known { announcement: self.announcements, table, named, shape: self.shape(relation), identity }
     }
 

@@ -320,7 +320,7 @@ fn a_table_is_followed_by_its_number_whatever_it_is_named() {
     };
     let mut stream = Stream::new();
     stream.take(other(None)).take(bytes::begin(6, 90)).take(insert(None, ["1", "a"])).take(bytes::commit(90));
-    assert_eq!(stream.told(), [""; 0], "nobody knows that number");
+    assert_eq!(stream.told(), [""; 0], "a number that is not known");
     renamed_and_back(stream.users(None));
     // Known from a copy, of this run or another one; a new connection announces it under the other name first.
     let mut stream = Stream::new();

@@ -20,7 +20,7 @@ pub(super) struct Transaction {
     pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
     /// Tables that it truncates, and the (sub)transaction that does it last.
     pub(super) truncated: BTreeMap<Oid, u32>,
-    /// It has changed a definition, as an event trigger says.
+    /// An event trigger says that the transaction has changed a definition.
     pub(super) has_ddl: bool,
 }
 

@@ -4,7 +4,7 @@ use laredo_core::Oid;
 
 use super::facts::{ColumnFacts, Definition, Facts, File, KindFacts, Label, Partition, TypeFacts};
 
-/// What a newer definition says of rows that were copied, and followed, under an older one.
+/// The meaning of a newer definition for rows that were copied, and followed, under an older one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The definitions are the same.
@@ -15,7 +15,7 @@ pub(crate) enum Change {
     Rows(String),
 }
 
-/// What has to be true for a change to be harmless, and is not in the catalogue.
+/// Conditions on which a change is harmless, and that the catalogue does not show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Conditions {
     /// Tables that were attached, and have to be empty.
@@ -24,7 +24,7 @@ pub(crate) struct Conditions {
     pub(crate) labels: Vec<(String, Vec<String>)>,
 }
 
-/// What may have happened to the parts of a definition.
+/// The fate of a part of a definition.
 enum Parts<T> {
     /// Nothing that rows depend on, if this is empty or holds.
     Kept(Vec<T>),
@@ -70,7 +70,7 @@ impl Definition {
         }
     }
 
-    /// What may have changed rows; `None` where only transactions have.
+    /// Returns what may have changed rows; `None` where only transactions have.
     pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
         match self.change(newer) {
             Change::Nothing | Change::Harmless(_) => None,
@@ -80,14 +80,15 @@ impl Definition {
 
     /// The transaction that truncated the table, if that is all that may have happened to its rows.
     ///
-    /// It has changed the table's entry last; whatever was rewritten before it is gone with it.
+    /// That transaction has changed the table's entry last; whatever was rewritten before it is gone with it.
     pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
         let is_other = self.file.number != newer.definition.file.number;
         let is_all = is_other && self.with_file(newer.definition.file).difference(&newer.definition).is_none();
         (is_all && self.file.columns == newer.definition.file.columns).then_some(newer.changed_by)
     }
 
-    /// Whether rows were moved to other files at most, or truncated: what gives them other values changes a column, too.
+    /// Returns true if rows were moved to other files at most, or truncated. A change that gives them other values changes a column,
+    /// too.
     pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
         let moved = |partition: &Partition| {
             let found = newer.partitions.iter().find(|other| other.oid == partition.oid);
@@ -102,7 +103,7 @@ impl Definition {
         Definition { file, ..self.clone() }
     }
 
-    /// Whether partitions are there that rows may have come with, or are gone. Those that have to be empty are named.
+    /// Compares the partitions: rows may have come with new ones, or gone with others. Those that have to be empty are named.
     fn partitions_since(&self, newer: &Definition) -> Parts<Oid> {
         let found = |list: &[Partition], oid: Oid| list.binary_search_by_key(&oid, |partition| partition.oid).ok();
         let stayed = |old: &Partition| {
@@ -125,7 +126,7 @@ impl Definition {
         Parts::Kept(attached)
     }
 
-    /// Whether a new partition, and each new one above it, was made in its place.
+    /// Returns true if a new partition, and each new one above it, was made in its place.
     fn grew(&self, partition: &Partition, is_new: impl Fn(Oid) -> bool) -> bool {
         let mut partition = partition;
         // No tree is deeper than it has tables.
@@ -144,7 +145,7 @@ impl Definition {
         false
     }
 
-    /// Whether types are others now. Columns of an enum that has more labels are named, with those that their rows may hold.
+    /// Compares the types. Columns of an enum that has more labels are named, with the labels that their rows may hold.
     fn types_since(&self, newer: &Definition) -> Parts<(String, Vec<String>)> {
         let mut grown = Vec::new();
         for (old, new) in self.types.iter().zip(&newer.types) {

@@ -16,7 +16,7 @@ pub(crate) struct Facts {
 
 /// Everything in the catalogue that decides what a table's rows are, by number and by version.
 ///
-/// What goes away and comes back differs: PostgreSQL gives it another number (a table, a column, an attribute, a label, a member of a
+/// Anything that goes away and comes back differs: PostgreSQL gives it another number (a table, a column, an attribute, a label, a member of a
 /// publication), or its entry has another version (`xmin`). Two servers that look at one database at one time find the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
@@ -84,13 +84,13 @@ pub(crate) struct Partition {
     pub(crate) link: u32,
     /// Made as a partition of its parent, so that it was empty when it was attached.
     pub(crate) born: bool,
-    /// Its first file has its own number.
+    /// The number of its file; the first one has the table's own number.
     pub(crate) file: Oid,
     pub(crate) schema: String,
     pub(crate) table: String,
     pub(crate) kind: char,
     pub(crate) persistence: char,
-    /// Its own replica identity decides what its old rows say.
+    /// The replica identity of the partition decides what its old rows say.
     pub(crate) identity: Identity,
     pub(crate) key: Option<Vec<String>>,
     /// The number and the version of the index that is its identity; `None` for another identity.
@@ -102,12 +102,12 @@ impl Partition {
         TableName::new(&self.schema, &self.table)
     }
 
-    /// Whether it holds rows.
+    /// Returns true if it holds rows.
     pub(crate) fn is_leaf(&self) -> bool {
         self.kind != 'p'
     }
 
-    /// Whether it has held the same rows as part of the same table all the time.
+    /// Returns true if it has held the same rows as part of the same table all the time.
     pub(super) fn stayed(&self, newer: &Partition) -> bool {
         let facts = |of: &Partition| {
             let identity = (of.identity, of.key.clone(), of.index.clone());

@@ -9,7 +9,7 @@ WITH RECURSIVE found AS (
     WHERE n.nspname = {schema}
 ),
 publication AS (SELECT p.xmin AS version, p.* FROM pg_publication p WHERE p.pubname = {publication}),
--- Every table above and below, with the version of its link. A partition that is being detached is none any more.
+-- Every table above and below, with the version of its link. A partition that is being detached is no longer one.
 above (oid, place) AS (
     SELECT i.inhparent, 1 FROM found f JOIN pg_inherits i ON i.inhrelid = f.oid
     WHERE f.relispartition AND NOT i.inhdetachpending

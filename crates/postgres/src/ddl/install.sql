@@ -5,7 +5,7 @@ CREATE SCHEMA IF NOT EXISTS laredo;
 CREATE OR REPLACE FUNCTION laredo.note_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog AS $laredo$
 BEGIN
-    -- Temporary objects are nobody else's.
+    -- No other session sees temporary objects.
     IF TG_EVENT = 'sql_drop' THEN
         IF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() WHERE NOT is_temporary) THEN
             RETURN;

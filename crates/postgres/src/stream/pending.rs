@@ -15,7 +15,7 @@ pub(super) enum Pending {
 }
 
 /// Puts what a message has completed behind what waits. A transaction that has changed a definition, and all that follows, waits for a
-/// look: until then nobody can tell whether its table still has the rows that it had.
+/// look: until then the table's rows may be others than those that are known.
 pub(super) fn enqueue(queue: &mut VecDeque<Pending>, fresh: &mut VecDeque<SourceEvent>, ddl: Option<Xid>) {
     let commit = match ddl {
         Some(_) => fresh.pop_back_if(|event| matches!(event, SourceEvent::Commit(_))),

@@ -85,7 +85,7 @@ impl Connection {
         self.process_id
     }
 
-    /// Whether it waits for a statement: an error in the last one has not ended it.
+    /// Returns true if the session waits for a statement: an error in the last one has not ended it.
     pub(crate) fn is_idle(&self) -> bool {
         !self.busy
     }

@@ -12,7 +12,7 @@ use crate::stream::Signals;
 /// A definition that was not seen for so long is warned of, and again after each [`AGAIN`].
 const OVERDUE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(300);
-/// How often the looks are looked at.
+/// The time between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Warns of tables whose definition was not seen for a while. Never returns.

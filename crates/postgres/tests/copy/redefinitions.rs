@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use laredo_core::TupleRef;
-use laredo_engine::source::{Admission, SourceEvent, TableIndex};
+use laredo_engine::source::{Admission, Source as _, SourceEvent, TableIndex};
 
-use crate::harness::{announce, cluster, follow, options, requests};
+use crate::harness::{PATIENCE, announce, cluster, follow, options, requests};
 
 #[tokio::test]
 async fn a_definition_that_moves_during_the_copy_starts_it_again() {
@@ -221,4 +221,39 @@ async fn a_table_whose_copy_failed_is_copied_once_it_is_back() {
     cluster.psql("ALTER TABLE x RENAME TO t").unwrap();
     announce(&cluster);
     assert_eq!(following.moved(0).await, "it can be followed again");
+}
+
+/// The catalogue's tables are read alone: a lock that a migration holds, or a table that nothing can be said of, concerns no other table.
+#[tokio::test]
+async fn one_odd_or_locked_table_hides_no_other() {
+    for (harm, is_lock) in [
+        ("BEGIN; LOCK TABLE odd IN ACCESS EXCLUSIVE MODE", true),
+        ("BEGIN; LOCK TABLE r1 IN ACCESS EXCLUSIVE MODE", true),
+        ("BEGIN; ALTER TABLE odd ADD COLUMN y int; TRUNCATE r", true),
+        ("ALTER TABLE odd DROP id, DROP v", false),
+        ("DROP TABLE odd", false),
+    ] {
+        let cluster = cluster(
+            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood);
+             CREATE TABLE odd (id int PRIMARY KEY, v int); CREATE TABLE trigger (id int PRIMARY KEY);
+             CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (10)",
+        );
+        let tables = requests(&["public.odd", "public.r", "public.t", "public.trigger"]);
+        let mut following = follow(options(&cluster), &tables).await;
+        for table in 0..4 {
+            following.copy(table).await;
+        }
+        let session = cluster.connect().await.unwrap();
+        session.batch_execute(harm).await.unwrap();
+        cluster.psql("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").unwrap();
+        announce(&cluster);
+        assert_eq!(following.moved(2).await, "a type that it uses changed", "{harm}");
+        if is_lock {
+            // Each look has succeeded, and the next start can look as well.
+            assert!(following.source.looks().borrow().errors.is_empty(), "{harm}");
+            let starts = follow(options(&cluster), &tables);
+            tokio::time::timeout(PATIENCE, starts).await.expect("a start that waits for no lock");
+        }
+    }
 }

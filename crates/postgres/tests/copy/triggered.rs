@@ -48,7 +48,7 @@ async fn a_definition_is_looked_at_before_the_transaction_that_changed_it() {
         }
         following.copy(table).await;
     }
-    // What concerns no row, and what is nobody else's.
+    // Changes that concern no row, or temporary objects alone.
     for (number, (sql, is_redefined)) in (100..).zip([
         ("CREATE TEMPORARY TABLE mine (id int); ALTER TABLE mine ADD x int; DROP TABLE mine", false),
         ("ALTER TABLE t ALTER v SET STATISTICS 10", true),

@@ -21,7 +21,7 @@ pub use journal::{JournalConfig, JournalStore};
 pub use keeping::{ArchiveConfig, ArchiveFormat, SnapshotConfig, SnapshotRetention, SnapshotSerializer};
 pub use observability::{LogLevel, LogType, LoggingConfig, MetricsConfig, ObservabilityConfig};
 pub use services::{GrpcConfig, HealthConfig, TlsConfig};
-pub use source::{DdlWatchConfig, PublicationConfig, ReconnectConfig, SlotConfig, SourceConfig};
+pub use source::{DdlConfig, DdlWatchConfig, PublicationConfig, ReconnectConfig, SlotConfig, SourceConfig};
 pub use store::Store;
 pub use table::TableConfig;
 pub use transforms::Transform;
