@@ -49,7 +49,7 @@ struct Start {
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
     reason: &'static str,
-    /// What the client has is of another history of the database.
+    /// Set where the client's rows are of another history of the database.
     is_another_history: bool,
     /// Sent first, where the client has to start anew.
     base: Option<PinnedBase>,
