@@ -77,7 +77,7 @@ pub enum ProtocolError {
     Span {
         /// Where the copy begins to count.
         from: Lsn,
-        /// Where it ends.
+        /// The end of the first commit record.
         to: Lsn,
         /// The client's position.
         ours: Lsn,

@@ -25,7 +25,7 @@ pub struct Fork {
     pub common: Lsn,
     /// No position of the abandoned history is known beyond this.
     pub abandoned: Lsn,
-    /// Whether the histories differ for certain. Otherwise only the proof that they do not is missing.
+    /// True where the histories differ for certain. Otherwise only the proof that they do not is missing.
     pub is_certain: bool,
 }
 
@@ -64,7 +64,7 @@ impl Receipts {
     }
 }
 
-/// What a source's commits say of a client's mark.
+/// The judgment of a client's mark by the source's commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// The marked commit is part of this history.
@@ -200,13 +200,13 @@ impl SourceHistory {
         }
     }
 
-    /// Whether the positions of a journal were found to be of another history.
+    /// Returns true if the positions of a journal were found to be of another history.
     #[must_use]
     pub fn is_stranger(&self, instance: &str) -> bool {
         self.strangers.lock().contains(instance)
     }
 
-    /// Whether the database's WAL ends before a position, so that it can only be another history's; `None` where the
+    /// Returns true if the database's WAL ends before a position, so that it can only be another history's; `None` where the
     /// database cannot be asked. Those who ask at the same time share one answer.
     pub async fn is_beyond_wal(&self, position: Lsn) -> Option<bool> {
         let asked_at = Instant::now();
@@ -247,7 +247,7 @@ impl SourceHistory {
         *self.log.lock() = CommitLog { marks: VecDeque::new(), from: position, until: position, before: newest };
     }
 
-    /// What was learned of the WAL's end is void: the database's storage was put back.
+    /// Forgets what was learned of the WAL's end: the database's storage was put back.
     pub(crate) async fn forget_written(&self) {
         *self.written.lock().await = (Lsn::ZERO, None);
     }

@@ -120,7 +120,7 @@ struct Shared {
     instance: InstanceId,
     /// Names that this journal had before.
     earlier: Vec<EarlierInstance>,
-    /// Its rows are of a history that the database has abandoned.
+    /// Set where the rows are of a history that the database has abandoned.
     parted: AtomicBool,
     /// Set once another journal has taken this one's place.
     closed: watch::Sender<bool>,
@@ -348,7 +348,7 @@ impl Journal {
         self.shared.parted.store(true, Ordering::Release);
     }
 
-    /// Whether the database has abandoned the history of its rows. Another journal takes its place once the table is copied.
+    /// Returns true if the database has abandoned the history of the rows. Another journal takes its place once the table is copied.
     #[must_use]
     pub fn is_parted(&self) -> bool {
         self.shared.parted.load(Ordering::Acquire)

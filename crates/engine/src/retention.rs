@@ -17,7 +17,7 @@ pub struct Retention {
     pub losses: u64,
     /// What happened the last time.
     pub last_loss: Option<String>,
-    /// How often since the start the database turned out to have another history, so that every table was copied again.
+    /// The number of times since the start that the database turned out to have another history, so that every table was copied again.
     pub forks: u64,
     /// What happened the last time.
     pub last_fork: Option<String>,

@@ -189,7 +189,7 @@ pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("temporary file in {}: {error}", folder.display())))
 }
 
-/// How a search for a change ends early.
+/// The early end of a search for a change.
 enum Search {
     Found,
     Failed(io::Error),
@@ -214,7 +214,7 @@ impl Spool {
         self.changes
     }
 
-    /// Whether it has no change but those of aborted subtransactions.
+    /// Returns true if there is no change but those of aborted subtransactions.
     ///
     /// # Errors
     /// When its file cannot be read.

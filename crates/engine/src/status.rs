@@ -226,7 +226,7 @@ impl TableHandle {
         journal.wait_for(is_there).await.ok()?.clone()
     }
 
-    /// Its source's history.
+    /// Returns the history of the table's source.
     #[must_use]
     pub fn history(&self) -> &SourceHistory {
         &self.history

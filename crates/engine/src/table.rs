@@ -101,7 +101,7 @@ pub(crate) struct Table {
     bases: Bases,
     /// What a new journal in the store is said to be of.
     identity: SourceIdentity,
-    /// Where the sequences of the next journal begin.
+    /// The first sequence of the next journal.
     first_sequence: Sequence,
     /// Positions up to here may be those of a history that the database has abandoned.
     abandoned: Lsn,

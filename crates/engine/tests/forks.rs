@@ -1,5 +1,5 @@
 //! A database whose history forks: its storage is put back while an engine runs, or while none does. Every copy ends with the
-//! rows of the new history, and nobody is led from the old one into the new.
+//! rows of the new history, and no client is led from the old one into the new.
 
 use std::path::Path;
 use std::sync::Arc;

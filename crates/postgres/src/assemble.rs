@@ -79,7 +79,7 @@ struct State {
     truncated: BTreeMap<Oid, u32>,
     /// The newest commits of the tables.
     sent: SentCommits,
-    /// What PostgreSQL has yet to send again.
+    /// The commits that PostgreSQL has yet to send again.
     proof: Option<Proof>,
     /// The transaction that ended last, if it has changed a definition.
     ddl: Option<Xid>,
@@ -137,7 +137,7 @@ impl Assembler {
         self.state.proof = Some(proof);
     }
 
-    /// Whether the proof is not complete yet: nothing may be acknowledged before it is.
+    /// Returns true until the proof is complete: nothing may be acknowledged before.
     pub(crate) fn is_proving(&self) -> bool {
         self.state.proof.is_some()
     }

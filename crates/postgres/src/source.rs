@@ -47,7 +47,7 @@ pub struct PostgresOptions {
 pub struct PostgresSource {
     options: PostgresOptions,
     tables: OnceLock<Vec<Followed>>,
-    /// Where the stream goes on from an earlier run, and what that has kept.
+    /// The position of an earlier run, and what that run has kept.
     from: Mutex<(Option<Lsn>, Vec<KeptTable>)>,
     /// The database as it was found at the start.
     identity: OnceLock<SourceIdentity>,

@@ -75,7 +75,7 @@ pub struct StreamOptions {
     pub seed: u64,
     /// What was received in an earlier run; `None` to begin where the slot is.
     pub from: Option<Lsn>,
-    /// What an earlier run has kept of each table that is followed from there on.
+    /// The state that an earlier run has kept of each table that is followed from there on.
     pub kept: Vec<KeptTable>,
     /// The database as it was found at the start; `None` to take what the first connection finds.
     pub identity: Option<SourceIdentity>,
@@ -109,9 +109,9 @@ pub struct Signals {
     pub retention: watch::Sender<Retention>,
     /// How often somebody wanted the slot to be dropped and made again.
     pub resets: watch::Sender<u64>,
-    /// Whether there is a slot of the database's present history: no copy may begin before.
+    /// True once there is a slot of the database's present history: no copy may begin before.
     pub has_slot: watch::Sender<bool>,
-    /// How often the database's history has forked.
+    /// The number of forks of the database's history.
     pub forks: watch::Sender<u64>,
     /// The furthest that the database's WAL was seen to reach.
     pub written: watch::Sender<Lsn>,
@@ -194,7 +194,7 @@ impl Signals {
         Lsn(told.max(*self.written.borrow()).0.saturating_add(ABANDONED_SLACK))
     }
 
-    /// What was learned of the database is void: it has another history now.
+    /// Forgets what was learned of the database, which has another history now.
     fn fork(&self, reason: &str) {
         self.has_slot.send_replace(false);
         self.forks.send_modify(|forks| *forks += 1);

@@ -57,7 +57,7 @@ struct Start {
     /// Names this journal, and the snapshot where there is one, in the client's next request.
     snapshot_id: String,
     mode: SyncMode,
-    /// What the client has is of another history of the database.
+    /// Set where the client's rows are of another history of the database.
     is_another_history: bool,
 }
 

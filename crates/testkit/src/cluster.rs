@@ -57,7 +57,7 @@ pub enum StopMode {
     Immediate,
 }
 
-/// What a cluster had on disk.
+/// A copy of what a cluster had on disk.
 #[derive(Debug)]
 pub struct StorageCopy(PathBuf);
 

@@ -57,9 +57,9 @@ struct State {
     log: Vec<SimCommit>,
     next_lsn: u64,
     tables: usize,
-    /// How often the database was put back.
+    /// The number of times that the database was put back.
     histories: i64,
-    /// What the last time left, and what was there before.
+    /// The position to which it was last put back, and the end of what was there before.
     fork: Fork,
 }
 
@@ -87,7 +87,7 @@ pub struct SimDatabase {
     /// Stands for what a catalogue says of the tables.
     definition: Arc<Mutex<String>>,
     retention: Arc<watch::Sender<Retention>>,
-    /// Where the WAL is said to end; `None` where that is not said.
+    /// The stated end of the WAL; `None` where none is stated.
     written: Arc<Mutex<Option<Lsn>>>,
     /// The newest commits that the engine has kept from an earlier run.
     kept: Arc<Mutex<Vec<CommitMark>>>,
@@ -465,7 +465,7 @@ impl SimDatabase {
         }
     }
 
-    /// Whether what an earlier engine has kept is not in the log.
+    /// Returns true if a commit that an earlier engine has kept is not in the log.
     fn has_forked(&self) -> bool {
         let (kept, state) = (self.kept.lock().unwrap_or_else(PoisonError::into_inner), self.state.borrow());
         let is_there = |mark: &CommitMark| state.log.iter().any(|commit| commit.mark() == *mark);

@@ -24,9 +24,9 @@ pub struct ResumeRequest {
     pub position: Option<Lsn>,
     /// The newest commit that it knows at or before its position; all zeros where it does not say.
     pub mark: ScopedMark,
-    /// What the source's newest commits say of that mark.
+    /// The judgment of that mark by the source's newest commits.
     pub verdict: Verdict,
-    /// Whether the journal that it names was found to be of another history.
+    /// True where the named journal was found to be of another history.
     pub is_stranger: bool,
     /// The source that its position belongs to, when it says so.
     pub source: Option<SourceIdentity>,
@@ -143,7 +143,7 @@ pub(super) fn resolve(
     Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
 }
 
-/// Whether a request's position and mark are those of its sequence.
+/// Returns true if a request's position and mark are those of its sequence.
 fn fits(
     request: &ResumeRequest,
     facts: &Facts<'_>,
@@ -182,7 +182,7 @@ fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor:
     }
 }
 
-/// Whether a position is part of this journal's history. A commit that both know proves it; without one, the timeline and the
+/// Checks that a position is part of this journal's history. A commit that both know proves it; without one, the timeline and the
 /// names of journals must do.
 fn history(
     request: &ResumeRequest,
@@ -223,7 +223,7 @@ fn history(
     Ok(())
 }
 
-/// Whether a position on another server's timeline is part of our own history.
+/// Checks that a position on another server's timeline is part of our own history.
 fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
     if theirs == ours.timeline {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Forks of the database's history, noted beside what was kept of it, in words that a person can read too.
+//! Forks of the database's history, noted in the folder of what was kept. People can read the file, too.
 
 use std::fs;
 use std::io::{self, Write};

@@ -32,13 +32,13 @@ pub(crate) struct Manifest {
     /// Forks that were noted when it was begun.
     #[serde(default)]
     forks: u64,
-    /// Of a journal: the name that the run has for it which opened it last. Without it, `instance` is that name.
+    /// The name of a journal in the run that opened it last; `instance` where this is empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     opened_as: String,
-    /// Of a journal: the names of earlier runs, the oldest first, and how far each is known to be the same.
+    /// The names of a journal in earlier runs, the oldest first, and how far each is known to be the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Opening>,
-    /// Of a journal: the first sequence of the file that the last run began with.
+    /// The first sequence of the journal file that the last run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     begun_at: Option<u64>,
 }
@@ -146,7 +146,7 @@ impl Manifest {
         self.begun_at.map(Sequence)
     }
 
-    /// Whether it was written from the same run of PostgreSQL, so that the history is the same.
+    /// Returns true if it was written from the same run of PostgreSQL, so that the history is the same.
     pub(crate) fn is_of_server(&self, source: &SourceIdentity) -> bool {
         !self.server_started.is_empty() && self.server_started == source.server_started
     }

@@ -30,7 +30,7 @@ use crate::source::{KnownTable, SourceIdentity};
 pub(crate) struct About<'a> {
     pub(crate) table: &'a TableName,
     pub(crate) source: &'a SourceIdentity,
-    /// What this run calls the journal.
+    /// This run's name of the journal.
     pub(crate) instance: &'a InstanceId,
     pub(crate) now: CommitTime,
     /// How much the journal may keep.
@@ -46,7 +46,7 @@ pub(crate) struct Restored {
     pub(crate) definition: Definition,
     /// The journal's own name, which its files carry.
     pub(crate) lineage: InstanceId,
-    /// Whether PostgreSQL was not restarted since, so that its history is the same.
+    /// True where PostgreSQL was not restarted since, so that its history is the same.
     pub(crate) is_of_same_server: bool,
 }
 

@@ -113,7 +113,7 @@ impl Copying {
         Copying { is_after_fork: true, ..Copying::new(None) }
     }
 
-    /// Whether the copy begins a new journal, although there is one.
+    /// Returns true if the copy begins a new journal, although there is one.
     pub(crate) fn is_after_fork(&self) -> bool {
         self.is_after_fork
     }

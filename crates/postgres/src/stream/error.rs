@@ -58,7 +58,7 @@ impl StreamError {
         }
     }
 
-    /// What happened where the database no longer has what was sent, and what both histories are known to share.
+    /// Returns what happened where the database no longer has what was sent, and what both histories share.
     pub(super) fn as_fork(&self) -> Option<(String, Lsn)> {
         match self {
             StreamError::Forked { what, common } => Some((what.clone(), *common)),

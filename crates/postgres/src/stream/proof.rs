@@ -1,4 +1,4 @@
-//! Whether the database still contains what was sent: PostgreSQL sends the newest commits again, and each is compared.
+//! The proof that the database still contains what was sent: PostgreSQL sends the newest commits again, and each is compared.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +14,7 @@ const GROUPS_MAX: usize = 4096;
 /// keep WAL for a table in which nothing happens.
 const HELD_BYTES_MAX: u64 = 16 << 20;
 
-/// What an earlier run has kept of a table.
+/// The state of a table that an earlier run has kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptTable {
     /// The table.
@@ -45,11 +45,11 @@ pub(crate) struct SentCommits {
 /// Commits in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Group {
-    /// Where the record of the first one begins.
+    /// The start of the first commit record.
     begins: Lsn,
-    /// Where it ends.
+    /// The end of the first commit record.
     first: Lsn,
-    /// Where the last one ends.
+    /// The end of the last commit record.
     last: Lsn,
 }
 
@@ -113,7 +113,7 @@ impl SentCommits {
     }
 }
 
-/// Why the database is not the one that was followed.
+/// The evidence that the database is not the one that was followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: its storage was put back to an earlier state, or another server took its place")]
 pub struct Mismatch {
@@ -122,7 +122,7 @@ pub struct Mismatch {
     pub(crate) common: Lsn,
 }
 
-/// What a stream has to send again before anything that it says is believed.
+/// The commits that a stream has to send again before anything new is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proof {
     /// Commits that must come.
@@ -181,7 +181,7 @@ impl Proof {
     }
 }
 
-/// Where a stream begins, and what it has to prove first.
+/// The start of a stream, and what it has to prove first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Beginning {
     pub(super) from: Lsn,

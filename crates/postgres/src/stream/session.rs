@@ -15,7 +15,7 @@ pub(super) struct Session {
     pub(super) slot: String,
     /// Commits that end after this come, and have not been sent before.
     pub(super) resume: Lsn,
-    /// What comes before them, for a proof.
+    /// The commits before them that make a proof.
     pub(super) proof: Option<Proof>,
     /// What the slot has confirmed.
     pub(super) floor: Lsn,
@@ -26,6 +26,6 @@ pub(super) struct Session {
     pub(super) unproven: Option<Fork>,
     /// Set where the database writes another timeline now, and has everything that was sent.
     pub(super) promoted: Option<SourceIdentity>,
-    /// Whether this is the first session of the run, or behind a fork or a restart: earlier commits are not known.
+    /// True for the first session of the run, and behind a fork or a restart: earlier commits are not known.
     pub(super) is_new: bool,
 }

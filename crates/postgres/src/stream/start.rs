@@ -42,7 +42,7 @@ pub(super) struct Start<'a> {
     proven_with: Option<String>,
     /// When the server of the present session was started.
     started: String,
-    /// What an earlier run has kept, until a session has proven that it counts.
+    /// The state that an earlier run has kept, until a session has proven that it counts.
     kept: Vec<KeptTable>,
     /// PostgreSQL could not stream from the slot, or missed the publication.
     suspect: bool,
@@ -209,7 +209,7 @@ impl<'a> Start<'a> {
         Ok(Session { reader, writer, slot, resume, proof, floor, recent, restarted, unproven, promoted, is_new })
     }
 
-    /// Where a stream of a slot that is there begins, so that it proves what was sent before `resume`.
+    /// Chooses the start of a stream of an existing slot, so that it proves what was sent before `resume`.
     fn beginning(
         &self,
         sent: &SentCommits,
@@ -332,7 +332,7 @@ impl<'a> Start<'a> {
     }
 }
 
-/// What happened where the server is no longer one that continues after `told` on `timeline`.
+/// Describes what happened where the server does not continue after `told` on `timeline`.
 fn another_history(found: &Found, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
     if told == Lsn::ZERO {
         return None;

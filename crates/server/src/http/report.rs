@@ -46,7 +46,7 @@ struct SourceReport {
     losses: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_loss: Option<String>,
-    /// How often since the start the database turned out to have another history.
+    /// The number of times since the start that the database turned out to have another history.
     #[serde(skip_serializing_if = "is_zero")]
     forks: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
