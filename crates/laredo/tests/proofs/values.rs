@@ -19,7 +19,8 @@ const TYPES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, c char(3), d code, u uuid, at timestamptz, day date, n numeric, b boolean, e citext,
         p ltree, m mood, ip inet, a numeric[], r int4range, j jsonb, i interval, h bytea);
     INSERT INTO t VALUES (1, 'DE', 'DE', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '2024-01-01Z', '2024-01-01', 1.50, true, 'Foo',
-        'Top.A', 'sad', '10.0.0.1', '{1.0}', '[1,5)', '{\"a\": 1.0}', '1 day', '\\x00ff'), (2);";
+        'Top.A', 'sad', '10.0.0.1', '{1.0}', '[1,5)', '{\"a\": 1.0}', '1 day', '\\x00ff');
+    INSERT INTO t VALUES (2);";
 
 fn table(name: &str) -> TableName {
     TableName::new("public", name)
@@ -211,7 +212,7 @@ async fn an_amount_has_the_decimals_that_the_database_gives_it() {
     let options = ClusterOptions { environment: vec![("LOCPATH".to_owned(), locales)], ..ClusterOptions::default() };
     let cluster = Cluster::start(options.set("lc_monetary", "ja_JP.utf8")).unwrap();
     cluster
-        .psql("CREATE TABLE t (id int PRIMARY KEY, n int, m money, l money[]); INSERT INTO t VALUES (1, 1, 100::money, ARRAY[-5::money])")
+        .psql("CREATE TABLE t (id int PRIMARY KEY, n int, m money, l money[]); INSERT INTO t VALUES (1, 1, 100::money, ARRAY[(-5)::money])")
         .unwrap();
     let server = serve(&cluster, "t").await;
     let pair = Pair::start(&server.url(), &table("t"), &["id"], Only::All);
