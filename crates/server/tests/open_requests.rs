@@ -101,11 +101,16 @@ impl Open {
     async fn end(mut self) -> String {
         while let Some(frame) = self.frames.next().await {
             if frame[0] != 0 {
-                return String::from_utf8(frame[5..].to_vec()).unwrap();
+                return plain(std::str::from_utf8(&frame[5..]).unwrap());
             }
         }
-        self.frames.reply.header("grpc-message").replace("%20", " ").replace("%60", "`")
+        plain(self.frames.reply.header("grpc-message"))
     }
+}
+
+/// A message without the escapes of gRPC.
+fn plain(message: &str) -> String {
+    message.replace("%20", " ").replace("%60", "`")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +150,8 @@ async fn every_field_of_the_request_counts() {
         assert_eq!(open.replica.rows.keys().collect::<Vec<_>>(), [&1000], "{transport:?}");
     }
     let named = SyncRequest { client_id: "four".to_owned(), ..request(RowEncoding::Struct) };
-    let _open = Open::new(&server, (GRPC, true), &start(&named)).await;
+    let mut open = Open::new(&server, (GRPC, true), &start(&named)).await;
+    open.read_to(end).await;
     let status = within(server.client().await.get_replication_status(status_request()), "a status").await.unwrap();
     assert!(status.into_inner().clients.iter().any(|client| client.client_id == "four"));
 }

@@ -88,19 +88,19 @@ const CONNECTED: [(&str, &str); 9] = [
     ),
     (
         "CREATE TABLE o (id int, t int); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
-         'BEGIN INSERT INTO o VALUES (OLD.id, OLD.id); RETURN NULL; END'; \
+         'BEGIN INSERT INTO public.o VALUES (OLD.id, OLD.id); RETURN NULL; END'; \
          CREATE TRIGGER audit AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()",
         "public.o (2 inserted; trigger audit on public.t)",
     ),
     (
         "CREATE TABLE o (id int, t int); INSERT INTO o VALUES (0, 0); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
-         'BEGIN UPDATE o SET t = t + 1; RETURN NULL; END'; \
+         'BEGIN UPDATE public.o SET t = t + 1; RETURN NULL; END'; \
          CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f()",
         "public.o (8 updated; trigger later on public.t)",
     ),
     (
         "CREATE TABLE o (id int, t int); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
-         'BEGIN INSERT INTO o VALUES (1, 1); RETURN NULL; END'; \
+         'BEGIN INSERT INTO public.o VALUES (1, 1); RETURN NULL; END'; \
          CREATE TRIGGER counted AFTER INSERT OR DELETE ON t FOR EACH STATEMENT EXECUTE FUNCTION f()",
         "public.o (2 inserted; trigger counted on public.t)",
     ),
