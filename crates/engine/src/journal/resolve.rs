@@ -90,7 +90,9 @@ pub(super) fn resolve(
             Err(reason) => Resolution::Full(reason),
             Ok(()) if position > facts.head.position => Resolution::Wait(position),
             Ok(()) => match floor(position) {
-                Floor::Commit(_) if let Err(reason) = definitions::check(request, facts.instance, facts.definitions, position) => {
+                Floor::Commit(_)
+                    if let Err(reason) = definitions::check(request, facts.instance, facts.definitions, position) =>
+                {
                     Resolution::Full(reason)
                 }
                 Floor::Commit(sequence) => Resolution::Delta(sequence, BY_POSITION),

@@ -16,7 +16,9 @@ use super::journal_folder::{BASE, JOURNAL, Store};
 use super::manifest::Manifest;
 use super::{form, read};
 use crate::base::{Base, BaseError};
-use crate::journal::{Beginning, Boundary, DefinitionChange, Definitions, Gaps, Head, InstanceId, Segment, Stored, frames};
+use crate::journal::{
+    Beginning, Boundary, DefinitionChange, Definitions, Gaps, Head, InstanceId, Segment, Stored, frames,
+};
 use crate::source::{KnownTable, SourceIdentity};
 
 /// What a folder is opened for.
