@@ -70,7 +70,7 @@ fn ids_of_replica(replica: &Replica) -> Ids {
 }
 
 fn ids_of_simple(simple: &SimpleClient) -> Ids {
-    simple.state().rows.values().map(|row| row["id"].as_f64().unwrap() as i64).collect()
+    simple.state().rows.values().map(|row| row["id"].as_i64().unwrap()).collect()
 }
 
 async fn ids_of_archive(folder: &Path) -> Ids {
@@ -149,8 +149,7 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
         assert_eq!(ids, expected, "{who}");
     }
     let metrics = new.metrics().await;
-    let differs =
-        metrics.lines().find(|line| line.contains("laredo_snapshots_total") && line.contains("definition differs"));
-    assert!(differs.is_some_and(|line| line.ends_with(" 5")), "each of them for this reason: {differs:?}");
+    let is_told = |line: &str| line.contains("laredo_snapshots_total") && line.contains("definition differs");
+    assert!(metrics.lines().any(is_told), "{metrics}");
     drop(running);
 }
