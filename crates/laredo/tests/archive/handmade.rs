@@ -1,8 +1,6 @@
 //! Archives that are written by hand: a snapshot of lines, as another program could have written
 //! it.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,10 +33,6 @@ impl Handmade {
         }
         std::fs::write(folder.path().join("manifest.json"), manifest.to_string()).unwrap();
         Handmade(folder)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
     }
 
     pub(crate) fn place(&self) -> &str {
