@@ -51,7 +51,9 @@ fn nested_row(wrapper: Option<&TypeKind>, id: i64, fields: usize) -> TupleBuf {
         }
         Some(TypeKind::Range(_)) => [vec![2], sized(&pair), sized(&pair)].concat(),
         Some(TypeKind::Composite(_)) => composite(&[(PAIR, pair)]),
-        Some(TypeKind::Base | TypeKind::Enum(_) | TypeKind::Multirange(_)) => unreachable!("not among the wrappers"),
+        Some(TypeKind::Base | TypeKind::Ascii | TypeKind::Money(_) | TypeKind::Enum(_) | TypeKind::Multirange(_)) => {
+            unreachable!("not among the wrappers")
+        }
     };
     row(id, &body)
 }
