@@ -115,7 +115,7 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
                 }
             }
             Step::Reload => assert!(running.table().reload("asked").await),
-            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned() }).await,
+            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await,
             Step::Yield { times } => {
                 for _ in 0..times {
                     tokio::task::yield_now().await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use laredo_core::{JsonRows, Value, project_cell, project_row, unproject_cell};
+use laredo_core::{HexCells, JsonRows, Value, project_cell, project_row, unproject_cell};
 
 use super::{cluster, copy, schema};
 
@@ -116,7 +116,7 @@ fn keys_stay_apart_and_come_back() {
             let again = unproject_cell(&schema, 0, &Value::from_json(value.to_json())).unwrap();
             assert_eq!(again.as_deref(), cell.value(), "{sql_type}: {text} as {json}");
             let mut line = Vec::new();
-            lines.push(row.as_ref(), &mut line).unwrap();
+            lines.push(row.as_ref(), &mut line, &HexCells::default()).unwrap();
             let fields = project_row(&schema, row.as_ref()).unwrap();
             let object: serde_json::Map<_, _> =
                 fields.into_iter().map(|(name, v)| (name.to_owned(), v.to_json())).collect();

@@ -32,6 +32,12 @@ pub(crate) enum DefinitionChange {
 }
 
 impl Definitions {
+    /// Returns those of a journal that knows of none.
+    #[cfg(test)]
+    pub(super) const fn none() -> Definitions {
+        Definitions { points: VecDeque::new() }
+    }
+
     /// Begins with the definition of the rows at a position.
     pub(crate) fn new(position: Lsn, version: DefinitionVersion) -> Definitions {
         Definitions { points: [DefinitionPoint { since: position, version, keeps_rows: false }].into() }
@@ -151,8 +157,11 @@ pub(super) fn check(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn) -
 
 #[cfg(test)]
 mod tests {
+    use laredo_core::{CommitMark, CommitTime};
+
     use super::DefinitionChange::{ChangesRows, KeepsRows};
     use super::*;
+    use crate::journal::{Boundary, Gaps, Head};
 
     const OLD: DefinitionVersion = DefinitionVersion(1);
     const NEW: DefinitionVersion = DefinitionVersion(2);
@@ -231,8 +240,19 @@ mod tests {
             (nothing, binary("other", OLD), Ok(()), "a source that names no definitions"),
         ];
         for (ours, request, expected, what) in table {
-            let ours = Definitions::new(Lsn(100), ours);
-            assert_eq!(check(&request, "own", &ours, Lsn(200)), expected, "{what}");
+            let (definitions, gaps) = (&Definitions::new(Lsn(100), ours), &Gaps::default());
+            let (sequence, position, mark) = (Sequence(9), Lsn(1000), CommitMark::default());
+            let facts = Facts {
+                instance: "own",
+                earlier: &[],
+                head: Head { sequence, position, committed_at: CommitTime(0), mark },
+                pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO },
+                abandoned: Lsn::ZERO,
+                has_mark_in_span: false,
+                gaps,
+                definitions,
+            };
+            assert_eq!(check(&request, &facts, Lsn(200)), expected, "{what}");
         }
     }
 

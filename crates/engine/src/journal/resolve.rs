@@ -396,13 +396,13 @@ mod tests {
 
     /// A journal that holds everything after position 0, up to position 1000.
     fn facts<'a>(gaps: &'a Gaps, earlier: &'a [EarlierInstance]) -> Facts<'a> {
+        static DEFINITIONS: Definitions = Definitions::none();
         let committed_at = laredo_core::CommitTime(0);
         let (sequence, mark) = (Sequence(9), CommitMark::default());
         let head = Head { sequence, position: Lsn(1000), committed_at, mark, checksum: None };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
-        let definitions = Box::leak(Box::default());
         let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);
-        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions }
+        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions: &DEFINITIONS }
     }
 
     fn mark(end: u64, xid: u64) -> CommitMark {

@@ -435,7 +435,7 @@ fn the_definition_of_each_position_comes_back() {
     let folder = folder();
     let (_, mut writer) = begin_journal(folder.path());
     writer.define(one.clone());
-    writer.advance(Lsn(600));
+    writer.advance(Lsn(600), CommitMark::default());
     // A copy that differs, and a definition that no transaction begins.
     writer.begin(Lsn(700), CommitTime(1), Some(Lsn(600))).unwrap();
     writer.begin_definition(two.version());
@@ -443,7 +443,7 @@ fn the_definition_of_each_position_comes_back() {
     writer.commit().unwrap();
     writer.publish().unwrap();
     writer.define(two.clone());
-    writer.advance(Lsn(800));
+    writer.advance(Lsn(800), CommitMark::default());
     begin(&mut writer);
     insert(&mut writer, 2, "x");
     writer.commit().unwrap();
@@ -494,7 +494,8 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
         let instance = InstanceId("j".to_owned());
         claim(&store, &instance, (&table(), &source())).unwrap();
-        let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0) };
+        let mark = CommitMark::default();
+        let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark };
         let mut base = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
         base.push(row(base_fields).as_ref()).unwrap();
         let beginning = Beginning::at(

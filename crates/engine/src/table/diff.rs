@@ -149,7 +149,7 @@ fn write_everything(writer: &mut JournalWriter, done: &Done) -> Result<(), Table
 mod tests {
     use std::collections::BTreeMap;
 
-    use laredo_core::KeyColumns;
+    use laredo_core::{KeyColumns, TypeDef, TypeKind};
 
     use super::*;
 

@@ -9,6 +9,7 @@ use laredo_core::TableName;
 use laredo_proto::oam::verify_table_response::Event;
 use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest};
 use prost_types::Struct;
+use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,9 @@ use super::table::{bytes, grouped, printable, table};
 
 /// The least time that a comparison with an archive may take.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A double holds every whole number below this.
+const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
 /// Verifies a table, then its archive if one is given, and prints the results.
 pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
@@ -138,7 +142,7 @@ fn to_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
 
 fn key_text(difference: &VerifyDifference) -> String {
     let fields = difference.key.iter().flat_map(|key| &key.fields);
-    let field = |(name, value): (&String, &prost_types::Value)| match meta_json(value) {
+    let field = |(name, value): (&String, &prost_types::Value)| match value_json(value) {
         Value::String(text) => format!("{name}={text}"),
         other => format!("{name}={other}"),
     };
@@ -177,13 +181,26 @@ fn to_json(name: &TableName, result: &VerifyResult, archive: Option<&ArchiveComp
 }
 
 fn struct_json(fields: &Struct) -> Value {
-    fields.fields.iter().map(|(name, value)| (name.clone(), meta_json(value))).collect()
+    fields.fields.iter().map(|(name, value)| (name.clone(), value_json(value))).collect()
+}
+
+/// A value in which a whole number is one: 7 and not 7.0.
+fn value_json(value: &prost_types::Value) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within the integers that a double holds")]
+    match &value.kind {
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < EXACT_INTEGERS => {
+            json!(*number as i64)
+        }
+        Some(Kind::ListValue(list)) => list.values.iter().map(value_json).collect(),
+        Some(Kind::StructValue(fields)) => struct_json(fields),
+        Some(Kind::NumberValue(_) | Kind::NullValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) | None => {
+            meta_json(value)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use prost_types::value::Kind;
-
     use super::*;
 
     fn number(name: &str, value: f64) -> Option<Struct> {

@@ -271,13 +271,13 @@ fn what_only_makes_sense_together_is_checked_together() {
             "",
             "verify { rate = 20MiB }",
             "",
-            "4:10: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"20MiB\"",
+            "4:17: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"20MiB\"",
         ),
         (
             "",
             "verify { rate = 1k/s }",
             "",
-            "4:10: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"1k/s\"",
+            "4:17: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"1k/s\"",
         ),
         (
             "",

@@ -15,7 +15,7 @@ fn copy_under(table: &mut Table, definition: &str, is_told: bool, xid: u64, of: 
     table.on_copy(rows(of)).unwrap();
     let definition = definition.to_owned();
     table.on_copy(CopyEvent::End { inserted: Lsn(xid), definition, is_told }).unwrap();
-    table.on_progress(Lsn(xid), None).unwrap();
+    table.on_progress(Lsn(xid), None, CommitMark::default()).unwrap();
 }
 
 /// A table that was copied under the definition `one`, at position 10.
@@ -50,7 +50,7 @@ fn a_copy_under_another_definition_brings_it_with_its_first_change() {
     let (mut table, journal) = copied_under_one(options());
     let head = journal.head();
     assert_eq!(journal.definition_at(Lsn(10)), version("one"));
-    table.on_moved("a partition is gone").unwrap();
+    table.on_moved(owed("a partition is gone")).unwrap();
     copy_under(&mut table, "two", false, 20, &[row(2, b"two")]);
     assert_eq!(brought(&journal, head.sequence), [version("two")]);
     assert_eq!([10, 19, 20, 30].map(|at| journal.definition_at(Lsn(at))), ["one", "one", "two", "two"].map(version));
@@ -60,7 +60,7 @@ fn a_copy_under_another_definition_brings_it_with_its_first_change() {
     assert!(journal.is_base_outdated(), "newcomers need not go through it");
     // Another copy of the same definition brings nothing.
     let head = journal.head();
-    table.on_moved("reload").unwrap();
+    table.on_moved(owed("reload")).unwrap();
     copy_under(&mut table, "two", false, 30, &[row(3, b"three")]);
     assert_eq!(brought(&journal, head.sequence), [DefinitionVersion::UNKNOWN]);
 }
@@ -69,13 +69,13 @@ fn a_copy_under_another_definition_brings_it_with_its_first_change() {
 fn a_definition_counts_also_where_no_row_differs() {
     let (mut table, journal) = copied_under_one(options());
     let head = journal.head();
-    table.on_moved("a partition is attached").unwrap();
+    table.on_moved(owed("a partition is attached")).unwrap();
     copy_under(&mut table, "two", false, 20, &[row(1, b"one")]);
-    table.on_moved("a column's default changed").unwrap();
+    table.on_moved(owed("a column's default changed")).unwrap();
     copy_under(&mut table, "three", true, 30, &[row(1, b"one")]);
-    table.on_redefined(Lsn(35), "four".to_owned()).unwrap();
+    table.on_redefined(Redefinition { definition: "four".to_owned(), from: Lsn(35), values: Vec::new() }).unwrap();
     assert_eq!(journal.definition_at(Lsn(30)), version("three"), "the stream is not there yet");
-    table.on_progress(Lsn(40), None).unwrap();
+    table.on_progress(Lsn(40), None, CommitMark::default()).unwrap();
     let at = [10, 20, 29, 30, 39, 40].map(|at| journal.definition_at(Lsn(at)));
     assert_eq!(at, ["one", "two", "two", "three", "three", "four"].map(version));
     assert_eq!(brought(&journal, head.sequence), []);

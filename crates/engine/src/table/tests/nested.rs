@@ -51,7 +51,9 @@ fn nested_row(wrapper: Option<&TypeKind>, id: i64, fields: usize) -> TupleBuf {
         }
         Some(TypeKind::Range(_)) => [vec![2], sized(&pair), sized(&pair)].concat(),
         Some(TypeKind::Composite(_)) => composite(&[(PAIR, pair)]),
-        Some(TypeKind::Base | TypeKind::Enum(_) | TypeKind::Multirange(_)) => unreachable!("not among the wrappers"),
+        Some(TypeKind::Base | TypeKind::Ascii | TypeKind::Money(_) | TypeKind::Enum(_) | TypeKind::Multirange(_)) => {
+            unreachable!("not among the wrappers")
+        }
     };
     row(id, &body)
 }
@@ -72,7 +74,7 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
             assert_eq!(journal.head(), head);
             let all = [1, 2, 3].map(|id| nested_row(wrapper, id, after));
             copy(&mut table, &new, below(21), &all);
-            table.on_progress(Lsn(30), None).unwrap();
+            table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
             assert_eq!(told(&journal, head.sequence), [vec![Action::Truncate], vec![Action::Insert; 3]].concat());
             let form = laredo_core::NestedForm::new(journal.schema());
             let live = table.live.as_ref().unwrap();
@@ -90,10 +92,10 @@ fn a_type_that_changed_is_told_by_all_rows() {
             let (mut table, journal) =
                 live(options(), &nested_schema(wrapper, &["a", "b"]), &[nested_row(wrapper, 1, 2)]);
             let head = journal.head();
-            table.on_moved("a type changed").unwrap();
+            table.on_moved(owed("a type changed")).unwrap();
             let new = nested_schema(wrapper, fields);
             copy(&mut table, &new, below(20), &[nested_row(wrapper, 1, count)]);
-            table.on_progress(Lsn(20), None).unwrap();
+            table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
             assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert], "{wrapper:?} {fields:?}");
             assert_eq!(*journal.schema(), *new);
         }
@@ -104,7 +106,7 @@ fn a_type_that_changed_is_told_by_all_rows() {
 fn what_is_held_must_have_the_form_of_the_copy() {
     let (old, new) = (nested_schema(None, &["a", "b"]), nested_schema(None, &["a", "b", "c"]));
     let (mut table, journal) = live(options(), &old, &[nested_row(None, 1, 2)]);
-    table.on_moved("a type changed").unwrap();
+    table.on_moved(owed("a type changed")).unwrap();
     // It wrote before the type changed, and commits when the copy was begun.
     table.on_copy(begin(&new, below(20))).unwrap();
     table.on_copy(rows(&[nested_row(None, 1, 3)])).unwrap();
@@ -114,7 +116,7 @@ fn what_is_held_must_have_the_form_of_the_copy() {
     let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_told: false };
     assert_eq!(table.on_copy(end).unwrap(), Wants::CopyLater);
     copy(&mut table, &new, below(21), &[nested_row(None, 1, 3), nested_row(None, 2, 3)]);
-    table.on_progress(Lsn(30), None).unwrap();
+    table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
     assert_eq!((journal.head().position, table.live.as_ref().unwrap().state.len()), (Lsn(30), 2));
 }
 
@@ -124,13 +126,13 @@ fn transactions_of_another_form_are_not_told_one_by_one() {
     let schema = nested_schema(None, &["a", "b"]);
     let (mut table, journal) = live(options(), &schema, &[nested_row(None, 1, 2)]);
     let head = journal.head();
-    table.on_moved("rewritten").unwrap();
+    table.on_moved(owed("rewritten")).unwrap();
     let between = nested_row(None, 2, 3);
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: between.as_ref() }])).unwrap();
     table.on_copy(begin(&schema, below(15))).unwrap();
     table.on_copy(rows(&[nested_row(None, 1, 2), nested_row(None, 2, 2)])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
-    table.on_progress(Lsn(20), None).unwrap();
+    table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     assert_eq!(told(&journal, head.sequence), [Action::Insert], "the difference alone");
     let row = table.live.as_ref().unwrap().state.get_like(between.as_ref()).cloned();
     assert_eq!(row.unwrap().as_ref().bytes(), nested_row(None, 2, 2).as_ref().bytes());
