@@ -245,7 +245,7 @@ mod tests {
             let facts = Facts {
                 instance: "own",
                 earlier: &[],
-                head: Head { sequence, position, committed_at: CommitTime(0), mark },
+                head: Head { sequence, position, committed_at: CommitTime(0), mark, checksum: None },
                 pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO },
                 abandoned: Lsn::ZERO,
                 has_mark_in_span: false,

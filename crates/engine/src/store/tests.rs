@@ -494,8 +494,8 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
         let instance = InstanceId("j".to_owned());
         claim(&store, &instance, (&table(), &source())).unwrap();
-        let mark = CommitMark::default();
-        let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at: CommitTime(0), mark };
+        let (committed_at, mark) = (CommitTime(0), CommitMark::default());
+        let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
         let mut base = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
         base.push(row(base_fields).as_ref()).unwrap();
         let beginning = Beginning::at(
