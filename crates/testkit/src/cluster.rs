@@ -279,7 +279,8 @@ impl Cluster {
         fs::remove_dir_all(self.data_dir()).map_err(Error::io("remove the data directory"))?;
         self.clone_directory(&copy.0, &self.data_dir())?;
         prepare(&self.data_dir());
-        self.restart()
+        self.restart()?;
+        self.await_primary()
     }
 
     /// Ends the timeline as a promotion does: the server recovers what it has, and begins another one.
@@ -291,7 +292,21 @@ impl Cluster {
         let signal = self.data_dir().join("recovery.signal");
         File::create(&signal).map_err(Error::io("make recovery.signal"))?;
         self.installation.give(&signal)?;
-        self.restart()
+        self.restart()?;
+        self.await_primary()
+    }
+
+    /// A server that recovers takes connections before it takes changes.
+    fn await_primary(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.psql("SELECT pg_is_in_recovery()")? != "f" {
+            if Instant::now() > deadline {
+                let what = "postgres to end its recovery".to_owned();
+                return Err(Error::Timeout { what, waited: PATIENCE });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     fn clone_directory(&self, from: &Path, to: &Path) -> Result<()> {

@@ -48,7 +48,7 @@ impl Scene {
         let keys = match keeps {
             Keeps::Journal => format!("journal {{ store = local, store_config {{ path = {path} }} }}"),
             Keeps::Snapshots => {
-                format!("snapshot {{ interval = 100ms, store = local, store_config {{ path = {path} }} }}")
+                format!("snapshot {{ interval = 1s, store = local, store_config {{ path = {path} }} }}")
             }
             Keeps::Nothing | Keeps::NothingAndNoSlot => String::new(),
         };
