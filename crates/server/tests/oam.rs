@@ -258,7 +258,7 @@ async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
     let report: serde_json::Value = serde_json::from_str(&body).unwrap();
     let expected = serde_json::json!([{
         "source": "sim", "paused": false, "slot": "laredo", "lag_ms": report["sources"][0]["lag_ms"], "wal_status": "unreserved",
-        "lag_bytes": 10, "retained_bytes": 2048, "safe_bytes": 4096, "left_ms": 90_000, "losses": 0
+        "lag_bytes": 10, "retained_bytes": 2048, "safe_bytes": 4096, "left_ms": 90_000, "losses": 0, "ddl_watch": "poll"
     }]);
     assert_eq!((code, &report["sources"]), (200, &expected));
     let details = status(&server).await.sources.remove(0).source_details.unwrap();
