@@ -23,7 +23,7 @@ fn row(id: i64, name: Option<&str>) -> Tuple {
     let tags = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 7];
     let name = name.map_or(Cell::Null, |name| Cell::Value(name.as_bytes()));
     let row: TupleBuf =
-        [Cell::Value(&id.to_be_bytes()), name, Cell::Value(&tags), Cell::Value(b"\x01{\"a\":[1,null]}")]
+        [Cell::Value(&id.to_be_bytes()), name, Cell::Value(&tags), Cell::Value(b"\x01{\"a\": [1, null]}")]
             .into_iter()
             .collect();
     row.as_ref().to_tuple()

@@ -66,6 +66,7 @@ pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
 /// PostgreSQL's own types have lower numbers.
 const USER_DEFINED: Oid = 16_384;
 const JSON: Oid = 114;
+const JSONB: Oid = 3802;
 const NUMERIC: Oid = 1700;
 const NUMERIC_ARRAY: Oid = 1231;
 
@@ -75,7 +76,7 @@ const NUMERIC_ARRAY: Oid = 1231;
 pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schema, Broken> {
     let columns = entries.iter().map(|entry| Column {
         name: entry.name.clone(),
-        type_oid: type_of(entry),
+        type_oid: type_of(entry, entry.primary_key || key.contains(&entry.name)),
         type_modifier: -1,
         type_name: entry.r#type.clone(),
         not_null: !entry.nullable,
@@ -104,8 +105,8 @@ pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schem
 /// written as.
 pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -> Result<Schema, Broken> {
     let column = |name: String| Column {
+        type_oid: json_type(key.contains(&name)),
         name,
-        type_oid: JSON,
         type_modifier: -1,
         type_name: UNKNOWN.to_owned(),
         not_null: false,
@@ -139,7 +140,7 @@ fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, Broken> {
 
 /// Some writers know a type's name and not its number. For `numeric` the name is enough: its values
 /// are digits.
-fn type_of(entry: &ColumnEntry) -> Oid {
+fn type_of(entry: &ColumnEntry, is_key: bool) -> Oid {
     if (1..USER_DEFINED).contains(&entry.type_oid) {
         return entry.type_oid;
     }
@@ -147,8 +148,13 @@ fn type_of(entry: &ColumnEntry) -> Oid {
     match (entry.type_oid, name.split('(').next().map(str::trim), name.trim_end().ends_with("[]")) {
         (0, Some("numeric" | "decimal"), false) => NUMERIC,
         (0, Some("numeric" | "decimal" | "numeric[]" | "decimal[]"), true) => NUMERIC_ARRAY,
-        _ => JSON,
+        _ => json_type(is_key),
     }
+}
+
+/// Returns the type of values that stay JSON. In a key `json` would be shown as the string of its text.
+fn json_type(is_key: bool) -> Oid {
+    if is_key { JSONB } else { JSON }
 }
 
 impl SchemaEntry {

@@ -183,7 +183,8 @@ impl Snapshots {
         manifest.is_past_of(&source, position).inspect_err(|why| {
             let fork = Fork { common: source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
             let is_noted = self.forks.lock().abandoned() >= position;
-            if !is_noted && let Err(error) = self.note_fork(&fork, why) {
+            let is_fork = manifest.is_of_database(&source) && !is_noted;
+            if is_fork && let Err(error) = self.note_fork(&fork, why) {
                 tracing::error!(table = %self.table, %error, "the fork of the database's history cannot be noted");
             }
         })

@@ -165,12 +165,18 @@ fn what_is_of_another_table_or_history_is_left_where_it_is() {
         let info = opened(folder.path(), format).write(&some_journal().0, None).unwrap();
         let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
         let restored = SourceIdentity { written: Lsn(info.position.0 - 1), ..source() };
-        for (table, source) in [("u", source()), ("t", elsewhere), ("t", restored)] {
+        let is_refused = |table: &str, source| {
             let snapshots = opened_as(folder.path(), format, table, source);
             assert_eq!((snapshots.list(), snapshots.status().errors), (Vec::new(), 1));
             assert!(snapshots.recover_newest().is_none());
-        }
-        assert_eq!(opened(folder.path(), format).list(), [info]);
+        };
+        is_refused("u", source());
+        is_refused("t", elsewhere);
+        assert_eq!(opened(folder.path(), format).list(), std::slice::from_ref(&info));
+        // A fork is noted: the file stays, and is of no use to any later run.
+        is_refused("t", restored);
+        assert!(info.path.exists());
+        is_refused("t", source());
     }
 }
 

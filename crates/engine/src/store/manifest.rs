@@ -165,9 +165,14 @@ impl Manifest {
         TableName::new(&self.schema, &self.table)
     }
 
+    /// Returns true where it was written on the same database, whatever has become of that.
+    pub(crate) fn is_of_database(&self, source: &SourceIdentity) -> bool {
+        self.system_identifier == source.system_identifier && self.database == source.database
+    }
+
     /// Whether what was kept up to a position is part of the source's past; why not, if not.
     pub(crate) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
-        if self.system_identifier != source.system_identifier || self.database != source.database {
+        if !self.is_of_database(source) {
             return Err(format!(
                 "it is of database {} of cluster {}, and this is {} of {}",
                 self.database, self.system_identifier, source.database, source.system_identifier

@@ -110,6 +110,9 @@ fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position
     let forks = Forks::read(store.folder())?;
     forks.check(manifest.forks(), position).map_err(error)?;
     manifest.is_past_of(about.source, position).map_err(|why| {
+        if !manifest.is_of_database(about.source) {
+            return error(why);
+        }
         let fork = Fork { common: about.source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
         // What cannot be noted is put aside all the same: nothing of it is served.
         if let Err(error) = Forks::note(store.folder(), &fork, &why) {

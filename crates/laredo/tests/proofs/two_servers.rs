@@ -101,7 +101,7 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
         builder.local_snapshot_path(folder.path().join("local")).start().unwrap()
     };
     let saved = local();
-    let simple = SimpleClient::start_naming_snapshots(&url, &name, KEY);
+    let simple = SimpleClient::start_naming_snapshots(&url, &name, KEY, Vec::new());
     let keys = json!({ "diff": { "interval": "200ms" }, "formats": { "snapshot": ["jsonl"], "diff": ["jsonl"] } });
     let archive = |kind: &str| folder.path().join(kind);
     let snapshotter = |kind: &str| Snapshotter::launch(&[table(&url, &name, &archive(kind), &keys)], &Value::Null, &[]);

@@ -57,12 +57,17 @@ pub fn rows_differences<'a>(
 
 /// What differs between a Struct client's rows and the database's.
 pub fn struct_differences(ours: &BTreeMap<String, JsonRow>, oracle: &Rows, schema: &Schema, key: &[&str]) -> String {
-    let theirs = oracle.rows.values().map(|row| {
-        let fields = project_row(schema, row.as_ref()).expect("PostgreSQL's cells are values of their types");
+    let mut theirs = BTreeMap::new();
+    for row in oracle.rows.values() {
+        // The schema is the one that a client has by now, which may not be the database's yet.
+        let fields = match project_row(schema, row.as_ref()) {
+            Ok(fields) => fields,
+            Err(error) => return format!("the client's schema is not the database's: {error}"),
+        };
         let row: JsonRow = fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_json())).collect();
-        (key_of(key, &row), row)
-    });
-    json_differences(ours, &theirs.collect())
+        theirs.insert(key_of(key, &row), row);
+    }
+    json_differences(ours, &theirs)
 }
 
 /// What differs in the columns that the database's rows have.

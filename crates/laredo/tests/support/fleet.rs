@@ -77,7 +77,7 @@ impl Pair {
             key,
             only,
             replica: builder.start().unwrap(),
-            simple: SimpleClient::start(url, table, key, only.wire()),
+            simple: SimpleClient::start_naming_snapshots(url, table, key, only.wire()),
         }
     }
 

@@ -233,9 +233,14 @@ impl SimpleClient {
     }
 
     /// Starts one that brings everything back that a server has told it of its place.
-    pub fn start_naming_snapshots(url: &str, table: &TableName, key: &[&str]) -> SimpleClient {
+    pub fn start_naming_snapshots(
+        url: &str,
+        table: &TableName,
+        key: &[&str],
+        filters: Vec<FieldPredicate>,
+    ) -> SimpleClient {
         let state = SimpleState { names_snapshot: true, ..SimpleState::new(key) };
-        SimpleClient::start_with(url, table, state, Vec::new())
+        SimpleClient::start_with(url, table, state, filters)
     }
 
     fn start_with(url: &str, table: &TableName, state: SimpleState, filters: Vec<FieldPredicate>) -> SimpleClient {

@@ -338,7 +338,7 @@ mod tests {
             assert!(acknowledged - held.0 < HELD_BYTES_MAX, "{acknowledged}: {held}");
         }
         let mut held = Lsn::ZERO;
-        for acknowledged in (0..=count).step_by(1000) {
+        for acknowledged in (0..=count).step_by(1000).chain([count]) {
             let next = sent.hold(Lsn(acknowledged * 100));
             sent.forget(Lsn(acknowledged * 100));
             assert!(next >= held);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_archive::{At, ReadProgress, Rebuilt};
 use laredo_client::{ResumePoint, Subscription, SubscriptionBuilder, SubscriptionEvent};
-use laredo_core::{Lsn, TableName, TableState};
+use laredo_core::{DefinitionVersion, Lsn, TableName, TableState};
 
 use super::args::StoreArgs;
 use super::compare::differences;
@@ -66,7 +66,8 @@ pub(in super::super) async fn compare(
         }
         Ok(builder.client_id(format!("laredo-verify-{}", std::process::id())))
     };
-    let definition = archive.manifest().definition.unwrap_or_default();
+    // Rows of another definition are to be found as differences, not to be replaced.
+    let definition = DefinitionVersion::UNKNOWN;
     let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition };
     let mut archived = Side::new(subscription()?.resume(resume).start()?, Some((rows, boundary)));
     let mut served = Side::new(subscription()?.start()?, None);
