@@ -327,7 +327,7 @@ impl Artifact {
     #[must_use]
     pub fn object(&self, format: Format) -> Option<String> {
         let stored = self.formats.get(format.id())?;
-        let from = self.from_spelled();
+        let from = self.spelled_from();
         let named = self.to_spelled().and_then(|to| spelled_name(self.kind, self.epoch, from.as_deref(), &to, format));
         named.or_else(|| {
             let begin = stored.uri.rfind("epoch=")?;

@@ -32,6 +32,7 @@ pub(crate) mod tests;
 mod writer;
 
 pub use cursor::{Cursor, CursorError, Frame, Origin, Piece, frames};
+pub use definitions::DEFINITION_DIFFERS;
 pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
 pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
 pub use writer::JournalWriter;

@@ -87,7 +87,7 @@ pub enum RestoreError {
         /// The table that gets the rows.
         table: TableName,
         /// The constraint, in PostgreSQL's words.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The table has another number of rows than it was given.
     #[error(

@@ -3,11 +3,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::base::Base;
-use laredo_engine::journal::{BY_POSITION, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest};
+use laredo_engine::journal::{
+    BY_POSITION, DEFINITION_DIFFERS, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest,
+};
 use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
@@ -63,6 +66,11 @@ struct Start {
 
 /// The reason of a snapshot for a client that found its rows to be wrong.
 const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
+/// A server that has just started may notice a change of the definition, of which the client knows already, within this.
+const DEFINITION_WAIT: Duration = Duration::from_secs(3);
+/// The time between two looks at the definition meanwhile.
+const DEFINITION_CHECKS: Duration = Duration::from_millis(100);
+
 /// How often a table that is being waited for is asked whether it has failed.
 const FAILURE_CHECKS: u32 = 20;
 
@@ -161,11 +169,18 @@ impl Session {
         let named = [self.ask.resume.instance.as_str(), issuer];
         let waits = self.shared.waits.ready;
         let deadline = Instant::now() + waits;
+        let unnoticed_until = Instant::now() + waits.min(DEFINITION_WAIT);
         loop {
             request.own_source = history.identity();
             request.verdict = history.judge(request.mark.mark, request.mark.scope);
             request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             match resolve(journal, &request).await? {
+                Resolution::Full(DEFINITION_DIFFERS) if Instant::now() < unnoticed_until => {
+                    let mut heads = journal.watch_head();
+                    heads.mark_unchanged();
+                    // What a head brings is of no matter here: the definition may be another one by then.
+                    let _ = timeout(DEFINITION_CHECKS, heads.changed()).await;
+                }
                 Resolution::Full(reason) => return Ok(self.full(journal, reason)),
                 Resolution::AnotherHistory(reason) => return Ok(self.full_of_another(journal, reason)),
                 Resolution::Wait(position) => {

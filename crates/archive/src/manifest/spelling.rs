@@ -72,7 +72,7 @@ impl Manifest {
 
 impl Artifact {
     /// The beginning as names have it.
-    pub(super) fn from_spelled(&self) -> Option<String> {
+    pub(super) fn spelled_from(&self) -> Option<String> {
         spelled(self.from_position, self.spelling.from.as_ref())
     }
 

@@ -118,7 +118,7 @@ fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
     let mut digits = String::with_capacity(32);
     let mut is_after_hyphen = true;
     for next in inner.chars() {
-        let may_be_hyphen = digits.len() % 4 == 0 && !is_after_hyphen;
+        let may_be_hyphen = digits.len().is_multiple_of(4) && !is_after_hyphen;
         match next {
             '-' if may_be_hyphen && digits.len() < 32 => is_after_hyphen = true,
             digit if digit.is_ascii_hexdigit() => {

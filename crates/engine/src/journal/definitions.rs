@@ -119,6 +119,9 @@ impl InstanceId {
     }
 }
 
+/// The reason of a full snapshot for rows of a definition that this journal does not have at their position.
+pub const DEFINITION_DIFFERS: &str = "definition differs";
+
 /// Stands before the definition in a snapshot id. A sequence has decimal digits alone.
 const DEFINITION_MARK: &str = "-d";
 
@@ -149,7 +152,7 @@ pub(super) fn check(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn) -
     let is_silent = request.instance.is_empty() && request.snapshot_id.is_empty();
     match theirs.is_known() {
         true if ours.has_rows_of(theirs, position) => Ok(()),
-        true => Err("definition differs"),
+        true => Err(DEFINITION_DIFFERS),
         false if is_silent => Ok(()),
         false => Err("definition unknown"),
     }

@@ -124,7 +124,7 @@ pub enum CliError {
     Ddl(String),
     /// Rows do not get into a table.
     #[error("nothing was restored: {0}")]
-    Restore(#[from] RestoreError),
+    Restore(#[source] Box<RestoreError>),
     /// A table is not exported.
     #[error("nothing was exported: {0}")]
     Export(String),
@@ -148,6 +148,12 @@ pub(super) const SERVER_OPTION: &str = "fan-out address (--server or LAREDO_SERV
 pub(super) const OAM_OPTION: &str = "grpc.port (--oam or LAREDO_OAM)";
 /// How another health endpoint is given.
 pub(super) const HEALTH_OPTION: &str = "health endpoint (--health)";
+
+impl From<RestoreError> for CliError {
+    fn from(error: RestoreError) -> CliError {
+        CliError::Restore(Box::new(error))
+    }
+}
 
 impl CliError {
     /// Rows that cannot be written, or an output that cannot be.

@@ -93,7 +93,7 @@ pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> 
 }
 
 fn verify(verify: &VerifyConfig) -> Option<VerifySchedule> {
-    verify.enabled.then(|| VerifySchedule {
+    verify.enabled.then_some(VerifySchedule {
         interval: verify.interval,
         terms: VerifyTerms { bytes_per_second: Some(verify.bytes_per_second), heals: verify.heal },
     })

@@ -269,18 +269,6 @@ fn what_only_makes_sense_together_is_checked_together() {
         ("", "key_fields = [a, a]", "", "4:14: tables[0].key_fields: names a twice"),
         (
             "",
-            "verify { rate = 20MiB }",
-            "",
-            "4:17: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"20MiB\"",
-        ),
-        (
-            "",
-            "verify { rate = 1k/s }",
-            "",
-            "4:17: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"1k/s\"",
-        ),
-        (
-            "",
             "key_fields = [a]",
             "transforms = [{ type = drop-fields, fields = [a] }]",
             "4:14: tables[0].key_fields: a is dropped by a transform; clients need the key",
@@ -328,6 +316,16 @@ fn what_only_makes_sense_together_is_checked_together() {
             "laredo.conf:5:30: observability.metrics.port: port 4002 is taken by tables[0].targets[0].grpc.port; give each its own",
         ],
     );
+}
+
+#[test]
+fn a_rate_has_a_unit_and_a_least_value() {
+    for rate in ["20MiB", "1k/s"] {
+        let expected = format!(
+            "laredo.conf:4:17: tables[0].verify.rate: expected a rate such as 20MiB/s, at least 64KiB/s, found \"{rate}\""
+        );
+        refused(&with("", &format!("verify {{ rate = {rate} }}"), ""), &[&expected]);
+    }
 }
 
 #[test]

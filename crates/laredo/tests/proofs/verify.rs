@@ -73,7 +73,7 @@ impl Setting {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_planted_is_named_and_healed() {
     let setting = Setting::start(&[]).await;
-    let replica = Replica::builder(&setting.server.url(), setting.table.clone()).start().unwrap();
+    let replica = Replica::builder(setting.server.url(), setting.table.clone()).start().unwrap();
     replica.ready(PATIENCE).await.unwrap();
     let (code, equal) = setting.verify_json(&[]);
     assert_eq!((code, &equal["equal"], &equal["rows"]), (Some(0), &json!(true), &json!(3000)), "{equal}");
@@ -117,7 +117,7 @@ async fn what_was_planted_is_named_and_healed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_heals_itself_in_the_background() {
     let setting = Setting::start(&["--set", "tables.0.verify.interval=1s"]).await;
-    let replica = Replica::builder(&setting.server.url(), setting.table.clone()).start().unwrap();
+    let replica = Replica::builder(setting.server.url(), setting.table.clone()).start().unwrap();
     replica.ready(PATIENCE).await.unwrap();
     setting.plant().await;
     eventually(PATIENCE, async || setting.differences(&replica).await.is_empty()).await.unwrap();

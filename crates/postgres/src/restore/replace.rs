@@ -227,7 +227,7 @@ impl Replacement {
     fn explained(&self, error: TransportError) -> RestoreError {
         match error {
             TransportError::Server(error) if matches!(error.code.as_str(), "23503" | "23001") => {
-                RestoreError::ForeignKey { table: self.table.clone(), error }
+                RestoreError::ForeignKey { table: self.table.clone(), error: Box::new(error) }
             }
             error => RestoreError::Transport(error),
         }

@@ -291,7 +291,7 @@ mod tests {
         assert!(at(900).unwrap_err().to_string().contains("was moved to 0/384"));
         // It may be where nothing has happened for long.
         let idle = KeptTable { position: Lsn(900 + HELD_BYTES_MAX), ..kept(0, 0, 900) };
-        assert!(Beginning::after_restart(&[idle.clone()], Lsn(2000), idle.position).is_ok());
+        assert!(Beginning::after_restart(std::slice::from_ref(&idle), Lsn(2000), idle.position).is_ok());
         // A version that did not keep commits is believed.
         let old = KeptTable { mark: CommitMark::default(), ..kept(0, 1000, 0) };
         assert_eq!(Beginning::after_restart(&[old], Lsn(1000), Lsn(1000)).unwrap(), Beginning::at(Lsn(1000)));

@@ -98,7 +98,6 @@ impl Greeting<'_> {
             checksum: self.checksum(checksum),
             mark: self.mark(mark),
             definition: if self.ask.is_ours { self.start.definition.0 } else { 0 },
-            ..SnapshotEnd::default()
         };
         put(Message::SnapshotEnd(end), out);
     }
@@ -120,7 +119,6 @@ impl Greeting<'_> {
             earlier_source_position: self.position(sent.map(|sent| sent.position)),
             checksum: self.checksum(sent.and_then(|sent| sent.checksum)),
             mark: sent.and_then(|sent| self.mark(sent.mark)),
-            ..Heartbeat::default()
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);
