@@ -1,6 +1,6 @@
 //! Plants a fault into a table's state where a test asks for it. Not in release builds.
 //!
-//! `LAREDO_CANARY` names a file. Where it holds a table's name and a [`Canary`], as in `public.items changed-cell`, that table takes
+//! `LAREDO_TEST_CANARY` names a file. Where it holds a table's name and a [`Canary`], as in `public.items changed-cell`, that table takes
 //! the file away and plants the fault. It looks whenever it shows what it has handled, so a commit to any table is enough.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use laredo_core::{Canary, TableName, TableState};
 /// Plants what the file asks this table for, if anything.
 pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let Some(file) = FILE.get_or_init(|| std::env::var_os("LAREDO_CANARY").map(PathBuf::from)) else { return };
+    let Some(file) = FILE.get_or_init(|| std::env::var_os("LAREDO_TEST_CANARY").map(PathBuf::from)) else { return };
     let Ok(order) = std::fs::read_to_string(file) else { return };
     let Some((name, canary)) = order.trim().split_once(' ').filter(|(name, _)| *name == table.to_string()) else {
         return;

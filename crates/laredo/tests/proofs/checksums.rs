@@ -29,7 +29,7 @@ impl Scene {
         .unwrap();
         let canary = tempfile::NamedTempFile::new().unwrap().into_temp_path();
         let mut config = ServerConfig::new(cluster.url("postgres"), [table()]);
-        config.environment.push(("LAREDO_CANARY", canary.to_string_lossy().into_owned()));
+        config.environment.push(("LAREDO_TEST_CANARY", canary.to_string_lossy().into_owned()));
         let server = config.start().await;
         Scene { cluster, sql, server, canary }
     }

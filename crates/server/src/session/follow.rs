@@ -277,9 +277,11 @@ impl<'a> Follow<'a> {
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
         let heartbeat = self.greeting.heartbeat(at, Some(head));
         let unsent = unknown.filter(|reached| !reached.is_told);
-        let definition = self.news_of_definition(head);
+        // More than the head may have been sent: the client's position never goes back.
+        let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
+        let definition = self.news_of_definition(position);
         let message: Bytes = joined(|out| {
-            let here = || (self.cursor.after(), place_of(head));
+            let here = || (self.cursor.after(), place_at(position, head));
             let place = unsent.map(|reached| (reached.sequence, reached.mark()));
             if let Some(place) = place.or_else(|| definition.is_known().then(here)) {
                 empty_batch(place, definition, out);
@@ -288,15 +290,14 @@ impl<'a> Follow<'a> {
         });
         self.progress_at = Some(Instant::now());
         self.has_sent = false;
-        let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
         self.told = Some((self.cursor.after(), position));
         self.outlet.send(message).await
     }
 
-    /// Returns the definition at a head up to which everything was sent, if the client may not know it yet. A change that no
+    /// Returns the definition at a position up to which everything was sent, if the client may not know it yet. A change that no
     /// transaction brings, as that of a table that was truncated, is told by itself.
-    fn news_of_definition(&mut self, head: Head) -> DefinitionVersion {
-        let newest = self.greeting.journal.definition_at(head.position);
+    fn news_of_definition(&mut self, position: Lsn) -> DefinitionVersion {
+        let newest = self.greeting.journal.definition_at(position);
         if !self.greeting.is_binary() || newest == self.definition {
             return DefinitionVersion::UNKNOWN;
         }
@@ -310,10 +311,11 @@ impl<'a> Follow<'a> {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
         let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
-        let definition = self.news_of_definition(head);
+        let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
+        let definition = self.news_of_definition(position);
         let message = joined(|out| {
             if definition.is_known() {
-                empty_batch((self.cursor.after(), place_of(head)), definition, out);
+                empty_batch((self.cursor.after(), place_at(position, head)), definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -321,7 +323,7 @@ impl<'a> Follow<'a> {
     }
 }
 
-/// Returns a head's position as a mark without a transaction: the newest commit may be another one.
-fn place_of(head: Head) -> CommitMark {
-    CommitMark { end: head.position, committed_at: head.committed_at, ..CommitMark::default() }
+/// Returns a position as a mark without a transaction: the newest commit may be another one.
+fn place_at(position: Lsn, head: Head) -> CommitMark {
+    CommitMark { end: position, committed_at: head.committed_at, ..CommitMark::default() }
 }
