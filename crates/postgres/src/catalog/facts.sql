@@ -94,7 +94,7 @@ partitions AS (
         'oid', c.oid::int8,
         'parent', b.parent::int8,
         'link', b.link::text::int8,
-        -- CREATE TABLE … PARTITION OF makes the columns and then the link; ATTACH PARTITION changes the columns as it makes the link.
+        -- CREATE TABLE ... PARTITION OF makes the columns and then the link; ATTACH PARTITION changes the columns as it makes the link.
         'born', coalesce((
             SELECT bool_and(a.xmin = b.link) AND max(a.cmin::text::int8) FILTER (WHERE a.attnum > 0) < b.command::text::int8
             FROM pg_attribute a WHERE a.attrelid = c.oid), false),
