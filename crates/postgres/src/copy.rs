@@ -163,7 +163,8 @@ pub(crate) async fn begin(
 /// that the stream had told before, also where nobody else writes.
 ///
 /// PostgreSQL sends what is flushed. The mark is transactional because a commit is flushed at once; other records may
-/// stay in memory for as long as the database is idle. It goes to nobody: the stream does not ask for messages.
+/// stay in memory for as long as the database is idle. The stream passes over it, where it asks for messages
+/// at all.
 pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
     // Not for longer than the local flush takes: a standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \

@@ -277,8 +277,7 @@ impl<'a> Follow<'a> {
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
         let heartbeat = self.greeting.heartbeat(at, Some(head));
         let unsent = unknown.filter(|reached| !reached.is_told);
-        // More than the head may have been sent: the client's position never goes back.
-        let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
+        let position = self.sent_position(head);
         let definition = self.news_of_definition(position);
         let message: Bytes = joined(|out| {
             let here = || (self.cursor.after(), place_at(position, head));
@@ -292,6 +291,12 @@ impl<'a> Follow<'a> {
         self.has_sent = false;
         self.told = Some((self.cursor.after(), position));
         self.outlet.send(message).await
+    }
+
+    /// Returns the position up to which everything was sent. More than the head that was seen may have been, and the client's
+    /// position never goes back.
+    fn sent_position(&self, head: Head) -> Lsn {
+        self.told.map_or(head.position, |(_, told)| told.max(head.position))
     }
 
     /// Returns the definition at a position up to which everything was sent, if the client may not know it yet. A change that no
@@ -311,7 +316,7 @@ impl<'a> Follow<'a> {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
         let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
-        let position = self.told.map_or(head.position, |(_, told)| told.max(head.position));
+        let position = self.sent_position(head);
         let definition = self.news_of_definition(position);
         let message = joined(|out| {
             if definition.is_known() {
