@@ -39,22 +39,28 @@ async fn post(server: &Running, path: &str, content_type: &str, body: &[u8]) -> 
     http1(server.grpc, "POST", path, &[("Content-Type", content_type)], body).await
 }
 
-/// Reads on until an entry or batch of this position, and keeps every byte but those of heartbeats, which come when their time has come.
-async fn read_to(frames: &mut Frames, bytes: &mut Vec<u8>, end: Lsn) {
+/// Reads until a message that `is_last` accepts. Keeps every byte but those of heartbeats, which come by the clock.
+async fn read_until(frames: &mut Frames, bytes: &mut Vec<u8>, is_last: impl Fn(&Message) -> bool) {
     loop {
-        let frame = frames.next().await.expect("a stream goes on");
+        let frame = frames.next().await.expect("the stream has not ended");
         let message = message(&frame).message.unwrap();
         if !matches!(message, Message::Heartbeat(_)) {
             bytes.extend(&frame);
         }
-        let position = match message {
-            Message::JournalEntry(entry) if !entry.action.is_empty() => entry.source_position.parse().unwrap(),
-            Message::Batch(batch) if batch.ends => Lsn(batch.position),
-            _ => Lsn::ZERO,
-        };
-        if position >= end {
+        if is_last(&message) {
             return;
         }
+    }
+}
+
+/// Returns whether a message is an entry or the end of a batch at `end` or later.
+fn reaches(message: &Message, end: Lsn) -> bool {
+    match message {
+        Message::JournalEntry(entry) if !entry.action.is_empty() => {
+            entry.source_position.parse::<Lsn>().unwrap() >= end
+        }
+        Message::Batch(batch) => batch.ends && Lsn(batch.position) >= end,
+        _ => false,
     }
 }
 
@@ -78,14 +84,14 @@ async fn a_stream_is_the_same_bytes_in_every_protocol_and_only_its_end_differs()
         for (name, frames, _) in &streams {
             assert_eq!(frames.reply.status, 200, "{name}");
         }
-        // Everybody has begun before anything changes, so that all are told of the same head.
+        // A snapshot is of the head at its own moment: all are read to their ends before the table changes.
         for (_, frames, bytes) in &mut streams {
-            bytes.extend(frames.next().await.unwrap());
+            read_until(frames, bytes, |message| matches!(message, Message::SnapshotEnd(_))).await;
         }
         database.commit(0, (100..200).map(|i| Insert(i, format!("row {i}"))).collect());
         let end = database.commit(0, vec![Update(1, "other".to_owned()), Delete(2)]);
         for (_, frames, bytes) in &mut streams {
-            read_to(frames, bytes, end).await;
+            read_until(frames, bytes, |message| reaches(message, end)).await;
         }
         server.stop();
         let expected = streams[0].2.clone();
