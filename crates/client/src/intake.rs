@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use laredo_core::{
-    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction,
+    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableName, TableState,
+    Transaction,
 };
-use laredo_proto::replication::{CommitMark, SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use laredo_proto::replication::{
+    CommitMark, ReportChecksumRequest, SourceIdentity, SyncHandshake, SyncResponse, sync_response,
+};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -52,6 +55,15 @@ pub(crate) struct Resume {
     pub(crate) contents_differed: bool,
 }
 
+/// The messages of an intake to the session that feeds it.
+#[derive(Debug)]
+pub(crate) enum Feedback {
+    /// The stream is unusable.
+    Fault(ReplicaError),
+    /// The answer to a check of the stream.
+    Report(ReportChecksumRequest),
+}
+
 /// What there is to do for whoever keeps the table.
 #[derive(Debug)]
 pub(crate) enum Taken {
@@ -77,6 +89,13 @@ struct SentPosition {
     checksum: Option<Checksum>,
 }
 
+/// A server's question for the checksum of the rows at a position.
+#[derive(Debug)]
+struct Question {
+    position: Lsn,
+    check: Vec<u8>,
+}
+
 /// Where a table is to which a transaction was applied.
 #[derive(Debug)]
 pub(crate) struct Reached {
@@ -91,7 +110,7 @@ pub(crate) struct Reached {
 
 pub(crate) struct Intake {
     health: Arc<Health>,
-    faults: mpsc::UnboundedSender<ReplicaError>,
+    feedback: mpsc::UnboundedSender<Feedback>,
     assembler: Assembler,
     /// Of the table as it is.
     resume: Resume,
@@ -104,6 +123,8 @@ pub(crate) struct Intake {
     /// The stream's own state, while it is older than what was shown.
     incoming: Option<Box<Incoming>>,
     comparison: Comparison,
+    /// Not answered yet. [`Intake::compare`] answers it, or else it is declined when everything was taken.
+    question: Option<Question>,
     /// The rows were found to be wrong, and no others have come yet.
     contents_differed: bool,
     started: Instant,
@@ -114,13 +135,13 @@ pub(crate) struct Intake {
 impl Intake {
     pub(crate) fn new(
         health: Arc<Health>,
-        faults: mpsc::UnboundedSender<ReplicaError>,
+        feedback: mpsc::UnboundedSender<Feedback>,
         indexes: Vec<IndexSpec>,
     ) -> Intake {
         Intake {
             started: (health.now)(),
             health,
-            faults,
+            feedback,
             assembler: Assembler::new(indexes),
             resume: Resume::default(),
             schema: None,
@@ -128,6 +149,7 @@ impl Intake {
             opened: None,
             incoming: None,
             comparison: Comparison::default(),
+            question: None,
             contents_differed: false,
             transit: Transit::default(),
             taken: VecDeque::new(),
@@ -176,7 +198,13 @@ impl Intake {
 
     /// The next thing to do, in their order; nothing where the next input is wanted.
     pub(crate) fn pop(&mut self) -> Option<Taken> {
-        self.taken.pop_front()
+        let next = self.taken.pop_front();
+        if next.is_none()
+            && let Some(question) = self.question.take()
+        {
+            self.report(question, None, None);
+        }
+        next
     }
 
     /// A transaction was applied to the table.
@@ -212,6 +240,7 @@ impl Intake {
         self.assembler.reset();
         self.opened = None;
         self.incoming = None;
+        self.question = None;
         self.transit = Transit::default();
     }
 
@@ -221,8 +250,12 @@ impl Intake {
         self.give_up(error, true);
     }
 
-    /// Compares the checksum of the rows at a position with the server's. Returns whether they are given up, to be loaded again.
-    pub(crate) fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+    /// Compares the checksum of the rows at a position with the server's, and answers the server where it asked. Returns whether they are
+    /// given up, to be loaded again.
+    pub(crate) fn compare(&mut self, position: Lsn, (ours, rows): (Checksum, Option<usize>), theirs: Checksum) -> bool {
+        if let Some(question) = self.question.take_if(|question| question.position == position) {
+            self.report(question, Some(ours), rows);
+        }
         let verdict = self.comparison.judge(ours == theirs, (self.health.now)());
         let table = &self.health.table;
         match verdict {
@@ -247,6 +280,22 @@ impl Intake {
             }
         }
         verdict == Verdict::LoadAgain
+    }
+
+    /// Answers a server's question; without a checksum where there is none of the rows at its position.
+    fn report(&self, question: Question, checksum: Option<Checksum>, rows: Option<usize>) {
+        let Question { position, check } = question;
+        let TableName { schema, table } = self.health.table.clone();
+        let report = ReportChecksumRequest {
+            schema,
+            table,
+            check,
+            source_position: position.to_string(),
+            checksum: checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
+            row_count: rows.and_then(|rows| i64::try_from(rows).ok()),
+        };
+        // Where nobody hears it, the session is being stopped.
+        let _ = self.feedback.send(Feedback::Report(report));
     }
 
     /// The status says so once the table has what the server had when the stream began.
@@ -274,7 +323,7 @@ impl Intake {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
             Ok(Event::Snapshot { table, position, sequence, mark, definition, checksum }) => {
-                let ours = table.checksum();
+                let ours = (table.checksum(), Some(table.len()));
                 if !checksum.is_some_and(|theirs| self.compare(position, ours, theirs)) {
                     self.receive(Incoming::new(table, position, sequence, mark, definition));
                 }
@@ -289,7 +338,8 @@ impl Intake {
                     self.redefined(definition);
                 }
             },
-            Ok(Event::Heartbeat { server_time, position, mark, checksum }) => {
+            Ok(Event::Heartbeat { server_time, position, mark, checksum, check }) => {
+                self.question = position.zip(check).map(|(position, check)| Question { position, check });
                 let sent = position.map(|position| SentPosition { position, mark, checksum });
                 self.heartbeat(sent, server_time, received);
             }
@@ -418,7 +468,7 @@ impl Intake {
         self.taken.clear();
         self.taken.push_back(Taken::GivenUp { starts_over });
         // Where nobody hears it, the session is being stopped.
-        let _ = self.faults.send(error);
+        let _ = self.feedback.send(Feedback::Fault(error));
     }
 }
 

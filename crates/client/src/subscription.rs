@@ -12,8 +12,8 @@ use tonic::transport::Identity;
 
 use crate::connect::{Connect, Line, StartError};
 use crate::health::Health;
-use crate::intake::{Input, Intake, Resume, Taken};
-use crate::status::{ReplicaError, Status};
+use crate::intake::{Feedback, Input, Intake, Resume, Taken};
+use crate::status::Status;
 
 /// One table's changes in whole transactions, each once and in the order of their commits, on whatever connection: what a
 /// [`crate::Replica`] stands on. It keeps no rows but those of a snapshot that is still coming in.
@@ -128,10 +128,10 @@ impl Subscription {
     }
 
     /// Compares the checksum of the consumer's rows at a position with the server's, as a [`SubscriptionEvent::Current`] brought it. Where they
-    /// differ it is logged and counted. Returns true where the consumer's rows are to be dropped, for all come again; where that
+    /// differ it is logged and counted. A server whose operator asked for the checksum is sent it. Returns true where the consumer's rows are to be dropped, for all come again; where that
     /// helped nothing lately, they are not asked for again so soon.
     pub fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
-        self.intake.compare(position, ours, theirs)
+        self.intake.compare(position, (ours, None), theirs)
     }
 
     /// How it is doing. [`Status::last_error`] says why nothing comes; [`Status::position`] is that of what was handed out.
@@ -188,11 +188,11 @@ impl Subscription {
         table: TableName,
         health: Arc<Health>,
         inputs: mpsc::UnboundedReceiver<Input>,
-        faults: mpsc::UnboundedSender<ReplicaError>,
+        feedback: mpsc::UnboundedSender<Feedback>,
         resume: Option<ResumePoint>,
         stop: CancellationToken,
     ) -> Subscription {
-        let mut intake = Intake::new(health.clone(), faults, Vec::new());
+        let mut intake = Intake::new(health.clone(), feedback, Vec::new());
         let has_begun = resume.is_some();
         if let Some(ResumePoint { schema, position, source, definition }) = resume {
             let resume = Resume { position, source, definition, ..Resume::default() };
@@ -270,10 +270,10 @@ impl SubscriptionBuilder {
     /// When the address is none, or there is no runtime for it.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
-        let Line { runtime, session, health, inputs, faults, .. } = self.connect.line(Vec::new())?;
+        let Line { runtime, session, health, inputs, feedback, .. } = self.connect.line(Vec::new())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
-        Ok(Subscription::new(table, health, inputs, faults, self.resume, stop))
+        Ok(Subscription::new(table, health, inputs, feedback, self.resume, stop))
     }
 }
 

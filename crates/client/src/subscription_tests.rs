@@ -4,10 +4,13 @@ use std::time::Duration;
 use super::*;
 use crate::assembler::ProtocolError;
 use crate::fixtures::{batch, greeting, snapshot, two_columns};
+use crate::status::ReplicaError;
 use futures::FutureExt as _;
-use laredo_core::KeyColumns;
+use laredo_core::{KeyColumns, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{CommitMark, Heartbeat, RowBatch, SyncHandshake, SyncMode, SyncResponse};
+use laredo_proto::replication::{
+    CommitMark, Heartbeat, ReportChecksumRequest, RowBatch, SyncHandshake, SyncMode, SyncResponse,
+};
 use prost_types::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -15,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 struct Rig {
     subscription: Subscription,
     inputs: mpsc::UnboundedSender<Input>,
-    faults: mpsc::UnboundedReceiver<ReplicaError>,
+    feedback: mpsc::UnboundedReceiver<Feedback>,
     started: Instant,
     /// Seconds since.
     now: Arc<AtomicU64>,
@@ -27,11 +30,11 @@ impl Rig {
         let clock = now.clone();
         let clock = Box::new(move || started + Duration::from_secs(clock.load(Ordering::Relaxed)));
         let (inputs, waiting) = mpsc::unbounded_channel();
-        let (faulty, faults) = mpsc::unbounded_channel();
+        let (told, feedback) = mpsc::unbounded_channel();
         let (table, stop) = (TableName::new("public", "t"), CancellationToken::new());
         let health = Arc::new(Health::new(table.clone(), clock));
-        let subscription = Subscription::new(table, health, waiting, faulty, resume, stop);
-        Rig { subscription, inputs, faults, started, now }
+        let subscription = Subscription::new(table, health, waiting, told, resume, stop);
+        Rig { subscription, inputs, feedback, started, now }
     }
 
     /// One that has rows at a position.
@@ -110,7 +113,18 @@ impl Rig {
     }
 
     fn fault(&mut self) -> ReplicaError {
-        self.faults.try_recv().unwrap()
+        match self.feedback.try_recv().unwrap() {
+            Feedback::Fault(fault) => fault,
+            Feedback::Report(report) => panic!("{report:?}"),
+        }
+    }
+
+    /// The answer to a check.
+    fn report(&mut self) -> ReportChecksumRequest {
+        match self.feedback.try_recv().unwrap() {
+            Feedback::Report(report) => report,
+            Feedback::Fault(fault) => panic!("{fault}"),
+        }
     }
 }
 
@@ -440,4 +454,45 @@ fn it_has_ended_when_nobody_reads_the_streams() {
     assert_eq!(rig.events(), ["1 more at 0/6", "ended"]);
     assert_eq!(rig.events(), ["ended"]);
     assert!(rig.subscription.status().stopped);
+}
+
+#[test]
+fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() {
+    let mut rig = Rig::at(5, &["k"]);
+    let (ours, theirs) = (Checksum::default(), Checksum::of_row(TupleBuf::new().as_ref()));
+    let ask = |rig: &Rig, check: u8, position: u64| {
+        rig.receive(Message::Heartbeat(Heartbeat {
+            source_position: Lsn(position).to_string(),
+            checksum: theirs.to_bytes().to_vec(),
+            check: vec![check; 16],
+            ..Heartbeat::default()
+        }));
+    };
+    let is_current = |event: Option<SubscriptionEvent>| matches!(event, Some(SubscriptionEvent::Current { .. }));
+    ask(&rig, 1, 5);
+    assert!(is_current(rig.subscription.next().now_or_never()));
+    assert!(rig.subscription.compare(Lsn(5), ours, theirs), "they differ");
+    let report = rig.report();
+    assert_eq!((report.table.as_str(), report.check, report.source_position.as_str()), ("t", vec![1; 16], "0/5"));
+    assert_eq!((report.checksum, report.row_count), (ours.to_bytes().to_vec(), None));
+    // Only then is the stream given up.
+    assert!(matches!(rig.fault(), ReplicaError::Contents { .. }));
+
+    let mut rig = Rig::at(5, &["k"]);
+    ask(&rig, 2, 6);
+    assert!(is_current(rig.subscription.next().now_or_never()));
+    assert!(rig.feedback.try_recv().is_err(), "the consumer may still compare");
+    assert!(rig.subscription.next().now_or_never().is_none());
+    let report = rig.report();
+    assert_eq!((report.check, report.source_position.as_str(), report.checksum), (vec![2; 16], "0/6", vec![]));
+    // A position that the consumer is past has other rows.
+    ask(&rig, 3, 4);
+    assert_eq!(rig.events().len(), 1);
+    let report = rig.report();
+    assert_eq!((report.check, report.checksum), (vec![3; 16], vec![]));
+    // So has a snapshot that has not ended.
+    rig.open(greeting(SyncMode::FullSnapshot, 7));
+    ask(&rig, 4, 7);
+    assert_eq!(rig.events(), [RESTART]);
+    assert_eq!((rig.report().check, rig.feedback.try_recv().is_err()), (vec![4; 16], true));
 }

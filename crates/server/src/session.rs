@@ -119,8 +119,16 @@ impl Session {
         let lease = Arc::new(Lease::new(reader, seat, table.options.buffer));
         table.watch(&lease);
         let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
+        let membership = table.roster.join(&ask);
         let is_filtered = view.as_ref().is_some_and(|view| view.is_filtered());
-        let greeting = Greeting { table: &table, journal: &journal, ask: &ask, start: &start, is_filtered };
+        let greeting = Greeting {
+            table: &table,
+            journal: &journal,
+            ask: &ask,
+            membership: &membership,
+            start: &start,
+            is_filtered,
+        };
         let mut out = Vec::new();
         greeting.handshake(&mut out);
         if start.mode == SyncMode::Delta {
