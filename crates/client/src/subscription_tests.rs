@@ -88,7 +88,7 @@ impl Rig {
 
     fn words(&self, event: SubscriptionEvent) -> String {
         match event {
-            SubscriptionEvent::Restart { reason } => format!("restart, {reason}"),
+            SubscriptionEvent::Restart { reason, .. } => format!("restart, {reason}"),
             SubscriptionEvent::State { table, position, .. } => {
                 let key = |row: &laredo_core::Tuple| {
                     let key = row.as_ref().cells().next().unwrap().value().unwrap().to_vec();
@@ -122,7 +122,7 @@ fn source(timeline: u32) -> Option<SourceIdentity> {
 
 fn point(position: u64) -> ResumePoint {
     let definition = DefinitionVersion::UNKNOWN;
-    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition }
+    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition, mark: None }
 }
 
 fn positioned(position: u64) -> Resume {

@@ -223,6 +223,19 @@ fn history(
     Ok(())
 }
 
+/// Returns true if a position is known to be part of this journal's history: by its mark, or because the client followed this
+/// journal.
+pub(super) fn is_proven(
+    request: &ResumeRequest,
+    facts: &Facts<'_>,
+    position: Lsn,
+    floor: &dyn Fn(Lsn) -> Floor,
+) -> bool {
+    let floor = |position| floor(position);
+    let is_known = facts.is_own(request) || judge_mark(request, facts, position, &floor) == Verdict::Same;
+    is_known && history(request, facts, position, &floor).is_ok()
+}
+
 /// Checks that a position on another server's timeline is part of our own history.
 fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
     if theirs == ours.timeline {
