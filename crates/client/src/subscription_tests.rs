@@ -210,6 +210,37 @@ fn another_history_begins_anew_where_it_is() {
     assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
 }
 
+/// A restart says what is known of the history of the rows before and of the new ones.
+#[test]
+fn a_restart_says_how_much_of_the_history_is_shared() {
+    let journal = |name: &str, shared_position| {
+        let (instance_id, another_history) = (name.to_owned(), true);
+        SyncHandshake { instance_id, another_history, shared_position, ..greeting(SyncMode::FullSnapshot, 9) }
+    };
+    let told = |rig: &mut Rig| match rig.subscription.next().now_or_never() {
+        Some(SubscriptionEvent::Restart { shared_until, .. }) => shared_until.0,
+        other => panic!("{other:?}"),
+    };
+    let mut rig = Rig::new(None);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), 0, "there was nothing before");
+    rig.snapshot(5, &["k"]);
+    assert_eq!(rig.events(), ["[\"k\"] at 0/5"]);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), u64::MAX, "a journal has one history");
+    // Its rows do not come. The next stream is of the same journal, and then of another one: no position is presented.
+    rig.open(journal("one", 3));
+    assert_eq!(told(&mut rig), u64::MAX);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0, "nothing more is known");
+    rig.snapshot(6, &["l"]);
+    assert_eq!(rig.events(), ["[\"l\"] at 0/6"]);
+    rig.open(journal("three", 4));
+    assert_eq!(told(&mut rig), 4, "the server knows");
+}
+
 /// The same database, of which the server says that the client's position is another history's.
 #[test]
 fn a_server_s_word_on_another_history_begins_anew_where_it_is() {

@@ -430,6 +430,27 @@ mod tests {
     }
 
     #[test]
+    fn a_history_is_proven_by_a_commit_or_by_the_journal_that_was_followed() {
+        let gaps = Gaps::default();
+        let none = CommitMark::default();
+        let table = [
+            ("j", none, 350, None, true, "this journal"),
+            ("", mark(300, 3), 350, None, true, "a commit that is known"),
+            ("", none, 350, None, false, "nothing is known"),
+            ("", mark(300, 4), 350, None, false, "another commit"),
+            ("j", mark(300, 4), 350, None, false, "another commit, of this journal"),
+            ("j", none, 150, Some(identity(1)), false, "beyond the fork of its timeline"),
+        ];
+        for (instance, mark, position, source, expected, what) in table {
+            let (mark, position) = (ScopedMark { mark, scope: 0 }, Lsn(position));
+            let (instance, own_source) = (instance.to_owned(), Arc::new(identity(3)));
+            let request = ResumeRequest { instance, mark, source, own_source, ..ResumeRequest::default() };
+            let request = ResumeRequest { position: Some(position), ..request };
+            assert_eq!(is_proven(&request, &facts(&gaps, &[]), position, &floor), expected, "{what}");
+        }
+    }
+
+    #[test]
     fn a_position_counts_on_the_line_of_history_that_leads_here_only() {
         let goes_on = Resolution::Delta(Sequence(5), BY_POSITION);
         let with = |change: fn(&mut SourceIdentity)| {
