@@ -249,7 +249,7 @@ async fn an_older_copy_of_the_archive_is_gone_on_from_without_mixing() {
             std::fs::remove_dir_all(&path).unwrap();
             assert!(std::process::Command::new("cp").arg("-a").args([&copy, &path]).status().unwrap().success());
         }
-        let writer = begin_at("second", &[inner.clone()], folder.path(), (&lost, &present)).await;
+        let writer = begin_at("second", std::slice::from_ref(&inner), folder.path(), (&lost, &present)).await;
         writer.head(present.position).await;
         for number in 44..48 {
             writer.tell(present.something(number));
