@@ -67,8 +67,9 @@ pub(crate) enum Feedback {
 /// What there is to do for whoever keeps the table.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// A full snapshot is coming, for this reason. Until it is there the table is what it was.
-    Promised { reason: String },
+    /// A full snapshot is coming, for this reason. Until it is there the table is what it was. Up to `shared_until` the history of
+    /// the table and that of the snapshot are known to be the same.
+    Promised { reason: String, shared_until: Lsn },
     /// The stream goes on from the table as it is.
     Resumed,
     /// The table altogether, in the place of what there was.
@@ -122,6 +123,10 @@ pub(crate) struct Intake {
     opened: Option<Box<SyncHandshake>>,
     /// The stream's own state, while it is older than what was shown.
     incoming: Option<Box<Incoming>>,
+    /// The journal of the newest stream, and the newest position up to which its history and that of the table are known to be the
+    /// same.
+    followed: String,
+    shared_until: Lsn,
     comparison: Comparison,
     /// Not answered yet. [`Intake::compare`] answers it, or else it is declined when everything was taken.
     question: Option<Question>,
@@ -148,6 +153,8 @@ impl Intake {
             shown: Lsn::ZERO,
             opened: None,
             incoming: None,
+            followed: String::new(),
+            shared_until: Lsn::ZERO,
             comparison: Comparison::default(),
             question: None,
             contents_differed: false,
@@ -353,6 +360,7 @@ impl Intake {
     fn open(&mut self, handshake: Box<SyncHandshake>) {
         tracing::debug!(mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
         self.health.opened(&handshake);
+        self.compare_histories(&handshake);
         if self.assembler.is_live() {
             self.adopt(&handshake);
             self.moved(self.resume.position, None);
@@ -361,9 +369,26 @@ impl Intake {
             // Its snapshot need not even be taken.
             return self.give_up(error, false);
         } else {
-            self.taken.push_back(Taken::Promised { reason: handshake.reason.clone() });
+            self.taken.push_back(Taken::Promised { reason: handshake.reason.clone(), shared_until: self.shared_until });
         }
         self.opened = Some(handshake);
+    }
+
+    /// Notes what is known of the history of a stream that begins. A journal is of one history.
+    fn compare_histories(&mut self, handshake: &SyncHandshake) {
+        if self.assembler.is_live() {
+            self.shared_until = Lsn(u64::MAX);
+        } else if handshake.instance_id.is_empty() || handshake.instance_id != self.followed {
+            // Without a table no position was presented, and the server cannot know.
+            let known = self.schema.as_ref().map(|_| Lsn(handshake.shared_position));
+            self.shared_until = known.unwrap_or(Lsn::ZERO);
+        }
+        self.followed.clone_from(&handshake.instance_id);
+    }
+
+    /// The stream's own state is the table from here on.
+    pub(crate) fn shown_state(&mut self) {
+        self.shared_until = Lsn(u64::MAX);
     }
 
     /// From which position on a stream's own state may be shown, so that nobody is taken back.

@@ -91,7 +91,7 @@ impl Rig {
 
     fn words(&self, event: SubscriptionEvent) -> String {
         match event {
-            SubscriptionEvent::Restart { reason } => format!("restart, {reason}"),
+            SubscriptionEvent::Restart { reason, .. } => format!("restart, {reason}"),
             SubscriptionEvent::State { table, position, .. } => {
                 let key = |row: &laredo_core::Tuple| {
                     let key = row.as_ref().cells().next().unwrap().value().unwrap().to_vec();
@@ -136,7 +136,7 @@ fn source(timeline: u32) -> Option<SourceIdentity> {
 
 fn point(position: u64) -> ResumePoint {
     let definition = DefinitionVersion::UNKNOWN;
-    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition }
+    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition, mark: None }
 }
 
 fn positioned(position: u64) -> Resume {
@@ -222,6 +222,37 @@ fn another_history_begins_anew_where_it_is() {
     assert_eq!(rig.events(), ["[\"l\", \"m\"] at 0/4"]);
     let resume = rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::Delta, 4) });
     assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
+}
+
+/// A restart says what is known of the history of the rows before and of the new ones.
+#[test]
+fn a_restart_says_how_much_of_the_history_is_shared() {
+    let journal = |name: &str, shared_position| {
+        let (instance_id, another_history) = (name.to_owned(), true);
+        SyncHandshake { instance_id, another_history, shared_position, ..greeting(SyncMode::FullSnapshot, 9) }
+    };
+    let told = |rig: &mut Rig| match rig.subscription.next().now_or_never() {
+        Some(SubscriptionEvent::Restart { shared_until, .. }) => shared_until.0,
+        other => panic!("{other:?}"),
+    };
+    let mut rig = Rig::new(None);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), 0, "there was nothing before");
+    rig.snapshot(5, &["k"]);
+    assert_eq!(rig.events(), ["[\"k\"] at 0/5"]);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), u64::MAX, "a journal has one history");
+    // Its rows do not come. The next stream is of the same journal, and then of another one: no position is presented.
+    rig.open(journal("one", 3));
+    assert_eq!(told(&mut rig), u64::MAX);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0, "nothing more is known");
+    rig.snapshot(6, &["l"]);
+    assert_eq!(rig.events(), ["[\"l\"] at 0/6"]);
+    rig.open(journal("three", 4));
+    assert_eq!(told(&mut rig), 4, "the server knows");
 }
 
 /// The same database, of which the server says that the client's position is another history's.

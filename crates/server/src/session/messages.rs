@@ -55,6 +55,7 @@ impl Greeting<'_> {
             handshake.instance_id.clone_from(&self.journal.instance().0);
             handshake.source = Some(identity_to_wire(&self.table.handle().history().identity()));
             handshake.another_history = start.is_another_history;
+            handshake.shared_position = start.shared_position.0;
             handshake.reason = start.reason.to_owned();
             handshake.server_current_position = info.head.position.0;
             handshake.definition = start.definition.0;
