@@ -115,12 +115,16 @@ pub(crate) struct Recovered {
     pub(crate) info: SnapshotInfo,
     pub(crate) rows: TableState,
     pub(crate) definition: Definition,
+    /// True where PostgreSQL was not restarted since.
+    pub(crate) is_of_same_server: bool,
 }
 
 impl Recovered {
     /// What the source is told of it.
     pub(crate) fn known(&self) -> KnownTable {
-        KnownTable { position: self.info.position, mark: self.info.mark, definition: self.definition.source.clone() }
+        let (position, mark) = (self.info.position, self.info.mark);
+        let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
+        KnownTable { position, mark, definition, is_of_same_server }
     }
 }
 

@@ -119,6 +119,8 @@ pub struct KnownTable {
     pub mark: CommitMark,
     /// What its last copy was made under, as [`CopyEvent::End`] said.
     pub definition: String,
+    /// True where the database's server runs since then: its storage cannot have been put back.
+    pub is_of_same_server: bool,
 }
 
 /// How a table goes on from what an earlier run has left.

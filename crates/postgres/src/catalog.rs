@@ -13,6 +13,10 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::transport::{Connection, Row, TransportError};
 
+/// The reason for a copy after PostgreSQL was started again. See [`Facts::changed_after`].
+pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was started again, and no commit after the newest change of the definition proves \
+     that it is the change which was followed";
+
 /// Reads the facts of `tables`, in their order; `None` where there is no such table. How the publication has them is part of them.
 pub(crate) async fn read(
     connection: &mut Connection,

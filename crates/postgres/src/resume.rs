@@ -4,7 +4,7 @@ use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{KnownTable, SourceError, TableRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{self, Definition};
+use crate::catalog::{self, Definition, Facts};
 use crate::slot::{self, Standing};
 use crate::source::PostgresOptions;
 use crate::stream::SlotMode;
@@ -64,7 +64,6 @@ pub(crate) async fn compare(
     let left = tables
         .map(|((request, known), facts)| {
             let known = known.as_ref()?;
-            let definition = facts.map(|facts| facts.definition);
             Some(match missing(&options.slot, standing.as_ref(), known.position) {
                 Some(_) if !is_moved && !is_told_later => {
                     let position = known.position;
@@ -76,28 +75,27 @@ pub(crate) async fn compare(
                     lost.get_or_insert_with(|| reason.clone());
                     Left::Missing(reason)
                 }
-                None => compare_definition(request, known, definition),
+                None => compare_definition(request, known, facts),
             })
         })
         .collect();
     Ok((left, lost.filter(|_| !is_told_later && matches!(options.slot, SlotMode::Stateful { .. }))))
 }
 
-fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Definition>) -> Left {
+fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Facts>) -> Left {
     let Ok(CopiedUnder { key_fields, definition }) = serde_json::from_str(&known.definition) else {
         return Left::Missing("this version cannot tell what its last copy was made under".to_owned());
     };
     if key_fields != request.key_fields {
         return Left::Missing("its key_fields were changed".to_owned());
     }
-    match found.map(|found| definition.difference(&found)) {
-        None => Left::Missing("it does not exist".to_owned()),
-        Some(Some(reason)) => {
-            let reason = format!("{reason} while laredo was not there");
-            Left::Redefined(known.position, Box::new(definition), reason)
-        }
-        Some(None) => Left::Same(known.position, Box::new(definition)),
-    }
+    let Some(found) = found else { return Left::Missing("it does not exist".to_owned()) };
+    let reason = match definition.difference(&found.definition) {
+        Some(reason) => format!("{reason} while laredo was not there"),
+        None if !known.is_of_same_server && found.changed_after(known.mark) => catalog::UNPROVEN_CHANGE.to_owned(),
+        None => return Left::Same(known.position, Box::new(definition)),
+    };
+    Left::Redefined(known.position, Box::new(definition), reason)
 }
 
 /// Why the slot does not have everything after a position.

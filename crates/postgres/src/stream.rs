@@ -113,6 +113,8 @@ pub struct Signals {
     pub has_slot: watch::Sender<bool>,
     /// The number of forks of the database's history.
     pub forks: watch::Sender<u64>,
+    /// The number of restarts of PostgreSQL, and the newest commit before the last one: those up to it are proven.
+    pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
     /// The furthest that the database's WAL was seen to reach.
     pub written: watch::Sender<Lsn>,
 }
@@ -153,6 +155,7 @@ impl Signals {
             resets: watch::Sender::new(0),
             has_slot: watch::Sender::new(false),
             forks: watch::Sender::new(0),
+            restarts: watch::Sender::default(),
             written: watch::Sender::new(Lsn::ZERO),
         }
     }
@@ -333,6 +336,10 @@ impl Stream<'_> {
     /// Follows one connection to its end.
     async fn connected(&mut self, start: &mut start::Start<'_>, session: Session) -> StreamError {
         tracing::info!(from = %session.resume, slot = session.slot, "following the database");
+        if session.is_server_restarted {
+            let proven = self.assembler.sent().newest();
+            self.signals.restarts.send_modify(|restarts| *restarts = (restarts.0 + 1, proven));
+        }
         self.assembler.connected(session.resume, session.recent);
         if session.is_new {
             self.assembler.begin_at(session.resume);

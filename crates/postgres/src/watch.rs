@@ -45,9 +45,20 @@ pub(crate) async fn watch(
 ) -> Infallible {
     let (told, unexplained) = (vec![Told::Nothing; tables.len()], vec![None; tables.len()]);
     let (told_of, errors) = (vec![None; tables.len()], vec![None; tables.len()]);
-    let (has_trigger, unanswered) = (None, None);
-    let mut watcher =
-        Watcher { options, tables, signals, events, told, told_of, has_trigger, unanswered, unexplained, errors };
+    let (has_trigger, unanswered, proven) = (None, None, vec![0; tables.len()]);
+    let mut watcher = Watcher {
+        options,
+        tables,
+        signals,
+        events,
+        told,
+        told_of,
+        proven,
+        has_trigger,
+        unanswered,
+        unexplained,
+        errors,
+    };
     let looks = async {
         loop {
             let Err(error) = watcher.run().await;
@@ -71,6 +82,8 @@ struct Watcher<'a> {
     told: Vec<Told>,
     /// The copy that it was said of. A later one has not heard of it, whatever it was made under.
     told_of: Vec<Option<Arc<Definition>>>,
+    /// The restart of PostgreSQL, by number, since which a table's newest change was found proven, or said.
+    proven: Vec<u64>,
     /// True if the event trigger was there, where it is wanted.
     has_trigger: Option<bool>,
     /// The look that the stream waits for, and since when it could not be answered.
@@ -114,8 +127,8 @@ impl Watcher<'_> {
             }
             let mut is_settled = true;
             let mut looks = Vec::with_capacity(self.tables.len());
-            for (index, table) in self.tables.iter().enumerate() {
-                match self.look(&mut connection, table).await {
+            for index in 0..self.tables.len() {
+                match self.look(&mut connection, index).await {
                     Ok(look) => looks.push((index, look)),
                     // One table that cannot be looked at hides no other one.
                     Err(error) if connection.is_idle() => self.failed(index, &error),
@@ -207,7 +220,8 @@ impl Watcher<'_> {
         true
     }
 
-    async fn look(&self, connection: &mut Connection, table: &Followed) -> Result<Look, TransportError> {
+    async fn look(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {
+        let (table, proven) = (&self.tables[index], &mut self.proven[index]);
         let began = Instant::now();
         // Before the catalogue is read, so that a copy that ends meanwhile is not compared with what it replaces.
         let copied = table.progress.lock().copied.clone();
@@ -220,6 +234,17 @@ impl Watcher<'_> {
             && !are_empty(connection, empty).await?
         {
             change = Change::Rows("its partitions changed".to_owned());
+        }
+        let (restart, mark) = *self.signals.restarts.borrow();
+        if let (Some(copied), Some(facts)) = (&copied, &facts)
+            && *proven != restart
+        {
+            *proven = restart;
+            let is_unproven = !matches!(change, Change::Rows(_)) && facts.changed_after(mark);
+            // It may have been copied since.
+            if is_unproven && table.progress.lock().copied.as_ref().is_some_and(|now| Arc::ptr_eq(now, copied)) {
+                change = Change::Rows(catalog::UNPROVEN_CHANGE.to_owned());
+            }
         }
         Ok(Look { began, copied, facts, change })
     }

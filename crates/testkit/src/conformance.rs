@@ -67,7 +67,12 @@ async fn contract(bed: &impl Bed) {
 
     bed.insert(&[(0, 600), (1, 601)]).await;
     let known = |position: Lsn, definition: &str| {
-        Some(KnownTable { position, mark: CommitMark::default(), definition: definition.to_owned() })
+        Some(KnownTable {
+            position,
+            mark: CommitMark::default(),
+            definition: definition.to_owned(),
+            is_of_same_server: true,
+        })
     };
     let left = definitions.map(|definition| known(end, &definition));
     let mut run = Run::begin(bed, &left, false).await;

@@ -222,9 +222,12 @@ impl Snapshots {
     }
 
     fn load(&self, info: &SnapshotInfo) -> Result<Recovered, SnapshotError> {
-        let (base, definition) = self.open_base(info)?;
+        let opened = open::open(&info.path, info.format)?;
+        let is_of_same_server = opened.about.manifest.is_of_server(&self.source.lock());
+        let definition = opened.definition.clone();
+        let base = opened.into_base(&info.path, &self.temporary)?;
         let rows = rows_of(&base, &VecDeque::new(), &info.path)?;
-        Ok(Recovered { info: info.clone(), rows, definition })
+        Ok(Recovered { info: info.clone(), rows, definition, is_of_same_server })
     }
 
     fn sync_file(&self, path: &Path) -> Result<Synced, StoreError> {

@@ -54,7 +54,8 @@ impl Restored {
     /// What the source is told of it.
     pub(crate) fn known(&self) -> KnownTable {
         let Head { position, mark, .. } = self.beginning.head;
-        KnownTable { position, mark, definition: self.definition.source.clone() }
+        let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
+        KnownTable { position, mark, definition, is_of_same_server }
     }
 }
 

@@ -1,4 +1,4 @@
-use laredo_core::{Oid, TableName};
+use laredo_core::{CommitMark, Oid, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::assemble::RelationIdentity;
@@ -10,6 +10,8 @@ pub(crate) struct Facts {
     pub(crate) definition: Definition,
     /// The transaction that made the table's entry in `pg_class` what it is.
     pub(crate) changed_by: u32,
+    /// The transaction that was the last to change an entry which decides what the rows are.
+    pub(crate) newest_change: u32,
     /// The table's entry counts rows, so they were there when an index was built or statistics were collected. True where
     /// there is no index that would show it.
     pub(crate) counts_rows: bool,
@@ -199,6 +201,18 @@ pub(crate) struct Access {
     pub(crate) deferrable_key: bool,
     /// Column sets of unique indexes.
     pub(crate) unique: Vec<Option<Vec<String>>>,
+}
+
+impl Facts {
+    /// Returns true if the definition was changed after a commit that is known to be in the database's history, or if no such
+    /// commit is known. The database may then have been put back, and the change made again in another way.
+    pub(crate) fn changed_after(&self, proven: CommitMark) -> bool {
+        // Transaction ids of the catalogue are 32 bits of the whole, and go round.
+        const FIRST_NORMAL_XID: u32 = 3;
+        let Some(CommitMark { xid, .. }) = proven.known() else { return true };
+        let is_later = self.newest_change.wrapping_sub(xid.0 as u32).cast_signed() > 0;
+        self.newest_change >= FIRST_NORMAL_XID && is_later
+    }
 }
 
 impl Definition {

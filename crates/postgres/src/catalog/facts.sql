@@ -148,6 +148,19 @@ published AS (
       AND (p.puballtables OR EXISTS (
                 SELECT FROM members a WHERE (a.place = 0 OR NOT p.pubviaroot)
                   AND (a.by_table IS NOT NULL OR a.by_schema IS NOT NULL)))
+),
+-- Every entry that decides what the rows are, by the transaction that changed it last.
+changes (changed_by) AS (
+    SELECT c.xmin FROM pg_class c WHERE c.oid IN (SELECT oid FROM line UNION ALL SELECT oid FROM below)
+    UNION ALL SELECT link FROM above
+    UNION ALL SELECT link FROM below
+    UNION ALL SELECT a.xmin FROM pg_attribute a WHERE a.attnum > 0 AND a.attrelid IN (
+        SELECT oid FROM line
+        UNION ALL SELECT t.typrelid FROM needed n JOIN pg_type t ON t.oid = n.type_oid WHERE t.typtype = 'c')
+    UNION ALL SELECT t.xmin FROM needed n JOIN pg_type t ON t.oid = n.type_oid
+    UNION ALL SELECT e.xmin FROM needed n JOIN pg_enum e ON e.enumtypid = n.type_oid
+    UNION ALL SELECT version FROM publication
+    UNION ALL SELECT version FROM members WHERE version IS NOT NULL
 )
 SELECT json_build_object(
     'definition', json_build_object(
@@ -187,6 +200,7 @@ SELECT json_build_object(
         'published', (SELECT facts FROM published)
     ),
     'changed_by', f.changed_by::text::int8,
+    'newest_change', (SELECT changed_by::text::int8 FROM changes ORDER BY age(changed_by) LIMIT 1),
     -- TRUNCATE empties these, and building an index on rows fills them.
     'counts_rows', f.relpages > 0 OR f.reltuples > 0 OR NOT f.relhasindex,
     'access', json_build_object(

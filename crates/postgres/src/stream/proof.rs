@@ -76,6 +76,11 @@ impl SentCommits {
         }
     }
 
+    /// The newest commit; all zeros where none is known.
+    pub(crate) fn newest(&self) -> CommitMark {
+        self.newest.back().map(|commit| commit.mark).unwrap_or_default()
+    }
+
     /// Makes one group of each two, but for the newest.
     fn join_groups(&mut self) {
         let newest = self.groups.split_off(self.groups.len() - COMMITS_KEPT);
@@ -199,8 +204,7 @@ impl Beginning {
     /// # Errors
     /// When the slot was moved beyond the commits that prove it.
     pub(super) fn again(sent: &SentCommits, tables: usize, confirmed: Lsn, resume: Lsn) -> Result<Beginning, Mismatch> {
-        let newest = sent.newest.back().map(|commit| commit.mark).unwrap_or_default();
-        check_slot(newest, confirmed, resume)?;
+        check_slot(sent.newest(), confirmed, resume)?;
         let (from, proof) = sent.prove(tables, confirmed, resume);
         Ok(Beginning { from, proof: Some(proof) })
     }

@@ -26,6 +26,8 @@ pub(super) struct Session {
     pub(super) unproven: Option<Fork>,
     /// Set where the database writes another timeline now, and has everything that was sent.
     pub(super) promoted: Option<SourceIdentity>,
+    /// True where PostgreSQL was started again since the session before.
+    pub(super) is_server_restarted: bool,
     /// True for the first session of the run, and behind a fork or a restart: earlier commits are not known.
     pub(super) is_new: bool,
 }

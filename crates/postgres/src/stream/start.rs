@@ -161,6 +161,7 @@ impl<'a> Start<'a> {
         found.is_reset = self.reset;
         signals.retention.send_modify(|known| known.slot.clone_from(&name));
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
+        let is_server_restarted = self.proven_with.is_some() && !is_same_server;
         let (begins, floor, restarted, lost) = match plan(&name, &found, self.resume) {
             Plan::Use { from, restarted: Some(reason) } => {
                 (Beginning::at(from), from, Some(reason.clone()), Some(reason))
@@ -206,7 +207,20 @@ impl<'a> Start<'a> {
         let (reader, writer) = connection.start_replication(&sql).await?;
         self.started = found.started;
         let (slot, proof, promoted) = (name, begins.proof, self.promoted.take());
-        Ok(Session { reader, writer, slot, resume, proof, floor, recent, restarted, unproven, promoted, is_new })
+        Ok(Session {
+            reader,
+            writer,
+            slot,
+            resume,
+            proof,
+            floor,
+            recent,
+            restarted,
+            unproven,
+            promoted,
+            is_server_restarted,
+            is_new,
+        })
     }
 
     /// Chooses the start of a stream of an existing slot, so that it proves what was sent before `resume`.
