@@ -10,9 +10,10 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 const REASON: &str = "reason=\"the client's rows differed from the checksum\"";
 
 struct Scene {
+    // Before the cluster: when the server is dropped, it is verified.
+    server: Server,
     cluster: Cluster,
     sql: tokio_postgres::Client,
-    server: Server,
     canary: tempfile::TempPath,
 }
 

@@ -128,7 +128,7 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     let blind = BlindServer::new(&sql).await;
     sql.batch_execute("DROP TABLE p2; INSERT INTO p VALUES (1000, 0)").await.unwrap();
     all_have(1000, &saved).await;
-    let new = config.slot("laredo_new").start().await;
+    let mut new = config.slot("laredo_new").start().await;
     sql.batch_execute("INSERT INTO p VALUES (1001, 0)").await.unwrap();
     all_have(1001, &saved).await;
     assert!(ids_of_replica(&replica).contains(&150), "the old server has noticed nothing");
@@ -152,4 +152,5 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     let is_told = |line: &str| line.contains("laredo_snapshots_total") && line.contains("definition differs");
     assert!(metrics.lines().any(is_told), "{metrics}");
     drop(running);
+    new.has_archive(&name, &archive("running").join("p"));
 }
