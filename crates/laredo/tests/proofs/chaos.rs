@@ -228,13 +228,15 @@ impl Chaos {
         std::fs::write(log, lines.join("\n")).unwrap();
     }
 
-    /// Compares every client with the database, in which nobody writes meanwhile.
+    /// Compares every client with the database, in which no session writes meanwhile. Returns a position before the last commit of
+    /// each table.
     async fn compare(&mut self) -> Lsn {
         self.comparisons += 1;
         self.has_forked = false;
         let mark = -10_000 - self.comparisons;
         let paused = self.workload.pause().await;
         let sql = self.cluster.connect().await.unwrap();
+        let before: String = sql.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
         let statements = TABLES.iter().flat_map(|table| [table.fill(FILL), table.mark(mark)]);
         let touch = |name: &str| format!("UPDATE {name} SET v = v + 1 WHERE id = (SELECT min(id) FROM {name})");
         let statements = statements.chain(tables().into_iter().map(|table| touch(&table.quoted())));
@@ -269,7 +271,7 @@ impl Chaos {
             }
         }
         self.workload.resume(paused);
-        position
+        before.parse().unwrap()
     }
 
     /// Ends the half in which no client may be sent a second full snapshot.

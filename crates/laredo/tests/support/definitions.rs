@@ -59,14 +59,14 @@ pub const KINDS: &[Change] = &[
             ALTER TABLE detached ATTACH PARTITION detached_1 FOR VALUES FROM (0) TO (100); COMMIT",
     },
     Change {
-        tables: &["public.nested"],
-        setup: "CREATE TABLE nested (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
-            CREATE TABLE nested_1 PARTITION OF nested FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
-            CREATE TABLE nested_11 PARTITION OF nested_1 DEFAULT",
-        change: "ALTER TABLE nested DETACH PARTITION nested_1; UPDATE nested_1 SET v = v + 1;
-            ALTER TABLE nested ATTACH PARTITION nested_1 FOR VALUES FROM (0) TO (100);
-            BEGIN; ALTER TABLE nested_1 DETACH PARTITION nested_11; UPDATE nested_11 SET v = v + 10 WHERE id = 5;
-            ALTER TABLE nested_1 ATTACH PARTITION nested_11 DEFAULT; COMMIT",
+        tables: &["public.layered"],
+        setup: "CREATE TABLE layered (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+            CREATE TABLE layered_1 PARTITION OF layered FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+            CREATE TABLE layered_11 PARTITION OF layered_1 DEFAULT",
+        change: "ALTER TABLE layered DETACH PARTITION layered_1; UPDATE layered_1 SET v = v + 1;
+            ALTER TABLE layered ATTACH PARTITION layered_1 FOR VALUES FROM (0) TO (100);
+            BEGIN; ALTER TABLE layered_1 DETACH PARTITION layered_11; UPDATE layered_11 SET v = v + 10 WHERE id = 5;
+            ALTER TABLE layered_1 ATTACH PARTITION layered_11 DEFAULT; COMMIT",
     },
     Change {
         tables: &["public.renamed"],
@@ -113,8 +113,8 @@ pub const KINDS: &[Change] = &[
     },
     Change {
         tables: &["public.composed"],
-        setup: "CREATE TYPE pair AS (a int, b text); CREATE TABLE composed (id int PRIMARY KEY, v int, p pair DEFAULT (1, 'b'))",
-        change: "ALTER TYPE pair DROP ATTRIBUTE b; ALTER TYPE pair ADD ATTRIBUTE b text; UPDATE composed SET p = (2, 'c') WHERE id = 3",
+        setup: "CREATE TYPE couple AS (a int, b text); CREATE TABLE composed (id int PRIMARY KEY, v int, p couple DEFAULT (1, 'b'))",
+        change: "ALTER TYPE couple DROP ATTRIBUTE b; ALTER TYPE couple ADD ATTRIBUTE b text; UPDATE composed SET p = (2, 'c') WHERE id = 3",
     },
     Change {
         tables: &["public.computed"],

@@ -47,15 +47,15 @@ impl Archiver {
         self.snapshotter.restart().await;
     }
 
-    /// Waits until it has everything up to a position, and ends it: it writes what it has.
+    /// Waits until it has a commit of each table behind a position, and ends it: it writes what it has.
     pub(super) async fn finish(&self, position: Lsn) {
         let has_all = async || {
             let status = self.snapshotter.status().await;
             let reached = |table: &Value| table["position"].as_str().and_then(|text| text.parse::<Lsn>().ok());
-            status.iter().all(|table| reached(table) >= Some(position))
+            status.iter().all(|table| reached(table) > Some(position))
         };
         if eventually(PATIENCE, has_all).await.is_err() {
-            panic!("the archive does not reach {position}: {:?}", self.snapshotter.status().await);
+            panic!("the archive does not get beyond {position}: {:?}", self.snapshotter.status().await);
         }
         self.snapshotter.stop().await;
     }
