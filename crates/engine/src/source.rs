@@ -151,6 +151,12 @@ pub struct SourceIdentity {
 }
 
 impl SourceIdentity {
+    /// Returns true if this is the named database of that cluster, whatever has become of its history.
+    #[must_use]
+    pub fn is_database(&self, system_identifier: &str, database: &str) -> bool {
+        self.system_identifier == system_identifier && self.database == database
+    }
+
     /// Returns the position at which an earlier timeline was left; zero where it is not part of this database's history.
     #[must_use]
     pub fn left_at(&self, timeline: u32) -> Lsn {

@@ -334,11 +334,16 @@ impl Table {
     pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<Wants, TableError> {
         if let Some(fork) = fork {
             self.note_fork(fork, reason)?;
+            // PostgreSQL was started again. What it kept has been visible since, and what it lost will never be.
+            self.recent = Recent::default();
         }
         match &mut self.phase {
             Phase::Failed => self.revive(reason),
             Phase::Copying(copying) => {
                 copying.misses_some();
+                if fork.is_some() {
+                    copying.forget_held();
+                }
                 copying.start_over();
                 Ok(Wants::Copy)
             }

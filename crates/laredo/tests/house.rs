@@ -67,6 +67,23 @@ fn links_in_markdown_lead_somewhere() {
 }
 
 #[test]
+fn each_guarantee_names_tests_that_exist() {
+    let tests: BTreeSet<String> = files()
+        .iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .flat_map(|path| test_names(&read(path).unwrap_or_default()))
+        .collect();
+    let page = read(Path::new("docs/guarantees.md")).expect("the page is there");
+    for section in page.split("\n## ").skip(1) {
+        let title = section.lines().next().unwrap_or_default();
+        let named: Vec<&str> = code_spans(section).filter(|span| is_test_name(span)).collect();
+        assert!(!named.is_empty(), "{title}: no test is named");
+        let missing: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "{title}: these tests do not exist: {missing:?}");
+    }
+}
+
+#[test]
 fn nothing_points_outside_of_the_project() {
     let found: Vec<_> = files()
         .into_iter()
@@ -85,6 +102,32 @@ fn the_link_checker_tells_dead_links_from_live_ones() {
     let dead = dead_links(Path::new("X.md"), text);
     let expected = ["nothing.md", "#no", "no space.png", "missing/file"].map(|link| format!("X.md: {link}"));
     assert_eq!(dead, expected);
+}
+
+/// The names of the functions of a source file that have a test attribute.
+fn test_names(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in source.lines().map(str::trim) {
+        let attribute = line.strip_prefix("#[");
+        is_test |= attribute.is_some_and(|rest| rest.starts_with("test") || rest.starts_with("tokio::test"));
+        if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test && attribute.is_none()) {
+            names.extend(rest.split('(').next().map(ToOwned::to_owned));
+            is_test = false;
+        }
+    }
+    names
+}
+
+/// The texts between single backticks.
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Tells names of tests from metrics, keys and fields.
+fn is_test_name(span: &str) -> bool {
+    let has_form = span.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    has_form && !span.starts_with("laredo_") && (span.starts_with("with_") || span.matches('_').count() >= 3)
 }
 
 fn root() -> PathBuf {

@@ -163,6 +163,11 @@ impl Signals {
         self.look_wanted.borrow().number
     }
 
+    /// Withdraws a look that is wanted: its transaction may be one of another history, which is never visible in this one.
+    fn forget_look(&self) {
+        self.look_wanted.send_modify(|wanted| wanted.after = None);
+    }
+
     /// Waits for a look that is wanted.
     async fn looked(&self, number: u64) {
         // The sender is there as long as we are.
@@ -197,6 +202,7 @@ impl Signals {
     /// Forgets what was learned of the database, which has another history now.
     fn fork(&self, reason: &str) {
         self.has_slot.send_replace(false);
+        self.forget_look();
         self.forks.send_modify(|forks| *forks += 1);
         self.written.send_replace(Lsn::ZERO);
         self.recent.send_replace(Xid(0));
@@ -335,6 +341,12 @@ impl Stream<'_> {
             self.assembler.prove(proof);
         }
         let fork = session.unproven;
+        if fork.is_some() {
+            // Every table is copied again, whatever a look would find.
+            self.queue.retain(|pending| matches!(pending, Pending::Event(_)));
+            self.looking = None;
+            self.signals.forget_look();
+        }
         self.queue.extend(session.promoted.map(|identity| Pending::Event(SourceEvent::Promoted { identity })));
         self.queue.extend(session.restarted.map(|reason| Pending::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;

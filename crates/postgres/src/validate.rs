@@ -283,7 +283,7 @@ pub(crate) fn hides_rows(name: &TableName, role: &str) -> String {
 fn partition_problem(facts: &Facts, request: &TableRequest, requests: &[TableRequest]) -> Option<String> {
     let name = &request.name;
     let ancestors = facts.definition.ancestors.iter();
-    let mut ancestors = ancestors.map(|(schema, table)| TableName::new(schema, table));
+    let mut ancestors = ancestors.map(|ancestor| TableName::new(&ancestor.schema, &ancestor.table));
     let followed = ancestors.find(|ancestor| requests.iter().any(|other| other.name == *ancestor));
     followed.map(|root| {
         format!("table {name} is a partition of {root}, whose rows include its own; follow only one of them")

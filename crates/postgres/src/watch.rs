@@ -161,15 +161,17 @@ impl Watcher<'_> {
 
     /// The look that the stream waits for, once the transaction that it is for is visible.
     async fn wanted_look(&self, connection: &mut Connection) -> Result<Option<u64>, TransportError> {
-        let WantedLook { number, after } = *self.signals.look_wanted.borrow();
-        let Some(after) = after.filter(|_| number > *self.signals.looked.borrow()) else {
-            return Ok(None);
-        };
-        let sql = format!("SELECT pg_visible_in_snapshot('{}', pg_current_snapshot())::int", after.0);
-        while value(connection, &sql).await? == Some(0) {
+        loop {
+            let WantedLook { number, after } = *self.signals.look_wanted.borrow();
+            let Some(after) = after.filter(|_| number > *self.signals.looked.borrow()) else {
+                return Ok(None);
+            };
+            let sql = format!("SELECT pg_visible_in_snapshot('{}', pg_current_snapshot())::int", after.0);
+            if value(connection, &sql).await? != Some(0) {
+                return Ok(Some(number));
+            }
             tokio::time::sleep(VISIBLE_POLL).await;
         }
-        Ok(Some(number))
     }
 
     /// Lets the stream continue after the look that it waited for; `false` where another one is to be made at once.

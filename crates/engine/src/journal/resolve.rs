@@ -191,9 +191,7 @@ fn history(
     floor: &impl Fn(Lsn) -> Floor,
 ) -> Result<(), &'static str> {
     let ours = &request.own_source;
-    let is_elsewhere = |theirs: &SourceIdentity| {
-        theirs.system_identifier != ours.system_identifier || theirs.database != ours.database
-    };
+    let is_elsewhere = |theirs: &SourceIdentity| !ours.is_database(&theirs.system_identifier, &theirs.database);
     if request.source.as_ref().is_some_and(is_elsewhere) {
         return Err("source position of another database");
     }

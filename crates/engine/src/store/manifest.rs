@@ -165,9 +165,9 @@ impl Manifest {
         TableName::new(&self.schema, &self.table)
     }
 
-    /// Returns true where it was written on the same database, whatever has become of that.
+    /// Returns true if it was written on the same database, whatever has become of that database's history.
     pub(crate) fn is_of_database(&self, source: &SourceIdentity) -> bool {
-        self.system_identifier == source.system_identifier && self.database == source.database
+        source.is_database(&self.system_identifier, &self.database)
     }
 
     /// Whether what was kept up to a position is part of the source's past; why not, if not.

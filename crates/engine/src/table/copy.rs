@@ -124,6 +124,11 @@ impl Copying {
         self.ended = None;
     }
 
+    /// Forgets what is held: PostgreSQL was started again, so every later snapshot shows it, or it has never happened.
+    pub(crate) fn forget_held(&mut self) {
+        self.held = Waiting::default();
+    }
+
     /// Transactions may be missing from the stream: what it tells cannot be told on.
     pub(crate) fn misses_some(&mut self) {
         self.told = None;

@@ -404,6 +404,42 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     (table, journal, at)
 }
 
+/// A fork that may have been, as the source reports one where PostgreSQL was started again and the slot is gone.
+fn possible_fork() -> Fork {
+    Fork { common: Lsn::ZERO, abandoned: Lsn(100), is_certain: false }
+}
+
+#[test]
+fn a_copy_does_not_wait_for_transactions_that_a_lost_history_had() {
+    let schema = schema(&[("body", 25)]);
+    let new = row(2, b"lost");
+    for (fork, is_admitted) in [(Some(possible_fork()), true), (None, false)] {
+        let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
+        table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
+        table.on_restarted("slot gone", fork.as_ref()).unwrap();
+        let earlier = Snapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+        assert_eq!(table.recent().admits(&earlier), is_admitted);
+    }
+}
+
+#[test]
+fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
+    table.on_moved(owed("rewritten")).unwrap();
+    let lost = row(2, b"lost");
+    table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: lost.as_ref() }])).unwrap();
+    table.on_restarted("slot gone", Some(&possible_fork())).unwrap();
+    let snapshot = Snapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+    table.on_copy(begin(&schema, snapshot)).unwrap();
+    table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: false }).unwrap();
+    table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
+    let state = &table.live.as_ref().unwrap().state;
+    assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 2));
+    assert!(state.get_like(lost.as_ref()).is_none());
+}
+
 fn resolve(journal: &Journal, position: u64) -> crate::journal::Resolution {
     let position = Some(Lsn(position));
     journal.resolve(&crate::journal::ResumeRequest { position, ..Default::default() })

@@ -45,6 +45,7 @@ impl Definition {
             identity,
             key,
             ancestors,
+            column_versions: _,
             columns,
             partitions: _,
             types: _,
@@ -59,6 +60,7 @@ impl Definition {
             ("its columns changed", *columns != newer.columns),
             ("a type that it uses changed", matches!(types, Parts::Changed)),
             ("its partitions changed", matches!(partitions, Parts::Changed) || *ancestors != newer.ancestors),
+            ("it may have been a partition of another table for a while", self.may_have_been_attached(newer)),
             ("its publication changed", *published != newer.published),
         ];
         let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
@@ -80,11 +82,25 @@ impl Definition {
 
     /// The transaction that truncated the table, if that is all that may have happened to its rows.
     ///
-    /// That transaction has changed the table's entry last; whatever was rewritten before it is gone with it.
+    /// That transaction has changed the table's entry last; whatever was rewritten before it is gone with it. What it rewrote after
+    /// the truncate, and wrote while the table was unlogged, shows as another toast table or as counted rows.
     pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
-        let is_other = self.file.number != newer.definition.file.number;
-        let is_all = is_other && self.with_file(newer.definition.file).difference(&newer.definition).is_none();
-        (is_all && self.file.columns == newer.definition.file.columns).then_some(newer.changed_by)
+        let (before, after) = (self.file, newer.definition.file);
+        let is_other = before.number != after.number;
+        let is_all = is_other && self.with_file(after).difference(&newer.definition).is_none();
+        let is_rewritten = before.toast != after.toast || newer.counts_rows;
+        (is_all && before.columns == after.columns && !is_rewritten).then_some(newer.changed_by)
+    }
+
+    /// Returns true if the table, or one above it, may have been attached to another table and detached again. PostgreSQL then sent
+    /// its changes as those of the other. Both change the entry of every column, which hardly anything else does.
+    fn may_have_been_attached(&self, newer: &Definition) -> bool {
+        let are_all_others = |old: &Option<Vec<u32>>, new: &Option<Vec<u32>>| match (old, new) {
+            (Some(old), Some(new)) => old.iter().zip(new).all(|(old, new)| old != new),
+            (None, _) | (_, None) => false,
+        };
+        let mut both = self.column_versions.iter().zip(&newer.column_versions);
+        both.any(|(old, new)| are_all_others(old, new))
     }
 
     /// Returns true if rows were moved to other files at most, or truncated. A change that gives them other values changes a column,

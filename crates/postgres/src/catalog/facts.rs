@@ -10,6 +10,9 @@ pub(crate) struct Facts {
     pub(crate) definition: Definition,
     /// The transaction that made the table's entry in `pg_class` what it is.
     pub(crate) changed_by: u32,
+    /// The table's entry counts rows, so they were there when an index was built or statistics were collected. True where
+    /// there is no index that would show it.
+    pub(crate) counts_rows: bool,
     /// What matters only for whether it may be followed.
     pub(crate) access: Access,
 }
@@ -29,8 +32,10 @@ pub(crate) struct Definition {
     pub(crate) identity: Identity,
     /// The columns of the identity's index in its order; those of the primary key where the identity has no index.
     pub(crate) key: Option<Vec<String>>,
-    /// The partitioned tables above it, as schema and name.
-    pub(crate) ancestors: Vec<(String, String)>,
+    /// The partitioned tables above it, the nearest first.
+    pub(crate) ancestors: Vec<Ancestor>,
+    /// The transactions that changed each column's entry last, of the table and of each one above it; `None` without columns.
+    pub(crate) column_versions: Vec<Option<Vec<u32>>>,
     /// In `attnum` order, dropped ones left out.
     pub(crate) columns: Vec<ColumnFacts>,
     /// The tables below it, by oid: those that hold rows, and the partitioned ones between.
@@ -41,11 +46,22 @@ pub(crate) struct Definition {
     pub(crate) published: Option<Published>,
 }
 
+/// A partitioned table above another table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ancestor {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// The transaction that attached the table below it.
+    pub(crate) link: u32,
+}
+
 /// Where a table's rows are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     /// `relfilenode`: another one when the table is rewritten or truncated.
     pub(crate) number: Oid,
+    /// `reltoastrelid`: another one when `ALTER TABLE` rewrites the table, and the same after `TRUNCATE`. Zero where no column needs it.
+    pub(crate) toast: Oid,
     /// Another number when a column's entry in `pg_attribute` was changed, as that of one whose values are computed again.
     pub(crate) columns: i64,
 }

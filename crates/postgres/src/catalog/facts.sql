@@ -10,11 +10,11 @@ WITH RECURSIVE found AS (
 ),
 publication AS (SELECT p.xmin AS version, p.* FROM pg_publication p WHERE p.pubname = {publication}),
 -- Every table above and below, with the version of its link. A partition that is being detached is no longer one.
-above (oid, place) AS (
-    SELECT i.inhparent, 1 FROM found f JOIN pg_inherits i ON i.inhrelid = f.oid
+above (oid, place, link) AS (
+    SELECT i.inhparent, 1, i.xmin FROM found f JOIN pg_inherits i ON i.inhrelid = f.oid
     WHERE f.relispartition AND NOT i.inhdetachpending
     UNION ALL
-    SELECT i.inhparent, a.place + 1 FROM above a
+    SELECT i.inhparent, a.place + 1, i.xmin FROM above a
     JOIN pg_class c ON c.oid = a.oid AND c.relispartition
     JOIN pg_inherits i ON i.inhrelid = a.oid AND NOT i.inhdetachpending
 ),
@@ -111,11 +111,13 @@ partitions AS (
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN keys k ON k.indrelid = c.oid
 ),
--- How the publication has the table, and those above it: by itself, or with its schema.
+-- The table and those above it.
+line AS (SELECT oid, 0 AS place FROM found UNION ALL SELECT oid, place FROM above),
+-- How the publication has each of them: by itself, or with its schema.
 members AS (
     SELECT t.oid, t.place, r.oid AS by_table, r.xmin AS version, {attrs} AS attrs, {qual} AS qual, {by_schema} AS by_schema
     FROM publication p
-    CROSS JOIN (SELECT oid, 0 AS place FROM found UNION ALL SELECT oid, place FROM above) t
+    CROSS JOIN line t
     JOIN pg_class c ON c.oid = t.oid
     LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.oid
 ),
@@ -128,13 +130,14 @@ published AS (
         'delete', p.pubdelete,
         'truncate', p.pubtruncate,
         'via_root', p.pubviaroot,
-        -- Taken out and put back, or altered and altered back, it is another one. So it is where the table was moved to another
-        -- schema and back while only its schema was published.
-        'version', concat_ws(' ', p.oid, p.version, m.by_schema, (
-            SELECT string_agg(concat_ws('.', a.by_table, a.version), ' ' ORDER BY a.place) FROM members a), (
-            SELECT concat_ws('.', 'moved', d.xmin) FROM pg_depend d
-            WHERE m.by_schema IS NOT NULL AND d.classid = 'pg_class'::regclass AND d.objid = f.oid AND d.objsubid = 0
-              AND d.refclassid = 'pg_namespace'::regclass))) AS facts
+        -- Taken out and put back, or altered and altered back, it is another one. So it is where the table, or one above it, was
+        -- moved to another schema and back while only its schema was published.
+        'version', concat_ws(' ', p.oid, p.version, (
+            SELECT string_agg(json_build_array(a.by_table::int8, a.version::text, a.by_schema::int8, (
+                SELECT d.xmin::text FROM pg_depend d
+                WHERE a.by_schema IS NOT NULL AND d.classid = 'pg_class'::regclass AND d.objid = a.oid AND d.objsubid = 0
+                  AND d.refclassid = 'pg_namespace'::regclass))::text, ' ' ORDER BY a.place)
+            FROM members a))) AS facts
     FROM found f
     CROSS JOIN publication p
     JOIN members m ON m.place = 0
@@ -151,6 +154,7 @@ SELECT json_build_object(
         'oid', f.oid::int8,
         'file', json_build_object(
             'number', f.relfilenode::int8,
+            'toast', f.reltoastrelid::int8,
             'columns', coalesce((SELECT hashtextextended(string_agg(a.changed_by::text, ' ' ORDER BY a.attnum), 0)
                 FROM attributes a), 0)),
         'kind', f.relkind,
@@ -158,8 +162,16 @@ SELECT json_build_object(
         'identity', f.relreplident,
         'key', (SELECT k.columns FROM keys k WHERE k.indrelid = f.oid),
         'ancestors', coalesce((
-            SELECT json_agg(json_build_array(n.nspname, c.relname) ORDER BY a.place) FROM above a
+            SELECT json_agg(json_build_object(
+                'schema', n.nspname, 'table', c.relname, 'link', a.link::text::int8) ORDER BY a.place)
+            FROM above a
             JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace), '[]'),
+        -- ATTACH PARTITION and DETACH PARTITION change the entry of every column.
+        'column_versions', (
+            SELECT json_agg((
+                SELECT json_agg(a.xmin::text::int8 ORDER BY a.attnum) FROM pg_attribute a
+                WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) ORDER BY t.place)
+            FROM line t),
         'columns', (
             SELECT coalesce(json_agg(json_build_object(
                 'number', a.attnum,
@@ -175,6 +187,8 @@ SELECT json_build_object(
         'published', (SELECT facts FROM published)
     ),
     'changed_by', f.changed_by::text::int8,
+    -- TRUNCATE empties these, and building an index on rows fills them.
+    'counts_rows', f.relpages > 0 OR f.reltuples > 0 OR NOT f.relhasindex,
     'access', json_build_object(
         'owner', pg_get_userbyid(f.relowner),
         'owned', coalesce(pg_has_role(f.relowner, 'USAGE'), false),

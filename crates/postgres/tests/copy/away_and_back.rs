@@ -28,7 +28,7 @@ const TABLES: &str = "
     CREATE TABLE r2 PARTITION OF r FOR VALUES FROM (10) TO (100) PARTITION BY RANGE (id);
     CREATE TABLE r21 PARTITION OF r2 FOR VALUES FROM (10) TO (20);
     INSERT INTO r VALUES (1, 0), (11, 0);
-    CREATE TABLE trigger (id int PRIMARY KEY)";
+    CREATE TABLE trigger (id int PRIMARY KEY, note int)";
 
 /// Says what is said of the first two tables after a change, in order.
 async fn words(cluster: &Cluster, following: &mut Following, number: usize, sql: &str) -> Vec<(usize, Word)> {
@@ -50,8 +50,13 @@ async fn words(cluster: &Cluster, following: &mut Following, number: usize, sql:
 }
 
 async fn check(cases: &[(&str, &[(usize, Word)])]) {
-    let cluster = cluster(TABLES);
-    let mut following = follow(options(&cluster), &requests(&["public.t", "public.r", "public.trigger"])).await;
+    check_tables(TABLES, ["public.t", "public.r"], cases).await;
+}
+
+/// Checks the words on two tables. The setup makes a table `trigger` besides, and may make the publication.
+async fn check_tables(setup: &str, tables: [&str; 2], cases: &[(&str, &[(usize, Word)])]) {
+    let cluster = cluster(setup);
+    let mut following = follow(options(&cluster), &requests(&[tables[0], tables[1], "public.trigger"])).await;
     for table in 0..3 {
         following.copy(table).await;
     }
@@ -91,6 +96,55 @@ async fn what_goes_away_and_comes_back_is_seen() {
         ("TRUNCATE r21", r),
         ("ALTER TABLE r1 REPLICA IDENTITY FULL; ALTER TABLE r1 REPLICA IDENTITY USING INDEX r1_pkey", r),
         ("ALTER TABLE r1 REPLICA IDENTITY FULL; ALTER TABLE r1 REPLICA IDENTITY USING INDEX r1_pkey", r),
+    ])
+    .await;
+}
+
+/// While a table is a partition of another published one, its changes are sent as the other's.
+#[tokio::test]
+async fn a_table_that_was_a_partition_of_another_for_a_while_is_copied() {
+    let setup = "
+        CREATE TABLE a (id int PRIMARY KEY, v int); INSERT INTO a VALUES (1, 0);
+        CREATE TABLE b (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+        CREATE TABLE b1 PARTITION OF b FOR VALUES FROM (0) TO (10); INSERT INTO b VALUES (1, 0);
+        CREATE TABLE above (id int, v int) PARTITION BY RANGE (id);
+        CREATE TABLE keyed (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+        CREATE TABLE trigger (id int PRIMARY KEY, note int);
+        CREATE PUBLICATION laredo_pub FOR ALL TABLES WITH (publish_via_partition_root = true)";
+    let (a, b): (&[_], &[_]) = (&[(0, Moved)], &[(1, Moved)]);
+    check_tables(setup, ["public.a", "public.b"], &[
+        ("ALTER TABLE above ATTACH PARTITION a DEFAULT; UPDATE a SET v = 1; ALTER TABLE above DETACH PARTITION a", a),
+        ("BEGIN; ALTER TABLE keyed ATTACH PARTITION a DEFAULT; UPDATE a SET v = 2; ALTER TABLE keyed DETACH PARTITION a; COMMIT", a),
+        ("ALTER TABLE above ATTACH PARTITION a FOR VALUES FROM (0) TO (9); DELETE FROM a; ALTER TABLE above DETACH PARTITION a CONCURRENTLY", a),
+        ("ALTER TABLE above ATTACH PARTITION b DEFAULT; UPDATE b1 SET v = 1; ALTER TABLE above DETACH PARTITION b", b),
+        ("BEGIN; ALTER TABLE above ATTACH PARTITION b DEFAULT; COMMIT; BEGIN; INSERT INTO above VALUES (2, 2); ALTER TABLE above DETACH PARTITION b; \
+          ALTER TABLE b ALTER v SET STATISTICS 10; COMMIT", b),
+    ])
+    .await;
+}
+
+/// A leaf that is followed by itself, whose changes are sent as its own only below a published root.
+#[tokio::test]
+async fn a_leaf_whose_root_was_another_for_a_while_is_copied() {
+    let setup = "
+        CREATE SCHEMA y; CREATE SCHEMA aside;
+        CREATE TABLE m (id int, v int) PARTITION BY RANGE (id);
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+        CREATE TABLE m11 PARTITION OF m1 FOR VALUES FROM (0) TO (5); ALTER TABLE m11 ADD PRIMARY KEY (id); INSERT INTO m VALUES (1, 0);
+        CREATE TABLE y.s (id int, v int) PARTITION BY RANGE (id);
+        CREATE TABLE s1 PARTITION OF y.s DEFAULT; ALTER TABLE s1 ADD PRIMARY KEY (id); INSERT INTO s1 VALUES (1, 0);
+        CREATE TABLE elsewhere (id int, v int) PARTITION BY RANGE (id);
+        CREATE TABLE trigger (id int PRIMARY KEY, note int);
+        CREATE PUBLICATION laredo_pub FOR TABLE m, trigger, TABLES IN SCHEMA y";
+    let (m, s): (&[_], &[_]) = (&[(0, Moved)], &[(1, Moved)]);
+    check_tables(setup, ["public.m11", "public.s1"], &[
+        ("ALTER TABLE m1 DETACH PARTITION m11; UPDATE m11 SET v = 1; ALTER TABLE m1 ATTACH PARTITION m11 FOR VALUES FROM (0) TO (5)", m),
+        ("BEGIN; ALTER TABLE m DETACH PARTITION m1; UPDATE m11 SET v = 2; ALTER TABLE m ATTACH PARTITION m1 FOR VALUES FROM (0) TO (10); COMMIT", m),
+        ("ALTER TABLE m1 DETACH PARTITION m11 CONCURRENTLY; UPDATE m11 SET v = 3; ALTER TABLE m1 ATTACH PARTITION m11 FOR VALUES FROM (0) TO (5)", m),
+        ("ALTER PUBLICATION laredo_pub DROP TABLE m; UPDATE m11 SET v = 4; ALTER PUBLICATION laredo_pub ADD TABLE m", m),
+        ("ALTER TABLE elsewhere ATTACH PARTITION m DEFAULT; UPDATE m11 SET v = 5; ALTER TABLE elsewhere DETACH PARTITION m", m),
+        ("ALTER TABLE y.s SET SCHEMA aside; UPDATE s1 SET v = 1; ALTER TABLE aside.s SET SCHEMA y", s),
+        ("ALTER PUBLICATION laredo_pub DROP TABLES IN SCHEMA y; UPDATE s1 SET v = 2; ALTER PUBLICATION laredo_pub ADD TABLES IN SCHEMA y", s),
     ])
     .await;
 }
@@ -140,7 +194,7 @@ async fn a_partition_that_brought_rows_is_copied() {
 async fn labels_that_were_added_are_asked_of_rows() {
     let cluster = cluster(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN feeling AS mood;
-         CREATE TABLE t (id int PRIMARY KEY, m mood, f feeling); CREATE TABLE trigger (id int PRIMARY KEY);
+         CREATE TABLE t (id int PRIMARY KEY, m mood, f feeling); CREATE TABLE trigger (id int PRIMARY KEY, note int);
          CREATE TABLE many (id int PRIMARY KEY, ms mood[])",
     );
     let mut following = follow(options(&cluster), &requests(&["public.t", "public.many", "public.trigger"])).await;
