@@ -46,7 +46,8 @@ struct Streams {
 }
 
 /// Four of ours with different filters on four tables of the workload from the `first` on, and one on each table whose
-/// definition changes. A client that knows Structs only is on the first table of the workload, and on two of the others.
+/// definition changes. Clients that know Structs only are on the first table of the workload, and on two of the others. The
+/// last one, on the first table as well, brings back its position and nothing else.
 pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client> {
     let workload =
         [Only::All, Only::Category, Only::Prefix, Only::OneOf].into_iter().enumerate().map(|(number, only)| {
@@ -73,6 +74,9 @@ pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client
         let simple = SimpleClient::start_naming_snapshots(&url(&proxy), &table, key, only.wire());
         clients.push(Client { table, key, only, proxy, ports, at: number % 2, kind: Kind::Simple(simple) });
     }
+    let (table, key, only, proxy) = (TABLES[first].name(), TABLES[first].key, Only::All, proxy(ports, 0).await);
+    let simple = SimpleClient::start(&url(&proxy), &table, key, only.wire());
+    clients.push(Client { table, key, only, proxy, ports, at: 0, kind: Kind::Simple(simple) });
     clients
 }
 
