@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError, TableState, Transaction};
 
-use crate::manifest::SourceId;
+use crate::manifest::{PositionMark, SourceId};
 
 /// Brings a table's changes in whole transactions, each exactly once and in the order of their commits, on whatever connection.
 pub trait Feed: Send {
@@ -14,6 +14,9 @@ pub trait Feed: Send {
 
     /// Returns the definition that the rows are of, with everything that was brought so far.
     fn definition(&self) -> DefinitionVersion;
+
+    /// Returns the newest commit at or before the position of everything that was brought so far, where it is known.
+    fn mark(&self) -> Option<PositionMark>;
 
     /// What came does not fit the state: all rows have to come anew.
     fn start_over(&mut self, error: StateError);
@@ -30,6 +33,9 @@ pub enum Update {
     Restart {
         /// Why, in the words of who sends them.
         reason: String,
+        /// The newest position up to which the history of the rows before and that of the new ones are known to be the same. `u64::MAX`:
+        /// it is one history. Zero: nothing is known of that.
+        shared_until: Lsn,
     },
     /// All rows.
     State {

@@ -38,8 +38,8 @@ pub use feed::{Feed, Update};
 pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, UnknownFormat};
 pub use layout::{MANIFEST, artifact_name, file_position};
 pub use manifest::{
-    Artifact, Broken, ColumnEntry, Kind, MANIFEST_VERSION, Manifest, ManifestError, SourceId, Stored, TimelineSwitch,
-    WriterId,
+    ArchivedHistory, Artifact, Broken, ColumnEntry, EpochHistory, Kind, MANIFEST_VERSION, Manifest, ManifestError,
+    PositionMark, SourceId, Stored, TimelineSwitch, WriterId,
 };
 pub use net::{Net, NetChange, NotTaken};
 pub use reader::{Archive, At, Boundary, Damage, ReadError, ReadProgress, Rebuilt};

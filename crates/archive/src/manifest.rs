@@ -1,6 +1,8 @@
 //! The manifest: which artifacts there are, and which state their newest chain rebuilds.
 
 mod columns;
+mod histories;
+mod marks;
 mod rules;
 mod spelling;
 #[cfg(test)]
@@ -18,6 +20,9 @@ use crate::layout::spelled_name;
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
 pub(crate) use columns::untyped;
+pub(crate) use histories::Unlocated;
+pub use histories::{ArchivedHistory, EpochHistory};
+pub use marks::PositionMark;
 pub use rules::Broken;
 use spelling::Spelling;
 
@@ -111,6 +116,12 @@ pub struct Artifact {
     /// Ours: the checksum of the table's contents at `to_position`; nothing from writers that do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "checksum")]
     pub checksum: Option<Checksum>,
+    /// Ours: the newest commit at or before `to_position`; nothing where the writer did not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<PositionMark>,
+    /// Ours, of a snapshot: the history of the database that the positions of its epoch are of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Box<EpochHistory>>,
     /// The objects that hold it, by the id of their format.
     pub formats: BTreeMap<String, Stored>,
     /// Ours, of a snapshot: the schema of its epoch with all its types, from which values are read back exactly.
@@ -288,17 +299,16 @@ impl Manifest {
         here
     }
 
-    /// The newest snapshot and the diffs after it, up to the newest boundary at or before `at`, or the newest of all.
+    /// The newest snapshot and the diffs after it.
     #[must_use]
-    pub fn chain(&self, at: Option<Lsn>) -> &[Artifact] {
-        self.chain_where(|artifact| at.is_none_or(|at| artifact.to_position.is_some_and(|to| to <= at)))
+    pub fn chain(&self) -> &[Artifact] {
+        self.artifacts.len().checked_sub(1).map_or(&[], |newest| self.chain_to(newest))
     }
 
-    /// The same up to the newest boundary for which this holds.
-    pub fn chain_where(&self, reaches: impl Fn(&Artifact) -> bool) -> &[Artifact] {
-        let end = self.artifacts.iter().rposition(reaches).map_or(0, |last| last + 1);
-        let until = self.artifacts.get(..end).unwrap_or_default();
-        let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(end);
+    /// The artifacts that lead to the end of one of them.
+    pub(crate) fn chain_to(&self, last: usize) -> &[Artifact] {
+        let until = self.artifacts.get(..=last).unwrap_or_default();
+        let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(until.len());
         until.get(begin..).unwrap_or_default()
     }
 }
@@ -316,6 +326,8 @@ impl Artifact {
             row_count: 0,
             change_count: 0,
             checksum: None,
+            mark: None,
+            history: None,
             formats: BTreeMap::new(),
             schema: None,
             spelling: Spelling::default(),

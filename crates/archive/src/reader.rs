@@ -14,7 +14,7 @@ use laredo_core::{Checksum, Lsn, TableState};
 use crate::destination::{Destination, DestinationError};
 use crate::format::{Format, FormatError};
 use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError};
+use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError, PositionMark, Unlocated};
 use apply::{Changes, fill};
 use contents::CheckedTable;
 use object::{Entries, read};
@@ -55,6 +55,10 @@ pub struct Boundary {
     pub artifacts: usize,
     /// Bytes that have to be read for it.
     pub bytes: u64,
+    /// The history that its position is of.
+    pub history: u64,
+    /// The newest commit at or before it, where the archive names it.
+    pub mark: Option<PositionMark>,
 }
 
 /// A table as it was.
@@ -98,6 +102,43 @@ pub enum ReadError {
         asked: String,
         /// The oldest boundary.
         oldest: String,
+    },
+    /// Only a history that is not known to be part of the newest one's past has a state there.
+    #[error(
+        "the newest state at or before {asked} is {found}, of history {history}; that is not known to be part of the past of history \
+         {newest}, the newest one, which begins at {begin}. To read it all the same, name the history: {history}:{asked}"
+    )]
+    OtherHistory {
+        /// The position or time that was asked for.
+        asked: String,
+        /// The state of the other history.
+        found: String,
+        /// The other history.
+        history: u64,
+        /// The newest history.
+        newest: u64,
+        /// The first state of the newest history.
+        begin: String,
+    },
+    /// The archive has no history of this number.
+    #[error("{at} has no history {asked}; it has {known}")]
+    NoHistory {
+        /// The manifest.
+        at: String,
+        /// The number that was asked for.
+        asked: u64,
+        /// The numbers of those that there are.
+        known: String,
+    },
+    /// What the manifest says of histories contradicts itself.
+    #[error("{at}: the history of epoch {epoch} is wrong: {reason}")]
+    History {
+        /// The manifest.
+        at: String,
+        /// The epoch.
+        epoch: u64,
+        /// The contradiction.
+        reason: String,
     },
     /// Only a boundary will do, and there is none.
     #[error("{asked} is no boundary of the archive; the newest one before it is {before}")]
@@ -218,10 +259,13 @@ impl ReadError {
             | ReadError::Empty { .. }
             | ReadError::TooEarly { .. }
             | ReadError::NotExact { .. }
+            | ReadError::OtherHistory { .. }
+            | ReadError::NoHistory { .. }
             | ReadError::NoObject { .. }
             | ReadError::NoColumns { .. }
             | ReadError::BrokenOff { .. } => false,
             ReadError::Manifest { .. }
+            | ReadError::History { .. }
             | ReadError::Size { .. }
             | ReadError::Altered { .. }
             | ReadError::Entry { .. }
@@ -266,6 +310,19 @@ impl Archive {
         &self.manifest
     }
 
+    /// The same archive as it would be if a history had no later ones: positions and times are those of that history.
+    ///
+    /// # Errors
+    /// When the archive has no such history.
+    pub fn of_history(&self, id: u64) -> Result<Archive, ReadError> {
+        let manifest = self.manifest.of_history(id).ok_or_else(|| {
+            let known: Vec<String> = self.manifest.histories().iter().map(|history| history.id.to_string()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            ReadError::NoHistory { at: self.manifest_uri(), asked: id, known }
+        })?;
+        Ok(Archive { manifest, ..self.clone() })
+    }
+
     /// The boundary that [`Archive::rebuild`] would use.
     ///
     /// # Errors
@@ -279,6 +336,8 @@ impl Archive {
             created_at: last.created_at.clone(),
             artifacts: chain.len(),
             bytes: chain.iter().filter_map(|artifact| Some(chosen(artifact)?.1)).sum(),
+            history: self.manifest.history_of(last.epoch),
+            mark: last.mark,
         })
     }
 
@@ -360,23 +419,30 @@ impl Archive {
         if self.manifest.artifacts.is_empty() {
             return Err(ReadError::Empty { at: self.manifest_uri() });
         }
-        let (chain, asked) = match at {
-            At::Latest => (self.manifest.chain(None), "now".to_owned()),
-            At::Position(position) => (self.manifest.chain(Some(position)), position.to_string()),
+        let (located, asked) = match at {
+            At::Latest => return Ok(self.manifest.chain()),
+            At::Position(position) => (self.manifest.locate(position), position.to_string()),
             At::Time(time) => {
                 let shown = prost_types::Timestamp::from(time).to_string();
-                (self.manifest.chain_where(|artifact| artifact.written_at().is_some_and(|at| at <= time)), shown)
+                let is_before = |artifact: &Artifact| artifact.written_at().is_some_and(|at| at <= time);
+                (self.manifest.locate_where(is_before), shown)
             }
         };
-        if chain.is_empty() {
-            let oldest = self.manifest.artifacts.first();
-            let shown = |oldest: &Artifact| {
-                let position = oldest.to_position.map_or_else(|| "an unknown position".to_owned(), |at| at.to_string());
-                format!("{position}, written at {}", oldest.created_at)
-            };
-            return Err(ReadError::TooEarly { asked, oldest: oldest.map(shown).unwrap_or_default() });
+        let shown = |number: usize| {
+            let artifact = self.manifest.artifacts.get(number);
+            let position = artifact.and_then(|artifact| artifact.to_position);
+            let position = position.map_or_else(|| "an unknown position".to_owned(), |at| at.to_string());
+            format!("{position}, written at {}", artifact.map_or("", |artifact| &artifact.created_at))
+        };
+        match located {
+            Ok(number) => Ok(self.manifest.chain_to(number)),
+            Err(Unlocated::TooEarly) => Err(ReadError::TooEarly { asked, oldest: shown(0) }),
+            Err(Unlocated::OtherHistory { history, number, newest }) => {
+                let histories = self.manifest.histories();
+                let begin = shown(histories.last().map_or(0, |newest| newest.artifacts.start));
+                Err(ReadError::OtherHistory { asked, found: shown(number), history, newest, begin })
+            }
         }
-        Ok(chain)
     }
 
     fn format_of(&self, artifact: &Artifact) -> Result<Format, ReadError> {

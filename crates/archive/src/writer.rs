@@ -29,11 +29,11 @@ use crate::destination::{Destination, DestinationError, Stager};
 use crate::events::Event;
 use crate::feed::{Feed, Update};
 use crate::format::Format;
-use crate::manifest::{Kind, ManifestError, SourceId, WriterId};
+use crate::manifest::{Kind, ManifestError, PositionMark, SourceId, WriterId};
 use crate::reader::{Archive, At, ReadProgress};
 use crate::rebase::{Due, Reason, Thresholds};
 use chain::Chain;
-use held::{Held, Taken};
+use held::{Held, RowsVersion, Taken};
 use job::{JobEnd, JobError};
 use ledger::Ledger;
 use report::Report;
@@ -170,6 +170,8 @@ pub struct Start {
     pub source: Option<SourceId>,
     /// The definition that the rows are of; unknown in an archive of an earlier version.
     pub definition: DefinitionVersion,
+    /// The newest commit at or before the head; unknown in an archive of an earlier version.
+    pub mark: Option<PositionMark>,
 }
 
 /// Writes one table's archive.
@@ -190,6 +192,9 @@ pub struct Writer {
     epoch_least: u64,
     /// Rows that came anew are not written before they are as new as this.
     least: Option<Lsn>,
+    /// The newest position up to which the history of the archive's head and that of the next rows that come anew are known to be the
+    /// same.
+    shared_until: Lsn,
 }
 
 type Ask = oneshot::Sender<Result<Written, NoSnapshot>>;
@@ -248,6 +253,7 @@ impl Writer {
             position: held.position(),
             source: held.source().cloned(),
             definition: held.definition(),
+            mark: held.mark(),
         });
         let chain = Chain::of(ledger.manifest(), (tools.wall)());
         let (ask, asks) = mpsc::unbounded_channel();
@@ -264,6 +270,7 @@ impl Writer {
             due: None,
             epoch_least: 0,
             least: None,
+            shared_until: Lsn(u64::MAX),
         };
         writer.tell();
         Ok((writer, start))
@@ -312,17 +319,22 @@ impl Writer {
 
     fn take(&mut self, update: Update, feed: &mut impl Feed) -> Result<(), WriterError> {
         match update {
-            Update::Restart { reason } => {
+            Update::Restart { reason, shared_until } => {
                 tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
-                self.held = self.held.take().and_then(Held::without_rows);
+                self.shared_until = self.shared_until.min(shared_until);
+                let held = self.held.take();
+                self.note_dropped(held.as_ref());
+                self.held = held.and_then(Held::without_rows);
             }
             Update::State { table, position, source } => {
-                // Of the same database no archive goes back in time: a server may send rows that are older than our head, and then what
+                // Within one history no archive goes back in time: a server may send rows that are older than our head, and then what
                 // came since.
-                self.least = self.chain.head.filter(|_| source.is_some() && source == self.chain.source);
+                let shared_until = std::mem::replace(&mut self.shared_until, Lsn(u64::MAX));
+                self.least = self.chain.head.filter(|head| shared_until >= *head);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.tools.options.check_key(table.schema())?;
-                self.held = Some(Held::new(*table, position, source, feed.definition()));
+                let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
+                self.held = Some(Held::new(*table, position, source, rows, shared_until));
                 self.due = Some(if self.chain.epoch > 0 { Reason::NewRows } else { Reason::First });
             }
             Update::Resumed { source } => {
@@ -331,7 +343,8 @@ impl Writer {
             }
             Update::Transaction(transaction) => {
                 if let Some(held) = &mut self.held
-                    && let Err(error) = held.take(transaction, feed.definition())
+                    && let Err(error) =
+                        held.take(transaction, RowsVersion { definition: feed.definition(), mark: feed.mark() })
                 {
                     self.misfit(error, feed);
                 }
@@ -354,14 +367,26 @@ impl Writer {
             let error = Differs { position, ours, theirs };
             tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
             self.report.retried(&error);
-            self.held = None;
+            self.drop_rows();
         }
+    }
+
+    /// Drops the rows.
+    fn drop_rows(&mut self) {
+        let held = self.held.take();
+        self.note_dropped(held.as_ref());
+    }
+
+    /// Remembers how rows that are in no archive were related to it: those that come next are related to them.
+    fn note_dropped(&mut self, held: Option<&Held>) {
+        let shared = held.map_or(Lsn(u64::MAX), Held::shared_until);
+        self.shared_until = self.shared_until.min(shared);
     }
 
     /// The rows here are not the table's: nothing of them is written any more, and all come anew. What the archive has stays as it is.
     fn misfit(&mut self, error: StateError, feed: &mut impl Feed) {
         self.report.retried(&error);
-        self.held = None;
+        self.drop_rows();
         feed.start_over(error);
     }
 
@@ -379,7 +404,7 @@ impl Writer {
                 self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
                 self.due = Some(Reason::NewRows);
             }
-            Ok(Taken::Gone) => self.held = None,
+            Ok(Taken::Gone) => self.drop_rows(),
             Err(error) => self.misfit(error, feed),
         }
         self.begin_due();
@@ -537,8 +562,8 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
     let archive = Archive::of(first.clone(), manifest.clone());
     match archive.rebuild(At::Latest, &ReadProgress::default()).await {
         Ok(rebuilt) => {
-            let (source, definition) = (manifest.source.clone(), manifest.definition.unwrap_or_default());
-            Some(Held::archived(rebuilt, position, source, definition))
+            let rows = RowsVersion { definition: manifest.definition.unwrap_or_default(), mark: rebuilt.boundary.mark };
+            Some(Held::archived(rebuilt, position, manifest.source.clone(), rows))
         }
         Err(error) => {
             tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");

@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, TableState, Transaction};
+use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, Transaction};
 use laredo_proto::replication::CommitMark;
 use tokio::sync::mpsc;
 
 use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
 use crate::health::Health;
-use crate::intake::{Input, Intake, Resume, Taken};
+use crate::intake::{Feedback, Input, Intake, Resume, Taken};
 use crate::keeper::Keeper;
 use crate::local_snapshot::{Rows, Saved};
 use crate::publish::{Front, Side, WriteError, Writer};
-use crate::status::ReplicaError;
 
 /// While messages wait, this many are applied before what they brought is shown.
 const MESSAGES_PER_STATE: usize = 16;
@@ -75,11 +74,11 @@ impl Applier {
         indexes: Vec<IndexSpec>,
         keeper: Option<Keeper>,
         inputs: mpsc::UnboundedReceiver<Input>,
-        faults: mpsc::UnboundedSender<ReplicaError>,
+        feedback: mpsc::UnboundedSender<Feedback>,
     ) -> Applier {
         Applier {
             writer: Writer::new(shared.front.clone()),
-            intake: Intake::new(shared.health.clone(), faults, indexes),
+            intake: Intake::new(shared.health.clone(), feedback, indexes),
             keeper,
             restored: None,
             shared,
@@ -247,7 +246,8 @@ impl Applier {
         let Some(theirs) = checksum else { return };
         let ours = {
             let newest = self.writer.newest();
-            newest.table.as_ref().filter(|_| newest.position == position).map(TableState::checksum)
+            let table = newest.table.as_ref().filter(|_| newest.position == position);
+            table.map(|table| (table.checksum(), Some(table.len())))
         };
         if let Some(ours) = ours {
             self.intake.compare(position, ours, theirs);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixtures::{greeting, snapshot, two_columns};
 use crate::layout::Layout;
-use laredo_core::{Canary, Cell, KeyColumns, Schema, TupleBuf};
+use laredo_core::{Canary, Cell, KeyColumns, Schema, TableState, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{Heartbeat, RowBatch, SyncMode, SyncResponse};
 use prost_types::Timestamp;

@@ -50,6 +50,8 @@ pub(crate) enum Event {
         mark: Option<CommitMark>,
         /// The checksum of the rows at the position, as the server has it.
         checksum: Option<Checksum>,
+        /// The server's question for the checksum of the client's own rows there.
+        check: Option<Vec<u8>>,
     },
 }
 
@@ -373,6 +375,7 @@ fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
     // Older servers have the position in the second field alone.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
     Ok(Event::Heartbeat {
+        check: Some(heartbeat.check.clone()).filter(|check| !check.is_empty()),
         server_time: *server_time,
         position: parse_position(position)?,
         mark: *mark,

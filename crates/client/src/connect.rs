@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::health::{Clock, Health};
-use crate::intake::Input;
+use crate::intake::{Feedback, Input};
 use crate::session::{Options, Session};
-use crate::status::{ReplicaError, deepest};
+use crate::status::deepest;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -46,7 +46,7 @@ pub(crate) struct Line {
     pub(crate) session: Session,
     pub(crate) health: Arc<Health>,
     pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
-    pub(crate) faults: mpsc::UnboundedSender<ReplicaError>,
+    pub(crate) feedback: mpsc::UnboundedSender<Feedback>,
     /// A weak sender for canaries, so that it does not keep the replica's thread alive.
     #[cfg(debug_assertions)]
     pub(crate) plants: mpsc::WeakUnboundedSender<Input>,
@@ -102,7 +102,7 @@ impl Connect {
         let authorization = authorization.transpose().map_err(|_| StartError::Token)?;
         let health = Arc::new(Health::new(self.table.clone(), self.now));
         let (inputs, waiting) = mpsc::unbounded_channel();
-        let (faults, faulty) = mpsc::unbounded_channel();
+        let (feedback, heard) = mpsc::unbounded_channel();
         let options = Options {
             server: self.server,
             endpoint,
@@ -116,13 +116,13 @@ impl Connect {
         };
         #[cfg(debug_assertions)]
         let plants = inputs.downgrade();
-        let session = Session::new(options, health.clone(), inputs, faulty);
+        let session = Session::new(options, health.clone(), inputs, heard);
         Ok(Line {
             runtime,
             session,
             health,
             inputs: waiting,
-            faults,
+            feedback,
             #[cfg(debug_assertions)]
             plants,
         })

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use laredo_core::{
-    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableState, Transaction,
+    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableName, TableState,
+    Transaction,
 };
-use laredo_proto::replication::{CommitMark, SourceIdentity, SyncHandshake, SyncResponse, sync_response};
+use laredo_proto::replication::{
+    CommitMark, ReportChecksumRequest, SourceIdentity, SyncHandshake, SyncResponse, sync_response,
+};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -52,11 +55,21 @@ pub(crate) struct Resume {
     pub(crate) contents_differed: bool,
 }
 
+/// The messages of an intake to the session that feeds it.
+#[derive(Debug)]
+pub(crate) enum Feedback {
+    /// The stream is unusable.
+    Fault(ReplicaError),
+    /// The answer to a check of the stream.
+    Report(ReportChecksumRequest),
+}
+
 /// What there is to do for whoever keeps the table.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// A full snapshot is coming, for this reason. Until it is there the table is what it was.
-    Promised { reason: String },
+    /// A full snapshot is coming, for this reason. Until it is there the table is what it was. Up to `shared_until` the history of
+    /// the table and that of the snapshot are known to be the same.
+    Promised { reason: String, shared_until: Lsn },
     /// The stream goes on from the table as it is.
     Resumed,
     /// The table altogether, in the place of what there was.
@@ -77,6 +90,13 @@ struct SentPosition {
     checksum: Option<Checksum>,
 }
 
+/// A server's question for the checksum of the rows at a position.
+#[derive(Debug)]
+struct Question {
+    position: Lsn,
+    check: Vec<u8>,
+}
+
 /// Where a table is to which a transaction was applied.
 #[derive(Debug)]
 pub(crate) struct Reached {
@@ -91,7 +111,7 @@ pub(crate) struct Reached {
 
 pub(crate) struct Intake {
     health: Arc<Health>,
-    faults: mpsc::UnboundedSender<ReplicaError>,
+    feedback: mpsc::UnboundedSender<Feedback>,
     assembler: Assembler,
     /// Of the table as it is.
     resume: Resume,
@@ -103,7 +123,13 @@ pub(crate) struct Intake {
     opened: Option<Box<SyncHandshake>>,
     /// The stream's own state, while it is older than what was shown.
     incoming: Option<Box<Incoming>>,
+    /// The journal of the newest stream, and the newest position up to which its history and that of the table are known to be the
+    /// same.
+    followed: String,
+    shared_until: Lsn,
     comparison: Comparison,
+    /// Not answered yet. [`Intake::compare`] answers it, or else it is declined when everything was taken.
+    question: Option<Question>,
     /// The rows were found to be wrong, and no others have come yet.
     contents_differed: bool,
     started: Instant,
@@ -114,20 +140,23 @@ pub(crate) struct Intake {
 impl Intake {
     pub(crate) fn new(
         health: Arc<Health>,
-        faults: mpsc::UnboundedSender<ReplicaError>,
+        feedback: mpsc::UnboundedSender<Feedback>,
         indexes: Vec<IndexSpec>,
     ) -> Intake {
         Intake {
             started: (health.now)(),
             health,
-            faults,
+            feedback,
             assembler: Assembler::new(indexes),
             resume: Resume::default(),
             schema: None,
             shown: Lsn::ZERO,
             opened: None,
             incoming: None,
+            followed: String::new(),
+            shared_until: Lsn::ZERO,
             comparison: Comparison::default(),
+            question: None,
             contents_differed: false,
             transit: Transit::default(),
             taken: VecDeque::new(),
@@ -176,7 +205,13 @@ impl Intake {
 
     /// The next thing to do, in their order; nothing where the next input is wanted.
     pub(crate) fn pop(&mut self) -> Option<Taken> {
-        self.taken.pop_front()
+        let next = self.taken.pop_front();
+        if next.is_none()
+            && let Some(question) = self.question.take()
+        {
+            self.report(question, None, None);
+        }
+        next
     }
 
     /// A transaction was applied to the table.
@@ -212,6 +247,7 @@ impl Intake {
         self.assembler.reset();
         self.opened = None;
         self.incoming = None;
+        self.question = None;
         self.transit = Transit::default();
     }
 
@@ -221,8 +257,12 @@ impl Intake {
         self.give_up(error, true);
     }
 
-    /// Compares the checksum of the rows at a position with the server's. Returns whether they are given up, to be loaded again.
-    pub(crate) fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+    /// Compares the checksum of the rows at a position with the server's, and answers the server where it asked. Returns whether they are
+    /// given up, to be loaded again.
+    pub(crate) fn compare(&mut self, position: Lsn, (ours, rows): (Checksum, Option<usize>), theirs: Checksum) -> bool {
+        if let Some(question) = self.question.take_if(|question| question.position == position) {
+            self.report(question, Some(ours), rows);
+        }
         let verdict = self.comparison.judge(ours == theirs, (self.health.now)());
         let table = &self.health.table;
         match verdict {
@@ -247,6 +287,22 @@ impl Intake {
             }
         }
         verdict == Verdict::LoadAgain
+    }
+
+    /// Answers a server's question; without a checksum where there is none of the rows at its position.
+    fn report(&self, question: Question, checksum: Option<Checksum>, rows: Option<usize>) {
+        let Question { position, check } = question;
+        let TableName { schema, table } = self.health.table.clone();
+        let report = ReportChecksumRequest {
+            schema,
+            table,
+            check,
+            source_position: position.to_string(),
+            checksum: checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
+            row_count: rows.and_then(|rows| i64::try_from(rows).ok()),
+        };
+        // Where nobody hears it, the session is being stopped.
+        let _ = self.feedback.send(Feedback::Report(report));
     }
 
     /// The status says so once the table has what the server had when the stream began.
@@ -274,7 +330,7 @@ impl Intake {
             Ok(Event::Nothing) => {}
             Ok(Event::Opened(handshake)) => self.open(handshake),
             Ok(Event::Snapshot { table, position, sequence, mark, definition, checksum }) => {
-                let ours = table.checksum();
+                let ours = (table.checksum(), Some(table.len()));
                 if !checksum.is_some_and(|theirs| self.compare(position, ours, theirs)) {
                     self.receive(Incoming::new(table, position, sequence, mark, definition));
                 }
@@ -289,7 +345,8 @@ impl Intake {
                     self.redefined(definition);
                 }
             },
-            Ok(Event::Heartbeat { server_time, position, mark, checksum }) => {
+            Ok(Event::Heartbeat { server_time, position, mark, checksum, check }) => {
+                self.question = position.zip(check).map(|(position, check)| Question { position, check });
                 let sent = position.map(|position| SentPosition { position, mark, checksum });
                 self.heartbeat(sent, server_time, received);
             }
@@ -303,6 +360,7 @@ impl Intake {
     fn open(&mut self, handshake: Box<SyncHandshake>) {
         tracing::debug!(mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
         self.health.opened(&handshake);
+        self.compare_histories(&handshake);
         if self.assembler.is_live() {
             self.adopt(&handshake);
             self.moved(self.resume.position, None);
@@ -311,9 +369,26 @@ impl Intake {
             // Its snapshot need not even be taken.
             return self.give_up(error, false);
         } else {
-            self.taken.push_back(Taken::Promised { reason: handshake.reason.clone() });
+            self.taken.push_back(Taken::Promised { reason: handshake.reason.clone(), shared_until: self.shared_until });
         }
         self.opened = Some(handshake);
+    }
+
+    /// Notes what is known of the history of a stream that begins. A journal is of one history.
+    fn compare_histories(&mut self, handshake: &SyncHandshake) {
+        if self.assembler.is_live() {
+            self.shared_until = Lsn(u64::MAX);
+        } else if handshake.instance_id.is_empty() || handshake.instance_id != self.followed {
+            // Without a table no position was presented, and the server cannot know.
+            let known = self.schema.as_ref().map(|_| Lsn(handshake.shared_position));
+            self.shared_until = known.unwrap_or(Lsn::ZERO);
+        }
+        self.followed.clone_from(&handshake.instance_id);
+    }
+
+    /// The stream's own state is the table from here on.
+    pub(crate) fn shown_state(&mut self) {
+        self.shared_until = Lsn(u64::MAX);
     }
 
     /// From which position on a stream's own state may be shown, so that nobody is taken back.
@@ -418,7 +493,7 @@ impl Intake {
         self.taken.clear();
         self.taken.push_back(Taken::GivenUp { starts_over });
         // Where nobody hears it, the session is being stopped.
-        let _ = self.faults.send(error);
+        let _ = self.feedback.send(Feedback::Fault(error));
     }
 }
 

@@ -316,7 +316,7 @@ impl ReplicaBuilder {
         let line = self.connect.line(filters)?;
         #[cfg(debug_assertions)]
         let plants = line.plants.clone();
-        let Line { runtime, session, health, inputs, faults, .. } = line;
+        let Line { runtime, session, health, inputs, feedback, .. } = line;
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
         let front = Front::new(Side::empty(Arc::new(Layout::new(Arc::new(nothing)))));
         let shared = Arc::new(Shared::new(front, Hub::new(self.pending_changes_max), health));
@@ -325,7 +325,7 @@ impl ReplicaBuilder {
             let now = (shared.health.now)();
             Keeper::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
         });
-        let applier = Applier::new(shared.clone(), self.indexes, keeper, inputs, faults);
+        let applier = Applier::new(shared.clone(), self.indexes, keeper, inputs, feedback);
         std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));

@@ -7,21 +7,25 @@ use std::time::Duration;
 use futures::future::{FutureExt, OptionFuture};
 use futures::{Stream, StreamExt};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
-use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, sync_response};
+use laredo_proto::replication::{
+    FieldPredicate, ReportChecksumRequest, RowEncoding, SyncRequest, SyncResponse, sync_response,
+};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::activity::Watched;
 use crate::health::Health;
-use crate::intake::{Input, Resume, weight};
+use crate::intake::{Feedback, Input, Resume, weight};
 use crate::status::{ReplicaError, deepest};
 use laredo_core::TableName;
 
 /// A server sends heartbeats far more often than this.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The answers to a server's checks that may wait. A server asks one question at a time.
+const REPORTS_MAX: usize = 4;
 /// The first wait before connecting anew, and the longest: for what may pass by itself, and for what will not.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
@@ -45,7 +49,7 @@ pub(crate) struct Options {
 pub(crate) struct Session {
     health: Arc<Health>,
     dialer: Dialer,
-    faults: mpsc::UnboundedReceiver<ReplicaError>,
+    feedback: mpsc::UnboundedReceiver<Feedback>,
     /// Bytes that may wait to be taken.
     room: Arc<Semaphore>,
     /// When it last went over to another stream: servers that send it on at once shall not keep it running in circles.
@@ -62,6 +66,8 @@ struct Dialer {
 /// A stream that the server has granted.
 struct Opened {
     stream: tonic::Streaming<SyncResponse>,
+    /// The stream's connection, for answers to its checks.
+    channel: Channel,
     activity: Arc<AtomicU64>,
     /// What was read of it already.
     first: Option<Box<SyncResponse>>,
@@ -71,7 +77,7 @@ struct Opened {
 enum Read {
     Ended(ReplicaError),
     /// There is another one that goes on from here.
-    Moved(Opened),
+    Moved(Box<Opened>),
 }
 
 /// How a stream ended, and whether it had brought anything.
@@ -80,15 +86,41 @@ struct End {
     progressed: bool,
 }
 
+impl Options {
+    /// Makes a request of a message, with what every request carries.
+    fn request_of<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        request
+    }
+
+    /// Answers a stream's checks one after another, on the connection that they came on. It outlasts the stream by the answers that wait:
+    /// a client that finds its rows to be wrong ends the stream at once.
+    async fn report_checksums(self: Arc<Self>, channel: Channel, mut reports: mpsc::Receiver<ReportChecksumRequest>) {
+        let (mut client, table) = (LaredoReplicationServiceClient::new(channel), &self.table);
+        while let Some(report) = reports.recv().await {
+            match tokio::time::timeout(SILENCE, client.report_checksum(self.request_of(report))).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => {
+                    tracing::warn!(%table, %status, "the server did not take the checksum that it asked for")
+                }
+                Err(_) => tracing::warn!(%table, "the server did not take the checksum that it asked for in time"),
+            }
+        }
+    }
+}
+
 impl Session {
     pub(crate) fn new(
         options: Options,
         health: Arc<Health>,
         inputs: mpsc::UnboundedSender<Input>,
-        faults: mpsc::UnboundedReceiver<ReplicaError>,
+        feedback: mpsc::UnboundedReceiver<Feedback>,
     ) -> Session {
         let room = Arc::new(Semaphore::new(options.pending_bytes_max as usize));
-        Session { health, dialer: Dialer { options: Arc::new(options), inputs }, faults, room, moved_at: None }
+        Session { health, dialer: Dialer { options: Arc::new(options), inputs }, feedback, room, moved_at: None }
     }
 
     pub(crate) async fn run(mut self, stopped: CancellationToken) {
@@ -130,7 +162,7 @@ impl Session {
         loop {
             opened = match self.read(opened, progressed).await {
                 Read::Ended(error) => return error,
-                Read::Moved(next) => next,
+                Read::Moved(next) => *next,
             };
             tracing::info!(table = %self.dialer.options.table, "moved to another stream");
             self.moved_at = Some(Instant::now());
@@ -144,22 +176,32 @@ impl Session {
     async fn open(&mut self) -> Result<Opened, ReplicaError> {
         let resume = self.dialer.ask(Input::Open).await?;
         // Whatever was wrong with the stream before is known by now.
-        while self.faults.try_recv().is_ok() {}
+        while self.feedback.try_recv().is_ok() {}
         self.dialer.dial(resume).await
     }
 
     async fn read(&mut self, opened: Opened, progressed: &mut bool) -> Read {
-        let Opened { mut stream, activity, mut first } = opened;
+        let Opened { mut stream, channel, activity, mut first } = opened;
+        let (reports, waiting) = mpsc::channel(REPORTS_MAX);
+        tokio::spawn(self.dialer.options.clone().report_checksums(channel, waiting));
         let mut another = OptionFuture::default();
         let mut messages = 0_u64;
         loop {
             let next = tokio::select! {
                 biased;
-                Some(fault) = self.faults.recv() => {
-                    *progressed = false;
-                    return Read::Ended(fault);
-                }
-                Some(another) = &mut another => return Read::Moved(another),
+                Some(feedback) = self.feedback.recv() => match feedback {
+                    Feedback::Fault(fault) => {
+                        *progressed = false;
+                        return Read::Ended(fault);
+                    }
+                    Feedback::Report(report) => {
+                        if reports.try_send(report).is_err() {
+                            tracing::warn!(table = %self.dialer.options.table, "the server asks for checksums faster than it takes them");
+                        }
+                        continue;
+                    }
+                },
+                Some(another) = &mut another => return Read::Moved(Box::new(another)),
                 next = async {
                     match first.take() {
                         Some(first) => Next::Message(first),
@@ -201,7 +243,11 @@ impl Session {
         self.health.disconnected();
         // The answer says only that all messages were looked at.
         let _ = self.dialer.ask(Input::Open).await;
-        self.faults.try_recv().unwrap_or_else(|_| ReplicaError::from_status(status, &self.dialer.options.table))
+        let fault = std::iter::from_fn(|| self.feedback.try_recv().ok()).find_map(|feedback| match feedback {
+            Feedback::Fault(fault) => Some(fault),
+            Feedback::Report(_) => None,
+        });
+        fault.unwrap_or_else(|| ReplicaError::from_status(status, &self.dialer.options.table))
     }
 }
 
@@ -249,14 +295,11 @@ impl Dialer {
                 reason: deepest(&error),
             })?;
         let activity = Arc::new(AtomicU64::new(0));
-        let mut client = LaredoReplicationServiceClient::new(Watched::new(channel, activity.clone()))
+        let mut client = LaredoReplicationServiceClient::new(Watched::new(channel.clone(), activity.clone()))
             .max_decoding_message_size(self.options.message_bytes_max);
-        let mut request = tonic::Request::new(self.request(resume));
-        if let Some(authorization) = &self.options.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
+        let request = self.options.request_of(self.request(resume));
         match tokio::time::timeout(SILENCE, client.sync(request)).await {
-            Ok(Ok(response)) => Ok(Opened { stream: response.into_inner(), activity, first: None }),
+            Ok(Ok(response)) => Ok(Opened { stream: response.into_inner(), channel, activity, first: None }),
             Ok(Err(status)) => Err(ReplicaError::from_status(&status, &self.options.table)),
             Err(_) => Err(ReplicaError::Silent(SILENCE)),
         }
@@ -281,6 +324,7 @@ impl Dialer {
             definition: resume.definition.0,
             wants_checksums: true,
             contents_differed: resume.contents_differed,
+            answers_checks: true,
             ..request(&self.options.table, &self.options.filters)
         }
     }

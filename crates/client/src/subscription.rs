@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
-use laredo_proto::replication::SourceIdentity;
+use laredo_proto::replication::{CommitMark, SourceIdentity};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Identity;
 
 use crate::connect::{Connect, Line, StartError};
 use crate::health::Health;
-use crate::intake::{Input, Intake, Resume, Taken};
-use crate::status::{ReplicaError, Status};
+use crate::intake::{Feedback, Input, Intake, Resume, Taken};
+use crate::status::Status;
 
 /// One table's changes in whole transactions, each once and in the order of their commits, on whatever connection: what a
 /// [`crate::Replica`] stands on. It keeps no rows but those of a snapshot that is still coming in.
@@ -50,6 +50,9 @@ pub struct ResumePoint {
     pub source: Option<SourceIdentity>,
     /// The definition that its rows are of, as [`Subscription::definition`] said; unknown where nobody has said so.
     pub definition: DefinitionVersion,
+    /// The newest commit at or before the position, as [`Subscription::mark`] said. With it a server of the same database can tell
+    /// whether the position is of another history.
+    pub mark: Option<CommitMark>,
 }
 
 /// Something that a subscription brings.
@@ -59,6 +62,9 @@ pub enum SubscriptionEvent {
     Restart {
         /// Why, in the server's words.
         reason: String,
+        /// The newest position up to which the history of the rows before and that of the new ones are known to be the same. `u64::MAX`:
+        /// it is one history. Zero: nothing is known of that.
+        shared_until: Lsn,
     },
     /// All rows.
     State {
@@ -128,10 +134,10 @@ impl Subscription {
     }
 
     /// Compares the checksum of the consumer's rows at a position with the server's, as a [`SubscriptionEvent::Current`] brought it. Where they
-    /// differ it is logged and counted. Returns true where the consumer's rows are to be dropped, for all come again; where that
+    /// differ it is logged and counted. A server whose operator asked for the checksum is sent it. Returns true where the consumer's rows are to be dropped, for all come again; where that
     /// helped nothing lately, they are not asked for again so soon.
     pub fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
-        self.intake.compare(position, ours, theirs)
+        self.intake.compare(position, (ours, None), theirs)
     }
 
     /// How it is doing. [`Status::last_error`] says why nothing comes; [`Status::position`] is that of what was handed out.
@@ -147,6 +153,13 @@ impl Subscription {
         self.intake.resume().definition
     }
 
+    /// Returns the newest commit at or before the position of everything that was handed out so far, where it is known. It belongs to
+    /// the position, wherever that is kept: [`ResumePoint::mark`].
+    #[must_use]
+    pub fn mark(&self) -> Option<CommitMark> {
+        self.intake.resume().mark
+    }
+
     /// Tells whenever the connection's state changes, wherever the subscription itself is. The position is not kept current in it.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
@@ -157,15 +170,16 @@ impl Subscription {
     fn hand_out(&mut self, taken: Taken) -> Option<SubscriptionEvent> {
         let event = match taken {
             Taken::GivenUp { .. } => return None,
-            Taken::Promised { reason } => {
+            Taken::Promised { reason, shared_until } => {
                 // The consumer need not keep what it had, so that no stream can go on from there.
                 self.intake.forget();
-                SubscriptionEvent::Restart { reason }
+                SubscriptionEvent::Restart { reason, shared_until }
             }
             Taken::State { table, position, .. } => {
                 if std::mem::replace(&mut self.has_begun, true) {
                     self.health.resynced();
                 }
+                self.intake.shown_state();
                 SubscriptionEvent::State { table, position, source: self.intake.resume().source.clone() }
             }
             Taken::Resumed => {
@@ -188,14 +202,14 @@ impl Subscription {
         table: TableName,
         health: Arc<Health>,
         inputs: mpsc::UnboundedReceiver<Input>,
-        faults: mpsc::UnboundedSender<ReplicaError>,
+        feedback: mpsc::UnboundedSender<Feedback>,
         resume: Option<ResumePoint>,
         stop: CancellationToken,
     ) -> Subscription {
-        let mut intake = Intake::new(health.clone(), faults, Vec::new());
+        let mut intake = Intake::new(health.clone(), feedback, Vec::new());
         let has_begun = resume.is_some();
-        if let Some(ResumePoint { schema, position, source, definition }) = resume {
-            let resume = Resume { position, source, definition, ..Resume::default() };
+        if let Some(ResumePoint { schema, position, source, definition, mark }) = resume {
+            let resume = Resume { position, source, definition, mark, ..Resume::default() };
             intake.begin(schema, resume, position);
         }
         Subscription { _stop_when_dropped: stop.drop_guard(), table, health, inputs, intake, has_begun }
@@ -270,10 +284,10 @@ impl SubscriptionBuilder {
     /// When the address is none, or there is no runtime for it.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
-        let Line { runtime, session, health, inputs, faults, .. } = self.connect.line(Vec::new())?;
+        let Line { runtime, session, health, inputs, feedback, .. } = self.connect.line(Vec::new())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
-        Ok(Subscription::new(table, health, inputs, faults, self.resume, stop))
+        Ok(Subscription::new(table, health, inputs, feedback, self.resume, stop))
     }
 }
 

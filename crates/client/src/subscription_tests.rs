@@ -4,10 +4,13 @@ use std::time::Duration;
 use super::*;
 use crate::assembler::ProtocolError;
 use crate::fixtures::{batch, greeting, snapshot, two_columns};
+use crate::status::ReplicaError;
 use futures::FutureExt as _;
-use laredo_core::KeyColumns;
+use laredo_core::{KeyColumns, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{CommitMark, Heartbeat, RowBatch, SyncHandshake, SyncMode, SyncResponse};
+use laredo_proto::replication::{
+    CommitMark, Heartbeat, ReportChecksumRequest, RowBatch, SyncHandshake, SyncMode, SyncResponse,
+};
 use prost_types::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -15,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 struct Rig {
     subscription: Subscription,
     inputs: mpsc::UnboundedSender<Input>,
-    faults: mpsc::UnboundedReceiver<ReplicaError>,
+    feedback: mpsc::UnboundedReceiver<Feedback>,
     started: Instant,
     /// Seconds since.
     now: Arc<AtomicU64>,
@@ -27,11 +30,11 @@ impl Rig {
         let clock = now.clone();
         let clock = Box::new(move || started + Duration::from_secs(clock.load(Ordering::Relaxed)));
         let (inputs, waiting) = mpsc::unbounded_channel();
-        let (faulty, faults) = mpsc::unbounded_channel();
+        let (told, feedback) = mpsc::unbounded_channel();
         let (table, stop) = (TableName::new("public", "t"), CancellationToken::new());
         let health = Arc::new(Health::new(table.clone(), clock));
-        let subscription = Subscription::new(table, health, waiting, faulty, resume, stop);
-        Rig { subscription, inputs, faults, started, now }
+        let subscription = Subscription::new(table, health, waiting, told, resume, stop);
+        Rig { subscription, inputs, feedback, started, now }
     }
 
     /// One that has rows at a position.
@@ -88,7 +91,7 @@ impl Rig {
 
     fn words(&self, event: SubscriptionEvent) -> String {
         match event {
-            SubscriptionEvent::Restart { reason } => format!("restart, {reason}"),
+            SubscriptionEvent::Restart { reason, .. } => format!("restart, {reason}"),
             SubscriptionEvent::State { table, position, .. } => {
                 let key = |row: &laredo_core::Tuple| {
                     let key = row.as_ref().cells().next().unwrap().value().unwrap().to_vec();
@@ -110,7 +113,18 @@ impl Rig {
     }
 
     fn fault(&mut self) -> ReplicaError {
-        self.faults.try_recv().unwrap()
+        match self.feedback.try_recv().unwrap() {
+            Feedback::Fault(fault) => fault,
+            Feedback::Report(report) => panic!("{report:?}"),
+        }
+    }
+
+    /// The answer to a check.
+    fn report(&mut self) -> ReportChecksumRequest {
+        match self.feedback.try_recv().unwrap() {
+            Feedback::Report(report) => report,
+            Feedback::Fault(fault) => panic!("{fault}"),
+        }
     }
 }
 
@@ -122,7 +136,7 @@ fn source(timeline: u32) -> Option<SourceIdentity> {
 
 fn point(position: u64) -> ResumePoint {
     let definition = DefinitionVersion::UNKNOWN;
-    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition }
+    ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition, mark: None }
 }
 
 fn positioned(position: u64) -> Resume {
@@ -208,6 +222,37 @@ fn another_history_begins_anew_where_it_is() {
     assert_eq!(rig.events(), ["[\"l\", \"m\"] at 0/4"]);
     let resume = rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::Delta, 4) });
     assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
+}
+
+/// A restart says what is known of the history of the rows before and of the new ones.
+#[test]
+fn a_restart_says_how_much_of_the_history_is_shared() {
+    let journal = |name: &str, shared_position| {
+        let (instance_id, another_history) = (name.to_owned(), true);
+        SyncHandshake { instance_id, another_history, shared_position, ..greeting(SyncMode::FullSnapshot, 9) }
+    };
+    let told = |rig: &mut Rig| match rig.subscription.next().now_or_never() {
+        Some(SubscriptionEvent::Restart { shared_until, .. }) => shared_until.0,
+        other => panic!("{other:?}"),
+    };
+    let mut rig = Rig::new(None);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), 0, "there was nothing before");
+    rig.snapshot(5, &["k"]);
+    assert_eq!(rig.events(), ["[\"k\"] at 0/5"]);
+    rig.open(journal("one", 0));
+    assert_eq!(told(&mut rig), u64::MAX, "a journal has one history");
+    // Its rows do not come. The next stream is of the same journal, and then of another one: no position is presented.
+    rig.open(journal("one", 3));
+    assert_eq!(told(&mut rig), u64::MAX);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0);
+    rig.open(journal("two", 3));
+    assert_eq!(told(&mut rig), 0, "nothing more is known");
+    rig.snapshot(6, &["l"]);
+    assert_eq!(rig.events(), ["[\"l\"] at 0/6"]);
+    rig.open(journal("three", 4));
+    assert_eq!(told(&mut rig), 4, "the server knows");
 }
 
 /// The same database, of which the server says that the client's position is another history's.
@@ -440,4 +485,45 @@ fn it_has_ended_when_nobody_reads_the_streams() {
     assert_eq!(rig.events(), ["1 more at 0/6", "ended"]);
     assert_eq!(rig.events(), ["ended"]);
     assert!(rig.subscription.status().stopped);
+}
+
+#[test]
+fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() {
+    let mut rig = Rig::at(5, &["k"]);
+    let (ours, theirs) = (Checksum::default(), Checksum::of_row(TupleBuf::new().as_ref()));
+    let ask = |rig: &Rig, check: u8, position: u64| {
+        rig.receive(Message::Heartbeat(Heartbeat {
+            source_position: Lsn(position).to_string(),
+            checksum: theirs.to_bytes().to_vec(),
+            check: vec![check; 16],
+            ..Heartbeat::default()
+        }));
+    };
+    let is_current = |event: Option<SubscriptionEvent>| matches!(event, Some(SubscriptionEvent::Current { .. }));
+    ask(&rig, 1, 5);
+    assert!(is_current(rig.subscription.next().now_or_never()));
+    assert!(rig.subscription.compare(Lsn(5), ours, theirs), "they differ");
+    let report = rig.report();
+    assert_eq!((report.table.as_str(), report.check, report.source_position.as_str()), ("t", vec![1; 16], "0/5"));
+    assert_eq!((report.checksum, report.row_count), (ours.to_bytes().to_vec(), None));
+    // Only then is the stream given up.
+    assert!(matches!(rig.fault(), ReplicaError::Contents { .. }));
+
+    let mut rig = Rig::at(5, &["k"]);
+    ask(&rig, 2, 6);
+    assert!(is_current(rig.subscription.next().now_or_never()));
+    assert!(rig.feedback.try_recv().is_err(), "the consumer may still compare");
+    assert!(rig.subscription.next().now_or_never().is_none());
+    let report = rig.report();
+    assert_eq!((report.check, report.source_position.as_str(), report.checksum), (vec![2; 16], "0/6", vec![]));
+    // A position that the consumer is past has other rows.
+    ask(&rig, 3, 4);
+    assert_eq!(rig.events().len(), 1);
+    let report = rig.report();
+    assert_eq!((report.check, report.checksum), (vec![3; 16], vec![]));
+    // So has a snapshot that has not ended.
+    rig.open(greeting(SyncMode::FullSnapshot, 7));
+    ask(&rig, 4, 7);
+    assert_eq!(rig.events(), [RESTART]);
+    assert_eq!((rig.report().check, rig.feedback.try_recv().is_err()), (vec![4; 16], true));
 }

@@ -113,6 +113,7 @@ async fn it_begins_at_a_position_and_a_schema() {
         position: consumer.position,
         source: None,
         definition: Default::default(),
+        mark: None,
     };
     consumer.subscription = Subscription::builder(&server.url, table()).resume(point).start().unwrap();
     consumer.state = Some(state);

@@ -157,6 +157,8 @@ struct Inner {
     spans: Vec<(Lsn, Lsn)>,
     /// Positions up to here may be those of a history that the database has abandoned.
     abandoned: Lsn,
+    /// The journals of abandoned histories, each with the newest position that its history is known to share with this one.
+    abandoned_journals: Vec<(InstanceId, Lsn)>,
     /// Readers that are being sent a base need everything after it.
     pins: BTreeMap<Sequence, BasePins>,
     memory_bytes: u64,
@@ -182,6 +184,8 @@ pub(crate) struct Beginning {
     pub(crate) instance: InstanceId,
     pub(crate) earlier: Vec<EarlierInstance>,
     pub(crate) abandoned: Lsn,
+    /// The journals of abandoned histories, each with the newest position that its history is known to share with this one.
+    pub(crate) abandoned_journals: Vec<(InstanceId, Lsn)>,
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: Definition,
@@ -204,6 +208,7 @@ impl Beginning {
             instance,
             earlier: Vec::new(),
             abandoned: Lsn::ZERO,
+            abandoned_journals: Vec::new(),
             schema: base.schema().clone(),
             base,
             definitions: Definitions::new(position, definition.version()),
@@ -280,6 +285,7 @@ impl Journal {
             instance,
             earlier,
             abandoned,
+            abandoned_journals,
             base,
             schema,
             definition,
@@ -303,6 +309,7 @@ impl Journal {
             definitions,
             spans,
             abandoned,
+            abandoned_journals,
             pins: BTreeMap::new(),
             memory_bytes: 0,
             covered_bytes: 0,
@@ -443,6 +450,30 @@ impl Journal {
     /// Decides how a request goes on: see the rules of [`Resolution`]. Blocks where what it asks for is in a file.
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
+        self.with_facts(request, |facts, floor, commit| {
+            resolve(request, facts, floor, |sequence| commit.read(sequence))
+        })
+    }
+
+    /// Returns the newest position up to which the history of a request's rows and this journal's are known to be the same;
+    /// zero where nothing is known. Blocks where what it needs is in a file.
+    #[must_use]
+    pub fn shared_position(&self, request: &ResumeRequest) -> Lsn {
+        let Some(position) = request.position else { return Lsn::ZERO };
+        if self.with_facts(request, |facts, floor, _| resolve::is_proven(request, facts, position, floor)) {
+            return position;
+        }
+        let inner = self.shared.inner.read();
+        let known = inner.abandoned_journals.iter().find(|(instance, _)| instance.0 == request.instance);
+        known.map_or(Lsn::ZERO, |(_, common)| position.min(*common))
+    }
+
+    /// Calls with what a request is resolved by. Blocks where that is in a file.
+    fn with_facts<T>(
+        &self,
+        request: &ResumeRequest,
+        call: impl FnOnce(&resolve::Facts<'_>, &dyn Fn(Lsn) -> resolve::Floor, &resolve::CommitAt) -> T,
+    ) -> T {
         // Files are read when the lock is free again: the writer must not wait for them.
         let marked = request.mark.mark.end;
         let (inner, head, floor, commit) = {
@@ -462,7 +493,7 @@ impl Journal {
             true => of_position.read(position),
             false => of_mark.read(position),
         };
-        resolve(request, &facts, floor, |sequence| commit.read(sequence))
+        call(&facts, &floor, &commit)
     }
 
     /// Returns the definition that the rows are of at a position; unknown where that is older than what is kept.

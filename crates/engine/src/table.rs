@@ -108,6 +108,8 @@ pub(crate) struct Table {
     first_sequence: Sequence,
     /// Positions up to here may be those of a history that the database has abandoned.
     abandoned: Lsn,
+    /// The journals of those histories, each with the newest position that its history is known to share with the present one.
+    abandoned_journals: Vec<(InstanceId, Lsn)>,
     snapshots: Option<Arc<Snapshots>>,
     /// The comparison with the source that is being made.
     verification: Option<Box<Verification>>,
@@ -222,6 +224,7 @@ impl Table {
         Table {
             first_sequence: options.first_sequence,
             abandoned: Lsn::ZERO,
+            abandoned_journals: Vec::new(),
             options,
             clock,
             phase,

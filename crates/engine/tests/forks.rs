@@ -136,6 +136,8 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         let reader = Reader::from_base(&before);
         let mark = before.head().mark;
         assert_eq!(mark.end, lost, "{keeps:?}");
+        let asked = request(&running.handle, &reader, mark);
+        assert_eq!(Some(before.shared_position(&asked)), asked.position, "{keeps:?}: the history is proven");
 
         database.put_back(common);
         running.forked().await;
@@ -148,6 +150,8 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         assert_eq!(running.handle.tables()[0].status().copies, 2, "one copy for one fork");
         let resumed = after.resolve(&request(&running.handle, &reader, mark));
         assert!(matches!(resumed, Resolution::AnotherHistory(_)), "{keeps:?} {resumed:?}");
+        let shared = after.shared_position(&request(&running.handle, &reader, mark));
+        assert!(shared <= common, "{keeps:?}: {shared} is beyond the fork");
         // A client that knows no commits, with a position that both histories have.
         let unmarked = after.resolve(&request(&running.handle, &reader, CommitMark::default()));
         assert!(matches!(unmarked, Resolution::AnotherHistory(_)), "{keeps:?} {unmarked:?}");

@@ -16,6 +16,7 @@ mod query;
 mod receive;
 mod refusal;
 mod request;
+mod roster;
 mod serve;
 mod session;
 mod shared;

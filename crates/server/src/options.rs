@@ -130,6 +130,8 @@ pub struct Waits {
     pub drain: Duration,
     /// Clients may take so long to hear that the server stops.
     pub stop: Duration,
+    /// Clients that are asked for the checksum of their rows may take so long to answer.
+    pub answer: Duration,
 }
 
 /// Where a server listens.
@@ -187,6 +189,7 @@ impl Default for Waits {
             request: Duration::from_secs(10),
             drain: Duration::ZERO,
             stop: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
         }
     }
 }

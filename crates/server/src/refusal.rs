@@ -80,6 +80,13 @@ pub(crate) fn unverified(name: &TableName, error: &VerifyError) -> Status {
     }
 }
 
+pub(crate) fn unknown_check(name: &TableName) -> Status {
+    Status::not_found(format!(
+        "`check`: no client of table {name} was asked this by this server, or the answer came already, or too late; \
+         answer each check of a heartbeat once, where it came from"
+    ))
+}
+
 pub(crate) fn ahead(position: Lsn, ours: Lsn, waited: Duration) -> Status {
     let waited = waited.as_secs_f64();
     Status::unavailable(format!(

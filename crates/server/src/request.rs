@@ -27,6 +27,8 @@ pub(crate) struct Ask {
     pub(crate) wants_checksums: bool,
     /// True where the client gave its rows up because they did not have a server's checksum.
     pub(crate) contents_differed: bool,
+    /// True where the client answers checks of its rows.
+    pub(crate) answers_checks: bool,
 }
 
 impl Ask {
@@ -71,7 +73,22 @@ impl Ask {
             is_ours,
             wants_checksums,
             contents_differed,
+            answers_checks: request.answers_checks,
         })
+    }
+
+    /// Returns the reason why the rows of this client cannot be compared with the server's on request, if there is one.
+    pub(crate) fn comparison_obstacle(&self) -> Option<&'static str> {
+        match (self.encoding, self.predicates.is_empty()) {
+            (RowEncoding::Struct, _) => Some("it reads rows as Structs, which have no checksum"),
+            (RowEncoding::PostgresBinary, false) => {
+                Some("it has filters of its own, and such a stream has no checksum")
+            }
+            (RowEncoding::PostgresBinary, true) if !(self.wants_checksums && self.answers_checks) => {
+                Some("its version of the library does not answer checks")
+            }
+            (RowEncoding::PostgresBinary, true) => None,
+        }
     }
 }
 
@@ -177,6 +194,23 @@ mod tests {
         assert_eq!(encoding_of(vec![]), RowEncoding::Struct);
         assert_eq!(encoding_of(vec![99, 1, 0]), RowEncoding::PostgresBinary);
         assert_eq!(encoding_of(vec![0, 1]), RowEncoding::Struct);
+    }
+
+    #[test]
+    fn rows_are_compared_where_the_stream_has_a_checksum_and_the_client_answers() {
+        let asked = SyncRequest {
+            accept: vec![RowEncoding::PostgresBinary.into()],
+            wants_checksums: true,
+            answers_checks: true,
+            ..SyncRequest::default()
+        };
+        let obstacle = |request: SyncRequest| Ask::new(request).unwrap().comparison_obstacle().unwrap_or_default();
+        assert_eq!(obstacle(asked.clone()), "");
+        assert!(obstacle(SyncRequest { accept: vec![], ..asked.clone() }).contains("Structs"));
+        let prefix = Some(field_predicate::Match::Prefix("b".to_owned()));
+        assert!(obstacle(SyncRequest { filters: filter("a", prefix).filters, ..asked.clone() }).contains("filters"));
+        assert!(obstacle(SyncRequest { answers_checks: false, ..asked.clone() }).contains("version"));
+        assert!(obstacle(SyncRequest { wants_checksums: false, ..asked }).contains("version"));
     }
 
     #[test]

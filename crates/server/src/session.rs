@@ -62,6 +62,8 @@ struct Start {
     mode: SyncMode,
     /// Set where the client's rows are of another history of the database.
     is_another_history: bool,
+    /// The newest position up to which the client's history is known to be this one.
+    shared_position: Lsn,
 }
 
 /// The reason of a snapshot for a client that found its rows to be wrong.
@@ -119,8 +121,16 @@ impl Session {
         let lease = Arc::new(Lease::new(reader, seat, table.options.buffer));
         table.watch(&lease);
         let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
+        let membership = table.roster.join(&ask);
         let is_filtered = view.as_ref().is_some_and(|view| view.is_filtered());
-        let greeting = Greeting { table: &table, journal: &journal, ask: &ask, start: &start, is_filtered };
+        let greeting = Greeting {
+            table: &table,
+            journal: &journal,
+            ask: &ask,
+            membership: &membership,
+            start: &start,
+            is_filtered,
+        };
         let mut out = Vec::new();
         greeting.handshake(&mut out);
         if start.mode == SyncMode::Delta {
@@ -174,15 +184,22 @@ impl Session {
             request.own_source = history.identity();
             request.verdict = history.judge(request.mark.mark, request.mark.scope);
             request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
-            match resolve(journal, &request).await? {
+            let (resolution, shared_position) = resolve(journal, &request).await?;
+            match resolution {
                 Resolution::Full(DEFINITION_DIFFERS) if Instant::now() < unnoticed_until => {
                     let mut heads = journal.watch_head();
                     heads.mark_unchanged();
                     // What a head brings is of no matter here: the definition may be another one by then.
                     let _ = timeout(DEFINITION_CHECKS, heads.changed()).await;
                 }
-                Resolution::Full(reason) => return Ok(self.full(journal, reason)),
-                Resolution::AnotherHistory(reason) => return Ok(self.full_of_another(journal, reason)),
+                Resolution::Full(reason) => {
+                    let (start, pinned) = self.full(journal, reason);
+                    return Ok((Start { shared_position, ..start }, pinned));
+                }
+                Resolution::AnotherHistory(reason) => {
+                    let (start, pinned) = self.full_of_another(journal, reason);
+                    return Ok((Start { shared_position, ..start }, pinned));
+                }
                 Resolution::Wait(position) => {
                     if let Ok(Some(true)) = timeout_at(deadline, history.is_beyond_wal(position)).await {
                         named.iter().for_each(|instance| history.note_stranger(instance));
@@ -224,9 +241,17 @@ impl Session {
 }
 
 /// On a thread of its own: what the request asks for may be in a file.
-async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<Resolution, Status> {
+async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(Resolution, Lsn), Status> {
     let (journal, request) = (journal.clone(), request.clone());
-    let resolved = tokio::task::spawn_blocking(move || journal.resolve(&request)).await;
+    let resolved = tokio::task::spawn_blocking(move || {
+        let resolution = journal.resolve(&request);
+        let shared = match resolution {
+            Resolution::Full(_) | Resolution::AnotherHistory(_) => journal.shared_position(&request),
+            Resolution::Delta(..) | Resolution::Wait(_) => Lsn::ZERO,
+        };
+        (resolution, shared)
+    });
+    let resolved = resolved.await;
     resolved.map_err(|e| Status::internal(format!("reading the journal: {e}")))
 }
 
@@ -254,6 +279,7 @@ async fn delta(
         snapshot_id: own_id(journal.instance(), &request.snapshot_id, (after, definition)),
         mode: SyncMode::Delta,
         is_another_history: false,
+        shared_position: Lsn::ZERO,
     }))
 }
 
@@ -290,6 +316,7 @@ impl Start {
             snapshot_id: journal.instance().snapshot_id_under(base.sequence(), definition),
             mode: SyncMode::FullSnapshot,
             is_another_history: false,
+            shared_position: Lsn::ZERO,
         }
     }
 

@@ -91,6 +91,12 @@ impl Shared {
         Ok((table.clone(), snapshots.clone()))
     }
 
+    /// Returns the time of day of a moment that has passed.
+    pub(crate) fn time_of(&self, moment: Instant) -> CommitTime {
+        let passed_us = i64::try_from(moment.elapsed().as_micros()).unwrap_or(i64::MAX);
+        CommitTime((self.clock)().0.saturating_sub(passed_us))
+    }
+
     pub(crate) fn source(&self, id: &str) -> Option<&ServedSource> {
         self.sources.iter().find(|source| source.id == id)
     }

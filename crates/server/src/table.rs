@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::drain::Drain;
 use crate::options::ServedTableOptions;
 use crate::refusal;
+use crate::roster::Roster;
 use crate::session::Lease;
 use crate::view::Views;
 
@@ -26,6 +27,7 @@ pub(crate) struct Served {
     pub(crate) views: Views,
     pub(crate) counters: Counters,
     pub(crate) drain: Drain,
+    pub(crate) roster: Arc<Roster>,
     clients: AtomicUsize,
     leases: Mutex<Vec<Weak<Lease>>>,
 }
@@ -54,6 +56,7 @@ impl Served {
     pub(crate) fn new(options: ServedTableOptions) -> Served {
         Served {
             views: Views::new(options.handle.name().clone(), options.projection_bytes_max),
+            roster: Arc::new(Roster::new(options.handle.name().clone())),
             options,
             counters: Counters::default(),
             drain: Drain::new(),

@@ -58,7 +58,11 @@ fn a_chain_ends_at_the_newest_boundary_before_a_position() {
         artifact(Diff, 2, Some(20), 30),
     ]);
     let ends = |at: Option<u64>| {
-        manifest.chain(at.map(Lsn)).iter().map(|a| (a.epoch, a.to_position.unwrap().0)).collect::<Vec<_>>()
+        let chain = match at {
+            None => manifest.chain(),
+            Some(at) => manifest.locate(Lsn(at)).map_or(&[][..], |number| manifest.chain_to(number)),
+        };
+        chain.iter().map(|a| (a.epoch, a.to_position.unwrap().0)).collect::<Vec<_>>()
     };
     assert_eq!(ends(None), [(2, 20), (2, 30)]);
     assert_eq!(ends(Some(29)), [(2, 20)]);
@@ -109,7 +113,7 @@ fn an_archive_of_another_writer_is_read() {
         "columns": [{"Name": "id", "Type": "bigint", "Nullable": false, "PrimaryKey": true, "OrdinalPosition": 1, "PrimaryKeyOrdinal": 1, "TypeOID": 20}]}"#;
     let manifest = Manifest::parse(text.as_bytes(), Some("public.users")).unwrap();
     assert_eq!(manifest.artifacts[0].to_position, None);
-    assert_eq!(manifest.chain(None).len(), 2);
+    assert_eq!(manifest.chain().len(), 2);
     assert_eq!(manifest.schema(2, &[]).unwrap().unwrap().key().columns(), [0]);
 }
 
@@ -149,7 +153,11 @@ fn objects_are_named_as_the_manifest_spells_their_positions() {
         ["epoch=1/snapshot-a_b.jsonl", "epoch=2/snapshot-0_0019F000.jsonl", "epoch=2/diff-0_0019F000-0_0019F010.jsonl"];
     assert_eq!(names, expected);
     assert_eq!(manifest.head_position, Some(Lsn(0x0019_F010)));
-    assert_eq!(manifest.chain(Some(Lsn(0x0019_F000))).len(), 1, "a position is a number however it is spelled");
+    assert_eq!(
+        manifest.chain_to(manifest.locate(Lsn(0x0019_F000)).unwrap()).len(),
+        1,
+        "a position is a number however it is spelled"
+    );
     let here = manifest.located(|object| format!("file:///{object}"));
     assert_eq!(here.artifacts[2].formats["protobuf"].uri, "file:///epoch=2/diff-0_0019F000-0_0019F010.pb");
 }

@@ -39,9 +39,14 @@ struct ReadObject {
 
 impl Archive {
     /// Reads every object to its end and compares it with the manifest, whose own rules were checked when it was opened: its bytes, its
-    /// entries, and the checksum of the rows that it leads to. What is wrong comes as it is found; nothing is where the archive is
+    /// entries, and the checksum of the rows that it leads to; and what the manifest says of histories with itself. What is wrong comes as it is found; nothing is where the archive is
     /// whole.
     pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(Damage)) {
+        for fault in self.manifest.history_faults() {
+            let epoch = self.manifest.artifacts.get(fault.number).map_or(0, |artifact| artifact.epoch);
+            let error = ReadError::History { at: self.manifest_uri(), epoch, reason: fault.reason };
+            found(Damage { artifact: fault.number, error });
+        }
         let mut rows = None;
         for (number, artifact) in self.manifest.artifacts.iter().enumerate() {
             let mut damage = |error| found(Damage { artifact: number, error });

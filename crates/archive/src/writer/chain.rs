@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use laredo_core::Lsn;
 use tokio::time::Instant;
 
-use crate::manifest::{Artifact, Kind, Manifest, SourceId};
+use crate::manifest::{Artifact, Kind, Manifest};
 use crate::rebase::Progress;
 
 /// What the manifest says of the newest chain.
@@ -13,8 +13,6 @@ use crate::rebase::Progress;
 pub(super) struct Chain {
     pub(super) head: Option<Lsn>,
     pub(super) epoch: u64,
-    /// Which database's WAL the head is a position of.
-    pub(super) source: Option<SourceId>,
     /// When the base was written.
     base: Option<Instant>,
     /// When the newest artifact was.
@@ -25,7 +23,7 @@ pub(super) struct Chain {
 impl Chain {
     /// `wall` is the time now, by the clock that the artifacts' times are of.
     pub(super) fn of(manifest: &Manifest, wall: SystemTime) -> Chain {
-        let (now, chain) = (Instant::now(), manifest.chain(None));
+        let (now, chain) = (Instant::now(), manifest.chain());
         let written_at = |artifact: &Artifact| {
             let ago = artifact.written_at().and_then(|at| wall.duration_since(at).ok()).unwrap_or(Duration::ZERO);
             now.checked_sub(ago).unwrap_or(now)
@@ -43,7 +41,6 @@ impl Chain {
         Chain {
             head: manifest.head_position,
             epoch: manifest.epoch,
-            source: manifest.source.clone(),
             base: chain.first().map(written_at),
             newest: chain.last().map_or(now, written_at),
             written,

@@ -8,9 +8,18 @@ use laredo_core::{
 
 use super::Plan;
 use super::job::Job;
-use crate::manifest::SourceId;
+use crate::manifest::{PositionMark, SourceId};
 use crate::net::{Net, NotTaken};
 use crate::reader::Rebuilt;
+
+/// What is known of rows at a position beside the position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RowsVersion {
+    /// The definition that they are of.
+    pub(crate) definition: DefinitionVersion,
+    /// The newest commit at or before the position.
+    pub(crate) mark: Option<PositionMark>,
+}
 
 /// A state and what came after it.
 pub(crate) struct Held {
@@ -19,8 +28,10 @@ pub(crate) struct Held {
     /// Whether the manifest's head says the same as `table`. If not, only a base can be written.
     is_archived: bool,
     source: Option<SourceId>,
-    /// The definition that the rows are of at `reached`.
-    definition: DefinitionVersion,
+    /// What the rows are rows of at `reached`.
+    version: RowsVersion,
+    /// The newest position up to which the history of the archive's head and that of these rows are known to be the same.
+    shared_until: Lsn,
     /// What a job is writing.
     sealed: Option<Sealed>,
     /// What came after that.
@@ -43,8 +54,8 @@ struct Sealed {
 }
 
 enum Behind {
-    /// A transaction that changes the schema, and the definition from it on: the epoch ends before it.
-    Schema(Transaction, DefinitionVersion),
+    /// A transaction that changes the schema, and what the rows are rows of from it on: the epoch ends before it.
+    Schema(Transaction, RowsVersion),
     /// All rows come anew.
     Restart,
 }
@@ -66,7 +77,8 @@ impl Held {
         table: TableState,
         position: Lsn,
         source: Option<SourceId>,
-        definition: DefinitionVersion,
+        version: RowsVersion,
+        shared_until: Lsn,
     ) -> Held {
         Held {
             checksum: table.checksum(),
@@ -76,7 +88,8 @@ impl Held {
             position,
             is_archived: false,
             source,
-            definition,
+            version,
+            shared_until,
             sealed: None,
             open: Net::default(),
             reached: position,
@@ -85,15 +98,12 @@ impl Held {
     }
 
     /// The rows that an archive has, with the checksum that it keeps of them.
-    pub(crate) fn archived(
-        rebuilt: Rebuilt,
-        position: Lsn,
-        source: Option<SourceId>,
-        definition: DefinitionVersion,
-    ) -> Held {
+    pub(crate) fn archived(rebuilt: Rebuilt, position: Lsn, source: Option<SourceId>, version: RowsVersion) -> Held {
         let Rebuilt { table, checksum, .. } = rebuilt;
         let is_exact = ArchivedChecksums::new(table.schema().clone()).are_of_bytes();
-        Held { is_archived: true, is_exact, archived: checksum, ..Held::new(table, position, source, definition) }
+        let shared_until = Lsn(u64::MAX);
+        let held = Held::new(table, position, source, version, shared_until);
+        Held { is_archived: true, is_exact, archived: checksum, ..held }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -119,7 +129,15 @@ impl Held {
     }
 
     pub(crate) fn definition(&self) -> DefinitionVersion {
-        self.definition
+        self.version.definition
+    }
+
+    pub(crate) fn mark(&self) -> Option<PositionMark> {
+        self.version.mark
+    }
+
+    pub(crate) fn shared_until(&self) -> Lsn {
+        self.shared_until
     }
 
     pub(crate) fn is_archived(&self) -> bool {
@@ -143,14 +161,14 @@ impl Held {
     }
 
     pub(crate) fn is_of(&mut self, source: Option<SourceId>, definition: DefinitionVersion) {
-        (self.source, self.definition) = (source, definition);
+        (self.source, self.version.definition) = (source, definition);
     }
 
-    /// Takes a transaction in, after which the rows are of a definition.
+    /// Takes a transaction in, after which the rows are of a version.
     ///
     /// # Errors
     /// When it does not fit: these rows are not the table's.
-    pub(crate) fn take(&mut self, transaction: Transaction, definition: DefinitionVersion) -> Result<(), StateError> {
+    pub(crate) fn take(&mut self, transaction: Transaction, version: RowsVersion) -> Result<(), StateError> {
         let (table, sealed) = (&*self.table, self.sealed.as_ref());
         let before = |key: &laredo_core::Key| {
             let sealed = sealed.and_then(|sealed| sealed.net.row(key));
@@ -159,9 +177,9 @@ impl Held {
         match self.open.add(&transaction, table.schema().key(), before, &mut self.checksum) {
             Ok(()) => {
                 self.reached = self.reached.max(transaction.position);
-                self.definition = definition;
+                self.version = version;
             }
-            Err(NotTaken::Schema) => self.behind = Some(Behind::Schema(transaction, definition)),
+            Err(NotTaken::Schema) => self.behind = Some(Behind::Schema(transaction, version)),
             Err(NotTaken::State(error)) => return Err(error),
         }
         Ok(())
@@ -187,14 +205,14 @@ impl Held {
         match self.behind.take() {
             None => Ok(Taken::All),
             Some(Behind::Restart) => Ok(Taken::Gone),
-            Some(Behind::Schema(transaction, definition)) => {
+            Some(Behind::Schema(transaction, version)) => {
                 let table = Arc::make_mut(&mut self.table);
                 std::mem::take(&mut self.open).apply_to(table);
                 transaction.changes.iter().try_for_each(|change: &Change| table.apply_change(change).map(drop))?;
                 self.is_archived = false;
                 self.position = transaction.position;
                 self.reached = transaction.position;
-                self.definition = definition;
+                self.version = version;
                 self.checksum = table.checksum();
                 Ok(Taken::Schema)
             }
@@ -212,7 +230,8 @@ impl Held {
             checksum: self.checksum,
             archived: self.archived,
             source: self.source.clone(),
-            definition: self.definition,
+            version: self.version,
+            shared_until: self.shared_until,
             plan,
         };
         self.sealed = Some(sealed);
@@ -226,6 +245,7 @@ impl Held {
         if let Some(checksum) = written {
             net.apply_to(Arc::make_mut(&mut self.table));
             (self.position, self.is_archived, self.archived) = (to, true, checksum);
+            self.shared_until = Lsn(u64::MAX);
         } else {
             let later = std::mem::take(&mut self.open);
             self.open = Arc::unwrap_or_clone(net).then(later);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use laredo_core::{ArchivedChecksums, Checksum, DefinitionVersion, Lsn, TableState};
+use laredo_core::{ArchivedChecksums, Checksum, Lsn, TableState};
 
+use super::held::RowsVersion;
 use super::ledger::{Ledger, PutError, Wait};
 use super::report::Report;
 use super::status::Written;
@@ -29,7 +30,9 @@ pub(crate) struct Job {
     pub(crate) archived: Checksum,
     pub(crate) source: Option<SourceId>,
     /// What the rows at `to` are rows of.
-    pub(crate) definition: DefinitionVersion,
+    pub(crate) version: RowsVersion,
+    /// The newest position up to which the history of the archive's head and that of the rows are known to be the same.
+    pub(crate) shared_until: Lsn,
     pub(crate) plan: Plan,
 }
 
@@ -76,6 +79,11 @@ impl Job {
             Kind::Diff => artifact.change_count = encoded.count,
         }
         artifact.checksum = Some(encoded.checksum);
+        artifact.mark = job.version.mark.filter(|mark| mark.commit.end <= job.to);
+        if kind == Kind::Snapshot {
+            let history = ledger.manifest().next_history(epoch, job.to, job.shared_until, job.source.clone());
+            artifact.history = Some(Box::new(history));
+        }
         let Some(first) = ledger.first().cloned() else { return Err(WriterError::NoDestination.into()) };
         for staged in &encoded.objects {
             let stored =
@@ -118,7 +126,8 @@ fn next(manifest: &Manifest, artifact: Artifact, job: &Job, tools: &Tools) -> Re
         Kind::Diff => manifest.with_diff(artifact),
     };
     let next = next.map_err(WriterError::Broken)?;
-    let definition = job.definition.is_known().then_some(job.definition);
+    let definition = job.version.definition;
+    let definition = definition.is_known().then_some(definition);
     Ok(Manifest { source: job.source.clone(), definition, ..next })
 }
 

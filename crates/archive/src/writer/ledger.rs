@@ -309,8 +309,23 @@ impl Place {
         let there = seen.manifest.as_ref().map_or(&[][..], |there| &there.artifacts);
         let is_there = |artifact: &Artifact| {
             let same = |other: &Artifact| {
-                (other.kind, other.epoch, other.from_position, other.to_position)
-                    == (artifact.kind, artifact.epoch, artifact.from_position, artifact.to_position)
+                (
+                    other.kind,
+                    other.epoch,
+                    other.from_position,
+                    other.to_position,
+                    other.mark,
+                    other.checksum,
+                    &other.history,
+                ) == (
+                    artifact.kind,
+                    artifact.epoch,
+                    artifact.from_position,
+                    artifact.to_position,
+                    artifact.mark,
+                    artifact.checksum,
+                    &artifact.history,
+                )
             };
             there.iter().any(|other| same(other) && other.formats.keys().eq(artifact.formats.keys()))
         };

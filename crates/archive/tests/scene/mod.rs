@@ -4,17 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
-    Archive, At, Destination, Feed, GRACE, Handle, Local, Manifest, Options, ReadProgress, Stager, Start, Surroundings,
-    Thresholds, Update, Writer, WriterError,
+    Archive, At, Destination, Feed, GRACE, Handle, Local, Manifest, Options, PositionMark, ReadProgress, Stager, Start,
+    Surroundings, Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
-    Cell, Change, Checksum, Column, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError, TableState,
-    Transaction, Tuple, TupleBuf,
+    Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
+    TableState, Transaction, Tuple, TupleBuf, Xid,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -44,6 +44,8 @@ pub(crate) fn row(id: i32, body: &str) -> Tuple {
 pub(crate) struct History {
     pub(crate) table: TableState,
     pub(crate) position: Lsn,
+    /// Tells its commits from those of other histories.
+    number: i64,
     pub(crate) states: BTreeMap<Lsn, Vec<Tuple>>,
     transactions: Vec<Transaction>,
 }
@@ -58,13 +60,30 @@ impl History {
     pub(crate) fn of(table: TableState) -> History {
         let position = Lsn(0x100);
         let states = BTreeMap::from([(position, sorted(&table))]);
-        History { table, position, states, transactions: Vec::new() }
+        History { table, position, number: 1, states, transactions: Vec::new() }
+    }
+
+    /// The history that parts from this one after a position: what was committed later is lost.
+    pub(crate) fn fork(&self, after: Lsn) -> History {
+        let transactions: Vec<Transaction> =
+            self.transactions.iter().filter(|transaction| transaction.position <= after).cloned().collect();
+        let states: BTreeMap<Lsn, Vec<Tuple>> =
+            self.states.range(..=after).map(|(position, rows)| (*position, rows.clone())).collect();
+        let (position, rows) = states.last_key_value().unwrap();
+        let mut table = TableState::new(self.table.schema().clone(), &[], 0).unwrap();
+        rows.iter().for_each(|row| drop(table.put(row.clone())));
+        History { table, position: *position, number: self.number + 1, states, transactions }
+    }
+
+    /// The newest commit.
+    pub(crate) fn mark(&self) -> PositionMark {
+        mark(self.position, CommitTime(self.number))
     }
 
     pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Transaction {
         self.position = Lsn(self.position.0 + 0x10);
-        let transaction =
-            Transaction { position: self.position, span_from: None, committed_at: CommitTime(0), changes };
+        let committed_at = CommitTime(self.number);
+        let transaction = Transaction { position: self.position, span_from: None, committed_at, changes };
         self.table.apply(&transaction).unwrap();
         self.states.insert(self.position, sorted(&self.table));
         self.transactions.push(transaction.clone());
@@ -112,8 +131,17 @@ impl History {
 
     pub(crate) fn all(&self) -> Vec<Update> {
         let (table, position) = (Box::new(self.table.clone()), self.position);
-        vec![Update::Restart { reason: "test".to_owned() }, Update::State { table, position, source: None }]
+        vec![restart(Lsn(u64::MAX)), Update::State { table, position, source: None }]
     }
+}
+
+fn mark(end: Lsn, committed_at: CommitTime) -> PositionMark {
+    PositionMark { commit: CommitMark { end, xid: Xid(end.0), committed_at }, scope: 0 }
+}
+
+/// All rows come again; up to here the history of the new ones is known to be that of those before.
+pub(crate) fn restart(shared_until: Lsn) -> Update {
+    Update::Restart { reason: "test".to_owned(), shared_until }
 }
 
 pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
@@ -123,6 +151,7 @@ pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
 }
 
 struct Told {
+    mark: Arc<Mutex<Option<PositionMark>>>,
     definition: Arc<AtomicU64>,
     updates: mpsc::UnboundedReceiver<Update>,
     restarts: mpsc::UnboundedSender<StateError>,
@@ -132,13 +161,22 @@ struct Told {
 impl Feed for Told {
     async fn next(&mut self) -> Update {
         match self.updates.recv().await {
-            Some(update) => update,
+            Some(update) => {
+                if let Update::Transaction(transaction) = &update {
+                    *self.mark.lock().unwrap() = Some(mark(transaction.position, transaction.committed_at));
+                }
+                update
+            }
             None => std::future::pending().await,
         }
     }
 
     fn definition(&self) -> DefinitionVersion {
         DefinitionVersion(self.definition.load(Ordering::SeqCst))
+    }
+
+    fn mark(&self) -> Option<PositionMark> {
+        *self.mark.lock().unwrap()
     }
 
     fn start_over(&mut self, error: StateError) {
@@ -155,6 +193,8 @@ impl Feed for Told {
 
 /// A writer that runs.
 pub(crate) struct Running {
+    /// The newest commit that the feed names: of the rows that it sends, or else of the newest transaction.
+    pub(crate) mark: Arc<Mutex<Option<PositionMark>>>,
     /// What the rows are said to be rows of.
     pub(crate) definition: Arc<AtomicU64>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
@@ -204,9 +244,10 @@ pub(crate) async fn begin(
     }
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let definition = Arc::new(AtomicU64::new(start.as_ref().map_or(0, |start| start.definition.0)));
-    let feed = Told { definition: definition.clone(), updates: told, restarts, differed };
+    let mark = Arc::new(Mutex::new(start.as_ref().map_or(Some(history.mark()), |start| start.mark)));
+    let feed = Told { mark: mark.clone(), definition: definition.clone(), updates: told, restarts, differed };
     let task = tokio::spawn(writer.run(feed, stop.clone()));
-    Ok(Running { definition, updates, restarts: restarted, differed: differences, handle, start, stop, task })
+    Ok(Running { mark, definition, updates, restarts: restarted, differed: differences, handle, start, stop, task })
 }
 
 impl Running {

@@ -7,6 +7,7 @@ mod checksums;
 mod faults;
 mod faulty;
 mod fencing;
+mod histories;
 mod places;
 #[cfg(feature = "aws")]
 mod requests;

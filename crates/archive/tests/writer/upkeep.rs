@@ -8,7 +8,7 @@ use laredo_archive::{
 };
 use laredo_core::{Change, DefinitionVersion, Lsn, StateError};
 
-use crate::scene::{History, TABLE, begin, compare, local, options, row, schema};
+use crate::scene::{History, TABLE, begin, compare, local, options, restart, row, schema};
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_with_a_diff() {
@@ -295,7 +295,7 @@ async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new(
     let transactions = [1, 6, 11].map(|number| history.something(number));
     transactions.iter().for_each(|transaction| writer.tell(transaction.clone()));
     writer.head(history.position).await;
-    writer.updates.send(Update::Restart { reason: "test".to_owned() }).unwrap();
+    writer.updates.send(restart(Lsn(u64::MAX))).unwrap();
     writer.updates.send(old).unwrap();
     for transaction in transactions {
         tokio::time::sleep(Duration::from_secs(5)).await;

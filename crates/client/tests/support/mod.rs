@@ -34,6 +34,8 @@ pub const LONG: Duration = Duration::from_secs(60);
 pub struct Server {
     pub url: String,
     pub requests: Arc<Mutex<Vec<SyncRequest>>>,
+    /// Answers to checks.
+    pub reports: Arc<Mutex<Vec<ReportChecksumRequest>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -70,12 +72,18 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{host}:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let service = Service { script: Box::new(script), count: AtomicUsize::new(0), requests: requests.clone() };
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let service = Service {
+            script: Box::new(script),
+            count: AtomicUsize::new(0),
+            requests: requests.clone(),
+            reports: reports.clone(),
+        };
         let server = transport.add_service(LaredoReplicationServiceServer::new(service));
         let task = tokio::spawn(async move {
             server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
-        Server { url, requests, task }
+        Server { url, requests, reports, task }
     }
 
     pub fn replica(&self) -> ReplicaBuilder {
@@ -96,6 +104,7 @@ struct Service {
     script: Script,
     count: AtomicUsize,
     requests: Arc<Mutex<Vec<SyncRequest>>>,
+    reports: Arc<Mutex<Vec<ReportChecksumRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -129,6 +138,14 @@ impl LaredoReplicationService for Service {
         _: Request<GetReplicationStatusRequest>,
     ) -> Result<Response<GetReplicationStatusResponse>, Status> {
         Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn report_checksum(
+        &self,
+        request: Request<ReportChecksumRequest>,
+    ) -> Result<Response<ReportChecksumResponse>, Status> {
+        self.reports.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ReportChecksumResponse {}))
     }
 }
 

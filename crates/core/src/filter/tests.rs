@@ -149,6 +149,28 @@ fn other_types_compare_as_sql_does() {
 }
 
 #[test]
+fn a_spelling_that_sql_reads_otherwise_is_refused_or_read_as_sql_does() {
+    let long = "é".repeat(40);
+    let kept = "é".repeat(31);
+    assert!(equals(&Type::NAME, kept.as_bytes(), string(&long)), "PostgreSQL cuts a name at 63 bytes");
+    let list = Type::TEXT_ARRAY;
+    for wrong in ["{\\a,b}", "{a,,b}", "{,}", "{a,}"] {
+        assert!(refused(list.oid(), Match::Equals(string(wrong))).contains("of type"), "{wrong}");
+    }
+    const LTREE: Oid = 16_402;
+    let ltree = TypeDef { name: "ltree".into(), kind: TypeKind::Base };
+    let columns = schema(LTREE, false).columns().to_vec();
+    let schema = Schema::new(columns, KeyColumns::new([0]), BTreeMap::from([(LTREE, ltree)]));
+    let bind = |path: &str| Filter::bind(&[on("c", Match::Equals(string(path)))], &schema);
+    for path in ["", "Top", "Top.a_b.C-1", "é"] {
+        assert!(bind(path).is_ok(), "{path}");
+    }
+    for path in ["a..b", ".", "a.", " a.b", "b c", "a%b"] {
+        assert!(bind(path).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn upper_and_lower_case_are_one_where_the_database_says_so() {
     const CITEXT: Oid = 16_401;
     let filter = |kind: TypeKind, test: Match| {

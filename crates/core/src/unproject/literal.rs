@@ -29,6 +29,7 @@ pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<V
 impl Encoder<'_> {
     pub(super) fn literal(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
         match self.enter(oid)? {
+            Shape::Text(_) if oid == Type::NAME.oid() => Ok(name(string(value)?).as_bytes().to_vec()),
             Shape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
             Shape::Enum(labels) => {
                 let label = string(value)?;
@@ -37,7 +38,7 @@ impl Encoder<'_> {
                     false => Err(Mismatch::Label(labels.join(", "))),
                 }
             }
-            Shape::Ltree => Ok(versioned(string(value)?)),
+            Shape::Ltree => label_path(string(value)?).map(versioned),
             Shape::Money(decimals) => number::money(value, decimals),
             Shape::Builtin(Type::JSONB) => document(value).map(|text| versioned(&text)),
             Shape::Builtin(builtin) => builtin_literal(&builtin, value),
@@ -88,6 +89,25 @@ fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
         Type::MACADDR => network::hardware(input, false),
         Type::MACADDR8 => network::hardware(input, true),
         _ => text::builtin(builtin, input),
+    }
+}
+
+/// The bytes of a name that PostgreSQL keeps.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Cuts a name as PostgreSQL does, at the end of a character.
+fn name(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(text)
+}
+
+/// Checks a path of `ltree`: labels between dots.
+fn label_path(text: &str) -> Result<&str, Mismatch> {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|next| next.is_alphanumeric() || matches!(next, '_' | '-'))
+    };
+    match text.is_empty() || text.split('.').all(is_label) {
+        true => Ok(text),
+        false => Err(Mismatch::Text("a path of labels (Top.Science)")),
     }
 }
 

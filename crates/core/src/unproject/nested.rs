@@ -218,6 +218,8 @@ fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mi
                 part.is_quoted = true;
             }
             _ if next == delimiter => parts.push(std::mem::take(&mut part)),
+            // PostgreSQL writes one in quotes only.
+            '\\' => return Err(Mismatch::Text("a value whose backslashes are in quotes")),
             _ => part.text.push(next),
         }
     }
@@ -284,6 +286,9 @@ fn braces(
         0
     } else {
         let parts = split(inner, delimiter, Quoting::Escaped)?;
+        if parts.iter().any(|part| part.text.is_empty() && !part.is_quoted) {
+            return Err(Mismatch::Text("an array (an empty element is \"\")"));
+        }
         let length = parts.len();
         items.extend(parts);
         length

@@ -221,6 +221,19 @@ fn history(
     Ok(())
 }
 
+/// Returns true if a position is known to be part of this journal's history: by its mark, or because the client followed this
+/// journal.
+pub(super) fn is_proven(
+    request: &ResumeRequest,
+    facts: &Facts<'_>,
+    position: Lsn,
+    floor: &dyn Fn(Lsn) -> Floor,
+) -> bool {
+    let floor = |position| floor(position);
+    let is_known = facts.is_own(request) || judge_mark(request, facts, position, &floor) == Verdict::Same;
+    is_known && history(request, facts, position, &floor).is_ok()
+}
+
 /// Checks that a position on another server's timeline is part of our own history.
 fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
     if theirs == ours.timeline {
@@ -412,6 +425,27 @@ mod tests {
         let number = (position.0 / 100).min(9);
         let xid = if number == 5 { 0 } else { number };
         Floor::Commit(Sequence(number), Some(mark(number * 100, xid)))
+    }
+
+    #[test]
+    fn a_history_is_proven_by_a_commit_or_by_the_journal_that_was_followed() {
+        let gaps = Gaps::default();
+        let none = CommitMark::default();
+        let table = [
+            ("j", none, 350, None, true, "this journal"),
+            ("", mark(300, 3), 350, None, true, "a commit that is known"),
+            ("", none, 350, None, false, "nothing is known"),
+            ("", mark(300, 4), 350, None, false, "another commit"),
+            ("j", mark(300, 4), 350, None, false, "another commit, of this journal"),
+            ("j", none, 150, Some(identity(1)), false, "beyond the fork of its timeline"),
+        ];
+        for (instance, mark, position, source, expected, what) in table {
+            let (mark, position) = (ScopedMark { mark, scope: 0 }, Lsn(position));
+            let (instance, own_source) = (instance.to_owned(), Arc::new(identity(3)));
+            let request = ResumeRequest { instance, mark, source, own_source, ..ResumeRequest::default() };
+            let request = ResumeRequest { position: Some(position), ..request };
+            assert_eq!(is_proven(&request, &facts(&gaps, &[]), position, &floor), expected, "{what}");
+        }
     }
 
     #[test]

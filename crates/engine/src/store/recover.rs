@@ -458,6 +458,7 @@ impl Kept {
             instance,
             earlier,
             abandoned,
+            abandoned_journals: Vec::new(),
             base,
             schema,
             definition: definition.clone(),

@@ -170,6 +170,7 @@ impl Table {
         let (base, state, pipeline) = done.into_base(self.first_sequence, &self.bases, definition.clone(), checksum)?;
         let mut beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
         beginning.abandoned = self.abandoned;
+        beginning.abandoned_journals.clone_from(&self.abandoned_journals);
         let begin = |store: &Arc<Store>| {
             let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
             Appender::begin(store.clone(), [].into(), Begun { instance, head, taken, schema, definition })

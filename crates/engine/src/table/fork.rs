@@ -14,6 +14,13 @@ impl Table {
     /// Notes on disk that the database's history has forked, or may have.
     pub(super) fn note_fork(&mut self, fork: &Fork, reason: &str) -> Result<(), TableError> {
         self.abandoned = self.abandoned.max(fork.abandoned);
+        self.abandoned_journals.iter_mut().for_each(|(_, common)| *common = fork.common.min(*common));
+        if let Some(journal) = &*self.journal.borrow() {
+            let is_noted = self.abandoned_journals.iter().any(|(instance, _)| instance == journal.instance());
+            if !is_noted {
+                self.abandoned_journals.push((journal.instance().clone(), fork.common));
+            }
+        }
         // First: no snapshot of the other history may be taken for one of this.
         if let Some(journal) = self.journal.borrow().as_ref().filter(|_| fork.is_certain) {
             journal.part();

@@ -11,7 +11,8 @@ use super::connect::TlsArgs;
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
                           1  `status`, `ready`: not ready; an order that the server did not take\n  2  an error, told on standard error";
 
-const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n  1  rows differ\n  \
+const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n  1  rows differ, or with --clients \
+                                 a client did not answer\n  \
                                  2  the table could not be verified, told on standard error";
 
 /// Look into laredo, and tell it what to do: live changes of a table, how a server and its clients are doing, draining and reloading.
@@ -153,6 +154,9 @@ pub(super) struct VerifyArgs {
     /// Print the values of the rows that differ, and not only their keys and columns.
     #[arg(long)]
     pub(super) values: bool,
+    /// Have the clients that are connected compare their rows with the server's, too.
+    #[arg(long)]
+    pub(super) clients: bool,
     /// Read no more than so many MiB of rows a second.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
@@ -444,10 +448,11 @@ mod tests {
     #[test]
     fn verify_heals_and_hides_values_unless_it_is_told_otherwise() {
         let Ok(Command::Verify(args)) = parse("laredo verify public.t") else { panic!("no verify") };
-        assert_eq!((args.no_heal, args.values, args.rate), (false, false, None));
-        let line = "laredo verify public.t --no-heal --values --rate 20 --json";
+        assert_eq!((args.no_heal, args.values, args.clients, args.rate), (false, false, false, None));
+        let line = "laredo verify public.t --no-heal --values --clients --rate 20 --json";
         let Ok(Command::Verify(args)) = parse(line) else { panic!("no verify") };
-        assert_eq!((args.no_heal, args.values, args.rate, args.oam.json), (true, true, Some(20), true));
+        assert!(args.no_heal && args.values && args.clients && args.oam.json);
+        assert_eq!(args.rate, Some(20));
         assert!(parse("laredo verify").is_err() && parse("laredo verify public.t --rate 0").is_err());
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_core::TableName;
 use laredo_proto::oam::verify_table_response::Event;
-use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest};
+use laredo_proto::oam::{ClientComparison, VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest};
 use prost_types::Struct;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
@@ -21,18 +21,30 @@ use super::print;
 use super::snapshot::meta_json;
 use super::table::{bytes, grouped, printable, table};
 
+mod clients;
+
 /// The least time that a comparison with an archive may take.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A double holds every whole number below this.
 const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
-/// Verifies a table, then its archive if one is given, and prints the results.
+/// The results of a verification.
+struct Verified {
+    table: VerifyResult,
+    /// Where they were asked for.
+    clients: Option<Vec<ClientComparison>>,
+    /// Where there is one to compare.
+    archive: Option<ArchiveComparison>,
+}
+
+/// Verifies a table's clients if that is asked for, then the table, then its archive if one is given, and prints the
+/// results.
 pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let interrupted =
         || CliError::Told { server: args.oam.oam.clone(), reason: "the verification was interrupted".to_owned() };
     let verified = async {
-        let result = verify(&args).await?;
+        let (table, clients) = verify(&args).await?;
         let archive = match &args.compare.archive {
             Some(place) => {
                 let line = (&args.oam.tls, args.oam.timeout.max(COMPARE_TIMEOUT));
@@ -40,29 +52,34 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
             }
             None => None,
         };
-        Ok::<_, CliError>((result, archive))
+        Ok::<_, CliError>(Verified { table, clients, archive })
     };
-    let (result, archive) = tokio::select! {
+    let verified = tokio::select! {
         () = stop.cancelled() => return Err(interrupted()),
         verified = verified => verified?,
     };
     print(&match args.oam.json {
-        true => format!("{}\n", to_json(&args.table, &result, archive.as_ref())),
-        false => to_text(&args.table, &result, args.values) + &archive.as_ref().map_or_else(String::new, archive_text),
+        true => format!("{}\n", to_json(&args.table, &verified)),
+        false => to_text(&args.table, &verified, args.values),
     })?;
-    let differs = result.differing > 0 || archive.is_some_and(|archive| archive.differing > 0);
+    let Verified { table, clients, archive } = verified;
+    let differs = table.differing > 0
+        || clients.is_some_and(|clients| clients::is_alarming(&clients))
+        || archive.is_some_and(|archive| archive.differing > 0);
     Ok(ExitCode::from(u8::from(differs)))
 }
 
 /// Has the server verify the table, and shows the progress.
-async fn verify(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
+async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientComparison>>), CliError> {
     let request = VerifyTableRequest {
         schema: args.table.schema.clone(),
         table: args.table.table.clone(),
         bytes_per_second: args.rate.map_or(0, |mib| i64::from(mib) << 20),
         heal: !args.no_heal,
         values: args.values,
+        clients: args.clients,
     };
+    let mut clients = None;
     let mut events = ask(&args.oam, async |mut client| client.verify_table(request).await).await?;
     let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("verifying {bar:30} {percent} %, {msg}") {
@@ -72,9 +89,17 @@ async fn verify(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
         let event = events.message().await.map_err(|status| refused(&args.oam, &status))?;
         match event.map(|event| event.event) {
             Some(Some(Event::Progress(progress))) => show(&bar, &progress),
+            Some(Some(Event::Clients(comparisons))) => clients = Some(comparisons.clients),
             Some(Some(Event::Result(result))) => {
                 bar.finish_and_clear();
-                return Ok(result);
+                if args.clients && clients.is_none() {
+                    let reason =
+                        "the server is of an earlier version, which cannot compare its clients; update it, or \
+                                  leave --clients out"
+                            .to_owned();
+                    return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+                }
+                return Ok((result, clients));
             }
             // A kind of event of a later server.
             Some(None) => {}
@@ -90,6 +115,7 @@ fn show(bar: &ProgressBar, progress: &VerifyProgress) {
     bar.set_length(progress.blocks_total.max(1).unsigned_abs());
     bar.set_position(progress.blocks.max(0).unsigned_abs());
     bar.set_message(match progress.has_begun {
+        _ if progress.compares_clients => "comparing clients".to_owned(),
         true => format!("{} rows, {}", grouped(progress.rows.unsigned_abs()), bytes(progress.bytes.unsigned_abs())),
         false => "waiting until the table is copied".to_owned(),
     });
@@ -108,7 +134,15 @@ fn archive_text(archive: &ArchiveComparison) -> String {
     }
 }
 
-fn to_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
+fn to_text(name: &TableName, verified: &Verified, values: bool) -> String {
+    let mut text = table_text(name, &verified.table, values);
+    if let Some(clients) = &verified.clients {
+        text += &clients::to_text(clients);
+    }
+    text + &verified.archive.as_ref().map_or_else(String::new, archive_text)
+}
+
+fn table_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
     let (rows, size) = (grouped(result.rows.unsigned_abs()), bytes(result.bytes.unsigned_abs()));
     let differing = grouped(result.differing.unsigned_abs());
     let mut text = match (result.differing, result.is_cut) {
@@ -149,7 +183,8 @@ fn key_text(difference: &VerifyDifference) -> String {
     fields.map(field).collect::<Vec<_>>().join(", ")
 }
 
-fn to_json(name: &TableName, result: &VerifyResult, archive: Option<&ArchiveComparison>) -> Value {
+fn to_json(name: &TableName, verified: &Verified) -> Value {
+    let Verified { table: result, clients, archive } = verified;
     let difference = |difference: &VerifyDifference| {
         json!({
             "kind": difference.kind,
@@ -170,7 +205,8 @@ fn to_json(name: &TableName, result: &VerifyResult, archive: Option<&ArchiveComp
         "unverified": result.unverified,
         "heals": result.heals,
         "differences": result.differences.iter().map(difference).collect::<Vec<_>>(),
-        "archive": archive.map(|archive| json!({
+        "clients": clients.as_deref().map(clients::to_json),
+        "archive": archive.as_ref().map(|archive| json!({
             "boundary": archive.boundary.to_string(),
             "position": archive.position.to_string(),
             "rows": archive.rows,
@@ -228,14 +264,20 @@ mod tests {
         let name = TableName::new("public", "t");
         let equal = VerifyResult { rows: 1000, bytes: 2048, position: "0/10".to_owned(), ..VerifyResult::default() };
         let text = "public.t is equal to the database's: 1,000 rows, 2.0 KiB, at 0/10\n";
+        let equal = Verified { table: equal, clients: None, archive: None };
         assert_eq!(to_text(&name, &equal, false), text);
-        assert_eq!(to_json(&name, &equal, None)["equal"], true);
-        let text = to_text(&name, &differing(), true);
+        let json = to_json(&name, &equal);
+        assert_eq!((&json["equal"], &json["clients"]), (&json!(true), &Value::Null));
+        let alone = Verified { clients: Some(Vec::new()), ..equal };
+        assert_eq!(to_text(&name, &alone, false), format!("{text}no client was connected\n"));
+        assert_eq!(to_json(&name, &alone)["clients"], json!([]));
+        let differing = Verified { table: differing(), clients: None, archive: None };
+        let text = to_text(&name, &differing, true);
         assert!(text.starts_with("public.t differs in 1 of 1,000 rows, at 0/10\n"), "{text}");
         for line in ["different  id=7  price", "the server has {\"price\":3}; the database has {\"price\":4}"] {
             assert!(text.contains(line), "{text}");
         }
-        let json = to_json(&name, &differing(), None);
+        let json = to_json(&name, &differing);
         assert_eq!((&json["equal"], &json["differences"][0]["key"]["id"]), (&json!(false), &json!(7)));
     }
 }

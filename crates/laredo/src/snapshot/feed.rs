@@ -1,8 +1,8 @@
 //! A client's subscription as what a writer is fed with.
 
-use laredo_archive::{Feed, SourceId, Start, TimelineSwitch, Update};
+use laredo_archive::{Feed, PositionMark, SourceId, Start, TimelineSwitch, Update};
 use laredo_client::{ResumePoint, Subscription, SubscriptionEvent};
-use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
+use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, StateError, Xid};
 use laredo_proto::replication::{self, SourceIdentity};
 
 /// Feeds a writer with what a server sends.
@@ -11,7 +11,7 @@ pub(crate) struct Subscribed(pub(crate) Subscription);
 impl Feed for Subscribed {
     async fn next(&mut self) -> Update {
         match self.0.next().await {
-            SubscriptionEvent::Restart { reason } => Update::Restart { reason },
+            SubscriptionEvent::Restart { reason, shared_until } => Update::Restart { reason, shared_until },
             SubscriptionEvent::State { table, position, source } => {
                 Update::State { table, position, source: source.map(source_id) }
             }
@@ -26,6 +26,16 @@ impl Feed for Subscribed {
         self.0.definition()
     }
 
+    fn mark(&self) -> Option<PositionMark> {
+        self.0.mark().map(|wire| {
+            let committed_at = CommitTime::from_unix_us(wire.committed_at_us);
+            PositionMark {
+                commit: CommitMark { end: Lsn(wire.end), xid: Xid(wire.xid), committed_at },
+                scope: wire.scope,
+            }
+        })
+    }
+
     fn start_over(&mut self, error: StateError) {
         self.0.start_over(error);
     }
@@ -37,8 +47,13 @@ impl Feed for Subscribed {
 
 /// Where a subscription goes on that an archive has come to.
 pub(super) fn resume_point(start: Start) -> ResumePoint {
-    let Start { schema, position, source, definition } = start;
-    ResumePoint { schema, position, source: source.map(identity), definition }
+    let Start { schema, position, source, definition, mark } = start;
+    ResumePoint { schema, position, source: source.map(identity), definition, mark: mark.map(wire_mark) }
+}
+
+pub(crate) fn wire_mark(PositionMark { commit, scope }: PositionMark) -> replication::CommitMark {
+    let CommitMark { end, xid, committed_at } = commit;
+    replication::CommitMark { end: end.0, xid: xid.0, committed_at_us: committed_at.unix_us(), scope }
 }
 
 fn source_id(identity: SourceIdentity) -> SourceId {

@@ -2,6 +2,7 @@
 //! memory.
 
 mod cloud;
+mod forks;
 mod history;
 
 use std::collections::BTreeMap;

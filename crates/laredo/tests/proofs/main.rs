@@ -10,6 +10,7 @@ mod bounds;
 mod chaos;
 #[cfg(debug_assertions)]
 mod checksums;
+mod clients;
 mod command;
 mod composites;
 mod copies;

@@ -42,7 +42,8 @@ impl Consumer {
         let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
         if let Some(rows) = &saved.table {
             let (schema, position, source) = (rows.schema().clone(), saved.position, saved.source.clone());
-            builder = builder.resume(ResumePoint { schema, position, source, definition: saved.definition });
+            let (definition, mark) = (saved.definition, None);
+            builder = builder.resume(ResumePoint { schema, position, source, definition, mark });
         }
         let subscription = builder.start().unwrap();
         let status = subscription.watch_status();
@@ -196,7 +197,7 @@ async fn what_cannot_be_gone_on_from_comes_anew() {
     let status = subscription.status();
     assert_eq!((status.full_snapshots, status.resyncs), (2, 1), "{status:?}");
     let other = source.map(|source| SourceIdentity { system_identifier: "1".to_owned(), ..source });
-    let point = ResumePoint { schema, position, source: other, definition: Default::default() };
+    let point = ResumePoint { schema, position, source: other, definition: Default::default(), mark: None };
     let mut subscription = Subscription::builder(server.url(), table.name()).resume(point).start().unwrap();
     state(&mut subscription, 1).await;
     assert_eq!(subscription.status().full_snapshots, 1);

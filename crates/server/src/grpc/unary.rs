@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::stream::BoxStream;
-use laredo_core::CommitTime;
+use laredo_core::Checksum;
 use laredo_engine::journal::{Journal, ReaderInfo, ReaderState};
 use laredo_proto::replication::laredo_replication_service_server::LaredoReplicationService;
 use laredo_proto::replication::{
     ConnectedClient, FetchSnapshotRequest, FetchSnapshotResponse, GetReplicationStatusRequest,
-    GetReplicationStatusResponse, ListSnapshotsRequest, ListSnapshotsResponse, ReplicationSnapshotInfo, SyncRequest,
-    SyncResponse,
+    GetReplicationStatusResponse, ListSnapshotsRequest, ListSnapshotsResponse, ReplicationSnapshotInfo,
+    ReportChecksumRequest, ReportChecksumResponse, SyncRequest, SyncResponse,
 };
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::snapshots;
 use crate::refusal;
+use crate::roster::{CheckId, ChecksumReport};
 use crate::shared::Shared;
 use crate::table::Served;
 use crate::view::timestamp;
@@ -70,11 +70,34 @@ impl LaredoReplicationService for Unary {
                 None => refusal::not_ready(table.name()),
             });
         };
-        Ok(Response::new(status(table, &journal, self.shared.clock.as_ref()())))
+        Ok(Response::new(status(&self.shared, table, &journal)))
+    }
+
+    async fn report_checksum(
+        &self,
+        request: Request<ReportChecksumRequest>,
+    ) -> Result<Response<ReportChecksumResponse>, Status> {
+        let request = request.into_inner();
+        let table = self.shared.table(&request.schema, &request.table)?;
+        table.roster.answer(checksum_report(&request)?)?;
+        Ok(Response::new(ReportChecksumResponse {}))
     }
 }
 
-fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationStatusResponse {
+/// # Errors
+/// The first field that is malformed, by name.
+fn checksum_report(request: &ReportChecksumRequest) -> Result<ChecksumReport, Status> {
+    let rows = request.row_count.map(u64::try_from).transpose();
+    Ok(ChecksumReport {
+        check: CheckId::from_wire(&request.check)
+            .ok_or_else(|| refusal::malformed("check", "it is not one of this server's"))?,
+        position: request.source_position.parse().map_err(|error| refusal::malformed("source_position", error))?,
+        checksum: Checksum::from_wire(&request.checksum).map_err(|error| refusal::malformed("checksum", error))?,
+        rows: rows.map_err(|_| refusal::malformed("row_count", "it is below zero"))?,
+    })
+}
+
+fn status(shared: &Shared, table: &Served, journal: &Journal) -> GetReplicationStatusResponse {
     let info = journal.info();
     let head = info.head.sequence;
     let client = |reader: ReaderInfo| {
@@ -84,7 +107,7 @@ fn status(table: &Served, journal: &Journal, now: CommitTime) -> GetReplicationS
             current_sequence: reader.sequence.to_wire(),
             behind_count: i64::try_from(behind).unwrap_or(i64::MAX),
             buffer_depth: i32::try_from(behind).unwrap_or(i32::MAX),
-            connected_at: Some(timestamp(time_of(reader.since, now))),
+            connected_at: Some(timestamp(shared.time_of(reader.since))),
             state: state_name(reader.state).to_owned(),
         }
     };
@@ -119,12 +142,6 @@ fn latest_snapshot(table: &Served, journal: &Journal) -> ReplicationSnapshotInfo
         size_bytes: i64::try_from(base.bytes()).unwrap_or(i64::MAX),
         created_at: Some(timestamp(base.committed_at())),
     }
-}
-
-/// The time of day of a moment that has passed.
-fn time_of(moment: Instant, now: CommitTime) -> CommitTime {
-    let passed_us = i64::try_from(moment.elapsed().as_micros()).unwrap_or(i64::MAX);
-    CommitTime(now.0.saturating_sub(passed_us))
 }
 
 fn state_name(state: ReaderState) -> &'static str {

@@ -173,6 +173,7 @@ fn read_clients(table: &Served) {
     counter!("laredo_deltas_total", &name()).absolute(read(&counters.deltas));
     counter!("laredo_clients_cut_total", &name()).absolute(read(&counters.clients_cut));
     counter!("laredo_clients_refused_total", &name()).absolute(read(&counters.clients_refused));
+    counter!("laredo_clients_differing_total", &name()).absolute(table.roster.differing());
     for (reason, count) in counters.snapshots.lock().iter() {
         let labels = [("table", table.name().to_string()), ("reason", (*reason).to_owned())];
         counter!("laredo_snapshots_total", &labels).absolute(*count);
@@ -238,6 +239,7 @@ fn describe() {
     describe_counter!("laredo_snapshots_total", "Streams that began with a full snapshot.");
     describe_counter!("laredo_clients_cut_total", "Streams ended because the client was too far behind.");
     describe_counter!("laredo_clients_refused_total", "Streams refused because the table had its clients.");
+    describe_counter!("laredo_clients_differing_total", "Clients whose rows differed when an operator compared them.");
     describe_gauge!("laredo_snapshot_sends", "Clients that are being sent a snapshot.");
     describe_gauge!("laredo_snapshot_sends_max", "The most that were at one time since the start.");
     describe_gauge!("laredo_snapshot_waits", "Clients that wait in line for one.");

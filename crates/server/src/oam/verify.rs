@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use laredo_core::{Schema, Tuple, TupleRef, Value, project_cell};
+use laredo_core::{Lsn, Schema, Tuple, TupleRef, Value, project_cell};
 use laredo_engine::{RowDifference, VerifyError, VerifyReport, VerifyTerms};
 use laredo_proto::oam::verify_table_response::Event;
-use laredo_proto::oam::{VerifyDifference, VerifyProgress, VerifyResult, VerifyTableRequest, VerifyTableResponse};
+use laredo_proto::oam::{
+    ClientComparison, ClientComparisons, ClientOutcome, VerifyDifference, VerifyProgress, VerifyResult,
+    VerifyTableRequest, VerifyTableResponse,
+};
 use prost_types::Struct;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::Status;
 
 use super::status::count;
 use crate::refusal;
+use crate::roster::{ComparedClient, Outcome};
 use crate::shared::Shared;
 use crate::table::Served;
 use crate::view;
@@ -22,11 +26,15 @@ use crate::view;
 /// The time between two messages of progress.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+type Compared = Pin<Box<dyn Future<Output = Vec<ComparedClient>> + Send>>;
 type Verified = Pin<Box<dyn Future<Output = Result<Arc<VerifyReport>, VerifyError>> + Send>>;
 
 struct Running {
     table: Arc<Served>,
     shared: Arc<Shared>,
+    /// The comparison with clients, until it has a result. The pass over the database begins after it: a pass moves
+    /// positions, and so has clients compare their rows by themselves.
+    compared: Option<Compared>,
     verified: Verified,
     ticks: Interval,
     values: bool,
@@ -44,13 +52,17 @@ pub(super) fn verify(
     tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
     let handle = table.handle().clone();
     let verified: Verified = Box::pin(async move { handle.verify(terms).await });
+    let (roster, wait) = (table.roster.clone(), shared.waits.answer);
+    let compared = request.clients.then(|| -> Compared { Box::pin(async move { roster.compare(wait).await }) });
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let running = Running { table, shared: shared.clone(), verified, ticks, values: request.values };
+    let running = Running { table, shared: shared.clone(), compared, verified, ticks, values: request.values };
     let events = stream::unfold(Some(running), |running| async {
         let mut running = running?;
         match running.next().await {
-            Ok(event @ Event::Progress(_)) => Some((Ok(VerifyTableResponse { event: Some(event) }), Some(running))),
+            Ok(event @ (Event::Progress(_) | Event::Clients(_))) => {
+                Some((Ok(VerifyTableResponse { event: Some(event) }), Some(running)))
+            }
             Ok(event @ Event::Result(_)) => Some((Ok(VerifyTableResponse { event: Some(event) }), None)),
             Err(status) => Some((Err(status), None)),
         }
@@ -64,7 +76,11 @@ impl Running {
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(refusal::stopping()),
-            verified = &mut self.verified => match verified {
+            clients = compared(&mut self.compared), if self.compared.is_some() => {
+                self.compared = None;
+                Ok(Event::Clients(self.comparisons(clients)))
+            }
+            verified = &mut self.verified, if self.compared.is_none() => match verified {
                 Ok(report) => Ok(Event::Result(result(&report, self.values))),
                 Err(error) => Err(refusal::unverified(self.table.name(), &error)),
             },
@@ -72,7 +88,14 @@ impl Running {
         }
     }
 
+    fn comparisons(&self, clients: Vec<ComparedClient>) -> ClientComparisons {
+        ClientComparisons { clients: clients.into_iter().map(|client| comparison(&self.shared, client)).collect() }
+    }
+
     fn progress(&self) -> VerifyProgress {
+        if self.compared.is_some() {
+            return VerifyProgress { compares_clients: true, ..VerifyProgress::default() };
+        }
         match self.table.handle().status().verify.running {
             Some(progress) => VerifyProgress {
                 has_begun: true,
@@ -80,10 +103,44 @@ impl Running {
                 bytes: count(progress.bytes),
                 blocks: count(progress.blocks),
                 blocks_total: count(progress.blocks_total),
+                compares_clients: false,
             },
             None => VerifyProgress::default(),
         }
     }
+}
+
+async fn compared(compared: &mut Option<Compared>) -> Vec<ComparedClient> {
+    match compared {
+        Some(compared) => compared.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn comparison(shared: &Shared, client: ComparedClient) -> ClientComparison {
+    let ComparedClient { client_id, since, outcome } = client;
+    let connected_at = Some(view::timestamp(shared.time_of(since)));
+    let at = |position: Lsn, rows: Option<u64>| ClientComparison {
+        position: position.to_string(),
+        rows: rows.map(count),
+        ..ClientComparison::default()
+    };
+    let because = |reason: &str| ClientComparison { reason: reason.to_owned(), ..ClientComparison::default() };
+    let (outcome, comparison) = match outcome {
+        Outcome::Equal { position, rows } => (ClientOutcome::Equal, at(position, rows)),
+        Outcome::Differs { position, rows, ours, theirs } => {
+            let differs = ClientComparison {
+                client_checksum: theirs.to_string(),
+                server_checksum: ours.to_string(),
+                ..at(position, rows)
+            };
+            (ClientOutcome::Differs, differs)
+        }
+        Outcome::NotComparable(reason) => (ClientOutcome::NotComparable, because(reason)),
+        Outcome::NoAnswer(reason) => (ClientOutcome::NoAnswer, because(reason)),
+        Outcome::Left(reason) => (ClientOutcome::Left, because(reason)),
+    };
+    ClientComparison { client_id, connected_at, outcome: outcome.into(), ..comparison }
 }
 
 fn result(report: &VerifyReport, values: bool) -> VerifyResult {

@@ -172,6 +172,7 @@ impl<'a> Follow<'a> {
                     // First: what is told below is told of the newest head.
                     _ = heads.changed() => break,
                     () = self.guest.due() => {}
+                    () = self.greeting.membership.wanted() => {}
                     () = sleep_until(progress_at.unwrap_or(heartbeat_at)), if progress_at.is_some() => {
                         self.progress(Seen { head, at: (self.clock)() }).await?;
                     }
@@ -264,8 +265,11 @@ impl<'a> Follow<'a> {
     }
 
     /// When a reader of batches is to be told that it is at the head, and with it how far and how fresh what it has is; `None` where it
-    /// knows.
+    /// knows. At once where it is to be asked for the checksum of its rows.
     fn progress_due(&self, head: Head) -> Option<Instant> {
+        if self.greeting.membership.is_wanted() && self.has_exactly(head) {
+            return Some(Instant::now());
+        }
         let is_owed = self.has_sent || self.told.is_none_or(|(_, position)| position < head.position);
         let last = self.progress_at.map_or_else(Instant::now, |at| at + PROGRESS_INTERVAL);
         (self.greeting.is_binary() && is_owed).then_some(last)
@@ -275,7 +279,8 @@ impl<'a> Follow<'a> {
     async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
-        let heartbeat = self.greeting.heartbeat(at, Some(head));
+        let check = if self.has_exactly(head) { self.greeting.membership.take_check(head) } else { None };
+        let heartbeat = self.greeting.asking_heartbeat(at, Some(head), check);
         let unsent = unknown.filter(|reached| !reached.is_told);
         let position = self.sent_position(head);
         let definition = self.news_of_definition(position);
@@ -291,6 +296,11 @@ impl<'a> Follow<'a> {
         self.has_sent = false;
         self.told = Some((self.cursor.after(), position));
         self.outlet.send(message).await
+    }
+
+    /// Returns true if nothing beyond a head was sent. Called where everything up to the head was.
+    fn has_exactly(&self, head: Head) -> bool {
+        self.cursor.after() <= head.sequence
     }
 
     /// Returns the position up to which everything was sent. More than the head that was seen may have been, and the client's

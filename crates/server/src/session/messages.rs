@@ -16,6 +16,7 @@ use laredo_proto::{frame, schema};
 
 use super::{Ask, Start};
 use crate::request::identity_to_wire;
+use crate::roster::{CheckId, Membership};
 use crate::table::Served;
 use crate::view::{Marker, marker, timestamp};
 
@@ -25,6 +26,7 @@ pub(super) struct Greeting<'a> {
     pub(super) table: &'a Served,
     pub(super) journal: &'a Journal,
     pub(super) ask: &'a Ask,
+    pub(super) membership: &'a Membership,
     pub(super) start: &'a Start,
     pub(super) is_filtered: bool,
 }
@@ -53,6 +55,7 @@ impl Greeting<'_> {
             handshake.instance_id.clone_from(&self.journal.instance().0);
             handshake.source = Some(identity_to_wire(&self.table.handle().history().identity()));
             handshake.another_history = start.is_another_history;
+            handshake.shared_position = start.shared_position.0;
             handshake.reason = start.reason.to_owned();
             handshake.server_current_position = info.head.position.0;
             handshake.definition = start.definition.0;
@@ -111,6 +114,11 @@ impl Greeting<'_> {
 
     /// `sent` where everything up to that head was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
+        self.asking_heartbeat(now, sent, None)
+    }
+
+    /// Writes a heartbeat that asks the client for the checksum of its rows, if there is a check.
+    pub(super) fn asking_heartbeat(&self, now: CommitTime, sent: Option<Head>, check: Option<CheckId>) -> Vec<u8> {
         let Head { sequence, .. } = self.journal.head();
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),
@@ -119,6 +127,7 @@ impl Greeting<'_> {
             earlier_source_position: self.position(sent.map(|sent| sent.position)),
             checksum: self.checksum(sent.and_then(|sent| sent.checksum)),
             mark: sent.and_then(|sent| self.mark(sent.mark)),
+            check: check.map_or_else(Vec::new, |check| check.to_bytes().to_vec()),
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);

@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::{HttpOptions, ServedTableOptions, Waits};
 
+mod checks;
 mod definitions;
 mod newcomers;
 

@@ -13,6 +13,7 @@ use super::place::{Place, open};
 use super::progress::watched;
 use crate::cli::connect::{Credentials, TlsArgs};
 use crate::cli::error::CliError;
+use crate::snapshot::feed::wire_mark;
 
 /// An archive that is compared with a server.
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,7 @@ pub(in super::super) async fn compare(
     let bytes = archive.boundary(At::Latest)?.bytes;
     let rebuilt = watched("reading", bytes, &progress, archive.rebuild(At::Latest, &progress)).await?;
     let Rebuilt { table: rows, boundary, .. } = rebuilt;
+    let mark = boundary.mark.map(wire_mark);
     let Some(boundary) = boundary.position else {
         return Err(CliError::Compare("the archive does not say at which position its newest state is".to_owned()));
     };
@@ -68,7 +70,7 @@ pub(in super::super) async fn compare(
     };
     // Rows of another definition are to be found as differences, not to be replaced.
     let definition = DefinitionVersion::UNKNOWN;
-    let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition };
+    let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition, mark };
     let mut archived = Side::new(subscription()?.resume(resume).start()?, Some((rows, boundary)));
     let mut served = Side::new(subscription()?.start()?, None);
     let meeting = tokio::time::timeout(timeout, meet(&mut archived, &mut served)).await;
@@ -135,7 +137,7 @@ impl Side {
                     "the server does not continue from the archive's newest state".to_owned(),
                 ));
             }
-            SubscriptionEvent::Restart { reason } => {
+            SubscriptionEvent::Restart { reason, .. } => {
                 let reason = format!("the server does not continue from the archive's newest state: {reason}");
                 return Err(CliError::Compare(reason));
             }

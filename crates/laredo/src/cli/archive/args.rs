@@ -83,12 +83,13 @@ pub(in super::super) struct CatArgs {
 pub(in super::super) struct DiffArgs {
     #[command(flatten)]
     pub(super) archive: ReadArgs,
-    /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
-    #[arg(value_name = "A", value_parser = at)]
-    pub(super) before: At,
+    /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. With `N:` before it (`2:0/19F000`) it
+    /// is a state of history N, as `ls` numbers them.
+    #[arg(value_name = "A", value_parser = state)]
+    pub(super) before: StateArg,
     /// The state after.
-    #[arg(value_name = "B", value_parser = at)]
-    pub(super) after: At,
+    #[arg(value_name = "B", value_parser = state)]
+    pub(super) after: StateArg,
     /// Only boundaries will do: a position that is none is an error.
     #[arg(long)]
     pub(super) exact: bool,
@@ -99,9 +100,10 @@ pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) archive: ReadArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. Where it is no boundary, the newest one
-    /// before it is taken, and said.
-    #[arg(long, value_name = "LSN|TIME|latest", default_value = "latest", value_parser = at)]
-    pub(super) at: At,
+    /// before it is taken, and said. With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the
+    /// newest history.
+    #[arg(long, value_name = "[N:]LSN|TIME|latest", default_value = "latest", value_parser = state)]
+    pub(super) at: StateArg,
     /// Only a boundary will do: a position that is none is an error.
     #[arg(long)]
     pub(super) exact: bool,
@@ -156,6 +158,23 @@ pub(in super::super) struct ExportArgs {
     pub(super) formats: Vec<laredo_archive::Format>,
 }
 
+/// A state of an archive as it is written on a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StateArg {
+    /// The number of its history; the newest one unless it is given.
+    pub(super) history: Option<u64>,
+    pub(super) at: At,
+}
+
+fn state(text: &str) -> Result<StateArg, String> {
+    // Colons in a time are behind a dash.
+    let numbered = text.split_once(':').and_then(|(number, rest)| Some((number.parse().ok()?, rest)));
+    match numbered {
+        Some((history, rest)) => Ok(StateArg { history: Some(history), at: at(rest)? }),
+        None => Ok(StateArg { history: None, at: at(text)? }),
+    }
+}
+
 fn at(text: &str) -> Result<At, String> {
     if text == "latest" {
         return Ok(At::Latest);
@@ -171,6 +190,20 @@ fn at(text: &str) -> Result<At, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_is_named_before_a_state() {
+        let position = At::Position(laredo_core::Lsn(0x19F000));
+        assert_eq!(state("0/19F000"), Ok(StateArg { history: None, at: position }));
+        assert_eq!(state("12:0/19F000"), Ok(StateArg { history: Some(12), at: position }));
+        assert_eq!(state("2:latest"), Ok(StateArg { history: Some(2), at: At::Latest }));
+        let time = "2026-01-02T03:04:05Z";
+        assert_eq!(state(time), Ok(StateArg { history: None, at: at(time).unwrap() }));
+        assert_eq!(state(&format!("7:{time}")), Ok(StateArg { history: Some(7), at: at(time).unwrap() }));
+        for wrong in [":0/1", "x:0/1", "1:", "1:2:0/1", "-1:0/1"] {
+            assert!(state(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn states_are_named_by_position_time_or_latest() {

@@ -8,7 +8,7 @@ use laredo_archive::{Archive, At, Boundary, Format, LineWriter, ReadProgress, Re
 use laredo_core::{TableState, Tuple};
 use laredo_postgres::{ConnectionOptions, Restore, RestoreMode};
 
-use super::args::{DiffArgs, ReconstructArgs};
+use super::args::{DiffArgs, ReconstructArgs, StateArg};
 use super::compare::differences;
 use super::progress::watched;
 use super::rows;
@@ -43,7 +43,10 @@ fn by_key(table: &TableState) -> Vec<&Tuple> {
 }
 
 /// Rebuilds a state, and says where it is another one than was asked for.
-async fn rebuilt(archive: &Archive, at: At, exact: bool) -> Result<Rebuilt, CliError> {
+async fn rebuilt(archive: &Archive, state: StateArg, exact: bool) -> Result<Rebuilt, CliError> {
+    let StateArg { history, at } = state;
+    let chosen = history.map(|history| archive.of_history(history)).transpose()?;
+    let archive = chosen.as_ref().unwrap_or(archive);
     let boundary = match at {
         At::Position(position) if exact => archive.exactly(position)?,
         at => archive.boundary(at)?,

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use laredo_archive::{Archive, Artifact, Kind, ReadProgress};
+use laredo_archive::{Archive, ArchivedHistory, Artifact, Kind, Manifest, ReadProgress};
+use laredo_core::Lsn;
 use serde_json::{Value, json};
 
 use super::args::{CatArgs, LsArgs};
@@ -22,6 +23,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<ExitCode, CliError> {
 
 fn to_text(archive: &Archive) -> String {
     let manifest = archive.manifest();
+    let histories = manifest.histories();
     let rows = manifest.artifacts.iter().flat_map(|artifact| {
         artifact.known_formats().map(move |format| {
             let stored = artifact.formats.get(format.id());
@@ -36,27 +38,75 @@ fn to_text(archive: &Archive) -> String {
     });
     let head = manifest.head_position.map_or_else(|| "nothing yet".to_owned(), |head| head.to_string());
     let heading = ["OBJECT", "TO", "WRITTEN", "ENTRIES", "SIZE"];
-    format!("{} at {head}, epoch {}\n{}", manifest.table, manifest.epoch, table(heading, &[3, 4], rows.collect()))
+    let mut text = format!("{} at {head}, epoch {}\n", manifest.table, manifest.epoch);
+    if histories.len() > 1 {
+        text.extend(histories.iter().map(|history| format!("{}\n", history_line(manifest, history))));
+    }
+    text + &table(heading, &[3, 4], rows.collect())
+}
+
+/// A history in words: its epochs, and which part of it the database has left.
+fn history_line(manifest: &Manifest, history: &ArchivedHistory) -> String {
+    let (first, last) = (history.epochs.start(), history.epochs.end());
+    let epochs = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last}") };
+    let artifacts = manifest.artifacts.get(history.artifacts.clone()).unwrap_or_default();
+    let position = |artifact: Option<&Artifact>| {
+        let position = artifact.and_then(|artifact| artifact.to_position);
+        position.map_or_else(|| "an unknown position".to_owned(), |position| position.to_string())
+    };
+    let state = match abandoned_after(history) {
+        None => "the newest".to_owned(),
+        Some(Lsn::ZERO) => format!("not part of the newest; its states are {}:POSITION", history.id),
+        Some(after) => format!("not part of the newest beyond {after}; those states are {}:POSITION", history.id),
+    };
+    format!(
+        "history {}: {epochs}, {} to {}, {state}",
+        history.id,
+        position(artifacts.first()),
+        position(artifacts.last())
+    )
+}
+
+/// The position beyond which a history is not part of the newest one's past; `None` for the newest.
+fn abandoned_after(history: &ArchivedHistory) -> Option<Lsn> {
+    (history.valid_until != Lsn(u64::MAX)).then_some(history.valid_until)
 }
 
 fn to_json(archive: &Archive) -> Value {
     let manifest = archive.manifest();
-    let artifacts = manifest.artifacts.iter().map(|artifact| {
+    let histories = manifest.histories();
+    let artifacts = manifest.artifacts.iter().enumerate().map(|(number, artifact)| {
         let objects = artifact.known_formats().filter_map(|format| artifact.object(format));
+        let history = histories.iter().find(|history| history.artifacts.contains(&number));
+        let after = history.and_then(abandoned_after);
         json!({
             "kind": artifact.kind,
             "epoch": artifact.epoch,
+            "history": history.map(|history| history.id),
+            "is_abandoned": after.is_some_and(|after| artifact.to_position.is_none_or(|to| to > after)),
             "from_position": artifact.from_position.map(|from| from.to_string()),
             "to_position": artifact.to_position.map(|to| to.to_string()),
+            "mark": artifact.mark,
             "created_at": artifact.created_at,
             "entries": count(artifact),
             "objects": objects.collect::<Vec<_>>(),
+        })
+    });
+    let histories = histories.iter().map(|history| {
+        json!({
+            "id": history.id,
+            "first_epoch": history.epochs.start(),
+            "last_epoch": history.epochs.end(),
+            "shared_until": Some(history.shared_until).filter(|shared| *shared > Lsn::ZERO).map(|shared| shared.to_string()),
+            "abandoned_after": abandoned_after(history).map(|after| after.to_string()),
+            "source": history.source,
         })
     });
     json!({
         "table": manifest.table,
         "epoch": manifest.epoch,
         "head_position": manifest.head_position.map(|head| head.to_string()),
+        "histories": histories.collect::<Vec<_>>(),
         "artifacts": artifacts.collect::<Vec<_>>(),
     })
 }
