@@ -1,4 +1,5 @@
-//! `laredo verify` at the end of the demo: the server's rows against the database's, and the archive's against the server's.
+//! `laredo verify` at the end of the demo: the server's rows against the database's, and those of clients and archive against
+//! the server's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::programs::program;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Arguments besides the table and the addresses.
-const ARGUMENTS: [&str; 1] = ["--json"];
+const ARGUMENTS: [&str; 2] = ["--json", "--clients"];
 
 /// The program's answer.
 pub(super) struct Verified {

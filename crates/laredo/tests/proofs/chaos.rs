@@ -58,6 +58,8 @@ struct Tally {
     /// Tables that `laredo verify` compared with each server, and their rows.
     verified: u64,
     rows_verified: u64,
+    /// Clients that it found to have the server's checksum.
+    clients_verified: u64,
     /// Tables that it did not find equal.
     unverified: u64,
 }
@@ -303,6 +305,7 @@ impl Chaos {
             let verified = self.servers[server].verify();
             tally.verified += verified.tables;
             tally.rows_verified += verified.rows;
+            tally.clients_verified += verified.clients;
             tally.unverified += verified.failures.len() as u64;
             verified.failures.iter().for_each(|failure| eprintln!("seed {}: {failure}", self.seed));
             self.write_log(server, "last", &self.servers[server].process.output());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::server::{PATIENCE, Server};
 
 /// The arguments of every verification.
-const ARGUMENTS: &[&str] = &["--json"];
+const ARGUMENTS: &[&str] = &["--json", "--clients"];
 
 /// An archive that is compared with the server as well.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Verified {
     pub tables: u64,
     /// Their rows.
     pub rows: u64,
+    /// Clients that had the server's checksum.
+    pub clients: u64,
     /// A line for each table that differs from the database, or could not be verified.
     pub failures: Vec<String>,
 }
@@ -47,7 +49,10 @@ pub fn verify_server(server: &Server) -> Verified {
         let runs: Vec<Option<&Path>> = if archives.is_empty() { vec![None] } else { folders.collect() };
         for folder in runs {
             match verify_table(server, &table, folder) {
-                Ok(rows) => verified.rows += rows,
+                Ok((rows, clients)) => {
+                    verified.rows += rows;
+                    verified.clients += clients;
+                }
                 Err(failure) => verified.failures.push(failure),
             }
         }
@@ -56,8 +61,8 @@ pub fn verify_server(server: &Server) -> Verified {
     verified
 }
 
-/// Returns the rows that were compared, or the reason why it is not known that the table is equal.
-fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> Result<u64, String> {
+/// Returns the rows and the clients that are equal, or the reason why it is not known that the table is equal.
+fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> Result<(u64, u64), String> {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
     command.args(["verify", &table.to_string(), "--oam", &server.oam_url()]).args(ARGUMENTS);
     if let Some(folder) = archive {
@@ -69,8 +74,10 @@ fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> R
         return Err(failed(format!("no answer within {} s", PATIENCE.as_secs())));
     };
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let is_equal = |client: &&Value| client["outcome"] == "equal";
+    let clients = found["clients"].as_array().map_or(0, |clients| clients.iter().filter(is_equal).count() as u64);
     match (output.status.success(), found["rows"].as_u64()) {
-        (true, Some(rows)) => Ok(rows),
+        (true, Some(rows)) => Ok((rows, clients)),
         (_, _) => Err(failed(format!("{} {}", found, String::from_utf8_lossy(&output.stderr)))),
     }
 }
