@@ -71,7 +71,8 @@ fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> R
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("laredo can be started");
     let failed = |text: String| format!("laredo verify {table} --oam {}: {text}", server.oam_url());
     let Some(output) = output_within(child, PATIENCE) else {
-        return Err(failed(format!("no answer within {} s", PATIENCE.as_secs())));
+        let hint = "was the cluster dropped first, or is the server to be left out (ends_unverified)?";
+        return Err(failed(format!("no answer within {} s; {hint}", PATIENCE.as_secs())));
     };
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let is_equal = |client: &&Value| client["outcome"] == "equal";
