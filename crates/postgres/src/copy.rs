@@ -197,7 +197,10 @@ fn snapshot_of(text: &str) -> Option<Snapshot> {
 
 /// The statement that copies what is published of a table.
 fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, filter: Option<&str>) -> String {
-    let is_plain = definition.kind != 'p' && filter.is_none() && !schema.columns().iter().any(|column| column.is_text);
+    // `COPY` of a table refuses generated columns, which PostgreSQL 18 may send.
+    let is_generated = definition.sent_columns().any(|column| column.generated);
+    let is_text = schema.columns().iter().any(|column| column.is_text);
+    let is_plain = definition.kind != 'p' && filter.is_none() && !is_text && !is_generated;
     match is_plain {
         true => format!("COPY {} ({}) TO STDOUT (FORMAT binary)", name.quoted(), columns(schema)),
         false => {

@@ -10,6 +10,7 @@ use crate::catalog::{Definition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
 use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
 use crate::source::{Followed, PostgresOptions};
+use crate::stream::Signals;
 use crate::transport::{Connection, Parameter, TransportError};
 
 /// `undefined_function`: a type that has no `=`.
@@ -19,11 +20,12 @@ const UNDEFINED_FUNCTION: &str = "42883";
 pub(crate) async fn read_parts(
     options: &PostgresOptions,
     table: &Followed,
+    signals: &Signals,
     mut orders: mpsc::Receiver<PartOrder>,
     parts: &mpsc::Sender<PartEvent>,
 ) -> Result<(), SourceError> {
     let connection = Connection::connect(&options.connection).await?;
-    let mut inspector = Inspector { options, table, connection, marker: None, equality: Equality::Operator };
+    let mut inspector = Inspector { options, table, signals, connection, marker: None, equality: Equality::Operator };
     while let Some(order) = orders.recv().await {
         inspector.read_part(order, parts).await?;
     }
@@ -33,6 +35,7 @@ pub(crate) async fn read_parts(
 struct Inspector<'a> {
     options: &'a PostgresOptions,
     table: &'a Followed,
+    signals: &'a Signals,
     connection: Connection,
     /// Writes marks into the WAL, which a transaction that reads cannot.
     marker: Option<Connection>,
@@ -86,6 +89,7 @@ impl Inspector<'_> {
         let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
         if let Some(reason) = copied.difference(&facts.definition) {
             self.connection.simple_query("ROLLBACK").await?;
+            self.signals.announced.notify_one();
             return send(parts, PartEvent::Changed(format!("since the table was copied, {reason}"))).await;
         }
         let schema = Arc::new(schema_of(&facts, self.options, request)?);

@@ -255,7 +255,7 @@ impl Source for PostgresSource {
     ) -> Result<(), SourceError> {
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
-        inspect::read_parts(&self.options, table, orders, &parts).await
+        inspect::read_parts(&self.options, table, &self.signals, orders, &parts).await
     }
 
     fn retention(&self) -> watch::Receiver<Retention> {

@@ -22,6 +22,8 @@ use crate::transport::{Connection, TransportError};
 
 /// How often the catalogue is read, besides whenever a table is announced on the stream.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// The age at which the connection is replaced: settings of a role or a database, such as `lc_monetary`, reach new sessions only.
+const SESSION_MAX: Duration = Duration::from_secs(60);
 /// How long a failed connection is left alone.
 const RECONNECT: Duration = Duration::from_secs(2);
 /// A look for which the stream waits is made again after this, and given up after [`LOOK_PATIENCE`]: one table does not hold up the
@@ -42,9 +44,10 @@ pub(crate) async fn watch(
     events: &mpsc::Sender<SourceEvent>,
 ) -> Infallible {
     let (told, unexplained) = (vec![Told::Nothing; tables.len()], vec![None; tables.len()]);
-    let errors = vec![None; tables.len()];
+    let (told_of, errors) = (vec![None; tables.len()], vec![None; tables.len()]);
+    let (has_trigger, unanswered) = (None, None);
     let mut watcher =
-        Watcher { options, tables, signals, events, told, has_trigger: None, unanswered: None, unexplained, errors };
+        Watcher { options, tables, signals, events, told, told_of, has_trigger, unanswered, unexplained, errors };
     let looks = async {
         loop {
             let Err(error) = watcher.run().await;
@@ -66,6 +69,8 @@ struct Watcher<'a> {
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
     told: Vec<Told>,
+    /// The copy that it was said of. A later one has not heard of it, whatever it was made under.
+    told_of: Vec<Option<Arc<Definition>>>,
     /// True if the event trigger was there, where it is wanted.
     has_trigger: Option<bool>,
     /// The look that the stream waits for, and since when it could not be answered.
@@ -97,10 +102,11 @@ struct Look {
 
 impl Watcher<'_> {
     async fn run(&mut self) -> Result<Infallible, TransportError> {
-        let mut connection = Connection::connect(&self.options.connection).await?;
-        connection.simple_query(SESSION).await?;
-        catalog::prepare(&mut connection).await?;
+        let (mut connection, mut connected_at) = (self.connect().await?, Instant::now());
         loop {
+            if connected_at.elapsed() >= SESSION_MAX {
+                (connection, connected_at) = (self.connect().await?, Instant::now());
+            }
             self.check_trigger(&mut connection).await?;
             let wanted = self.wanted_look(&mut connection).await?;
             if let Some(recent) = value(&mut connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await? {
@@ -137,6 +143,13 @@ impl Watcher<'_> {
                 () = reached(self.signals, next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
             }
         }
+    }
+
+    async fn connect(&self) -> Result<Connection, TransportError> {
+        let mut connection = Connection::connect(&self.options.connection).await?;
+        connection.simple_query(SESSION).await?;
+        catalog::prepare(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Says whether the event trigger that is wanted is there, where that has changed.
@@ -256,7 +269,9 @@ impl Watcher<'_> {
     async fn compare(&mut self, index: usize, look: Look, end: Lsn) -> bool {
         let Look { copied, facts, change, .. } = look;
         let was_truncated = self.was_truncated(index, copied.as_deref(), facts.as_ref(), end);
-        let (Some(table), Some(told)) = (self.tables.get(index), self.told.get_mut(index)) else {
+        let (Some(table), Some(told), Some(told_of)) =
+            (self.tables.get(index), self.told.get_mut(index), self.told_of.get_mut(index))
+        else {
             return true;
         };
         let failed = {
@@ -266,6 +281,9 @@ impl Watcher<'_> {
             }
             progress.failed.take_if(|then| *then != facts).is_some()
         };
+        if matches!(told, Told::Moved(_)) && told_of.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr) {
+            *told = Told::Nothing;
+        }
         if copied.is_none() && !failed {
             return true;
         }
@@ -301,7 +319,7 @@ impl Watcher<'_> {
         if *told == now_told && !failed {
             return true;
         }
-        *told = now_told;
+        (*told, *told_of) = (now_told, copied);
         if let Some(event) = event {
             // Nobody takes events any more: the stream ends, and this with it.
             let _ = self.events.send(event).await;

@@ -149,6 +149,26 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
     }
 }
 
+/// A copy that waited may be made under a definition that was undone by then: the next look says so again.
+#[tokio::test]
+async fn a_definition_that_was_undone_for_the_copy_and_came_again_is_said_again() {
+    let cluster = cluster(
+        "CREATE TYPE pair AS (a int, b text); CREATE TABLE t (id int PRIMARY KEY, p pair);
+         CREATE TABLE trigger (id int PRIMARY KEY, note int)",
+    );
+    let mut following = follow(options(&cluster), &requests(&["public.t", "public.trigger"])).await;
+    for table in 0..2 {
+        following.copy(table).await;
+    }
+    for _ in 0..3 {
+        cluster.psql("ALTER TYPE pair RENAME ATTRIBUTE b TO c").unwrap();
+        announce(&cluster);
+        following.moved(0).await;
+        cluster.psql("ALTER TYPE pair RENAME ATTRIBUTE c TO b").unwrap();
+        following.copy(0).await;
+    }
+}
+
 /// What a transaction does to the table after its TRUNCATE is not explained by that: of an unlogged table nothing is streamed.
 #[tokio::test]
 async fn a_truncate_explains_no_rows_that_came_unlogged() {
