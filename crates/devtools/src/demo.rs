@@ -11,6 +11,7 @@ mod archive;
 mod client;
 mod database;
 mod remote;
+mod verify;
 
 pub use client::{ClientArguments, run as run_client};
 
@@ -45,7 +46,8 @@ async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     let cluster = Cluster::start(ClusterOptions::default()).context("starting a private PostgreSQL")?;
     database::create(&cluster).await.context("creating the sample table")?;
     let folder = tempfile::tempdir()?;
-    let (server, address) = start_server(&cluster, folder.path()).await.context("starting laredo-server")?;
+    let Server { process: server, address, oam } =
+        start_server(&cluster, folder.path()).await.context("starting laredo-server")?;
     let mut clients = Vec::new();
     for (id, filter, sql) in CLIENTS {
         clients.push((Remote::start(id, filter, &address).context("starting a client process")?, sql));
@@ -56,6 +58,7 @@ async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     watch(&mut clients, &archiver, &workload, deadline).await?;
     let Ended { before_last, position } = workload.stop(&cluster).await.context("stopping the workload")?;
+    let verified = verify::run(&oam, &address, archiver.folder()).await.context("laredo verify")?;
     let mut finals = Vec::new();
     for (client, sql) in &mut clients {
         let rows_file = folder.path().join(client.id());
@@ -66,15 +69,20 @@ async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     }
     let archive = archiver.finish(&cluster, before_last).await.context("finishing the archive")?;
     server.terminate();
-    let equal = archive.equal && finals.iter().all(|(_, equal)| *equal);
-    println!("{}", verdict(finals.into_iter().map(|(last, _)| last), &archive, equal)?);
+    let equal = archive.equal && verified.equal && finals.iter().all(|(_, equal)| *equal);
+    println!("{}", verdict(finals.into_iter().map(|(last, _)| last), &archive, &verified, equal)?);
     if !equal {
-        bail!("a client's table, or the archive's, is not the database's");
+        bail!("the server's table, a client's, or the archive's, is not the database's");
     }
     Ok(())
 }
 
-fn verdict(finals: impl Iterator<Item = Final>, archive: &archive::Final, equal: bool) -> serde_json::Result<String> {
+fn verdict(
+    finals: impl Iterator<Item = Final>,
+    archive: &archive::Final,
+    verified: &verify::Verified,
+    equal: bool,
+) -> serde_json::Result<String> {
     let (mut rows, mut changes, mut clients, mut lags) = (0, 0, 0, Vec::new());
     for last in finals {
         rows += last.rows;
@@ -84,13 +92,20 @@ fn verdict(finals: impl Iterator<Item = Final>, archive: &archive::Final, equal:
     }
     let p50 = percentile(&mut lags, 0.5);
     let p99 = percentile(&mut lags, 0.99);
-    let archive = serde_json::to_string(archive)?;
+    let (archive, verified) = (serde_json::to_string(archive)?, &verified.answer);
     Ok(format!(
-        r#"{{"rows":{rows},"changes":{changes},"clients":{clients},"equal":{equal},"lag_ms_p50":{p50:.2},"lag_ms_p99":{p99:.2},"archive":{archive}}}"#
+        r#"{{"rows":{rows},"changes":{changes},"clients":{clients},"equal":{equal},"lag_ms_p50":{p50:.2},"lag_ms_p99":{p99:.2},"archive":{archive},"verify":{verified}}}"#
     ))
 }
 
-async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<(Process, String)> {
+/// The server's process, and the addresses for clients and for operators.
+struct Server {
+    process: Process,
+    address: String,
+    oam: String,
+}
+
+async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<Server> {
     let (grpc, fanout, health, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
     let config = format!(
         r#"sources {{ demo {{ type = postgresql, connection = "{}", slot_mode = ephemeral
@@ -114,7 +129,8 @@ observability {{ metrics {{ port = {metrics} }} }}
     println!(
         "laredo-server: gRPC 127.0.0.1:{fanout}, http://127.0.0.1:{health}/health/ready, http://127.0.0.1:{metrics}/metrics"
     );
-    Ok((server, format!("http://127.0.0.1:{fanout}")))
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    Ok(Server { process: server, address: url(fanout), oam: url(grpc) })
 }
 
 fn introduce(cluster: &Cluster, server: &Process, address: &str, archiver: &Archiver) {

@@ -24,6 +24,8 @@ async fn it_ends_with_clients_equal_to_the_database() {
     assert_eq!(verdict["equal"], true, "{verdict}");
     let (rows, changes) = (verdict["rows"].as_u64().unwrap(), verdict["changes"].as_u64().unwrap());
     assert!(changes < rows / 2, "the rows that were there from the beginning are no changes: {verdict}");
+    let verified = &verdict["verify"];
+    assert_eq!((&verified["equal"], &verified["archive"]["equal"]), (&true.into(), &true.into()), "{verdict}");
 }
 
 #[tokio::test]

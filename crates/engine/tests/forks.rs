@@ -175,6 +175,29 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
     }
 }
 
+/// The maker of bases is that of the new journal: a newcomer that asks for one is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn bases_are_made_of_the_journal_after_a_fork() {
+    for keeps in ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SimDatabase::new(1);
+        let common = commit(&database, 1, "in both");
+        let running = Running::start(&database, table(keeps, folder.path(), 1)).await;
+        let before = running.reached(common).await;
+        let lost = commit(&database, 2, "lost");
+        reached(&before, lost).await;
+        database.put_back(common);
+        running.forked().await;
+        while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
+        let after = running.reached(database.end()).await;
+        let end = commit(&database, 1000, "after the copy");
+        reached(&after, end).await;
+        tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
+        assert_eq!(after.base().position(), end, "{keeps:?}");
+        running.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it_has_come_since() {
     for keeps in [Keeps::Journal, Keeps::Snapshots] {

@@ -169,6 +169,7 @@ impl Signals {
     /// Withdraws a look that is wanted: its transaction may be one of another history, which is never visible in this one.
     fn forget_look(&self) {
         self.look_wanted.send_modify(|wanted| wanted.after = None);
+        self.looked.send_replace(self.look_wanted.borrow().number);
     }
 
     /// Waits for a look that is wanted.
@@ -376,6 +377,7 @@ impl Stream<'_> {
         let (noted, receipts) = Receipt::new();
         self.queue.push_back(Pending::Event(SourceEvent::Forked { identity: start.identity(), fork, reason, noted }));
         self.looking = None;
+        self.signals.forget_look();
         while let Some(pending) = self.queue.pop_front() {
             // Every table is copied again, whatever a look would find.
             if let Pending::Event(event) = pending {
@@ -513,5 +515,31 @@ impl Stream<'_> {
         let flushed = if is_unknown { Lsn::ZERO } else { acknowledged };
         let received = self.received.max(position);
         Ok(writer.standby_status(received, flushed, flushed, ask).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// A look for a transaction of an abandoned history would hold up the watch for as long as the new history has no
+    /// transaction of that number.
+    #[test]
+    fn a_look_that_is_withdrawn_is_not_waited_for_by_anyone() {
+        let signals = Signals::new();
+        let number = signals.want_look(Xid(7));
+        assert!(is_ready(signals.look_is_wanted()) && !is_ready(signals.looked(number)));
+        signals.forget_look();
+        assert!(!is_ready(signals.look_is_wanted()) && is_ready(signals.looked(number)));
+        let next = signals.want_look(Xid(3));
+        assert!(next > number && is_ready(signals.look_is_wanted()));
+        assert!(!is_ready(signals.looked(next)));
     }
 }

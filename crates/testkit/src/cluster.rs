@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use laredo_core::Lsn;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -57,9 +58,16 @@ pub enum StopMode {
     Immediate,
 }
 
-/// A copy of what a cluster had on disk.
+/// A copy of the files that a cluster had on disk. They are removed when this is dropped.
 #[derive(Debug)]
 pub struct StorageCopy(PathBuf);
+
+impl Drop for StorageCopy {
+    fn drop(&mut self) {
+        // The cluster's own directory, and with it the copy, may be gone already.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
 
 /// A PostgreSQL cluster of its own: a fresh data directory, a port of 127.0.0.1, a socket that only
 /// this test knows, the superuser `postgres`. Gone when dropped, and when the test process dies.
@@ -72,6 +80,8 @@ pub struct Cluster {
     password: Option<String>,
     environment: Vec<(String, String)>,
     server: Option<Child>,
+    /// The number of copies made so far, which names the next one.
+    copies: u32,
     // The watchdog is called off last: fields are dropped in this order.
     dir: TempDir,
     _watchdog: Watchdog,
@@ -96,6 +106,7 @@ impl Cluster {
             password: None,
             environment: options.environment.clone(),
             server: None,
+            copies: 0,
             dir,
             _watchdog: watchdog,
         };
@@ -262,25 +273,21 @@ impl Cluster {
     /// When the files cannot be copied, or as [`Cluster::restart`].
     pub fn copy_storage(&mut self, mode: StopMode) -> Result<StorageCopy> {
         self.stop(mode)?;
-        let copies = fs::read_dir(self.dir.path()).map_err(Error::io("list the cluster's directory"))?.count();
-        let copy = self.dir.path().join(format!("copy-{copies}"));
-        self.clone_directory(&self.data_dir(), &copy)?;
+        self.copies += 1;
+        let copy = StorageCopy(self.dir.path().join(format!("copy-{}", self.copies)));
+        self.clone_directory(&self.data_dir(), &copy.0)?;
         self.restart()?;
-        Ok(StorageCopy(copy))
+        Ok(copy)
     }
 
-    /// Puts a copy of the data directory in the place of the present one, and starts the server on it. `prepare` may change
-    /// the files before, so that the server recovers to another timeline.
+    /// Puts a copy of the data directory in the place of the present one, and starts the server on it, on the timeline of the copy.
     ///
     /// # Errors
     /// When the files cannot be copied, or as [`Cluster::restart`].
-    pub fn put_back(&mut self, copy: &StorageCopy, mode: StopMode, prepare: impl FnOnce(&Path)) -> Result<()> {
+    pub fn put_back(&mut self, copy: &StorageCopy, mode: StopMode) -> Result<()> {
         self.stop(mode)?;
-        fs::remove_dir_all(self.data_dir()).map_err(Error::io("remove the data directory"))?;
-        self.clone_directory(&copy.0, &self.data_dir())?;
-        prepare(&self.data_dir());
-        self.restart()?;
-        self.await_primary()
+        self.replace_data(copy)?;
+        self.restart()
     }
 
     /// Ends the timeline as a promotion does: the server recovers what it has, and begins another one.
@@ -289,11 +296,51 @@ impl Cluster {
     /// As [`Cluster::restart`]. `restore_command` must be set.
     pub fn begin_timeline(&mut self, mode: StopMode) -> Result<()> {
         self.stop(mode)?;
+        self.recover()
+    }
+
+    /// Promotes a standby that lacks everything since the copy: a timeline begins there, and the present one is abandoned.
+    ///
+    /// # Errors
+    /// When the files cannot be copied, or as [`Cluster::begin_timeline`].
+    pub fn promote(&mut self, copy: &StorageCopy, mode: StopMode) -> Result<()> {
+        self.stop(mode)?;
+        self.replace_data(copy)?;
+        self.recover()
+    }
+
+    /// Restores the state at a position after the copy, from the copy and the present WAL. A timeline begins there. All WAL since
+    /// the copy must still exist (`wal_keep_size`).
+    ///
+    /// # Errors
+    /// When the files cannot be copied, or as [`Cluster::begin_timeline`].
+    pub fn restore_to(&mut self, copy: &StorageCopy, position: Lsn, mode: StopMode) -> Result<()> {
+        self.stop(mode)?;
+        let (wal, kept) = (self.data_dir().join("pg_wal"), self.dir.path().join("pg_wal"));
+        fs::rename(&wal, &kept).map_err(Error::io("keep the WAL"))?;
+        self.replace_data(copy)?;
+        fs::remove_dir_all(&wal).and_then(|()| fs::rename(&kept, &wal)).map_err(Error::io("put the WAL back"))?;
+        let target = format!("recovery_target_lsn = '{position}'\nrecovery_target_action = 'promote'\n");
+        let settings = self.data_dir().join("postgresql.auto.conf");
+        let append = |mut file: File| file.write_all(target.as_bytes());
+        let appended = File::options().append(true).open(settings).and_then(append);
+        appended.map_err(Error::io("write postgresql.auto.conf"))?;
+        self.recover()?;
+        self.psql("ALTER SYSTEM RESET recovery_target_lsn; ALTER SYSTEM RESET recovery_target_action").map(drop)
+    }
+
+    /// Starts the server so that it recovers what it can, and begins a timeline.
+    fn recover(&mut self) -> Result<()> {
         let signal = self.data_dir().join("recovery.signal");
         File::create(&signal).map_err(Error::io("make recovery.signal"))?;
         self.installation.give(&signal)?;
         self.restart()?;
         self.await_primary()
+    }
+
+    fn replace_data(&self, copy: &StorageCopy) -> Result<()> {
+        fs::remove_dir_all(self.data_dir()).map_err(Error::io("remove the data directory"))?;
+        self.clone_directory(&copy.0, &self.data_dir())
     }
 
     /// A server that recovers takes connections before it takes changes.

@@ -19,6 +19,8 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// A running task that makes bases.
 #[derive(Debug)]
 pub(super) struct BaseMaker {
+    /// The journal that it makes bases of.
+    journal: Journal,
     task: JoinHandle<()>,
     /// Dropped to end it.
     running: oneshot::Sender<()>,
@@ -27,7 +29,13 @@ pub(super) struct BaseMaker {
 impl BaseMaker {
     pub(super) fn start(table: TableName, journal: Journal, bases: Bases) -> BaseMaker {
         let (running, ended) = oneshot::channel();
-        BaseMaker { task: tokio::spawn(make_bases(table, journal, bases, ended)), running }
+        let task = tokio::spawn(make_bases(table, journal.clone(), bases, ended));
+        BaseMaker { journal, task, running }
+    }
+
+    /// Returns true if it makes the bases of this journal, and not of one that another history has replaced.
+    pub(super) fn serves(&self, journal: &Journal) -> bool {
+        self.journal.instance() == journal.instance()
     }
 
     /// Ends it. A base that is being made is completed: until then the table's folder is in use.

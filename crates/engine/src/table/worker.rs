@@ -275,6 +275,11 @@ impl<S: Source> Worker<S> {
                 self.table.fail(&error);
             }
         }
+        let journal = self.table.writer().map(|writer| writer.journal().clone());
+        if let Some(replaced) = maker.take_if(|maker| journal.is_some_and(|journal| !maker.serves(&journal))) {
+            // After a fork: readers of the new journal would wait for its bases for ever.
+            replaced.end().await;
+        }
         if maker.is_none() {
             *maker = self.start_maker();
         }

@@ -38,11 +38,12 @@ pub(crate) struct Archived<'a> {
 }
 
 pub(crate) struct Pipeline {
+    // Before the cluster: when the server is dropped, it is verified.
+    _server: Server,
     pub(crate) cluster: Cluster,
     folder: TempDir,
     names: Vec<String>,
     snapshotter: Snapshotter,
-    _server: Server,
 }
 
 impl Pipeline {

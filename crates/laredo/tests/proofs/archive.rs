@@ -42,11 +42,10 @@ async fn every_boundary_is_the_table_as_it_was() {
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
     history::remember(&sql, &remembered()).await;
-    let journal = tempfile::tempdir().unwrap();
+    let (journal, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut server = kept(serve_all(cluster.url("postgres")).slot("laredo_archive"), &journal).start().await;
     let options = WorkloadOptions { value_bytes_max: 4096, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 4, options);
-    let root = tempfile::tempdir().unwrap();
     let keys = json!({
         "diff": { "interval": "100ms" },
         "snapshot": { "min_interval": "500ms", "max_churn_records": 2000, "max_diff_fraction": 3.0 },
@@ -106,6 +105,10 @@ async fn every_boundary_is_the_table_as_it_was() {
     }
     workload.resume(paused);
     workload.stop().await.unwrap();
+    // How JSON was spelled is not in an archive, and its rows would differ in that.
+    for name in TABLES.iter().filter(|table| table.shape != Shape::Wide) {
+        server.has_archive(&name.name(), &archive_of(root.path(), name));
+    }
 }
 
 /// A writer that was killed goes on from its archive: no table is loaded again.

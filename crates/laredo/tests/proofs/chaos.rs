@@ -1,94 +1,67 @@
-//! Faults of every kind, in an order that a seed decides, under the random workload: in the end every client has what the database
-//! has, and none was ever sent a second full snapshot. `./dev chaos --seeds N` runs more of them.
+//! Faults of every kind, in an order that a seed decides, under the random workload. First come those after which no client may
+//! be sent a second full snapshot; then definitions change, histories fork and folders are exchanged as well. In the end
+//! database, servers, clients and archives hold the same rows. `./dev chaos --seeds N` runs more of them.
 
+mod archive;
 mod client;
+mod fault;
+mod inflict;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use laredo_core::Lsn;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{Cluster, StopMode, is_full};
+use laredo_testkit::{Cluster, ClusterOptions, StopMode, StorageCopy, is_full};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 use tempfile::TempDir;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
-use crate::support::fleet::{cluster, more, restart, serve_all};
-use crate::support::server::{PATIENCE, Server};
+use crate::support::definitions::{create_tables, tables};
+use crate::support::fleet::{cluster_with, serve_all};
+use crate::support::server::{PATIENCE, Server, ServerConfig};
+use archive::Archiver;
 use client::Client;
+use fault::{CONTINUITY, Fault, everything, handful};
 
-/// A run at full size takes at least this long.
-const FULL: Duration = Duration::from_secs(60);
-/// The rows of each table that are always there when it is compared, besides those of the workload.
+/// The least time of each half of a run at full size.
+const CONTINUITY_TIME: Duration = Duration::from_secs(30);
+const EVERYTHING_TIME: Duration = Duration::from_secs(50);
+/// The rows of each table of the workload that are always there when it is compared, besides those of the workload.
 const FILL: u32 = 1500;
 /// Clients are compared with the database after this many faults, and at the end.
-const COMPARE_EVERY: usize = 6;
+const COMPARE_EVERY: usize = 8;
 
-/// What happens to whom.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    /// `kill -9`, and started again; its clients go to the other one, or wait for it.
-    KillServer,
-    KillBothServers,
-    /// SIGTERM with a grace: its clients are asked to leave, for the other one.
-    Drain,
-    /// The connections of one client are cut.
-    Cut,
-    /// One client finds itself connected to the other server.
-    Move,
-    Postgres(StopMode),
-    /// A client's process ends, in good order or not, and starts again with what it kept.
-    RestartClient,
-}
-
-/// One run's faults but for their order: a small run has the first eight.
-const FAULTS: [Fault; 24] = {
-    use Fault::{Cut, Drain, KillBothServers, KillServer, Move, Postgres, RestartClient};
-    let (fast, immediate) = (Postgres(StopMode::Fast), Postgres(StopMode::Immediate));
-    [
-        KillServer,
-        Drain,
-        Cut,
-        Move,
-        RestartClient,
-        immediate,
-        fast,
-        KillBothServers, //
-        KillServer,
-        Drain,
-        Cut,
-        Move,
-        RestartClient,
-        immediate,
-        fast,
-        KillServer, //
-        KillServer,
-        Drain,
-        Cut,
-        Move,
-        RestartClient,
-        RestartClient,
-        Drain,
-        KillServer,
-    ]
-};
-
-/// What came of it, over all seeds.
+/// The result, over all seeds.
 #[derive(Debug, Default, Serialize)]
 struct Tally {
     seeds: u64,
     faults: u64,
+    /// Faults that changed definitions, and faults that lost commits.
+    changes: u64,
+    forks: u64,
     clients: u64,
     /// Streams that went on where the client was.
     deltas: u64,
-    /// Streams that began with a full snapshot, without each client's first one.
+    /// Streams that began with a full snapshot without each client's first one, before definitions and histories changed.
     full_snapshots: u64,
+    /// The same afterwards, when they are allowed.
+    full_snapshots_allowed: u64,
     rows_compared: u64,
     /// Comparisons in which something differed, or that a client never came to.
     unequal: u64,
+    /// Tables that `laredo verify` compared with each server, and their rows.
+    verified: u64,
+    rows_verified: u64,
+    /// Clients that it found to have the server's checksum.
+    clients_verified: u64,
+    /// Tables that it did not find equal.
+    unverified: u64,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,90 +71,152 @@ async fn whatever_happens_clients_are_equal_and_never_load_twice() {
     let is_full = is_full() || seeds.is_some();
     let mut tally = Tally::default();
     for seed in first..first + seeds.unwrap_or(1) {
+        let failing = Failing { seed, is_full };
+        let before = tally.unequal + tally.unverified + tally.full_snapshots;
         let mut chaos = Chaos::start(seed).await;
-        chaos.run(if is_full { &FAULTS } else { &FAULTS[..8] }, if is_full { FULL } else { Duration::ZERO }).await;
+        match is_full {
+            true => chaos.run(CONTINUITY.to_vec(), CONTINUITY_TIME).await,
+            false => chaos.run(CONTINUITY[..8].to_vec(), Duration::ZERO).await,
+        }
+        chaos.tally_continuity(&mut tally);
+        match is_full {
+            true => chaos.run(everything(), EVERYTHING_TIME).await,
+            false => chaos.run(handful(seed), Duration::ZERO).await,
+        }
         chaos.end(&mut tally).await;
+        match before == tally.unequal + tally.unverified + tally.full_snapshots {
+            true => std::mem::forget(failing),
+            false => drop(failing),
+        }
     }
     let result = serde_json::to_string(&tally).unwrap();
     if let Some(path) = std::env::var_os("LAREDO_CHAOS_RESULT") {
         std::fs::write(path, format!("{result}\n")).unwrap();
     }
     eprintln!("{result}");
-    assert_eq!((tally.unequal, tally.full_snapshots), (0, 0), "{result}");
+    assert_eq!((tally.unequal, tally.unverified, tally.full_snapshots), (0, 0, 0), "{result}");
     if is_full {
         let least = (tally.faults / seeds.unwrap_or(1), tally.deltas, tally.rows_compared);
-        assert!(least.0 >= 20 && least.1 >= 20 * tally.seeds && least.2 >= 10_000 * tally.seeds, "{result}");
+        assert!(least.0 >= 60 && least.1 >= 20 * tally.seeds && least.2 >= 10_000 * tally.seeds, "{result}");
+    }
+}
+
+/// Says how to run a seed again, when it is dropped.
+struct Failing {
+    seed: u64,
+    is_full: bool,
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        let variable = |name: &str| std::env::var(name).map(|value| format!("{name}={value} ")).unwrap_or_default();
+        let (seed, bin, logs) = (self.seed, variable("LAREDO_TEST_PG_BIN"), env!("CARGO_TARGET_TMPDIR"));
+        let again = match self.is_full {
+            true => format!("{bin}./dev chaos --seeds 1 --first {seed}"),
+            false => format!("{bin}LAREDO_CHAOS_FIRST={seed} cargo test --workspace --test proofs -- chaos"),
+        };
+        eprintln!("seed {seed} failed. To run it again: {again}\nThe servers' logs: {logs}/chaos-{seed}-*.log");
     }
 }
 
 struct Chaos {
     seed: u64,
     random: StdRng,
-    cluster: Cluster,
     workload: Workload,
+    archive: Archiver,
     servers: [Server; 2],
     clients: Vec<Client>,
+    copy: StorageCopy,
+    cluster: Cluster,
     faults: u64,
+    changes: u64,
+    forks: u64,
+    /// Whether a history was left since the clients were compared.
+    has_forked: bool,
+    /// Whether changes need time to be noticed: after those of a definition, of a history or of a folder.
+    waits: bool,
+    /// Streams of the first half that began with a full snapshot.
+    loads_before: u64,
     rows_compared: u64,
     comparisons: i32,
     unequal: u64,
     started: Instant,
-    /// What the servers keep, and the clients.
-    _folders: TempDir,
+    /// The files that servers, clients and the archive's writer keep.
+    folders: TempDir,
 }
 
 impl Chaos {
     async fn start(seed: u64) -> Chaos {
-        let (cluster, folders) = (cluster(), tempfile::tempdir().unwrap());
-        let workload = Workload::start(&cluster.url("postgres"), seed, WorkloadOptions::default());
+        let options = ClusterOptions::default().set("restore_command", "false").set("wal_keep_size", "512MB");
+        let (mut cluster, folders) = (cluster_with(options), tempfile::tempdir().unwrap());
+        create_tables(&cluster);
+        let mut random = StdRng::seed_from_u64(seed);
+        // Sometimes changes of definitions are noticed at once, by one server or by both.
+        let watch = [random.random_bool(0.3), random.random_bool(0.3)];
+        if watch.contains(&true) {
+            cluster.psql(laredo_postgres::ddl::INSTALL).unwrap();
+        }
+        let copy = cluster.copy_storage(StopMode::Fast).unwrap();
+        let workload = Workload::start(&cluster.url("postgres"), seed, options_of_workload());
         let server = |number: usize| {
-            let path = serde_json::Value::from(folders.path().join(format!("server-{number}")).to_string_lossy());
-            let journal =
-                format!("journal {{ max_entries = 1000000, store = local, store_config {{ path = {path} }} }}");
-            let mut config =
-                serve_all(cluster.url("postgres")).slot(&format!("laredo_chaos_{number}")).target(&journal);
-            config.arguments = ["--drain-grace", "600s"].map(str::to_owned).to_vec();
+            let config = server_config(&cluster, folders.path(), number, watch[number]);
             async move { config.start().await }
         };
-        let servers = [server(0).await, server(1).await];
+        let mut servers = [server(0).await, server(1).await];
         let ports = servers.each_ref().map(|server| server.ports.fanout);
-        let mut random = StdRng::seed_from_u64(seed);
-        let clients = client::all(random.random_range(0..TABLES.len()), ports, folders.path()).await;
+        let first = random.random_range(0..TABLES.len());
+        let clients = client::all(first, ports, folders.path()).await;
+        let archived = vec![TABLES[1 + first % 4].name(), tables()[random.random_range(0..tables().len())].clone()];
+        let root = folders.path().join("archive");
+        let archive = Archiver::start(archived, ports, &root).await;
+        for (table, folder) in archive.folders(&root) {
+            servers.iter_mut().for_each(|server| server.has_archive(&table, &folder));
+        }
         let mut chaos = Chaos {
             seed,
             random,
-            cluster,
             workload,
+            archive,
             servers,
             clients,
+            copy,
+            cluster,
             faults: 0,
+            changes: 0,
+            forks: 0,
+            has_forked: false,
+            waits: false,
+            loads_before: 0,
             rows_compared: 0,
             comparisons: 0,
             unequal: 0,
             started: Instant::now(),
-            _folders: folders,
+            folders,
         };
         // Whoever leaves has a position that both servers know: it is not older than their first copies.
         chaos.compare().await;
-        chaos.started = Instant::now();
+        chaos.copy = chaos.cluster.copy_storage(StopMode::Fast).unwrap();
         chaos
     }
 
     /// Lets each fault happen, in a random order, with work between them, evenly over the time.
-    async fn run(&mut self, faults: &[Fault], time: Duration) {
-        let mut faults = faults.to_vec();
+    async fn run(&mut self, mut faults: Vec<Fault>, time: Duration) {
+        let started = Instant::now();
         faults.shuffle(&mut self.random);
         let count = u32::try_from(faults.len()).unwrap();
         for (number, fault) in (1..=count).zip(faults) {
-            more(&self.workload, 20).await;
-            tokio::time::sleep_until(self.started + time * number / count).await;
+            if self.unequal > 0 {
+                return;
+            }
+            self.work().await;
+            tokio::time::sleep_until(started + time * number / count).await;
             self.inflict(fault).await;
             self.faults += 1;
             if (number as usize).is_multiple_of(COMPARE_EVERY) {
                 self.compare().await;
             }
         }
-        more(&self.workload, 20).await;
+        self.work().await;
         self.compare().await;
     }
 
@@ -190,123 +225,126 @@ impl Chaos {
         eprintln!("seed {}, {at:.1} s, fault {}: {what}", self.seed, self.faults + 1);
     }
 
-    async fn inflict(&mut self, fault: Fault) {
-        let server = self.random.random_range(0..2);
-        let client = self.random.random_range(0..self.clients.len());
-        match fault {
-            Fault::KillServer => {
-                let moves = self.random.random_bool(0.5);
-                self.say(&format!(
-                    "kill -9 of server {server}{}",
-                    if moves { ", clients go to the other" } else { "" }
-                ));
-                self.kill(server, moves).await;
-            }
-            Fault::KillBothServers => {
-                self.say("kill -9 of both servers");
-                self.kill(0, true).await;
-                self.kill(1, false).await;
-            }
-            Fault::Drain => self.drain(server).await,
-            Fault::Cut => {
-                self.say(&format!("connections of client {client} are cut"));
-                self.clients[client].cut();
-            }
-            Fault::Move => {
-                let to = 1 - self.clients[client].at();
-                self.say(&format!("client {client} goes to server {to}"));
-                self.clients[client].go_to(to);
-                self.clients[client].cut();
-            }
-            Fault::Postgres(mode) => {
-                self.say(&format!("PostgreSQL is stopped ({mode:?}) and started"));
-                restart(&mut self.cluster, mode);
-            }
-            Fault::RestartClient => {
-                let orderly = self.random.random_bool(0.5);
-                // The one that is not ours keeps nothing.
-                let client = client % (self.clients.len() - 1);
-                self.say(&format!("client {client} {} and starts again", if orderly { "stops" } else { "is killed" }));
-                self.clients[client].restart(orderly).await;
-            }
-        }
+    fn write_log(&self, server: usize, name: &str, lines: &[String]) {
+        let log = format!("{}/chaos-{}-server-{server}-{name}.log", env!("CARGO_TARGET_TMPDIR"), self.seed);
+        std::fs::write(log, lines.join("\n")).unwrap();
     }
 
-    async fn kill(&mut self, server: usize, moves: bool) {
-        self.servers[server].process.kill9();
-        if moves {
-            self.send_away(server);
-        }
-        self.start_again(server).await;
-    }
-
-    async fn drain(&mut self, server: usize) {
-        self.say(&format!("server {server} is drained"));
-        self.send_away(server);
-        self.servers[server].process.terminate();
-        let ended = self.servers[server].process.wait(PATIENCE).await;
-        if ended.as_ref().is_ok_and(std::process::ExitStatus::success) {
-            return self.start_again(server).await;
-        }
-        let clients = self.clients.iter().map(Client::describe).collect::<Vec<_>>().join("\n");
-        panic!("server {server} does not end: {ended:?}\n{clients}");
-    }
-
-    async fn start_again(&mut self, server: usize) {
-        let was = self.servers[server].relaunch().await;
-        let log = format!("{}/chaos-{}-server-{server}-{}.log", env!("CARGO_TARGET_TMPDIR"), self.seed, was.id());
-        std::fs::write(log, was.output().join("\n")).unwrap();
-    }
-
-    /// New connections of a server's clients will lead to the other one.
-    fn send_away(&mut self, server: usize) {
-        self.clients.iter_mut().filter(|client| client.at() == server).for_each(|client| client.go_to(1 - server));
-    }
-
-    /// Compares every client with the database, in which nobody writes meanwhile.
-    async fn compare(&mut self) {
+    /// Compares every client with the database, in which no session writes meanwhile. Returns a position before the last commit of
+    /// each table.
+    async fn compare(&mut self) -> Lsn {
         self.comparisons += 1;
+        self.has_forked = false;
         let mark = -10_000 - self.comparisons;
         let paused = self.workload.pause().await;
         let sql = self.cluster.connect().await.unwrap();
+        let before: String = sql.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
         let statements = TABLES.iter().flat_map(|table| [table.fill(FILL), table.mark(mark)]);
+        let touch = |name: &str| format!("UPDATE {name} SET v = v + 1 WHERE id = (SELECT min(id) FROM {name})");
+        let statements = statements.chain(tables().into_iter().map(|table| touch(&table.quoted())));
         let transaction = format!("BEGIN; {}; COMMIT", statements.collect::<Vec<_>>().join("; "));
         sql.batch_execute(&transaction).await.unwrap();
         let position = flushed(&sql).await.unwrap();
-        let mut found = String::new();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let (mut found, mut compared) = (String::new(), Vec::new());
         for (number, client) in self.clients.iter().enumerate() {
-            let rows = rows_at_rest(&sql, &client.table.name(), client.table.key, client.only.sql()).await.unwrap();
+            let rows = rows_at_rest(&sql, &client.table, client.key, client.only.sql()).await.unwrap();
             self.rows_compared += rows.rows.len() as u64;
-            let differences = client.differences(position, mark, &rows, &self.clients[0]).await;
+            let differences = client.differences(position, &rows, &self.clients, (self.waits, deadline)).await;
             if !differences.is_empty() {
                 self.unequal += 1;
                 let _ = writeln!(found, "client {number}: {differences}\n{}", client.describe());
             }
+            compared.push(rows);
+        }
+        // Nothing has changed since: whoever was equal stays so.
+        let again = if found.is_empty() { compared.as_slice() } else { &[] };
+        for (number, (client, rows)) in self.clients.iter().zip(again).enumerate() {
+            let differences = client.differences_now(rows, &self.clients);
+            if !differences.is_empty() {
+                self.unequal += 1;
+                let _ = writeln!(found, "client {number} no longer: {differences}\n{}", client.describe());
+            }
         }
         if !found.is_empty() {
             eprintln!("seed {}, after {} faults, at {position}:\n{found}", self.seed, self.faults);
+            for server in &self.servers {
+                eprintln!("{:?}", server.get(server.ports.health, "/health/ready").await);
+            }
         }
         self.workload.resume(paused);
+        before.parse().unwrap()
     }
 
-    async fn end(self, tally: &mut Tally) {
+    /// Ends the half in which no client may be sent a second full snapshot. Clients of Structs that name their snapshot are
+    /// excepted: a truncate makes another definition, of which they hear in the next snapshot only.
+    fn tally_continuity(&mut self, tally: &mut Tally) {
+        let last = self.clients.len() - 1;
+        for (number, client) in self.clients.iter().enumerate() {
+            let (full_snapshots, _) = client.streams();
+            self.loads_before += full_snapshots;
+            if full_snapshots > 1 && (client.is_ours() || number == last) {
+                eprintln!("seed {}: {} snapshots: {}", self.seed, full_snapshots, client.describe());
+                tally.full_snapshots += full_snapshots - 1;
+            }
+            client.keep_copy();
+        }
+        // A position alone says nothing of definitions, and would be believed where they differ.
+        let (loads, deltas) = self.clients.pop().map_or((0, 0), |client| client.streams());
+        self.loads_before -= loads;
+        tally.deltas += deltas;
+        self.waits = true;
+    }
+
+    /// Verifies both servers and the archive, and ends everything.
+    async fn end(mut self, tally: &mut Tally) {
+        // The servers have noticed everything by now. The archive gets a commit that is behind all of it.
+        let position = self.compare().await;
+        self.archive.finish(position).await;
+        for server in [0, 1] {
+            let verified = self.servers[server].verify();
+            tally.verified += verified.tables;
+            tally.rows_verified += verified.rows;
+            tally.clients_verified += verified.clients;
+            tally.unverified += verified.failures.len() as u64;
+            verified.failures.iter().for_each(|failure| eprintln!("seed {}: {failure}", self.seed));
+            self.write_log(server, "last", &self.servers[server].process.output());
+        }
         tally.seeds += 1;
         tally.faults += self.faults;
+        tally.changes += self.changes;
+        tally.forks += self.forks;
         tally.clients += self.clients.len() as u64;
         tally.rows_compared += self.rows_compared;
         tally.unequal += self.unequal;
-        for client in &self.clients {
-            let (full_snapshots, deltas) = client.streams();
-            if full_snapshots > 1 {
-                eprintln!("seed {}: {} snapshots: {}", self.seed, full_snapshots, client.describe());
-            }
-            tally.full_snapshots += full_snapshots.saturating_sub(1);
-            tally.deltas += deltas;
-        }
+        let streams: Vec<(u64, u64)> = self.clients.iter().map(Client::streams).collect();
+        tally.full_snapshots_allowed += streams.iter().map(|(loads, _)| loads).sum::<u64>() - self.loads_before;
+        tally.deltas += streams.iter().map(|(_, deltas)| deltas).sum::<u64>();
         self.workload.stop().await.unwrap();
-        for server in [0, 1] {
-            let log = format!("{}/chaos-{}-server-{server}-last.log", env!("CARGO_TARGET_TMPDIR"), self.seed);
-            std::fs::write(log, self.servers[server].process.output().join("\n")).unwrap();
-        }
     }
+}
+
+/// A server with a journal and snapshots in a folder of its own.
+fn server_config(cluster: &Cluster, folders: &std::path::Path, number: usize, has_trigger: bool) -> ServerConfig {
+    let path =
+        |what: &str| serde_json::Value::from(folders.join(format!("server-{number}")).join(what).to_string_lossy());
+    let keys = format!(
+        "journal {{ max_entries = 1000000, store = local, store_config {{ path = {} }} }}
+         snapshot {{ interval = 3s, store = local, retention {{ keep_count = 2 }}, store_config {{ path = {} }} }}",
+        path("journal"),
+        path("snapshots")
+    );
+    let mut config = serve_all(cluster.url("postgres")).slot(&format!("laredo_chaos_{number}")).target(&keys);
+    config.tables.extend(tables().into_iter().map(|table| (table, Vec::new())));
+    config.arguments = ["--drain-grace", "600s"].map(str::to_owned).to_vec();
+    if has_trigger {
+        config.source += "\nddl.watch = trigger";
+    }
+    config
+}
+
+/// Tables may be away, and a server that recovers takes no changes.
+fn options_of_workload() -> WorkloadOptions {
+    let tolerated = vec![SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::READ_ONLY_SQL_TRANSACTION];
+    WorkloadOptions { tolerated, ..WorkloadOptions::default() }
 }

@@ -10,9 +10,10 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 const REASON: &str = "reason=\"the client's rows differed from the checksum\"";
 
 struct Scene {
-    cluster: Cluster,
-    sql: tokio_postgres::Client,
+    // Before the cluster: when the server is dropped, it is verified.
     server: Server,
+    _cluster: Cluster,
+    sql: tokio_postgres::Client,
     canary: tempfile::TempPath,
 }
 
@@ -31,7 +32,7 @@ impl Scene {
         let mut config = ServerConfig::new(cluster.url("postgres"), [table()]);
         config.environment.push(("LAREDO_TEST_CANARY", canary.to_string_lossy().into_owned()));
         let server = config.start().await;
-        Scene { cluster, sql, server, canary }
+        Scene { server, _cluster: cluster, sql, canary }
     }
 
     async fn replica(&self) -> Replica {
@@ -81,13 +82,13 @@ async fn a_client_that_went_wrong_says_so_and_loads_the_table_again() {
         assert_eq!(scene.differed().await, before + 1, "{canary:?}");
         replica.stop().await;
     }
-    drop(scene.cluster);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_went_wrong_is_found_by_its_clients() {
     for canary in ["changed-cell", "missing-row", "extra-row"] {
-        let scene = Scene::start().await;
+        let mut scene = Scene::start().await;
+        scene.server.ends_unverified();
         let replica = scene.replica().await;
         let end = scene.touch().await;
         until("it is compared", async || replica.status().checksum_position >= end).await;

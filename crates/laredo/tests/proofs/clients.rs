@@ -17,9 +17,10 @@ use crate::support::snapshotter::{self, Snapshotter};
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 struct Setting {
+    // Before the cluster: when the server is dropped, it is verified.
+    server: Server,
     cluster: Cluster,
     sql: Client,
-    server: Server,
     table: TableName,
 }
 

@@ -163,6 +163,9 @@ async fn composites_change_while_the_server_follows_and_while_it_is_down() {
         equal(&sql, &server, &late, mark).await;
     }
     snapshotter.stop().await;
+    for name in &names {
+        server.has_archive(name, &archives.path().join(&name.table));
+    }
 }
 
 fn folder() -> TempDir {

@@ -1,8 +1,6 @@
 //! PostgreSQL's storage is put back to an earlier state, or its timeline changes, under servers that run and servers that do
 //! not: every client ends with what the database has, without a restart and without a person.
 
-use std::path::Path;
-
 use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{SyncMode, SyncRequest};
@@ -25,10 +23,11 @@ enum Keeps {
 const ALL: [Keeps; 4] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing, Keeps::NothingAndNoSlot];
 
 struct Scene {
+    // Before the cluster: when the server is dropped, it is verified.
+    server: Server,
     cluster: Cluster,
     table: TableName,
     _folder: TempDir,
-    server: Server,
     pair: Pair,
     mark: i32,
 }
@@ -101,7 +100,7 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
             scene.clients_have_everything().await;
             scene.write("lost", 2000, 1000);
             scene.clients_have_everything().await;
-            scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+            scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
             scene.write("new", 5000, new_bytes);
             scene.clients_have_everything().await;
             if keeps != Keeps::NothingAndNoSlot {
@@ -131,7 +130,7 @@ async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
             eventually(PATIENCE, kept).await.unwrap();
             scene.server.process.kill9();
             scene.server.process.wait(PATIENCE).await.unwrap();
-            scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+            scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
             scene.write("new", 5000, new_bytes);
             scene.server.restart().await;
             scene.clients_have_everything().await;
@@ -151,11 +150,7 @@ async fn a_promotion_is_followed_and_heals_what_it_lost() {
         let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
         scene.write("lost", 2000, 1000);
         scene.clients_have_everything().await;
-        let promote = |data: &Path| {
-            let (from, to) = (data.join("PG_VERSION"), data.join("recovery.signal"));
-            assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
-        };
-        scene.cluster.put_back(&copy, StopMode::Immediate, promote).unwrap();
+        scene.cluster.promote(&copy, StopMode::Immediate).unwrap();
         scene.write("new", 5000, 2_000_000);
         scene.clients_have_everything().await;
         assert_eq!(scene.forks().await, 1, "{keeps:?}");
@@ -184,7 +179,7 @@ async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
     saved.stop().await;
     scene.server.process.kill9();
     scene.server.process.wait(PATIENCE).await.unwrap();
-    scene.cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+    scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
     // Past everything that the other history had.
     scene.write("new", 5000, 100_000);
     let other = ServerConfig::new(scene.cluster.url("postgres"), [scene.table.clone()]).start().await;

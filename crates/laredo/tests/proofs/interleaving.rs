@@ -69,10 +69,11 @@ enum Spans {
 
 /// One database, and two servers with a slot each.
 struct Setting {
+    // Before the cluster: when the server is dropped, it is verified.
+    servers: [Server; 2],
     _cluster: Cluster,
     one: Client,
     other: Client,
-    servers: [Server; 2],
     /// A reader of Structs that was there before anything happened: a newcomer is sent nothing of the past.
     early: SimpleState,
     /// Where both servers know each commit from.

@@ -67,11 +67,12 @@ async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<Str
 
 /// A table that is served with a durable journal, and two clients of it.
 pub(super) struct Served {
+    // Before the cluster: when the server is dropped, it is verified.
+    pub(super) server: Server,
     pub(super) cluster: Cluster,
     folder: TempDir,
     sql: tokio_postgres::Client,
     pub(super) table: TableName,
-    pub(super) server: Server,
     pub(super) pair: Pair,
 }
 

@@ -13,9 +13,10 @@ use crate::support::compare::view_differences;
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 
 struct Setting {
+    // Before the cluster: when the server is dropped, it is verified.
+    server: Server,
     cluster: Cluster,
     sql: Client,
-    server: Server,
     table: TableName,
 }
 

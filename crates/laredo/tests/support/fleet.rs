@@ -136,7 +136,12 @@ impl Pair {
 
 /// A cluster that makes trouble early: even small transactions are streamed before they commit, deadlocks end soon.
 pub fn cluster() -> Cluster {
-    let options = ClusterOptions::default().set("logical_decoding_work_mem", "64kB").set("deadlock_timeout", "20ms");
+    cluster_with(ClusterOptions::default())
+}
+
+/// The same with more options.
+pub fn cluster_with(options: ClusterOptions) -> Cluster {
+    let options = options.set("logical_decoding_work_mem", "64kB").set("deadlock_timeout", "20ms");
     let cluster = Cluster::start(options).unwrap();
     cluster.psql(&laredo_testkit::workload::schema_sql()).unwrap();
     cluster

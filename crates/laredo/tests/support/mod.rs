@@ -4,7 +4,9 @@
 
 pub mod binary;
 pub mod compare;
+pub mod definitions;
 pub mod fleet;
 pub mod server;
 pub mod simple;
 pub mod snapshotter;
+pub mod verify;

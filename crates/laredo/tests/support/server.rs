@@ -1,6 +1,6 @@
 //! A `laredo-server` process with a configuration file and ports of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use super::verify::{ArchiveOf, Verified, verify_server};
 
 /// How long a server may take to become ready, and whatever else is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,7 +127,7 @@ impl ServerConfig {
         let mut command = command(&file, &arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(command).unwrap();
-        Server { process, ports, file, arguments, _dir: dir }
+        Server { process, ports, archives: Vec::new(), ends_verified: true, file, arguments, _dir: dir }
     }
 }
 
@@ -148,13 +150,17 @@ pub struct Ports {
     pub metrics: u16,
 }
 
-/// A running server. It is killed when this is dropped, and shows its log when the test panics.
+/// A running server. When this is dropped, `laredo verify` compares its tables with the database, and their archives with them;
+/// then it is killed. It shows its log when the test panics.
 #[derive(Debug)]
 pub struct Server {
     /// The process.
     pub process: Process,
     /// Where it listens.
     pub ports: Ports,
+    /// The archives of its tables.
+    pub archives: Vec<ArchiveOf>,
+    ends_verified: bool,
     file: PathBuf,
     arguments: Vec<String>,
     _dir: TempDir,
@@ -169,6 +175,22 @@ impl Server {
     /// Where operators go.
     pub fn oam_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.grpc)
+    }
+
+    /// Has an archive of a table compared with the server when the test ends. The folder must exist until then.
+    pub fn has_archive(&mut self, table: &TableName, folder: &Path) {
+        self.archives.push(ArchiveOf { table: table.clone(), folder: folder.to_owned() });
+    }
+
+    /// Leaves out the verification when the test ends; for a test that ends with tables that cannot equal the database's.
+    pub fn ends_unverified(&mut self) {
+        self.ends_verified = false;
+    }
+
+    /// Verifies every table now instead of when this is dropped.
+    pub fn verify(&mut self) -> Verified {
+        self.ends_verified = false;
+        verify_server(self)
     }
 
     /// Starts it again with the same configuration and ports, after killing it if it runs.
@@ -233,6 +255,15 @@ impl Server {
     /// A plain HTTP GET: status code and body. `None` when nobody answers.
     pub async fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
         http(port, "GET", path).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.ends_verified && !std::thread::panicking() {
+            let failures = verify_server(self).failures;
+            assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), self.process.output().join("\n"));
+        }
     }
 }
 

@@ -50,7 +50,7 @@ async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_h
         for n in 0..lost_commits {
             lost = follow(&cluster, &mut stream, &format!("lost {n}")).await.end;
         }
-        cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+        cluster.put_back(&copy, StopMode::Immediate).unwrap();
         // The stream may be back before or after that.
         insert(&cluster, "new");
         if new_bytes > 0 {
@@ -111,7 +111,7 @@ async fn storage_put_back_while_no_stream_ran_is_a_fork_when_one_begins() {
         };
         let position = lost.end;
         drop(stream);
-        cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+        cluster.put_back(&copy, StopMode::Immediate).unwrap();
         insert(&cluster, "new");
         write_wal(&cluster, new_bytes);
         let mut stream = Follower::start_forked(kept(&cluster.url("postgres"), position, lost)).await;
@@ -132,7 +132,7 @@ async fn a_commit_in_a_table_that_was_idle_is_a_fork() {
     let position = lsn(&cluster, "pg_current_wal_lsn()");
     stream.progress(position).await;
     drop(stream);
-    cluster.put_back(&copy, StopMode::Immediate, |_| {}).unwrap();
+    cluster.put_back(&copy, StopMode::Immediate).unwrap();
     insert(&cluster, "new");
     write_wal(&cluster, 1_000_000);
     let mut stream = Follower::start_forked(kept(&cluster.url("postgres"), position, mark)).await;
@@ -169,16 +169,7 @@ async fn a_promotion_that_lost_nothing_is_followed_and_one_that_lost_commits_is_
 
     let copy = cluster.copy_storage(StopMode::Fast).unwrap();
     let lost = follow(&cluster, &mut stream, "lost").await.end;
-    let promote = |data: &std::path::Path| {
-        // As a standby that is promoted, it ends its recovery with a timeline of its own.
-        let copied = std::process::Command::new("cp")
-            .arg("-a")
-            .arg(data.join("PG_VERSION"))
-            .arg(data.join("recovery.signal"))
-            .status();
-        assert!(copied.unwrap().success());
-    };
-    cluster.put_back(&copy, StopMode::Immediate, promote).unwrap();
+    cluster.promote(&copy, StopMode::Immediate).unwrap();
     write_wal(&cluster, 1_000_000);
     let (identity, fork, reason) = stream.forked().await;
     assert!(reason.contains("timeline 2 was left at"), "{reason}");

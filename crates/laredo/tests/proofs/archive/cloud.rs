@@ -159,8 +159,9 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
         )
         .unwrap();
     let tables = ["t", "u"].map(|name| TableName::new("public", name));
-    let server = ServerConfig::new(cluster.url("postgres"), tables).start().await;
     let folder = tempfile::tempdir().unwrap();
+    let mut server = ServerConfig::new(cluster.url("postgres"), tables).start().await;
+    server.has_archive(&TableName::new("public", "t"), &folder.path().join("t"));
     let source = |table: &str| json!({ "server": server.url(), "schema": "public", "table": table });
     let written = json!({
         "source": source("t"), "diff": { "interval": "100ms" }, "events": events(&told, &moto),

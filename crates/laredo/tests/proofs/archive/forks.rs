@@ -30,8 +30,9 @@ struct Copied {
 }
 
 struct Scene {
-    cluster: Cluster,
+    // Before the cluster: when the server is dropped, it is verified.
     server: Server,
+    cluster: Cluster,
     snapshotter: Snapshotter,
     folder: TempDir,
     _journal: TempDir,
@@ -131,8 +132,8 @@ impl Scene {
     }
 
     /// Puts the storage back: another history begins, which has the past of the copy.
-    fn put_back(&mut self, copy: &Copied, prepare: impl FnOnce(&Path)) {
-        self.cluster.put_back(&copy.storage, StopMode::Immediate, prepare).unwrap();
+    fn put_back(&mut self, copy: &Copied, how: fn(&mut Cluster, &StorageCopy, StopMode) -> laredo_testkit::Result<()>) {
+        how(&mut self.cluster, &copy.storage, StopMode::Immediate).unwrap();
         let before = self.history;
         self.history = self.numbers;
         self.numbers += 1;
@@ -215,7 +216,7 @@ async fn storage_put_back_under_a_running_snapshotter_begins_a_history_twice_in_
         scene.fill(100_000);
         scene.write().await;
         let lost = scene.known.last().unwrap().clone();
-        scene.put_back(&copy, |_| {});
+        scene.put_back(&copy, Cluster::put_back);
         // The new history is behind the old one's end, and is archived at once.
         scene.write().await;
         assert!(scene.known.last().unwrap().position < lost.position);
@@ -242,7 +243,7 @@ async fn storage_put_back_under_a_running_snapshotter_begins_a_history_twice_in_
         assert_eq!(code, Some(0), "{said}");
         assert!(out.lines().count() < lost.rows.len() && out.contains("of 2"), "{said}");
 
-        scene.put_back(&copy, |_| {});
+        scene.put_back(&copy, Cluster::put_back);
         scene.write().await;
         scene.write().await;
         scene.compare(&[1, 2, 3]).await;
@@ -261,7 +262,7 @@ async fn storage_put_back_while_nothing_runs_begins_a_history() {
         scene.write().await;
         scene.write().await;
         scene.end_both().await;
-        scene.put_back(&copy, |_| {});
+        scene.put_back(&copy, Cluster::put_back);
         let sql = "INSERT INTO kept SELECT n, 'of none' FROM generate_series(1, 200) n ON CONFLICT DO NOTHING";
         scene.cluster.psql(sql).unwrap();
         scene.fill(new_bytes);
@@ -305,10 +306,7 @@ async fn a_promotion_that_loses_commits_keeps_the_past_that_both_have() {
     let copy = scene.copy().await;
     scene.write().await;
     scene.write().await;
-    let promote = |data: &Path| {
-        std::fs::write(data.join("recovery.signal"), "").unwrap();
-    };
-    scene.put_back(&copy, promote);
+    scene.put_back(&copy, Cluster::promote);
     scene.write().await;
     scene.compare(&[1, 2]).await;
     let archive = open(&scene.archive()).await;

@@ -1,23 +1,25 @@
 //! A client of the chaos, and its own way to the servers.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use laredo_client::{Replica, Status};
-use laredo_core::Lsn;
+use laredo_core::{Lsn, TableName};
 use laredo_testkit::oracle::Rows;
-use laredo_testkit::workload::{TABLES, WorkloadTable};
+use laredo_testkit::workload::TABLES;
 use laredo_testkit::{Proxy, eventually};
 
 use crate::support::compare::{struct_differences, view_differences};
+use crate::support::definitions::{KEY, tables};
 use crate::support::fleet::Only;
-use crate::support::server::PATIENCE;
 use crate::support::simple::SimpleClient;
 
 /// Where the two servers serve.
 pub(super) type Ports = [u16; 2];
 
 pub(super) struct Client {
-    pub(super) table: &'static WorkloadTable,
+    pub(super) table: TableName,
+    pub(super) key: &'static [&'static str],
     pub(super) only: Only,
     proxy: Proxy,
     ports: Ports,
@@ -43,20 +45,38 @@ struct Streams {
     reasons: Vec<String>,
 }
 
-/// Four of ours with different filters on four tables from the `first` on, and one that knows Structs only, on the first of them.
+/// Four of ours with different filters on four tables of the workload from the `first` on, and one on each table whose
+/// definition changes. Clients that know Structs only are on the first table of the workload, and on two of the others. The
+/// last one, on the first table as well, brings back its position and nothing else.
 pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client> {
+    let workload =
+        [Only::All, Only::Category, Only::Prefix, Only::OneOf].into_iter().enumerate().map(|(number, only)| {
+            let table = &TABLES[(first + number) % TABLES.len()];
+            (table.name(), table.key, only)
+        });
+    let others = tables();
+    let ours = workload.chain(others.iter().map(|table| (table.clone(), KEY, Only::All)));
     let mut clients = Vec::new();
-    for (number, only) in [Only::All, Only::Category, Only::Prefix, Only::OneOf].into_iter().enumerate() {
-        let table = &TABLES[(first + number) % TABLES.len()];
+    for (number, (table, key, only)) in ours.enumerate() {
         let proxy = proxy(ports, number % 2).await;
         let snapshot = folder.join(format!("client-{number}"));
-        let replica = start(&proxy, table, only, &snapshot);
+        let replica = start(&proxy, &table, only, &snapshot);
         let kind = Kind::Ours { replica: Some(replica), snapshot, ended: Streams::default() };
-        clients.push(Client { table, only, proxy, ports, at: number % 2, kind });
+        clients.push(Client { table, key, only, proxy, ports, at: number % 2, kind });
     }
-    let (table, only, proxy) = (&TABLES[first], Only::All, proxy(ports, 0).await);
-    let simple = SimpleClient::start(&url(&proxy), &table.name(), table.key, only.wire());
-    clients.push(Client { table, only, proxy, ports, at: 0, kind: Kind::Simple(simple) });
+    let simple = [
+        (TABLES[first].name(), TABLES[first].key),
+        (others[first].clone(), KEY),
+        (others[others.len() - 1 - first].clone(), KEY),
+    ];
+    for (number, (table, key)) in simple.into_iter().enumerate() {
+        let (only, proxy) = (Only::All, proxy(ports, number % 2).await);
+        let simple = SimpleClient::start_naming_snapshots(&url(&proxy), &table, key, only.wire());
+        clients.push(Client { table, key, only, proxy, ports, at: number % 2, kind: Kind::Simple(simple) });
+    }
+    let (table, key, only, proxy) = (TABLES[first].name(), TABLES[first].key, Only::All, proxy(ports, 0).await);
+    let simple = SimpleClient::start(&url(&proxy), &table, key, only.wire());
+    clients.push(Client { table, key, only, proxy, ports, at: 0, kind: Kind::Simple(simple) });
     clients
 }
 
@@ -68,8 +88,8 @@ fn url(proxy: &Proxy) -> String {
     format!("http://{}", proxy.addr())
 }
 
-fn start(proxy: &Proxy, table: &WorkloadTable, only: Only, snapshot: &Path) -> Replica {
-    let builder = Replica::builder(url(proxy), table.name()).client_id("chaos").seed(1);
+fn start(proxy: &Proxy, table: &TableName, only: Only, snapshot: &Path) -> Replica {
+    let builder = Replica::builder(url(proxy), table.clone()).client_id("chaos").seed(1);
     let builder = only.predicate().into_iter().fold(builder, laredo_client::ReplicaBuilder::filter);
     let interval = std::time::Duration::from_millis(500);
     builder.local_snapshot_path(snapshot).local_snapshot_interval(interval).start().unwrap()
@@ -91,6 +111,37 @@ impl Client {
         self.proxy.cut_all();
     }
 
+    /// Tells those that keep a local snapshot.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self.kind, Kind::Ours { .. })
+    }
+
+    /// Copies the local snapshot for [`Client::restart_with_older`].
+    pub(super) fn keep_copy(&self) {
+        if let Kind::Ours { snapshot, .. } = &self.kind
+            && snapshot.exists()
+        {
+            std::fs::copy(snapshot, snapshot.with_extension("older")).unwrap();
+        }
+    }
+
+    /// Ends it and starts it again with the local snapshot that was copied, and copies the present one.
+    pub(super) async fn restart_with_older(&mut self) {
+        if let Kind::Ours { replica, snapshot, ended } = &mut self.kind {
+            let was = replica.take().expect("it is there between two restarts");
+            was.stop().await;
+            ended.add(&was.status());
+            drop(was);
+            let (older, newer) = (snapshot.with_extension("older"), snapshot.with_extension("newer"));
+            std::fs::rename(&*snapshot, &newer).unwrap();
+            if older.exists() {
+                std::fs::rename(&older, &*snapshot).unwrap();
+            }
+            std::fs::rename(&newer, &older).unwrap();
+            *replica = Some(start(&self.proxy, &self.table, self.only, snapshot));
+        }
+    }
+
     /// Ends it and starts it again with what it has kept. One that has kept nothing yet is not killed.
     pub(super) async fn restart(&mut self, orderly: bool) {
         let Kind::Ours { replica, snapshot, ended } = &mut self.kind else { return };
@@ -100,35 +151,47 @@ impl Client {
         }
         ended.add(&was.status());
         drop(was);
-        *replica = Some(start(&self.proxy, self.table, self.only, snapshot));
+        *replica = Some(start(&self.proxy, &self.table, self.only, snapshot));
     }
 
-    /// What differs from the database's rows once it has come to `position`, where the marked row is.
-    pub(super) async fn differences(&self, position: Lsn, mark: i32, rows: &Rows, of_same_table: &Client) -> String {
+    /// Returns what differs from the database's rows once it has come to `position`. For as long as changes may have to be found
+    /// out, and histories to be left, it is waited until nothing differs.
+    pub(super) async fn differences(
+        &self,
+        position: Lsn,
+        rows: &Rows,
+        all: &[Client],
+        (waits, deadline): (bool, Instant),
+    ) -> String {
+        let reached = || match &self.kind {
+            Kind::Ours { replica: Some(replica), .. } => replica.view().position() >= position,
+            Kind::Ours { .. } | Kind::Simple(_) => true,
+        };
+        // A client of Structs knows nothing of transactions, and only its rows say where it is.
+        let waits = waits || !self.is_ours();
+        let done = async || reached() && (!waits || self.differences_now(rows, all).is_empty());
+        let _ = eventually(deadline.saturating_duration_since(Instant::now()), done).await;
+        let place = if reached() { String::new() } else { format!("does not reach {position}\n") };
+        place + &self.differences_now(rows, all)
+    }
+
+    /// Returns what differs from the database's rows now.
+    pub(super) fn differences_now(&self, rows: &Rows, all: &[Client]) -> String {
         match &self.kind {
             Kind::Ours { replica, .. } => {
                 let replica = replica.as_ref().expect("it is there between two restarts");
-                let reached = eventually(PATIENCE, async || replica.view().position() >= position).await;
-                match reached {
-                    Ok(()) => view_differences(&replica.view(), rows, self.table.key),
-                    Err(_) => format!("does not reach {position}"),
-                }
+                view_differences(&replica.view(), rows, self.key)
             }
             Kind::Simple(simple) => {
-                let Kind::Ours { replica: Some(replica), .. } = &of_same_table.kind else {
-                    return "there is no other client of its table".to_owned();
-                };
-                let differences = || {
-                    let state = simple.state();
-                    match state.rows.values().any(|row| row.get("n") == Some(&mark.into())) {
-                        true => struct_differences(&state.rows, rows, replica.view().schema(), self.table.key),
-                        false => format!("does not see the mark {mark}"),
-                    }
-                };
-                // It knows nothing of transactions: the mark may come before other rows.
-                let _ = eventually(PATIENCE, async || differences().is_empty()).await;
-                let violations = simple.state().violations.first().cloned().unwrap_or_default();
-                differences() + &violations
+                let of_table = all.iter().filter(|client| client.table == self.table);
+                let replica = { of_table }.find_map(|client| match &client.kind {
+                    Kind::Ours { replica, .. } => replica.as_ref(),
+                    Kind::Simple(_) => None,
+                });
+                let Some(replica) = replica else { return "there is no other client of its table".to_owned() };
+                let state = simple.state();
+                let violations = state.violations.first().cloned().unwrap_or_default();
+                struct_differences(&state.rows, rows, replica.view().schema(), self.key) + &violations
             }
         }
     }
@@ -149,7 +212,7 @@ impl Client {
     }
 
     pub(super) fn describe(&self) -> String {
-        let who = format!("{} ({:?}) at server {}", self.table.name(), self.only, self.at);
+        let who = format!("{} ({:?}) at server {}", self.table, self.only, self.at);
         match &self.kind {
             Kind::Ours { replica, ended, .. } => {
                 format!("{who}: {:?}, before: {ended:?}", replica.as_ref().map(Replica::status))

@@ -1,0 +1,62 @@
+//! The archive's writer, which follows two tables through a way of its own to the servers.
+
+use std::path::Path;
+
+use laredo_core::{Lsn, TableName};
+use laredo_testkit::{Proxy, eventually};
+use serde_json::{Value, json};
+
+use super::client::Ports;
+use crate::support::server::PATIENCE;
+use crate::support::snapshotter::{Snapshotter, table};
+
+pub(super) struct Archiver {
+    snapshotter: Snapshotter,
+    tables: Vec<TableName>,
+    proxy: Proxy,
+    ports: Ports,
+    at: usize,
+}
+
+impl Archiver {
+    pub(super) async fn start(tables: Vec<TableName>, ports: Ports, root: &Path) -> Archiver {
+        let proxy = Proxy::start(format!("127.0.0.1:{}", ports[0])).await.unwrap();
+        let keys = json!({ "diff": { "interval": "300ms" }, "snapshot": { "min_interval": "2s" } });
+        let url = format!("http://{}", proxy.addr());
+        let blocks: Vec<Value> = tables.iter().map(|name| table(&url, name, root, &keys)).collect();
+        let snapshotter = Snapshotter::launch(&blocks, &Value::Null, &[]);
+        snapshotter.ready().await;
+        Archiver { snapshotter, tables, proxy, ports, at: 0 }
+    }
+
+    /// The tables, and the folder of each one's manifest.
+    pub(super) fn folders(&self, root: &Path) -> Vec<(TableName, std::path::PathBuf)> {
+        self.tables.iter().map(|name| (name.clone(), root.join(&name.table))).collect()
+    }
+
+    /// New connections lead to the other server, if they led to this one.
+    pub(super) fn leave(&mut self, server: usize) {
+        if self.at == server {
+            self.at = 1 - server;
+            self.proxy.retarget(format!("127.0.0.1:{}", self.ports[self.at]));
+        }
+    }
+
+    pub(super) async fn restart_elsewhere(&mut self) {
+        self.leave(self.at);
+        self.snapshotter.restart().await;
+    }
+
+    /// Waits until it has a commit of each table behind a position, and ends it: it writes what it has.
+    pub(super) async fn finish(&self, position: Lsn) {
+        let has_all = async || {
+            let status = self.snapshotter.status().await;
+            let reached = |table: &Value| table["position"].as_str().and_then(|text| text.parse::<Lsn>().ok());
+            status.iter().all(|table| reached(table) > Some(position))
+        };
+        if eventually(PATIENCE, has_all).await.is_err() {
+            panic!("the archive does not get beyond {position}: {:?}", self.snapshotter.status().await);
+        }
+        self.snapshotter.stop().await;
+    }
+}

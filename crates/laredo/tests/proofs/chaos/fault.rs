@@ -1,0 +1,141 @@
+//! The faults, and how many of each a run has.
+
+use laredo_testkit::StopMode;
+
+use crate::support::definitions::{Change, KINDS, UNDER_LOAD};
+
+/// A thing that happens, and to whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// `kill -9`, and started again; its clients go to the other server, or wait for it.
+    KillServer,
+    KillBothServers,
+    /// SIGTERM with a grace: its clients are asked to leave, for the other server.
+    Drain,
+    /// The connections of one client are cut.
+    Cut,
+    /// One client finds itself connected to the other server.
+    Move,
+    Postgres(StopMode),
+    /// A client's process ends, in good order or not, and starts again with what it kept.
+    RestartClient,
+    /// Definitions change and change back, partitions come and go, or schemas are swapped. Another fault may come in the middle.
+    Redefine(&'static Change),
+    /// PostgreSQL's storage is copied, for later.
+    CopyStorage,
+    /// PostgreSQL's history changes.
+    Fork(Fork),
+    /// A server's folder is not what the server left, when it starts again.
+    ServerFolder(Folder),
+    /// A client starts again with an older local snapshot.
+    ClientFolder,
+    /// `kill -9` of the archive's writer, which starts again at the other server.
+    KillSnapshotter,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fork {
+    /// The storage is put back to the newest copy.
+    PutBack,
+    /// A standby takes over that has all WAL: nothing is lost.
+    PromoteWhole,
+    /// A standby takes over that lacks the WAL since the newest copy.
+    PromoteLacking,
+    /// A point between a copy and now is restored.
+    RestoreToPoint,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Folder {
+    /// An older copy, made while the server was down.
+    Older,
+    /// The journal is lost, the snapshots are not.
+    WithoutJournal,
+    Empty,
+}
+
+/// Faults after which no client may be sent a second full snapshot, but for their order. A small run has the first eight.
+pub(super) const CONTINUITY: [Fault; 24] = {
+    use Fault::{Cut, Drain, KillBothServers, KillServer, Move, Postgres, RestartClient};
+    let (fast, immediate) = (Postgres(StopMode::Fast), Postgres(StopMode::Immediate));
+    [
+        KillServer,
+        Drain,
+        Cut,
+        Move,
+        RestartClient,
+        immediate,
+        fast,
+        KillBothServers, //
+        KillServer,
+        Drain,
+        Cut,
+        Move,
+        RestartClient,
+        immediate,
+        fast,
+        KillServer, //
+        KillServer,
+        Drain,
+        Cut,
+        Move,
+        RestartClient,
+        RestartClient,
+        Drain,
+        KillServer,
+    ]
+};
+
+/// Every change of definitions, every way to another history, and folders that are not what they were, among the faults of
+/// before.
+pub(super) fn everything() -> Vec<Fault> {
+    use Fault::{
+        ClientFolder, CopyStorage, Cut, Drain, Fork, KillServer, KillSnapshotter, Move, Postgres, Redefine,
+        RestartClient, ServerFolder,
+    };
+    let mut faults = vec![
+        CopyStorage,
+        CopyStorage,
+        Fork(self::Fork::PutBack),
+        Fork(self::Fork::PutBack),
+        Fork(self::Fork::PromoteWhole),
+        Fork(self::Fork::PromoteLacking),
+        Fork(self::Fork::RestoreToPoint),
+        ServerFolder(Folder::Older),
+        ServerFolder(Folder::Older),
+        ServerFolder(Folder::WithoutJournal),
+        ServerFolder(Folder::Empty),
+        ClientFolder,
+        ClientFolder,
+        KillSnapshotter,
+        KillServer,
+        KillServer,
+        Drain,
+        Cut,
+        Move,
+        Move,
+        Move,
+        Postgres(StopMode::Immediate),
+        RestartClient,
+        RestartClient,
+    ];
+    faults.extend(KINDS.iter().chain(UNDER_LOAD).map(Redefine));
+    faults
+}
+
+/// A handful of the same, another one for each seed.
+pub(super) fn handful(seed: u64) -> Vec<Fault> {
+    use Fault::{ClientFolder, Fork, Move, Redefine, ServerFolder};
+    let change = |of: &'static [Change], number: u64| Redefine(&of[number as usize % of.len()]);
+    let history = [self::Fork::PromoteLacking, self::Fork::RestoreToPoint, self::Fork::PutBack][seed as usize % 3];
+    let folder = [Folder::Older, Folder::WithoutJournal, Folder::Empty][seed as usize % 3];
+    vec![
+        change(KINDS, seed),
+        change(KINDS, seed + 5),
+        change(UNDER_LOAD, seed),
+        Fork(history),
+        ServerFolder(folder),
+        ClientFolder,
+        Move,
+    ]
+}

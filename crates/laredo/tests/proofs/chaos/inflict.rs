@@ -1,0 +1,261 @@
+//! How each fault is inflicted.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use laredo_testkit::StopMode;
+use laredo_testkit::oracle::flushed;
+use rand::Rng as _;
+use rand::seq::IndexedRandom as _;
+use tokio_postgres::error::SqlState;
+
+use super::Chaos;
+use super::client::Client;
+use super::fault::{Fault, Folder, Fork};
+use crate::support::definitions::{Change, tables};
+use crate::support::fleet::{more, restart};
+use crate::support::server::PATIENCE;
+
+impl Chaos {
+    pub(super) async fn inflict(&mut self, fault: Fault) {
+        match fault {
+            Fault::KillServer => {
+                let (server, moves) = (self.random.random_range(0..2), self.random.random_bool(0.5));
+                let clients = if moves { ", clients go to the other" } else { "" };
+                self.say(&format!("kill -9 of server {server}{clients}"));
+                self.kill(server, moves).await;
+            }
+            Fault::KillBothServers => {
+                self.say("kill -9 of both servers");
+                self.kill(0, true).await;
+                self.kill(1, false).await;
+            }
+            Fault::Drain => self.drain().await,
+            Fault::Cut => {
+                let client = self.any_client();
+                self.say(&format!("connections of client {client} are cut"));
+                self.clients[client].cut();
+            }
+            Fault::Move => {
+                let client = self.any_client();
+                let to = 1 - self.clients[client].at();
+                self.say(&format!("client {client} goes to server {to}"));
+                self.clients[client].go_to(to);
+                self.clients[client].cut();
+            }
+            Fault::Postgres(mode) => {
+                self.say(&format!("PostgreSQL is stopped ({mode:?}) and started"));
+                restart(&mut self.cluster, mode);
+            }
+            Fault::RestartClient => {
+                let (client, orderly) = (self.any_of_ours(), self.random.random_bool(0.5));
+                self.say(&format!("client {client} {} and starts again", if orderly { "stops" } else { "is killed" }));
+                self.clients[client].restart(orderly).await;
+            }
+            Fault::Redefine(change) => Box::pin(self.redefine(change)).await,
+            Fault::CopyStorage => {
+                let mode = self.any_mode();
+                self.say(&format!("PostgreSQL's storage is copied ({mode:?})"));
+                self.copy = self.cluster.copy_storage(mode).unwrap();
+            }
+            Fault::Fork(fork) => self.fork(fork).await,
+            Fault::ServerFolder(folder) => self.exchange_folder(folder).await,
+            Fault::ClientFolder => {
+                let client = self.any_of_ours();
+                self.say(&format!("client {client} starts again with an older local snapshot"));
+                self.clients[client].restart_with_older().await;
+            }
+            Fault::KillSnapshotter => {
+                self.say("kill -9 of the archive's writer, which goes to the other server");
+                self.archive.restart_elsewhere().await;
+            }
+        }
+    }
+
+    fn any_client(&mut self) -> usize {
+        self.random.random_range(0..self.clients.len())
+    }
+
+    /// A client that keeps a local snapshot.
+    fn any_of_ours(&mut self) -> usize {
+        let ours: Vec<usize> = (0..self.clients.len()).filter(|number| self.clients[*number].is_ours()).collect();
+        *ours.choose(&mut self.random).unwrap()
+    }
+
+    async fn kill(&mut self, server: usize, moves: bool) {
+        self.servers[server].process.kill9();
+        if moves {
+            self.send_away(server);
+        }
+        self.start_again(server).await;
+    }
+
+    async fn drain(&mut self) {
+        let server = self.random.random_range(0..2);
+        self.say(&format!("server {server} is drained"));
+        self.send_away(server);
+        self.servers[server].process.terminate();
+        let ended = self.servers[server].process.wait(PATIENCE).await;
+        if ended.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            return self.start_again(server).await;
+        }
+        let clients = self.clients.iter().map(Client::describe).collect::<Vec<_>>().join("\n");
+        panic!("server {server} does not end: {ended:?}\n{clients}");
+    }
+
+    async fn start_again(&mut self, server: usize) {
+        let was = self.servers[server].relaunch().await;
+        self.write_log(server, &was.id().to_string(), &was.output());
+    }
+
+    /// New connections of a server's clients will lead to the other one.
+    fn send_away(&mut self, server: usize) {
+        self.clients.iter_mut().filter(|client| client.at() == server).for_each(|client| client.go_to(1 - server));
+        self.archive.leave(server);
+    }
+
+    /// Runs a change of definitions step by step, with rows written between them, and perhaps with another fault.
+    async fn redefine(&mut self, change: &Change) {
+        const INTERRUPTIONS: [Fault; 5] =
+            [Fault::KillServer, Fault::Move, Fault::Cut, Fault::RestartClient, Fault::Postgres(StopMode::Immediate)];
+        let steps = change.steps();
+        let interrupted = self.random.random_bool(0.5).then(|| self.random.random_range(0..steps.len()));
+        self.say(&format!("{} is changed and changed back in {} steps", change.tables.join(", "), steps.len()));
+        for (number, step) in steps.iter().enumerate() {
+            self.run_step(step);
+            self.scribble(3).await;
+            if interrupted == Some(number) {
+                let fault = *INTERRUPTIONS.choose(&mut self.random).unwrap();
+                eprint!("after step {}: ", number + 1);
+                Box::pin(self.inflict(fault)).await;
+            }
+        }
+        // A server that starts while a table has another name ends with an error; its supervisor starts it again.
+        for server in [0, 1] {
+            if interrupted.is_some() && self.servers[server].process.wait(Duration::ZERO).await.is_ok() {
+                self.say(&format!("server {server} had ended and is started again"));
+                self.start_again(server).await;
+            }
+        }
+        self.changes += 1;
+    }
+
+    /// Runs one step, again if it was the victim of a deadlock with the workload.
+    fn run_step(&self, step: &str) {
+        loop {
+            match self.cluster.psql(step) {
+                Ok(_) => return,
+                Err(error) if error.to_string().contains("deadlock detected") => {}
+                // A server that started in the middle has put the table back into the publication.
+                Err(error) if error.to_string().contains("is already member of publication") => return,
+                Err(error) => panic!("seed {}: {step}: {error}", self.seed),
+            }
+        }
+    }
+
+    /// Writes some rows of the tables whose definitions change, under the names that they have just now.
+    pub(super) async fn scribble(&mut self, statements: usize) {
+        let sql = self.cluster.connect().await.unwrap();
+        for _ in 0..statements {
+            let (table, number) = (tables().choose(&mut self.random).unwrap().quoted(), self.random.random_range(0..7));
+            let statement = match self.random.random_range(0..3) {
+                0 => format!("UPDATE {table} SET v = v + 1 WHERE id % 7 = {number}"),
+                1 => format!("DELETE FROM {table} WHERE id = 90 + {number}"),
+                _ => format!(
+                    "INSERT INTO {table} (id, v) VALUES (90 + {number}, 0) ON CONFLICT (id) DO UPDATE SET v = -{number}"
+                ),
+            };
+            // A table may be away, or have no partition for the row.
+            let tolerated = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::CHECK_VIOLATION];
+            if let Err(error) = sql.batch_execute(&statement).await {
+                assert!(error.code().is_some_and(|code| tolerated.contains(code)), "{statement}: {error:?}");
+            }
+        }
+    }
+
+    fn any_mode(&mut self) -> StopMode {
+        if self.random.random_bool(0.5) { StopMode::Fast } else { StopMode::Immediate }
+    }
+
+    async fn fork(&mut self, fork: Fork) {
+        // A server that starts with nothing after a fork cannot know what was abandoned, and a client without commit marks cannot
+        // tell it.
+        for server in &self.servers {
+            server.ready().await;
+        }
+        let mode = self.any_mode();
+        match fork {
+            Fork::PutBack => {
+                self.say(&format!("PostgreSQL's storage is put back ({mode:?})"));
+                self.cluster.put_back(&self.copy, mode).unwrap();
+            }
+            Fork::PromoteWhole => {
+                self.say(&format!("a standby that has everything is promoted ({mode:?})"));
+                self.cluster.begin_timeline(mode).unwrap();
+            }
+            Fork::PromoteLacking => {
+                self.say(&format!("a standby that lacks WAL is promoted ({mode:?})"));
+                self.cluster.promote(&self.copy, mode).unwrap();
+            }
+            Fork::RestoreToPoint => {
+                self.copy = self.cluster.copy_storage(StopMode::Fast).unwrap();
+                self.work().await;
+                let sql = self.cluster.connect().await.unwrap();
+                let point = flushed(&sql).await.unwrap();
+                self.work().await;
+                self.say(&format!("PostgreSQL is restored to {point} ({mode:?})"));
+                self.cluster.restore_to(&self.copy, point, mode).unwrap();
+            }
+        }
+        self.forks += u64::from(!matches!(fork, Fork::PromoteWhole));
+        self.has_forked = true;
+    }
+
+    async fn exchange_folder(&mut self, folder: Folder) {
+        if std::mem::take(&mut self.has_forked) {
+            // As above: who is connected learns of the fork from a server that has seen it.
+            self.compare().await;
+        }
+        let server = self.random.random_range(0..2);
+        let path = self.folders.path().join(format!("server-{server}"));
+        if let Folder::Older = folder {
+            let older = path.with_extension("older");
+            if !older.exists() {
+                self.say(&format!("the folder of server {server} is copied while it is down"));
+                self.stop_for_good(server).await;
+                copy_folder(&path, &older);
+                self.start_again(server).await;
+                self.work().await;
+            }
+            self.say(&format!("server {server} starts again with an older copy of its folder"));
+            self.stop_for_good(server).await;
+            std::fs::remove_dir_all(&path).unwrap();
+            std::fs::rename(&older, &path).unwrap();
+        } else {
+            self.say(&format!("server {server} starts again with its folder {folder:?}"));
+            self.stop_for_good(server).await;
+            let lost = if let Folder::Empty = folder { path } else { path.join("journal") };
+            std::fs::remove_dir_all(lost).unwrap();
+        }
+        if self.random.random_bool(0.5) {
+            self.send_away(server);
+        }
+        self.start_again(server).await;
+    }
+
+    async fn stop_for_good(&self, server: usize) {
+        self.servers[server].process.kill9();
+        self.servers[server].process.wait(PATIENCE).await.unwrap();
+    }
+
+    /// Lets the workload and the other tables go on for a moment.
+    pub(super) async fn work(&mut self) {
+        self.scribble(5).await;
+        more(&self.workload, 20).await;
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
