@@ -90,6 +90,8 @@ pub(crate) struct Table {
     live: Option<Live>,
     /// What a copy's snapshot must see.
     recent: Recent,
+    /// True from a fork of the history until a copy has begun the new journal: the one there is, is of the abandoned history.
+    is_forked: bool,
     /// When the state was last known to be the source's.
     current_at: CommitTime,
     /// A copy was asked for while one was being made.
@@ -230,6 +232,7 @@ impl Table {
             phase,
             live: None,
             recent: Recent::default(),
+            is_forked: false,
             current_at: CommitTime::default(),
             owes_copy: None,
             copy_due: None,
@@ -439,7 +442,11 @@ impl Table {
         (self.copy_due, self.definition_due) = (None, None);
         // The copy compares every row.
         self.verification = None;
-        self.phase = Phase::Copying(Box::new(Copying::new(Some(live.writer.committed().position))));
+        let copying = match self.is_forked {
+            true => Copying::after_fork(),
+            false => Copying::new(Some(live.writer.committed().position)),
+        };
+        self.phase = Phase::Copying(Box::new(copying));
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
         Ok(Wants::Copy)
     }

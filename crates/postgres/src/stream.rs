@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Lsn, Oid, TableName, Xid};
+use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{Acknowledged, DefinitionLooks, SourceError, SourceEvent, SourceIdentity, TableIndex};
 use laredo_engine::spool::SpoolOptions;
@@ -377,7 +377,6 @@ impl Stream<'_> {
         let (noted, receipts) = Receipt::new();
         self.queue.push_back(Pending::Event(SourceEvent::Forked { identity: start.identity(), fork, reason, noted }));
         self.looking = None;
-        self.signals.forget_look();
         while let Some(pending) = self.queue.pop_front() {
             // Every table is copied again, whatever a look would find.
             if let Pending::Event(event) = pending {

@@ -309,7 +309,7 @@ impl Watcher<'_> {
         if matches!(told, Told::Moved(_)) && told_of.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr) {
             *told = Told::Nothing;
         }
-        if copied.is_none() && !failed {
+        if copied.is_none() && !failed && !matches!(told, Told::Broken(_)) {
             return true;
         }
         let problem = problem(facts.as_ref(), table, &self.options.publication);

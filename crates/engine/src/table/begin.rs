@@ -93,7 +93,7 @@ impl Table {
 
     /// Begins a journal with the rows of a snapshot.
     fn serve_snapshot(&mut self, recovered: Recovered) -> Result<(), TableError> {
-        let Recovered { info, rows: state, definition } = recovered;
+        let Recovered { info, rows: state, definition, is_of_same_server: _ } = recovered;
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
         // They are what the pipeline made of the source's rows.
         let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;

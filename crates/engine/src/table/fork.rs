@@ -53,6 +53,7 @@ impl Table {
         self.identify(identity);
         // Transactions of another history will never be visible in this one.
         self.recent = Recent::default();
+        self.is_forked = true;
         (self.copy_due, self.definition_due, self.owes_copy) = (None, None, None);
         if self.store_failure().is_some() {
             return Ok(Wants::Nothing);
@@ -99,6 +100,7 @@ impl Table {
         drop(self.live.take());
         let before = self.journal.borrow().clone();
         self.live = Some(self.begin_journal(done, definition)?);
+        self.is_forked = false;
         if let Some(before) = before {
             before.close();
         }

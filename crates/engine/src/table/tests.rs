@@ -404,6 +404,22 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     (table, journal, at)
 }
 
+#[test]
+fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
+    let fork = Fork { common: Lsn(4), abandoned: Lsn(100), is_certain: true };
+    table.on_forked(SourceIdentity::default(), &fork, "its storage was put back").unwrap();
+    table.fail(&TableError::Source("it is not published".to_owned()));
+    assert_eq!(table.on_moved(owed("it can be followed again")).unwrap(), Wants::Copy);
+    // The new history is behind the old one.
+    copy(&mut table, &schema, below(5), &[row(3, b"new")]);
+    table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
+    let state = &table.live.as_ref().unwrap().state;
+    assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 1));
+    assert_ne!(table.journal.borrow().as_ref().unwrap().instance(), journal.instance());
+}
+
 /// A fork that may have been, as the source reports one where PostgreSQL was started again and the slot is gone.
 fn possible_fork() -> Fork {
     Fork { common: Lsn::ZERO, abandoned: Lsn(100), is_certain: false }

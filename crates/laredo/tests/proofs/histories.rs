@@ -76,12 +76,28 @@ impl Scene {
         let sql = self.cluster.connect().await.unwrap();
         sql.batch_execute(&format!("INSERT INTO kept VALUES ({}, 'mark')", self.mark)).await.unwrap();
         let position = oracle::flushed(&sql).await.unwrap();
+        self.clients_are_equal(position).await;
+    }
+
+    /// Both clients come to have what the database has, at a position or later.
+    async fn clients_are_equal(&self, position: Lsn) {
+        let sql = self.cluster.connect().await.unwrap();
         let rows = oracle::rows_at_rest(&sql, &self.table, &["n"], "true").await.unwrap();
         let equal = async || self.pair.replica.view().position() >= position && self.pair.differences(&rows).is_empty();
         if eventually(PATIENCE, equal).await.is_err() {
             let status = self.pair.replica.status();
             panic!("at {position}:\n{}\n{status:?}\n{:#?}", self.pair.differences(&rows), self.server.process.output());
         }
+    }
+
+    /// The server has on disk what its clients have.
+    async fn is_kept(&self, keeps: Keeps) {
+        let position = self.pair.replica.view().position().0;
+        let kept = async || {
+            let durable = self.server.metric("laredo_stored_snapshot_position_bytes", &self.table).await;
+            keeps != Keeps::Snapshots || durable >= Some(position)
+        };
+        eventually(PATIENCE, kept).await.unwrap();
     }
 
     async fn forks(&self) -> u64 {
@@ -123,11 +139,7 @@ async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
             scene.clients_have_everything().await;
             scene.write("lost", 2000, 1000);
             scene.clients_have_everything().await;
-            let kept = async || {
-                let durable = scene.server.metric("laredo_stored_snapshot_position_bytes", &scene.table).await;
-                keeps != Keeps::Snapshots || durable >= Some(scene.pair.replica.view().position().0)
-            };
-            eventually(PATIENCE, kept).await.unwrap();
+            scene.is_kept(keeps).await;
             scene.server.process.kill9();
             scene.server.process.wait(PATIENCE).await.unwrap();
             scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
@@ -197,6 +209,52 @@ async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
         view.position() >= position && crate::support::compare::view_differences(&view, &rows, &["n"]).is_empty()
     };
     eventually(PATIENCE, equal).await.expect("it has what the database has");
+}
+
+/// A change of definition leaves no commit of rows behind that would prove it, and the new history gives its transaction the
+/// same id and the table the same file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_the_new_history_has_in_another_form_is_seen() {
+    let column = |form: &str| format!("ALTER TABLE kept ALTER body TYPE text USING body || ' {form}'");
+    let partition = |form: &str| {
+        format!(
+            "BEGIN; CREATE TABLE part (LIKE kept INCLUDING ALL); INSERT INTO part SELECT n, body || ' {form}' FROM kept;
+             ALTER TABLE kept RENAME TO old; ALTER TABLE part RENAME TO kept; DROP TABLE old;
+             ALTER PUBLICATION laredo_test_pub ADD TABLE kept; COMMIT"
+        )
+    };
+    let migrations: [&dyn Fn(&str) -> String; 2] = [&column, &partition];
+    for (keeps, runs, migration) in [
+        (Keeps::Journal, false, migrations[0]),
+        (Keeps::Snapshots, false, migrations[0]),
+        (Keeps::Journal, true, migrations[0]),
+        (Keeps::Journal, true, migrations[1]),
+        (Keeps::Journal, false, migrations[1]),
+    ] {
+        let mut scene = Scene::start(keeps).await;
+        let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+        scene.cluster.psql(&migration("lost")).unwrap();
+        scene.clients_are_equal(Lsn::ZERO).await;
+        scene.is_kept(keeps).await;
+        if runs {
+            scene.server.process.freeze();
+        } else {
+            scene.server.process.kill9();
+            scene.server.process.wait(PATIENCE).await.unwrap();
+        }
+        scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
+        scene.cluster.psql(&migration("new")).unwrap();
+        // Past all that the lost history had, without a commit.
+        let fill = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 3000000)); SELECT pg_switch_wal()";
+        scene.cluster.psql(fill).unwrap();
+        if runs {
+            scene.server.process.thaw();
+        } else {
+            scene.server.restart().await;
+        }
+        scene.clients_are_equal(Lsn::ZERO).await;
+        scene.clients_have_everything().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
