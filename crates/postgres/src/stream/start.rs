@@ -171,11 +171,7 @@ impl<'a> Start<'a> {
                 (self.beginning(sent, confirmed, from, is_same_server)?, confirmed, None, None)
             }
             Plan::Make { restarted, lost } => {
-                if found.slot.is_some() {
-                    let drop = format!("DROP_REPLICATION_SLOT {}", quoted(&name));
-                    connection.simple_query(&drop).await?;
-                }
-                let from = self.make(&mut connection, &name).await?;
+                let from = self.make(&mut connection, &name, found.slot.is_some()).await?;
                 (Beginning::at(from), from, restarted, lost)
             }
         };
@@ -334,8 +330,11 @@ impl<'a> Start<'a> {
         }))
     }
 
-    /// Makes the slot, and says from where on it keeps what commits.
-    async fn make(&self, connection: &mut ReplicationConnection, name: &str) -> Result<Lsn, StreamError> {
+    /// Makes the slot, after dropping it if it exists, and returns the position from which it keeps what commits.
+    async fn make(&self, connection: &mut ReplicationConnection, name: &str, exists: bool) -> Result<Lsn, StreamError> {
+        if exists {
+            connection.simple_query(&format!("DROP_REPLICATION_SLOT {}", quoted(name))).await?;
+        }
         let sql = create_slot(name, &self.options.slot, connection.major_version());
         let process_id = connection.process_id();
         let rows = tokio::select! {
