@@ -209,7 +209,10 @@ impl Server {
     /// Waits until every table is ready.
     pub async fn ready(&self) {
         let ready = async || matches!(self.get(self.ports.health, "/health/ready").await, Some((200, _)));
-        eventually(PATIENCE, ready).await.unwrap();
+        if eventually(PATIENCE, ready).await.is_err() {
+            let (health, output) = (self.health().await, self.process.output());
+            panic!("not ready: {health:#?}\n{}", output[output.len().saturating_sub(40)..].join("\n"));
+        }
     }
 
     /// What the health endpoint says of the tables: status code and JSON.
