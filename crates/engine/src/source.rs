@@ -326,6 +326,7 @@ pub enum CopyEvent {
         /// The end of the WAL, read after the snapshot was taken: everything that the copy sees lies before.
         inserted: Lsn,
         /// The table's definition, in words that the source understands: a later run asks with them whether it is still the same.
+        /// Clients know it by a version that is made of the first line.
         definition: String,
         /// Whether nothing but transactions that the stream tells can have changed rows between the definition `before` and this one. (It
         /// tells most truncations; rewriting a table for its size alone changes none.)

@@ -5,7 +5,7 @@ mod facts;
 mod schema;
 
 pub(crate) use change::{Change, Conditions};
-pub(crate) use facts::{Definition, Facts, Identity, Published};
+pub(crate) use facts::{Definition, Facts, File, Identity, Published};
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::{Oid, TableName};

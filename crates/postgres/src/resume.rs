@@ -4,7 +4,7 @@ use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{KnownTable, SourceError, TableRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{self, Definition, Facts};
+use crate::catalog::{self, Definition, Facts, File};
 use crate::slot::{self, Standing};
 use crate::source::PostgresOptions;
 use crate::stream::SlotMode;
@@ -18,15 +18,30 @@ struct CopiedUnder {
 }
 
 /// The text of what a table was copied under.
+///
+/// The first line names the definition to clients. The second has what a truncate changes, which the stream tells: a server that looks at
+/// the catalogue after two of them never sees the file in between.
 pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String {
-    let (key_fields, definition) = (request.key_fields.clone(), definition.clone());
-    // A text that is none is one that nothing is equal to: the next start copies.
-    serde_json::to_string(&CopiedUnder { key_fields, definition }).unwrap_or_default()
+    let key_fields = request.key_fields.clone();
+    let named = CopiedUnder { key_fields, definition: definition.with_file(File::default()) };
+    // A text that cannot be read is one that nothing is equal to: the next start copies.
+    match (serde_json::to_string(&named), serde_json::to_string(&definition.file)) {
+        (Ok(named), Ok(file)) => format!("{named}\n{file}"),
+        (Err(_), _) | (_, Err(_)) => String::new(),
+    }
+}
+
+/// Reads what [`text_of`] wrote; nothing for any other text.
+fn copied_under(text: &str) -> Option<CopiedUnder> {
+    let (named, file) = text.split_once('\n')?;
+    let mut copied: CopiedUnder = serde_json::from_str(named).ok()?;
+    copied.definition.file = serde_json::from_str(file).ok()?;
+    Some(copied)
 }
 
 /// Whether nothing but transactions can have changed rows between a copy made under `before` and one made under `definition`.
 pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &Definition) -> bool {
-    serde_json::from_str(before).is_ok_and(|CopiedUnder { key_fields, definition: before }| {
+    copied_under(before).is_some_and(|CopiedUnder { key_fields, definition: before }| {
         key_fields == request.key_fields && before.differs_in_files_only(definition)
     })
 }
@@ -83,7 +98,7 @@ pub(crate) async fn compare(
 }
 
 fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Facts>) -> Left {
-    let Ok(CopiedUnder { key_fields, definition }) = serde_json::from_str(&known.definition) else {
+    let Some(CopiedUnder { key_fields, definition }) = copied_under(&known.definition) else {
         return Left::Missing("this version cannot tell what its last copy was made under".to_owned());
     };
     if key_fields != request.key_fields {

@@ -94,14 +94,14 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
-    /// Returns the version that names it to clients: the first eight bytes of the SHA-256 of the source's word, with the pipeline
-    /// behind it if there is one. Every server that follows the table in this way computes the same.
+    /// Returns the version that names it to clients: the first eight bytes of the SHA-256 of the first line of the source's word, with
+    /// the pipeline behind it if there is one. Every server that follows the table in this way computes the same.
     pub(crate) fn version(&self) -> DefinitionVersion {
         if self.source.is_empty() {
             return DefinitionVersion::UNKNOWN;
         }
         let mut digest = Context::new(&SHA256);
-        digest.update(self.source.as_bytes());
+        digest.update(self.source.lines().next().unwrap_or_default().as_bytes());
         if !self.pipeline.is_empty() {
             digest.update(b"\n");
             digest.update(self.pipeline.as_bytes());

@@ -58,7 +58,7 @@ pub(crate) struct Ancestor {
 }
 
 /// Where a table's rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     /// `relfilenode`: another one when the table is rewritten or truncated.
     pub(crate) number: Oid,

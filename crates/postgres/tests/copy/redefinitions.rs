@@ -109,6 +109,7 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
         following.copy(table).await;
     }
     let rewrite = "ALTER TABLE t ALTER COLUMN w TYPE int USING w + 1";
+    let mut named = None;
     let cases = [
         ("TRUNCATE t".to_owned(), false),
         (
@@ -128,6 +129,11 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
         let mut moved = Vec::new();
         while moved.last() != Some(&TableIndex(1)) {
             match following.event().await {
+                // Two servers see different files of it: the version that clients are given must not say so.
+                SourceEvent::Redefined { table: TableIndex(0), definition, .. } if !moves => {
+                    let name = definition.lines().next().unwrap().to_owned();
+                    assert_eq!(*named.get_or_insert_with(|| name.clone()), name, "{sql}");
+                }
                 SourceEvent::Moved { table, reason, .. } => {
                     assert!(
                         table == TableIndex(1) || reason.contains("its rows were rewritten or truncated"),
@@ -135,7 +141,6 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
                     );
                     moved.push(table);
                 }
-                SourceEvent::Redefined { table: TableIndex(0), .. } if !moves => {}
                 SourceEvent::Commit(_) | SourceEvent::Progress(_) => {}
                 event => panic!("{sql}: {event:?}"),
             }
