@@ -190,7 +190,7 @@ async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
     served.sql.batch_execute("TRUNCATE kept; INSERT INTO kept SELECT n FROM generate_series(1, 10) n").await.unwrap();
     served.clients_have_everything(-2).await;
     let file = served.cluster.psql("SELECT relfilenode FROM pg_class WHERE relname = 'kept'").unwrap();
-    let defined = format!("\"file\":{{\"number\":{file},");
+    let defined = format!("{{\"number\":{file},\"toast\":");
     let is_kept = async || {
         let folder = served.folder.path().join("public/kept");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
