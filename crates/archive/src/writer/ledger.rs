@@ -308,26 +308,8 @@ impl Place {
         self.check_behind(&seen, first, manifest, writer)?;
         let there = seen.manifest.as_ref().map_or(&[][..], |there| &there.artifacts);
         let is_there = |artifact: &Artifact| {
-            let same = |other: &Artifact| {
-                (
-                    other.kind,
-                    other.epoch,
-                    other.from_position,
-                    other.to_position,
-                    other.mark,
-                    other.checksum,
-                    &other.history,
-                ) == (
-                    artifact.kind,
-                    artifact.epoch,
-                    artifact.from_position,
-                    artifact.to_position,
-                    artifact.mark,
-                    artifact.checksum,
-                    &artifact.history,
-                )
-            };
-            there.iter().any(|other| same(other) && other.formats.keys().eq(artifact.formats.keys()))
+            let is_same = |other: &Artifact| contents(other) == contents(artifact);
+            there.iter().any(|other| is_same(other) && other.formats.keys().eq(artifact.formats.keys()))
         };
         let lacking: Vec<Artifact> =
             manifest.artifacts.iter().filter(|artifact| !is_there(artifact)).cloned().collect();
@@ -415,4 +397,10 @@ impl Place {
             backoff.wait().await;
         }
     }
+}
+
+/// The values that two entries for the same rows of the same history share, wherever their objects are.
+fn contents(artifact: &Artifact) -> impl PartialEq {
+    let Artifact { kind, epoch, from_position, to_position, mark, checksum, history, .. } = artifact;
+    (*kind, *epoch, *from_position, *to_position, *mark, *checksum, history)
 }

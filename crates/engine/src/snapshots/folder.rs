@@ -98,13 +98,13 @@ impl Snapshots {
 
     /// The rows of one.
     pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
-        self.look(id, |info| self.open_base(info).map(|(base, _)| Arc::new(base)))
+        self.look(id, |info| self.open_base(info).map(Arc::new))
     }
 
     /// Reads all of one.
     pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
         self.look(id, |info| {
-            let (base, _) = self.open_base(info)?;
+            let base = self.open_base(info)?;
             count_rows(&base, info).map(|()| info.clone())
         })
     }
@@ -215,10 +215,8 @@ impl Snapshots {
         self.forks.lock().abandoned()
     }
 
-    fn open_base(&self, info: &SnapshotInfo) -> Result<(Base, crate::store::Definition), SnapshotError> {
-        let opened = open::open(&info.path, info.format)?;
-        let definition = opened.definition.clone();
-        Ok((opened.into_base(&info.path, &self.temporary)?, definition))
+    fn open_base(&self, info: &SnapshotInfo) -> Result<Base, SnapshotError> {
+        open::open(&info.path, info.format)?.into_base(&info.path, &self.temporary)
     }
 
     fn load(&self, info: &SnapshotInfo) -> Result<Recovered, SnapshotError> {

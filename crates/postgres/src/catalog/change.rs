@@ -85,11 +85,12 @@ impl Definition {
     /// That transaction has changed the table's entry last; whatever was rewritten before it is gone with it. What it rewrote after
     /// the truncate, and wrote while the table was unlogged, shows as another toast table or as counted rows.
     pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
-        let (before, after) = (self.file, newer.definition.file);
+        let newer_definition = &newer.definition;
+        let (before, after) = (self.file, newer_definition.file);
         let is_other = before.number != after.number;
-        let is_all = is_other && self.with_file(after).difference(&newer.definition).is_none();
+        let is_all = is_other && self.with_file(after).difference(newer_definition).is_none();
         let is_rewritten = before.toast != after.toast || newer.counts_rows;
-        (is_all && before.columns == after.columns && !is_rewritten).then_some(newer.changed_by)
+        (is_all && self.has_columns_of(newer_definition) && !is_rewritten).then_some(newer.changed_by)
     }
 
     /// Returns true if the table, or one above it, may have been attached to another table and detached again. PostgreSQL then sent
@@ -112,7 +113,12 @@ impl Definition {
         };
         let partitions = self.partitions.iter().map(moved).collect();
         let with_its_files = Definition { partitions, ..self.with_file(newer.file) };
-        self.file.columns == newer.file.columns && with_its_files.difference(newer).is_none()
+        self.has_columns_of(newer) && with_its_files.difference(newer).is_none()
+    }
+
+    /// Returns true if no column's entry was changed, as that of one whose values are computed again is.
+    fn has_columns_of(&self, newer: &Definition) -> bool {
+        self.column_versions.first() == newer.column_versions.first()
     }
 
     pub(crate) fn with_file(&self, file: File) -> Definition {

@@ -64,8 +64,6 @@ pub(crate) struct File {
     pub(crate) number: Oid,
     /// `reltoastrelid`: another one when `ALTER TABLE` rewrites the table, and the same after `TRUNCATE`. Zero where no column needs it.
     pub(crate) toast: Oid,
-    /// Another number when a column's entry in `pg_attribute` was changed, as that of one whose values are computed again.
-    pub(crate) columns: i64,
 }
 
 /// `relreplident`.

@@ -39,7 +39,7 @@ keys AS (
     GROUP BY i.indrelid
 ),
 attributes AS (
-    SELECT a.xmin AS changed_by, a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
+    SELECT a.* FROM found f JOIN pg_attribute a ON a.attrelid = f.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
 ),
 -- Every type that a column needs, directly or inside another one.
@@ -167,9 +167,7 @@ SELECT json_build_object(
         'oid', f.oid::int8,
         'file', json_build_object(
             'number', f.relfilenode::int8,
-            'toast', f.reltoastrelid::int8,
-            'columns', coalesce((SELECT hashtextextended(string_agg(a.changed_by::text, ' ' ORDER BY a.attnum), 0)
-                FROM attributes a), 0)),
+            'toast', f.reltoastrelid::int8),
         'kind', f.relkind,
         'persistence', f.relpersistence,
         'identity', f.relreplident,
