@@ -28,7 +28,9 @@ pub(super) struct BaseRequests {
 /// What the maker has done.
 #[derive(Clone, Copy, Debug, Default)]
 struct BaseRounds {
-    /// Times that all requests were answered, with a new base or without.
+    /// The number of rounds that have begun. Each takes the head as it is then.
+    begun: u64,
+    /// The number of rounds that have ended, with a new base or without. All requests from before such a round are answered.
     answered: u64,
     /// When the last attempt began, and how long it took.
     last: Option<(Instant, Duration)>,
@@ -50,12 +52,13 @@ impl Journal {
     pub async fn fresh_base(&self) -> PinnedBase {
         let requests = &self.shared.requests;
         let mut rounds = requests.rounds.subscribe();
-        // Read before the base is looked at: an answer that comes in between counts.
-        let answered = rounds.borrow_and_update().answered;
+        // Read before the base is looked at: a round that begins in between counts. One that has begun already may have taken a
+        // head of long ago.
+        let begun = rounds.borrow().begun;
         if !self.has_fresh_base() {
             requests.wanted.notify_one();
             // The journal has the sender, so there is an end of it only by an answer.
-            let _ = rounds.wait_for(|rounds| rounds.answered > answered || rounds.is_closed).await;
+            let _ = rounds.wait_for(|rounds| rounds.answered > begun || self.has_fresh_base_in(*rounds)).await;
         }
         self.pin_base()
     }
@@ -63,6 +66,10 @@ impl Journal {
     /// Whether the newest base shows the head, or was made a moment ago, or has to do.
     pub(crate) fn has_fresh_base(&self) -> bool {
         let rounds = *self.shared.requests.rounds.borrow();
+        self.has_fresh_base_in(rounds)
+    }
+
+    fn has_fresh_base_in(&self, rounds: BaseRounds) -> bool {
         let inner = self.shared.inner.read();
         let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
             age if age <= FRESH => true,
@@ -84,7 +91,15 @@ impl Journal {
         self.shared.requests.wanted.notified().await;
     }
 
-    /// Answers all requests so far; `last` where a base was made, or was tried to be.
+    /// Begins a round, which answers all requests so far.
+    pub(crate) fn begin_round(&self) {
+        self.shared.requests.rounds.send_if_modified(|rounds| {
+            rounds.begun += 1;
+            false
+        });
+    }
+
+    /// Ends the round; `last` where a base was made, or was tried to be.
     pub(crate) fn answer_requests(&self, last: Option<(Instant, Duration)>) {
         self.shared.requests.rounds.send_modify(|rounds| {
             rounds.answered += 1;
@@ -109,6 +124,9 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
     use laredo_core::Sequence;
     use tokio::time::advance;
 
@@ -132,6 +150,40 @@ mod tests {
         assert!(!journal.has_fresh_base());
         hold(Sequence(newest.0 - 2), HELD_BYTES_MAX / 2);
         assert!(journal.has_fresh_base());
+    }
+
+    /// Of a base whose making began before somebody came, everything written since would have to be sent as well.
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_waits_for_a_round_that_begins_after_it_came() {
+        let (journal, mut writer) = journal(options());
+        commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
+        let round = |began| journal.answer_requests(Some((began, FRESH)));
+        // A round is under way, and takes so long that its base is old when it is there.
+        journal.begin_round();
+        let began = Instant::now();
+        merge_base(&journal);
+        commit(&mut writer, |writer| (200..300).for_each(|id| insert(writer, id, "row")));
+        advance(FRESH * 2).await;
+        let mut newcomer = pin!(journal.fresh_base());
+        assert!(poll_once(newcomer.as_mut()).is_none());
+        round(began);
+        assert!(poll_once(newcomer.as_mut()).is_none(), "that base lacks what had been committed");
+        assert!(poll_once(pin!(journal.base_requested())).is_some(), "the next one is asked for");
+        // The next one began after it had come, and is good however much is written meanwhile.
+        journal.begin_round();
+        let (began, head) = (Instant::now(), journal.head().sequence);
+        merge_base(&journal);
+        commit(&mut writer, |writer| (300..400).for_each(|id| insert(writer, id, "row")));
+        advance(FRESH * 2).await;
+        round(began);
+        assert_eq!(poll_once(newcomer.as_mut()).map(|pinned| pinned.base().sequence()), Some(head));
+    }
+
+    fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,6 +75,7 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
             _ = &mut ended => return,
             () = journal.base_requested() => {}
         }
+        journal.begin_round();
         if !is_base_due(&journal) && journal.has_fresh_base() {
             journal.answer_requests(None);
             continue;
