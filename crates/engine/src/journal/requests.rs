@@ -7,13 +7,15 @@ use tokio::time::Instant;
 
 use super::{Inner, Journal, PinnedBase};
 
-/// A base is fresh for so long, whatever was committed since.
+/// A base is fresh for this long, as long as little was written since.
 const FRESH: Duration = Duration::from_millis(250);
 /// A base stays fresh for so many times the time that it took to make, as long as little was written since. It bounds the share of
 /// a processor that newcomers can claim for bases of a large table.
 const FRESH_FACTOR: u32 = 4;
 /// Little is this part of the base.
 const FRESH_SHARE: u64 = 8;
+/// At first this many bytes are little as well, so that a small table that is written all the time needs no base for each newcomer.
+const FRESH_BYTES: u64 = 64 * 1024;
 /// Older bases that readers still hold may take this many bytes of disk, or [`HELD_FACTOR`] times the newest base.
 const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const HELD_FACTOR: u64 = 3;
@@ -71,9 +73,10 @@ impl Journal {
 
     fn has_fresh_base_in(&self, rounds: BaseRounds) -> bool {
         let inner = self.shared.inner.read();
+        let (written, little) = (inner.bytes - inner.covered_bytes, inner.base.bytes() / FRESH_SHARE);
         let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
-            age if age <= FRESH => true,
-            age => age <= took * FRESH_FACTOR && inner.bytes - inner.covered_bytes <= inner.base.bytes() / FRESH_SHARE,
+            age if age <= FRESH => written <= little.max(FRESH_BYTES),
+            age => age <= took * FRESH_FACTOR && written <= little,
         };
         rounds.is_closed
             || inner.base.sequence() == self.head().sequence
@@ -150,6 +153,18 @@ mod tests {
         assert!(!journal.has_fresh_base());
         hold(Sequence(newest.0 - 2), HELD_BYTES_MAX / 2);
         assert!(journal.has_fresh_base());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_base_of_a_moment_ago_is_old_once_much_was_written() {
+        let (journal, mut writer) = journal(options());
+        commit(&mut writer, |writer| insert(writer, 1, "row"));
+        merge_base(&journal);
+        journal.answer_requests(Some((Instant::now(), Duration::ZERO)));
+        commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
+        assert!(journal.has_fresh_base(), "a few kilobytes");
+        commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, &"x".repeat(1000))));
+        assert!(!journal.has_fresh_base(), "a newcomer would be sent 100 kB for a table of one row");
     }
 
     /// Of a base whose making began before somebody came, everything written since would have to be sent as well.
