@@ -122,7 +122,9 @@ async fn a_server_heals_itself_in_the_background() {
     replica.ready(PATIENCE).await.unwrap();
     setting.plant().await;
     eventually(PATIENCE, async || setting.differences(&replica).await.is_empty()).await.unwrap();
-    assert_eq!(setting.server.metric("laredo_verify_differences_total", &setting.table).await, Some(3));
+    // A pass may come between two of the three, and heal all of them with the ones it found.
+    let differences = setting.server.metric("laredo_verify_differences_total", &setting.table).await;
+    assert!(matches!(differences, Some(1..=3)), "{differences:?}");
     let is_equal = async || {
         let (_, health) = setting.server.health().await;
         let verify = &health["tables"][0]["verify"];

@@ -31,7 +31,8 @@ pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
     )
     .await
     .unwrap();
-    sql.batch_execute("SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')").await.unwrap();
+    sql.batch_execute("CREATE PUBLICATION oracle FOR TABLE history").await.unwrap();
+    sql.batch_execute("SELECT pg_create_logical_replication_slot('oracle', 'pgoutput')").await.unwrap();
     for table in tables {
         let name = table.name().quoted();
         sql.batch_execute(&format!(
@@ -46,8 +47,9 @@ pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
 /// What has happened, by table.
 pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
     // A commit's place is its end, the same on every slot.
-    let commits = "SELECT split_part(data, ' ', 2), lsn::text FROM pg_logical_slot_get_changes('oracle', NULL, NULL)
-                   WHERE data LIKE 'COMMIT %'";
+    let commits = "SELECT xid::text, lsn::text
+        FROM pg_logical_slot_get_binary_changes('oracle', NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')
+        WHERE get_byte(data, 0) = ascii('C')";
     let commits = sql.query(commits, &[]).await.unwrap();
     let ends: HashMap<String, Lsn> =
         commits.iter().map(|row| (row.get(0), row.get::<_, &str>(1).parse().unwrap())).collect();
