@@ -220,6 +220,8 @@ impl Chaos {
         let server = self.random.random_range(0..2);
         let path = self.folders.path().join(format!("server-{server}"));
         if let Folder::Older = folder {
+            // One that has only just begun has no folder yet.
+            self.servers[server].ready().await;
             let older = path.with_extension("older");
             if !older.exists() {
                 self.say(&format!("the folder of server {server} is copied while it is down"));
