@@ -573,8 +573,7 @@ impl Journal {
     pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
         let inner = self.shared.inner.read();
         let head = self.head();
-        let after = inner.bytes - inner.covered_bytes;
-        (inner.base.bytes(), after, self.shared.gaps.entries(inner.base.sequence(), head.sequence))
+        (inner.base.bytes(), inner.bytes_after_base(), self.shared.gaps.entries(inner.base.sequence(), head.sequence))
     }
 }
 

@@ -54,6 +54,11 @@ impl Inner {
         self.covered_bytes = covered.map(|segment| segment.data.bytes() as u64).sum();
     }
 
+    /// Returns the bytes of the journal that the base does not cover.
+    pub(super) fn bytes_after_base(&self) -> u64 {
+        self.bytes - self.covered_bytes
+    }
+
     pub(super) fn truncate_after(&mut self, sequence: Sequence, schema: &Arc<Schema>) {
         self.schema = schema.clone();
         while self.segments.back().is_some_and(|s| s.first > sequence) {

@@ -71,9 +71,10 @@ impl Journal {
         self.has_fresh_base_in(rounds)
     }
 
+    /// For a caller that has the rounds borrowed, and must not borrow them again.
     fn has_fresh_base_in(&self, rounds: BaseRounds) -> bool {
         let inner = self.shared.inner.read();
-        let (written, little) = (inner.bytes - inner.covered_bytes, inner.base.bytes() / FRESH_SHARE);
+        let (written, little) = (inner.bytes_after_base(), inner.base.bytes() / FRESH_SHARE);
         let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
             age if age <= FRESH => written <= little.max(FRESH_BYTES),
             age => age <= took * FRESH_FACTOR && written <= little,
@@ -167,7 +168,7 @@ mod tests {
         assert!(!journal.has_fresh_base(), "a newcomer would be sent 100 kB for a table of one row");
     }
 
-    /// Of a base whose making began before somebody came, everything written since would have to be sent as well.
+    /// An older base would have the server send everything that was written since as well.
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_waits_for_a_round_that_begins_after_it_came() {
         let (journal, mut writer) = journal(options());
