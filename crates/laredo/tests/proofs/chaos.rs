@@ -1,19 +1,22 @@
 //! Faults of every kind, in an order that a seed decides, under the random workload. First come those after which no client may
-//! be sent a second full snapshot; then definitions change, histories fork and folders are exchanged as well. In the end
-//! database, servers, clients and archives hold the same rows. `./dev chaos --seeds N` runs more of them.
+//! be sent a second full snapshot; then definitions change, histories fork, folders are exchanged and things that a server needs
+//! are unavailable for a moment. In the end database, servers, clients and archives hold the same rows. `./dev chaos --seeds N`
+//! runs more of them, and `--rounds N` repeats the second half.
 
 mod archive;
 mod client;
 mod fault;
 mod inflict;
+mod outage;
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use laredo_core::Lsn;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{Cluster, ClusterOptions, StopMode, StorageCopy, is_full};
+use laredo_testkit::{Cluster, ClusterOptions, Proxy, StopMode, StorageCopy, is_full};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -28,6 +31,7 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 use archive::Archiver;
 use client::Client;
 use fault::{CONTINUITY, Fault, everything, handful};
+use outage::{Disk, PASSWORD, ROLE};
 
 /// The least time of each half of a run at full size.
 const CONTINUITY_TIME: Duration = Duration::from_secs(30);
@@ -45,6 +49,11 @@ struct Tally {
     /// Faults that changed definitions, and faults that lost commits.
     changes: u64,
     forks: u64,
+    /// Outages after which the servers took longer than [`outage::RECOVERY_LIMIT`], and the seconds of the longest recovery.
+    late: u64,
+    slowest_recovery_s: f64,
+    /// Servers that ended by themselves.
+    ended: u64,
     clients: u64,
     /// Streams that went on where the client was.
     deltas: u64,
@@ -68,11 +77,12 @@ struct Tally {
 async fn whatever_happens_clients_are_equal_and_never_load_twice() {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let (seeds, first) = (number("LAREDO_CHAOS_SEEDS"), number("LAREDO_CHAOS_FIRST").unwrap_or(1));
+    let rounds = number("LAREDO_CHAOS_ROUNDS").unwrap_or(1);
     let is_full = is_full() || seeds.is_some();
     let mut tally = Tally::default();
     for seed in first..first + seeds.unwrap_or(1) {
         let failing = Failing { seed, is_full };
-        let before = tally.unequal + tally.unverified + tally.full_snapshots;
+        let before = tally.failures();
         let mut chaos = Chaos::start(seed).await;
         match is_full {
             true => chaos.run(CONTINUITY.to_vec(), CONTINUITY_TIME).await,
@@ -80,11 +90,15 @@ async fn whatever_happens_clients_are_equal_and_never_load_twice() {
         }
         chaos.tally_continuity(&mut tally);
         match is_full {
-            true => chaos.run(everything(), EVERYTHING_TIME).await,
+            true => {
+                for _ in 0..rounds {
+                    chaos.run(everything(), EVERYTHING_TIME).await;
+                }
+            }
             false => chaos.run(handful(seed), Duration::ZERO).await,
         }
         chaos.end(&mut tally).await;
-        match before == tally.unequal + tally.unverified + tally.full_snapshots {
+        match before == tally.failures() {
             true => std::mem::forget(failing),
             false => drop(failing),
         }
@@ -94,10 +108,17 @@ async fn whatever_happens_clients_are_equal_and_never_load_twice() {
         std::fs::write(path, format!("{result}\n")).unwrap();
     }
     eprintln!("{result}");
-    assert_eq!((tally.unequal, tally.unverified, tally.full_snapshots), (0, 0, 0), "{result}");
+    assert_eq!(tally.failures(), 0, "{result}");
     if is_full {
         let least = (tally.faults / seeds.unwrap_or(1), tally.deltas, tally.rows_compared);
         assert!(least.0 >= 60 && least.1 >= 20 * tally.seeds && least.2 >= 10_000 * tally.seeds, "{result}");
+    }
+}
+
+impl Tally {
+    /// Returns the number of broken promises.
+    fn failures(&self) -> u64 {
+        self.unequal + self.unverified + self.full_snapshots + self.late + self.ended
     }
 }
 
@@ -125,12 +146,20 @@ struct Chaos {
     workload: Workload,
     archive: Archiver,
     servers: [Server; 2],
+    /// The way of each server to PostgreSQL.
+    routes: [Proxy; 2],
+    /// The file system of each server's folder, where one of its own could be mounted.
+    disks: [Option<Disk>; 2],
     clients: Vec<Client>,
     copy: StorageCopy,
     cluster: Cluster,
     faults: u64,
     changes: u64,
     forks: u64,
+    /// Recoveries that took too long, the longest recovery, and servers that ended by themselves.
+    late: u64,
+    slowest_recovery: Duration,
+    ended: u64,
     /// Whether a history was left since the clients were compared.
     has_forked: bool,
     /// Whether changes need time to be noticed: after those of a definition, of a history or of a folder.
@@ -147,9 +176,14 @@ struct Chaos {
 
 impl Chaos {
     async fn start(seed: u64) -> Chaos {
-        let options = ClusterOptions::default().set("restore_command", "false").set("wal_keep_size", "512MB");
+        let mut options = ClusterOptions::default().set("restore_command", "false").set("wal_keep_size", "512MB");
+        options.hba.push(format!("host all {ROLE} 127.0.0.1/32 scram-sha-256"));
         let (mut cluster, folders) = (cluster_with(options), tempfile::tempdir().unwrap());
         create_tables(&cluster);
+        cluster.psql(&format!("CREATE ROLE {ROLE} SUPERUSER REPLICATION LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+        let postgres = format!("127.0.0.1:{}", cluster.port());
+        let routes = [Proxy::start(&postgres).await.unwrap(), Proxy::start(&postgres).await.unwrap()];
+        let disks = [0, 1].map(|number| Disk::mount(&folders.path().join(format!("disk-{number}"))));
         let mut random = StdRng::seed_from_u64(seed);
         // Sometimes changes of definitions are noticed at once, by one server or by both.
         let watch = [random.random_bool(0.3), random.random_bool(0.3)];
@@ -159,7 +193,8 @@ impl Chaos {
         let copy = cluster.copy_storage(StopMode::Fast).unwrap();
         let workload = Workload::start(&cluster.url("postgres"), seed, options_of_workload());
         let server = |number: usize| {
-            let config = server_config(&cluster, folders.path(), number, watch[number]);
+            let url = format!("postgresql://{ROLE}:{PASSWORD}@{}/postgres", routes[number].addr());
+            let config = server_config(url, &folder_of(folders.path(), number), number, watch[number]);
             async move { config.start().await }
         };
         let mut servers = [server(0).await, server(1).await];
@@ -178,12 +213,17 @@ impl Chaos {
             workload,
             archive,
             servers,
+            routes,
+            disks,
             clients,
             copy,
             cluster,
             faults: 0,
             changes: 0,
             forks: 0,
+            late: 0,
+            slowest_recovery: Duration::ZERO,
+            ended: 0,
             has_forked: false,
             waits: false,
             loads_before: 0,
@@ -212,12 +252,24 @@ impl Chaos {
             tokio::time::sleep_until(started + time * number / count).await;
             self.inflict(fault).await;
             self.faults += 1;
+            self.count_ended().await;
             if (number as usize).is_multiple_of(COMPARE_EVERY) {
                 self.compare().await;
             }
         }
         self.work().await;
         self.compare().await;
+    }
+
+    /// Counts servers that ended by themselves, and starts them again.
+    async fn count_ended(&mut self) {
+        for server in [0, 1] {
+            if self.servers[server].process.wait(Duration::ZERO).await.is_ok() {
+                self.ended += 1;
+                self.say(&format!("server {server} has ended by itself"));
+                self.start_again(server).await;
+            }
+        }
     }
 
     fn say(&self, what: &str) {
@@ -314,6 +366,9 @@ impl Chaos {
         tally.faults += self.faults;
         tally.changes += self.changes;
         tally.forks += self.forks;
+        tally.late += self.late;
+        tally.slowest_recovery_s = tally.slowest_recovery_s.max(self.slowest_recovery.as_secs_f64());
+        tally.ended += self.ended;
         tally.clients += self.clients.len() as u64;
         tally.rows_compared += self.rows_compared;
         tally.unequal += self.unequal;
@@ -324,17 +379,25 @@ impl Chaos {
     }
 }
 
+/// The folder of a server, on the disk that is its own.
+fn folder_of(folders: &Path, number: usize) -> PathBuf {
+    folders.join(format!("disk-{number}")).join("server")
+}
+
+fn slot_of(number: usize) -> String {
+    format!("laredo_chaos_{number}")
+}
+
 /// A server with a journal and snapshots in a folder of its own.
-fn server_config(cluster: &Cluster, folders: &std::path::Path, number: usize, has_trigger: bool) -> ServerConfig {
-    let path =
-        |what: &str| serde_json::Value::from(folders.join(format!("server-{number}")).join(what).to_string_lossy());
+fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -> ServerConfig {
+    let path = |what: &str| serde_json::Value::from(folder.join(what).to_string_lossy());
     let keys = format!(
         "journal {{ max_entries = 1000000, store = local, store_config {{ path = {} }} }}
          snapshot {{ interval = 3s, store = local, retention {{ keep_count = 2 }}, store_config {{ path = {} }} }}",
         path("journal"),
         path("snapshots")
     );
-    let mut config = serve_all(cluster.url("postgres")).slot(&format!("laredo_chaos_{number}")).target(&keys);
+    let mut config = serve_all(url).slot(&slot_of(number)).target(&keys);
     config.tables.extend(tables().into_iter().map(|table| (table, Vec::new())));
     config.arguments = ["--drain-grace", "600s"].map(str::to_owned).to_vec();
     if has_trigger {

@@ -2,6 +2,7 @@
 
 use laredo_testkit::StopMode;
 
+use super::outage::{OUTAGES, Outage};
 use crate::support::definitions::{Change, KINDS, UNDER_LOAD};
 
 /// A thing that happens, and to whom.
@@ -31,6 +32,8 @@ pub(super) enum Fault {
     ClientFolder,
     /// `kill -9` of the archive's writer, which starts again at the other server.
     KillSnapshotter,
+    /// Something is unavailable for a moment.
+    Outage(Outage),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +89,8 @@ pub(super) const CONTINUITY: [Fault; 24] = {
     ]
 };
 
-/// Every change of definitions, every way to another history, and folders that are not what they were, among the faults of
-/// before.
+/// Every change of definitions, every way to another history, every outage, and folders that are not what they were, among the
+/// faults of before.
 pub(super) fn everything() -> Vec<Fault> {
     use Fault::{
         ClientFolder, CopyStorage, Cut, Drain, Fork, KillServer, KillSnapshotter, Move, Postgres, Redefine,
@@ -120,6 +123,7 @@ pub(super) fn everything() -> Vec<Fault> {
         RestartClient,
     ];
     faults.extend(KINDS.iter().chain(UNDER_LOAD).map(Redefine));
+    faults.extend(OUTAGES.map(Fault::Outage));
     faults
 }
 
@@ -136,6 +140,7 @@ pub(super) fn handful(seed: u64) -> Vec<Fault> {
         Fork(history),
         ServerFolder(folder),
         ClientFolder,
+        Fault::Outage(OUTAGES[seed as usize % OUTAGES.len()]),
         Move,
     ]
 }

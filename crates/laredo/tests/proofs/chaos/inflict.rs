@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use laredo_testkit::StopMode;
 use laredo_testkit::oracle::flushed;
@@ -70,6 +69,7 @@ impl Chaos {
                 self.say("kill -9 of the archive's writer, which goes to the other server");
                 self.archive.restart_elsewhere().await;
             }
+            Fault::Outage(outage) => Box::pin(self.suffer(outage)).await,
         }
     }
 
@@ -104,7 +104,7 @@ impl Chaos {
         panic!("server {server} does not end: {ended:?}\n{clients}");
     }
 
-    async fn start_again(&mut self, server: usize) {
+    pub(super) async fn start_again(&mut self, server: usize) {
         let was = self.servers[server].relaunch().await;
         self.write_log(server, &was.id().to_string(), &was.output());
     }
@@ -129,13 +129,6 @@ impl Chaos {
                 let fault = *INTERRUPTIONS.choose(&mut self.random).unwrap();
                 eprint!("after step {}: ", number + 1);
                 Box::pin(self.inflict(fault)).await;
-            }
-        }
-        // A server that starts while a table has another name ends with an error; its supervisor starts it again.
-        for server in [0, 1] {
-            if interrupted.is_some() && self.servers[server].process.wait(Duration::ZERO).await.is_ok() {
-                self.say(&format!("server {server} had ended and is started again"));
-                self.start_again(server).await;
             }
         }
         self.changes += 1;
@@ -218,7 +211,7 @@ impl Chaos {
             self.compare().await;
         }
         let server = self.random.random_range(0..2);
-        let path = self.folders.path().join(format!("server-{server}"));
+        let path = super::folder_of(self.folders.path(), server);
         if let Folder::Older = folder {
             // One that has only just begun has no folder yet.
             self.servers[server].ready().await;
