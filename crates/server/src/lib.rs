@@ -12,7 +12,6 @@ mod http;
 mod oam;
 mod options;
 mod origins;
-mod problems;
 mod protocols;
 mod query;
 mod receive;

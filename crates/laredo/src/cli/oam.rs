@@ -85,8 +85,7 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     let reasons = &answer.not_ready_reasons;
     print(&match (args.oam.json, answer.ready) {
         (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
-        (false, true) if reasons.is_empty() => "ready\n".to_owned(),
-        (false, true) => format!("ready, but some tables are not served\n{}\n", reasons.join("\n")),
+        (false, true) => "ready\n".to_owned(),
         (false, false) => format!("not ready\n{}\n", reasons.join("\n")),
     })?;
     Ok(ExitCode::from(u8::from(!answer.ready)))
@@ -183,7 +182,7 @@ fn detail(source: &SourceInfo, name: &str) -> Value {
 }
 
 /// What is told of a source's slot, and of the source beside its position.
-const DETAILS: [&str; 11] = [
+const DETAILS: [&str; 15] = [
     "paused",
     "slot",
     "wal_status",
@@ -195,6 +194,10 @@ const DETAILS: [&str; 11] = [
     "last_loss",
     "history_forks",
     "last_fork",
+    "copies_running",
+    "copies_waiting",
+    "copies_max",
+    "connections_max",
 ];
 
 fn lag_text(lag: &prost_types::Duration) -> String {

@@ -5,7 +5,6 @@ use laredo_engine::source::{CopyEvent, Snapshot, SourceError};
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::mpsc;
 
-use super::AttemptError;
 use crate::transport::{Connection, TransportError};
 
 /// Rows are handed on in portions of about this size.
@@ -21,7 +20,7 @@ pub(super) async fn copy(
     schema: &Arc<Schema>,
     snapshot: Snapshot,
     out: &mpsc::Sender<CopyEvent>,
-) -> Result<(), AttemptError> {
+) -> Result<(), SourceError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
     send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
     send_rows(connection, sql, schema, out, CopyEvent::Rows).await
@@ -34,7 +33,7 @@ pub(crate) async fn send_rows<E>(
     schema: &Schema,
     out: &mpsc::Sender<E>,
     event: impl Fn(Vec<u8>) -> E,
-) -> Result<(), AttemptError> {
+) -> Result<(), SourceError> {
     let mut rows = RowReader::new(schema.columns().len());
     let mut copy = connection.copy_out(sql).await?;
     while let Some(bytes) = copy.next().await? {
@@ -60,8 +59,7 @@ pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, Trans
 
 /// Sends an event to the reader of a copy, or of a part.
 pub(crate) async fn send<E>(out: &mpsc::Sender<E>, event: E) -> Result<(), SourceError> {
-    let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
-    out.send(event).await.map_err(given_up)
+    out.send(event).await.map_err(|_| super::given_up())
 }
 
 async fn size(connection: &mut Connection, name: &TableName) -> Result<(u64, u64), TransportError> {
