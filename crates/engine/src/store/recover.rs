@@ -458,7 +458,6 @@ impl Kept {
         let beginning = Beginning {
             instance,
             earlier,
-            predecessor: None,
             abandoned,
             abandoned_journals: Vec::new(),
             base,

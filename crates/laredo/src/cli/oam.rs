@@ -85,7 +85,8 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     let reasons = &answer.not_ready_reasons;
     print(&match (args.oam.json, answer.ready) {
         (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
-        (false, true) => "ready\n".to_owned(),
+        (false, true) if reasons.is_empty() => "ready\n".to_owned(),
+        (false, true) => format!("ready, but some tables are not served\n{}\n", reasons.join("\n")),
         (false, false) => format!("not ready\n{}\n", reasons.join("\n")),
     })?;
     Ok(ExitCode::from(u8::from(!answer.ready)))
@@ -182,7 +183,7 @@ fn detail(source: &SourceInfo, name: &str) -> Value {
 }
 
 /// What is told of a source's slot, and of the source beside its position.
-const DETAILS: [&str; 15] = [
+const DETAILS: [&str; 11] = [
     "paused",
     "slot",
     "wal_status",
@@ -194,10 +195,6 @@ const DETAILS: [&str; 15] = [
     "last_loss",
     "history_forks",
     "last_fork",
-    "copies_running",
-    "copies_waiting",
-    "copies_max",
-    "connections_max",
 ];
 
 fn lag_text(lag: &prost_types::Duration) -> String {

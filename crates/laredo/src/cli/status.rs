@@ -28,6 +28,9 @@ struct Health {
     ready: bool,
     #[serde(default)]
     tables: Vec<Table>,
+    /// Tables that are not served, each with the reason.
+    #[serde(default)]
+    not_served: Vec<String>,
     /// Sources that a server which is starting waits for, and what they lack.
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
@@ -45,15 +48,24 @@ struct Table {
     lag_ms: Option<u64>,
     clients: Option<u64>,
     error: Option<String>,
+    /// Until the next attempt of a table that is retrying.
+    next_attempt_ms: Option<u64>,
+    #[serde(default)]
+    problems: Vec<Problem>,
     reason: Option<String>,
     copy: Option<Copied>,
-    /// The time for which the table has waited for its turn to be copied.
-    copy_waiting_ms: Option<u64>,
     /// Since its definition was last seen in the catalogue.
     definition_verified_age_ms: Option<u64>,
     definition_error: Option<String>,
     #[serde(default)]
     verify: Verified,
+}
+
+/// Something that is wrong with a table.
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    reason: String,
+    detail: String,
 }
 
 /// The comparisons of a table with the database.
@@ -72,8 +84,6 @@ struct Copied {
     /// Zero when the database does not know; it may well be wrong.
     #[serde(default)]
     rows_estimated: u64,
-    /// The time for which the copy has held its lock and its snapshot.
-    elapsed_ms: Option<u64>,
     left_ms: Option<u64>,
 }
 
@@ -122,7 +132,12 @@ fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
 }
 
 fn text(health: &Health) -> String {
-    let verdict = if health.ready { "ready" } else { "not ready" };
+    let verdict = match (health.ready, health.not_served.len()) {
+        (true, 0) => "ready".to_owned(),
+        (true, 1) => "ready, 1 table is not served".to_owned(),
+        (true, count) => format!("ready, {count} tables are not served"),
+        (false, _) => "not ready".to_owned(),
+    };
     if !health.waiting_for.is_empty() {
         let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
         let lines: Vec<String> = lines.map(|line| table::printable(&line)).collect();
@@ -155,23 +170,25 @@ fn detail(table: &Table) -> String {
             text += &format!(" of about {}", grouped(copy.rows_estimated));
         }
         text += &format!(" rows, {}", bytes(copy.bytes));
-        if let Some(ms) = copy.elapsed_ms {
-            text += &format!(", for {}", duration(ms));
-        }
         if let Some(ms) = copy.left_ms.filter(|_| is_judged) {
             text += &format!(", about {} left", duration(ms));
         }
         text
     });
-    let waiting = table.copy_waiting_ms.map(|ms| format!("waiting for its turn for {}", duration(ms)));
     let unverified = table.definition_verified_age_ms.filter(|age| *age >= UNVERIFIED_MS).map(|age| {
         let error = table.definition_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         format!("definition not verified for {}{error}", duration(age))
     });
     let differing = table.verify.differing.filter(|differing| *differing > 0);
     let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
-    let parts = [table.error.clone(), table.reason.clone(), waiting, copy, unverified, differing];
-    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    let next = table.next_attempt_ms.map(|ms| format!("next attempt in {}", duration(ms)));
+    // The others are told by fields of their own.
+    let is_news = |problem: &&Problem| {
+        matches!(problem.reason.as_str(), "drained" | "stale" | "journal_not_kept" | "stream_down")
+    };
+    let problems = table.problems.iter().filter(is_news).map(|problem| Some(problem.detail.clone()));
+    let parts = [table.error.clone(), next, table.reason.clone(), copy, unverified, differing];
+    parts.into_iter().chain(problems).flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// A duration in the unit that leaves up to four digits.
@@ -193,20 +210,18 @@ mod tests {
         let body = br#"{"ready": false, "since": 1, "tables": [
             {"schema": "public", "table": "t", "state": "live", "rows": 1234, "position": "0/200", "lag_ms": 12, "clients": 3, "definition_verified_age_ms": 9000},
             {"schema": "public", "table": "big", "state": "copying", "reason": "first copy", "rows": 0, "lag_ms": null,
-             "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "elapsed_ms": 30000, "left_ms": 12400}},
-            {"schema": "public", "table": "later", "state": "copying", "reason": "first copy", "rows": 0, "copy_waiting_ms": 700},
+             "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "left_ms": 12400}},
             {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one",
              "definition_verified_age_ms": 45000, "definition_error": "a lock"}]}"#;
         let (health, json) = read(body).unwrap();
         assert_eq!(
             text(&health),
             "not ready\n\n\
-             TABLE         STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
-             public.t      live     1,234  0/200     12 ms        3\n\
-             public.big    copying      0                            \
-             first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, for 30 s, about 12 s left\n\
-             public.later  copying      0                            first copy; waiting for its turn for 700 ms\n\
-             app.x         failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
+             TABLE       STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
+             public.t    live     1,234  0/200     12 ms        3\n\
+             public.big  copying      0                            \
+             first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, about 12 s left\n\
+             app.x       failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
         );
         assert_eq!(json["since"], 1);
         let (health, _) = read(br#"{"ready": true}"#).unwrap();

@@ -5,6 +5,5 @@ mod away_and_back;
 mod copies;
 mod harness;
 mod redefinitions;
-mod sessions;
 mod triggered;
 mod writers;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
-use laredo_engine::{CopyProgress, CopySession, TablePhase, TableStatus, VerifyReport, VerifyStatus};
+use laredo_engine::{CopyProgress, TablePhase, TableStatus, VerifyReport, VerifyStatus};
 use serde::Serialize;
 
 use crate::options::ServedSource;
@@ -15,6 +15,8 @@ use crate::table::Served;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     ready: bool,
+    /// The tables that are not served, each with the reason.
+    not_served: Vec<String>,
     tables: Vec<TableReport>,
     sources: Vec<SourceReport>,
 }
@@ -51,12 +53,6 @@ struct SourceReport {
     forks: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_fork: Option<String>,
-    /// Copies that have a session of the database, tables that wait for one, and the most copies at a time.
-    copies_running: usize,
-    copies_waiting: usize,
-    copies_max: usize,
-    /// The connections of the database that the source takes at most.
-    connections_max: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -68,7 +64,7 @@ fn is_zero(number: &u64) -> bool {
 struct TableReport {
     schema: String,
     table: String,
-    /// `copying`, `live` or `failed`.
+    /// `copying`, `live`, `retrying`, `failed` or `drained`.
     state: &'static str,
     ready: bool,
     rows: u64,
@@ -82,14 +78,14 @@ struct TableReport {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Milliseconds until the next attempt of a table that is retrying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_ms: Option<u64>,
+    /// Everything that is wrong with the table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<ProblemReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<CopyReport>,
-    /// Milliseconds since the table's copy has waited for its turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    copy_waiting_ms: Option<u64>,
-    /// Milliseconds since the copy has had its session of the database.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    copy_session_ms: Option<u64>,
     /// Why there is no newer snapshot. The table is served all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot_error: Option<String>,
@@ -100,6 +96,13 @@ struct TableReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_error: Option<String>,
     verify: VerificationReport,
+}
+
+/// A problem of a table.
+#[derive(Debug, Serialize)]
+struct ProblemReport {
+    reason: &'static str,
+    detail: String,
 }
 
 /// The comparisons with the database. They do not decide readiness.
@@ -133,18 +136,32 @@ struct CopyReport {
 }
 
 impl Report {
-    pub(super) fn new(shared: &Shared, ready: bool) -> Report {
+    /// Reports these tables and their sources.
+    pub(super) fn new(shared: &Shared, tables: &[Arc<Served>], ready: bool) -> Report {
         let now = shared.clock.as_ref()();
+        let is_asked_for = |source: &&ServedSource| {
+            tables.len() == shared.tables.len() || tables.iter().any(|table| table.options.source_id == source.id)
+        };
         Report {
             ready,
-            tables: shared.tables.iter().map(|table| table_report(table, now)).collect(),
-            sources: shared.sources.iter().map(|source| source_report(source, now)).collect(),
+            not_served: tables.iter().filter_map(|table| not_served(table, now)).collect(),
+            tables: tables.iter().map(|table| table_report(table, now)).collect(),
+            sources: shared.sources.iter().filter(is_asked_for).map(|source| source_report(source, now)).collect(),
         }
     }
 }
 
+/// Why a table is not served.
+pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
+    if table.is_ready(now) {
+        return None;
+    }
+    let details: Vec<String> = table.problems(now).into_iter().map(|problem| problem.detail).collect();
+    Some(format!("{}: {}", table.name(), details.join("; ")))
+}
+
 fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
-    let (retention, copies) = (source.engine.retention(), source.engine.copies());
+    let retention = source.engine.retention();
     let standing = retention.standing;
     SourceReport {
         source: source.id.clone(),
@@ -161,21 +178,20 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
         last_loss: retention.last_loss,
         forks: retention.forks,
         last_fork: retention.last_fork,
-        copies_running: copies.running,
-        copies_waiting: copies.waiting,
-        copies_max: copies.max,
-        connections_max: source.engine.connections_max(),
     }
 }
 
 fn table_report(table: &Served, now: CommitTime) -> TableReport {
     let status = table.handle().status();
     let (lag_ms, definition) = (lag_ms(&status, now), table.handle().definition());
-    let (state, reason, error) = match status.phase {
-        TablePhase::Copying { reason } => ("copying", Some(reason), None),
-        TablePhase::Live => ("live", None, None),
-        TablePhase::Failed { error } => ("failed", None, Some(error)),
+    let error = status.phase.error().map(str::to_owned);
+    let (state, next_attempt_ms) = (table.state_name(&status.phase), status.phase.next_attempt_in().map(ms));
+    let reason = match status.phase {
+        TablePhase::Copying { reason } => Some(reason),
+        TablePhase::Live | TablePhase::Retrying { .. } | TablePhase::Failed { .. } => None,
     };
+    let problems = table.problems(now).into_iter();
+    let problems = problems.map(|problem| ProblemReport { reason: problem.kind.name(), detail: problem.detail });
     TableReport {
         schema: table.name().schema.clone(),
         table: table.name().table.clone(),
@@ -187,19 +203,14 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         clients: table.clients(),
         reason,
         error,
+        next_attempt_ms,
+        problems: problems.collect(),
         copy: status.copy.map(|copy| copy_report(&copy)),
-        copy_waiting_ms: session_ms(status.copy_session, true),
-        copy_session_ms: session_ms(status.copy_session, false),
         snapshot_error: table.snapshot_error(),
         definition_verified_age_ms: definition.verified_age.map(ms),
         definition_error: definition.error,
         verify: verification_report(&status.verify, now),
     }
-}
-
-/// The age of a copy's wait for its turn, or of its session.
-fn session_ms(session: Option<CopySession>, is_waiting: bool) -> Option<u64> {
-    session.filter(|session| session.is_waiting == is_waiting).map(|session| ms(session.since.elapsed()))
 }
 
 fn verification_report(verify: &VerifyStatus, now: CommitTime) -> VerificationReport {

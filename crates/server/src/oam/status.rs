@@ -40,7 +40,7 @@ pub(super) fn whole(shared: &Shared) -> GetStatusResponse {
 pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
     let status = table.handle().status();
     let error_message = match &status.phase {
-        TablePhase::Failed { error } => error.clone(),
+        TablePhase::Failed { error } | TablePhase::Retrying { error, .. } => error.clone(),
         TablePhase::Copying { .. } | TablePhase::Live => snapshot_error(table).unwrap_or_default(),
     };
     let definition = table.handle().definition();
@@ -111,7 +111,6 @@ fn source_status(shared: &Shared, source: &ServedSource) -> SourceStatus {
 
 fn details(source: &ServedSource) -> Struct {
     let (identity, retention) = (source.engine.identity(), source.engine.retention());
-    let copies = source.engine.copies();
     let text = |text: &str| Kind::StringValue(text.to_owned());
     #[expect(clippy::cast_precision_loss, reason = "a Struct has no other numbers; bytes are exact up to 8 PiB")]
     let number = |number: u64| Kind::NumberValue(number as f64);
@@ -123,10 +122,6 @@ fn details(source: &ServedSource) -> Struct {
         ("slot", text(&retention.slot)),
         ("ddl_watch", text(source.ddl_watch())),
         ("slot_losses", number(retention.losses)),
-        ("copies_running", number(copies.running as u64)),
-        ("copies_waiting", number(copies.waiting as u64)),
-        ("copies_max", number(copies.max as u64)),
-        ("connections_max", number(source.engine.connections_max() as u64)),
     ];
     if let Some(standing) = retention.standing {
         fields.push(("wal_status", text(standing.wal_status.name())));
@@ -167,7 +162,7 @@ pub(super) fn service_state(shared: &Shared) -> ServiceState {
         ServiceState::Baselining
     } else if shared.sources.iter().any(|source| source.engine.is_paused()) {
         ServiceState::Paused
-    } else if any(|(phase, _)| matches!(phase, TablePhase::Copying { .. })) {
+    } else if any(|(phase, _)| matches!(phase, TablePhase::Copying { .. } | TablePhase::Retrying { .. })) {
         ServiceState::Reloading
     } else {
         ServiceState::Streaming
@@ -183,7 +178,7 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
         TablePhase::Failed { .. } => PipelineState::Error,
         TablePhase::Live if is_paused => PipelineState::Paused,
         TablePhase::Live => PipelineState::Streaming,
-        TablePhase::Copying { .. } => PipelineState::Baselining,
+        TablePhase::Copying { .. } | TablePhase::Retrying { .. } => PipelineState::Baselining,
     }
 }
 

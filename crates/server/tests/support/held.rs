@@ -38,11 +38,7 @@ impl Source for Held {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let mut may_copy = self.may_copy.clone();
-        tokio::select! {
-            _ = may_copy.wait_for(|may| *may) => {}
-            () = rows.closed() => return Ok(()),
-        }
+        let _ = self.may_copy.clone().wait_for(|may| *may).await;
         self.database.copy(table, before, admits, rows).await
     }
 
