@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
-use crate::copy::Copied;
+use crate::copy::{AttemptError, Copied};
 use crate::ddl::DdlWatch;
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
@@ -52,6 +52,8 @@ pub struct PostgresSource {
     /// The database as it was found at the start.
     identity: OnceLock<SourceIdentity>,
     signals: Signals,
+    /// True where tables that cannot be followed do not keep the others from being followed.
+    tolerates_broken_tables: bool,
 }
 
 /// A table that is followed.
@@ -94,7 +96,14 @@ impl PostgresSource {
             from: Mutex::default(),
             identity: OnceLock::new(),
             signals: Signals::new(),
+            tolerates_broken_tables: false,
         }
+    }
+
+    /// Has [`Source::prepare`] succeed although tables cannot be followed: they are reported as failed, and the others are followed.
+    #[must_use]
+    pub fn tolerating_broken_tables(self) -> PostgresSource {
+        PostgresSource { tolerates_broken_tables: true, ..self }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -104,7 +113,10 @@ impl PostgresSource {
     /// As those of [`Source::prepare`].
     pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
         let mut connection = Connection::connect(&self.options.connection).await?;
-        validate::check(&mut connection, &self.options, tables).await
+        let schemas = validate::check(&mut connection, &self.options, tables).await?;
+        // A pooler may pass SQL on, and no replication.
+        identity::read(&self.options.connection).await?;
+        Ok(schemas)
     }
 
     fn tables(&self) -> Result<&[Followed], SourceError> {
@@ -133,7 +145,10 @@ impl PostgresSource {
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         let mut connection = Connection::connect(&self.options.connection).await?;
-        validate::prepare(&mut connection, &self.options, tables).await?;
+        match self.tolerates_broken_tables {
+            true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
+            false => validate::prepare(&mut connection, &self.options, tables).await?,
+        }
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
         self.identity.get_or_init(|| identity.clone());
@@ -201,7 +216,7 @@ impl Source for PostgresSource {
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
-            never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
+            never = definitions::watch(&options, (&self.options.publication, tables), &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
             never = self.forget_copies() => match never {},
         }
@@ -224,12 +239,13 @@ impl Source for PostgresSource {
         let route = |definition: &Definition| self.signals.route(table, definition.relation_identity());
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection).await.map_err(AttemptError::from)?;
         let slot = self.slot().await?;
         let name = std::slice::from_ref(&table.request.name);
-        let found =
-            catalog::read(&mut connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
+        let found = catalog::read(&mut connection, &self.options.publication.name, name).await;
+        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
         let copied = copy::copy_table(&mut connection, &self.options, table, slot, route, &admits, &rows).await;
+        let copied = copied.map_err(SourceError::from);
         if let Err(SourceError::Definite(_)) = &copied {
             table.progress.lock().failed = Some(found);
         }

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use laredo_core::TableName;
 use laredo_engine::Clock;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::option_layer;
 
+use crate::accept::{Acceptor, Descriptors, with_preface};
 use crate::grpc::Replication;
+use crate::http::serve_http;
 use crate::oam;
 use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
 use crate::protocols::{Methods, Protocols};
@@ -90,13 +91,15 @@ impl Server {
                 .add_optional_service(has_oam.then(query::service))
                 .add_service(health.clone())
                 .add_service(reflection()?);
-            let (incoming, acceptor) = (TcpIncoming::from(listener).with_nodelay(Some(true)), acceptor.clone());
+            let connections = Acceptor::new(listener, Descriptors::Spare).into_stream();
+            let acceptor = acceptor.clone();
             let closed = closing.clone().cancelled_owned();
             tasks.spawn(async move {
                 let served = match acceptor {
-                    None => router.serve_with_incoming_shutdown(incoming, closed).await,
+                    None => router.serve_with_incoming_shutdown(with_preface(connections), closed).await,
                     Some(acceptor) => {
-                        router.serve_with_incoming_shutdown(tls::incoming(incoming, acceptor), closed).await
+                        let connections = tls::handshakes(connections, acceptor);
+                        router.serve_with_incoming_shutdown(with_preface(connections), closed).await
                     }
                 };
                 served.map_err(ServeError::Grpc)
@@ -107,7 +110,11 @@ impl Server {
             listeners.metrics.map(|listener| (listener, crate::http::metrics_router(&shared))),
         ];
         for (listener, router) in http.into_iter().flatten() {
-            tasks.spawn(serve_http(listener, router, closing.clone()));
+            let serving = serve_http(listener, router, closing.clone());
+            tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
         }
         let last = async {
             stop.await;
@@ -150,15 +157,6 @@ fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Res
     ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
 }
 
-pub(crate) async fn serve_http(
-    listener: TcpListener,
-    router: axum::Router,
-    closing: CancellationToken,
-) -> Result<(), ServeError> {
-    let serving = axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned());
-    serving.await.map_err(ServeError::Http)
-}
-
 /// HTTP/2 and HTTP/1.1; what each connection speaks is seen from its first bytes.
 fn transport() -> tonic::transport::Server {
     tonic::transport::Server::builder()
@@ -194,6 +192,11 @@ fn reflection() -> Result<
     described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
+/// The name by which gRPC health knows a table: `laredo.table.SCHEMA.TABLE`.
+fn table_service(name: &TableName) -> String {
+    format!("laredo.table.{name}")
+}
+
 /// Looks after health and clients as long as it is polled.
 async fn watch(shared: &Shared, reporter: &HealthReporter) {
     let mut ticks = interval(SWEEP_INTERVAL);
@@ -205,8 +208,8 @@ async fn watch(shared: &Shared, reporter: &HealthReporter) {
     }
 }
 
-/// The Replication service serves once the first copies are over, whatever came of them: a failed table does not stop its
-/// neighbours. The server as a whole is what readiness says.
+/// The Replication service serves once the first copies are over, well or not: a failed table does not stop its
+/// neighbours. The server as a whole and each table are what readiness says of them.
 async fn report(shared: &Shared, reporter: &HealthReporter) {
     let serving = |is_well| match is_well {
         true => ServingStatus::Serving,
@@ -215,4 +218,9 @@ async fn report(shared: &Shared, reporter: &HealthReporter) {
     let replicates = shared.is_started() && !shared.is_draining();
     reporter.set_service_status(Replication::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
+    let now = (shared.clock)();
+    for table in &shared.tables {
+        let is_ready = table.is_ready(now) && !shared.is_draining();
+        reporter.set_service_status(table_service(table.name()), serving(is_ready)).await;
+    }
 }

@@ -44,8 +44,10 @@ pub(super) struct Start<'a> {
     started: String,
     /// The state that an earlier run has kept, until a session has proven that it counts.
     kept: Vec<KeptTable>,
-    /// PostgreSQL could not stream from the slot, or missed the publication.
-    suspect: bool,
+    /// The reason why PostgreSQL could not stream from the slot, or missed the publication.
+    suspect: Option<String>,
+    /// True if that was the size of a change.
+    is_beyond_limit: bool,
     /// An operator wants the slot to be made again.
     reset: bool,
     /// How often in a row PostgreSQL failed by itself, without having sent anything new.
@@ -64,7 +66,8 @@ struct Found {
     timeline: u32,
     /// When the server was started.
     started: String,
-    is_suspect: bool,
+    /// The reason why PostgreSQL could not stream from the slot.
+    suspect: Option<String>,
     is_reset: bool,
 }
 
@@ -99,7 +102,8 @@ impl<'a> Start<'a> {
             proven_with: None,
             started: String::new(),
             kept: options.kept.clone(),
-            suspect: false,
+            suspect: None,
+            is_beyond_limit: false,
             reset: false,
             internal_errors: 0,
         }
@@ -116,9 +120,12 @@ impl<'a> Start<'a> {
         self.internal_errors = if error.is_internal() { before + 1 } else { before };
         if self.internal_errors >= INTERNAL_ERRORS_MAX {
             self.internal_errors = 0;
-            self.suspect = true;
+            self.suspect = Some(error.to_string());
         }
-        self.suspect |= error.concerns_slot_or_publication();
+        if error.concerns_slot_or_publication() || error.is_beyond_limit() {
+            self.suspect = Some(error.to_string());
+        }
+        self.is_beyond_limit |= error.is_beyond_limit();
     }
 
     /// The history has forked: what was sent means nothing any more.
@@ -152,12 +159,12 @@ impl<'a> Start<'a> {
         let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
-        if self.suspect {
+        if self.suspect.is_some() {
             self.check_publication(&mut connection).await?;
         }
         let name = self.slot_name(&connection);
         found.slot = self.slot(&mut connection, &name).await?;
-        found.is_suspect = std::mem::take(&mut self.suspect);
+        found.suspect = self.suspicion(&mut connection).await?;
         found.is_reset = self.reset;
         signals.retention.send_modify(|known| known.slot.clone_from(&name));
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
@@ -299,6 +306,35 @@ impl<'a> Start<'a> {
         Ok(())
     }
 
+    /// Takes the reason to distrust the slot.
+    async fn suspicion(&mut self, connection: &mut ReplicationConnection) -> Result<Option<String>, StreamError> {
+        let Some(reason) = self.suspect.take() else { return Ok(None) };
+        Ok(Some(match std::mem::take(&mut self.is_beyond_limit) {
+            true => reason + &self.likely_too_large(connection).await?,
+            false => reason,
+        }))
+    }
+
+    /// Names the tables whose changes carry the old row, too. PostgreSQL does not say which change was too large.
+    async fn likely_too_large(&self, connection: &mut ReplicationConnection) -> Result<String, StreamError> {
+        let sql = format!(
+            "SELECT t.schemaname || '.' || t.tablename FROM pg_catalog.pg_publication_tables t \
+             JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
+             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
+             WHERE t.pubname = {} AND c.relreplident = 'f' ORDER BY 1 LIMIT 10",
+            literal(&self.options.publication)
+        );
+        let names: Vec<String> = connection.simple_query(&sql).await?.into_iter().flatten().flatten().collect();
+        Ok(match names.as_slice() {
+            [] => "; a row is too large for a message of 1 GB".to_owned(),
+            names => format!(
+                "; an update's old and new row are too large for a message of 1 GB, likely of a table with REPLICA IDENTITY \
+                 FULL: {}",
+                names.join(", ")
+            ),
+        })
+    }
+
     fn slot_name(&self, connection: &ReplicationConnection) -> String {
         match &self.options.slot {
             SlotMode::Stateful { name } => name.clone(),
@@ -380,8 +416,8 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
     if slot.is_lost {
         return make(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"));
     }
-    if found.is_suspect {
-        return make(format!("PostgreSQL can no longer stream from replication slot {name}"));
+    if let Some(reason) = &found.suspect {
+        return make(format!("PostgreSQL can no longer stream from replication slot {name} ({reason})"));
     }
     match resume {
         // It would silently begin at its own position.
@@ -472,7 +508,7 @@ mod tests {
     fn a_slot_that_lost_commits_says_so() {
         let mut lost = found(100);
         lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
-        let suspect = Found { is_suspect: true, ..found(100) };
+        let suspect = Found { suspect: Some("why".to_owned()), ..found(100) };
         let reset = Found { is_reset: true, ..found(100) };
         let Plan::Make { restarted: None, lost: Some(said) } = plan("s", &lost, None) else {
             panic!("a first start says what it finds lost, too")
@@ -534,7 +570,7 @@ mod tests {
             let error = crate::transport::ServerError { code: code.to_owned(), ..Default::default() };
             StreamError::Transport(TransportError::Server(error))
         };
-        assert!(server("XX000").is_transient());
+        assert!(server("XX000").is_transient() && server("54000").is_transient());
         let mut suspects = Vec::new();
         for (code, has_progressed) in [
             ("XX000", false),
@@ -544,11 +580,13 @@ mod tests {
             ("XX000", false),
             ("XX000", false),
             ("XX000", false),
+            ("54000", false),
+            ("53000", false),
         ] {
             start.failed(&server(code), has_progressed);
-            suspects.push(std::mem::take(&mut start.suspect));
+            suspects.push(start.suspect.take().is_some());
         }
-        assert_eq!(suspects, [false, false, false, false, false, true, false]);
+        assert_eq!(suspects, [false, false, false, false, false, true, false, true, false]);
     }
 
     #[test]
