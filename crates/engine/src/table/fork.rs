@@ -99,7 +99,7 @@ impl Table {
         // Its files are removed: nothing may write them any more.
         drop(self.live.take());
         let before = self.journal.borrow().clone();
-        self.live = Some(self.begin_journal(done, definition)?);
+        self.live = Some(self.begin_journal(done, definition, None)?);
         self.is_forked = false;
         if let Some(before) = before {
             before.close();

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn};
+use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
+use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::Verifier;
 use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
 use crate::history::{Fork, Receipt};
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
-use crate::status::TableCommand;
+use crate::status::{CopySession, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 
 /// Chunks of a copy that may wait for the table.
@@ -86,16 +88,48 @@ pub(crate) struct Worker<S> {
     /// How its snapshots are, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
     verifier: Verifier<S>,
+    copy_turns: CopyTurns,
+    /// Copies that were begun.
+    copies: u64,
 }
 
+/// A copy that runs or waits for its turn. Dropping it gives it up: its task then ends the session, and passes the turn on.
 struct RunningCopy {
     events: mpsc::Receiver<CopyEvent>,
     task: JoinHandle<Result<(), SourceError>>,
 }
 
-impl Drop for RunningCopy {
+/// Shows the session of one copy in the table's status, unless a later copy shows its own.
+struct SessionReport {
+    status: Arc<Mutex<TableStatus>>,
+    copy: u64,
+}
+
+impl SessionReport {
+    fn waits(&self) {
+        self.show(Some(true));
+    }
+
+    fn begins(&self) {
+        self.show(Some(false));
+    }
+
+    fn ends(&self) {
+        self.show(None);
+    }
+
+    fn show(&self, is_waiting: Option<bool>) {
+        let mut status = self.status.lock();
+        if status.copy_session.is_none_or(|shown| shown.copy <= self.copy) {
+            let session = |is_waiting| CopySession { copy: self.copy, is_waiting, since: Instant::now() };
+            status.copy_session = is_waiting.map(session);
+        }
+    }
+}
+
+impl Drop for SessionReport {
     fn drop(&mut self) {
-        self.task.abort();
+        self.ends();
     }
 }
 
@@ -107,7 +141,7 @@ impl<S: Source> Worker<S> {
         events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
-        verify_turns: Arc<Semaphore>,
+        (copy_turns, verify_turns): (CopyTurns, VerifyTurns),
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
@@ -126,6 +160,8 @@ impl<S: Source> Worker<S> {
             store,
             snapshots,
             verifier,
+            copy_turns,
+            copies: 0,
         }
     }
 
@@ -295,23 +331,43 @@ impl<S: Source> Worker<S> {
         Some(BaseMaker::start(self.table.name().clone(), journal, self.table.bases().clone()))
     }
 
-    fn start_copy(&self, attempts: u32) -> RunningCopy {
+    fn start_copy(&mut self, attempts: u32) -> RunningCopy {
         let recent = self.table.recent().clone();
         let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
         let (source, index, name) = (self.source.clone(), self.index, self.table.name().clone());
         let before = self.table.copied_under();
+        self.copies += 1;
+        let session = SessionReport { status: self.table.shared_status(), copy: self.copies };
+        let turns = self.copy_turns.clone();
         let task = tokio::spawn(async move {
             let mut backoff = COPY_BACKOFF * 2_u32.saturating_pow(attempts.min(10)) / 2;
+            let given_up = sender.clone();
+            let pause = async |time: Duration| {
+                tokio::select! {
+                    () = tokio::time::sleep(time.min(COPY_BACKOFF_MAX)) => {}
+                    () = given_up.closed() => {}
+                }
+            };
             if attempts > 0 {
-                tokio::time::sleep(backoff.min(COPY_BACKOFF_MAX)).await;
+                pause(backoff).await;
             }
             loop {
-                match source.copy(index, before.as_deref(), admits.clone(), sender.clone()).await {
+                session.waits();
+                let turn = tokio::select! {
+                    turn = turns.take() => turn,
+                    () = given_up.closed() => return Ok(()),
+                };
+                session.begins();
+                let copied = source.copy(index, before.as_deref(), admits.clone(), sender.clone()).await;
+                session.ends();
+                drop(turn);
+                match copied {
+                    _ if given_up.is_closed() => return Ok(()),
                     Err(SourceError::Transient(error)) => {
                         tracing::warn!(table = %name, %error, "copying the table failed and is tried again");
                         backoff = (backoff * 2).min(COPY_BACKOFF_MAX);
-                        tokio::time::sleep(backoff).await;
+                        pause(backoff).await;
                     }
                     ended => return ended,
                 }
