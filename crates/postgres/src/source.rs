@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
-use crate::copy::Copied;
 use crate::copy::writers::Writer;
+use crate::copy::{AttemptError, Copied};
 use crate::ddl::DdlWatch;
 use crate::options::{ConnectionOptions, Work};
 use crate::publication::PublicationOptions;
@@ -65,6 +65,8 @@ pub struct PostgresSource {
     /// The database as it was found at the start.
     identity: OnceLock<SourceIdentity>,
     signals: Signals,
+    /// True where tables that cannot be followed do not keep the others from being followed.
+    tolerates_broken_tables: bool,
 }
 
 /// A table that is followed.
@@ -118,7 +120,14 @@ impl PostgresSource {
             from: Mutex::default(),
             identity: OnceLock::new(),
             signals: Signals::new(),
+            tolerates_broken_tables: false,
         }
+    }
+
+    /// Has [`Source::prepare`] succeed although tables cannot be followed: they are reported as failed, and the others are followed.
+    #[must_use]
+    pub fn tolerating_broken_tables(self) -> PostgresSource {
+        PostgresSource { tolerates_broken_tables: true, ..self }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -160,8 +169,10 @@ impl PostgresSource {
         let route = |definition: &Definition| self.signals.route(index, definition.relation_identity());
         let table = self.table(index)?;
         let name = std::slice::from_ref(&table.request.name);
-        let found = catalog::read(connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
+        let found = catalog::read(connection, &self.options.publication.name, name).await;
+        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
         let copied = copy::copy_table(connection, &self.options, table, slot, route, admits, rows).await;
+        let copied = copied.map_err(SourceError::from);
         if let Err(SourceError::Definite(_)) = &copied {
             table.progress.lock().failed = Some(found);
         }
@@ -195,7 +206,10 @@ impl PostgresSource {
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
-        validate::prepare(&mut connection, &self.options, tables).await?;
+        match self.tolerates_broken_tables {
+            true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
+            false => validate::prepare(&mut connection, &self.options, tables).await?,
+        }
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
         self.identity.get_or_init(|| identity.clone());
@@ -263,7 +277,7 @@ impl Source for PostgresSource {
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
-            never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
+            never = definitions::watch(&options, (&self.options.publication, tables), &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
             never = self.forget_copies() => match never {},
         }
@@ -288,7 +302,7 @@ impl Source for PostgresSource {
             () = rows.closed() => return Err(copy::given_up()),
         };
         let options = self.options.connection.for_work(Work::Copy);
-        let mut connection = Connection::connect(&options).await?;
+        let mut connection = Connection::connect(&options).await.map_err(AttemptError::from)?;
         let copied = tokio::select! {
             copied = self.copy_in(&mut connection, table, before, (slot, &admits), &rows) => copied,
             () = rows.closed() => Err(copy::given_up()),

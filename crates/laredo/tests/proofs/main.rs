@@ -30,6 +30,7 @@ mod slot;
 mod snapshots;
 mod startup;
 mod subscription;
+mod tables;
 mod two_servers;
 mod values;
 mod verify;
