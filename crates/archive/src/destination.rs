@@ -10,11 +10,12 @@ use std::fmt;
 use std::io::Read;
 use std::time::SystemTime;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 pub use local::Local;
 #[cfg(feature = "aws")]
-pub use s3::{S3, S3Options};
+pub use s3::{Encryption, S3, S3Options};
 pub use staged::{Staged, Stager};
 
 /// A place that holds one table's archive: everything is named relative to its prefix.
@@ -48,8 +49,16 @@ pub trait Destination: fmt::Debug + Send + Sync {
     /// All objects of artifacts, those that no manifest names too; not the manifest.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>>;
 
-    /// Deletes an object. That there is none is as good.
-    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>>;
+    /// Deletes objects, in as few calls as the place has for it. That one is missing is as good.
+    fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>>;
+
+    /// Checks that the place keeps two writers apart.
+    ///
+    /// # Errors
+    /// [`DestinationError::Unsuitable`] where it does not.
+    fn probe(&self) -> BoxFuture<'_, Result<(), DestinationError>> {
+        async { Ok(()) }.boxed()
+    }
 }
 
 /// Tells versions of a manifest apart.
@@ -97,6 +106,14 @@ pub enum DestinationError {
         /// To what.
         at: String,
         /// Why not, and what to do.
+        reason: String,
+    },
+    /// The place cannot hold an archive, whatever permissions there are.
+    #[error("{at} cannot hold an archive: {reason}")]
+    Unsuitable {
+        /// The place.
+        at: String,
+        /// What it lacks, and what to do.
         reason: String,
     },
     /// There is no such object.

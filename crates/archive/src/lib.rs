@@ -30,7 +30,7 @@ mod writer;
 pub use aws::{AssumeRole, Credentials, Profile, ProfileError, Profiles};
 pub use destination::{Destination, DestinationError, Listed, Local, Staged, Stager, Tag, Versioned};
 #[cfg(feature = "aws")]
-pub use destination::{S3, S3Options};
+pub use destination::{Encryption, S3, S3Options};
 pub use events::{Event, Publisher, PublisherOptions, Publishing, Sink, SinkCounts, SinkError};
 #[cfg(feature = "aws")]
 pub use events::{Kinesis, SinkOptions, Sns, Sqs};
@@ -39,12 +39,12 @@ pub use format::{Format, FormatError, LineReader, LineWriter, ReadChange, Unknow
 pub use layout::{MANIFEST, artifact_name, file_position};
 pub use manifest::{
     ArchivedHistory, Artifact, Broken, ColumnEntry, EpochHistory, Kind, MANIFEST_VERSION, Manifest, ManifestError,
-    PositionMark, SourceId, Stored, TimelineSwitch, WriterId,
+    PositionMark, SealedLink, SourceId, Stored, TimelineSwitch, WriterId,
 };
 pub use net::{Net, NetChange, NotTaken};
 pub use reader::{Archive, At, Boundary, Damage, ReadError, ReadProgress, Rebuilt};
 pub use rebase::{Due, Progress, Reason, Thresholds};
 pub use writer::{
-    DestinationStatus, GRACE, Handle, NoSnapshot, Options, Phase, Start, Status, Surroundings, Writer, WriterError,
+    DestinationStatus, GRACE, Handle, MANIFEST_EPOCHS, MAX_DIFFS, NoSnapshot, Options, Phase, Start, Status, Surroundings, Writer, WriterError,
     Written,
 };

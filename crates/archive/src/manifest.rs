@@ -4,6 +4,7 @@ mod columns;
 mod histories;
 mod marks;
 mod rules;
+mod sealed;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,8 @@ pub(crate) use histories::Unlocated;
 pub use histories::{ArchivedHistory, EpochHistory};
 pub use marks::PositionMark;
 pub use rules::Broken;
+pub use sealed::SealedLink;
+pub(crate) use sealed::SealedManifest;
 use spelling::Spelling;
 
 /// The only version there is.
@@ -58,6 +61,12 @@ pub struct Manifest {
     /// Ours: the definition that the rows at head are of; nothing where the writer was not told. The next writer resumes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<DefinitionVersion>,
+    /// Ours: the newest sealed manifest, which names the epochs before those of `artifacts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedLink>,
+    /// Ours: the oldest epoch that the archive keeps, where sealed manifests name older ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_epoch: Option<u64>,
 }
 
 /// Who writes an archive. Of two the one with the higher number holds it.
@@ -190,6 +199,8 @@ impl Manifest {
             writer: None,
             source: None,
             definition: None,
+            sealed: None,
+            oldest_epoch: None,
         }
     }
 
@@ -207,7 +218,7 @@ impl Manifest {
             return Err(ManifestError::Version(manifest_version));
         }
         let mut manifest: Manifest = serde_json::from_slice(bytes)?;
-        spelling::note(&mut manifest, bytes)?;
+        spelling::note(&mut manifest.artifacts, bytes)?;
         if let Some(expected) = table.filter(|expected| **expected != manifest.table) {
             return Err(ManifestError::Table { found: manifest.table, expected: expected.to_owned() });
         }
@@ -225,7 +236,11 @@ impl Manifest {
             return Ok(serde_json::to_vec_pretty(self)?);
         }
         let mut json = serde_json::to_value(self)?;
-        spelling::restore(self, &mut json);
+        spelling::restore(&self.artifacts, &mut json);
+        // The head is the last artifact's end.
+        if let Some(spelled) = self.artifacts.last().and_then(Artifact::other_end) {
+            json["head_position"] = spelled.into();
+        }
         Ok(serde_json::to_vec_pretty(&json)?)
     }
 
@@ -252,8 +267,7 @@ impl Manifest {
     /// The next manifest: with so many epochs at most, the newest.
     #[must_use]
     pub fn keeping_epochs(mut self, count: usize) -> Manifest {
-        let openings = self.artifacts.iter().enumerate().rev().filter(|(_, artifact)| artifact.kind == Kind::Snapshot);
-        let begin = openings.map(|(place, _)| place).nth(count.saturating_sub(1));
+        let begin = self.openings().into_iter().rev().nth(count.saturating_sub(1));
         self.artifacts.drain(..begin.unwrap_or(0));
         self
     }
@@ -288,14 +302,8 @@ impl Manifest {
     #[must_use]
     pub fn located(&self, uri: impl Fn(&str) -> String) -> Manifest {
         let mut here = self.clone();
-        for artifact in &mut here.artifacts {
-            let named = Artifact::clone(artifact);
-            for (id, stored) in &mut artifact.formats {
-                if let Some(object) = id.parse().ok().and_then(|format| named.object(format)) {
-                    stored.uri = uri(&object);
-                }
-            }
-        }
+        here.artifacts.iter_mut().for_each(|artifact| artifact.locate(&uri));
+        here.sealed.iter_mut().for_each(|link| link.locate(&uri));
         here
     }
 
@@ -345,6 +353,17 @@ impl Artifact {
             let begin = stored.uri.rfind("epoch=")?;
             stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)
         })
+    }
+
+    /// Gives its objects the addresses that they have at a destination.
+    fn locate(&mut self, uri: &impl Fn(&str) -> String) {
+        let named: Vec<(String, String)> = self
+            .known_formats()
+            .filter_map(|format| Some((format.id().to_owned(), self.object(format)?)))
+            .collect();
+        for (id, object) in named {
+            self.formats.entry(id).and_modify(|stored| stored.uri = uri(&object));
+        }
     }
 
     /// When it was written, if that is a time.

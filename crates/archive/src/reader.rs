@@ -4,6 +4,7 @@ mod apply;
 mod columns;
 mod contents;
 mod object;
+pub(crate) mod sealed;
 mod verify;
 
 use std::sync::Arc;
@@ -280,11 +281,22 @@ impl ReadError {
 }
 
 impl Archive {
-    /// Opens an archive, of `table` if one is given.
+    /// Opens an archive, of `table` if one is given, with all epochs that it keeps.
+    ///
+    /// # Errors
+    /// When there is none, or when its manifest or a sealed one cannot be used.
+    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
+        let Archive { destination, manifest, key } = Archive::open_newest(destination, table).await?;
+        let manifest = sealed::with_all_epochs(&destination, manifest).await?;
+        Ok(Archive { destination, manifest, key })
+    }
+
+    /// Opens an archive with the epochs alone that `manifest.json` names. This is enough for
+    /// [`At::Latest`]; other states may be in older epochs.
     ///
     /// # Errors
     /// When there is none, or when its manifest cannot be used.
-    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
+    pub async fn open_newest(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
         let at = destination.uri(MANIFEST);
         let Some(there) = destination.manifest().await? else { return Err(ReadError::NoManifest { at }) };
         let manifest = Manifest::parse(&there.bytes, table).map_err(|error| ReadError::Manifest { at, error })?;

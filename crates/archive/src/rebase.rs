@@ -17,6 +17,8 @@ pub struct Thresholds {
     pub max_churn_records: Option<u64>,
     /// The same as a fraction of the rows that the base has.
     pub max_churn_fraction: Option<f64>,
+    /// The most diffs of a chain; a base takes the place of the next one.
+    pub max_diffs: Option<u64>,
 }
 
 /// How far an archive is since its newest base.
@@ -34,6 +36,8 @@ pub struct Progress {
     pub churn_records: u64,
     /// Rows of the base.
     pub base_rows: u64,
+    /// The number of diffs since the base.
+    pub diffs: u64,
     /// Whether anything waits in the buffer.
     pub has_changes: bool,
 }
@@ -64,10 +68,14 @@ pub enum Reason {
     ChurnRecords,
     /// `max_churn_fraction` is reached.
     ChurnFraction,
+    /// `max_diffs` is reached.
+    Diffs,
     /// Somebody asked for it.
     Asked,
     /// The rows came anew, or have another schema.
     NewRows,
+    /// The formats of artifacts are others than those of the chain.
+    Formats,
     /// There are other objects where the diff would be.
     Occupied,
 }
@@ -107,7 +115,7 @@ impl Thresholds {
     }
 
     fn reached(&self, progress: &Progress, since_base: Duration) -> Option<Reason> {
-        let Progress { diff_bytes, base_bytes, churn_records, base_rows, .. } = *progress;
+        let Progress { diff_bytes, base_bytes, churn_records, base_rows, diffs, has_changes, .. } = *progress;
         let at_least = |count: u64, limit: Option<u64>| limit.is_some_and(|limit| count > 0 && count >= limit);
         #[expect(clippy::cast_precision_loss, reason = "a threshold need not be exact beyond 2^53")]
         let fraction = |count: u64, of: u64, limit: Option<f64>| {
@@ -119,6 +127,8 @@ impl Thresholds {
             (Reason::DiffFraction, fraction(diff_bytes, base_bytes, self.max_diff_fraction)),
             (Reason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
             (Reason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
+            // A chain to which nothing comes costs nothing more.
+            (Reason::Diffs, has_changes && at_least(diffs, self.max_diffs)),
         ];
         reasons.into_iter().find_map(|(reason, is_reached)| is_reached.then_some(reason))
     }
@@ -138,6 +148,7 @@ mod tests {
             base_bytes: 10_000,
             churn_records: 50,
             base_rows: 1000,
+            diffs: 7,
             has_changes: true,
         };
         let none = Thresholds::default();
@@ -151,6 +162,9 @@ mod tests {
             (Thresholds { max_diff_fraction: Some(0.11), ..none.clone() }, Due::Diff),
             (Thresholds { max_churn_records: Some(50), ..none.clone() }, Due::Base(Reason::ChurnRecords)),
             (Thresholds { max_churn_fraction: Some(0.05), ..none.clone() }, Due::Base(Reason::ChurnFraction)),
+            (Thresholds { max_diffs: Some(7), ..none.clone() }, Due::Base(Reason::Diffs)),
+            (Thresholds { max_diffs: Some(8), ..none.clone() }, Due::Diff),
+            (Thresholds { max_diffs: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
             (Thresholds { max_churn_records: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
         ];
         for (thresholds, due) in cases {
@@ -164,6 +178,8 @@ mod tests {
         assert_eq!(none.due(&far, seconds(31)), Due::Nothing, "the last artifact is not that old");
         let idle = Progress { has_changes: false, diff_bytes: 0, churn_records: 0, ..far };
         assert_eq!(none.due(&idle, seconds(30)), Due::Nothing);
+        let bounded = Thresholds { max_diffs: Some(7), ..none.clone() };
+        assert_eq!(bounded.due(&idle, seconds(30)), Due::Nothing, "an idle chain does not grow");
         let eager = Thresholds { max_interval: Some(seconds(100)), max_churn_records: Some(0), ..none };
         assert_eq!(eager.due(&idle, seconds(30)), Due::Base(Reason::MaxInterval), "an idle table is re-based, too");
     }

@@ -16,6 +16,7 @@ mod report;
 mod status;
 mod work;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,7 +30,7 @@ use crate::destination::{Destination, DestinationError, Stager};
 use crate::events::Event;
 use crate::feed::{Feed, Update};
 use crate::format::Format;
-use crate::manifest::{Kind, ManifestError, PositionMark, SourceId, WriterId};
+use crate::manifest::{Artifact, Kind, ManifestError, PositionMark, SourceId, WriterId};
 use crate::reader::{Archive, At, ReadProgress};
 use crate::rebase::{Due, Reason, Thresholds};
 use chain::Chain;
@@ -48,6 +49,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// An object that no manifest names is deleted after this, so that whoever reads an older manifest can finish.
 pub const GRACE: Duration = Duration::from_secs(3600);
+/// How many epochs `manifest.json` names unless something else is set.
+pub const MANIFEST_EPOCHS: u32 = 8;
+/// The most diffs of a chain unless something else is set.
+pub const MAX_DIFFS: u64 = 1000;
 
 /// What a writer shall do.
 #[derive(Clone, Debug)]
@@ -68,8 +73,12 @@ pub struct Options {
     pub thresholds: Thresholds,
     /// How many epochs stay; all unless set.
     pub keep_epochs: Option<usize>,
+    /// How many epochs `manifest.json` names at most, the newest; older ones are in sealed manifests.
+    pub manifest_epochs: u32,
     /// How long an object stays that no manifest names; [`GRACE`] is a good while.
     pub grace: Duration,
+    /// Whether a first destination that refuses is tried again at the start, as it is later.
+    pub waits_at_start: bool,
     /// Makes the waits before what failed is tried again repeatable.
     pub seed: u64,
 }
@@ -92,6 +101,8 @@ pub struct Surroundings {
     pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     /// Takes what others are told; it must not wait.
     pub publish: Box<dyn Fn(Event) + Send + Sync>,
+    /// Shows how the writer is doing, from its opening on.
+    pub status: watch::Sender<Status>,
 }
 
 /// Why a writer ends, or cannot begin.
@@ -242,9 +253,9 @@ impl Writer {
     /// # Errors
     /// [`WriterError`].
     pub async fn open(options: Options, surroundings: Surroundings) -> Result<(Writer, Option<Start>), WriterError> {
-        let Surroundings { destinations, stager, wall, publish } = surroundings;
+        let Surroundings { destinations, stager, wall, publish, status } = surroundings;
         let tools = Arc::new(Tools { options, stager, wall, publish });
-        let report = Report::new(&tools.options.table, &destinations);
+        let report = Report::new(&tools.options.table, status, &destinations);
         let Options { table, writer_id, .. } = &tools.options;
         let ledger = Ledger::claim(destinations, table, writer_id, &tools, &report).await?;
         let held = rebuilt(&ledger, &report).await;
@@ -256,18 +267,20 @@ impl Writer {
             mark: held.mark(),
         });
         let chain = Chain::of(ledger.manifest(), (tools.wall)());
+        let has_other_formats = held.is_some() && !tools.options.formats_are_of(ledger.manifest().chain());
+        let work = Work::new(ledger, tools.options.grace);
         let (ask, asks) = mpsc::unbounded_channel();
         let writer = Writer {
             tools,
             report,
             held,
             chain,
-            work: Work::new(ledger),
+            work,
             asks,
             ask,
             waiting: Vec::new(),
             answering: Vec::new(),
-            due: None,
+            due: has_other_formats.then_some(Reason::Formats),
             epoch_least: 0,
             least: None,
             shared_until: Lsn(u64::MAX),
@@ -304,6 +317,7 @@ impl Writer {
         let look = LOOK_MAX.min(self.tools.options.diff_interval).max(Duration::from_millis(10));
         loop {
             self.plan(feed)?;
+            self.work.collect(&self.tools, &self.report);
             self.tell();
             let takes = self.held.as_ref().is_none_or(Held::takes);
             tokio::select! {
@@ -574,6 +588,19 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
 }
 
 impl Options {
+    /// Returns true where a chain can be continued in the formats that artifacts have now, so that
+    /// readers of each format find every artifact of an epoch.
+    fn formats_are_of(&self, chain: &[Artifact]) -> bool {
+        chain.iter().all(|artifact| {
+            let formats = match artifact.kind {
+                Kind::Snapshot => &self.snapshot_formats,
+                Kind::Diff => &self.diff_formats,
+            };
+            let ids: BTreeSet<&str> = formats.iter().map(|format| format.id()).collect();
+            ids.into_iter().eq(artifact.formats.keys().map(String::as_str))
+        })
+    }
+
     /// # Errors
     /// [`WriterError::Key`].
     fn check_key(&self, schema: &Schema) -> Result<(), WriterError> {

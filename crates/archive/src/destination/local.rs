@@ -109,9 +109,9 @@ impl Destination for Local {
         self.run(Folder::list)
     }
 
-    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
-        let object = object.to_owned();
-        self.run(move |folder| folder.delete(&object))
+    fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
+        let objects = objects.to_owned();
+        self.run(move |folder| objects.iter().try_for_each(|object| folder.delete(object)))
     }
 }
 
@@ -131,7 +131,10 @@ impl Folder {
         // What waits here becomes this archive's file. What waits elsewhere becomes another one's: two folders of one disk must not
         // share a file, for what damages it would damage both.
         let linked = match source.starts_with(self.0.join(WORK)) {
-            true => fs::hard_link(source, &path),
+            true => match fs::hard_link(source, &path) {
+                Err(error) if lacks_links(&error) => self.copy(source, &path),
+                linked => linked,
+            },
             false => self.copy(source, &path),
         };
         match linked {
@@ -150,7 +153,31 @@ impl Folder {
         let mut file = self.temporary()?;
         io::copy(&mut File::open(source)?, file.as_file_mut())?;
         file.as_file().sync_all()?;
-        fs::hard_link(file.path(), path)
+        match fs::hard_link(file.path(), path) {
+            Err(error) if lacks_links(&error) => self.rename(file, path),
+            linked => linked,
+        }
+    }
+
+    /// Gives a file its name where the file system has no hard links. A rename would replace what is
+    /// there, so the lock keeps other writers out between the look and the rename.
+    fn rename(&self, file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+        let _lock = self.lock()?;
+        if path.try_exists()? {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// Takes the writers' lock, which is held until the file is dropped.
+    fn lock(&self) -> io::Result<File> {
+        let work = self.0.join(WORK);
+        fs::create_dir_all(&work)?;
+        let path = work.join(format!("{}{LOCK}", self.1));
+        let lock = File::options().create(true).truncate(false).write(true).open(path)?;
+        lock.lock()?;
+        Ok(lock)
     }
 
     fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
@@ -169,12 +196,9 @@ impl Folder {
     }
 
     fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
-        let (path, lock) = (self.path(MANIFEST), self.0.join(WORK).join(format!("{}{LOCK}", self.1)));
-        make_folder(&self.0.join(WORK))?;
-        let lock_file = File::options().create(true).truncate(false).write(true).open(&lock);
-        // Held until it is dropped: nobody comes between the comparison and the swap.
-        let lock_file = lock_file.map_err(failed("write", &lock))?;
-        lock_file.lock().map_err(failed("lock", &lock))?;
+        let path = self.path(MANIFEST);
+        // Nobody comes between the comparison and the swap.
+        let _lock = self.lock().map_err(failed("lock", &self.0.join(WORK)))?;
         let there = self.manifest()?;
         if there.as_ref().map(|there| &there.tag) != over {
             return match there {
@@ -220,6 +244,13 @@ impl Folder {
         let _ = path.parent().map(fs::remove_dir);
         Ok(())
     }
+}
+
+/// File systems without hard links (FAT, CIFS, many of FUSE) answer in different ways.
+fn lacks_links(error: &io::Error) -> bool {
+    // EPERM is a kind of permission denied, as EACCES is; a name that cannot be written to fails again.
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied | ErrorKind::TooManyLinks)
+        || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
 }
 
 fn make_folder(folder: &Path) -> Result<(), DestinationError> {

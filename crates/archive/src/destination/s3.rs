@@ -2,19 +2,22 @@
 
 mod address;
 mod answer;
+mod delete;
 mod multipart;
+mod probe;
 mod read;
 mod service;
 
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
@@ -45,6 +48,52 @@ pub struct S3Options {
     pub endpoint: Option<String>,
     /// Names the bucket in the path and not in the host.
     pub force_path_style: bool,
+    /// How the store encrypts objects; as the bucket says if not given.
+    pub encryption: Option<Encryption>,
+}
+
+/// How a store encrypts objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// With keys of the store (SSE-S3).
+    Store,
+    /// With a key of the key management service (SSE-KMS): the key's id or ARN, or the account's own key.
+    Kms(Option<String>),
+    /// The same in two layers (DSSE-KMS).
+    KmsTwice(Option<String>),
+}
+
+impl Encryption {
+    /// The names that S3 has for the kinds.
+    pub const NAMES: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
+
+    /// Returns the name that S3 has for it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        let [store, kms, twice] = Encryption::NAMES;
+        match self {
+            Encryption::Store => store,
+            Encryption::Kms(_) => kms,
+            Encryption::KmsTwice(_) => twice,
+        }
+    }
+
+    /// Returns the key that is named.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        match self {
+            Encryption::Store => None,
+            Encryption::Kms(key) | Encryption::KmsTwice(key) => key.as_deref(),
+        }
+    }
+
+    fn applied(&self, builder: AmazonS3Builder) -> object_store::Result<AmazonS3Builder> {
+        let builder = builder.with_config("aws_server_side_encryption".parse()?, self.name());
+        match self.key_id() {
+            Some(key) => Ok(builder.with_config("aws_sse_kms_key_id".parse()?, key)),
+            None => Ok(builder),
+        }
+    }
 }
 
 /// An archive in a bucket.
@@ -54,6 +103,10 @@ pub struct S3Options {
 #[derive(Clone)]
 pub struct S3 {
     store: AmazonS3,
+    /// The same store, which deletes objects one by one.
+    single: AmazonS3,
+    /// Whether the store lacks the request that deletes many.
+    deletes_singly: Arc<AtomicBool>,
     bucket: Arc<str>,
     prefix: Arc<str>,
     name: Arc<str>,
@@ -81,14 +134,20 @@ impl S3 {
             .with_endpoint(address.url)
             .with_virtual_hosted_style_request(address.bucket_in_host)
             .with_credentials(credentials.for_object_store())
-            // Not every store knows the request that deletes many.
-            .with_disable_bulk_delete(true)
+            // A bucket with Object Lock refuses objects that come without a checksum.
+            .with_checksum_algorithm(Checksum::SHA256)
             .with_client_options(ClientOptions::new().with_allow_http(true))
             .with_http_connector(service::Connector)
             .with_retry(retries());
+        let builder = match &options.encryption {
+            Some(encryption) => encryption.applied(builder).map_err(|error| refused(error.to_string()))?,
+            None => builder,
+        };
+        let single = builder.clone().with_disable_bulk_delete(true);
+        let single = single.build().map_err(|error| refused(error.to_string()))?;
         let store = builder.build().map_err(|error| refused(error.to_string()))?;
         let (bucket, prefix) = (options.bucket.as_str().into(), options.prefix.as_str().into());
-        Ok(S3 { store, bucket, prefix, name: name.into() })
+        Ok(S3 { store, single, deletes_singly: Arc::default(), bucket, prefix, name: name.into() })
     }
 
     fn path(&self, object: &str) -> Result<Path, DestinationError> {
@@ -247,13 +306,11 @@ impl Destination for S3 {
         self.list_all().boxed()
     }
 
-    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
-        async move {
-            match self.store.delete(&self.path(object)?).await.map_err(self.failed(Doing::Delete, object)) {
-                Err(DestinationError::Missing { .. }) => Ok(()),
-                deleted => deleted,
-            }
-        }
-        .boxed()
+    fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
+        self.delete_all(objects).boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), DestinationError>> {
+        self.probe_conditions().boxed()
     }
 }

@@ -49,6 +49,9 @@ pub enum Broken {
     /// Its columns are not those of a table.
     #[error("its columns are not those of a table: {0}")]
     Columns(String),
+    /// A sealed manifest is not the one that is meant.
+    #[error("the sealed manifest is not the one that is meant: {0}")]
+    Sealed(String),
 }
 
 impl Manifest {

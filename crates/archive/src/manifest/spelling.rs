@@ -30,10 +30,10 @@ struct ArtifactText {
     to_position: Option<String>,
 }
 
-/// Notes the spellings of a manifest that was read from `bytes`.
-pub(super) fn note(manifest: &mut Manifest, bytes: &[u8]) -> Result<(), ManifestError> {
+/// Notes the spellings of the artifacts of a manifest that was read from `bytes`.
+pub(super) fn note(noted: &mut [Artifact], bytes: &[u8]) -> Result<(), ManifestError> {
     let ManifestText { artifacts } = serde_json::from_slice(bytes)?;
-    for (artifact, text) in manifest.artifacts.iter_mut().zip(artifacts.unwrap_or_default()) {
+    for (artifact, text) in noted.iter_mut().zip(artifacts.unwrap_or_default()) {
         artifact.spelling = Spelling {
             from: other_spelling(artifact.from_position, text.from_position),
             to: other_spelling(artifact.to_position, text.to_position),
@@ -48,19 +48,15 @@ fn other_spelling(position: Option<Lsn>, text: Option<String>) -> Option<String>
 }
 
 /// Puts the spellings into the JSON of a manifest.
-pub(super) fn restore(manifest: &Manifest, json: &mut Value) {
+pub(super) fn restore(spelled: &[Artifact], json: &mut Value) {
     let artifacts = json.get_mut("artifacts").and_then(Value::as_array_mut).into_iter().flatten();
-    for (artifact, json) in manifest.artifacts.iter().zip(artifacts) {
+    for (artifact, json) in spelled.iter().zip(artifacts) {
         let Spelling { from, to } = &artifact.spelling;
         for (key, spelled) in [("from_position", from), ("to_position", to)] {
             if let Some(spelled) = spelled {
                 json[key] = spelled.as_str().into();
             }
         }
-    }
-    // The head is the last artifact's end.
-    if let Some(spelled) = manifest.artifacts.last().and_then(|last| last.spelling.to.as_deref()) {
-        json["head_position"] = spelled.into();
     }
 }
 
@@ -71,6 +67,11 @@ impl Manifest {
 }
 
 impl Artifact {
+    /// The end, where another writer spells it in another way.
+    pub(super) fn other_end(&self) -> Option<&str> {
+        self.spelling.to.as_deref()
+    }
+
     /// The beginning as names have it.
     pub(super) fn spelled_from(&self) -> Option<String> {
         spelled(self.from_position, self.spelling.from.as_ref())

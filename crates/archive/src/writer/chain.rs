@@ -35,6 +35,7 @@ impl Chain {
                 Kind::Diff => {
                     written.diff_bytes += bytes(artifact);
                     written.churn_records += artifact.change_count;
+                    written.diffs += 1;
                 }
             }
         }

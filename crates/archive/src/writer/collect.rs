@@ -1,69 +1,253 @@
-//! Objects that no manifest names: of epochs that retention has dropped, or left behind by a crash. They go after a while, in which
-//! whoever reads an older manifest can finish.
+//! Deletes objects that no manifest names: of epochs that retention has dropped, or left behind by
+//! a crash. They stay for a grace period, in which readers of an older manifest can finish.
+//!
+//! This runs while artifacts are written, and needs no lock for it. Positions increase within an
+//! epoch and epochs increase, so a writer only ever names new objects beyond the manifest's head.
+//! Those are never judged here; what lies before the head and has no name will never have one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use laredo_core::Lsn;
 use tokio::time::Instant;
 
-use super::ledger::Ledger;
 use super::report::Report;
 use super::{Tools, WriterError};
-use crate::manifest::Manifest;
+use crate::destination::{Destination, DestinationError};
+use crate::layout::MANIFEST;
+use crate::manifest::{Artifact, Manifest, WriterId};
+use crate::reader::ReadError;
+use crate::reader::sealed::walk_sealed;
 
-/// Since when objects were seen that no manifest names, by destination and name.
+/// How many objects one call deletes at most: as many as S3 takes.
+const BATCH: usize = 1000;
+
+/// Objects that no manifest names.
 #[derive(Debug, Default)]
 pub(crate) struct Unnamed {
+    /// Since when each was seen, by destination and name.
     since: HashMap<(usize, String), Instant>,
+    /// The number of objects of a sealed epoch that were there and named, by destination and epoch.
+    /// While an epoch has as many objects its sealed manifest need not be read again.
+    sealed: HashMap<(usize, u64), usize>,
+}
+
+/// The places to look at, and who may delete there.
+pub(crate) struct Collection {
+    pub(crate) destinations: Vec<Arc<dyn Destination>>,
+    pub(crate) writer: WriterId,
+    pub(crate) grace: Duration,
 }
 
 impl Unnamed {
-    /// Looks once, and deletes what has been unnamed for `grace`. No artifact may be on its way meanwhile.
+    /// Looks once, and deletes what has been unnamed for the grace period.
     ///
     /// # Errors
     /// When another writer has taken over.
     pub(crate) async fn collect(
         &mut self,
-        ledger: &mut Ledger,
-        grace: Duration,
+        collection: &Collection,
         tools: &Tools,
         report: &Report,
     ) -> Result<(), WriterError> {
-        // What a newer writer has put there is none of ours to judge.
-        ledger.check_fence(tools, report).await?;
-        let now = Instant::now();
-        let mut still = HashMap::new();
-        for (number, destination) in ledger.destinations().enumerate() {
-            let listed = match destination.list().await {
-                Ok(listed) => listed,
-                Err(error) => {
-                    report.failed(number, &error);
-                    continue;
-                }
+        let Some(first) = collection.destinations.first() else { return Ok(()) };
+        let manifest = match collection.held_manifest(first, &tools.options.table).await {
+            Ok(manifest) => manifest,
+            Err(WriterError::Destination(error)) => {
+                report.failed(0, &error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for (number, destination) in collection.destinations.iter().enumerate() {
+            let collected = match number {
+                0 => self.collect_at(number, destination, &manifest, collection.grace).await,
+                _ => self.collect_following(number, destination, &manifest, collection.grace).await,
             };
-            for object in listed.into_iter().map(|listed| listed.object) {
-                if names(ledger.manifest(), &object) {
-                    continue;
-                }
-                let place = (number, object);
-                let since = self.since.get(&place).copied().unwrap_or(now);
-                if now.duration_since(since) < grace {
-                    still.insert(place, since);
-                } else if let Err(error) = destination.delete(&place.1).await {
-                    report.failed(number, &error);
-                    still.insert(place, since);
-                }
+            if let Err(error) = collected {
+                report.failed(number, &error);
             }
         }
-        self.since = still;
         Ok(())
+    }
+
+    /// A destination that lacks something is being brought up, and is left alone until then.
+    async fn collect_following(
+        &mut self,
+        number: usize,
+        destination: &Arc<dyn Destination>,
+        manifest: &Manifest,
+        grace: Duration,
+    ) -> Result<(), DestinationError> {
+        let there = destination.manifest().await?;
+        let there = there.and_then(|there| Manifest::parse(&there.bytes, Some(&manifest.table)).ok());
+        let is_same = |there: &Manifest| {
+            (there.epoch, there.head_position, there.artifacts.len(), there.sealed_sha256())
+                == (manifest.epoch, manifest.head_position, manifest.artifacts.len(), manifest.sealed_sha256())
+        };
+        match there.filter(is_same) {
+            Some(there) => self.collect_at(number, destination, &there, grace).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn collect_at(
+        &mut self,
+        number: usize,
+        destination: &Arc<dyn Destination>,
+        manifest: &Manifest,
+        grace: Duration,
+    ) -> Result<(), DestinationError> {
+        let unnamed = self.unnamed(number, destination, manifest).await?;
+        let now = Instant::now();
+        self.since.retain(|(place, object), _| *place != number || unnamed.contains(object));
+        let mut due = Vec::new();
+        for object in unnamed {
+            let since = *self.since.entry((number, object.clone())).or_insert(now);
+            if now.duration_since(since) >= grace {
+                due.push(object);
+            }
+        }
+        for batch in due.chunks(BATCH) {
+            destination.delete(batch).await?;
+            self.since.retain(|(place, object), _| *place != number || !batch.contains(object));
+        }
+        Ok(())
+    }
+
+    /// Returns the objects that no manifest names or can come to name.
+    async fn unnamed(
+        &mut self,
+        number: usize,
+        destination: &Arc<dyn Destination>,
+        manifest: &Manifest,
+    ) -> Result<HashSet<String>, DestinationError> {
+        let mut named: HashSet<String> = manifest.artifacts.iter().flat_map(names_of).collect();
+        named.extend(manifest.sealed.as_ref().and_then(|link| link.object()));
+        let mut unnamed = HashSet::new();
+        let mut sealed: HashMap<u64, Vec<String>> = HashMap::new();
+        for object in destination.list().await?.into_iter().map(|listed| listed.object) {
+            if named.contains(&object) || may_be_written(manifest, &object) {
+                continue;
+            }
+            match sealed_epoch(manifest, &object) {
+                Some(epoch) => sealed.entry(epoch).or_default().push(object),
+                None => drop(unnamed.insert(object)),
+            }
+        }
+        self.sealed.retain(|(place, epoch), _| *place != number || sealed.contains_key(epoch));
+        sealed.retain(|epoch, objects| self.sealed.get(&(number, *epoch)) != Some(&objects.len()));
+        let Some(oldest) = sealed.keys().min().copied() else { return Ok(unnamed) };
+        let read = match walk_sealed(destination, manifest, |link| link.last_epoch < oldest).await {
+            Ok(read) => read,
+            Err(ReadError::Destination(error)) => return Err(error),
+            Err(error) => {
+                // What is damaged names nothing, so nothing of those epochs is judged.
+                tracing::warn!(table = manifest.table, %error, "objects of old epochs are not collected");
+                return Ok(unnamed);
+            }
+        };
+        for (_, manifest) in &read {
+            named.extend(manifest.artifacts.iter().flat_map(names_of));
+            named.extend(manifest.earlier.as_ref().and_then(|link| link.object()));
+        }
+        for (epoch, objects) in sealed {
+            let (there, gone): (Vec<String>, Vec<String>) =
+                objects.into_iter().partition(|object| named.contains(object));
+            self.sealed.insert((number, epoch), there.len());
+            unnamed.extend(gone);
+        }
+        Ok(unnamed)
     }
 }
 
-fn names(manifest: &Manifest, object: &str) -> bool {
-    manifest.artifacts.iter().any(|artifact| {
-        let by_name = artifact.known_formats().any(|format| artifact.object(format).as_deref() == Some(object));
-        // Formats that we do not know have addresses all the same.
-        by_name || artifact.formats.values().any(|stored| stored.uri.ends_with(object))
-    })
+impl Collection {
+    /// Reads the manifest as it is now. What a newer writer has put there is not this one's to judge.
+    async fn held_manifest(&self, first: &Arc<dyn Destination>, table: &str) -> Result<Manifest, WriterError> {
+        let at = first.uri(MANIFEST);
+        let Some(there) = first.manifest().await? else { return Err(WriterError::Replaced { at }) };
+        let parsed = Manifest::parse(&there.bytes, Some(table));
+        let manifest = parsed.map_err(|error| WriterError::Manifest { at: at.clone(), error })?;
+        match &manifest.writer {
+            Some(theirs) if *theirs == self.writer => Ok(manifest),
+            Some(theirs) => Err(WriterError::Fenced { at, ours: self.writer.clone(), theirs: theirs.clone() }),
+            None => Err(WriterError::Replaced { at }),
+        }
+    }
+}
+
+/// The objects of an artifact, those in formats that are not ours too.
+fn names_of(artifact: &Artifact) -> Vec<String> {
+    let ours = artifact.known_formats().filter_map(|format| artifact.object(format));
+    let addresses = artifact.formats.values().filter_map(|stored| {
+        let begin = stored.uri.rfind("epoch=")?;
+        stored.uri.get(begin..).map(ToOwned::to_owned)
+    });
+    ours.chain(addresses).collect()
+}
+
+/// An object's epoch, and its name in it.
+fn parts(object: &str) -> Option<(u64, &str)> {
+    let (epoch, file) = object.strip_prefix("epoch=")?.split_once('/')?;
+    Some((epoch.parse().ok()?, file))
+}
+
+/// Returns the epoch of an object whose name would be in a sealed manifest.
+fn sealed_epoch(manifest: &Manifest, object: &str) -> Option<u64> {
+    let (epoch, _) = parts(object)?;
+    let sealed = manifest.sealed.as_ref()?;
+    (manifest.oldest_epoch.unwrap_or(0)..=sealed.last_epoch).contains(&epoch).then_some(epoch)
+}
+
+/// Returns true where a writer that holds this manifest may be writing the object now.
+fn may_be_written(manifest: &Manifest, object: &str) -> bool {
+    let Some((epoch, file)) = parts(object) else { return false };
+    let file = file.split('.').next().unwrap_or(file);
+    if let Some(range) = file.strip_prefix("sealed-") {
+        // The next one to be written seals an epoch that is named here, or comes later.
+        let last = range.split('-').nth(1).and_then(|last| last.parse::<u64>().ok());
+        let first_named = manifest.artifacts.first().map_or(0, |first| first.epoch);
+        return last.is_some_and(|last| last >= first_named);
+    }
+    let to = || -> Option<Lsn> { file.strip_prefix("diff-")?.rsplit('-').next()?.replace('_', "/").parse().ok() };
+    epoch > manifest.epoch || (epoch == manifest.epoch && to() > manifest.head_position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Kind;
+
+    #[test]
+    fn what_lies_beyond_the_head_may_be_written() {
+        let mut manifest = Manifest::empty("public.t", "");
+        assert!(may_be_written(&manifest, "epoch=1/snapshot-0_10.jsonl"), "the first base");
+        manifest.artifacts = vec![
+            Artifact::new(Kind::Snapshot, 4, None, Lsn(0x10), ""),
+            Artifact::new(Kind::Snapshot, 5, None, Lsn(0x20), ""),
+        ];
+        (manifest.epoch, manifest.head_position) = (5, Some(Lsn(0x20)));
+        for object in [
+            "epoch=5/diff-0_20-0_30.jsonl",
+            "epoch=5/diff-0_00000020-0_00000030.pb.zst",
+            "epoch=5/diff-0_20-1_0.pb",
+            "epoch=6/snapshot-0_10.jsonl",
+            "epoch=6/diff-0_1-0_2.jsonl",
+            "epoch=4/sealed-1-4-0123456789abcdef.json",
+            "epoch=5/sealed-5-5-0123456789abcdef.json",
+        ] {
+            assert!(may_be_written(&manifest, object), "{object}");
+        }
+        for object in [
+            "epoch=5/diff-0_10-0_20.jsonl",
+            "epoch=5/snapshot-0_30.jsonl",
+            "epoch=5/orphan-1.jsonl",
+            "epoch=4/diff-0_20-0_30.jsonl",
+            "epoch=3/sealed-1-3-0123456789abcdef.json",
+            "epoch=x/diff-0_20-0_30.jsonl",
+        ] {
+            assert!(!may_be_written(&manifest, object), "{object}");
+        }
+    }
 }

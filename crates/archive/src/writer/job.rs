@@ -95,7 +95,11 @@ impl Job {
             Err(PutError::Occupied) => return Err(JobError::Occupied { epoch }),
             Err(PutError::Writer(error)) => return Err(error.into()),
         }
-        let next = next(ledger.manifest(), artifact, &job, tools)?;
+        let mut next = next(ledger.manifest(), artifact, &job)?;
+        if let (Kind::Snapshot, Some(keep)) = (kind, tools.options.keep_epochs) {
+            next = ledger.retained(next, keep, report).await;
+        }
+        let next = ledger.seal(next, tools, report).await?;
         let next = next.located(|object| first.uri(object));
         ledger.advance(next, tools, report).await?;
         ledger.follow(Wait::Once, tools, report).await?;
@@ -114,15 +118,9 @@ impl Job {
 }
 
 /// The manifest with a new artifact.
-fn next(manifest: &Manifest, artifact: Artifact, job: &Job, tools: &Tools) -> Result<Manifest, WriterError> {
+fn next(manifest: &Manifest, artifact: Artifact, job: &Job) -> Result<Manifest, WriterError> {
     let next = match artifact.kind {
-        Kind::Snapshot => {
-            let based = manifest.with_snapshot(artifact, job.before.schema());
-            based.map(|next| match tools.options.keep_epochs {
-                Some(keep) => next.keeping_epochs(keep),
-                None => next,
-            })
-        }
+        Kind::Snapshot => manifest.with_snapshot(artifact, job.before.schema()),
         Kind::Diff => manifest.with_diff(artifact),
     };
     let next = next.map_err(WriterError::Broken)?;

@@ -1,5 +1,7 @@
 //! The manifest on all destinations: the first one's decides, the others' follow.
 
+mod sealing;
+
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -11,6 +13,7 @@ use crate::destination::{Destination, DestinationError, Staged, Tag, Versioned};
 use crate::format::Format;
 use crate::layout::MANIFEST;
 use crate::manifest::{Artifact, Manifest, WriterId};
+use sealing::SealedCache;
 
 /// The manifest that this writer holds.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(crate) struct Ledger {
     manifest: Manifest,
     writer: WriterId,
     places: Vec<Place>,
+    sealed: SealedCache,
 }
 
 /// A destination, and what is known to be there.
@@ -26,6 +30,10 @@ struct Place {
     destination: Arc<dyn Destination>,
     /// `None` where it was not looked at yet, or has to be looked at again.
     seen: Option<Seen>,
+    /// Whether the destination is known to keep two writers apart.
+    is_probed: bool,
+    /// The SHA-256 of a sealed manifest that is here with everything that it leads to.
+    sealed: Option<String>,
 }
 
 #[derive(Debug)]
@@ -47,19 +55,19 @@ impl Ledger {
         report: &Report,
     ) -> Result<Ledger, WriterError> {
         let mut places: Vec<Place> =
-            destinations.into_iter().map(|destination| Place { destination, seen: None }).collect();
+            destinations.into_iter().map(|destination| Place { destination, seen: None, is_probed: false, sealed: None }).collect();
         let first = places.first_mut().ok_or(WriterError::NoDestination)?;
         let mut backoff = tools.backoff();
         loop {
             match first.claim(table, id, &tools.now()).await {
                 Ok(Some((manifest, writer))) => {
-                    let ledger = Ledger { manifest, writer, places };
+                    let ledger = Ledger { manifest, writer, places, sealed: SealedCache::default() };
                     ledger.tell(report);
                     return Ok(ledger);
                 }
                 // Another writer was faster; its number counts.
                 Ok(None) => report.conflict(),
-                Err(WriterError::Destination(error @ DestinationError::Unavailable { .. })) => {
+                Err(WriterError::Destination(error)) if tools.options.waits_at_start && may_pass(&error) => {
                     report.failed(0, &error);
                     backoff.wait().await;
                 }
@@ -70,6 +78,11 @@ impl Ledger {
 
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// This writer, with its fencing number.
+    pub(crate) fn writer(&self) -> &WriterId {
+        &self.writer
     }
 
     pub(crate) fn first(&self) -> Option<&Arc<dyn Destination>> {
@@ -116,7 +129,7 @@ impl Ledger {
         let mut backoff = tools.backoff();
         loop {
             match first.publish(&next).await {
-                Ok(()) => break,
+                Ok(bytes) => break report.manifest_bytes(bytes),
                 Err(DestinationError::Moved { .. }) => {
                     report.conflict();
                     first.settle(&next, &self.writer, tools, report).await?;
@@ -207,6 +220,7 @@ impl Place {
     /// Takes the next number. `None`: somebody else did at the same time.
     async fn claim(&mut self, table: &str, id: &str, now: &str) -> Result<Option<(Manifest, WriterId)>, WriterError> {
         let Seen { manifest, tag } = self.look(Some(table)).await?;
+        self.probe().await?;
         let manifest = manifest.unwrap_or_else(|| Manifest::empty(table, now));
         let fence = manifest.writer.as_ref().map_or(0, |writer| writer.fence);
         if let Some(writer) = manifest.writer.clone().filter(|writer| writer.id == id) {
@@ -218,10 +232,19 @@ impl Place {
         let claimed = Manifest { writer: Some(writer.clone()), ..manifest };
         self.seen = Some(Seen { manifest: None, tag });
         match self.publish(&claimed).await {
-            Ok(()) => Ok(Some((claimed, writer))),
+            Ok(_) => Ok(Some((claimed, writer))),
             Err(DestinationError::Moved { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Checks once that the destination keeps two writers apart.
+    async fn probe(&mut self) -> Result<(), DestinationError> {
+        if !self.is_probed {
+            self.destination.probe().await?;
+            self.is_probed = true;
+        }
+        Ok(())
     }
 
     async fn look(&self, table: Option<&str>) -> Result<Seen, WriterError> {
@@ -233,8 +256,8 @@ impl Place {
         Ok(Seen { manifest: Some(manifest), tag: Some(tag) })
     }
 
-    /// Publishes a manifest over the one that was seen.
-    async fn publish(&mut self, manifest: &Manifest) -> Result<(), DestinationError> {
+    /// Publishes a manifest over the one that was seen, and returns its size in bytes.
+    async fn publish(&mut self, manifest: &Manifest) -> Result<u64, DestinationError> {
         let here = manifest.located(|object| self.destination.uri(object));
         let broken = |error| DestinationError::Refused {
             doing: "write",
@@ -245,7 +268,7 @@ impl Place {
         let over = self.seen.as_ref().and_then(|seen| seen.tag.as_ref());
         let tag = self.destination.publish(&bytes, over).await?;
         self.seen = Some(Seen { manifest: Some(here), tag: Some(tag) });
-        Ok(())
+        Ok(bytes.len() as u64)
     }
 
     /// The manifest is not the one that was expected: finds out whether it is `next` already (an answer was lost), ours still, or
@@ -287,6 +310,7 @@ impl Place {
                 && there.updated_at == manifest.updated_at
                 && there.artifacts.len() == manifest.artifacts.len()
                 && there.writer == manifest.writer
+                && there.sealed_sha256() == manifest.sealed_sha256()
         })
     }
 
@@ -306,6 +330,10 @@ impl Place {
             None => self.look(Some(&manifest.table)).await?,
         };
         self.check_behind(&seen, first, manifest, writer)?;
+        self.probe().await?;
+        if !self.has_sealed(&seen, manifest) {
+            self.copy_sealed(first, &seen, manifest, tools).await?;
+        }
         let there = seen.manifest.as_ref().map_or(&[][..], |there| &there.artifacts);
         let is_there = |artifact: &Artifact| {
             let is_same = |other: &Artifact| contents(other) == contents(artifact);
@@ -315,16 +343,15 @@ impl Place {
             manifest.artifacts.iter().filter(|artifact| !is_there(artifact)).cloned().collect();
         self.seen = Some(seen);
         for artifact in lacking {
-            for format in artifact.known_formats() {
-                self.copy(first, &artifact, format, tools).await?;
-            }
+            self.copy(first, &artifact, tools).await?;
         }
         let published = self.publish(manifest).await;
         if published.is_err() {
             // The next try looks again at what is there.
             self.seen = None;
         }
-        Ok(published?)
+        published?;
+        Ok(())
     }
 
     /// A destination that has what the first one lacks is not overwritten: somebody has mixed them up.
@@ -353,12 +380,24 @@ impl Place {
         &self,
         first: &Arc<dyn Destination>,
         artifact: &Artifact,
+        tools: &Tools,
+    ) -> Result<(), WriterError> {
+        for format in artifact.known_formats() {
+            let Some(object) = artifact.object(format) else { continue };
+            self.copy_object(first, &object, format, tools).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_object(
+        &self,
+        first: &Arc<dyn Destination>,
+        object: &str,
         format: Format,
         tools: &Tools,
     ) -> Result<(), WriterError> {
-        let Some(object) = artifact.object(format) else { return Ok(()) };
-        let mut from = first.open(&object).await?;
-        let (stager, at) = (tools.stager.clone(), first.uri(&object));
+        let mut from = first.open(object).await?;
+        let (stager, at) = (tools.stager.clone(), first.uri(object));
         let copied = tokio::task::spawn_blocking(move || {
             let mut to = stager.begin(format)?;
             std::io::copy(&mut from, &mut to)?;
@@ -370,7 +409,7 @@ impl Place {
             Ok(Err(error)) => return Err(failed(error.to_string()).into()),
             Err(error) => return Err(failed(error.to_string()).into()),
         };
-        Ok(self.destination.put(&object, &staged).await?)
+        Ok(self.destination.put(object, &staged).await?)
     }
 
     async fn put(
@@ -396,6 +435,17 @@ impl Place {
             }
             backoff.wait().await;
         }
+    }
+}
+
+/// Returns true for what may pass by itself or by somebody's hand: permissions, buckets and disks.
+fn may_pass(error: &DestinationError) -> bool {
+    match error {
+        DestinationError::Unavailable { .. } | DestinationError::Refused { .. } => true,
+        DestinationError::Unsuitable { .. }
+        | DestinationError::Missing { .. }
+        | DestinationError::Occupied { .. }
+        | DestinationError::Moved { .. } => false,
     }
 }
 

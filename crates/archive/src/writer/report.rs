@@ -8,6 +8,9 @@ use tokio::sync::watch;
 use super::status::{DestinationStatus, Status};
 use crate::destination::{Destination, DestinationError};
 
+/// A manifest of this size takes longer to write than most diffs.
+const MANIFEST_BYTES_LARGE: u64 = 1 << 20;
+
 /// Keeps the status current, and logs what goes wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
@@ -16,13 +19,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(table: &str, destinations: &[Arc<dyn Destination>]) -> Report {
+    pub(crate) fn new(table: &str, status: watch::Sender<Status>, destinations: &[Arc<dyn Destination>]) -> Report {
         let named = |destination: &Arc<dyn Destination>| DestinationStatus {
             name: destination.name().to_owned(),
             ..DestinationStatus::default()
         };
-        let status = Status { destinations: destinations.iter().map(named).collect(), ..Status::default() };
-        Report { table: table.into(), status: watch::Sender::new(status) }
+        status.send_replace(Status { destinations: destinations.iter().map(named).collect(), ..Status::default() });
+        Report { table: table.into(), status }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -69,6 +72,19 @@ impl Report {
             table = %self.table, cells = hex.count(), %error, "values that do not fit their type are written in hex"
         );
         self.update(|status| status.hex_cells += hex.count());
+    }
+
+    /// The manifest that was published has so many bytes.
+    pub(crate) fn manifest_bytes(&self, bytes: u64) {
+        let before = self.status.borrow().manifest_bytes;
+        if before < MANIFEST_BYTES_LARGE && bytes >= MANIFEST_BYTES_LARGE {
+            tracing::warn!(
+                table = %self.table, bytes,
+                "the manifest is large, and is written again with each artifact; \
+                 lower snapshot.max_diffs or snapshot.min_interval, or lengthen diff.interval"
+            );
+        }
+        self.update(|status| status.manifest_bytes = bytes);
     }
 
     pub(crate) fn conflict(&self) {

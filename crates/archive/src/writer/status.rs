@@ -32,6 +32,8 @@ pub struct Status {
     pub last_error_at: Option<Instant>,
     /// When the writer was last known to have all that the source had.
     pub current_at: Option<Instant>,
+    /// Bytes of the newest manifest of the first destination; 0 before this writer has written one.
+    pub manifest_bytes: u64,
     /// Times that the manifest was found to be another one than expected.
     pub conflicts: u64,
     /// Values that were written in hex, because they do not have the form of their type. An artifact counts once.

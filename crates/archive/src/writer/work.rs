@@ -1,12 +1,12 @@
-//! What a writer does beside collecting: one thing at a time, and whatever it is has the ledger.
+//! What a writer does while it collects changes: one thing at a time with the ledger, and beside
+//! that the deleting of what nobody names, which never holds an artifact up.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::task::{JoinError, JoinHandle};
-use tokio::time::Instant;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::{Duration, Instant};
 
-use super::collect::Unnamed;
+use super::collect::{Collection, Unnamed};
 use super::job::{Job, JobEnd};
 use super::ledger::{Ledger, Wait};
 use super::report::Report;
@@ -15,18 +15,22 @@ use super::{Tools, WriterError};
 /// How often destinations that lack something are tried, while nothing else is written.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Work that is done beside.
+/// Work that runs beside the collecting of changes.
 pub(super) struct Work {
     state: State,
-    unnamed: Option<Unnamed>,
-    collected: Instant,
     followed: Instant,
+    collection: Arc<Collection>,
+    /// `None` while a collection runs.
+    unnamed: Option<Unnamed>,
+    /// The collection that runs. It is cut off when this is dropped.
+    collecting: JoinSet<(Unnamed, Result<(), WriterError>)>,
+    collected: Instant,
 }
 
 enum State {
     Idle(Box<Ledger>),
     Writing(JoinHandle<JobEnd>),
-    Tidying(JoinHandle<(Ledger, Unnamed, Result<(), WriterError>)>),
+    Following(JoinHandle<(Ledger, Result<(), WriterError>)>),
     /// Between two of them.
     Between,
 }
@@ -37,10 +41,25 @@ pub(super) enum Done {
     Tidied(Result<(), WriterError>),
 }
 
+enum Ended {
+    Job(JobEnd),
+    Followed(Ledger, Result<(), WriterError>),
+    Collected(Unnamed, Result<(), WriterError>),
+}
+
 impl Work {
-    pub(super) fn new(ledger: Ledger) -> Work {
+    pub(super) fn new(ledger: Ledger, grace: Duration) -> Work {
         let now = Instant::now();
-        Work { state: State::Idle(Box::new(ledger)), unnamed: Some(Unnamed::default()), collected: now, followed: now }
+        let destinations = ledger.destinations().cloned().collect();
+        let collection = Arc::new(Collection { destinations, writer: ledger.writer().clone(), grace });
+        Work {
+            state: State::Idle(Box::new(ledger)),
+            followed: now,
+            collection,
+            unnamed: Some(Unnamed::default()),
+            collecting: JoinSet::new(),
+            collected: now,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -59,48 +78,69 @@ impl Work {
         };
     }
 
-    /// Brings destinations up that lack something, and deletes what nobody names, if it is time for either.
+    /// Brings destinations up that lack something, if it is time for it.
     pub(super) fn tidy(&mut self, tools: &Arc<Tools>, report: &Report) {
         let State::Idle(ledger) = &self.state else { return };
-        let grace = tools.options.grace;
-        let follows = ledger.is_behind() && self.followed.elapsed() >= FOLLOW_INTERVAL;
-        let collects = self.collected.elapsed() >= grace / 4;
-        if !follows && !collects {
+        if !ledger.is_behind() || self.followed.elapsed() < FOLLOW_INTERVAL {
             return;
         }
         let State::Idle(mut ledger) = std::mem::replace(&mut self.state, State::Between) else { return };
-        let now = Instant::now();
-        self.followed = now;
-        if collects {
-            self.collected = now;
-        }
-        let mut unnamed = self.unnamed.take().unwrap_or_default();
+        self.followed = Instant::now();
         let (tools, report) = (tools.clone(), report.clone());
-        self.state = State::Tidying(tokio::spawn(async move {
-            let mut ended = ledger.follow(Wait::Once, &tools, &report).await;
-            if collects && ended.is_ok() {
-                ended = unnamed.collect(&mut ledger, grace, &tools, &report).await;
-            }
-            (*ledger, unnamed, ended)
+        self.state = State::Following(tokio::spawn(async move {
+            let ended = ledger.follow(Wait::Once, &tools, &report).await;
+            (*ledger, ended)
         }));
     }
 
-    /// Waits for what is being done; for ever, if nothing is. It may be dropped while it waits.
+    /// Deletes what nobody names, if it is time for it, whatever else is being done.
+    pub(super) fn collect(&mut self, tools: &Arc<Tools>, report: &Report) {
+        if self.collected.elapsed() < self.collection.grace / 4 {
+            return;
+        }
+        let Some(mut unnamed) = self.unnamed.take() else { return };
+        self.collected = Instant::now();
+        let (collection, tools, report) = (self.collection.clone(), tools.clone(), report.clone());
+        self.collecting.spawn(async move {
+            let ended = unnamed.collect(&collection, &tools, &report).await;
+            (unnamed, ended)
+        });
+    }
+
+    /// Waits for something that is being done; for ever, if nothing is. It may be dropped while it waits.
     pub(super) async fn done(&mut self) -> Done {
-        match &mut self.state {
-            State::Writing(job) => {
-                let end = resume(job.await);
+        let ended = tokio::select! {
+            ended = ended(&mut self.state) => ended,
+            Some(collected) = self.collecting.join_next() => {
+                let (unnamed, ended) = resume(collected);
+                Ended::Collected(unnamed, ended)
+            }
+        };
+        match ended {
+            Ended::Job(end) => {
                 self.state = State::Between;
                 Done::Job(Box::new(end))
             }
-            State::Tidying(tidying) => {
-                let (ledger, unnamed, ended) = resume(tidying.await);
-                self.unnamed = Some(unnamed);
+            Ended::Followed(ledger, ended) => {
                 self.rest(ledger);
                 Done::Tidied(ended)
             }
-            State::Idle(_) | State::Between => std::future::pending().await,
+            Ended::Collected(unnamed, ended) => {
+                self.unnamed = Some(unnamed);
+                Done::Tidied(ended)
+            }
         }
+    }
+}
+
+async fn ended(state: &mut State) -> Ended {
+    match state {
+        State::Writing(job) => Ended::Job(resume(job.await)),
+        State::Following(following) => {
+            let (ledger, ended) = resume(following.await);
+            Ended::Followed(ledger, ended)
+        }
+        State::Idle(_) | State::Between => std::future::pending().await,
     }
 }
 

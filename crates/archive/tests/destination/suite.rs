@@ -133,11 +133,15 @@ async fn what_is_there_is_listed_and_deleted(place: Place<'_>) {
     destination.put(DIFF, &long).await.unwrap();
     destination.publish(b"manifest", None).await.unwrap();
     assert_eq!(names(&destination).await, [(SNAPSHOT.to_owned(), 2), (DIFF.to_owned(), 4)]);
-    destination.delete(SNAPSHOT).await.unwrap();
-    destination.delete(SNAPSHOT).await.unwrap();
+    destination.delete(&[SNAPSHOT.to_owned()]).await.unwrap();
+    destination.delete(&[SNAPSHOT.to_owned()]).await.unwrap();
+    destination.delete(&[]).await.unwrap();
     assert_eq!(names(&destination).await, [(DIFF.to_owned(), 4)]);
     destination.put(SNAPSHOT, &long).await.unwrap();
     assert_eq!(read(&destination, SNAPSHOT).await, b"1234");
+    destination.delete(&[DIFF.to_owned(), SNAPSHOT.to_owned(), "epoch=1/never there".to_owned()]).await.unwrap();
+    assert_eq!(names(&destination).await, []);
+    assert!(destination.manifest().await.unwrap().is_some());
 }
 
 async fn names(destination: &Arc<dyn Destination>) -> Vec<(String, u64)> {

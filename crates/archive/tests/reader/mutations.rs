@@ -83,7 +83,7 @@ impl Destination for Memory {
         panic!("it is only read")
     }
 
-    fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
+    fn delete<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
         panic!("it is only read")
     }
 }

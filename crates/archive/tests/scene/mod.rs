@@ -3,20 +3,21 @@
 #![allow(dead_code, reason = "each test binary uses what it needs")]
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
-    Archive, At, Destination, Feed, GRACE, Handle, Local, Manifest, Options, PositionMark, ReadProgress, Stager, Start,
+    Archive, At, Destination, Feed, GRACE, Handle, Listed, Local, Manifest, Options, PositionMark, ReadProgress, Stager, Start, Status,
     Surroundings, Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
     Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
     TableState, Transaction, Tuple, TupleBuf, Xid,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -217,7 +218,10 @@ pub(crate) fn options(id: &str) -> Options {
         diff_interval: DIFF_INTERVAL,
         thresholds: Thresholds::default(),
         keep_epochs: None,
+        // So few that older epochs are sealed in most tests.
+        manifest_epochs: 2,
         grace: GRACE,
+        waits_at_start: true,
         seed: 1,
     }
 }
@@ -234,6 +238,7 @@ pub(crate) async fn begin(
         stager: Stager::new(staging),
         wall: Box::new(SystemTime::now),
         publish: Box::new(|_| {}),
+        status: watch::Sender::new(Status::default()),
     };
     let (writer, start) = Writer::open(options, surroundings).await?;
     let (updates, told) = mpsc::unbounded_channel();
@@ -308,11 +313,45 @@ pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String
     for artifact in &manifest.artifacts {
         for format in artifact.known_formats() {
             let object = artifact.object(format).unwrap();
-            let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
-            if size != Some(artifact.formats[format.id()].size_bytes) {
-                return Err(format!("{object}, which the manifest names, has {size:?} bytes"));
-            }
+            has_size(&listed, &object, artifact.formats[format.id()].size_bytes)?;
         }
     }
+    let (mut next, mut newer) = (manifest.sealed.map(|link| serde_json::to_value(link).unwrap()), manifest.artifacts);
+    while let Some(link) = next {
+        let sealed = sealed_text(destination, &link).await?;
+        for artifact in sealed["artifacts"].as_array().unwrap() {
+            for stored in artifact["formats"].as_object().unwrap().values() {
+                let object = stored["uri"].as_str().unwrap();
+                if manifest.oldest_epoch.is_none_or(|oldest| artifact["epoch"].as_u64() >= Some(oldest)) {
+                    has_size(&listed, object, stored["size_bytes"].as_u64().unwrap())?;
+                }
+            }
+        }
+        let last = sealed["artifacts"].as_array().unwrap().last().unwrap()["epoch"].as_u64().unwrap();
+        if newer.drain(..).any(|artifact| artifact.epoch <= last) {
+            return Err(format!("epoch {last} is sealed and named"));
+        }
+        next = sealed.get("earlier").cloned();
+        next = next.filter(|link| manifest.oldest_epoch.is_none_or(|oldest| link["last_epoch"].as_u64() >= Some(oldest)));
+    }
     Ok(())
+}
+
+fn has_size(listed: &[Listed], object: &str, expected: u64) -> Result<(), String> {
+    let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
+    if size != Some(expected) {
+        return Err(format!("{object}, which the manifest names, has {size:?} bytes"));
+    }
+    Ok(())
+}
+
+/// A sealed manifest as another program reads it, with the documentation alone.
+async fn sealed_text(destination: &dyn Destination, link: &serde_json::Value) -> Result<serde_json::Value, String> {
+    let uri = link["uri"].as_str().unwrap();
+    let object = &uri[uri.rfind("epoch=").unwrap()..];
+    let mut opened = destination.open(object).await.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    opened.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    assert_eq!(link["size_bytes"], text.len());
+    Ok(serde_json::from_str(&text).unwrap())
 }

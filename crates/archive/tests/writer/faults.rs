@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Destination, Options, Thresholds, WriterError};
+use laredo_archive::{Archive, Destination, Kind, Options, Thresholds, WriterError};
 
 use crate::faulty::{Faulty, Mode};
 use crate::scene::{History, begin, compare, local, options};
@@ -110,11 +110,59 @@ async fn a_folder_that_cannot_be_written_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_refuses_at_the_start_is_an_error() {
+async fn a_destination_that_refuses_at_the_start_is_waited_for_or_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let begun = begin(options("w"), vec![local(&file.join("archive"))], folder.path(), &History::new()).await;
+    let (history, place) = (History::new(), local(&file.join("archive")));
+    // A command that somebody waits for ends.
+    let at_once = Options { waits_at_start: false, ..options("w") };
+    let begun = begin(at_once, vec![place.clone()], folder.path(), &history).await;
     let Err(WriterError::Destination(error)) = begun else { panic!("it begins") };
     assert!(error.to_string().contains("must be a folder"), "{error}");
+    // A service waits.
+    let allowed = async {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        std::fs::remove_file(&file).unwrap();
+    };
+    let (begun, ()) = tokio::join!(begin(options("w"), vec![place.clone()], folder.path(), &history), allowed);
+    let writer = begun.unwrap();
+    let status = writer.handle.status();
+    assert!(status.destinations[0].errors > 3 && status.last_error.unwrap().contains("must be a folder"));
+    writer.head(history.position).await;
+    writer.stop().await;
+    compare(place, &history).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_formats_open_an_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = local(&folder.path().join("archive"));
+    let mut history = History::new();
+    let formats = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<Vec<_>>();
+    let (json, both) = (formats(&["jsonl"]), formats(&["protobuf", "jsonl"]));
+    let cases = [(&json, &json, 1), (&json, &json, 1), (&json, &both, 2), (&both, &both, 3), (&both, &json, 4)];
+    for (number, (snapshot, diff, epoch)) in cases.into_iter().enumerate() {
+        let options = Options {
+            snapshot_formats: snapshot.clone(),
+            diff_formats: diff.clone(),
+            ..options(&format!("w{number}"))
+        };
+        let writer = begin(options, vec![place.clone()], folder.path(), &history).await.unwrap();
+        writer.tell(history.something(number as i32));
+        writer.head(history.position).await;
+        while writer.handle.status().epoch < epoch {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        writer.stop().await;
+        let archive = Archive::open(place.clone(), None).await.unwrap();
+        assert_eq!(archive.manifest().epoch, epoch, "{number}");
+        for artifact in archive.manifest().chain() {
+            let expected = if artifact.kind == Kind::Snapshot { snapshot } else { diff };
+            let mut ids: Vec<&str> = expected.iter().map(|format| format.id()).collect();
+            ids.sort_unstable();
+            assert!(artifact.formats.keys().map(String::as_str).eq(ids), "{number}: {artifact:?}");
+        }
+    }
+    compare(place, &history).await;
 }

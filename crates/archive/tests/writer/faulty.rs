@@ -22,6 +22,8 @@ pub(crate) enum Mode {
     Halfway,
     /// Not at all, but late.
     Slow,
+    /// Not at all, but whatever is deleted takes a minute.
+    SlowDeletes,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl Faulty {
             reason: "a fault was made".to_owned(),
         };
         let result = match mode {
-            None => call.await,
+            None | Some(Mode::SlowDeletes) => call.await,
             Some(Mode::Before | Mode::Halfway) => Err(lost()),
             Some(Mode::After) => call.await.and(Err(lost())),
             Some(Mode::Slow) => {
@@ -119,7 +121,13 @@ impl Destination for Faulty {
         self.call(self.inner.list()).boxed()
     }
 
-    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), DestinationError>> {
-        self.call(self.inner.delete(object)).boxed()
+    fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
+        async move {
+            if self.mode == Mode::SlowDeletes {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            self.call(self.inner.delete(objects)).await
+        }
+        .boxed()
     }
 }

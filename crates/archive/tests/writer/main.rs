@@ -13,6 +13,7 @@ mod places;
 mod requests;
 #[path = "../scene/mod.rs"]
 mod scene;
+mod sealing;
 #[cfg(feature = "aws")]
 #[path = "../store/mod.rs"]
 mod store;

@@ -36,6 +36,7 @@ impl Aws {
             region: s3.aws.region.clone(),
             endpoint: s3.aws.endpoint.clone(),
             force_path_style: s3.force_path_style,
+            encryption: s3.encryption.clone(),
         };
         Ok(S3::new(&options, &self.credentials(&s3.aws).await?)?)
     }

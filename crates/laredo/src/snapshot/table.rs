@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use laredo_archive::{Destination, GRACE, Handle, Local, Options, Publisher, SinkCounts, Stager, Surroundings, Writer};
+use laredo_archive::{Destination, GRACE, Handle, Local, Options, Publisher, SinkCounts, Stager, Status, Surroundings, Writer};
 use laredo_client::Status as StreamStatus;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ const PENDING_BYTES_MAX: u32 = 8 << 20;
 pub(super) struct Table {
     pub(super) config: Arc<TableConfig>,
     state: Arc<Mutex<State>>,
+    /// How the writer is doing, from its opening on.
+    status: watch::Sender<Status>,
 }
 
 /// What a table's task is at.
@@ -59,12 +61,18 @@ impl Running {
 
 impl Table {
     pub(super) fn new(config: TableConfig) -> Table {
-        Table { config: Arc::new(config), state: Arc::new(Mutex::new(State::Opening)) }
+        let status = watch::Sender::new(Status::default());
+        Table { config: Arc::new(config), state: Arc::new(Mutex::new(State::Opening)), status }
     }
 
     /// `schema.table`.
     pub(super) fn name(&self) -> String {
         self.config.source.name()
+    }
+
+    /// How its writer is doing. While the archive is opened, this says what stands in the way.
+    pub(super) fn status(&self) -> Status {
+        self.status.borrow().clone()
     }
 
     pub(super) fn state(&self) -> State {
@@ -100,6 +108,7 @@ impl Table {
             stager: Stager::new(staging),
             wall: Box::new(now),
             publish: Box::new(move |event| told.publish(event)),
+            status: self.status.clone(),
         };
         let opened = tokio::select! {
             opened = Writer::open(options(config, writer_id), surroundings) => opened,
@@ -145,7 +154,9 @@ fn options(config: &TableConfig, writer_id: String) -> Options {
         diff_interval: config.diff_interval,
         thresholds: config.thresholds.clone(),
         keep_epochs: config.keep_epochs.map(|count| count as usize),
+        manifest_epochs: config.manifest_epochs,
         grace: GRACE,
+        waits_at_start: true,
         seed: random(),
     }
 }

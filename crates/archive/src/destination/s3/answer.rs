@@ -69,6 +69,22 @@ impl Answer {
         self.status == StatusCode::PRECONDITION_FAILED
     }
 
+    /// A condition was looked at: it did not hold, or something else was there at the same time.
+    pub(super) fn is_condition(&self) -> bool {
+        self.is_unmet() || self.is_no_object() || self.code == "ConditionalRequestConflict"
+    }
+
+    /// The store does not know the request.
+    pub(super) fn is_no_such_request(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED
+        )
+    }
+
     /// There is a bucket, and no such object in it.
     pub(super) fn is_no_object(&self) -> bool {
         self.status == StatusCode::NOT_FOUND && ["", "NoSuchKey"].contains(&self.code.as_str())

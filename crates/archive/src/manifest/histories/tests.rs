@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::manifest::Stored;
+use crate::manifest::{SealedManifest, Stored};
 
 /// Something that happens to the database or to its archive.
 #[derive(Clone, Debug)]
@@ -145,6 +145,7 @@ impl Model {
         let manifest = self.manifest();
         assert_eq!(manifest.history_faults(), []);
         assert_eq!(Manifest::parse(&manifest.to_json().unwrap(), None).unwrap().histories(), manifest.histories());
+        self.check_sealed();
         for history in manifest.histories() {
             let line = manifest.of_history(history.id).unwrap();
             line.check().unwrap();
@@ -169,6 +170,34 @@ impl Model {
                     manifest.locate_where(|artifact| std::ptr::eq(artifact, &raw const manifest.artifacts[number]));
                 assert_eq!(asked.is_ok(), is_past);
             }
+        }
+    }
+}
+
+impl Model {
+    /// Whatever part of it is sealed, the archive means the same, and so does what is written next.
+    fn check_sealed(&self) {
+        let whole = self.manifest();
+        for count in whole.openings() {
+            let mut named = whole.clone();
+            let moved = named.take_oldest(count);
+            named.check().unwrap();
+            for (shared, to) in [(u64::MAX, self.end()), (0, self.end()), (self.end() / 2, self.end() + 1)] {
+                let next = |manifest: &Manifest| manifest.next_history(99, Lsn(to), Lsn(shared), None);
+                assert_eq!(next(&named), next(whole));
+            }
+            if count == 0 {
+                continue;
+            }
+            let sealed = SealedManifest::new(&whole.table, moved, None);
+            let (_, link) = sealed.link(0, &"0".repeat(64)).unwrap();
+            let read = SealedManifest::parse(&sealed.to_json().unwrap(), &link, &whole.table).unwrap();
+            assert_eq!(read, sealed);
+            let again = named.unsealed(read.artifacts);
+            assert_eq!(again.histories(), whole.histories());
+            assert_eq!(again.past(), whole.past());
+            let ends = |manifest: &Manifest| manifest.artifacts.iter().map(|one| one.to_position).collect::<Vec<_>>();
+            assert_eq!(ends(&again), ends(whole));
         }
     }
 }
@@ -265,6 +294,11 @@ fn epochs_that_say_no_history_are_told_apart_by_their_positions() {
     let manifest = bases(&[10, 30, 20, 25]);
     assert_eq!(manifest.locate(Lsn(10)), Err(Unlocated::OtherHistory { history: 1, number: 0, newest: 3 }));
     assert_eq!((manifest.locate(Lsn(22)), manifest.locate(Lsn(25))), (Ok(2), Ok(3)));
+    // Where its older epochs are sealed, the others say what they meant.
+    let mut named = manifest.clone();
+    let moved = named.take_oldest(1);
+    assert_eq!(named.histories().iter().map(|history| history.id).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(named.unsealed(moved).histories(), manifest.histories());
     // A writer of ours goes on with it, and begins a history where nothing proves that it is the same one.
     let next = |to, shared| manifest.next_history(5, Lsn(to), Lsn(shared), None);
     assert_eq!(next(40, u64::MAX), EpochHistory { id: 3, shared_until: None, source: None });

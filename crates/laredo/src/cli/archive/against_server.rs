@@ -9,7 +9,7 @@ use laredo_core::{DefinitionVersion, Lsn, TableName, TableState};
 
 use super::args::StoreArgs;
 use super::compare::differences;
-use super::place::{Place, open};
+use super::place::{Place, open_newest};
 use super::progress::watched;
 use crate::cli::connect::{Credentials, TlsArgs};
 use crate::cli::error::CliError;
@@ -49,7 +49,7 @@ pub(in super::super) async fn compare(
     table: &TableName,
     (tls, timeout): (&TlsArgs, Duration),
 ) -> Result<ArchiveComparison, CliError> {
-    let archive = open(place, &args.store).await?;
+    let archive = open_newest(place, &args.store).await?;
     let progress = ReadProgress::default();
     let bytes = archive.boundary(At::Latest)?.bytes;
     let rebuilt = watched("reading", bytes, &progress, archive.rebuild(At::Latest, &progress)).await?;

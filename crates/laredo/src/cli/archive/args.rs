@@ -156,6 +156,9 @@ pub(in super::super) struct ExportArgs {
     /// The format; may be given several times.
     #[arg(long = "format", value_name = "FORMAT", default_value = "jsonl")]
     pub(super) formats: Vec<laredo_archive::Format>,
+    /// Write to an archive that another writer has, which stops then.
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 /// A state of an archive as it is written on a command line.

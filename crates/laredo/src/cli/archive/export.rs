@@ -1,14 +1,20 @@
 //! A table of a database to an archive, once: a server, its one client, and a writer, all in this process.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use laredo_archive::{GRACE, Handle, Options, Stager, Surroundings, Thresholds, Writer, WriterError, Written};
+use laredo_archive::{
+    Destination, Feed, GRACE, Handle, MANIFEST, MANIFEST_EPOCHS, Manifest, Options, PositionMark, Stager, Status,
+    Surroundings, Thresholds, Update, Writer, WriterError, Written,
+};
 use laredo_client::Subscription;
+use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::Connection;
 use laredo_server::Listeners;
@@ -25,6 +31,8 @@ use crate::program::{Failure, random};
 use crate::serve::serve_at;
 use crate::snapshot::feed::Subscribed;
 
+/// What the ids of these writers begin with.
+const WRITER: &str = "laredo archive export";
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
@@ -78,32 +86,38 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliErro
     exported
 }
 
-/// Writes one base.
+/// Writes one base. Nothing is written, and no archive is taken over, before all rows are there.
 async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     let destination = args.archive.destination().await?;
+    check_writer(args, &destination).await?;
+    let feed = Begun::wait(url, args).await?;
+    // Another writer may have come meanwhile.
+    check_writer(args, &destination).await?;
     let surroundings = Surroundings {
         destinations: vec![destination],
         stager: Stager::new(args.archive.place.staging()),
         wall: Box::new(now),
         publish: Box::new(|_| {}),
+        status: watch::Sender::new(Status::default()),
     };
     let options = Options {
         table: args.table.to_string(),
         key: Vec::new(),
-        writer_id: format!("laredo archive export:{}:{:016x}", std::process::id(), random()),
+        writer_id: format!("{WRITER}:{}:{:016x}", std::process::id(), random()),
         snapshot_formats: args.formats.clone(),
         diff_formats: args.formats.clone(),
         diff_interval: Duration::from_secs(3600),
         thresholds: Thresholds::default(),
         keep_epochs: None,
+        manifest_epochs: MANIFEST_EPOCHS,
         grace: GRACE,
+        waits_at_start: false,
         seed: random(),
     };
     // What the archive has is not gone on from: nobody has kept what came since.
     let (writer, _) = Writer::open(options, surroundings).await.map_err(|error: WriterError| told(&error))?;
-    let subscription = Subscription::builder(url, args.table.clone()).client_id("laredo archive export").start()?;
     let (handle, stop) = (writer.handle(), CancellationToken::new());
-    let mut writing = tokio::spawn(writer.run(Subscribed(subscription), stop.clone()));
+    let mut writing = tokio::spawn(writer.run(feed, stop.clone()));
     let written = tokio::select! {
         written = first(&handle) => written,
         ended = &mut writing => return Err(told(&match ended {
@@ -115,6 +129,79 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     stop.cancel();
     writing.await.map_err(|error| told(&error))?.map_err(|error| told(&error))?;
     Ok(written)
+}
+
+/// Checks that nobody else writes the archive, unless it is to be taken over.
+async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> Result<(), CliError> {
+    let Some(there) = destination.manifest().await? else { return Ok(()) };
+    let at = destination.uri(MANIFEST);
+    let manifest = Manifest::parse(&there.bytes, Some(&args.table.to_string()));
+    let manifest = manifest.map_err(|error| told(&format!("{at}: {error}")))?;
+    let writer = match manifest.writer {
+        Some(writer) if writer.id.starts_with(WRITER) => return Ok(()),
+        Some(writer) => format!("{} (number {})", writer.id, writer.fence),
+        None => "another program".to_owned(),
+    };
+    match args.take_over {
+        true => Ok(()),
+        false => Err(told(&format!(
+            "the archive {at} is written by {writer}; export to another place, or stop that writer and use --take-over"
+        ))),
+    }
+}
+
+/// A feed whose first rows are there.
+struct Begun {
+    first: VecDeque<Update>,
+    rest: Subscribed,
+}
+
+impl Begun {
+    async fn wait(url: String, args: &ExportArgs) -> Result<Begun, CliError> {
+        let subscription = Subscription::builder(url, args.table.clone()).client_id(WRITER).start()?;
+        let (mut first, mut rest) = (VecDeque::new(), Subscribed(subscription));
+        let bar = ProgressBar::new_spinner().with_message("copying the table");
+        bar.enable_steady_tick(LOOK);
+        loop {
+            match rest.next().await {
+                Update::Ended { reason } => return Err(told(&reason)),
+                update => {
+                    let is_there = matches!(update, Update::State { .. });
+                    first.push_back(update);
+                    if is_there {
+                        bar.finish_and_clear();
+                        return Ok(Begun { first, rest });
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Feed for Begun {
+    async fn next(&mut self) -> Update {
+        match self.first.pop_front() {
+            Some(update) => update,
+            None => self.rest.next().await,
+        }
+    }
+
+    fn definition(&self) -> DefinitionVersion {
+        self.rest.definition()
+    }
+
+    fn mark(&self) -> Option<PositionMark> {
+        self.rest.mark()
+    }
+
+    fn start_over(&mut self, error: StateError) {
+        self.first.clear();
+        self.rest.start_over(error);
+    }
+
+    fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        self.rest.compare(position, ours, theirs)
+    }
 }
 
 /// Waits for the first base.

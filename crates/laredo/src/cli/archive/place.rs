@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_archive::{Archive, Destination, Local, Profiles, S3, S3Options};
+use laredo_archive::{Archive, At, Destination, Local, Profiles, S3, S3Options};
 
-use super::args::{PlaceArgs, ReadArgs, StoreArgs};
+use super::args::{PlaceArgs, ReadArgs, StateArg, StoreArgs};
 use crate::cli::error::CliError;
 
 /// An archive's place as it is written on a command line.
@@ -44,20 +44,34 @@ impl PlaceArgs {
 }
 
 impl ReadArgs {
+    /// Opens the archive with all its epochs.
+    ///
     /// # Errors
-    /// When there is no archive, or when its manifest cannot be used.
+    /// When there is no archive, or when a manifest of it cannot be used.
     pub(super) async fn open(&self) -> Result<Archive, CliError> {
-        let archive = open(&self.place.place, &self.place.store).await?;
+        let destination = self.place.destination().await?;
+        Ok(Archive::open(destination, None).await?.with_key(self.key_fields.clone()))
+    }
+
+    /// Opens the archive with what a state needs.
+    ///
+    /// # Errors
+    /// As of [`ReadArgs::open`].
+    pub(super) async fn open_for(&self, state: StateArg) -> Result<Archive, CliError> {
+        if state != (StateArg { history: None, at: At::Latest }) {
+            return self.open().await;
+        }
+        let archive = open_newest(&self.place.place, &self.place.store).await?;
         Ok(archive.with_key(self.key_fields.clone()))
     }
 }
 
-/// Opens the archive at a place.
+/// Opens the archive at a place, with its newest epochs alone.
 ///
 /// # Errors
 /// When there is no archive, or when its manifest cannot be used.
-pub(super) async fn open(place: &Place, store: &StoreArgs) -> Result<Archive, CliError> {
-    Ok(Archive::open(destination(place, store).await?, None).await?)
+pub(super) async fn open_newest(place: &Place, store: &StoreArgs) -> Result<Archive, CliError> {
+    Ok(Archive::open_newest(destination(place, store).await?, None).await?)
 }
 
 async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destination>, CliError> {
@@ -70,6 +84,7 @@ async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destina
                 region: store.region.clone(),
                 endpoint: store.endpoint.clone(),
                 force_path_style: store.force_path_style,
+                encryption: None,
             };
             let credentials = Profiles::default().credentials(None).await?;
             Ok(Arc::new(S3::new(&options, &credentials)?))

@@ -16,7 +16,7 @@ use crate::cli::error::CliError;
 use crate::cli::tell;
 
 pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
-    let archive = args.archive.open().await?;
+    let archive = args.archive.open_for(args.at).await?;
     let Rebuilt { table, boundary, .. } = rebuilt(&archive, args.at, args.exact).await?;
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
         if args.create && !archive.has_columns(boundary.epoch)? {

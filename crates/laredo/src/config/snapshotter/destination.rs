@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use laredo_archive::Encryption;
+
 use super::super::diagnostics::Problem;
 use super::super::fields::{Fields, Variant};
 use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
@@ -29,6 +31,8 @@ pub struct S3Config {
     pub prefix: String,
     /// Whether the bucket stands in the path of URLs rather than in the host's name. Default false.
     pub force_path_style: bool,
+    /// How the store encrypts objects; `None`, the default, is as the bucket says.
+    pub encryption: Option<Encryption>,
     /// How the store is reached.
     pub aws: AwsConfig,
 }
@@ -50,8 +54,15 @@ static S3: Block = Block {
         aws::REGION,
         aws::ENDPOINT,
         Key::new("force_path_style", Kind::Flag),
+        Key::new("encryption", ENCRYPTION),
+        Key::new("kms_key_id", TEXT),
         aws::PROFILE,
     ],
+};
+
+const ENCRYPTION: Kind = Kind::Text {
+    accepts: |text| Encryption::NAMES.contains(&text),
+    expected: "\"AES256\", \"aws:kms\" or \"aws:kms:dsse\"",
 };
 
 const BUCKET: Kind = Kind::Text {
@@ -64,6 +75,21 @@ pub(super) const PREFIX: Kind = Kind::Text {
     accepts: |text| !text.contains('\0') && text.split('/').all(|part| !matches!(part, "." | "..")),
     expected: "the beginning of names, such as users/, in which no part is . or ..",
 };
+
+/// Reads `encryption`, which `kms_key_id` belongs to.
+fn read_encryption(fields: &Fields, problems: &mut Vec<Problem>) -> Option<Encryption> {
+    let (name, key) = (fields.text("encryption"), fields.text("kms_key_id"));
+    if key.is_some() && name.as_deref().is_none_or(|name| name == Encryption::Store.name()) {
+        let message = "names a key, which only encryption = \"aws:kms\" or \"aws:kms:dsse\" uses";
+        problems.push(Problem::new(fields.place_of("kms_key_id"), &fields.path.key("kms_key_id"), message));
+    }
+    let [store, kms, _] = Encryption::NAMES;
+    name.map(|name| match name {
+        name if name == store => Encryption::Store,
+        name if name == kms => Encryption::Kms(key),
+        _ => Encryption::KmsTwice(key),
+    })
+}
 
 impl DestinationConfig {
     pub(super) fn read_all(table: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Vec<DestinationConfig> {
@@ -82,6 +108,7 @@ impl DestinationConfig {
                 bucket: fields.text("bucket").unwrap_or_default(),
                 prefix: fields.text("prefix").unwrap_or_default(),
                 force_path_style: fields.flag("force_path_style").unwrap_or(false),
+                encryption: read_encryption(fields, problems),
                 aws: AwsConfig::read(fields, profiles, problems),
             }),
             _ => DestinationConfig::Local { path: fields.text("path").unwrap_or_default().into() },
@@ -99,6 +126,10 @@ impl DestinationConfig {
                 out.put("bucket", text(&s3.bucket));
                 out.put("prefix", text(&s3.prefix));
                 out.put("force_path_style", s3.force_path_style);
+                if let Some(encryption) = &s3.encryption {
+                    out.put("encryption", text(encryption.name()));
+                    out.put_if("kms_key_id", encryption.key_id().map(text));
+                }
                 s3.aws.write(out);
             }
         }

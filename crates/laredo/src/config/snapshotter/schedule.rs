@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::Thresholds;
+use laredo_archive::{MAX_DIFFS, Thresholds};
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
@@ -22,12 +22,15 @@ pub(super) static SNAPSHOT: Block = Block {
         Key::new("max_diff_fraction", ABOVE_ZERO),
         Key::new("max_churn_records", AT_LEAST_ONE),
         Key::new("max_churn_fraction", ABOVE_ZERO),
+        Key::new("max_diffs", AT_LEAST_ONE),
     ],
 };
 
 /// The schema of `retention`.
 pub(super) static RETENTION: Block =
-    Block { keys: &[Key::new("keep_epochs", Kind::Count { min: 1, max: u32::MAX as u64 })] };
+    Block { keys: &[Key::new("keep_epochs", EPOCHS), Key::new("manifest_epochs", EPOCHS)] };
+
+const EPOCHS: Kind = Kind::Count { min: 1, max: u32::MAX as u64 };
 
 /// A number that lacks its unit is below it.
 const INTERVAL: Kind = Kind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3650 * 86_400) };
@@ -41,6 +44,7 @@ pub(super) fn read_thresholds(fields: &Fields, problems: &mut Vec<Problem>) -> T
         max_diff_fraction: fields.ratio("max_diff_fraction"),
         max_churn_records: fields.count("max_churn_records"),
         max_churn_fraction: fields.ratio("max_churn_fraction"),
+        max_diffs: Some(fields.count("max_diffs").unwrap_or(MAX_DIFFS)),
     };
     if let (Some(least), Some(most)) = (thresholds.min_interval, thresholds.max_interval)
         && least > most
@@ -59,4 +63,5 @@ pub(super) fn write_thresholds(thresholds: &Thresholds, out: &mut write::Block) 
     out.put_if("max_diff_fraction", thresholds.max_diff_fraction);
     out.put_if("max_churn_records", thresholds.max_churn_records);
     out.put_if("max_churn_fraction", thresholds.max_churn_fraction);
+    out.put_if("max_diffs", thresholds.max_diffs);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::Thresholds;
+use laredo_archive::{MANIFEST_EPOCHS, Thresholds};
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
@@ -27,7 +27,7 @@ pub struct TableConfig {
     pub key_fields: Vec<String>,
     /// How often a diff is written. Default 30 s.
     pub diff_interval: Duration,
-    /// When a base is written in the place of a diff. Default never.
+    /// When a base is written in the place of a diff. Default after 1,000 diffs.
     pub thresholds: Thresholds,
     /// What artifacts look like.
     pub formats: FormatsConfig,
@@ -37,6 +37,8 @@ pub struct TableConfig {
     pub events: Vec<EventConfig>,
     /// How many epochs are kept; `None`, the default, is all.
     pub keep_epochs: Option<u32>,
+    /// How many epochs `manifest.json` names. Default 8.
+    pub manifest_epochs: u32,
 }
 
 /// The keys of a table.
@@ -68,6 +70,7 @@ impl TableConfig {
             destinations: DestinationConfig::read_all(fields, profiles, problems),
             events: EventConfig::read_all(fields, profiles, problems),
             keep_epochs: fields.block("retention").count_u32("keep_epochs"),
+            manifest_epochs: fields.block("retention").count_u32("manifest_epochs").unwrap_or(MANIFEST_EPOCHS),
             source,
         }
     }
@@ -85,6 +88,9 @@ impl TableConfig {
         if !self.events.is_empty() {
             out.blocks("events", &self.events, |event, out| event.write(out));
         }
-        out.block("retention", |out| out.put_if("keep_epochs", self.keep_epochs));
+        out.block("retention", |out| {
+            out.put_if("keep_epochs", self.keep_epochs);
+            out.put("manifest_epochs", self.manifest_epochs);
+        });
     }
 }

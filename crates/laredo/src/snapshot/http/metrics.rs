@@ -1,5 +1,6 @@
 //! Numbers for Prometheus, read from where they are kept when somebody asks.
 
+use laredo_archive::Status;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -41,10 +42,14 @@ fn read_table(table: &Table) {
         State::Failed { last, .. } => (true, last),
     };
     gauge!("snapshotter_failed", &name()).set(f64::from(u8::from(is_failed)));
+    let status = table.status();
+    gauge!("snapshotter_opening", &name()).set(f64::from(u8::from(matches!(table.state(), State::Opening))));
+    read_destinations(table, &status);
     let Some(running) = running else { return };
-    let status = running.writer.status();
     gauge!("snapshotter_epoch", &name()).set(float(status.epoch));
     gauge!("snapshotter_buffer_depth", &name()).set(float(status.buffer_depth));
+    gauge!("snapshotter_chain_diffs", &name()).set(float(status.progress.diffs));
+    gauge!("snapshotter_manifest_bytes", &name()).set(float(status.manifest_bytes));
     gauge!("snapshotter_churn_records", &name()).set(float(status.progress.churn_records));
     let age = status.progress.since_base.map_or(f64::NAN, |age| age.as_secs_f64());
     gauge!("snapshotter_snapshot_age_seconds", &name()).set(age);
@@ -53,6 +58,10 @@ fn read_table(table: &Table) {
     gauge!("snapshotter_position_bytes", &name()).set(float(status.position.unwrap_or_default().0));
     counter!("snapshotter_cas_conflicts_total", &name()).absolute(status.conflicts);
     counter!("snapshotter_hex_cells_total", &name()).absolute(status.hex_cells);
+    read_rest(table, &running);
+}
+
+fn read_destinations(table: &Table, status: &Status) {
     for at in &status.destinations {
         let labels = [("table", table.name()), ("destination", at.name.clone())];
         counter!("snapshotter_objects_total", &labels).absolute(at.objects);
@@ -60,7 +69,6 @@ fn read_table(table: &Table) {
         counter!("snapshotter_destination_errors_total", &labels).absolute(at.errors);
         gauge!("snapshotter_destination_behind", &labels).set(f64::from(u8::from(at.is_behind)));
     }
-    read_rest(table, &running);
 }
 
 fn read_rest(table: &Table, running: &Running) {
@@ -87,11 +95,14 @@ fn float(number: u64) -> f64 {
 fn describe() {
     describe_gauge!("snapshotter_epoch", "The newest base's epoch; 0 before the first");
     describe_gauge!("snapshotter_buffer_depth", "Keys that were changed since the archive's head");
+    describe_gauge!("snapshotter_chain_diffs", "Diffs since the newest base");
+    describe_gauge!("snapshotter_manifest_bytes", "Size of the manifest, which is written again with each artifact");
     describe_gauge!("snapshotter_churn_records", "Rows that were changed since the newest base");
     describe_gauge!("snapshotter_snapshot_age_seconds", "Age of the newest base");
     describe_gauge!("snapshotter_seconds_behind", "Since the writer last had all that the source had");
     describe_gauge!("snapshotter_head_position_bytes", "The state that the archive rebuilds, as a position in the WAL");
     describe_gauge!("snapshotter_position_bytes", "What has come, as a position in the WAL");
+    describe_gauge!("snapshotter_opening", "1 while the first destination has not answered yet");
     describe_gauge!("snapshotter_failed", "1 where the archive is not written any more");
     describe_gauge!("snapshotter_connected", "1 while the table's stream is open");
     describe_counter!("snapshotter_connects_total", "Streams that were opened");

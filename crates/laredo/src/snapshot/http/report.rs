@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::{Progress, Status, Thresholds, Written};
+use laredo_archive::{DestinationStatus, Progress, Status, Thresholds, Written};
 use laredo_core::Lsn;
 use serde_json::{Value, json};
 
@@ -21,7 +21,10 @@ pub(super) fn ready(tables: &[Table]) -> (bool, Value) {
 
 fn lacks(table: &Table) -> Option<String> {
     match table.state() {
-        State::Opening => Some("its archive is not open yet".to_owned()),
+        State::Opening => {
+            let error = table.status().last_error.map(|error| format!(": {error}"));
+            Some(format!("its archive is not open yet{}", error.unwrap_or_default()))
+        }
         State::Failed { error, .. } => Some(error),
         State::Running(running) => {
             let status = running.writer.status();
@@ -46,6 +49,12 @@ fn of_table(table: &Table) -> Value {
         State::Failed { error, last } => ("failed", Some(error), last),
     };
     let mut said = json!({ "table": table.name(), "state": state });
+    if state == "opening"
+        && let Value::Object(fields) = &mut said
+        && let Value::Object(more) = of_opening(&table.status())
+    {
+        fields.extend(more);
+    }
     if let (Some(running), Value::Object(fields)) = (running, &mut said)
         && let Value::Object(more) = of_writer(table, &running)
     {
@@ -60,11 +69,6 @@ fn of_table(table: &Table) -> Value {
 fn of_writer(table: &Table, running: &Running) -> Value {
     let (status, stream) = (running.writer.status(), running.stream.borrow().clone());
     let Status { position, head_position, epoch, buffer_depth, progress, conflicts, .. } = &status;
-    let destinations: Vec<Value> = status
-        .destinations
-        .iter()
-        .map(|at| json!({ "name": at.name, "objects": at.objects, "bytes": at.bytes, "errors": at.errors, "is_behind": at.is_behind }))
-        .collect();
     let sinks: Vec<Value> = running
         .sinks()
         .iter()
@@ -75,6 +79,8 @@ fn of_writer(table: &Table, running: &Running) -> Value {
         "head_position": shown(*head_position),
         "epoch": epoch,
         "buffer_depth": buffer_depth,
+        "chain_diffs": progress.diffs,
+        "manifest_bytes": status.manifest_bytes,
         "churn_records": progress.churn_records,
         "seconds_behind": seconds_behind(&status),
         "snapshot_age_seconds": progress.since_base.map(|age| age.as_secs_f64()),
@@ -83,12 +89,29 @@ fn of_writer(table: &Table, running: &Running) -> Value {
         "thresholds": thresholds(&table.config.thresholds, progress),
         "cas_conflicts": conflicts,
         "last_error": status.last_error,
-        "last_error_age_seconds": status.last_error_at.map(|at| at.elapsed().as_secs_f64()),
+        "last_error_age_seconds": last_error_age_seconds(&status),
         "stream": { "connected": stream.connected, "connects": stream.connects, "full_snapshots": stream.full_snapshots,
             "error": stream.error.as_ref().map(ToString::to_string) },
-        "destinations": destinations,
+        "destinations": destinations(&status),
         "sinks": sinks,
     })
+}
+
+fn of_opening(status: &Status) -> Value {
+    json!({
+        "last_error": status.last_error,
+        "last_error_age_seconds": last_error_age_seconds(status),
+        "destinations": destinations(status),
+    })
+}
+
+fn last_error_age_seconds(status: &Status) -> Option<f64> {
+    status.last_error_at.map(|at| at.elapsed().as_secs_f64())
+}
+
+fn destinations(status: &Status) -> Vec<Value> {
+    let one = |at: &DestinationStatus| json!({ "name": at.name, "objects": at.objects, "bytes": at.bytes, "errors": at.errors, "is_behind": at.is_behind });
+    status.destinations.iter().map(one).collect()
 }
 
 /// Since the writer last had all that the source had.
@@ -128,6 +151,7 @@ fn thresholds(thresholds: &Thresholds, progress: &Progress) -> Value {
     put("max_interval", since_base, seconds(thresholds.max_interval));
     put("max_diff_bytes", progress.diff_bytes.into(), thresholds.max_diff_bytes.map(Value::from));
     put("max_churn_records", progress.churn_records.into(), thresholds.max_churn_records.map(Value::from));
+    put("max_diffs", progress.diffs.into(), thresholds.max_diffs.map(Value::from));
     let fraction = |part: u64, whole: u64| if whole == 0 { Value::Null } else { (part as f64 / whole as f64).into() };
     let of_bytes = fraction(progress.diff_bytes, progress.base_bytes);
     put("max_diff_fraction", of_bytes, thresholds.max_diff_fraction.map(Value::from));

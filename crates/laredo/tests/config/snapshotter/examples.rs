@@ -7,7 +7,7 @@ use laredo::config::SnapshotterConfig;
 use laredo::config::snapshotter::{
     AwsConfig, DestinationConfig, EventConfig, EventTarget, IdentityConfig, S3Config, TableConfig, TlsConfig,
 };
-use laredo_archive::{Format, Thresholds};
+use laredo_archive::{Encryption, Format, Thresholds};
 
 use super::{MINIMAL, load};
 use crate::{Folder, fixture};
@@ -38,7 +38,7 @@ fn local(path: &str) -> DestinationConfig {
 fn s3(bucket: &str, prefix: &str, credentials: &str) -> DestinationConfig {
     let aws = AwsConfig { credentials: Some(credentials.to_owned()), ..AwsConfig::default() };
     let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-    DestinationConfig::S3(S3Config { bucket, prefix, force_path_style: false, aws })
+    DestinationConfig::S3(S3Config { bucket, prefix, force_path_style: false, encryption: None, aws })
 }
 
 #[test]
@@ -53,6 +53,7 @@ fn the_minimal_configuration_loads_as_printed() {
         min_interval: Some(Duration::from_secs(30)),
         max_interval: Some(Duration::from_secs(600)),
         max_churn_records: Some(1000),
+        max_diffs: Some(1000),
         ..Thresholds::default()
     };
     assert_eq!(*thresholds, expected);
@@ -121,9 +122,9 @@ fn defaults_are_filled_in() {
     assert_eq!((&table.source.tls, &table.source.token, &table.source.local_snapshot_path), (&None, &None, &None));
     assert_eq!((table.key_prefix.as_str(), table.key_fields.len()), ("t/", 0));
     assert_eq!(table.diff_interval, Duration::from_secs(30));
-    assert_eq!(table.thresholds, Thresholds::default());
+    assert_eq!(table.thresholds, Thresholds { max_diffs: Some(1000), ..Thresholds::default() });
     assert_eq!((&table.formats.snapshot, &table.formats.diff), (&formats(&["jsonl"]), &formats(&["jsonl"])));
-    assert_eq!((table.events.len(), table.keep_epochs), (0, None));
+    assert_eq!((table.events.len(), table.keep_epochs, table.manifest_epochs), (0, None, 8));
 }
 
 #[test]
@@ -148,6 +149,7 @@ fn every_key_is_read() {
         max_diff_fraction: Some(0.25),
         max_churn_records: Some(7),
         max_churn_fraction: Some(1.5),
+        max_diffs: Some(50),
     };
     assert_eq!(table.thresholds, thresholds);
     assert_eq!(table.formats.snapshot, formats(&["jsonl.zst", "protobuf.zst"]));
@@ -162,6 +164,7 @@ fn every_key_is_read() {
         bucket: "b".to_owned(),
         prefix: "p/".to_owned(),
         force_path_style: true,
+        encryption: Some(Encryption::Kms(Some("alias/archives".to_owned()))),
         aws: aws(region, Some("http://127.0.0.1:9000"), Some("writer")),
     };
     assert_eq!(table.destinations, [local("/archive"), DestinationConfig::S3(bucket)]);
@@ -172,7 +175,7 @@ fn every_key_is_read() {
         [aws(region, None, Some("writer")), aws(None, emulator, None), aws(region, emulator, Some("node"))]
     );
     assert_eq!(table.events[2].target, EventTarget::Kinesis { stream: "changes".to_owned() });
-    assert_eq!(table.keep_epochs, Some(3));
+    assert_eq!((table.keep_epochs, table.manifest_epochs), (Some(3), 2));
     let plain = &config.tables[1].source;
     assert_eq!((plain.server.as_str(), &plain.tls), ("http://[::1]:4002", &None));
     assert_eq!(config.tables[1].key_prefix, "");

@@ -76,6 +76,18 @@ fn wrong_types_and_ranges_say_what_was_expected() {
         ),
         (
             "",
+            "snapshot.max_diffs = 0",
+            "",
+            "4:22: snapshotter.snapshot.max_diffs: expected a whole number, 1 or more, found 0",
+        ),
+        (
+            "",
+            "retention.manifest_epochs = 0",
+            "",
+            "4:29: snapshotter.retention.manifest_epochs: expected a whole number from 1 to 4294967295, found 0",
+        ),
+        (
+            "",
             "retention.keep_epochs = 0",
             "",
             "4:25: snapshotter.retention.keep_epochs: expected a whole number from 1 to 4294967295, found 0",

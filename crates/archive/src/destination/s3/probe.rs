@@ -1,0 +1,45 @@
+//! Whether a store honors the conditions that keep two writers apart.
+
+use object_store::{ObjectStore, PutMode, PutPayload, UpdateVersion};
+
+use super::S3;
+use super::answer::{Answer, Doing};
+use crate::destination::DestinationError;
+
+/// The object that is written for it. It stays: a writer need not be allowed to delete.
+const PROBE: &str = ".laredo-probe";
+const TEXT: &[u8] = b"laredo-snapshotter writes this object to find out whether the store honors conditional writes.\n";
+/// An ETag that no object has.
+const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+impl S3 {
+    /// Writes an object that exists, with conditions that do not hold.
+    pub(super) async fn probe_conditions(&self) -> Result<(), DestinationError> {
+        // The first call creates the object unless an earlier start did.
+        if self.writes_probe(PutMode::Create).await? && self.writes_probe(PutMode::Create).await? {
+            return Err(self.ignores("If-None-Match"));
+        }
+        let other = UpdateVersion { e_tag: Some(NO_ETAG.to_owned()), version: None };
+        if self.writes_probe(PutMode::Update(other)).await? {
+            return Err(self.ignores("If-Match"));
+        }
+        Ok(())
+    }
+
+    async fn writes_probe(&self, mode: PutMode) -> Result<bool, DestinationError> {
+        let path = self.path(PROBE)?;
+        match self.store.put_opts(&path, PutPayload::from_static(TEXT), mode.into()).await {
+            Ok(_) => Ok(true),
+            Err(error) if Answer::of(&error).is_some_and(Answer::is_condition) => Ok(false),
+            Err(error) => Err(self.failed(Doing::Write, PROBE)(error)),
+        }
+    }
+
+    fn ignores(&self, header: &str) -> DestinationError {
+        let reason = format!(
+            "the store ignores {header}, so that two writers would overwrite each other unnoticed; \
+             use a store, or a version of it, that honors conditional writes"
+        );
+        DestinationError::Unsuitable { at: self.name.to_string(), reason }
+    }
+}

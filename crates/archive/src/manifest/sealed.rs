@@ -1,0 +1,183 @@
+//! Sealed manifests: the older epochs of an archive, which `manifest.json` points to.
+//!
+//! `manifest.json` is written again for each artifact, so the number of artifacts that it names is
+//! bounded. Older epochs move into sealed manifests, which never change. Each one points to the one
+//! before it. Their addresses are relative to the archive, so that a sealed manifest is the same
+//! object on all destinations.
+
+use serde::{Deserialize, Serialize};
+
+use super::spelling;
+use super::{Artifact, Broken, EpochHistory, Kind, MANIFEST_VERSION, Manifest, ManifestError};
+
+/// The most artifacts of older epochs that `manifest.json` names, however many epochs they are.
+const OLDER_ARTIFACTS_MAX: usize = 128;
+/// A sealed manifest that would have more artifacts is begun as a new one.
+const SEALED_ARTIFACTS_MAX: usize = 1024;
+
+/// The address of a sealed manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedLink {
+    /// The address of the object.
+    pub uri: String,
+    /// The object's size in bytes.
+    pub size_bytes: u64,
+    /// The SHA-256 of the object's bytes, in hex.
+    pub sha256: String,
+    /// The oldest epoch that it names.
+    pub first_epoch: u64,
+    /// The newest epoch that it names.
+    pub last_epoch: u64,
+    /// The number of artifacts that it names.
+    pub artifacts: u64,
+}
+
+/// Whole epochs that are older than those of `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealedManifest {
+    pub(crate) manifest_version: u32,
+    pub(crate) table: String,
+    /// Oldest first.
+    pub(crate) artifacts: Vec<Artifact>,
+    /// The sealed manifest of the epochs before these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier: Option<SealedLink>,
+}
+
+impl SealedLink {
+    /// Returns the name of the object. An address that leads out of the archive has none.
+    #[must_use]
+    pub fn object(&self) -> Option<String> {
+        let name = self.uri.get(self.uri.rfind("epoch=")?..)?;
+        let (_, file) = name.split_once('/')?;
+        (file.starts_with("sealed-") && !file.contains(['/', '\\'])).then(|| name.to_owned())
+    }
+
+    /// Returns true where so many more artifacts still belong into the same sealed manifest.
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        self.artifacts.saturating_add(more as u64) <= SEALED_ARTIFACTS_MAX as u64
+    }
+}
+
+impl SealedManifest {
+    /// Seals artifacts, of which there is at least one.
+    pub(crate) fn new(table: &str, artifacts: Vec<Artifact>, earlier: Option<SealedLink>) -> SealedManifest {
+        let mut sealed =
+            SealedManifest { manifest_version: MANIFEST_VERSION, table: table.to_owned(), artifacts, earlier };
+        for artifact in &mut sealed.artifacts {
+            artifact.locate(&ToOwned::to_owned);
+        }
+        if let Some(earlier) = &mut sealed.earlier {
+            earlier.locate(&ToOwned::to_owned);
+        }
+        sealed
+    }
+
+    /// Returns the manifest's text.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
+        let mut json = serde_json::to_value(self)?;
+        spelling::restore(&self.artifacts, &mut json);
+        Ok(serde_json::to_vec(&json)?)
+    }
+
+    /// Reads a sealed manifest and checks that it is the one that the link means.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub(crate) fn parse(bytes: &[u8], link: &SealedLink, table: &str) -> Result<SealedManifest, ManifestError> {
+        let mut sealed: SealedManifest = serde_json::from_slice(bytes)?;
+        if sealed.manifest_version != MANIFEST_VERSION {
+            return Err(ManifestError::Version(sealed.manifest_version.into()));
+        }
+        if sealed.table != table {
+            return Err(ManifestError::Table { found: sealed.table, expected: table.to_owned() });
+        }
+        spelling::note(&mut sealed.artifacts, bytes)?;
+        let ends = (sealed.artifacts.first().map(|first| first.epoch), sealed.artifacts.last().map(|last| last.epoch));
+        if ends != (Some(link.first_epoch), Some(link.last_epoch)) {
+            let expected = format!("{} to {}", link.first_epoch, link.last_epoch);
+            return Err(Broken::Sealed(format!("its epochs are not {expected}")).into());
+        }
+        if sealed.earlier.as_ref().is_some_and(|earlier| earlier.last_epoch >= link.first_epoch) {
+            return Err(Broken::Sealed("the one before it is not older".to_owned()).into());
+        }
+        Ok(sealed)
+    }
+
+    /// Returns the object's name and link. `sha256` and `size_bytes` are those of its text.
+    pub(crate) fn link(&self, size_bytes: u64, sha256: &str) -> Option<(String, SealedLink)> {
+        let (first, last) = (self.artifacts.first()?.epoch, self.artifacts.last()?.epoch);
+        let object = format!("epoch={last}/sealed-{first}-{last}-{}.json", sha256.get(..16)?);
+        let link = SealedLink {
+            uri: object.clone(),
+            size_bytes,
+            sha256: sha256.to_owned(),
+            first_epoch: first,
+            last_epoch: last,
+            artifacts: self.artifacts.len() as u64,
+        };
+        Some((object, link))
+    }
+
+    /// Returns the numbers of the epochs, oldest first.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = u64> {
+        self.artifacts.iter().filter(|artifact| artifact.kind == Kind::Snapshot).map(|artifact| artifact.epoch)
+    }
+}
+
+impl Manifest {
+    /// Counts the artifacts, from the oldest one on, that belong into a sealed manifest. The newest
+    /// epoch always stays, and of older ones as many as make `epochs` with it.
+    pub(crate) fn surplus(&self, epochs: usize) -> usize {
+        let openings = self.openings();
+        let Some(newest) = openings.last() else { return 0 };
+        let stay = openings.iter().rev().take(epochs.max(1));
+        stay.take_while(|begin| newest - **begin <= OLDER_ARTIFACTS_MAX).last().copied().unwrap_or(*newest)
+    }
+
+    /// Takes so many of the oldest artifacts out. What stays and what goes names its histories, so
+    /// that each part means the same without the other.
+    pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Artifact> {
+        for history in self.histories() {
+            for artifact in self.artifacts.get_mut(history.artifacts.clone()).into_iter().flatten() {
+                if artifact.kind == Kind::Snapshot && artifact.history.is_none() {
+                    let said = EpochHistory { id: history.id, shared_until: None, source: None };
+                    artifact.history = Some(Box::new(said));
+                }
+            }
+        }
+        let stay = self.artifacts.split_off(count.min(self.artifacts.len()));
+        std::mem::replace(&mut self.artifacts, stay)
+    }
+
+    /// Returns the manifest as it would be if nothing had been sealed.
+    pub(crate) fn unsealed(mut self, sealed: Vec<Artifact>) -> Manifest {
+        let oldest = self.oldest_epoch.take().unwrap_or(0);
+        let named = std::mem::take(&mut self.artifacts);
+        self.artifacts = sealed.into_iter().filter(|artifact| artifact.epoch >= oldest).chain(named).collect();
+        self.sealed = None;
+        self
+    }
+
+    /// Returns the places of the artifacts that open epochs.
+    pub(crate) fn openings(&self) -> Vec<usize> {
+        let artifacts = self.artifacts.iter().enumerate();
+        artifacts.filter(|(_, artifact)| artifact.kind == Kind::Snapshot).map(|(place, _)| place).collect()
+    }
+
+    /// Returns the SHA-256 of the newest sealed manifest, if there is one.
+    pub(crate) fn sealed_sha256(&self) -> Option<&str> {
+        self.sealed.as_ref().map(|link| link.sha256.as_str())
+    }
+}
+
+impl SealedLink {
+    pub(super) fn locate(&mut self, uri: &impl Fn(&str) -> String) {
+        if let Some(object) = self.object() {
+            self.uri = uri(&object);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The older epochs of an archive, read from its sealed manifests.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+
+use super::ReadError;
+use crate::destination::staged::hex;
+use crate::destination::{Destination, DestinationError};
+use crate::layout::MANIFEST;
+use crate::manifest::{Manifest, SealedLink, SealedManifest};
+
+/// Reads the sealed manifest of a link and checks its bytes.
+///
+/// # Errors
+/// When the object is missing or is not what was sealed; each error names it.
+pub(crate) async fn read_sealed(
+    destination: &Arc<dyn Destination>,
+    link: &SealedLink,
+    table: &str,
+) -> Result<SealedManifest, ReadError> {
+    let outside = || ReadError::Outside { at: destination.uri(MANIFEST), uri: link.uri.clone() };
+    let object = link.object().ok_or_else(outside)?;
+    let at = destination.uri(&object);
+    let input = destination.open(&object).await?;
+    let (link, table, read_at) = (link.clone(), table.to_owned(), at.clone());
+    let reading = tokio::task::spawn_blocking(move || checked(input, &link, &table, read_at));
+    reading.await.map_err(|error| ReadError::BrokenOff { at, reason: error.to_string() })?
+}
+
+fn checked(
+    input: Box<dyn Read + Send>,
+    link: &SealedLink,
+    table: &str,
+    at: String,
+) -> Result<SealedManifest, ReadError> {
+    let mut bytes = Vec::new();
+    if let Err(error) = input.take(link.size_bytes.saturating_add(1)).read_to_end(&mut bytes) {
+        let error = DestinationError::Unavailable { doing: "read", at, reason: error.to_string() };
+        return Err(error.into());
+    }
+    let found = bytes.len() as u64;
+    if found != link.size_bytes {
+        return Err(ReadError::Size { at, expected: link.size_bytes, found });
+    }
+    if hex(digest(&SHA256, &bytes).as_ref()) != link.sha256 {
+        return Err(ReadError::Altered { at });
+    }
+    SealedManifest::parse(&bytes, link, table).map_err(|error| ReadError::Manifest { at, error })
+}
+
+/// Reads sealed manifests from the newest on, each with its link, until `is_last` holds for one or
+/// the archive keeps nothing older.
+///
+/// # Errors
+/// As of [`read_sealed`].
+pub(crate) async fn walk_sealed(
+    destination: &Arc<dyn Destination>,
+    manifest: &Manifest,
+    mut is_last: impl FnMut(&SealedLink) -> bool,
+) -> Result<Vec<(SealedLink, SealedManifest)>, ReadError> {
+    let oldest = manifest.oldest_epoch.unwrap_or(0);
+    let (mut next, mut read) = (manifest.sealed.clone(), Vec::new());
+    while let Some(link) = next.filter(|link| link.last_epoch >= oldest) {
+        if is_last(&link) {
+            break;
+        }
+        let sealed = read_sealed(destination, &link, &manifest.table).await?;
+        next = sealed.earlier.clone();
+        read.push((link, sealed));
+    }
+    Ok(read)
+}
+
+/// Returns the manifest with the artifacts of all epochs that the archive keeps.
+///
+/// # Errors
+/// As of [`read_sealed`], and when the parts do not fit together.
+pub(super) async fn with_all_epochs(
+    destination: &Arc<dyn Destination>,
+    manifest: Manifest,
+) -> Result<Manifest, ReadError> {
+    if manifest.sealed.is_none() {
+        return Ok(manifest);
+    }
+    let mut read = walk_sealed(destination, &manifest, |_| false).await?;
+    read.reverse();
+    let artifacts = read.into_iter().flat_map(|(_, sealed)| sealed.artifacts).collect();
+    let whole = manifest.unsealed(artifacts).located(|object| destination.uri(object));
+    let wrong = |error| ReadError::Manifest { at: destination.uri(MANIFEST), error };
+    whole.check().map_err(|error| wrong(error.into()))?;
+    Ok(whole)
+}

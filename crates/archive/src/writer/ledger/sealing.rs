@@ -1,0 +1,213 @@
+//! Older epochs leave the manifest: into sealed manifests, or for good.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use super::{Ledger, Place, PutError, Seen, contents};
+use crate::destination::{Destination, DestinationError, Staged};
+use crate::format::Format;
+use crate::manifest::{Artifact, Manifest, SealedLink, SealedManifest};
+use crate::reader::ReadError;
+use crate::reader::sealed::{read_sealed, walk_sealed};
+use crate::writer::report::Report;
+use crate::writer::{Tools, WriterError};
+
+/// What is known of sealed manifests without reading them again.
+#[derive(Debug, Default)]
+pub(super) struct SealedCache {
+    /// The newest sealed manifest and its SHA-256.
+    newest: Option<(String, SealedManifest)>,
+    /// The numbers of all sealed epochs, oldest first, and the SHA-256 of the manifest that ends them.
+    epochs: Option<(String, Vec<u64>)>,
+}
+
+impl Ledger {
+    /// Drops the epochs of a next manifest that are beyond the newest `keep`. Where the sealed ones
+    /// cannot be read now, they stay until the next base.
+    pub(crate) async fn retained(&mut self, next: Manifest, keep: usize, report: &Report) -> Manifest {
+        let named = next.openings().len();
+        if named >= keep || next.sealed.is_none() {
+            return Manifest { sealed: None, oldest_epoch: None, ..next.keeping_epochs(keep) };
+        }
+        let epochs = match self.sealed_epochs(&next).await {
+            Ok(epochs) => epochs,
+            Err(error) => {
+                report.retried(&format!("old epochs stay, for a sealed manifest cannot be read: {error}"));
+                return next;
+            }
+        };
+        let dropped = epochs.len().saturating_sub(keep - named);
+        match epochs.get(dropped) {
+            Some(oldest) if dropped > 0 => Manifest { oldest_epoch: Some(*oldest), ..next },
+            _ => next,
+        }
+    }
+
+    /// Returns the numbers of the sealed epochs that the archive keeps.
+    async fn sealed_epochs(&mut self, manifest: &Manifest) -> Result<Vec<u64>, ReadError> {
+        let Some(sha256) = manifest.sealed_sha256() else { return Ok(Vec::new()) };
+        let known = self.sealed.epochs.take().filter(|(known, _)| known == sha256);
+        let mut epochs = match (known, self.first()) {
+            (Some((_, epochs)), _) => epochs,
+            (None, Some(first)) => {
+                let read = walk_sealed(first, manifest, |_| false).await?;
+                read.iter().rev().flat_map(|(_, sealed)| sealed.epochs()).collect()
+            }
+            (None, None) => Vec::new(),
+        };
+        epochs.retain(|epoch| manifest.oldest_epoch.is_none_or(|oldest| *epoch >= oldest));
+        self.sealed.epochs = Some((sha256.to_owned(), epochs.clone()));
+        Ok(epochs)
+    }
+
+    /// Moves the epochs of a next manifest that are too many into a sealed manifest, which is on
+    /// all destinations when this returns. Nothing names it before the next manifest is published.
+    ///
+    /// # Errors
+    /// When the writer has to end.
+    pub(crate) async fn seal(
+        &mut self,
+        mut next: Manifest,
+        tools: &Tools,
+        report: &Report,
+    ) -> Result<Manifest, WriterError> {
+        let count = next.surplus(tools.options.manifest_epochs as usize);
+        if count == 0 {
+            return Ok(next);
+        }
+        let unsealed = next.clone();
+        let moved = next.take_oldest(count);
+        let epochs: Vec<u64> = SealedManifest::new(&next.table, moved.clone(), None).epochs().collect();
+        let sealed = match self.newest_sealed(&next, count).await {
+            Some(SealedManifest { artifacts, earlier, .. }) => {
+                let oldest = next.oldest_epoch.unwrap_or(0);
+                let kept = artifacts.into_iter().filter(|artifact| artifact.epoch >= oldest);
+                let earlier = earlier.filter(|earlier| earlier.last_epoch >= oldest);
+                SealedManifest::new(&next.table, kept.chain(moved).collect(), earlier)
+            }
+            None => SealedManifest::new(&next.table, moved, next.sealed.clone()),
+        };
+        let staged = stage(&sealed, tools, report).await?;
+        let Some((object, link)) = sealed.link(staged.size_bytes, &staged.sha256) else { return Ok(unsealed) };
+        let puts = self.places.iter().enumerate();
+        let puts = puts.map(|(number, place)| place.put(number, &object, &staged, tools, report));
+        match join_all(puts).await.into_iter().collect::<Result<(), PutError>>() {
+            Ok(()) => {}
+            // The name is made of the bytes, so what is there is damaged. The next try has other epochs.
+            Err(PutError::Occupied) => return Ok(unsealed),
+            Err(PutError::Writer(error)) => return Err(error),
+        }
+        for place in &mut self.places {
+            place.sealed = Some(link.sha256.clone());
+        }
+        self.sealed.epochs = match (self.sealed.epochs.take(), next.sealed_sha256()) {
+            (Some((known, all)), Some(before)) if known == before => Some([all, epochs].concat()),
+            (_, None) => Some(epochs),
+            (_, Some(_)) => None,
+        }
+        .map(|all| (link.sha256.clone(), all));
+        self.sealed.newest = Some((link.sha256.clone(), sealed));
+        next.sealed = Some(link);
+        Ok(next)
+    }
+
+    /// Returns the newest sealed manifest if so many more artifacts still belong into it.
+    async fn newest_sealed(&mut self, manifest: &Manifest, more: usize) -> Option<SealedManifest> {
+        let link = manifest.sealed.as_ref().filter(|link| link.has_room(more))?;
+        if let Some((_, known)) = self.sealed.newest.take().filter(|(known, _)| *known == link.sha256) {
+            return Some(known);
+        }
+        // Where it cannot be read, the next one stands by itself.
+        read_sealed(self.first()?, link, &manifest.table).await.ok()
+    }
+}
+
+/// Writes a sealed manifest to this machine's disk; what fails is tried again.
+async fn stage(sealed: &SealedManifest, tools: &Tools, report: &Report) -> Result<Staged, WriterError> {
+    let bytes: Arc<[u8]> = sealed.to_json().map_err(WriterError::Broken)?.into();
+    let mut backoff = tools.backoff();
+    loop {
+        let (stager, bytes) = (tools.stager.clone(), bytes.clone());
+        let staged = tokio::task::spawn_blocking(move || {
+            let mut file = stager.begin(Format::JSONL)?;
+            file.write_all(&bytes)?;
+            file.finish()
+        });
+        match staged.await {
+            Ok(Ok(staged)) => return Ok(staged),
+            Ok(Err(error)) => report.retried(&format!("cannot write in {}: {error}", tools.stager)),
+            Err(error) => return Err(WriterError::Encode(error.to_string())),
+        }
+        backoff.wait().await;
+    }
+}
+
+impl Place {
+    /// Returns true where a destination has what a manifest's sealed manifests name.
+    pub(super) fn has_sealed(&self, seen: &Seen, manifest: &Manifest) -> bool {
+        let there = seen.manifest.as_ref().and_then(Manifest::sealed_sha256);
+        let ours = manifest.sealed_sha256();
+        ours.is_none() || ours == there || ours == self.sealed.as_deref()
+    }
+
+    /// Copies sealed manifests that are not here yet, and before them what they name.
+    pub(super) async fn copy_sealed(
+        &mut self,
+        first: &Arc<dyn Destination>,
+        seen: &Seen,
+        manifest: &Manifest,
+        tools: &Tools,
+    ) -> Result<(), WriterError> {
+        let mut there: Vec<Artifact> = Vec::new();
+        let mut known: Vec<String> = Vec::new();
+        if let Some(theirs) = &seen.manifest {
+            there.extend(theirs.artifacts.iter().cloned());
+            if let Some(link) = &theirs.sealed
+                && let Ok(newest) = read_sealed(&self.destination, link, &theirs.table).await
+            {
+                known.push(link.sha256.clone());
+                known.extend(newest.earlier.as_ref().map(|earlier| earlier.sha256.clone()));
+                there.extend(newest.artifacts);
+            }
+        }
+        let read = walk_sealed(first, manifest, |link| known.contains(&link.sha256)).await;
+        let oldest = manifest.oldest_epoch.unwrap_or(0);
+        for (link, sealed) in read.map_err(unreadable)?.iter().rev() {
+            for artifact in sealed.artifacts.iter().filter(|artifact| artifact.epoch >= oldest) {
+                let is_same = |other: &Artifact| contents(other) == contents(artifact);
+                if there.iter().any(|other| is_same(other) && other.formats.keys().eq(artifact.formats.keys())) {
+                    continue;
+                }
+                self.copy(first, artifact, tools).await?;
+            }
+            self.copy_link(first, link, tools).await?;
+        }
+        self.sealed = manifest.sealed.as_ref().map(|link| link.sha256.clone());
+        Ok(())
+    }
+
+    async fn copy_link(
+        &self,
+        first: &Arc<dyn Destination>,
+        link: &SealedLink,
+        tools: &Tools,
+    ) -> Result<(), WriterError> {
+        let Some(object) = link.object() else { return Ok(()) };
+        self.copy_object(first, &object, Format::JSONL, tools).await
+    }
+}
+
+/// A sealed manifest that cannot be read is waited for: nothing else names those epochs.
+fn unreadable(error: ReadError) -> WriterError {
+    match error {
+        ReadError::Destination(error) => error.into(),
+        error => DestinationError::Unavailable {
+            doing: "copy",
+            at: "a sealed manifest".to_owned(),
+            reason: error.to_string(),
+        }
+        .into(),
+    }
+}
