@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use laredo_core::{CommitMark, Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::durable::Durable;
@@ -12,7 +12,7 @@ use crate::history::{AskWritten, SourceHistory};
 use crate::retention::Retention;
 use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, Table, TableOptions, Worker};
+use crate::table::{Clock, CopyCounts, CopyTurns, Table, TableOptions, VerifyTurns, Worker};
 
 mod deal;
 mod folders;
@@ -35,8 +35,8 @@ pub struct Engine<S> {
     forgetting: Arc<Forgetting>,
     paused: Arc<watch::Sender<bool>>,
     orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
-    /// Background verifications read the source one at a time.
-    verify_turns: Arc<Semaphore>,
+    copy_turns: CopyTurns,
+    verify_turns: VerifyTurns,
 }
 
 /// Somebody wants the source to be reset.
@@ -55,6 +55,8 @@ pub struct EngineHandle {
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<Retention>,
     orders: mpsc::Sender<ResetOrder>,
+    copy_turns: CopyTurns,
+    connections_max: usize,
 }
 
 impl EngineHandle {
@@ -94,6 +96,18 @@ impl EngineHandle {
         *self.paused.borrow()
     }
 
+    /// The copies that run and those that wait.
+    #[must_use]
+    pub fn copies(&self) -> CopyCounts {
+        self.copy_turns.counts()
+    }
+
+    /// The connections of the database that the source takes at most; zero where it takes none.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
     /// What the source keeps for it.
     #[must_use]
     pub fn retention(&self) -> Retention {
@@ -121,6 +135,7 @@ impl<S: Source> Engine<S> {
     pub async fn prepare(source: S, tables: Vec<TableOptions>, clock: Clock) -> Result<Engine<S>, SourceError> {
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let identity = source.prepare(&requests).await?;
+        let copy_turns = CopyTurns::new(source.copies_max());
         let source = Arc::new(source);
         let names: Vec<TableName> = requests.into_iter().map(|request| request.name).collect();
         let asked = source.clone();
@@ -137,7 +152,8 @@ impl<S: Source> Engine<S> {
             forgetting: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
             orders: mpsc::channel(ORDERS),
-            verify_turns: Arc::new(Semaphore::new(1)),
+            copy_turns,
+            verify_turns: VerifyTurns::default(),
         };
         let opened = open_folders(&tables, &identity, &clock).await?;
         let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
@@ -176,7 +192,7 @@ impl<S: Source> Engine<S> {
             None => Ok(()),
         };
         begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        let turns = self.verify_turns.clone();
+        let turns = (self.copy_turns.clone(), self.verify_turns.clone());
         self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands, turns));
         self.outlets.push(outlet);
         let (commands, looks, history) = (command_sender, self.source.looks(), self.history.clone());
@@ -194,6 +210,8 @@ impl<S: Source> Engine<S> {
             paused: self.paused.clone(),
             retention: self.source.retention(),
             orders: self.orders.0.clone(),
+            copy_turns: self.copy_turns.clone(),
+            connections_max: self.source.connections_max(),
         }
     }
 

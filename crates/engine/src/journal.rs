@@ -112,6 +112,16 @@ pub(crate) struct EarlierInstance {
     pub(crate) last: Sequence,
 }
 
+/// The journal of an earlier run, of which a snapshot was made that this journal begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Predecessor {
+    pub(crate) instance: InstanceId,
+    /// The snapshot's position.
+    pub(crate) position: Lsn,
+    /// The table is the same at every position from this one to the snapshot's.
+    pub(crate) unchanged_since: Lsn,
+}
+
 /// The reader's side of a journal; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -123,6 +133,7 @@ struct Shared {
     instance: InstanceId,
     /// Names that this journal had before.
     earlier: Vec<EarlierInstance>,
+    predecessor: Option<Predecessor>,
     /// Set where the rows are of a history that the database has abandoned.
     parted: AtomicBool,
     /// Set once another journal has taken this one's place.
@@ -168,6 +179,14 @@ struct Inner {
     /// No more bytes than this are in small segments at the end, which may be joined.
     unjoined_bytes: u64,
     encoded_entries: u64,
+    oversized: Oversized,
+}
+
+/// The newest transaction that alone may be larger than the limits: the entries after `before`, up to `last`.
+#[derive(Clone, Copy, Debug)]
+struct Oversized {
+    before: Sequence,
+    last: Sequence,
 }
 
 /// The pins of one base.
@@ -183,6 +202,7 @@ struct BasePins {
 pub(crate) struct Beginning {
     pub(crate) instance: InstanceId,
     pub(crate) earlier: Vec<EarlierInstance>,
+    pub(crate) predecessor: Option<Predecessor>,
     pub(crate) abandoned: Lsn,
     /// The journals of abandoned histories, each with the newest position that its history is known to share with this one.
     pub(crate) abandoned_journals: Vec<(InstanceId, Lsn)>,
@@ -207,6 +227,7 @@ impl Beginning {
         Beginning {
             instance,
             earlier: Vec::new(),
+            predecessor: None,
             abandoned: Lsn::ZERO,
             abandoned_journals: Vec::new(),
             schema: base.schema().clone(),
@@ -220,6 +241,16 @@ impl Beginning {
             head,
             taken: sequence,
         }
+    }
+}
+
+impl Beginning {
+    /// Lets readers go on from every position at which the table was what it is in the snapshot.
+    pub(crate) fn follow(&mut self, predecessor: Predecessor) {
+        let since = predecessor.unchanged_since.min(self.pruned.position);
+        self.pruned.position = since;
+        self.definitions = Definitions::new(since, self.definition.version());
+        self.predecessor = Some(predecessor);
     }
 }
 
@@ -258,6 +289,18 @@ pub(crate) struct Merging {
     pub(crate) head: Head,
     /// Of the rows at the head, or of earlier ones.
     pub(crate) definition: Definition,
+    /// The newest visible segment that is kept.
+    last: Option<Segment>,
+    /// The table has not changed after this, except in the kept segments.
+    settled: Lsn,
+}
+
+impl Merging {
+    /// Returns the first position from which on the table is what it is at the head. Blocks where that is in a file.
+    pub(crate) fn unchanged_since(&self) -> Lsn {
+        let last = self.last.as_ref().map(|last| last.last_position().unwrap_or(last.position));
+        last.unwrap_or_default().max(self.settled)
+    }
 }
 
 /// A base that is being sent, and the promise that everything after it stays until this is dropped.
@@ -284,6 +327,7 @@ impl Journal {
         let Beginning {
             instance,
             earlier,
+            predecessor,
             abandoned,
             abandoned_journals,
             base,
@@ -315,11 +359,14 @@ impl Journal {
             covered_bytes: 0,
             unjoined_bytes: 0,
             encoded_entries: 0,
+            // One of an earlier run may be there.
+            oversized: Oversized { before: head.sequence, last: head.sequence },
         };
         inner.count_covered();
         let shared = Shared {
             instance,
             earlier,
+            predecessor,
             parted: AtomicBool::new(false),
             closed: watch::Sender::new(false),
             options,
@@ -440,9 +487,14 @@ impl Journal {
         let inner = self.shared.inner.read();
         let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
         let covered_entries = self.shared.gaps.entries(from, base);
-        let is_over = (self.entries_after(from) / PINNED_FACTOR > limits.entries_max
-            && covered_entries > limits.entries_max)
-            || (inner.bytes / PINNED_FACTOR > limits.bytes_max && inner.covered_bytes > limits.bytes_max);
+        // A transaction that alone is larger than the limits is kept for all who read it.
+        let (large_entries, large_bytes) = inner.oversized_size(&self.shared.gaps);
+        let entries = self.entries_after(from).saturating_sub(large_entries);
+        let bytes = inner.bytes.saturating_sub(large_bytes);
+        let is_over = (entries / PINNED_FACTOR > limits.entries_max
+            && covered_entries.saturating_sub(large_entries) > limits.entries_max)
+            || (bytes / PINNED_FACTOR > limits.bytes_max
+                && inner.covered_bytes.saturating_sub(large_bytes) > limits.bytes_max);
         let oldest = *inner.pins.keys().next()?;
         (is_over && oldest < base).then_some(oldest)
     }
@@ -487,7 +539,18 @@ impl Journal {
         let (pruned, abandoned, has_mark_in_span, definitions) = inner;
         let (instance, earlier, gaps) = (&self.shared.instance.0, &self.shared.earlier, &self.shared.gaps);
         let definitions = &definitions;
-        let facts = resolve::Facts { instance, earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions };
+        let predecessor = self.shared.predecessor.as_ref();
+        let facts = resolve::Facts {
+            instance,
+            earlier,
+            predecessor,
+            head,
+            pruned,
+            abandoned,
+            has_mark_in_span,
+            gaps,
+            definitions,
+        };
         let [of_position, of_mark] = floor;
         let floor = |position| match Some(position) == request.position {
             true => of_position.read(position),
@@ -522,12 +585,13 @@ impl Journal {
 
     /// Puts a newer base in place, whose state was the head at `shown_at` or later; what only the older one needed may go.
     pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
+        let reading = self.shared.reading();
         let mut inner = self.shared.inner.write();
         inner.base = base;
         inner.base_shown_at = Some(shown_at);
         inner.bases += 1;
         inner.count_covered();
-        inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence);
+        inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence, &reading);
     }
 
     /// The newest base and all visible segments after it: what the next base is made of.
@@ -537,11 +601,17 @@ impl Journal {
         let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().filter(|s| s.last > from && s.last <= head.sequence);
+        let last = inner.segments.iter().rev().find(|segment| segment.last <= head.sequence);
+        let span = inner.spans.last().map_or(Lsn::ZERO, |(_, to)| *to);
+        // Behind the newest transaction that is not kept nothing else was pruned.
+        let pruned = if last.is_some() { Lsn::ZERO } else { inner.pruned.position };
         Merging {
             base: inner.base.clone(),
             after: after.cloned().collect(),
             head,
             definition: inner.definition.clone(),
+            last: last.cloned(),
+            settled: pruned.max(span).max(inner.definitions.newest_since()),
         }
     }
 
@@ -577,6 +647,18 @@ impl Journal {
     }
 }
 
+impl Shared {
+    /// Returns the sequences that readers have taken, where the journal may keep a transaction larger than its limits. Taken
+    /// before the lock on what is kept: a reader that moves holds its own first.
+    fn reading(&self) -> Vec<Sequence> {
+        let is_oversized = {
+            let inner = self.inner.read();
+            inner.pruned.sequence < inner.oversized.last
+        };
+        if is_oversized { self.readers.taken() } else { Vec::new() }
+    }
+}
+
 impl PinnedBase {
     /// The base.
     #[must_use]
@@ -593,13 +675,14 @@ impl PinnedBase {
 
 impl Drop for PinnedBase {
     fn drop(&mut self) {
+        let reading = self.journal.shared.reading();
         let mut inner = self.journal.shared.inner.write();
         if let Some(pins) = inner.pins.get_mut(&self.base.sequence()) {
             pins.readers -= 1;
             if pins.readers == 0 {
                 inner.pins.remove(&self.base.sequence());
                 let Shared { options, gaps, .. } = &*self.journal.shared;
-                inner.prune(options, gaps, self.journal.head().sequence);
+                inner.prune(options, gaps, self.journal.head().sequence, &reading);
             }
         }
     }

@@ -115,6 +115,8 @@ pub(crate) struct Recovered {
     pub(crate) info: SnapshotInfo,
     pub(crate) rows: TableState,
     pub(crate) definition: Definition,
+    /// The table is the same at every position from this one to the snapshot's.
+    pub(crate) unchanged_since: Lsn,
     /// True where PostgreSQL was not restarted since.
     pub(crate) is_of_same_server: bool,
 }

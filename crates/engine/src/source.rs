@@ -42,9 +42,20 @@ pub trait Source: Send + Sync + 'static {
         acknowledged: Acknowledged,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
+    /// The most copies that run at the same time: each takes a connection that others may need.
+    fn copies_max(&self) -> usize {
+        4
+    }
+
+    /// The connections of the database that the source takes at most, those of copies included; zero where it takes none.
+    fn connections_max(&self) -> usize {
+        0
+    }
+
     /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). `before` is what the last
     /// copy was made under, if its rows are known. Before [`CopyEvent::End`] it sees to it that the stream comes to a position beyond all that it told before the copy began, on an
-    /// idle database, too.
+    /// idle database, too. Ends early when `rows` is closed. In either case it returns when what the copy took of the
+    /// database is free again.
     ///
     /// # Errors
     /// When the copy did not end; nothing of it counts then.

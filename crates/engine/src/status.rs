@@ -108,6 +108,17 @@ impl CopyProgress {
     }
 }
 
+/// A copy's session of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopySession {
+    /// The number of the copy among those of the table.
+    pub(crate) copy: u64,
+    /// True while the copy waits for its turn and has no session yet.
+    pub is_waiting: bool,
+    /// When the wait or the session began.
+    pub since: Instant,
+}
+
 /// A table's counters and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableStatus {
@@ -140,6 +151,8 @@ pub struct TableStatus {
     pub forks: u64,
     /// The copy that is under way.
     pub copy: Option<CopyProgress>,
+    /// The session that the copy has, or waits for.
+    pub copy_session: Option<CopySession>,
     /// Bytes of transactions held while it is.
     pub held_bytes: u64,
     /// Its verifications.
@@ -163,6 +176,7 @@ impl Default for TableStatus {
             copies: 0,
             forks: 0,
             copy: None,
+            copy_session: None,
             held_bytes: 0,
             verify: VerifyStatus::default(),
         }

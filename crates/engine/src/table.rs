@@ -32,6 +32,7 @@ mod begin;
 mod canary;
 mod copy;
 mod diff;
+mod displaced;
 mod fork;
 mod recent;
 mod redefine;
@@ -39,6 +40,7 @@ mod redefine;
 mod tests;
 mod told;
 mod tracker;
+mod turns;
 mod verification;
 mod verifier;
 mod verifying;
@@ -49,6 +51,8 @@ use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 use recent::Recent;
 pub(crate) use redefine::{OwedCopy, Redefinition};
+pub use turns::CopyCounts;
+pub(crate) use turns::{CopyTurns, VerifyTurns};
 use verification::Verification;
 pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
 
@@ -279,6 +283,11 @@ impl Table {
 
     pub(crate) fn name(&self) -> &TableName {
         &self.options.request.name
+    }
+
+    /// The status that others see.
+    pub(crate) fn shared_status(&self) -> Arc<Mutex<TableStatus>> {
+        self.status.clone()
     }
 
     /// What a copy's snapshot must see.
@@ -620,7 +629,7 @@ impl Table {
         let (copied_under, definition) = (done.definition.clone(), self.definition(done.definition.clone()));
         match &mut self.live {
             _ if is_after_fork => self.replace_journal(done, definition)?,
-            None => self.live = Some(self.begin_journal(done, definition)?),
+            None => self.live = Some(self.begin_journal(done, definition, None)?),
             Some(live) => {
                 let counts = told::publish(live, done, definition.version())?;
                 counts.add_to(&mut self.status.lock());

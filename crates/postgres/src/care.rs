@@ -8,7 +8,7 @@ use laredo_engine::retention::{SlotStanding, WalRate, WalStatus, time_left};
 use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
-use crate::options::ConnectionOptions;
+use crate::options::{ConnectionOptions, Work};
 use crate::stream::Signals;
 use crate::transport::{Connection, Row, TransportError};
 
@@ -27,7 +27,7 @@ pub(crate) async fn watch(options: &ConnectionOptions, signals: &Signals) -> Inf
 }
 
 async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallible, TransportError> {
-    let mut connection = Connection::connect(options).await?;
+    let mut connection = Connection::connect(&options.for_work(Work::Slot)).await?;
     let (mut rate, mut told) = (WalRate::default(), None);
     loop {
         let slot = signals.retention.borrow().slot.clone();

@@ -2,18 +2,25 @@
 
 pub(crate) mod rows;
 mod wait;
-mod writers;
+pub(crate) mod writers;
 
 use laredo_core::{Lsn, Schema, TableName, Xid};
 use laredo_engine::source::{Admission, CopyEvent, Snapshot, SourceError, TableRequest};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, Definition, Facts, Published, quoted};
-use crate::source::{Followed, PostgresOptions, Settled};
+use crate::source::{Awaited, Followed, PostgresOptions, Settled};
 use crate::transport::{Connection, Row, TransportError, for_transaction};
 use crate::{publication, validate};
 use wait::Wait;
+use writers::Writer;
+
+/// `lock_not_available`: the lock was not granted within `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// The time that a session waits for its lock before it leaves its place to another table.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A copy that is complete but for its [`CopyEvent::End`].
 pub(crate) struct Copied {
@@ -78,15 +85,12 @@ pub(crate) async fn copy_table(
         let definition = facts.definition;
         settle(connection, table, slot, &definition, route(&definition)).await?;
         let snapshot = begin(connection, definition.kind, request, admits).await?;
-        // The snapshot has to be younger than the end of those who wrote before the publication was what it is now.
-        if read_facts(connection, publication, request).await?.definition != definition {
-            connection.simple_query("ROLLBACK").await?;
+        let read = read_rows(connection, publication, request, (&definition, &schema), snapshot, rows);
+        let is_read =
+            tokio::time::timeout(options.copy_timeout, read).await.map_err(|_| overdue(options, request))??;
+        if !is_read {
             continue;
         }
-        let filter = row_filter(connection, publication, &definition).await?;
-        let sql = copy_statement(&request.name, &definition, &schema, filter.as_deref());
-        rows::copy(connection, &request.name, &sql, &schema, snapshot, rows).await?;
-        connection.simple_query("COMMIT").await?;
         // Seen from outside the snapshot: enum labels, partitions and publications change under the lock, too.
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
@@ -98,24 +102,87 @@ pub(crate) async fn copy_table(
     }
 }
 
+/// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if the definition has changed
+/// before.
+async fn read_rows(
+    connection: &mut Connection,
+    publication: &str,
+    request: &TableRequest,
+    (definition, schema): (&Definition, &Arc<Schema>),
+    snapshot: Snapshot,
+    rows: &mpsc::Sender<CopyEvent>,
+) -> Result<bool, AttemptError> {
+    // The snapshot has to be younger than the end of those who wrote before the publication was what it is now.
+    if read_facts(connection, publication, request).await?.definition != *definition {
+        connection.simple_query("ROLLBACK").await?;
+        return Ok(false);
+    }
+    let filter = row_filter(connection, publication, definition).await?;
+    let sql = copy_statement(&request.name, definition, schema, filter.as_deref());
+    rows::copy(connection, &request.name, &sql, schema, snapshot, rows).await?;
+    connection.simple_query("COMMIT").await?;
+    Ok(true)
+}
+
+/// The error of a copy that has held its lock and its snapshot for too long.
+fn overdue(options: &PostgresOptions, request: &TableRequest) -> SourceError {
+    SourceError::Transient(format!(
+        "the copy of table {} was given up: it had held its lock and its snapshot for {:?}; raise copy_timeout if the table is \
+         that large, or find what slows the copy down",
+        request.name, options.copy_timeout
+    ))
+}
+
+/// The error of a copy whose reader has gone.
+pub(crate) fn given_up() -> SourceError {
+    SourceError::Transient("the copy was given up by its reader".to_owned())
+}
+
 /// Waits until the transactions have ended that wrote the table before the slot kept what commits, before the stream followed it, or
 /// while the publication had it otherwise: each change is sent, or not, as the publication was when it was made. Of a table that the
 /// name had before, too: a transaction of its own is not one of this.
+///
+/// # Errors
+/// When they do not end soon. The next attempt waits for the same ones; meanwhile another table may be copied.
 async fn settle(
     connection: &mut Connection,
     table: &Followed,
     slot: u64,
     definition: &Definition,
     is_other: bool,
-) -> Result<(), TransportError> {
+) -> Result<(), AttemptError> {
     let wanted = Settled { slot, published: definition.published.clone(), oid: definition.oid };
-    let before = table.progress.lock().settled.clone();
-    if is_other || before.as_ref() != Some(&wanted) {
-        let before = before.map(|before| before.oid);
-        writers::wait_for_writers(connection, &table.request.name, &[definition.oid, before.unwrap_or(definition.oid)])
-            .await?;
-        table.progress.lock().settled = Some(wanted);
+    let (before, awaited) = {
+        let mut progress = table.progress.lock();
+        if is_other {
+            progress.awaited = None;
+            progress.settled.take_if(|settled| *settled == wanted);
+        }
+        if progress.settled.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let before = progress.settled.as_ref().map_or(definition.oid, |settled| settled.oid);
+        let awaited = progress.awaited.take_if(|awaited| awaited.before == wanted);
+        (before, awaited.map(|awaited| awaited.writers))
+    };
+    let await_later = |writers: &[Writer]| {
+        let awaited = Awaited { before: wanted.clone(), writers: writers.to_vec() };
+        table.progress.lock().awaited = Some(awaited);
+    };
+    let writers = match awaited {
+        Some(writers) => writers,
+        None => writers::writers(connection, &[definition.oid, before]).await?,
+    };
+    await_later(&writers);
+    let writers = writers::wait_for(connection, writers).await?;
+    await_later(&writers);
+    if !writers.is_empty() {
+        let whom: Vec<&str> = writers.iter().map(|writer| writer.who.as_str()).collect();
+        let error = format!("the copy can begin when these transactions have ended: {}", whom.join("; "));
+        return Err(SourceError::Transient(error).into());
     }
+    let mut progress = table.progress.lock();
+    (progress.settled, progress.awaited) = (Some(wanted), None);
     Ok(())
 }
 
@@ -145,6 +212,15 @@ pub(crate) async fn read_facts(
     })
 }
 
+/// The error of a session that did not get its lock on the table.
+fn locked(request: &TableRequest) -> SourceError {
+    SourceError::Transient(format!(
+        "table {} has been locked by another session for {} s; see pg_locks for the one that holds AccessExclusiveLock",
+        request.name,
+        LOCK_PATIENCE.as_secs()
+    ))
+}
+
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
 pub(crate) async fn begin(
     connection: &mut Connection,
@@ -155,8 +231,11 @@ pub(crate) async fn begin(
     const INSUFFICIENT_PRIVILEGE: &str = "42501";
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
     let table = format!("{}{}", only(kind), request.name.quoted());
-    let begin =
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off", for_transaction());
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off; SET LOCAL lock_timeout = '{}s'",
+        for_transaction(),
+        LOCK_PATIENCE.as_secs()
+    );
     let mut start = format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE");
     // A role that may read some columns may not do that. The query locks the table, too, but behind the snapshot: what falls between
     // the two shows when the definition is read again after the copy.
@@ -166,7 +245,11 @@ pub(crate) async fn begin(
         if let Err(error) = connection.simple_query(&start).await {
             let Some(server) = error.server() else { return Err(error.into()) };
             let query = fallback.take_if(|_| server.code == INSUFFICIENT_PRIVILEGE);
+            let is_locked = server.code == LOCK_NOT_AVAILABLE;
             connection.simple_query("ROLLBACK").await?;
+            if is_locked {
+                return Err(locked(request).into());
+            }
             let Some(query) = query else { return Err(error.into()) };
             start = query;
             continue;

@@ -3,7 +3,7 @@
 use laredo_core::Lsn;
 use laredo_engine::source::SourceIdentity;
 
-use crate::options::ConnectionOptions;
+use crate::options::{ConnectionOptions, Work};
 use crate::transport::{ReplicationConnection, Row, TransportError};
 
 /// The SQLSTATE for a file that is missing.
@@ -11,7 +11,7 @@ const UNDEFINED_FILE: &str = "58P01";
 
 /// Asks a walsender, which also shows that one can be had.
 pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
-    of(&mut ReplicationConnection::connect(options).await?).await
+    of(&mut ReplicationConnection::connect(&options.for_work(Work::Check)).await?).await
 }
 
 /// Asks a connection to a walsender.

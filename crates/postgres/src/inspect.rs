@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::catalog::{Definition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
 use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
+use crate::options::Work;
 use crate::source::{Followed, PostgresOptions};
 use crate::stream::Signals;
 use crate::transport::{Connection, Parameter, TransportError};
@@ -24,7 +25,7 @@ pub(crate) async fn read_parts(
     mut orders: mpsc::Receiver<PartOrder>,
     parts: &mpsc::Sender<PartEvent>,
 ) -> Result<(), SourceError> {
-    let connection = Connection::connect(&options.connection).await?;
+    let connection = Connection::connect(&options.connection.for_work(Work::Verify)).await?;
     let mut inspector = Inspector { options, table, signals, connection, marker: None, equality: Equality::Operator };
     while let Some(order) = orders.recv().await {
         inspector.read_part(order, parts).await?;
@@ -128,7 +129,10 @@ impl Inspector<'_> {
         }
         let marker = match &mut self.marker {
             Some(marker) => marker,
-            None => self.marker.insert(Connection::connect(&self.options.connection).await?),
+            None => {
+                let options = self.options.connection.for_work(Work::Verify);
+                self.marker.insert(Connection::connect(&options).await?)
+            }
         };
         Ok(mark(marker).await?)
     }

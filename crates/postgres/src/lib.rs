@@ -23,7 +23,7 @@ pub use options::{
 };
 pub use publication::PublicationOptions;
 pub use restore::{Restore, RestoreError, RestoreMode, TouchedTable};
-pub use source::{PostgresOptions, PostgresSource};
+pub use source::{COPY_TIMEOUT, PostgresOptions, PostgresSource};
 
 pub mod assemble;
 pub mod pgoutput;

@@ -38,6 +38,36 @@ pub struct ConnectionOptions {
     pub server_options: Option<String>,
 }
 
+/// The work that a session does. It is part of the name that `pg_stat_activity` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Receives the replication stream.
+    Stream,
+    /// Copies a table.
+    Copy,
+    /// Compares a table's rows with the server's.
+    Verify,
+    /// Watches the tables' definitions.
+    Watch,
+    /// Watches the replication slot.
+    Slot,
+    /// Checks and prepares the source, or answers a question about it; short.
+    Check,
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Work::Stream => "stream",
+            Work::Copy => "copy",
+            Work::Verify => "verify",
+            Work::Watch => "watch",
+            Work::Slot => "slot",
+            Work::Check => "check",
+        }
+    }
+}
+
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
@@ -163,6 +193,12 @@ impl ConnectionOptions {
     /// When it is malformed, has an unknown key, or lacks a user.
     pub fn parse(text: &str) -> Result<ConnectionOptions, OptionsError> {
         parse::connection_string(text)
+    }
+
+    /// Returns the options for a session that does this work: its `application_name` says so.
+    pub(crate) fn for_work(&self, work: Work) -> ConnectionOptions {
+        let application_name = format!("{} {}", self.application_name, work.name());
+        ConnectionOptions { application_name, ..self.clone() }
     }
 
     /// Where it leads, for people: no user, no password.

@@ -3,6 +3,7 @@
 use laredo_core::TableName;
 use laredo_engine::source::SourceError;
 
+use crate::options::Work;
 use crate::source::{Followed, PostgresOptions};
 use crate::transport::Connection;
 use crate::validate::refused;
@@ -22,7 +23,7 @@ pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) 
              reset without dropping it"
         )]));
     }
-    let mut connection = Connection::connect(&options.connection).await?;
+    let mut connection = Connection::connect(&options.connection.for_work(Work::Check)).await?;
     let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
     let found = catalog::read(&mut connection, name, &names).await?;
     // One that does not exist any more has failed, and cannot be published.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use postgres_protocol::escape::escape_literal;
 
-use crate::options::ConnectionOptions;
+use crate::options::{ConnectionOptions, Work};
 use crate::stream::SlotMode;
 use crate::transport::{Connection, TransportError};
 
@@ -117,7 +117,7 @@ async fn blockers(options: &ConnectionOptions, process_id: i32) -> Result<String
             SELECT format('prepared transaction %L of %s in database %s since %s', p.gid, p.owner, p.database, p.prepared)
             FROM pg_prepared_xacts p) blockers"
     );
-    let rows = Connection::connect(options).await?.simple_query(&sql).await?;
+    let rows = Connection::connect(&options.for_work(Work::Check)).await?.simple_query(&sql).await?;
     Ok(rows.into_iter().flatten().flatten().collect())
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, Schema};
 use laredo_engine::retention::Retention;
@@ -14,9 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
+use crate::copy::writers::Writer;
 use crate::copy::{AttemptError, Copied};
 use crate::ddl::DdlWatch;
-use crate::options::ConnectionOptions;
+use crate::options::{ConnectionOptions, Work};
 use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
 use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
@@ -36,11 +38,22 @@ pub struct PostgresOptions {
     pub ddl: DdlWatch,
     /// What happens when the connection breaks.
     pub reconnect: ReconnectOptions,
+    /// The most copies that run at the same time; each takes a connection.
+    pub copies_max: usize,
+    /// The longest time that a copy holds its lock and its snapshot.
+    pub copy_timeout: Duration,
     /// Where transactions are kept until they commit.
     pub spool: Arc<SpoolOptions>,
     /// Seeds the jitter of reconnects.
     pub seed: u64,
 }
+
+/// The default of [`PostgresOptions::copy_timeout`].
+pub const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The connections that a source takes at most, in addition to those of copies: the stream, the watch of definitions, the
+/// watch of the slot, two verifications with two each, and three short ones for questions and for what is made again.
+const CONNECTIONS_BESIDE_COPIES: usize = 10;
 
 /// A PostgreSQL database, followed through one replication slot.
 #[derive(Debug)]
@@ -70,6 +83,8 @@ pub(crate) struct Progress {
     pub(crate) copied: Option<Arc<Definition>>,
     /// Since when all earlier writers are known to have ended.
     pub(crate) settled: Option<Settled>,
+    /// The earlier writers that the last attempt to copy has waited for.
+    pub(crate) awaited: Option<Awaited>,
     /// What the catalogue said of the table before its last copy failed for good: when it says something else, copying
     /// is worth another attempt.
     pub(crate) failed: Option<Option<Facts>>,
@@ -84,6 +99,15 @@ pub(crate) struct Settled {
     pub(crate) published: Option<Published>,
     /// The table's number.
     pub(crate) oid: Oid,
+}
+
+/// Transactions that have to end before a table can be copied.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    /// The state that they were there before.
+    pub(crate) before: Settled,
+    /// The transactions that have not ended yet.
+    pub(crate) writers: Vec<Writer>,
 }
 
 impl PostgresSource {
@@ -112,7 +136,7 @@ impl PostgresSource {
     /// # Errors
     /// As those of [`Source::prepare`].
     pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
         let schemas = validate::check(&mut connection, &self.options, tables).await?;
         // A pooler may pass SQL on, and no replication.
         identity::read(&self.options.connection).await?;
@@ -133,6 +157,43 @@ impl PostgresSource {
         std::future::pending().await
     }
 
+    /// Copies a table in one session.
+    async fn copy_in(
+        &self,
+        connection: &mut Connection,
+        index: TableIndex,
+        before: Option<&str>,
+        (slot, admits): (u64, &Admission),
+        rows: &mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        let route = |definition: &Definition| self.signals.route(index, definition.relation_identity());
+        let table = self.table(index)?;
+        let name = std::slice::from_ref(&table.request.name);
+        let found = catalog::read(connection, &self.options.publication.name, name).await;
+        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
+        let copied = copy::copy_table(connection, &self.options, table, slot, route, admits, rows).await;
+        let copied = copied.map_err(SourceError::from);
+        if let Err(SourceError::Definite(_)) = &copied {
+            table.progress.lock().failed = Some(found);
+        }
+        let Copied { definition, inserted } = copied?;
+        let end = CopyEvent::End {
+            inserted,
+            definition: resume::text_of(&table.request, &definition),
+            is_told: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+        };
+        {
+            let mut progress = table.progress.lock();
+            (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);
+        }
+        rows.send(end).await.map_err(|_| copy::given_up())
+    }
+
+    fn table(&self, index: TableIndex) -> Result<&Followed, SourceError> {
+        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", index.0)]);
+        self.tables()?.get(index.0).ok_or_else(no_such_table)
+    }
+
     /// Waits until there is a slot that keeps what commits, and returns its number.
     async fn slot(&self) -> Result<u64, SourceError> {
         let mut has_slot = self.signals.has_slot.subscribe();
@@ -144,7 +205,7 @@ impl PostgresSource {
 
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
         match self.tolerates_broken_tables {
             true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
             false => validate::prepare(&mut connection, &self.options, tables).await?,
@@ -161,7 +222,7 @@ impl Source for PostgresSource {
     async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
         let tables = self.tables()?;
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
         let (left, lost) = resume::compare(&mut connection, &self.options, &requests, known).await?;
         if let Some(reason) = lost {
             self.signals.lost(&reason);
@@ -223,7 +284,7 @@ impl Source for PostgresSource {
     }
 
     async fn written(&self) -> Result<Lsn, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
         let rows = connection.simple_query("SELECT pg_current_wal_lsn()").await?;
         let end = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
         end.ok_or_else(|| SourceError::Transient("PostgreSQL does not say where its WAL ends".to_owned()))
@@ -236,31 +297,26 @@ impl Source for PostgresSource {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let route = |definition: &Definition| self.signals.route(table, definition.relation_identity());
-        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
-        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
-        let mut connection = Connection::connect(&self.options.connection).await.map_err(AttemptError::from)?;
-        let slot = self.slot().await?;
-        let name = std::slice::from_ref(&table.request.name);
-        let found = catalog::read(&mut connection, &self.options.publication.name, name).await;
-        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
-        let copied = copy::copy_table(&mut connection, &self.options, table, slot, route, &admits, &rows).await;
-        let copied = copied.map_err(SourceError::from);
-        if let Err(SourceError::Definite(_)) = &copied {
-            table.progress.lock().failed = Some(found);
-        }
-        let Copied { definition, inserted } = copied?;
-        let end = CopyEvent::End {
-            inserted,
-            definition: resume::text_of(&table.request, &definition),
-            is_told: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+        let slot = tokio::select! {
+            slot = self.slot() => slot?,
+            () = rows.closed() => return Err(copy::given_up()),
         };
-        {
-            let mut progress = table.progress.lock();
-            (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);
-        }
-        let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
-        rows.send(end).await.map_err(given_up)
+        let options = self.options.connection.for_work(Work::Copy);
+        let mut connection = Connection::connect(&options).await.map_err(AttemptError::from)?;
+        let copied = tokio::select! {
+            copied = self.copy_in(&mut connection, table, before, (slot, &admits), &rows) => copied,
+            () = rows.closed() => Err(copy::given_up()),
+        };
+        connection.close(&options).await;
+        copied
+    }
+
+    fn copies_max(&self) -> usize {
+        self.options.copies_max
+    }
+
+    fn connections_max(&self) -> usize {
+        self.options.copies_max + CONNECTIONS_BESIDE_COPIES
     }
 
     async fn inspect(
@@ -269,8 +325,7 @@ impl Source for PostgresSource {
         orders: mpsc::Receiver<PartOrder>,
         parts: mpsc::Sender<PartEvent>,
     ) -> Result<(), SourceError> {
-        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
-        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
+        let table = self.table(table)?;
         inspect::read_parts(&self.options, table, &self.signals, orders, &parts).await
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::catalog::{self, Change, Conditions, Definition, Facts};
 use crate::ddl::{self, DdlWatch};
+use crate::options::Work;
 use crate::publication::{self, PublicationOptions};
 use crate::resume;
 use crate::source::Followed;
@@ -164,7 +165,7 @@ impl Watcher<'_> {
     }
 
     async fn connect(&self) -> Result<Connection, TransportError> {
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Watch)).await?;
         connection.simple_query(SESSION).await?;
         catalog::prepare(&mut connection).await?;
         Ok(connection)

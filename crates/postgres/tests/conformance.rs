@@ -9,7 +9,7 @@ use laredo_core::Lsn;
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
+use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::conformance::{Bed, keeps_to_the_contract};
 use laredo_testkit::{Cluster, ClusterOptions, oracle};
 use tokio_postgres::Client;
@@ -41,6 +41,8 @@ impl Bed for Postgres {
                 backoff_max: Duration::from_millis(100),
                 multiplier: 2.0,
             },
+            copies_max: 4,
+            copy_timeout: COPY_TIMEOUT,
             spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
             seed: 1,
         })

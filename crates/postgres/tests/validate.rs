@@ -9,7 +9,7 @@ use laredo_engine::source::{Source, SourceError, SourceIdentity, TableRequest};
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
+use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::{Cluster, ClusterOptions};
 
 fn options(connection: &str) -> PostgresOptions {
@@ -19,6 +19,8 @@ fn options(connection: &str) -> PostgresOptions {
         publication: PublicationOptions { name: "laredo_01_pub".to_owned(), create: true },
         ddl: DdlWatch::Poll,
         reconnect: ReconnectOptions::default(),
+        copies_max: 4,
+        copy_timeout: COPY_TIMEOUT,
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
     }

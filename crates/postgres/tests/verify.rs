@@ -12,7 +12,7 @@ use laredo_engine::source::{SourceError, TableRequest};
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyReport, VerifyTerms};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
+use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::types::literal;
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, schema_sql};
 use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full, oracle, sim_table};
@@ -43,6 +43,8 @@ impl Setting {
             slot: SlotMode::Ephemeral { name_prefix: "laredo".to_owned() },
             publication: PublicationOptions { name: "laredo_pub".to_owned(), create: true },
             reconnect: ReconnectOptions::default(),
+            copies_max: 4,
+            copy_timeout: COPY_TIMEOUT,
             spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
             seed: 1,
         });

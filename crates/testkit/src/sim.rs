@@ -580,7 +580,11 @@ impl Source for SimDatabase {
         let log = self.state.subscribe();
         let looked =
             self.look(|state, snapshot| admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible)));
-        let (snapshot, inserted, copied) = looked.await?;
+        let looked = tokio::select! {
+            looked = looked => looked,
+            () = rows.closed() => return Ok(()),
+        };
+        let (snapshot, inserted, copied) = looked?;
         let rows_estimated = copied.len() as u64;
         let (schema, bytes_estimated) = (SimDatabase::schema(), 64 * rows_estimated);
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated };

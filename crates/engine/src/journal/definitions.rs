@@ -62,6 +62,11 @@ impl Definitions {
         self.points.back().map_or(DefinitionVersion::UNKNOWN, |point| point.version)
     }
 
+    /// Returns the position from which on the newest definition holds.
+    pub(super) fn newest_since(&self) -> Lsn {
+        self.points.back().map_or(Lsn::ZERO, |point| point.since)
+    }
+
     /// Returns the definition at a position; unknown before the first one that is kept.
     pub(crate) fn at(&self, position: Lsn) -> DefinitionVersion {
         let point = self.index_at(position).and_then(|index| self.points.get(index));
@@ -142,7 +147,7 @@ fn definition_in(snapshot_id: &str) -> DefinitionVersion {
 /// The reason for which the client needs a snapshot.
 pub(super) fn check(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn) -> Result<(), &'static str> {
     let ours = facts.definitions;
-    if facts.is_own(request) || !ours.at(position).is_known() {
+    if facts.is_own(request) || facts.has_rows_of_snapshot(request, position) || !ours.at(position).is_known() {
         return Ok(());
     }
     let theirs = match request.definition.is_known() {
@@ -248,6 +253,7 @@ mod tests {
             let facts = Facts {
                 instance: "own",
                 earlier: &[],
+                predecessor: None,
                 head: Head { sequence, position, committed_at: CommitTime(0), mark, checksum: None },
                 pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO },
                 abandoned: Lsn::ZERO,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::gaps::Gaps;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
-use super::{Boundary, Inner, JournalOptions};
+use super::{Boundary, Inner, JournalOptions, Oversized};
 
 impl Inner {
     /// Adds a segment, visible or not, and returns the bytes in memory.
@@ -91,8 +91,9 @@ impl Inner {
         }
     }
 
-    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them.
-    pub(super) fn prune(&mut self, limits: &JournalOptions, gaps: &Gaps, head: Sequence) {
+    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them. `reading` are
+    /// the sequences that readers have taken, where the journal may have transactions larger than its limits.
+    pub(super) fn prune(&mut self, limits: &JournalOptions, gaps: &Gaps, head: Sequence, reading: &[Sequence]) {
         let now = Instant::now();
         let covered = self.base.sequence();
         let keep = self.pins.keys().next().map_or(covered, |pinned| covered.min(*pinned));
@@ -104,9 +105,42 @@ impl Inner {
             if !over || group.last > keep || group.last > head {
                 return;
             }
+            if !aged && self.is_being_read(group_end, limits, gaps, head, reading) {
+                return;
+            }
             self.pruned = Boundary { sequence: group.last, position: group.position };
             self.forget_oldest(group_end + 1);
         }
+    }
+
+    /// Returns true if the oldest transaction alone is larger than the limits, and a reader takes it, or is about to. It is kept
+    /// until the entries behind it are more than the limits allow: a reader that has stopped must not fill the disk.
+    fn is_being_read(
+        &self,
+        group_end: usize,
+        limits: &JournalOptions,
+        gaps: &Gaps,
+        head: Sequence,
+        reading: &[Sequence],
+    ) -> bool {
+        let (before, last) = (self.pruned.sequence, self.segments[group_end].last);
+        if !reading.iter().any(|taken| *taken >= before && *taken < last) {
+            return false;
+        }
+        let bytes: u64 = self.segments.range(..=group_end).map(|segment| segment.data.bytes() as u64).sum();
+        let is_large = |entries: u64, bytes: u64| entries > limits.entries_max || bytes > limits.bytes_max;
+        is_large(gaps.entries(before, last), bytes) && !is_large(gaps.entries(last, head), self.bytes - bytes)
+    }
+
+    /// Returns the entries and bytes of the newest transaction that alone may be larger than the limits, if it is kept.
+    pub(super) fn oversized_size(&self, gaps: &Gaps) -> (u64, u64) {
+        let Oversized { before, last } = self.oversized;
+        if before < self.pruned.sequence {
+            return (0, 0);
+        }
+        let is_part = |segment: &&Segment| segment.first > before && segment.last <= last;
+        let bytes = self.segments.iter().filter(is_part).map(|segment| segment.data.bytes() as u64).sum();
+        (gaps.entries(before, last), bytes)
     }
 
     /// The index of the segment that ends the oldest transactions which go together.

@@ -162,6 +162,11 @@ impl Readers {
         self.list.lock().iter().map(info).collect()
     }
 
+    /// Returns the last entry that each reader has taken.
+    pub(super) fn taken(&self) -> Vec<Sequence> {
+        self.list.lock().values().map(|entry| entry.progress.lock().sequence).collect()
+    }
+
     /// A transaction was committed, of the entries after `before` up to `last`.
     pub(super) fn committed(&self, before: Sequence, last: Sequence) {
         if last.entries_since(before) > self.behind_min.load(Ordering::Relaxed) {

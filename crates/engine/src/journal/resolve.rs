@@ -7,7 +7,7 @@ use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 use super::definitions::{self, Definitions};
 use super::gaps::Gaps;
 use super::segment::Segment;
-use super::{Boundary, EarlierInstance, Head, Inner, InstanceId};
+use super::{Boundary, EarlierInstance, Head, Inner, InstanceId, Predecessor};
 use crate::history::{ScopedMark, Verdict};
 use crate::source::SourceIdentity;
 
@@ -69,6 +69,7 @@ pub(super) enum Floor {
 pub(super) struct Facts<'a> {
     pub(super) instance: &'a str,
     pub(super) earlier: &'a [EarlierInstance],
+    pub(super) predecessor: Option<&'a Predecessor>,
     pub(super) head: Head,
     pub(super) pruned: Boundary,
     /// Positions up to here may be those of a history that the database has abandoned.
@@ -97,6 +98,19 @@ impl Facts<'_> {
     /// Returns true if the client's rows are this journal's.
     pub(super) fn is_own(&self, request: &ResumeRequest) -> bool {
         self.reach(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
+    }
+}
+
+impl Facts<'_> {
+    /// Returns true if the client followed the journal that this one's snapshot was made of, and no further than the snapshot:
+    /// its rows are the snapshot's.
+    pub(super) fn has_rows_of_snapshot(&self, request: &ResumeRequest, position: Lsn) -> bool {
+        let issuer = InstanceId::parse_snapshot_id(&request.snapshot_id).map(|(instance, _)| instance);
+        self.predecessor.is_some_and(|predecessor| {
+            let instance = predecessor.instance.0.as_str();
+            let is_of_it = request.instance == instance || (request.instance.is_empty() && issuer == Some(instance));
+            is_of_it && position >= predecessor.unchanged_since && position <= predecessor.position
+        })
     }
 }
 
@@ -364,6 +378,12 @@ impl Inner {
 }
 
 impl Segment {
+    /// Returns the position of the last transaction that ends in here. Blocks where the segment is in a file.
+    pub(super) fn last_position(&self) -> Option<Lsn> {
+        let bytes = self.data.read_frames().ok()?;
+        super::frames(bytes).filter(|frame| frame.header.ends).map(|frame| frame.header.position).last()
+    }
+
     /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds, and its
     /// mark.
     fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
@@ -413,7 +433,8 @@ mod tests {
         let head = Head { sequence, position: Lsn(1000), committed_at, mark, checksum: None };
         let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
         let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);
-        Facts { instance: "j", earlier, head, pruned, abandoned, has_mark_in_span, gaps, definitions: &DEFINITIONS }
+        let (predecessor, definitions) = (None, &DEFINITIONS);
+        Facts { instance: "j", earlier, predecessor, head, pruned, abandoned, has_mark_in_span, gaps, definitions }
     }
 
     fn mark(end: u64, xid: u64) -> CommitMark {

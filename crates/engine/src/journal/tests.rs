@@ -356,3 +356,84 @@ fn who_stops_behind_a_change_of_the_schema_stands_on_the_new_one() {
     let stands_on = [1000, 1001, 1002, 1003, 1004].map(|at| journal.cursor(Sequence(at)).origin().unwrap().schema);
     assert_eq!(stands_on, [old.clone(), old, new.clone(), new.clone(), new]);
 }
+
+/// A reader that takes one piece of the journal at a time.
+struct Taking {
+    cursor: super::Cursor,
+    reader: super::Reader,
+    entries: u64,
+}
+
+impl Taking {
+    fn start(journal: &Journal) -> Taking {
+        let options = super::ReaderOptions {
+            client_id: "reader".to_owned(),
+            behind_max: 10,
+            policy: super::BufferPolicy::DropDisconnect,
+        };
+        let at = journal.head().sequence;
+        let reader = journal.register(options, at);
+        reader.moved(at, true);
+        Taking { cursor: journal.cursor(at), reader, entries: 0 }
+    }
+
+    fn take(&mut self) -> Result<bool, CursorError> {
+        let Some(piece) = self.cursor.next_piece()? else { return Ok(false) };
+        self.entries += piece.last.entries_since(piece.after);
+        self.reader.moved(piece.last, false);
+        Ok(true)
+    }
+}
+
+/// Transactions beyond a limit, each by itself: by their entries, and by their bytes in one segment and in many.
+fn oversized() -> [(JournalOptions, i64, usize); 3] {
+    [
+        (JournalOptions { entries_max: 100, ..options() }, 1000, 5000),
+        (JournalOptions { bytes_max: 50_000, ..options() }, 10, 20_000),
+        (JournalOptions { bytes_max: 1 << 20, ..options() }, 10, 1 << 20),
+    ]
+}
+
+#[test]
+fn a_transaction_larger_than_the_limits_is_kept_for_those_who_read_it() {
+    for (limits, entries, bytes) in oversized() {
+        let (journal, mut writer) = journal(limits);
+        commit(&mut writer, |writer| insert(writer, -1, "before"));
+        let (mut early, mut late) = (Taking::start(&journal), Taking::start(&journal));
+        commit(&mut writer, |writer| (0..entries).for_each(|id| insert(writer, id, &"x".repeat(bytes))));
+        assert!(early.take().unwrap());
+        // The newest base covers it, and more is committed; each would have it forgotten.
+        merge_base(&journal);
+        commit(&mut writer, |writer| insert(writer, -2, "after"));
+        merge_base(&journal);
+        commit(&mut writer, |writer| insert(writer, -3, "after"));
+        for taking in [&mut early, &mut late] {
+            while taking.take().unwrap() {}
+            assert_eq!(taking.entries, u64::try_from(entries).unwrap() + 2, "{entries} entries of {bytes} bytes");
+        }
+        // Both have it.
+        commit(&mut writer, |writer| insert(writer, -4, "after"));
+        let pruned = journal.info().oldest_sequence;
+        assert!(pruned > Sequence(1001 + u64::try_from(entries).unwrap()), "it is kept for nobody: {pruned:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_stopped_keeps_no_more_than_the_limits_behind_a_large_transaction() {
+    for (limits, entries, bytes) in oversized() {
+        let (journal, mut writer) = journal(limits.clone());
+        let mut stopped = Taking::start(&journal);
+        commit(&mut writer, |writer| (0..entries).for_each(|id| insert(writer, id, &"x".repeat(bytes))));
+        stopped.take().unwrap();
+        for round in 0..30 {
+            commit(&mut writer, |writer| {
+                (0..20).for_each(|id| insert(writer, id, &format!("{round} {}", "y".repeat(5000))))
+            });
+            merge_base(&journal);
+        }
+        commit(&mut writer, |writer| insert(writer, -1, "last"));
+        let info = journal.info();
+        assert!(info.entries <= 200 || info.bytes <= 2 * limits.bytes_max, "{info:?}");
+        assert!(info.oldest_sequence > Sequence(1000 + u64::try_from(entries).unwrap()), "{info:?}");
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::readers::Patience;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
 use super::stored::{DataFile, Part, Stored};
-use super::{DefinitionChange, Head, Journal};
+use super::{DefinitionChange, Head, Journal, Oversized};
 use crate::spool::temporary_file;
 use crate::store::{Appender, Definition, Kind, RecordHead, StoreError};
 
@@ -222,6 +222,12 @@ impl JournalWriter {
         let (sequence, position, committed_at) = (self.sequence, header.position, header.committed_at);
         self.committed = Head { sequence, position, committed_at, mark, checksum };
         self.journal.shared.readers.committed(open.sequence, self.sequence);
+        let limits = &self.journal.shared.options;
+        let bytes = (self.frames.len() + self.olds.len()) as u64;
+        if pieces || self.sequence.entries_since(open.sequence) > limits.entries_max || bytes > limits.bytes_max {
+            let oversized = Oversized { before: open.sequence, last: self.sequence };
+            self.journal.shared.inner.write().oversized = oversized;
+        }
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;
         if pieces || header.span_from.is_some() || self.frames.len() + self.olds.len() >= PUBLISH_BYTES {
@@ -275,9 +281,10 @@ impl JournalWriter {
             moved
         });
         if moved {
+            let reading = self.journal.shared.reading();
             let mut inner = self.journal.shared.inner.write();
             inner.join_small(head.sequence);
-            inner.prune(&self.journal.shared.options, &self.journal.shared.gaps, head.sequence);
+            inner.prune(&self.journal.shared.options, &self.journal.shared.gaps, head.sequence, &reading);
             let pruned = inner.pruned.sequence;
             drop(inner);
             self.appender.iter_mut().for_each(|appender| appender.forget(pruned));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use laredo_core::CommitTime;
+use laredo_core::{CommitTime, Lsn};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Manifest, StoreError, check_format};
@@ -15,13 +15,26 @@ pub(super) struct About {
     pub(super) manifest: Manifest,
     /// When it was written, in microseconds since 2000-01-01.
     taken_at: i64,
+    /// The table is the same at every position from this one to the snapshot's. Missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unchanged_since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_meta: Option<serde_json::Value>,
 }
 
 impl About {
-    pub(super) fn new(manifest: Manifest, taken_at: CommitTime, user_meta: Option<serde_json::Value>) -> About {
-        About { manifest, taken_at: taken_at.0, user_meta }
+    pub(super) fn new(
+        manifest: Manifest,
+        taken_at: CommitTime,
+        unchanged_since: Lsn,
+        user_meta: Option<serde_json::Value>,
+    ) -> About {
+        About { manifest, taken_at: taken_at.0, unchanged_since: Some(unchanged_since.to_string()), user_meta }
+    }
+
+    /// Returns the first position from which on the table is what it is in the snapshot.
+    pub(super) fn unchanged_since(&self) -> Option<Lsn> {
+        self.unchanged_since.as_ref()?.parse().ok()
     }
 
     pub(super) fn taken_at(&self) -> CommitTime {

@@ -224,9 +224,10 @@ impl Snapshots {
         let opened = open::open(&info.path, info.format)?;
         let is_of_same_server = opened.about.manifest.is_of_server(&self.source.lock());
         let definition = opened.definition.clone();
+        let unchanged_since = opened.about.unchanged_since().unwrap_or(info.position);
         let base = opened.into_base(&info.path, &self.temporary)?;
         let rows = rows_of(&base, &VecDeque::new(), &info.path)?;
-        Ok(Recovered { info: info.clone(), rows, definition, is_of_same_server })
+        Ok(Recovered { info: info.clone(), rows, definition, unchanged_since, is_of_same_server })
     }
 
     fn sync_file(&self, path: &Path) -> Result<Synced, StoreError> {

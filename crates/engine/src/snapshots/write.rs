@@ -59,7 +59,9 @@ impl Snapshots {
         if journal.is_parted() {
             return Err(SnapshotError::Forked);
         }
-        let Merging { base, after, head, definition } = journal.base_and_after();
+        let merging = journal.base_and_after();
+        let unchanged_since = merging.unchanged_since();
+        let Merging { base, after, head, definition, .. } = merging;
         let base = match after.is_empty() {
             true => base,
             false => {
@@ -72,7 +74,7 @@ impl Snapshots {
         let user_meta = user_meta.or_else(|| earlier.as_ref()?.user_meta.clone());
         let taken_at = self.clock.as_ref()();
         let manifest = Manifest::new(journal.instance(), &self.table, &self.source.lock(), forks);
-        let about = About::new(manifest, taken_at, user_meta.clone());
+        let about = About::new(manifest, taken_at, unchanged_since, user_meta.clone());
         let format = self.options.format;
         let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
         let path = self.folder.path().join(&name);

@@ -458,6 +458,7 @@ impl Kept {
         let beginning = Beginning {
             instance,
             earlier,
+            predecessor: None,
             abandoned,
             abandoned_journals: Vec::new(),
             base,

@@ -572,7 +572,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The next base, in the store.
 fn merge_base(journal: &Journal, store: &Arc<Store>) {
     sync(journal, store);
-    let crate::journal::Merging { base, after, head, definition } = journal.base_and_after();
+    let crate::journal::Merging { base, after, head, definition, .. } = journal.base_and_after();
     let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
     let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
     journal.replace_base(Arc::new(next), tokio::time::Instant::now());

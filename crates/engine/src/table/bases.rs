@@ -115,7 +115,7 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
 /// Makes the next base. In a store none may be ahead of the journal, or clients in between could not go on after a restart: `None`
 /// where the journal will never be that far.
 fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
-    let Merging { base, after, head, definition } = journal.base_and_after();
+    let Merging { base, after, head, definition, .. } = journal.base_and_after();
     if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {
         return Ok(None);
     }

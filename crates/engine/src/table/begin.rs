@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Known, Live, Phase, Table, TableError, Wants, checksum, copy};
 use crate::base::Bases;
 use crate::history::Fork;
-use crate::journal::{Beginning, Head, Journal};
+use crate::journal::{Beginning, Head, InstanceId, Journal, Predecessor};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::Resume;
@@ -95,7 +95,7 @@ impl Table {
 
     /// Begins a journal with the rows of a snapshot.
     fn serve_snapshot(&mut self, recovered: Recovered) -> Result<(), TableError> {
-        let Recovered { info, rows: state, definition, is_of_same_server: _ } = recovered;
+        let Recovered { info, rows: state, definition, unchanged_since, is_of_same_server: _ } = recovered;
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
         // They are what the pipeline made of the source's rows.
         let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;
@@ -103,7 +103,9 @@ impl Table {
         let source = definition.source.clone();
         let (mark, from, told, base) = (info.mark, None, None, None);
         let done = copy::Done { from, to, committed_at, mark, definition: source, pipeline, state, told, base };
-        let live = self.begin_journal(done, definition)?;
+        let instance = InstanceId::parse_snapshot_id(&info.id).map(|(instance, _)| InstanceId(instance.to_owned()));
+        let predecessor = instance.map(|instance| Predecessor { instance, position: to, unchanged_since });
+        let live = self.begin_journal(done, definition, predecessor)?;
         let known = if is_whole { Known::Source } else { Known::Readers };
         self.live = Some(Live { known, ..live });
         self.current_at = info.committed_at;
@@ -165,8 +167,13 @@ impl Table {
         Definition { is_whole: pipeline.is_plain(), source, pipeline: pipeline.description() }
     }
 
-    /// Begins a journal with a first copy.
-    pub(super) fn begin_journal(&mut self, done: copy::Done, definition: Definition) -> Result<Live, TableError> {
+    /// Begins a journal with a first copy, or with a snapshot that another journal has issued.
+    pub(super) fn begin_journal(
+        &mut self,
+        done: copy::Done,
+        definition: Definition,
+        predecessor: Option<Predecessor>,
+    ) -> Result<Live, TableError> {
         let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
         // Before the base has a name: a folder that has one is said to be somebody's.
         let claim = |(store, _): &(Arc<Store>, _)| store::claim(store, &instance, (self.name(), &self.identity));
@@ -178,6 +185,9 @@ impl Table {
         let mut beginning = Beginning::at(instance.clone(), Arc::new(base), definition.clone());
         beginning.abandoned = self.abandoned;
         beginning.abandoned_journals.clone_from(&self.abandoned_journals);
+        if let Some(predecessor) = predecessor {
+            beginning.follow(predecessor);
+        }
         let begin = |store: &Arc<Store>| {
             let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
             Appender::begin(store.clone(), [].into(), Begun { instance, head, taken, schema, definition })

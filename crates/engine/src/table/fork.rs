@@ -132,7 +132,7 @@ impl Table {
             store.forget_failure();
         }
         let before = self.journal.borrow().clone();
-        self.live = Some(self.begin_journal(done, definition)?);
+        self.live = Some(self.begin_journal(done, definition, None)?);
         self.is_forked = false;
         if let Some(before) = before {
             before.close();

@@ -354,7 +354,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(Progress::default());
     let (source, index) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0));
-    let worker = Worker::new(table, index, source, queue, latest, commands, Arc::new(tokio::sync::Semaphore::new(1)));
+    let turns = (CopyTurns::new(4), VerifyTurns::default());
+    let worker = Worker::new(table, index, source, queue, latest, commands, turns);
     let look = async {
         progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
         while status.lock().phase != TablePhase::Live {

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::verification::PartError;
-use super::{Table, TableError, Wants};
+use super::{Table, TableError, VerifyTurns, Wants};
 use crate::source::{Admission, PartEvent, PartOrder, Snapshot, Source, SourceError, TableIndex};
 use crate::status::VerifyCommand;
 use crate::verify::{VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
@@ -37,8 +37,8 @@ pub(super) struct Verifier<S> {
     schedule: Option<VerifySchedule>,
     /// The time of the next background pass.
     due: Option<Pin<Box<Sleep>>>,
-    /// Background passes of one source take turns.
-    turns: Arc<Semaphore>,
+    /// Passes of one source take turns.
+    turns: VerifyTurns,
     pass: Option<Pass>,
 }
 
@@ -100,7 +100,7 @@ impl<S: Source> Verifier<S> {
         source: Arc<S>,
         index: TableIndex,
         schedule: Option<VerifySchedule>,
-        turns: Arc<Semaphore>,
+        turns: VerifyTurns,
     ) -> Verifier<S> {
         Verifier { source, index, schedule, due: None, turns, pass: None }
     }
@@ -158,7 +158,7 @@ impl<S: Source> Verifier<S> {
 
     fn begin_scheduled(&mut self, table: &Table) {
         let Some(schedule) = &self.schedule else { return };
-        let turn = Arc::clone(&self.turns).try_acquire_owned().ok().filter(|_| table.can_verify());
+        let turn = Arc::clone(&self.turns.background).try_acquire_owned().ok().filter(|_| table.can_verify());
         match turn {
             Some(turn) => self.pass = Some(Pass::new(schedule.terms.clone(), None, Some(turn))),
             None => self.due = Some(timer(POSTPONED.min(schedule.interval))),
@@ -193,8 +193,11 @@ impl<S: Source> Verifier<S> {
         let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let inspection = pass.inspection.get_or_insert_with(|| {
             let ((orders, ordered), (parts, events)) = (mpsc::channel(1), mpsc::channel(PART_QUEUE));
-            let (source, index) = (self.source.clone(), self.index);
-            let task = tokio::spawn(async move { source.inspect(index, ordered, parts).await });
+            let (source, index, turns) = (self.source.clone(), self.index, self.turns.clone());
+            let task = tokio::spawn(async move {
+                let _turn = turns.session().await;
+                source.inspect(index, ordered, parts).await
+            });
             Inspection { orders, events, task }
         });
         pass.stall_at = Instant::now() + STALL;

@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn};
+use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
+use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::Verifier;
 use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
 use crate::history::{Fork, Receipt};
 use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
-use crate::status::{ReloadCommand, ReloadError, TableCommand};
+use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 
 /// Chunks of a copy that may wait for the table.
@@ -87,6 +89,9 @@ pub(crate) struct Worker<S> {
     /// How its snapshots are, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
     verifier: Verifier<S>,
+    copy_turns: CopyTurns,
+    /// Copies that were begun.
+    copies: u64,
     retry_delay: RetryDelay,
     /// The time of the next attempt, where the last one failed.
     retry_at: Option<Instant>,
@@ -94,14 +99,43 @@ pub(crate) struct Worker<S> {
     reloads: Vec<oneshot::Sender<Result<(), ReloadError>>>,
 }
 
+/// A copy that runs or waits for its turn. Dropping it gives it up: its task then ends the session, and passes the turn on.
 struct RunningCopy {
     events: mpsc::Receiver<CopyEvent>,
     task: JoinHandle<Result<(), SourceError>>,
 }
 
-impl Drop for RunningCopy {
+/// Shows the session of one copy in the table's status, unless a later copy shows its own.
+struct SessionReport {
+    status: Arc<Mutex<TableStatus>>,
+    copy: u64,
+}
+
+impl SessionReport {
+    fn waits(&self) {
+        self.show(Some(true));
+    }
+
+    fn begins(&self) {
+        self.show(Some(false));
+    }
+
+    fn ends(&self) {
+        self.show(None);
+    }
+
+    fn show(&self, is_waiting: Option<bool>) {
+        let mut status = self.status.lock();
+        if status.copy_session.is_none_or(|shown| shown.copy <= self.copy) {
+            let session = |is_waiting| CopySession { copy: self.copy, is_waiting, since: Instant::now() };
+            status.copy_session = is_waiting.map(session);
+        }
+    }
+}
+
+impl Drop for SessionReport {
     fn drop(&mut self) {
-        self.task.abort();
+        self.ends();
     }
 }
 
@@ -113,7 +147,7 @@ impl<S: Source> Worker<S> {
         events: mpsc::UnboundedReceiver<Queued>,
         progress: watch::Receiver<Progress>,
         commands: mpsc::Receiver<TableCommand>,
-        verify_turns: Arc<Semaphore>,
+        (copy_turns, verify_turns): (CopyTurns, VerifyTurns),
     ) -> Worker<S> {
         let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
@@ -132,6 +166,8 @@ impl<S: Source> Worker<S> {
             store,
             snapshots,
             verifier,
+            copy_turns,
+            copies: 0,
             retry_delay: RetryDelay::new(RETRY_DELAY, RETRY_DELAY_MAX),
             retry_at: None,
             reloads: Vec::new(),
@@ -382,7 +418,20 @@ impl<S: Source> Worker<S> {
         let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
         let (source, index, before) = (self.source.clone(), self.index, self.table.copied_under());
-        let task = tokio::spawn(async move { source.copy(index, before.as_deref(), admits, sender).await });
+        self.copies += 1;
+        let session = SessionReport { status: self.table.shared_status(), copy: self.copies };
+        let turns = self.copy_turns.clone();
+        let task = tokio::spawn(async move {
+            session.waits();
+            let turn = tokio::select! {
+                turn = turns.take() => turn,
+                () = sender.closed() => return Ok(()),
+            };
+            session.begins();
+            let copied = source.copy(index, before.as_deref(), admits, sender).await;
+            drop((session, turn));
+            copied
+        });
         RunningCopy { events, task }
     }
 

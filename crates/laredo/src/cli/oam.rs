@@ -183,7 +183,7 @@ fn detail(source: &SourceInfo, name: &str) -> Value {
 }
 
 /// What is told of a source's slot, and of the source beside its position.
-const DETAILS: [&str; 11] = [
+const DETAILS: [&str; 15] = [
     "paused",
     "slot",
     "wal_status",
@@ -195,6 +195,10 @@ const DETAILS: [&str; 11] = [
     "last_loss",
     "history_forks",
     "last_fork",
+    "copies_running",
+    "copies_waiting",
+    "copies_max",
+    "connections_max",
 ];
 
 fn lag_text(lag: &prost_types::Duration) -> String {

@@ -54,6 +54,8 @@ struct Table {
     problems: Vec<Problem>,
     reason: Option<String>,
     copy: Option<Copied>,
+    /// The time for which the table has waited for its turn to be copied.
+    copy_waiting_ms: Option<u64>,
     /// Since its definition was last seen in the catalogue.
     definition_verified_age_ms: Option<u64>,
     definition_error: Option<String>,
@@ -84,6 +86,8 @@ struct Copied {
     /// Zero when the database does not know; it may well be wrong.
     #[serde(default)]
     rows_estimated: u64,
+    /// The time for which the copy has held its lock and its snapshot.
+    elapsed_ms: Option<u64>,
     left_ms: Option<u64>,
 }
 
@@ -170,11 +174,15 @@ fn detail(table: &Table) -> String {
             text += &format!(" of about {}", grouped(copy.rows_estimated));
         }
         text += &format!(" rows, {}", bytes(copy.bytes));
+        if let Some(ms) = copy.elapsed_ms {
+            text += &format!(", for {}", duration(ms));
+        }
         if let Some(ms) = copy.left_ms.filter(|_| is_judged) {
             text += &format!(", about {} left", duration(ms));
         }
         text
     });
+    let waiting = table.copy_waiting_ms.map(|ms| format!("waiting for its turn for {}", duration(ms)));
     let unverified = table.definition_verified_age_ms.filter(|age| *age >= UNVERIFIED_MS).map(|age| {
         let error = table.definition_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         format!("definition not verified for {}{error}", duration(age))
@@ -187,7 +195,7 @@ fn detail(table: &Table) -> String {
         matches!(problem.reason.as_str(), "drained" | "stale" | "journal_not_kept" | "stream_down")
     };
     let problems = table.problems.iter().filter(is_news).map(|problem| Some(problem.detail.clone()));
-    let parts = [table.error.clone(), next, table.reason.clone(), copy, unverified, differing];
+    let parts = [table.error.clone(), next, table.reason.clone(), waiting, copy, unverified, differing];
     parts.into_iter().chain(problems).flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
@@ -210,18 +218,20 @@ mod tests {
         let body = br#"{"ready": false, "since": 1, "tables": [
             {"schema": "public", "table": "t", "state": "live", "rows": 1234, "position": "0/200", "lag_ms": 12, "clients": 3, "definition_verified_age_ms": 9000},
             {"schema": "public", "table": "big", "state": "copying", "reason": "first copy", "rows": 0, "lag_ms": null,
-             "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "left_ms": 12400}},
+             "copy": {"rows": 5000, "bytes": 1048576, "rows_estimated": 20000, "elapsed_ms": 30000, "left_ms": 12400}},
+            {"schema": "public", "table": "later", "state": "copying", "reason": "first copy", "rows": 0, "copy_waiting_ms": 700},
             {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one",
              "definition_verified_age_ms": 45000, "definition_error": "a lock"}]}"#;
         let (health, json) = read(body).unwrap();
         assert_eq!(
             text(&health),
             "not ready\n\n\
-             TABLE       STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
-             public.t    live     1,234  0/200     12 ms        3\n\
-             public.big  copying      0                            \
-             first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, about 12 s left\n\
-             app.x       failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
+             TABLE         STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
+             public.t      live     1,234  0/200     12 ms        3\n\
+             public.big    copying      0                            \
+             first copy; copied 5,000 of about 20,000 rows, 1.0 MiB, for 30 s, about 12 s left\n\
+             public.later  copying      0                            first copy; waiting for its turn for 700 ms\n\
+             app.x         failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
         );
         assert_eq!(json["since"], 1);
         let (health, _) = read(br#"{"ready": true}"#).unwrap();

@@ -53,6 +53,8 @@ pub(super) fn postgres(
             backoff_max: source.reconnect.max_backoff,
             multiplier: source.reconnect.backoff_multiplier,
         },
+        copies_max: source.copies_max as usize,
+        copy_timeout: source.copy_timeout,
         spool: Arc::new(SpoolOptions { memory_bytes_max: SPOOL_MEMORY_BYTES, folder: folder.to_owned() }),
         seed: random.random(),
     })

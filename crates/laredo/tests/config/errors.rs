@@ -260,6 +260,13 @@ fn what_only_makes_sense_together_is_checked_together() {
             "",
             "2:31: sources.pg.reconnect.initial_backoff: initial_backoff, 2m, is longer than max_backoff, 1m",
         ),
+        ("copies_max = 0", "", "", "2:14: sources.pg.copies_max: expected a whole number from 1 to 1000, found 0"),
+        (
+            "copy_timeout = 10ms",
+            "",
+            "",
+            "2:16: sources.pg.copy_timeout: expected a duration with a unit, from 1s to 3650d, found \"10ms\"",
+        ),
         (
             "slot_name = Upper",
             "",

@@ -89,6 +89,7 @@ fn defaults_are_filled_in() {
     assert!(!source.publication.create);
     assert_eq!(source.ddl.watch, DdlWatchConfig::Poll);
     assert_eq!(source.reconnect.max_attempts, None);
+    assert_eq!((source.copies_max, source.copy_timeout), (4, Duration::from_secs(24 * 3600)));
     let fanout = &config.tables[0].fanout;
     assert_eq!(fanout.journal.max_entries, 100_000);
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));

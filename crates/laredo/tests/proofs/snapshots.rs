@@ -1,12 +1,13 @@
 //! A server with snapshots and no kept journal: killed under load, it goes on from the newest of them, and copies nothing.
 
 use laredo_core::TableName;
+use laredo_testkit::oracle;
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
 use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually, is_full};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
+use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
 use crate::support::server::{PATIENCE, Server, ServerConfig, numbers};
 
 fn with_snapshots(config: ServerConfig, folder: &TempDir, keys: &str) -> ServerConfig {
@@ -136,4 +137,53 @@ async fn an_operator_looks_after_snapshots() {
     assert!(refused(&["inspect", id(1)]).contains("there is no snapshot"));
     assert!(refused(&["restore", id(0)]).contains("set `confirm`"));
     assert!(refused(&["restore", id(0), "--confirm"]).contains("never go back in time"));
+}
+
+/// A client without extensions knows the position of the last change that it was sent. The snapshot is of a later one, but
+/// nothing has happened to the table in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_quiet_table_go_on_after_each_restart() {
+    let (cluster, folder) = (Cluster::start(ClusterOptions::default()).unwrap(), tempfile::tempdir().unwrap());
+    cluster
+        .psql(
+            "CREATE TABLE quiet (id int PRIMARY KEY, n int); INSERT INTO quiet SELECT g, g FROM generate_series(1, 100) g;
+             CREATE TABLE busy (id serial PRIMARY KEY, n int)",
+        )
+        .unwrap();
+    let sql = cluster.connect().await.unwrap();
+    let [quiet, busy] = ["quiet", "busy"].map(|table| TableName::new("public", table));
+    for serializer in ["native", "jsonl"] {
+        let config = ServerConfig::new(cluster.url("postgres"), [quiet.clone(), busy.clone()]);
+        let slot = format!("laredo_quiet_{serializer}");
+        let keys = format!("interval = 1h, serializer = {serializer}");
+        let mut server = with_snapshots(config.slot(&slot), &folder, &keys).start().await;
+        let pair = Pair::start(&server.url(), &quiet, &["id"], Only::All);
+        for round in 1..=3 {
+            // Not in the first round: a client may have been sent nothing but the snapshot.
+            if round > 1 {
+                let mark = -round;
+                sql.batch_execute(&format!("UPDATE quiet SET n = {mark} WHERE id = 1")).await.unwrap();
+                pair.reach(oracle::flushed(&sql).await.unwrap(), mark).await;
+            }
+            let write = "INSERT INTO busy (n) SELECT g FROM generate_series(1, 50) g";
+            sql.batch_execute(write).await.unwrap();
+            let written = oracle::flushed(&sql).await.unwrap();
+            let passed = async || server.is_live_at(written).await;
+            assert!(eventually(PATIENCE, passed).await.is_ok());
+            snapshot(&server, &["create"]);
+            sql.batch_execute(write).await.unwrap();
+            server.restart().await;
+            let mark = -100 - round;
+            sql.batch_execute(&format!("UPDATE quiet SET n = {mark} WHERE id = 2")).await.unwrap();
+            pair.reach(oracle::flushed(&sql).await.unwrap(), mark).await;
+            let rows = oracle::rows_at_rest(&sql, &quiet, &["id"], "true").await.unwrap();
+            pair.settle(&rows).await;
+            assert_eq!(pair.differences(&rows), "", "{serializer}, round {round}");
+            let metrics = server.metrics().await;
+            assert_eq!(numbers(&metrics, "laredo_snapshots_total"), Vec::<&str>::new(), "{serializer}, round {round}");
+            assert_eq!((pair.replica.status().resyncs, pair.simple.state().snapshots), (0, 1));
+        }
+        drop(server);
+        folder.path().read_dir().unwrap().for_each(|entry| std::fs::remove_dir_all(entry.unwrap().path()).unwrap());
+    }
 }

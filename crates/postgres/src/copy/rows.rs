@@ -60,8 +60,7 @@ pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, Trans
 
 /// Sends an event to the reader of a copy, or of a part.
 pub(crate) async fn send<E>(out: &mpsc::Sender<E>, event: E) -> Result<(), SourceError> {
-    let given_up = |_| SourceError::Transient("the copy was given up by its reader".to_owned());
-    out.send(event).await.map_err(given_up)
+    out.send(event).await.map_err(|_| super::given_up())
 }
 
 async fn size(connection: &mut Connection, name: &TableName) -> Result<(u64, u64), TransportError> {

@@ -1,60 +1,58 @@
-use laredo_core::{Oid, TableName};
+use laredo_core::Oid;
 
 use super::wait::Wait;
 use crate::transport::{Connection, TransportError};
 
-/// Waits until the transactions are over that have written these tables, or their partitions, by now. `table` is for the log.
+/// A transaction that has written a table and has not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    /// A transaction keeps its id when it is prepared, and then belongs to no process. One without an id has not written.
+    xid: String,
+    /// The transaction in words.
+    pub(crate) who: String,
+}
+
+/// Returns the transactions that have written these tables, or their partitions, by now.
 ///
 /// What they wrote before the slot, or before the publication had the table, is never streamed. A snapshot taken before
 /// their commits are visible would not have it either. Whoever writes later is streamed as a whole.
-pub(super) async fn wait_for_writers(
-    connection: &mut Connection,
-    table: &TableName,
-    oids: &[Oid],
-) -> Result<(), TransportError> {
-    let mut waiting = writers(connection, oids, None).await?;
-    let mut wait = Wait::new();
-    while !waiting.is_empty() {
-        if wait.pause().await {
-            let whom: Vec<&str> = waiting.iter().map(|writer| writer.who.as_str()).collect();
-            tracing::warn!(%table, writers = whom.join("; "), "the copy can begin when these transactions have ended");
-        }
-        waiting = writers(connection, oids, Some(&waiting)).await?;
-    }
-    Ok(())
+pub(super) async fn writers(connection: &mut Connection, oids: &[Oid]) -> Result<Vec<Writer>, TransportError> {
+    let condition = format!(
+        "EXISTS (SELECT FROM pg_locks r
+            WHERE r.virtualtransaction = t.virtualtransaction AND r.locktype = 'relation' AND r.granted
+              AND r.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+              AND r.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND r.relation IN (
+                  WITH RECURSIVE tree (oid) AS (
+                      SELECT unnest(ARRAY[{oids}]::oid[])
+                      UNION SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p'
+                      JOIN pg_inherits i ON i.inhparent = tree.oid)
+                  SELECT oid FROM tree))",
+        oids = oids.iter().map(Oid::to_string).collect::<Vec<_>>().join(", ")
+    );
+    holding_locks(connection, &condition).await
 }
 
-struct Writer {
-    /// A transaction keeps its id when it is prepared, and then belongs to no process. One without an id has not written.
-    xid: String,
-    who: String,
-}
-
-/// The transactions that hold a lock for writing, of those `among` if given.
-async fn writers(
+/// Waits until these transactions have ended, for [`Wait`]'s patience. Returns those that have not.
+pub(super) async fn wait_for(
     connection: &mut Connection,
-    oids: &[Oid],
-    among: Option<&[Writer]>,
+    mut writers: Vec<Writer>,
 ) -> Result<Vec<Writer>, TransportError> {
-    let condition = match among {
-        Some(writers) => {
-            let xids: Vec<&str> = writers.iter().map(|writer| writer.xid.as_str()).collect();
-            format!("t.transactionid::text IN ('{}')", xids.join("', '"))
+    let mut wait = Wait::new();
+    while !writers.is_empty() {
+        let is_long = wait.pause().await;
+        let xids: Vec<&str> = writers.iter().map(|writer| writer.xid.as_str()).collect();
+        let condition = format!("t.transactionid::text IN ('{}')", xids.join("', '"));
+        writers = holding_locks(connection, &condition).await?;
+        if is_long {
+            break;
         }
-        None => format!(
-            "EXISTS (SELECT FROM pg_locks r
-                WHERE r.virtualtransaction = t.virtualtransaction AND r.locktype = 'relation' AND r.granted
-                  AND r.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-                  AND r.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                  AND r.relation IN (
-                      WITH RECURSIVE tree (oid) AS (
-                          SELECT unnest(ARRAY[{oids}]::oid[])
-                          UNION SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p'
-                          JOIN pg_inherits i ON i.inhparent = tree.oid)
-                      SELECT oid FROM tree))",
-            oids = oids.iter().map(Oid::to_string).collect::<Vec<_>>().join(", ")
-        ),
-    };
+    }
+    Ok(writers)
+}
+
+/// Returns the transactions that meet a condition.
+async fn holding_locks(connection: &mut Connection, condition: &str) -> Result<Vec<Writer>, TransportError> {
     let sql = format!(
         "SELECT t.transactionid::text,
             coalesce(format('process %s of %s since %s', a.pid, a.usename, a.xact_start), 'a prepared transaction')

@@ -9,6 +9,7 @@ use super::proof::{Beginning, KeptTable, SentCommits};
 use super::session::Session;
 use super::{Signals, StreamOptions};
 use crate::ddl::DdlWatch;
+use crate::options::Work;
 use crate::transport::{ReplicationConnection, Row, TransportError};
 use crate::{identity, slot};
 
@@ -156,7 +157,7 @@ impl<'a> Start<'a> {
 
     /// Connects and begins to stream.
     pub(super) async fn open(&mut self, signals: &Signals, sent: &SentCommits) -> Result<Session, StreamError> {
-        let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
+        let mut connection = ReplicationConnection::connect(&self.options.connection.for_work(Work::Stream)).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
         if self.suspect.is_some() {

@@ -53,6 +53,33 @@ pub(super) async fn open(options: &ConnectionOptions, purpose: Purpose) -> Resul
     attempt(options, *last, purpose).await
 }
 
+/// Asks the server to cancel the statement of another session.
+pub(super) async fn cancel(
+    options: &ConnectionOptions,
+    (process_id, secret_key): (i32, i32),
+) -> Result<(), TransportError> {
+    let encryption = match (&options.host, options.tls.mode) {
+        (Host::Unix(_), _) | (_, SslMode::Disable | SslMode::Allow) => Encryption::Never,
+        (_, SslMode::Prefer) => Encryption::IfOffered,
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => Encryption::Always,
+    };
+    let failed = |error| connect_error(options, error);
+    let mut addresses = Addresses::of(options).await.map_err(failed)?;
+    let mut request = BytesMut::new();
+    frontend::cancel_request(process_id, secret_key, &mut request);
+    loop {
+        // Any of the addresses may be that of the session's server. Others do not know the session, and do nothing.
+        let (mut stream, _) = encrypted(options, addresses.connect(options).await.map_err(failed)?, encryption).await?;
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        // The server says nothing, and closes the connection once it has sent the signal.
+        let _ = stream.read_u8().await;
+        if addresses.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
 /// `pg_hba.conf` may refuse one kind of connection and take the other.
 fn may_depend_on_encryption(error: &TransportError) -> bool {
     matches!(error, TransportError::Tls { .. }) || error.server().is_some_and(|server| server.code == "28000")

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
@@ -27,11 +28,16 @@ pub(crate) struct Parameter<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// A statement that is canceled and does not end is canceled again after this.
+const CANCEL_AGAIN: Duration = Duration::from_secs(5);
+
 /// A session that takes SQL.
 pub struct Connection {
     frames: FrameReader<BoxStream>,
     parameters: BTreeMap<String, String>,
     process_id: i32,
+    /// The number and the secret that a request to cancel a statement names. A pooler gives its own.
+    cancel_key: (i32, i32),
     /// A query was sent whose end was not read.
     busy: bool,
 }
@@ -57,7 +63,8 @@ impl Connection {
 
     /// The session after its login, when the server has said all about itself.
     pub(super) async fn ready(frames: FrameReader<BoxStream>) -> Result<Connection, TransportError> {
-        let mut connection = Connection { frames, parameters: BTreeMap::new(), process_id: 0, busy: false };
+        let mut connection =
+            Connection { frames, parameters: BTreeMap::new(), process_id: 0, cancel_key: (0, 0), busy: false };
         loop {
             let frame = connection.frames.next().await?;
             match frame.tag() {
@@ -68,7 +75,10 @@ impl Connection {
                         let pair = body.name().and_then(|name| Ok((name.to_owned(), body.value()?.to_owned())));
                         connection.parameters.extend(pair);
                     }
-                    Message::BackendKeyData(body) => connection.process_id = body.process_id(),
+                    Message::BackendKeyData(body) => {
+                        connection.process_id = body.process_id();
+                        connection.cancel_key = (body.process_id(), body.secret_key());
+                    }
                     _ => {}
                 },
                 b'N' => {}
@@ -88,6 +98,37 @@ impl Connection {
     #[must_use]
     pub fn process_id(&self) -> i32 {
         self.process_id
+    }
+
+    /// Ends the session, and waits until the server has ended it: until then it counts against `max_connections`. A
+    /// statement that is running is canceled. `options` are those of [`Connection::connect`].
+    pub(crate) async fn close(mut self, options: &ConnectionOptions) {
+        let mut terminate = BytesMut::new();
+        frontend::terminate(&mut terminate);
+        let mut is_told = false;
+        loop {
+            if self.busy {
+                let canceled = open::cancel(options, self.cancel_key);
+                match tokio::time::timeout(CANCEL_AGAIN, canceled).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "cannot cancel a statement"),
+                    Err(_) => tracing::debug!("no answer to the request to cancel a statement"),
+                }
+            }
+            let ended = async {
+                if !std::mem::replace(&mut is_told, true) {
+                    let writer = self.frames.get_mut();
+                    if writer.write_all(&terminate).await.is_err() || writer.flush().await.is_err() {
+                        return;
+                    }
+                }
+                // The server closes the connection when its process ends. A vanished server is noticed by keepalives.
+                while self.frames.advance().await.is_ok() {}
+            };
+            if tokio::time::timeout(CANCEL_AGAIN, ended).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Returns true if the session waits for a statement: an error in the last one has not ended it.

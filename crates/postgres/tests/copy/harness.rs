@@ -11,7 +11,7 @@ use laredo_engine::source::{
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
+use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
 
@@ -69,6 +69,8 @@ pub(crate) fn options(cluster: &Cluster) -> PostgresOptions {
         publication: PublicationOptions { name: "laredo_pub".to_owned(), create: true },
         ddl: DdlWatch::Poll,
         reconnect: ReconnectOptions::default(),
+        copies_max: 4,
+        copy_timeout: COPY_TIMEOUT,
         spool: Arc::new(SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() }),
         seed: 1,
     }
@@ -198,7 +200,7 @@ pub(crate) fn some(texts: &[&str]) -> Vec<Option<String>> {
 /// Returns when a waiting copy has asked three more times whether its writers are still there.
 pub(crate) async fn asked_again(watcher: &tokio_postgres::Client) {
     let sql = "SELECT extract(epoch FROM query_start)::float8 FROM pg_stat_activity
-               WHERE application_name = 'laredo' AND query LIKE '%transactionid%IN (%'";
+               WHERE application_name = 'laredo copy' AND query LIKE '%transactionid%IN (%'";
     let mut times = BTreeSet::new();
     while times.len() < 4 {
         for row in watcher.query(sql, &[]).await.unwrap() {

@@ -5,5 +5,6 @@ mod away_and_back;
 mod copies;
 mod harness;
 mod redefinitions;
+mod sessions;
 mod triggered;
 mod writers;

@@ -84,6 +84,8 @@ fn read_table(table: &Served, now: CommitTime) {
     }
     gauge!("laredo_held_bytes", &name()).set(float(status.held_bytes));
     gauge!("laredo_copy_rows", &name()).set(float(status.copy.map_or(0, |copy| copy.rows)));
+    let copy_seconds = status.copy.map_or(0.0, |copy| copy.started_at.elapsed().as_secs_f64());
+    gauge!("laredo_copy_seconds", &name()).set(copy_seconds);
     counter!("laredo_copies_total", &name()).absolute(status.copies);
     let changes = [
         ("insert", status.inserts),
@@ -114,6 +116,11 @@ fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
         let is = standing.is_some_and(|standing| standing.wal_status == status);
         gauge!("laredo_slot_wal_status", &labels).set(float(is.into()));
     }
+    let copies = source.engine.copies();
+    told("laredo_copies_running", Some(float(copies.running as u64)));
+    told("laredo_copies_waiting", Some(float(copies.waiting as u64)));
+    told("laredo_copies_max", Some(float(copies.max as u64)));
+    told("laredo_connections_max", Some(float(source.engine.connections_max() as u64)));
     counter!("laredo_slot_losses_total", &[("source", source.id.clone())]).absolute(retention.losses);
     counter!("laredo_history_forks_total", &[("source", source.id.clone())]).absolute(retention.forks);
 }
@@ -204,6 +211,11 @@ fn describe() {
     describe_gauge!("laredo_table_problem", "1 for each problem that the table has.");
     describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
     describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");
+    describe_gauge!("laredo_copy_seconds", "Seconds for which the running copy has held its lock and its snapshot.");
+    describe_gauge!("laredo_copies_running", "Copies of the source's tables that have a session of the database.");
+    describe_gauge!("laredo_copies_waiting", "Tables of the source that wait for their turn to be copied.");
+    describe_gauge!("laredo_copies_max", "Copies of the source's tables that may run at the same time.");
+    describe_gauge!("laredo_connections_max", "Connections of the database that the source takes at most.");
     describe_slot();
     describe_gauge!(
         "laredo_source_lag_ms",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
-use laredo_engine::{CopyProgress, TablePhase, TableStatus, VerifyReport, VerifyStatus};
+use laredo_engine::{CopyProgress, CopySession, TablePhase, TableStatus, VerifyReport, VerifyStatus};
 use serde::Serialize;
 
 use crate::options::ServedSource;
@@ -53,6 +53,12 @@ struct SourceReport {
     forks: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_fork: Option<String>,
+    /// Copies that have a session of the database, tables that wait for one, and the most copies at a time.
+    copies_running: usize,
+    copies_waiting: usize,
+    copies_max: usize,
+    /// The connections of the database that the source takes at most.
+    connections_max: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -86,6 +92,12 @@ struct TableReport {
     problems: Vec<ProblemReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<CopyReport>,
+    /// Milliseconds since the table's copy has waited for its turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy_waiting_ms: Option<u64>,
+    /// Milliseconds since the copy has had its session of the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy_session_ms: Option<u64>,
     /// Why there is no newer snapshot. The table is served all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot_error: Option<String>,
@@ -161,7 +173,7 @@ pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
 }
 
 fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
-    let retention = source.engine.retention();
+    let (retention, copies) = (source.engine.retention(), source.engine.copies());
     let standing = retention.standing;
     SourceReport {
         source: source.id.clone(),
@@ -178,6 +190,10 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
         last_loss: retention.last_loss,
         forks: retention.forks,
         last_fork: retention.last_fork,
+        copies_running: copies.running,
+        copies_waiting: copies.waiting,
+        copies_max: copies.max,
+        connections_max: source.engine.connections_max(),
     }
 }
 
@@ -206,11 +222,18 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         next_attempt_ms,
         problems: problems.collect(),
         copy: status.copy.map(|copy| copy_report(&copy)),
+        copy_waiting_ms: session_ms(status.copy_session, true),
+        copy_session_ms: session_ms(status.copy_session, false),
         snapshot_error: table.snapshot_error(),
         definition_verified_age_ms: definition.verified_age.map(ms),
         definition_error: definition.error,
         verify: verification_report(&status.verify, now),
     }
+}
+
+/// The age of a copy's wait for its turn, or of its session.
+fn session_ms(session: Option<CopySession>, is_waiting: bool) -> Option<u64> {
+    session.filter(|session| session.is_waiting == is_waiting).map(|session| ms(session.since.elapsed()))
 }
 
 fn verification_report(verify: &VerifyStatus, now: CommitTime) -> VerificationReport {

@@ -111,6 +111,7 @@ fn source_status(shared: &Shared, source: &ServedSource) -> SourceStatus {
 
 fn details(source: &ServedSource) -> Struct {
     let (identity, retention) = (source.engine.identity(), source.engine.retention());
+    let copies = source.engine.copies();
     let text = |text: &str| Kind::StringValue(text.to_owned());
     #[expect(clippy::cast_precision_loss, reason = "a Struct has no other numbers; bytes are exact up to 8 PiB")]
     let number = |number: u64| Kind::NumberValue(number as f64);
@@ -122,6 +123,10 @@ fn details(source: &ServedSource) -> Struct {
         ("slot", text(&retention.slot)),
         ("ddl_watch", text(source.ddl_watch())),
         ("slot_losses", number(retention.losses)),
+        ("copies_running", number(copies.running as u64)),
+        ("copies_waiting", number(copies.waiting as u64)),
+        ("copies_max", number(copies.max as u64)),
+        ("connections_max", number(source.engine.connections_max() as u64)),
     ];
     if let Some(standing) = retention.standing {
         fields.push(("wal_status", text(standing.wal_status.name())));

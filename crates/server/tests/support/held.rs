@@ -38,7 +38,11 @@ impl Source for Held {
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let _ = self.may_copy.clone().wait_for(|may| *may).await;
+        let mut may_copy = self.may_copy.clone();
+        tokio::select! {
+            _ = may_copy.wait_for(|may| *may) => {}
+            () = rows.closed() => return Ok(()),
+        }
         self.database.copy(table, before, admits, rows).await
     }
 

@@ -8,7 +8,7 @@ use laredo_postgres::ConnectionOptions;
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
 use super::super::leaf::show_time;
-use super::super::schema::{Block, Key, Kind, Tagged};
+use super::super::schema::{AGE, Block, Key, Kind, Tagged};
 use super::super::secret::Secret;
 use super::super::write::{self, text};
 
@@ -25,6 +25,10 @@ pub struct SourceConfig {
     pub ddl: DdlConfig,
     /// What happens when the connection is lost.
     pub reconnect: ReconnectConfig,
+    /// The most copies that run at the same time. Default 4.
+    pub copies_max: u32,
+    /// The longest time that a copy holds its lock and its snapshot. Default 24 h.
+    pub copy_timeout: Duration,
 }
 
 /// The kind of replication slot.
@@ -95,6 +99,8 @@ static POSTGRESQL: Block = Block {
         Key::new("publication", Kind::Block(&PUBLICATION)),
         Key::new("ddl", Kind::Block(&DDL)),
         Key::new("reconnect", Kind::Block(&RECONNECT)),
+        Key::new("copies_max", Kind::Count { min: 1, max: 1000 }),
+        Key::new("copy_timeout", AGE),
     ],
 };
 
@@ -208,6 +214,8 @@ impl SourceConfig {
             publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
             ddl: DdlConfig::read(&fields.block("ddl")),
             reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),
+            copies_max: fields.count_u32("copies_max").unwrap_or(4),
+            copy_timeout: fields.time("copy_timeout").unwrap_or(laredo_postgres::COPY_TIMEOUT),
             slot,
         }
     }
@@ -242,6 +250,8 @@ impl SourceConfig {
             out.put("max_backoff", show_time(self.reconnect.max_backoff));
             out.put("backoff_multiplier", self.reconnect.backoff_multiplier);
         });
+        out.put("copies_max", self.copies_max);
+        out.put("copy_timeout", show_time(self.copy_timeout));
     }
 }
 

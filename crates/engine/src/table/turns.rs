@@ -1,0 +1,131 @@
+//! Turns of a source's copies and verifications: each takes connections of the database, which others need, too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The copies of one source that may run at the same time. Tables take turns in the order in which they asked.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyTurns {
+    free: Arc<Semaphore>,
+    copies_max: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A permit to open one session for a copy. Dropping it passes it to the table that has waited longest.
+#[derive(Debug)]
+pub(crate) struct CopyTurn {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Counts a table that waits for its turn, for as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The copies of a source at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyCounts {
+    /// Copies that have a session of the database.
+    pub running: usize,
+    /// Tables that wait for their turn.
+    pub waiting: usize,
+    /// The most that may run at the same time.
+    pub max: usize,
+}
+
+impl CopyTurns {
+    /// Turns for at most `copies_max` copies at a time; at least one.
+    pub(crate) fn new(copies_max: usize) -> CopyTurns {
+        let copies_max = copies_max.clamp(1, Semaphore::MAX_PERMITS);
+        CopyTurns { free: Arc::new(Semaphore::new(copies_max)), copies_max, waiting: Arc::default() }
+    }
+
+    /// Waits for a turn. Dropping the future gives the place in the line up.
+    pub(crate) async fn take(&self) -> CopyTurn {
+        let _waiting = Waiting::new(&self.waiting);
+        // The semaphore is never closed.
+        CopyTurn { _permit: Arc::clone(&self.free).acquire_owned().await.ok() }
+    }
+
+    /// Returns the number of copies that run and of tables that wait.
+    pub(crate) fn counts(&self) -> CopyCounts {
+        CopyCounts {
+            running: self.copies_max - self.free.available_permits().min(self.copies_max),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            max: self.copies_max,
+        }
+    }
+}
+
+/// Verifications that read one source at the same time: at most [`VERIFICATIONS_MAX`], one of them in the background.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifyTurns {
+    /// Background passes take turns.
+    pub(crate) background: Arc<Semaphore>,
+    /// Sessions that read parts.
+    sessions: Arc<Semaphore>,
+}
+
+/// Each takes up to two connections.
+const VERIFICATIONS_MAX: usize = 2;
+
+impl Default for VerifyTurns {
+    fn default() -> VerifyTurns {
+        VerifyTurns { background: Arc::new(Semaphore::new(1)), sessions: Arc::new(Semaphore::new(VERIFICATIONS_MAX)) }
+    }
+}
+
+impl VerifyTurns {
+    /// Waits until another session may read parts.
+    pub(crate) async fn session(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        Arc::clone(&self.sessions).acquire_owned().await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_given_in_the_order_in_which_they_were_asked_for() {
+        let turns = CopyTurns::new(2);
+        let (first, second) = (turns.take().await, turns.take().await);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut third = pin!(turns.take());
+        assert!(third.as_mut().poll(&mut context).is_pending());
+        let mut fourth = Box::pin(turns.take());
+        assert!(fourth.as_mut().poll(&mut context).is_pending());
+        assert_eq!(turns.counts(), CopyCounts { running: 2, waiting: 2, max: 2 });
+        drop(second);
+        assert!(fourth.as_mut().poll(&mut context).is_pending(), "the third was there before");
+        let Poll::Ready(third) = third.poll(&mut context) else { panic!("a turn is free") };
+        drop(fourth);
+        assert_eq!(turns.counts(), CopyCounts { running: 2, waiting: 0, max: 2 });
+        drop((first, third));
+        assert_eq!(turns.counts(), CopyCounts { running: 0, waiting: 0, max: 2 });
+    }
+
+    #[tokio::test]
+    async fn at_least_one_copy_may_run() {
+        let turns = CopyTurns::new(0);
+        let _turn = turns.take().await;
+        assert_eq!(turns.counts(), CopyCounts { running: 1, waiting: 0, max: 1 });
+    }
+}
