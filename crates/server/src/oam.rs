@@ -29,7 +29,7 @@ pub(crate) fn service(shared: Arc<Shared>) -> LaredoOamServiceServer<Oam> {
 }
 
 /// An order to copy tables is answered after this at the latest, when copies wait for others.
-const RELOAD_WAIT: Duration = Duration::from_secs(5);
+const RELOAD_WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Oam {
     shared: Arc<Shared>,

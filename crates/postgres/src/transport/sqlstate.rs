@@ -29,8 +29,8 @@ pub(crate) fn outlook(code: &str) -> Outlook {
         | "25P03" | "25P04"
         // A hot standby behind the same address, which is promoted or left.
         | "25006" => Outlook::Passing,
-        // No such table, column, object, schema, function.
-        "42P01" | "42703" | "42704" | "3F000" | "42883" => Outlook::Missing,
+        // No such table, column, object, schema, function; and what a hot standby does not do ("during recovery").
+        "42P01" | "42703" | "42704" | "3F000" | "42883" | "0A000" => Outlook::Missing,
         // No such database: it may be restored right now.
         "3D000" => Outlook::Login,
         _ => match code.get(..2).unwrap_or_default() {
