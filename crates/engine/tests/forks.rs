@@ -31,7 +31,7 @@ const ALL: [Keeps; 3] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing];
 struct Running {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 /// A table as the `run`th process has it.
@@ -66,7 +66,7 @@ impl Running {
 
     async fn end(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 
     /// The journal that is served, once it has come to a position.

@@ -22,7 +22,7 @@ struct Followed {
     reader: Reader,
     copies: u64,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Followed {
@@ -85,7 +85,7 @@ impl Followed {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 

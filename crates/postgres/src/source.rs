@@ -1,16 +1,19 @@
 //! A PostgreSQL database as the engine sees it.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, Schema};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceError,
-    SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceClock,
+    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
@@ -21,7 +24,7 @@ use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
 use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
-use crate::{care, copy, identity, inspect, reset, validate, watch as definitions};
+use crate::{care, copy, identity, inspect, reset, slot, validate, watch as definitions};
 
 /// How a database is followed.
 #[derive(Clone, Debug)]
@@ -46,12 +49,20 @@ pub struct PostgresOptions {
 #[derive(Debug)]
 pub struct PostgresSource {
     options: PostgresOptions,
-    tables: OnceLock<Vec<Followed>>,
-    /// The position of an earlier run, and what that run has kept.
-    from: Mutex<(Option<Lsn>, Vec<KeptTable>)>,
-    /// The database as it was found at the start.
-    identity: OnceLock<SourceIdentity>,
+    run: Mutex<PreparedRun>,
+    random: Mutex<StdRng>,
     signals: Signals,
+}
+
+/// What a run was prepared with; the next one replaces it.
+#[derive(Debug, Default)]
+struct PreparedRun {
+    /// `None` before the first run.
+    tables: Option<Arc<[Followed]>>,
+    /// The position of an earlier run, and what that run has kept.
+    from: (Option<Lsn>, Vec<KeptTable>),
+    /// The database as it was found at the start.
+    identity: Option<SourceIdentity>,
 }
 
 /// A table that is followed.
@@ -88,13 +99,8 @@ impl PostgresSource {
     /// A source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
-        PostgresSource {
-            options,
-            tables: OnceLock::new(),
-            from: Mutex::default(),
-            identity: OnceLock::new(),
-            signals: Signals::new(),
-        }
+        let random = Mutex::new(StdRng::seed_from_u64(options.seed));
+        PostgresSource { options, run: Mutex::default(), random, signals: Signals::new() }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -107,16 +113,16 @@ impl PostgresSource {
         validate::check(&mut connection, &self.options, tables).await
     }
 
-    fn tables(&self) -> Result<&[Followed], SourceError> {
+    fn tables(&self) -> Result<Arc<[Followed]>, SourceError> {
         let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
-        self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)
+        self.run.lock().tables.clone().ok_or_else(unprepared)
     }
 
     /// Forgets what tables were copied under whenever the database's history forks: they are copied again.
-    async fn forget_copies(&self) -> Infallible {
+    async fn forget_copies(&self, tables: &[Followed]) -> Infallible {
         let mut forks = self.signals.forks.subscribe();
         while forks.changed().await.is_ok() {
-            self.tables.get().into_iter().flatten().for_each(|table| table.progress.lock().copied = None);
+            tables.iter().for_each(|table| table.progress.lock().copied = None);
         }
         std::future::pending().await
     }
@@ -133,14 +139,18 @@ impl PostgresSource {
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         let mut connection = Connection::connect(&self.options.connection).await?;
+        // First: a server that stands by for another one need not find anything wrong with what that one uses.
+        if let Some(holder) = slot::holder(&mut connection, &self.options.slot).await? {
+            return Err(SourceError::Held(holder));
+        }
         validate::prepare(&mut connection, &self.options, tables).await?;
+        care::read_clock(&mut connection, &self.signals.clock).await?;
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
-        self.identity.get_or_init(|| identity.clone());
-        match self.tables.set(followed.collect()) {
-            Ok(()) => Ok(identity),
-            Err(_) => Err(SourceError::Definite(vec!["the source is prepared already".to_owned()])),
-        }
+        let tables = Some(followed.collect());
+        *self.run.lock() = PreparedRun { tables, from: Default::default(), identity: Some(identity.clone()) };
+        self.signals.begin_run();
+        Ok(identity)
     }
 
     async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
@@ -179,31 +189,44 @@ impl Source for PostgresSource {
             }
             Resume::Copy(_) => None,
         });
-        *self.from.lock() = (from, kept.collect());
+        self.run.lock().from = (from, kept.collect());
         Ok(resumes)
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
+    fn retry_delay(&self, failed: u32) -> Option<Duration> {
+        self.options.reconnect.delay(failed, &mut *self.random.lock())
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: Acknowledged,
+        reporter: StateReporter,
+    ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        let (from, kept) = self.from.lock().clone();
+        let ((from, kept), identity) = {
+            let run = self.run.lock();
+            (run.from.clone(), run.identity.clone())
+        };
         let options = StreamOptions {
             connection: self.options.connection.clone(),
             slot: self.options.slot.clone(),
             publication: self.options.publication.name.clone(),
+            creates_publication: self.options.publication.create,
             tables: tables.iter().map(|table| table.request.name.clone()).collect(),
             reconnect: self.options.reconnect.clone(),
             spool: self.options.spool.clone(),
             seed: self.options.seed,
             from,
             kept,
-            identity: self.identity.get().cloned(),
+            identity,
             ddl: self.options.ddl,
         };
         tokio::select! {
-            result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
-            never = definitions::watch(&options, tables, &self.signals, &events) => match never {},
+            result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
+            never = definitions::watch(&options, &tables, &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
-            never = self.forget_copies() => match never {},
+            never = self.forget_copies(&tables) => match never {},
         }
     }
 
@@ -223,7 +246,8 @@ impl Source for PostgresSource {
     ) -> Result<(), SourceError> {
         let route = |definition: &Definition| self.signals.route(table, definition.relation_identity());
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
-        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
+        let tables = self.tables()?;
+        let table = tables.get(table.0).ok_or_else(no_such_table)?;
         let mut connection = Connection::connect(&self.options.connection).await?;
         let slot = self.slot().await?;
         let name = std::slice::from_ref(&table.request.name);
@@ -254,7 +278,8 @@ impl Source for PostgresSource {
         parts: mpsc::Sender<PartEvent>,
     ) -> Result<(), SourceError> {
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
-        let table = self.tables()?.get(table.0).ok_or_else(no_such_table)?;
+        let tables = self.tables()?;
+        let table = tables.get(table.0).ok_or_else(no_such_table)?;
         inspect::read_parts(&self.options, table, &self.signals, orders, &parts).await
     }
 
@@ -266,10 +291,14 @@ impl Source for PostgresSource {
         self.signals.looks.subscribe()
     }
 
+    fn clock(&self) -> SourceClock {
+        self.signals.clock.clone()
+    }
+
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
         let tables = self.tables()?;
         if drop_publication {
-            reset::publication(&self.options, tables).await?;
+            reset::publication(&self.options, &tables).await?;
         }
         // Until they are copied again, nothing that the catalogue says is compared with what they were copied under.
         tables.iter().for_each(|table| table.progress.lock().copied = None);

@@ -52,8 +52,7 @@ impl Setting {
         let handle = engine.handle();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            let ended: Result<(), SourceError> = engine.run(async move { drop(stopped.await) }).await;
-            ended.unwrap();
+            engine.run(async move { drop(stopped.await) }).await;
         });
         for table in handle.tables() {
             table.wait_journal().await.unwrap();

@@ -214,6 +214,12 @@ impl Oam {
     }
 
     async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
+        // A source that waits for its next attempt makes it now, whether its tables take the order or not.
+        for source in
+            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id))
+        {
+            source.engine.retry_now();
+        }
         let mut asked = 0;
         for table in tables {
             asked += usize::from(table.handle().reload("an operator asked for it").await);
@@ -222,8 +228,22 @@ impl Oam {
             asked if asked == tables.len() => {
                 (true, format!("{asked} tables are copied anew; clients are sent what differs"))
             }
-            _ => (false, "the server is stopping".to_owned()),
+            _ => (false, self.unfollowed(tables)),
         }
+    }
+
+    /// Says why tables take no orders.
+    fn unfollowed(&self, tables: &[&Arc<Served>]) -> String {
+        let sources =
+            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
+        let said = sources.filter_map(|source| {
+            let state = source.engine.source_status().state;
+            let reason = state.reason().unwrap_or("the database has not answered yet");
+            (!state.is_following())
+                .then(|| format!("source {} is {}: {reason}; it is tried again now", source.id, state.name()))
+        });
+        let said: Vec<String> = said.collect();
+        if said.is_empty() { "the server is stopping".to_owned() } else { said.join("; ") }
     }
 
     fn pause(&self, source_id: &str, paused: bool) -> Result<ServiceState, Status> {

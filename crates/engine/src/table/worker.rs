@@ -308,7 +308,7 @@ impl<S: Source> Worker<S> {
             }
             loop {
                 match source.copy(index, before.as_deref(), admits.clone(), sender.clone()).await {
-                    Err(SourceError::Transient(error)) => {
+                    Err(SourceError::Transient(error) | SourceError::Held(error)) => {
                         tracing::warn!(table = %name, %error, "copying the table failed and is tried again");
                         backoff = (backoff * 2).min(COPY_BACKOFF_MAX);
                         tokio::time::sleep(backoff).await;

@@ -26,6 +26,7 @@ mod schema_changes;
 mod slot;
 mod snapshots;
 mod startup;
+mod states;
 mod subscription;
 mod two_servers;
 mod values;
