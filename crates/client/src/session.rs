@@ -22,6 +22,8 @@ use crate::intake::{Feedback, Input, Resume, weight};
 use crate::status::{ReplicaError, deepest};
 use laredo_core::TableName;
 
+/// The time in which a name resolves, a server takes the connection, and TLS agrees on keys.
+const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// A server sends heartbeats far more often than this.
 const SILENCE: Duration = Duration::from_secs(30);
 /// The answers to a server's checks that may wait. A server asks one question at a time.
@@ -289,11 +291,12 @@ impl Dialer {
 
     async fn dial(&self, resume: Resume) -> Result<Opened, ReplicaError> {
         // Each stream has a connection of its own: a balancer may then choose another server.
-        let channel =
-            self.options.endpoint.connect().await.map_err(|error| ReplicaError::Connect {
-                server: self.options.server.clone(),
-                reason: deepest(&error),
-            })?;
+        let failed = |reason: String| ReplicaError::Connect { server: self.options.server.clone(), reason };
+        // The endpoint's own limit is for TCP alone: a server may be mute in the TLS handshake, or its name may not resolve.
+        let channel = match tokio::time::timeout(CONNECT_MAX, self.options.endpoint.connect()).await {
+            Ok(connected) => connected.map_err(|error| failed(deepest(&error)))?,
+            Err(_) => return Err(failed(format!("no answer for {} s", CONNECT_MAX.as_secs()))),
+        };
         let activity = Arc::new(AtomicU64::new(0));
         let mut client = LaredoReplicationServiceClient::new(Watched::new(channel.clone(), activity.clone()))
             .max_decoding_message_size(self.options.message_bytes_max);

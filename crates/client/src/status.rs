@@ -121,7 +121,11 @@ impl ReplicaError {
 
     pub(crate) fn from_status(status: &tonic::Status, table: &TableName) -> ReplicaError {
         use tonic::Code;
-        let (code, reason) = (status.code(), status.message().to_owned());
+        let (code, mut reason) = (status.code(), status.message().to_owned());
+        // It is this client that refused what it was sent.
+        if code == Code::OutOfRange && reason.contains("message length too large") {
+            reason.push_str("; raise message_bytes_max of this client");
+        }
         match code {
             Code::InvalidArgument
             | Code::NotFound

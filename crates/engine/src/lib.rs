@@ -3,6 +3,7 @@
 //! No gRPC and no PostgreSQL here: a source is a [`source::Source`], a reader a [`journal::Journal`] cursor.
 
 pub mod base;
+pub mod descriptors;
 mod durable;
 mod engine;
 mod history;

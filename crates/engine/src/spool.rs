@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use laredo_core::{Schema, TupleRef};
 
+use crate::descriptors::with_reserve;
 use crate::source::RelationShape;
 
 /// Where and when a spool leaves memory.
@@ -185,7 +186,7 @@ impl SpoolWriter {
 
 /// An unnamed file that vanishes with its last handle.
 pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
-    tempfile::tempfile_in(folder)
+    with_reserve(|| tempfile::tempfile_in(folder))
         .map_err(|error| io::Error::new(error.kind(), format!("temporary file in {}: {error}", folder.display())))
 }
 

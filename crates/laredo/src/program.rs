@@ -9,12 +9,14 @@ use crate::config::server::{LogLevel, LogType, LoggingConfig};
 use crate::config::{Loader, Report};
 
 mod arguments;
+mod descriptors;
 mod healthcheck;
 mod listen;
 mod random;
 mod stop;
 
 pub(crate) use arguments::{Command, ConfigArguments};
+pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;
 pub(crate) use random::random;
@@ -87,6 +89,7 @@ pub(crate) fn run(
     work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), Failure>,
 ) -> ExitCode {
     log_to_stderr(logging);
+    descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -10,6 +10,7 @@ mod compose;
 mod listen;
 mod options;
 mod prepare;
+mod temporary;
 
 pub use arguments::Arguments;
 use compose::serve;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::catalog::{self, Definition, Facts, Published, quoted};
 use crate::source::{Followed, PostgresOptions, Settled};
-use crate::transport::{Connection, Row, TransportError};
+use crate::transport::{Connection, Row, TransportError, for_transaction};
 use crate::{publication, validate};
 use wait::Wait;
 
@@ -129,8 +129,9 @@ pub(crate) async fn begin(
 ) -> Result<Snapshot, SourceError> {
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
     let start = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off; \
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off; \
          LOCK TABLE {}{} IN ACCESS SHARE MODE",
+        for_transaction(),
         only(kind),
         request.name.quoted()
     );

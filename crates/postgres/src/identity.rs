@@ -6,6 +6,9 @@ use laredo_engine::source::SourceIdentity;
 use crate::options::ConnectionOptions;
 use crate::transport::{ReplicationConnection, Row, TransportError};
 
+/// The SQLSTATE for a file that is missing.
+const UNDEFINED_FILE: &str = "58P01";
+
 /// Asks a walsender, which also shows that one can be had.
 pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
     of(&mut ReplicationConnection::connect(options).await?).await
@@ -33,7 +36,18 @@ pub(crate) async fn history(
     if timeline <= 1 {
         return Ok(Vec::new());
     }
-    let rows = connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+    let rows = match connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await {
+        Ok(rows) => rows,
+        Err(TransportError::Server(error)) if error.code == UNDEFINED_FILE => {
+            // A position of an earlier timeline is then one of an unknown history, and its tables are copied again.
+            tracing::warn!(
+                timeline, %error,
+                "the server has lost the history file of its timeline; positions of earlier timelines cannot be resumed from"
+            );
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
     Ok(parse_history(text(&rows, 1).ok_or_else(|| unexpected(&rows))?))
 }
 

@@ -29,6 +29,9 @@ pub struct ConnectionOptions {
     pub channel_binding: ChannelBinding,
     /// How long one attempt to connect may take, from the first packet until the server takes queries. `None`: forever.
     pub connect_timeout: Option<Duration>,
+    /// How long what was sent may stay without an acknowledgement before the connection counts as lost. `None`: as long as
+    /// the system says.
+    pub tcp_user_timeout: Option<Duration>,
     /// What `pg_stat_activity` shows.
     pub application_name: String,
     /// Command-line options for the server process.

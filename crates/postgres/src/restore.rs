@@ -127,7 +127,9 @@ impl Restore {
         if let Some(column) = schema.columns().iter().find(|column| column.is_text) {
             return Err(RestoreError::NoBinaryForm(column.name.clone()));
         }
-        let mut connection = Connection::connect(options).await?;
+        // PostgreSQL reads no rows while a lock or a trigger holds it up, which TCP cannot tell from a server that is gone.
+        let options = ConnectionOptions { tcp_user_timeout: None, ..options.clone() };
+        let mut connection = Connection::connect(&options).await?;
         connection.simple_query("BEGIN").await?;
         let name = table.quoted();
         let there = found(&mut connection, &name).await?;

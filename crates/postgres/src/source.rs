@@ -110,7 +110,10 @@ impl PostgresSource {
     /// As those of [`Source::prepare`].
     pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
         let mut connection = Connection::connect(&self.options.connection).await?;
-        validate::check(&mut connection, &self.options, tables).await
+        let schemas = validate::check(&mut connection, &self.options, tables).await?;
+        // A pooler may pass SQL on, and no replication.
+        identity::read(&self.options.connection).await?;
+        Ok(schemas)
     }
 
     fn tables(&self) -> Result<Arc<[Followed]>, SourceError> {

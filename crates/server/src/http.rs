@@ -20,8 +20,10 @@ use crate::shared::Shared;
 
 mod metrics;
 mod report;
+mod serve;
 mod startup;
 
+pub use serve::serve_http;
 pub use startup::{WaitingFor, serve_startup};
 
 use metrics::Metrics;

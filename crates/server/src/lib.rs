@@ -4,6 +4,7 @@
 //! A stream to a client is a body that is pulled: HTTP/2's flow control asks for the next bytes, and only then is the next
 //! piece of the journal looked for. No queue stands between the journal and a connection, so a slow client costs one piece.
 
+mod accept;
 mod acknowledgements;
 mod drain;
 mod grpc;
@@ -24,7 +25,7 @@ mod table;
 mod tls;
 mod view;
 
-pub use http::{WaitingFor, serve_startup};
+pub use http::{WaitingFor, serve_http, serve_startup};
 pub use options::{
     BufferOptions, HttpOptions, Listeners, ServeError, ServedSource, ServedTableOptions, ServerOptions, TlsFile,
     TlsOptions, Waits,

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use laredo_engine::Clock;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::option_layer;
 
+use crate::accept::{Acceptor, Descriptors, with_preface};
 use crate::grpc::Replication;
+use crate::http::serve_http;
 use crate::oam;
 use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
 use crate::protocols::{Methods, Protocols};
@@ -90,13 +90,15 @@ impl Server {
                 .add_optional_service(has_oam.then(query::service))
                 .add_service(health.clone())
                 .add_service(reflection()?);
-            let (incoming, acceptor) = (TcpIncoming::from(listener).with_nodelay(Some(true)), acceptor.clone());
+            let connections = Acceptor::new(listener, Descriptors::Spare).into_stream();
+            let acceptor = acceptor.clone();
             let closed = closing.clone().cancelled_owned();
             tasks.spawn(async move {
                 let served = match acceptor {
-                    None => router.serve_with_incoming_shutdown(incoming, closed).await,
+                    None => router.serve_with_incoming_shutdown(with_preface(connections), closed).await,
                     Some(acceptor) => {
-                        router.serve_with_incoming_shutdown(tls::incoming(incoming, acceptor), closed).await
+                        let connections = tls::handshakes(connections, acceptor);
+                        router.serve_with_incoming_shutdown(with_preface(connections), closed).await
                     }
                 };
                 served.map_err(ServeError::Grpc)
@@ -107,7 +109,11 @@ impl Server {
             listeners.metrics.map(|listener| (listener, crate::http::metrics_router(&shared))),
         ];
         for (listener, router) in http.into_iter().flatten() {
-            tasks.spawn(serve_http(listener, router, closing.clone()));
+            let serving = serve_http(listener, router, closing.clone());
+            tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
         }
         let last = async {
             stop.await;
@@ -148,15 +154,6 @@ async fn join_all(tasks: &mut JoinSet<Result<(), ServeError>>) -> Result<(), Ser
 
 fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Result<(), ServeError> {
     ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
-}
-
-pub(crate) async fn serve_http(
-    listener: TcpListener,
-    router: axum::Router,
-    closing: CancellationToken,
-) -> Result<(), ServeError> {
-    let serving = axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned());
-    serving.await.map_err(ServeError::Http)
 }
 
 /// HTTP/2 and HTTP/1.1; what each connection speaks is seen from its first bytes.

@@ -1,6 +1,5 @@
 //! Certificates, and the connections behind them.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::TcpIncoming;
 
 use crate::options::{TlsFile, TlsOptions};
 
@@ -100,20 +98,16 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Connections whose keys are agreed on.
-pub(crate) fn incoming(
-    connections: TcpIncoming,
+/// Agrees on keys with each client. A handshake that fails or takes too long ends the connection.
+pub(crate) fn handshakes(
+    connections: impl Stream<Item = TcpStream>,
     acceptor: TlsAcceptor,
-) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+) -> impl Stream<Item = TlsStream<TcpStream>> {
     let handshakes = connections.map(move |connection| {
         let acceptor = acceptor.clone();
         async move {
-            let connection = match connection {
-                Ok(connection) => connection,
-                Err(error) => return Some(Err(error)),
-            };
             match timeout(HANDSHAKE_MAX, acceptor.accept(connection)).await {
-                Ok(Ok(connection)) => Some(Ok(connection)),
+                Ok(Ok(connection)) => Some(connection),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a TLS handshake failed");
                     None

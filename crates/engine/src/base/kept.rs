@@ -11,6 +11,7 @@ use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence};
 use tempfile::NamedTempFile;
 
 use super::{Base, BaseError, BaseWriter};
+use crate::descriptors::with_reserve;
 use crate::journal::{Head, InstanceId};
 use crate::store::{BaseFooter, Definition, KeptMark, SUMMED_BYTES, Store, StoreError, Sums, unsealed};
 
@@ -167,7 +168,7 @@ impl Base {
     pub(crate) fn open(path: &Path) -> Result<(Base, BaseFooter), StoreError> {
         let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
         let damaged = |at, what: &str| StoreError::damaged(path, at, what);
-        let file = File::open(path).map_err(io)?;
+        let file = with_reserve(|| File::open(path)).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let no_footer = || damaged(length, "it does not end as a base does");
         let mut footer_bytes = [0; LENGTH_BYTES as usize];

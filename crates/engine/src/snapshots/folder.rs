@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::open::{self, Opened, format_of};
 use super::{Recovered, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention};
 use crate::base::{Base, BaseError};
+use crate::descriptors::with_reserve;
 use crate::durable::{Durable, Synced, sync};
 use crate::history::Fork;
 use crate::source::SourceIdentity;
@@ -229,7 +230,7 @@ impl Snapshots {
     }
 
     fn sync_file(&self, path: &Path) -> Result<Synced, StoreError> {
-        File::open(path).and_then(|file| sync(&file)).map_err(io_error("syncing", path))?;
+        with_reserve(|| File::open(path)).and_then(|file| sync(&file)).map_err(io_error("syncing", path))?;
         self.folder.sync_names()
     }
 

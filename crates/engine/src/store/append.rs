@@ -17,6 +17,7 @@ use super::error::{StoreError, io_error};
 use super::format::{Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, RecordHead, sealed};
 use super::journal_folder::{JOURNAL, Store};
 use super::queue::{Job, Queue, run};
+use crate::descriptors::with_reserve;
 use crate::durable::sync;
 use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
 
@@ -233,7 +234,7 @@ impl Appender {
             mark: KeptMark::of(head.mark),
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = with_reserve(|| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
         let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
         self.files.push_back(JournalFile {
             file: Arc::new(file),

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
+use crate::descriptors::with_reserve;
 use crate::durable::{Synced, sync};
 
 /// A folder that nobody else may use as long as this lives.
@@ -52,7 +53,7 @@ impl Folder {
     /// # Errors
     /// When no file can be made there.
     pub(crate) fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
-        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.path)
+        with_reserve(|| tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.path))
     }
 
     /// Gives a file that was written and synced its name, so that it is there whole or not at all.
@@ -69,7 +70,7 @@ impl Folder {
 
     /// Makes names that came or went last.
     pub(crate) fn sync_names(&self) -> Result<Synced, StoreError> {
-        let folder = File::open(&self.path).and_then(|folder| sync(&folder));
+        let folder = with_reserve(|| File::open(&self.path)).and_then(|folder| sync(&folder));
         folder.map_err(io_error("syncing the folder", &self.path))
     }
 
@@ -113,7 +114,7 @@ impl Folder {
     /// # Errors
     /// When it cannot be read.
     pub(crate) fn list(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let entries = fs::read_dir(&self.path).map_err(io_error("listing", &self.path))?;
+        let entries = with_reserve(|| fs::read_dir(&self.path)).map_err(io_error("listing", &self.path))?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
         paths.collect::<io::Result<_>>().map_err(io_error("listing", &self.path))
     }

@@ -308,7 +308,7 @@ pub(super) enum FanoutCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TailArgs {
-    /// The table, as the database spells it: case counts, and there are no quotes.
+    /// The table, as the database spells it: case counts. A schema with a dot in its name is written in double quotes.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]
@@ -342,7 +342,7 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FanoutArgs {
-    /// The table, as the database spells it: case counts, and there are no quotes.
+    /// The table, as the database spells it: case counts. A schema with a dot in its name is written in double quotes.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]

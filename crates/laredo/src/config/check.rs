@@ -12,6 +12,17 @@ pub(crate) fn check(schema: &Schema, root: &Node, problems: &mut Vec<Problem>) {
     Checker { schema, problems }.block(root, schema.root, &KeyPath::default());
 }
 
+/// Returns true if a text holds what looks like a substitution. HOCON takes it as it is, and nobody means that.
+fn has_placeholder(text: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    text.split("${").skip(1).any(|rest| {
+        let inside = rest.split_once('}').map(|(inside, _)| inside.strip_prefix('?').unwrap_or(inside));
+        inside.is_some_and(|name| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_name)
+        })
+    })
+}
+
 struct Checker<'a> {
     schema: &'a Schema,
     problems: &'a mut Vec<Problem>,
@@ -48,11 +59,14 @@ impl Checker<'_> {
                 None => self.mismatch(node, &Kind::List(kind), path),
             },
             Kind::Scalar if node.scalar().is_some() => {}
-            kind => {
-                if Leaf::read(node, kind).is_err() {
-                    self.mismatch(node, kind, path);
-                }
-            }
+            kind => match Leaf::read(node, kind) {
+                Ok(Leaf::Text(text)) if has_placeholder(&text) => self.problems.push(
+                    Problem::new(&node.place, path, "has ${…} inside quotes, where it is not replaced")
+                        .help("end the quotes before it: \"postgresql://laredo:\"${PG_PASSWORD}\"@db/app\""),
+                ),
+                Ok(_) => {}
+                Err(_) => self.mismatch(node, kind, path),
+            },
         }
     }
 

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use hocon::parser::{AstField, AstNode};
 
+use super::diagnostics::Problem;
 use super::document::{OpenFile, Reader};
-use super::tree::Place;
+use super::tree::{KeyPath, Place};
 
 /// The places of one key, of its value, and of everything inside.
 #[derive(Debug, Clone)]
@@ -110,6 +111,13 @@ impl Marker<'_, '_> {
     }
 
     fn concatenation(&mut self, nodes: &[AstNode], marks: &mut Marks, path: &[String]) {
+        let is_text = |node: &AstNode| matches!(node, AstNode::Scalar { separator: false, .. });
+        let is_block = |node: &AstNode| matches!(node, AstNode::Object { .. } | AstNode::Array { .. });
+        if nodes.iter().any(is_text) && nodes.iter().any(is_block) {
+            // HOCON's own error names no place.
+            let message = "has a text and a block or list in one value; put a comma or a line's end between two keys";
+            self.reader.problems.push(Problem::new(&marks.place, &KeyPath::from_keys(path), message));
+        }
         let mut counted = true;
         for (i, node) in nodes.iter().enumerate() {
             match node {

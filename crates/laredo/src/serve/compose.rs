@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::prepare::{prepare, unprepared};
-use super::{listen, options};
+use super::{listen, options, temporary};
 use crate::config::ServerConfig;
 use crate::config::server::{SlotConfig, TableConfig};
-use crate::program::{Failure, until};
+use crate::program::{Failure, reserve_descriptors, until};
 
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
@@ -41,6 +41,7 @@ pub(super) async fn serve(
     drain: Duration,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
+    reserve_descriptors();
     say_what_is_not_active(config);
     let tls = listen::tls(config)?;
     serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
@@ -55,6 +56,7 @@ pub(crate) async fn serve_at(
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let clock: Clock = Arc::new(now);
+    let folder = temporary::folder(config)?;
     let allowed_origins = listen::allowed_origins(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
@@ -63,12 +65,12 @@ pub(crate) async fn serve_at(
         ..HttpOptions::default()
     };
     let engines = match mode {
-        StartMode::Lenient => unprepared(config, &clock)?,
+        StartMode::Lenient => unprepared(config, &folder, &clock)?,
         StartMode::Strict | StartMode::Once => {
             let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
             // What answers meanwhile says why it takes so long, and a stop is heard at any time.
             tokio::select! {
-                prepared = prepare(config, &clock, &waiting_sender) => prepared?,
+                prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
                 answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
                     return answering.context("serving health").map_err(Failure::Failed);
                 }

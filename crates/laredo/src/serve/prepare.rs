@@ -41,10 +41,11 @@ enum Obstacle {
 /// for, unless another one needs mending: what is known to be wrong is told at once, all of it.
 pub(super) async fn prepare(
     config: &ServerConfig,
+    folder: &Path,
     clock: &Clock,
     waiting: &watch::Sender<WaitingFor>,
 ) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
-    let (plans, malformed) = plans(config, &std::env::temp_dir(), &mut StdRng::from_os_rng());
+    let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
     let broken = CancellationToken::new();
     if !malformed.is_empty() {
         broken.cancel();
@@ -73,9 +74,10 @@ pub(super) async fn prepare(
 /// Connection strings that cannot be read.
 pub(super) fn unprepared(
     config: &ServerConfig,
+    folder: &Path,
     clock: &Clock,
 ) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
-    let (plans, malformed) = plans(config, &std::env::temp_dir(), &mut StdRng::from_os_rng());
+    let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
     if !malformed.is_empty() {
         return Err(Failure::Misconfigured(malformed));
     }

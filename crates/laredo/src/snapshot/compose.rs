@@ -32,7 +32,7 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
         failed += usize::from(ended.context("a table's task")?.is_err());
     }
     served.send_replace(true);
-    serving.await.context("serving HTTP")??;
+    serving.await.context("serving HTTP")?;
     match failed {
         0 => Ok(()),
         failed => Err(anyhow!("{failed} of {} archives are not written any more", tables.len()).into()),

@@ -6,7 +6,6 @@ mod report;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::Context;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +15,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
 use super::table::{self, Table};
@@ -26,14 +26,7 @@ struct Api {
 }
 
 /// Serves until `ended`.
-///
-/// # Errors
-/// When the port is lost.
-pub(super) async fn serve(
-    listener: TcpListener,
-    tables: Vec<Table>,
-    ended: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
+pub(super) async fn serve(listener: TcpListener, tables: Vec<Table>, ended: impl Future<Output = ()> + Send + 'static) {
     let api = Arc::new(Api { metrics: Metrics::new(), tables });
     let router = Router::new()
         .route("/health/live", get(async || Json(json!({ "status": "live" }))))
@@ -42,10 +35,10 @@ pub(super) async fn serve(
         .route("/snapshot", post(snapshot))
         .route("/metrics", get(metrics))
         .with_state(api);
-    // Who keeps a connection open does not keep the process.
+    // A connection that stays open does not keep the process.
     tokio::select! {
-        served = axum::serve(listener, router) => served.context("serving HTTP"),
-        () = ended => Ok(()),
+        () = laredo_server::serve_http(listener, router, CancellationToken::new()) => {}
+        () = ended => {}
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Folder, MINIMAL, problems};
 /// A configuration whose line 2 is the source, line 4 the table and line 6 the target.
 fn with(source: &str, table: &str, target: &str) -> String {
     format!(
-        "sources.pg {{ type = postgresql, connection = \"host=h\"\n\
+        "sources.pg {{ type = postgresql, connection = \"host=h user=u\"\n\
          {source}\n\
          }}, tables = [{{ source = pg, schema = s, table = t\n\
          {table}\n\
@@ -466,4 +466,37 @@ fn the_rendered_report_shows_the_line() {
          The configuration has 1 error; nothing was started.\n"
     );
     assert!(report.render(true).contains("\u{1b}["));
+}
+
+#[test]
+fn a_connection_string_is_read_and_its_error_has_a_place_and_no_password() {
+    for (connection, expected) in [
+        ("postgresql://u:hunter2@h/d?sslmode=yes", "`sslmode`: `yes` is not one of"),
+        ("postgresql://u:hunter2@h/d?nonsense=1", "unknown connection parameter `nonsense`"),
+        ("postgresql://u:hunter2/d", "a port is a number from 1 to 65535"),
+        ("host=h password=hunter2", "`user`: is missing"),
+        ("hunter2", "malformed"),
+        ("postgresql://u:${PG_PASSWORD}@h/d", "inside quotes, where it is not replaced"),
+        ("postgresql://u:${?PG_PASSWORD}@h/d", "inside quotes, where it is not replaced"),
+    ] {
+        let text = format!(
+            "sources {{ pg {{ type = pg, connection = \"{connection}\" }} }}\n\
+             tables = [{{ source = pg, schema = s, table = t, targets = [{{ type = replication-fanout }}] }}]"
+        );
+        let folder = Folder::new(&[("laredo.conf", &text)]);
+        let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err(connection);
+        let lines = folder.lines(&report).join("\n");
+        assert!(lines.starts_with("laredo.conf:1:40: sources.pg.connection: ") && lines.contains(expected), "{lines}");
+        assert!(!report.render(false).contains("hunter2"), "{}", report.render(false));
+    }
+}
+
+#[test]
+fn a_text_and_a_block_in_one_value_have_a_place() {
+    let text =
+        "sources { pg { type = pg, connection = \"postgresql://u@h/d\"\n  x = y reconnect { max_attempts = 1 } } }";
+    let folder = Folder::new(&[("laredo.conf", text)]);
+    let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("no such value");
+    let lines = folder.lines(&report).join("\n");
+    assert!(lines.starts_with("laredo.conf:2:") && lines.contains("a text and a block"), "{lines}");
 }

@@ -108,7 +108,7 @@ fn defaults_are_filled_in() {
 
 #[test]
 fn verification_is_set_for_each_table() {
-    let text = r#"sources { pg { type = pg, connection = "host=h" } }
+    let text = r#"sources { pg { type = pg, connection = "host=h user=u" } }
         tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout }]
           verify { enabled = false, interval = 7d, rate = 5MB/s, heal = false } }]"#;
     let verify = &load(text).expect("valid").tables[0].verify;
@@ -120,7 +120,7 @@ fn verification_is_set_for_each_table() {
 fn both_spellings_of_ports_and_limits_load() {
     let text = |target: &str, rest: &str| {
         format!(
-            r#"sources {{ pg {{ type = pg, connection = "host=h" }} }}
+            r#"sources {{ pg {{ type = pg, connection = "host=h user=u" }} }}
                tables = [{{ source = pg, schema = s, table = t,
                  targets = [{{ type = replication-fanout, {target} }}] }}]
                {rest}"#
@@ -178,7 +178,7 @@ fn the_whole_language_is_read() {
 fn filters_and_transforms_are_typed() {
     let config = load(
         r#"
-        sources { pg { type = pg, connection = "host=h" } }
+        sources { pg { type = pg, connection = "host=h user=u" } }
         tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout
           filters = [
             { type = field-equals, field = a, value = active }

@@ -122,18 +122,18 @@ fn variables_set_keys_whose_names_have_underscores() {
     let folder = Folder::new(&[(
         "laredo.conf",
         r#"sources {
-             pg { type = pg, connection = "host=a" }
-             pg_main { type = pg, connection = "host=b" }
-             pg-main-2 { type = pg, connection = "host=c" }
+             pg { type = pg, connection = "host=a user=u" }
+             pg_main { type = pg, connection = "host=b user=u" }
+             pg-main-2 { type = pg, connection = "host=c user=u" }
            }
            tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout }] }]"#,
     )]);
     let environment = [
-        ("LAREDO_SOURCES_PG_CONNECTION", "host=a2 password=x"),
+        ("LAREDO_SOURCES_PG_CONNECTION", "host=a2 user=u password=x"),
         ("LAREDO_SOURCES_PG_MAIN_CONNECTION", "postgresql://u:p#w@h/d"),
-        ("LAREDO_SOURCES_PG_MAIN_2_CONNECTION", "host=c2"),
+        ("LAREDO_SOURCES_PG_MAIN_2_CONNECTION", "host=c2 user=u"),
         ("LAREDO_SOURCES_PG_MAIN_SLOT_NAME", "slot"),
-        ("LAREDO_SOURCES_NEW_ONE_CONNECTION", "host=n"),
+        ("LAREDO_SOURCES_NEW_ONE_CONNECTION", "host=n user=u"),
         ("LAREDO_SOURCES_NEW_ONE_TYPE", "postgresql"),
         ("LAREDO_TABLES_0_TARGETS_0_JOURNAL_MAX_AGE", "1h"),
         ("LAREDO_TABLES_0_TARGETS_0_GRPC_PORT", "5002"),
@@ -154,10 +154,10 @@ fn variables_set_keys_whose_names_have_underscores() {
     let loader = folder.loader_with(&environment).file(folder.path("laredo.conf"));
     let config = ServerConfig::load(&loader).unwrap_or_else(|r| panic!("{r}"));
     let connection = |name: &str| config.sources[name].connection.expose().to_owned();
-    assert_eq!(connection("pg"), "host=a2 password=x");
+    assert_eq!(connection("pg"), "host=a2 user=u password=x");
     assert_eq!(connection("pg_main"), "postgresql://u:p#w@h/d");
-    assert_eq!(connection("pg-main-2"), "host=c2");
-    assert_eq!(connection("new_one"), "host=n");
+    assert_eq!(connection("pg-main-2"), "host=c2 user=u");
+    assert_eq!(connection("new_one"), "host=n user=u");
     assert_eq!(config.sources["pg_main"].publication.name, "slot_pub");
     let table = &config.tables[0];
     assert_eq!(table.fanout.journal.max_age.as_secs(), 3600);
@@ -233,7 +233,7 @@ fn substitutions_take_variables_of_the_environment_that_was_handed_in() {
         folder.lines(&report),
         ["laredo.conf:5:25: sources.pg.connection: ${PG.URL} has no value: no such key and no such variable"]
     );
-    let loader = loader.set("sources.pg.connection=x");
+    let loader = loader.set("sources.pg.connection=user=x");
     let config = ServerConfig::load(&loader).unwrap_or_else(|r| panic!("{r}"));
     assert_eq!(config.grpc.port, 4100);
 }

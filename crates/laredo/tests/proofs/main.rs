@@ -20,6 +20,7 @@ mod equality;
 mod faults;
 mod histories;
 mod interleaving;
+mod limits;
 mod newcomers;
 mod restarts;
 mod schema_changes;

@@ -21,6 +21,7 @@ const SUPPORTED: &[&str] = &[
     "application_name",
     "options",
     "channel_binding",
+    "tcp_user_timeout",
 ];
 
 /// Keys that may be left aside without weakening what the user asked for.
@@ -34,7 +35,6 @@ const IGNORED: &[&str] = &[
     "keepalives_interval",
     "sslcompression",
     "sslsni",
-    "tcp_user_timeout",
 ];
 
 /// Keys that would be a promise which is not kept.
@@ -61,6 +61,9 @@ const UNSUPPORTED: &[&str] = &[
     "sslpassword",
     "target_session_attrs",
 ];
+
+/// What was sent to a server that vanished is given up after this, where the connection string says nothing else.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where libpq looks for a socket on Debian.
 const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
@@ -100,44 +103,109 @@ fn put(pairs: &mut Pairs, key: &str, value: String) -> Result<(), OptionsError> 
     Err(OptionsError::UnknownKey { key: key.to_owned(), nearest: nearest.copied() })
 }
 
-/// `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
+/// Reads `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
+///
+/// A password may have any character as it is where that leaves one way to read the whole. libpq's way comes first.
 fn url(rest: &str) -> Result<Pairs, OptionsError> {
-    let mut pairs = Pairs::new();
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
-    let (authority, database) = rest.split_once('/').map_or((rest, ""), |(a, b)| (a, b));
-    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
-    if user.contains('@') {
-        return Err(syntax("write an @ in a user name or password as %40"));
+    // libpq ends the user's part at the first @ that no / precedes.
+    let usual = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
+    let error = match url_with_user_until(rest, usual) {
+        Err(error) => error,
+        read => return read,
+    };
+    let others: Vec<usize> = rest.match_indices('@').map(|(at, _)| at).filter(|at| Some(*at) != usual).collect();
+    let mut readings = others.iter().filter_map(|at| url_with_user_until(rest, Some(*at)).ok());
+    match (readings.next(), readings.next()) {
+        (Some(pairs), None) => Ok(pairs),
+        // The error itself could show a part of the password.
+        _ if !others.is_empty() => Err(syntax(
+            "it can be read in no way or in several; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
+        )),
+        _ => Err(error),
     }
-    let (user, password) = user.split_once(':').map_or((user, ""), |(a, b)| (a, b));
-    let (host, port) = host_and_port(host)?;
-    for (key, value) in [("user", user), ("password", password), ("host", host), ("port", port), ("dbname", database)] {
+}
+
+/// Reads a URL whose user and password end at an @.
+fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsError> {
+    let mut pairs = Pairs::new();
+    let (user, rest) = at.map_or(("", text), |at| (&text[..at], &text[at + 1..]));
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = host_and_port(authority)?;
+    if database.contains('@') {
+        return Err(syntax("write an @ in the name of a database as %40"));
+    }
+    for (key, value) in [("user", user), ("host", host), ("port", port), ("dbname", database)] {
         if !value.is_empty() {
             put(&mut pairs, key, percent_decoded(value)?)?;
         }
     }
+    if !password.is_empty() {
+        put(&mut pairs, "password", decoded_where_encoded(password)?)?;
+    }
+    let mut has_password = false;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').ok_or_else(|| syntax("a parameter after ? is written key=value"))?;
         let (key, value) = (percent_decoded(key)?, percent_decoded(value)?);
-        match (key.as_str(), value.as_str()) {
+        let put = match (key.as_str(), value.as_str()) {
             // JDBC's spelling, which libpq understands too.
-            ("ssl", "true") => put(&mut pairs, "sslmode", "require".to_owned())?,
-            _ => put(&mut pairs, &key, value)?,
-        }
+            ("ssl", "true") => put(&mut pairs, "sslmode", "require".to_owned()),
+            _ => put(&mut pairs, &key, value),
+        };
+        put.map_err(|error| without_password(error, has_password))?;
+        has_password |= key == "password";
     }
     Ok(pairs)
 }
 
-fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
-    let Some(bracketed) = text.strip_prefix('[') else {
-        return Ok(text.rsplit_once(':').unwrap_or((text, "")));
-    };
-    let (address, rest) = bracketed.split_once(']').ok_or_else(|| syntax("an IPv6 address ends with ]"))?;
-    match rest.strip_prefix(':') {
-        Some(port) => Ok((address, port)),
-        None if rest.is_empty() => Ok((address, "")),
-        None => Err(syntax("after [IPv6 address] comes :PORT, / or ?")),
+/// What follows a password may be the rest of it, and is not shown.
+fn without_password(error: OptionsError, has_password: bool) -> OptionsError {
+    match error {
+        OptionsError::UnknownKey { .. } | OptionsError::Unsupported(_) if has_password => syntax(
+            "an unknown parameter follows the password; write & in a URL as %26, and a value with blanks in quotes",
+        ),
+        error => error,
     }
+}
+
+fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
+    let (host, port) = match text.strip_prefix('[') {
+        None => {
+            let (host, port) = text.split_once(':').unwrap_or((text, ""));
+            if host.contains(|c: char| c.is_whitespace() || "@#[]&=".contains(c)) {
+                return Err(syntax("a host name has no such characters"));
+            }
+            (host, port)
+        }
+        Some(bracketed) => {
+            let (address, rest) = bracketed.split_once(']').ok_or_else(|| syntax("an IPv6 address ends with ]"))?;
+            match rest.strip_prefix(':') {
+                Some(port) => (address, port),
+                None if rest.is_empty() => (address, ""),
+                None => return Err(syntax("after [IPv6 address] comes :PORT, / or ?")),
+            }
+        }
+    };
+    // It may be a part of a password, and is not shown.
+    if !port.is_empty() && port.parse::<u16>().map_or(true, |port| port == 0) {
+        let problem = "a port is a number from 1 to 65535; write : in a user name or password as %3A".to_owned();
+        return Err(OptionsError::Value { key: "port", problem });
+    }
+    Ok((host, port))
+}
+
+/// Decodes a password. A % without two hexadecimal digits behind it stands for itself.
+fn decoded_where_encoded(text: &str) -> Result<String, OptionsError> {
+    let is_code = |at: usize| {
+        let digits = text.as_bytes().get(at + 1..at + 3);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+    };
+    let parts = text.char_indices().map(|(at, c)| match c {
+        '%' if !is_code(at) => "%25".to_owned(),
+        other => other.to_string(),
+    });
+    percent_decoded(&parts.collect::<String>())
 }
 
 fn percent_decoded(text: &str) -> Result<String, OptionsError> {
@@ -179,7 +247,8 @@ fn dsn(text: &str) -> Result<Pairs, OptionsError> {
             return Err(syntax("each key is followed by = and its value"));
         }
         let (value, after) = dsn_value(value.trim_start())?;
-        put(&mut pairs, key, value)?;
+        let has_password = pairs.contains_key("password");
+        put(&mut pairs, key, value).map_err(|error| without_password(error, has_password))?;
         rest = after.trim_start();
     }
     Ok(pairs)
@@ -246,6 +315,13 @@ fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
             Some(text) => match number("connect_timeout", text, "a number of seconds")? {
                 0_u32 => None,
                 seconds => Some(Duration::from_secs(seconds.into())),
+            },
+        },
+        tcp_user_timeout: match get("tcp_user_timeout") {
+            None => Some(TCP_USER_TIMEOUT),
+            Some(text) => match number("tcp_user_timeout", text, "a number of milliseconds")? {
+                0_u32 => None,
+                milliseconds => Some(Duration::from_millis(milliseconds.into())),
             },
         },
         application_name: get("application_name").unwrap_or("laredo").to_owned(),
@@ -342,9 +418,60 @@ mod tests {
     fn passwords_are_never_printed() {
         let options = parse("postgresql://u:hunter2@h/d");
         assert!(!format!("{options:?}").contains("hunter2"));
-        for text in ["postgresql://u:hunter2@@h/d", "postgresql://u:hunter2%zz@h", "user=u password='hunter2"] {
-            assert!(!error(text).contains("hunter2"), "{text}");
+        for text in [
+            "postgresql://u:hunter2/d",
+            "postgresql://u:hunter2@h:port/d",
+            "postgresql://u:x@hunter2@h/d?sslmode",
+            "postgresql://h/d?user=u&password=x&hunter2=y",
+            "postgresql://h/d?user=u&password=x&hunter2",
+            "user=u password=x hunter2=y",
+            "user=u password='hunter2",
+        ] {
+            assert!(!error(text).contains("hunter2"), "{text}: {}", error(text));
         }
+    }
+
+    #[test]
+    fn a_password_stands_as_it_is_where_that_is_unambiguous() {
+        let passwords = [
+            "pa?ss",
+            "x?hunter2=",
+            "pa#ss",
+            "p&q=r",
+            "x?hunter2=y&z",
+            "a@b:c",
+            "pct%zz",
+            "100%",
+            "%0",
+            "sp ace",
+            "x/hunter2",
+            "5432/x",
+            "@",
+            "@@",
+            "://",
+            "/",
+            "?",
+            "#",
+            "a/b?c#d@e%f",
+            "[x]",
+            "x@y/z@",
+            "ü:ö",
+            "'\"\\",
+        ];
+        for password in passwords {
+            for rest in ["127.0.0.1:6000/app", "db.example/app?sslmode=disable", "[::1]:6000", "h"] {
+                let options = parse(&format!("postgresql://u:{password}@{rest}"));
+                assert_eq!(options.password, Some(Secret::new(password)), "{rest}");
+                let without = parse(&format!("postgresql://u:x@{rest}"));
+                assert_eq!(ConnectionOptions { password: without.password.clone(), ..options }, without, "{password}");
+            }
+        }
+        // What is written as a code is one, as libpq has it.
+        assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, Some(Secret::new("a/b%zz")));
+        // libpq's reading comes first.
+        let options = parse("postgresql://u:p@h?application_name=x@y");
+        assert_eq!((options.password, options.application_name.as_str()), (Some(Secret::new("p")), "x@y"));
+        assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("in several"));
     }
 
     #[test]
@@ -386,6 +513,13 @@ mod tests {
         fn any_text_parses_or_is_refused(text: String) {
             let _ = ConnectionOptions::parse(&text);
             let _ = ConnectionOptions::parse(&format!("postgresql://{text}"));
+        }
+
+        #[test]
+        fn any_encoded_password_can_be_written(password in "[^\0]{1,20}") {
+            let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let url = format!("postgresql://u:{encoded}@h:1/d");
+            prop_assert_eq!(parse(&url).password, Some(Secret::new(password)));
         }
 
         #[test]

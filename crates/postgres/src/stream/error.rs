@@ -54,7 +54,8 @@ impl StreamError {
             // What the start of the next connection finds out more about.
             StreamError::Transport(error) => {
                 let unusable = error.server().is_some_and(|server| server.code == "55000");
-                error.is_transient() || unusable || self.is_internal() || self.concerns_slot_or_publication()
+                let unreadable = self.is_internal() || self.is_beyond_limit() || self.concerns_slot_or_publication();
+                error.is_transient() || unusable || unreadable
             }
             // A disk may become empty again; a message stays what it is.
             StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_) | AssembleError::Mismatch(_)),
@@ -83,6 +84,15 @@ impl StreamError {
     pub(super) fn is_internal(&self) -> bool {
         match self {
             StreamError::Transport(error) => error.server().is_some_and(|server| server.code.starts_with("XX")),
+            _ => false,
+        }
+    }
+
+    /// Returns true if PostgreSQL cannot send a change because of its size: the old and the new row have to fit into one message
+    /// of 1 GB. It would fail in the same way each time.
+    pub(super) fn is_beyond_limit(&self) -> bool {
+        match self {
+            StreamError::Transport(error) => error.server().is_some_and(|server| server.code == "54000"),
             _ => false,
         }
     }

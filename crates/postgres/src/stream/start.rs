@@ -44,8 +44,8 @@ pub(super) struct Start<'a> {
     started: String,
     /// The state that an earlier run has kept, until a session has proven that it counts.
     kept: Vec<KeptTable>,
-    /// PostgreSQL could not stream from the slot, or missed the publication.
-    suspect: bool,
+    /// The reason why PostgreSQL could not stream from the slot, or missed the publication.
+    suspect: Option<String>,
     /// An operator wants the slot to be made again.
     reset: bool,
     /// How often in a row PostgreSQL failed by itself, without having sent anything new.
@@ -66,7 +66,8 @@ struct Found {
     timeline: u32,
     /// When the server was started.
     started: String,
-    is_suspect: bool,
+    /// The reason why PostgreSQL could not stream from the slot.
+    suspect: Option<String>,
     is_reset: bool,
 }
 
@@ -101,7 +102,7 @@ impl<'a> Start<'a> {
             proven_with: None,
             started: String::new(),
             kept: options.kept.clone(),
-            suspect: false,
+            suspect: None,
             reset: false,
             internal_errors: 0,
             walsender: None,
@@ -119,9 +120,11 @@ impl<'a> Start<'a> {
         self.internal_errors = if error.is_internal() { before + 1 } else { before };
         if self.internal_errors >= INTERNAL_ERRORS_MAX {
             self.internal_errors = 0;
-            self.suspect = true;
+            self.suspect = Some(error.to_string());
         }
-        self.suspect |= error.concerns_slot_or_publication();
+        if error.concerns_slot_or_publication() || error.is_beyond_limit() {
+            self.suspect = Some(error.to_string());
+        }
     }
 
     /// The history has forked: what was sent means nothing any more.
@@ -155,13 +158,13 @@ impl<'a> Start<'a> {
         let mut connection = ReplicationConnection::connect(&self.options.connection).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
-        if self.suspect {
+        if self.suspect.is_some() {
             self.check_publication(&mut connection).await?;
         }
         let name = self.slot_name(&connection);
         self.check_holder(&mut connection, &name).await?;
         found.slot = self.slot(&mut connection, &name).await?;
-        found.is_suspect = std::mem::take(&mut self.suspect);
+        found.suspect = self.suspect.take();
         found.is_reset = self.reset;
         signals.retention.send_modify(|known| known.slot.clone_from(&name));
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
@@ -405,8 +408,8 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
     if slot.is_lost {
         return make(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"));
     }
-    if found.is_suspect {
-        return make(format!("PostgreSQL can no longer stream from replication slot {name}"));
+    if let Some(reason) = &found.suspect {
+        return make(format!("PostgreSQL can no longer stream from replication slot {name} ({reason})"));
     }
     match resume {
         // It would silently begin at its own position.
@@ -497,7 +500,7 @@ mod tests {
     fn a_slot_that_lost_commits_says_so() {
         let mut lost = found(100);
         lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
-        let suspect = Found { is_suspect: true, ..found(100) };
+        let suspect = Found { suspect: Some("why".to_owned()), ..found(100) };
         let reset = Found { is_reset: true, ..found(100) };
         let Plan::Make { restarted: None, lost: Some(said) } = plan("s", &lost, None) else {
             panic!("a first start says what it finds lost, too")
@@ -560,7 +563,7 @@ mod tests {
             let error = crate::transport::ServerError { code: code.to_owned(), ..Default::default() };
             StreamError::Transport(TransportError::Server(error))
         };
-        assert!(server("XX000").is_transient());
+        assert!(server("XX000").is_transient() && server("54000").is_transient());
         let mut suspects = Vec::new();
         for (code, has_progressed) in [
             ("XX000", false),
@@ -570,11 +573,13 @@ mod tests {
             ("XX000", false),
             ("XX000", false),
             ("XX000", false),
+            ("54000", false),
+            ("53000", false),
         ] {
             start.failed(&server(code), has_progressed);
-            suspects.push(std::mem::take(&mut start.suspect));
+            suspects.push(start.suspect.take().is_some());
         }
-        assert_eq!(suspects, [false, false, false, false, false, true, false]);
+        assert_eq!(suspects, [false, false, false, false, false, true, false, true, false]);
     }
 
     #[test]

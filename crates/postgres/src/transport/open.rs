@@ -1,23 +1,18 @@
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use super::address::Addresses;
 use super::auth::{self, Binding};
 use super::error::TransportError;
 use super::frame::FrameReader;
 use super::query::Connection;
+use super::settings;
 use crate::options::{ConnectionOptions, Host, SslMode};
 use crate::tls;
-
-/// A peer that is gone without a word is noticed after this and ten seconds more.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
 /// What a socket, encrypted or not, can do.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -40,7 +35,7 @@ enum Encryption {
     Always,
 }
 
-/// Connects and logs in, within `connect_timeout`, as `sslmode` says.
+/// Connects and logs in, within `connect_timeout` for each address, as `sslmode` says.
 pub(super) async fn open(options: &ConnectionOptions, purpose: Purpose) -> Result<Connection, TransportError> {
     let attempts: &[Encryption] = match (&options.host, options.tls.mode) {
         (Host::Unix(_), _) | (_, SslMode::Disable) => &[Encryption::Never],
@@ -63,15 +58,43 @@ fn may_depend_on_encryption(error: &TransportError) -> bool {
     matches!(error, TransportError::Tls { .. }) || error.server().is_some_and(|server| server.code == "28000")
 }
 
+/// Tries the addresses until a server lets us in.
 async fn attempt(
     options: &ConnectionOptions,
     encryption: Encryption,
     purpose: Purpose,
 ) -> Result<Connection, TransportError> {
-    let work = async {
-        let (stream, binding) = encrypted(options, socket(options).await?, encryption).await?;
-        log_in(options, FrameReader::new(stream), &binding, purpose).await
-    };
+    let mut addresses =
+        within(options, async { Addresses::of(options).await.map_err(|error| connect_error(options, error)) }).await?;
+    loop {
+        let work = async {
+            let stream = addresses.connect(options).await.map_err(|error| connect_error(options, error))?;
+            let (stream, binding) = encrypted(options, stream, encryption).await?;
+            log_in(options, FrameReader::new(stream), &binding, purpose).await
+        };
+        match within(options, work).await {
+            Err(error) if concerns_address(&error) && !addresses.is_empty() => {
+                tracing::debug!(%error, "trying the next address of the database");
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Another address of the name may lead to a server that answers.
+fn concerns_address(error: &TransportError) -> bool {
+    match error {
+        TransportError::Connect { .. } | TransportError::Lost(_) => true,
+        // It starts or shuts down.
+        TransportError::Server(error) => error.code == "57P03",
+        TransportError::Tls { .. } | TransportError::Login { .. } | TransportError::Protocol(_) => false,
+    }
+}
+
+async fn within<T>(
+    options: &ConnectionOptions,
+    work: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
     match options.connect_timeout {
         None => work.await,
         Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -83,26 +106,6 @@ async fn attempt(
 
 fn connect_error(options: &ConnectionOptions, source: io::Error) -> TransportError {
     TransportError::Connect { address: options.address(), source }
-}
-
-async fn socket(options: &ConnectionOptions) -> Result<BoxStream, TransportError> {
-    let stream: io::Result<BoxStream> = match (&options.host, options.host_address) {
-        (Host::Unix(folder), _) => {
-            let path = folder.join(format!(".s.PGSQL.{}", options.port));
-            UnixStream::connect(path).await.map(|stream| Box::new(stream) as BoxStream)
-        }
-        (Host::Tcp(_), Some(address)) => tcp(TcpStream::connect(SocketAddr::new(address, options.port)).await),
-        (Host::Tcp(name), None) => tcp(TcpStream::connect((name.as_str(), options.port)).await),
-    };
-    stream.map_err(|error| connect_error(options, error))
-}
-
-fn tcp(stream: io::Result<TcpStream>) -> io::Result<BoxStream> {
-    let stream = stream?;
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(Duration::from_secs(2)).with_retries(5);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(Box::new(stream))
 }
 
 async fn encrypted(
@@ -155,22 +158,12 @@ async fn log_in(
     purpose: Purpose,
 ) -> Result<Connection, TransportError> {
     let mut startup = BytesMut::new();
-    // Cells that come as text must be the same from a copy and from the stream, whatever the role's own settings are.
+    // What poolers take, too. Everything else is set in the session.
     let mut parameters = vec![
         ("user", options.user.as_str()),
         ("database", options.database.as_str()),
         ("application_name", options.application_name.as_str()),
         ("client_encoding", "UTF8"),
-        ("DateStyle", "ISO"),
-        ("IntervalStyle", "postgres"),
-        ("TimeZone", "UTC"),
-        ("extra_float_digits", "3"),
-        ("bytea_output", "hex"),
-        ("search_path", "pg_catalog"),
-        ("statement_timeout", "0"),
-        ("idle_in_transaction_session_timeout", "0"),
-        // Compiling a query of the catalogue takes a hundred times as long as running it.
-        ("jit", "off"),
     ];
     if let Some(text) = &options.server_options {
         parameters.push(("options", text));
@@ -181,6 +174,34 @@ async fn log_in(
     frontend::startup_message(parameters, &mut startup)?;
     frames.get_mut().write_all(&startup).await?;
     frames.get_mut().flush().await?;
-    auth::authenticate(options, &mut frames, binding).await?;
-    Connection::ready(frames).await
+    let logged_in = async {
+        auth::authenticate(options, &mut frames, binding).await?;
+        Connection::ready(frames).await
+    };
+    let mut connection = logged_in.await.map_err(|error| of_pooler(options, error))?;
+    let process_id = settings::apply(&mut connection).await?;
+    if connection.set_process_id(process_id) && purpose == Purpose::Replication {
+        tracing::warn!(
+            address = options.address(),
+            "PostgreSQL answers through a proxy or a connection pooler; name PostgreSQL's own address in the connection \
+             string unless each session is passed on to one session of the database"
+        );
+    }
+    Ok(connection)
+}
+
+/// A pooler refuses what it does not know with the code of a broken protocol, which PostgreSQL itself does not use at a login
+/// like ours. To try again would not help.
+fn of_pooler(options: &ConnectionOptions, error: TransportError) -> TransportError {
+    match error.server() {
+        Some(server) if server.code == "08P01" => TransportError::Login {
+            address: options.address(),
+            problem: format!(
+                "{}; a connection pooler such as PgBouncer answers so, and most pass on no replication: name PostgreSQL's \
+                 own host and port in the connection string",
+                server.message
+            ),
+        },
+        _ => error,
+    }
 }

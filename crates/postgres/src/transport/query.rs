@@ -79,6 +79,11 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Notes the number of the server process, and returns true if the login told another one, as through a pooler.
+    pub(super) fn set_process_id(&mut self, process_id: i32) -> bool {
+        std::mem::replace(&mut self.process_id, process_id) != process_id
+    }
+
     /// The server process that serves this session.
     #[must_use]
     pub fn process_id(&self) -> i32 {

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::serve_http;
 use crate::options::{HttpOptions, Listeners, ServeError};
-use crate::serve::serve_http;
 
 /// What a server that is starting waits for: the names of its sources, and what each of them lacks.
 pub type WaitingFor = BTreeMap<String, String>;
@@ -33,7 +33,8 @@ pub async fn serve_startup(
     let closing = CancellationToken::new();
     let _closes = closing.clone().drop_guard();
     let listener = twin(health).map_err(ServeError::Http)?;
-    serve_http(listener, router(paths, waiting), closing).await
+    serve_http(listener, router(paths, waiting), closing).await;
+    Ok(())
 }
 
 /// Another handle of the same socket.

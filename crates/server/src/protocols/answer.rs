@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use laredo_proto::frame;
 use tokio::time::Instant;
@@ -13,6 +13,9 @@ use super::choose::{Codec, Protocol, Transfer};
 use super::methods::Method;
 use super::stream::Translated;
 use super::{connect, end, json};
+
+/// The header by which a response tells a proxy whether to buffer it.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Says it in the protocol's words. `method` may be missing only from a refusal.
 pub(super) async fn from_grpc(
@@ -33,7 +36,10 @@ pub(super) async fn from_grpc(
             Body::new(Full::new(end::last_frame(protocol, &status)))
         }
     };
-    respond(StatusCode::OK, content_type(protocol), body)
+    let mut response = respond(StatusCode::OK, content_type(protocol), body);
+    // nginx and its relatives would keep small changes back until a buffer is full.
+    response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
 }
 
 async fn unary(codec: Codec, method: Option<&Method>, refused: Option<Status>, body: Body) -> Response<Body> {

@@ -14,6 +14,7 @@ mod transforms;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use fanout::{BufferPolicy, ClientBuffer, FanoutConfig, FanoutGrpc};
 pub use filters::{Filter, FilterValue, Pattern};
@@ -31,7 +32,7 @@ use super::credentials::{self, CREDENTIALS, Credentials};
 use super::diagnostics::{Problem, Report};
 use super::fields::Fields;
 use super::load::Loader;
-use super::schema::{Block, Key, Kind, PORT, Schema};
+use super::schema::{Block, Key, Kind, PORT, Schema, TEXT_OR_EMPTY};
 use super::tree::Node;
 use super::write;
 
@@ -51,6 +52,8 @@ pub struct ServerConfig {
     pub observability: ObservabilityConfig,
     /// The profiles that object stores name.
     pub credentials: BTreeMap<String, Credentials>,
+    /// The folder for temporary files; `None` for the system's.
+    pub temp_dir: Option<PathBuf>,
 }
 
 /// Where clients are served unless a table says otherwise.
@@ -73,6 +76,7 @@ static ROOT: Block = Block {
         Key::new("health", Kind::Block(&services::HEALTH)),
         Key::new("observability", Kind::Block(&observability::OBSERVABILITY)),
         Key::new("credentials", CREDENTIALS),
+        Key::new("temp_dir", TEXT_OR_EMPTY),
         Key::new(
             "snapshot",
             Kind::Refused(
@@ -121,6 +125,7 @@ impl ServerConfig {
         out.block("health", |out| self.health.write(out));
         out.block("observability", |out| self.observability.write(out));
         credentials::write_all(&self.credentials, &mut out);
+        out.put_if("temp_dir", self.temp_dir.as_ref().map(|path| write::text(&path.to_string_lossy())));
         out.into_document()
     }
 
@@ -137,6 +142,7 @@ impl ServerConfig {
             health: HealthConfig::read(&root.block("health"), problems),
             observability: ObservabilityConfig::read(&root.block("observability")),
             credentials,
+            temp_dir: root.text_if_any("temp_dir").map(PathBuf::from),
         };
         config.check_ports(&root, problems);
         config.check_paths(&root, problems);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use laredo_postgres::ConnectionOptions;
+
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
 use super::super::leaf::show_time;
@@ -193,8 +195,16 @@ impl SourceConfig {
             }
             _ => SlotConfig::Ephemeral { slot_name: slot_name.clone() },
         };
+        let connection = fields.text("connection");
+        if let Some(Err(error)) = connection.as_deref().map(ConnectionOptions::parse) {
+            problems.push(Problem::new(
+                fields.place_of("connection"),
+                &fields.path.key("connection"),
+                error.to_string(),
+            ));
+        }
         SourceConfig {
-            connection: Secret::new(fields.text("connection").unwrap_or_default()),
+            connection: Secret::new(connection.unwrap_or_default()),
             publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
             ddl: DdlConfig::read(&fields.block("ddl")),
             reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),

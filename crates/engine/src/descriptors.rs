@@ -1,0 +1,132 @@
+//! File descriptors that are kept for files, so that sockets cannot use up all of them.
+//!
+//! A process has one table of descriptors, so the reserve is one for the process. It consists of open handles of the null
+//! device. A file that cannot be opened for lack of a descriptor takes one of them ([`with_reserve`]), and whoever accepts
+//! connections asks first whether the reserve is complete ([`refill`]).
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// `EMFILE`: the process has as many descriptors as it may have.
+const PROCESS_LIMIT: i32 = 24;
+/// `ENFILE`: the machine has.
+const SYSTEM_LIMIT: i32 = 23;
+/// The wait before a file is opened again when the reserve is empty too, and the number of such waits.
+const AGAIN: Duration = Duration::from_millis(50);
+const WAITS_MAX: usize = 20;
+
+static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { wanted: 0, handles: Vec::new() });
+
+struct Reserve {
+    wanted: usize,
+    handles: Vec<File>,
+}
+
+impl Reserve {
+    fn refill(&mut self) -> bool {
+        while self.handles.len() < self.wanted {
+            match File::open("/dev/null") {
+                Ok(handle) => self.handles.push(handle),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// Sets how many descriptors are kept from now on, and returns true if all of them could be opened.
+pub fn reserve(wanted: usize) -> bool {
+    let mut reserve = RESERVE.lock();
+    reserve.wanted = wanted;
+    reserve.handles.truncate(wanted);
+    reserve.refill()
+}
+
+/// Returns how many descriptors are kept; 0 without a reserve.
+#[must_use]
+pub fn reserved() -> usize {
+    RESERVE.lock().wanted
+}
+
+/// Completes the reserve, and returns true if it is complete. Without one ([`reserve`]) it always is.
+pub fn refill() -> bool {
+    RESERVE.lock().refill()
+}
+
+/// Gives one descriptor of the reserve to the caller's next attempt, and returns true if there was one.
+pub fn release() -> bool {
+    RESERVE.lock().handles.pop().is_some()
+}
+
+/// Returns true if an operation failed for lack of a descriptor.
+#[must_use]
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let code = |code: i32| {
+        error.raw_os_error().map_or_else(
+            // `tempfile` adds the path and keeps of the cause only its text, in which the standard library names the code.
+            || error.to_string().contains(&format!("(os error {code})")),
+            |found| found == code,
+        )
+    };
+    code(PROCESS_LIMIT) || code(SYSTEM_LIMIT)
+}
+
+/// Opens a file, with a descriptor of the reserve where no other is left. The call may block for a second while there is
+/// none at all.
+///
+/// # Errors
+/// Those of `open`, also for lack of descriptors after all.
+pub fn with_reserve<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..WAITS_MAX {
+        match open() {
+            Err(error) if is_exhausted(&error) => {}
+            result => return result,
+        }
+        // The lock is held until the file is open, so that nothing refills the reserve in between.
+        let mut reserve = RESERVE.lock();
+        while reserve.handles.pop().is_some() {
+            match open() {
+                Err(error) if is_exhausted(&error) => {}
+                result => return result,
+            }
+        }
+        let waits = reserve.wanted > 0;
+        drop(reserve);
+        if !waits {
+            break;
+        }
+        std::thread::sleep(AGAIN);
+    }
+    open()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_takes_a_descriptor_of_the_reserve_and_a_refill_puts_it_back() {
+        assert!(refill(), "without a reserve nothing is missing");
+        assert!(reserve(2));
+        // Two attempts fail: the first one, and the first one with a descriptor of the reserve, which another one took.
+        let mut failures = 2;
+        let opened = with_reserve(|| {
+            failures -= 1;
+            if failures >= 0 { Err(io::Error::from_raw_os_error(PROCESS_LIMIT)) } else { Ok(7) }
+        });
+        assert_eq!(opened.unwrap(), 7);
+        assert!(RESERVE.lock().handles.is_empty());
+        assert!(refill());
+        assert_eq!(RESERVE.lock().handles.len(), 2);
+        assert!(reserve(0));
+        let refused = with_reserve(|| Err::<(), _>(io::Error::from_raw_os_error(SYSTEM_LIMIT)));
+        assert!(is_exhausted(&refused.unwrap_err()));
+        let in_folder = io::Error::from_raw_os_error(PROCESS_LIMIT);
+        assert!(is_exhausted(&io::Error::new(in_folder.kind(), format!("{in_folder} at path \"/tmp/x\""))));
+        let other = with_reserve(|| Err::<(), _>(io::Error::other("no room")));
+        assert_eq!(other.unwrap_err().to_string(), "no room");
+    }
+}

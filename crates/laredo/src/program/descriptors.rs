@@ -1,0 +1,32 @@
+//! The limit of open files.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limit that is aimed at where the system sets no other: beyond it, kernels refuse.
+const LIMIT_MAX: u64 = 1 << 20;
+/// The share of the descriptors that is kept for files, and its bounds.
+const RESERVED_SHARE: u64 = 8;
+const RESERVED_MIN: u64 = 8;
+const RESERVED_MAX: u64 = 64;
+
+/// Raises the soft limit of open files as far as the hard limit allows: shells and service managers start programs with 1,024.
+pub(super) fn raise_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        tracing::warn!(limit = current, %error, "cannot raise the limit of open files");
+    }
+}
+
+/// Keeps descriptors for files, which connections cannot use up.
+pub(crate) fn reserve_descriptors() {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(LIMIT_MAX);
+    let reserved = (limit / RESERVED_SHARE).clamp(RESERVED_MIN, RESERVED_MAX);
+    tracing::info!(limit, reserved, "file descriptors");
+    if !laredo_engine::descriptors::reserve(usize::try_from(reserved).unwrap_or_default()) {
+        tracing::warn!(limit, "too few file descriptors; raise the limit of open files (ulimit -n, LimitNOFILE)");
+    }
+}

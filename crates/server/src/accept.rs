@@ -1,0 +1,262 @@
+//! Connections as they are accepted: never more than there are file descriptors for, and none whose peer is gone or mute.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use laredo_engine::descriptors;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::transport::server::Connected;
+
+/// A peer that vanished is noticed after this long without an acknowledgement of what was sent, or of three probes. Both may
+/// follow one another, where something is sent while TCP probes.
+const VANISHED: Duration = Duration::from_secs(30);
+const PROBE_IDLE: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+/// The wait before the next attempt to accept, when the last one failed for a reason of this machine.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How often a lack of descriptors that lasts is logged.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// The time in which a client has to say which protocol it speaks.
+const PREFACE_MAX: Duration = Duration::from_secs(10);
+/// The first bytes of HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Which descriptors the connections of a port may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Descriptors {
+    /// Those that the reserve for files leaves.
+    Spare,
+    /// The reserve as well: the port answers probes, and has few connections.
+    Reserved,
+}
+
+/// Accepts the connections of one port.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+    descriptors: Descriptors,
+    /// When the present lack of descriptors was last logged.
+    warned_at: Option<Instant>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(listener: TcpListener, descriptors: Descriptors) -> Acceptor {
+        Acceptor { listener, descriptors, warned_at: None }
+    }
+
+    /// Waits for the next connection. May be cancelled: no connection is lost.
+    pub(crate) async fn accept(&mut self) -> TcpStream {
+        loop {
+            // A connection must not take the descriptor that a journal needs next.
+            if self.descriptors == Descriptors::Spare && !descriptors::refill() {
+                self.wait_for_descriptor().await;
+                continue;
+            }
+            match self.listener.accept().await {
+                Ok((connection, _)) => {
+                    if self.warned_at.take().is_some() {
+                        tracing::info!(port = self.port(), "connections are accepted again");
+                    }
+                    set_options(&connection);
+                    return connection;
+                }
+                Err(error) if descriptors::is_exhausted(&error) => {
+                    if self.descriptors == Descriptors::Spare || !descriptors::release() {
+                        self.wait_for_descriptor().await;
+                    }
+                }
+                Err(error) if is_of_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(port = self.port(), %error, "cannot accept a connection");
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// The same as a stream without an end or errors.
+    pub(crate) fn into_stream(self) -> impl Stream<Item = TcpStream> {
+        stream::unfold(self, |mut acceptor| async move {
+            let connection = acceptor.accept().await;
+            Some((connection, acceptor))
+        })
+    }
+
+    /// Clients wait in the kernel's queue meanwhile.
+    async fn wait_for_descriptor(&mut self) {
+        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
+            self.warned_at = Some(Instant::now());
+            tracing::warn!(
+                port = self.port(),
+                "too many open files: new connections wait until file descriptors are free; raise the limit of the process \
+                 (ulimit -n, LimitNOFILE) or lower max_clients"
+            );
+        }
+        sleep(AGAIN).await;
+    }
+
+    fn port(&self) -> u16 {
+        self.listener.local_addr().map_or(0, |address| address.port())
+    }
+}
+
+/// Returns true if an error concerns the connection alone that would have been accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, TimedOut, WouldBlock};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | TimedOut | WouldBlock
+    )
+}
+
+/// HTTP/1.1 has no pings, so TCP has to notice a client that vanished. What fails here is a connection that has just ended.
+fn set_options(connection: &TcpStream) {
+    let _ = connection.set_nodelay(true);
+    let socket = SockRef::from(connection);
+    let keepalive = TcpKeepalive::new().with_time(PROBE_IDLE).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(VANISHED));
+}
+
+/// Ends connections whose client does not begin to speak a protocol.
+pub(crate) fn with_preface<S>(connections: impl Stream<Item = S>) -> impl Stream<Item = io::Result<Prefaced<S>>> {
+    connections.map(|connection| Ok(Prefaced::new(connection)))
+}
+
+/// A connection that fails unless its client says within [`PREFACE_MAX`] which protocol it speaks. From then on the
+/// protocols have time limits of their own.
+#[derive(Debug)]
+pub(crate) struct Prefaced<S> {
+    inner: S,
+    /// The bytes that have come, all of them of HTTP/2's preface, and the time limit for the others.
+    pending: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl<S> Prefaced<S> {
+    fn new(inner: S) -> Prefaced<S> {
+        Prefaced { inner, pending: Some((0, Box::pin(sleep(PREFACE_MAX)))) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        let Some((seen, deadline)) = &mut self.pending else { return read };
+        if read.is_pending() {
+            ready!(deadline.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not speak")));
+        }
+        let new = &into.filled()[before..];
+        let expected = &PREFACE[*seen..];
+        let is_preface_so_far = new.len() < expected.len() && expected.starts_with(new);
+        *seen += new.len();
+        if !is_preface_so_far {
+            self.pending = None;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+impl<S: Connected> Connected for Prefaced<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.inner.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Reads as a protocol does, until the connection ends; returns the error, and when it came.
+    async fn read(mut connection: Prefaced<tokio::io::DuplexStream>) -> (Option<io::ErrorKind>, Duration) {
+        let begun = Instant::now();
+        let mut bytes = [0; 16];
+        loop {
+            match connection.read(&mut bytes).await {
+                Ok(0) => return (None, begun.elapsed()),
+                Ok(_) => {}
+                Err(error) => return (Some(error.kind()), begun.elapsed()),
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_vanishes_is_noticed_by_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut acceptor = Acceptor::new(listener, Descriptors::Spare);
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), acceptor.accept());
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap() && accepted.nodelay().unwrap() && client.is_ok());
+        let silence = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(silence <= VANISHED && socket.tcp_user_timeout().unwrap() == Some(VANISHED));
+        assert!(VANISHED * 2 <= Duration::from_secs(60), "a place is free within a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_has_to_say_what_it_speaks() {
+        let late = (Some(io::ErrorKind::TimedOut), PREFACE_MAX);
+        for (said, is_late) in [
+            (b"".as_slice(), true),
+            (b"P", true),
+            (&PREFACE[..23], true),
+            (PREFACE, false),
+            (b"G", false),
+            (b"PUT", false),
+            (&[22, 3, 1], false),
+        ] {
+            let (mut client, server) = tokio::io::duplex(64);
+            let reading = tokio::spawn(read(Prefaced::new(server)));
+            // In two pieces, as a network may cut them.
+            let (one, other) = said.split_at(said.len() / 2);
+            client.write_all(one).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            client.write_all(other).await.unwrap();
+            sleep(PREFACE_MAX * 3).await;
+            drop(client);
+            let ended = reading.await.unwrap();
+            assert_eq!(ended == late, is_late, "{said:?}: {ended:?}");
+        }
+    }
+}
