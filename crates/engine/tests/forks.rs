@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{InstanceId, Journal, Resolution, ResumeRequest};
-use laredo_engine::source::SourceError;
 use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use tokio::sync::oneshot;

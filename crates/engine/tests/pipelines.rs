@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_core::{Cell, CommitTime, Lsn, Match, Pattern, Predicate, Value};
 use laredo_engine::journal::Journal;
-use laredo_engine::source::{SourceError, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
 use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
 use tokio::sync::oneshot;

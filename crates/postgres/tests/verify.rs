@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, TableName};
-use laredo_engine::source::{SourceError, TableRequest};
+use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyReport, VerifyTerms};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};

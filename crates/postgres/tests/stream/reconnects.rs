@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_engine::source::{SourceEvent, SourceState};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::transport::ReplicationConnection;
 use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, StopMode, eventually};
