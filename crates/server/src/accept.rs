@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 const PREFACE_MAX: Duration = Duration::from_secs(10);
 /// The first bytes of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The ports of this process on which connections wait for a descriptor.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the number of ports on which connections wait for a file descriptor.
+pub(crate) fn waiting_ports() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
 
 /// Which descriptors the connections of a port may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +70,7 @@ impl Acceptor {
             }
             match self.listener.accept().await {
                 Ok((connection, _)) => {
-                    if self.warned_at.take().is_some() {
+                    if self.end_wait() {
                         tracing::info!(port = self.port(), "connections are accepted again");
                     }
                     set_options(&connection);
@@ -89,8 +98,16 @@ impl Acceptor {
         })
     }
 
+    /// Returns true if connections had to wait.
+    fn end_wait(&mut self) -> bool {
+        let has_waited = self.warned_at.take().is_some();
+        WAITING.fetch_sub(usize::from(has_waited), Ordering::Relaxed);
+        has_waited
+    }
+
     /// Clients wait in the kernel's queue meanwhile.
     async fn wait_for_descriptor(&mut self) {
+        WAITING.fetch_add(usize::from(self.warned_at.is_none()), Ordering::Relaxed);
         if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
             self.warned_at = Some(Instant::now());
             tracing::warn!(
@@ -104,6 +121,12 @@ impl Acceptor {
 
     fn port(&self) -> u16 {
         self.listener.local_addr().map_or(0, |address| address.port())
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.end_wait();
     }
 }
 

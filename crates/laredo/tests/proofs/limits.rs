@@ -80,6 +80,7 @@ async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
         let path = if port == server.ports.health { "/health/live" } else { "/metrics" };
         assert_eq!(server.get(port, path).await.unwrap().0, 200, "probes are answered");
     }
+    assert!(server.metrics().await.contains("\nlaredo_ports_waiting 1\n"));
 
     // Files of the journal, bases, and temporary ones for large transactions.
     for round in 0..4 {
@@ -229,6 +230,9 @@ async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
         "TimeZone = 'Asia/Kathmandu'",
         "search_path = nowhere",
         "transform_null_equals = on",
+        "standard_conforming_strings = off",
+        "quote_all_identifiers = on",
+        "wal_sender_timeout = '700ms'",
     ];
     if cluster.major_version() >= 17 {
         settings.push("transaction_timeout = '200ms'");

@@ -32,7 +32,7 @@ impl Addresses {
         Ok(match (&options.host, options.host_address) {
             (Host::Unix(folder), _) => Addresses::Unix(Some(folder.join(format!(".s.PGSQL.{}", options.port)))),
             (Host::Tcp(_), Some(address)) => Addresses::Tcp(VecDeque::from([SocketAddr::new(address, options.port)])),
-            (Host::Tcp(name), None) => Addresses::Tcp(lookup_host((name.as_str(), options.port)).await?.collect()),
+            (Host::Tcp(name), None) => Addresses::Tcp(look_up(name, options.port).await?),
         })
     }
 
@@ -56,6 +56,18 @@ impl Addresses {
                 set_socket_options(&stream, options)?;
                 Ok(Box::new(stream))
             }
+        }
+    }
+}
+
+/// The resolver opens files and sockets, and its errors do not tell that it could not.
+async fn look_up(name: &str, port: u16) -> io::Result<VecDeque<SocketAddr>> {
+    loop {
+        match lookup_host((name, port)).await {
+            Err(_) if !descriptors::refill() && descriptors::release() => {
+                descriptors::release();
+            }
+            result => return Ok(result?.collect()),
         }
     }
 }

@@ -179,7 +179,7 @@ async fn log_in(
         Connection::ready(frames).await
     };
     let mut connection = logged_in.await.map_err(|error| of_pooler(options, error))?;
-    let process_id = settings::apply(&mut connection).await?;
+    let process_id = settings::apply(&mut connection, purpose).await?;
     if connection.set_process_id(process_id) && purpose == Purpose::Replication {
         tracing::warn!(
             address = options.address(),

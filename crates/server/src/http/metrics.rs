@@ -11,6 +11,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::report::lag_ms;
+use crate::accept::waiting_ports;
 use crate::options::ServedSource;
 use crate::shared::Shared;
 use crate::table::Served;
@@ -44,6 +45,7 @@ impl Metrics {
             gauge!("laredo_snapshot_sends").set(float(sending as u64));
             gauge!("laredo_snapshot_sends_max").set(float(most as u64));
             gauge!("laredo_snapshot_waits").set(float(waiting as u64));
+            gauge!("laredo_ports_waiting").set(float(waiting_ports() as u64));
             self.shared.sources.iter().for_each(|source| read_source(source, now));
             gauge!("process_resident_memory_bytes").set(float(resident_bytes().unwrap_or(0)));
         });
@@ -241,6 +243,7 @@ fn describe() {
     describe_counter!("laredo_verify_differences_total", "Rows found to differ from the database.");
     describe_gauge!("laredo_verified_age_ms", "Milliseconds since the last complete comparison with the database.");
     describe_gauge!("laredo_clients", "Streams open.");
+    describe_gauge!("laredo_ports_waiting", "Ports on which connections wait for a file descriptor.");
     describe_counter!("laredo_sent_bytes_total", "Bytes handed to connections.");
     describe_counter!("laredo_deltas_total", "Streams that went on where the client was.");
     describe_counter!("laredo_snapshots_total", "Streams that began with a full snapshot.");

@@ -28,6 +28,8 @@ use crate::snapshot::feed::Subscribed;
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
+    // Here the sentence is enough; the configuration below has no file that an error could show.
+    ConnectionOptions::parse(&args.postgres)?;
     let publication = format!("laredo_export_{:016x}", random());
     let interrupted = end_at_interrupt();
     let written = tokio::select! {
