@@ -16,21 +16,63 @@ use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::{DefinitionLooks, TableIndex};
 use crate::verify::{VerifyError, VerifyReport, VerifyStatus, VerifyTerms};
 
-/// What a table is doing. None of it survives a restart: what the store has decides how the next start begins.
+/// The state of a table. It does not survive a restart: the store decides how the next start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TablePhase {
-    /// A copy is being made; readers, if there are any, keep what they have.
+    /// The table is being copied. Readers, if there are any, keep the rows that they have.
     Copying {
-        /// Why.
+        /// The reason for the copy.
         reason: String,
     },
-    /// It follows its source.
+    /// The table follows its source.
     Live,
-    /// It cannot be followed until somebody mends it; its neighbours can.
+    /// The last attempt failed for a reason that may pass without an operator. Readers keep the rows that they have.
+    Retrying {
+        /// What failed.
+        error: String,
+        /// The time of the next attempt.
+        next_at: Instant,
+    },
+    /// The table cannot be followed until an operator acts. The server tries again when the catalogue changes and on
+    /// `laredo reload`. Other tables are not affected.
     Failed {
-        /// What happened and how to mend it.
+        /// What failed, and what to do.
         error: String,
     },
+}
+
+impl TablePhase {
+    /// The names of all states.
+    pub const NAMES: [&'static str; 4] = ["copying", "live", "retrying", "failed"];
+
+    /// Returns the name of the state, as health, metrics and status show it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            TablePhase::Copying { .. } => "copying",
+            TablePhase::Live => "live",
+            TablePhase::Retrying { .. } => "retrying",
+            TablePhase::Failed { .. } => "failed",
+        }
+    }
+
+    /// Returns what failed, if the last attempt to copy or follow the table did.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            TablePhase::Copying { .. } | TablePhase::Live => None,
+            TablePhase::Retrying { error, .. } | TablePhase::Failed { error } => Some(error),
+        }
+    }
+
+    /// Returns the time until the next attempt, if one is scheduled.
+    #[must_use]
+    pub fn next_attempt_in(&self) -> Option<Duration> {
+        match self {
+            TablePhase::Retrying { next_at, .. } => Some(next_at.saturating_duration_since(Instant::now())),
+            TablePhase::Copying { .. } | TablePhase::Live | TablePhase::Failed { .. } => None,
+        }
+    }
 }
 
 /// How far a copy is.
@@ -177,8 +219,8 @@ pub struct DefinitionStatus {
 
 /// What may be asked of a table.
 pub(crate) enum TableCommand {
-    /// Copy it again.
-    Reload(String),
+    /// Copies the table again.
+    Reload(ReloadCommand),
     /// Serve the rows of a snapshot until the first copy is complete.
     Restore {
         /// The snapshot.
@@ -188,6 +230,32 @@ pub(crate) enum TableCommand {
     },
     /// Compare its rows with the source's.
     Verify(VerifyCommand),
+}
+
+/// An order to copy a table again.
+pub(crate) struct ReloadCommand {
+    pub(crate) reason: String,
+    /// Receives the outcome of the first attempt.
+    pub(crate) answer: oneshot::Sender<Result<(), ReloadError>>,
+}
+
+/// The reason why an order to copy a table again was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// The copy failed at once.
+    #[error("{0}")]
+    Failed(String),
+    /// The copy failed at once, for a reason that may pass.
+    #[error("{error}; the next attempt is in {} ms", .next.as_millis())]
+    Retrying {
+        /// What failed.
+        error: String,
+        /// The time until the next attempt.
+        next: Duration,
+    },
+    /// The engine has stopped.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// An order to verify a table.
@@ -292,9 +360,22 @@ impl TableHandle {
         answered.await.map_err(|_| VerifyError::Stopping)?
     }
 
-    /// Asks for a new copy of the table; readers get what differs. `false` while the source is not followed.
+    /// Orders a new copy of the table; readers are sent what differs. Returns false if the engine has stopped.
     pub async fn reload(&self, reason: impl Into<String> + Send) -> bool {
-        self.commands().send(TableCommand::Reload(reason.into())).await.is_ok()
+        let command = ReloadCommand { reason: reason.into(), answer: oneshot::channel().0 };
+        self.commands().send(TableCommand::Reload(command)).await.is_ok()
+    }
+
+    /// Orders a new copy of the table, and waits until rows of it arrive. That may take as long as another session holds a
+    /// lock on the table. Dropping the future does not withdraw the order.
+    ///
+    /// # Errors
+    /// When the first attempt fails, or the engine has stopped.
+    pub async fn begin_reload(&self, reason: impl Into<String> + Send) -> Result<(), ReloadError> {
+        let (answer, answered) = oneshot::channel();
+        let command = TableCommand::Reload(ReloadCommand { reason: reason.into(), answer });
+        self.commands().send(command).await.map_err(|_| ReloadError::Stopping)?;
+        answered.await.unwrap_or(Err(ReloadError::Stopping))
     }
 }
 

@@ -11,6 +11,7 @@ use laredo_core::{
 use laredo_proto::batch::Action;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::{BaseError, Bases};
 use crate::durable::Durable;
@@ -98,6 +99,10 @@ pub(crate) struct Table {
     owes_copy: Option<OwedCopy>,
     /// A copy is to be begun once the stream is here.
     copy_due: Option<(Lsn, String)>,
+    /// The reason for the copy that is being made, or was made last.
+    copy_reason: String,
+    /// A fork of the history that could not be noted on disk. Nothing else is done before it is.
+    fork_due: Option<Box<fork::UnnotedFork>>,
     /// A definition that the rows have once the stream is there.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
@@ -129,7 +134,9 @@ impl std::fmt::Debug for ClockHandle {
 enum Phase {
     Copying(Box<Copying>),
     Live,
-    Failed,
+    /// The table is not followed: transactions are only remembered, and a copy has to see them. The status says whether
+    /// another attempt is scheduled.
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -163,6 +170,8 @@ pub(crate) enum Wants {
     Copy,
     /// The same after a pause, longer each time: the last copy could not be used.
     CopyLater,
+    /// Begin the next attempt at the copy that is owed.
+    Retry,
 }
 
 /// A committed transaction's part in one table.
@@ -197,6 +206,25 @@ pub(crate) enum TableError {
     Copy(#[from] SourceError),
     #[error("{0}")]
     Source(String),
+}
+
+impl TableError {
+    /// Returns true if the same may succeed later without an operator: a full disk gets room, a server accepts sessions
+    /// again.
+    fn may_pass(&self) -> bool {
+        match self {
+            TableError::Io(error) | TableError::Base(BaseError::Io(error)) => {
+                error.kind() != io::ErrorKind::InvalidData
+            }
+            TableError::Base(BaseError::Store(error)) | TableError::Store(error) => error.may_pass(),
+            TableError::Copy(SourceError::Transient(_) | SourceError::Held(_)) => true,
+            TableError::Base(BaseError::Batch(_) | BaseError::Schema(_) | BaseError::KeyChanged)
+            | TableError::Pipeline(_)
+            | TableError::State(_)
+            | TableError::Copy(SourceError::Definite(_))
+            | TableError::Source(_) => false,
+        }
+    }
 }
 
 impl From<ApplyError> for TableError {
@@ -236,6 +264,8 @@ impl Table {
             current_at: CommitTime::default(),
             owes_copy: None,
             copy_due: None,
+            copy_reason: "first copy".to_owned(),
+            fork_due: None,
             definition_due: None,
             status,
             commits,
@@ -271,10 +301,20 @@ impl Table {
         matches!(self.phase, Phase::Copying(_))
     }
 
-    /// The journal's writer, unless there is none yet or the table has failed.
+    /// Returns true if rows of a copy have arrived that is being made.
+    pub(crate) fn has_copied_rows(&self) -> bool {
+        matches!(&self.phase, Phase::Copying(copying) if copying.progress().is_some())
+    }
+
+    /// Returns true if the table follows its source.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// The journal's writer, unless there is none yet or the table is stopped.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
         match self.phase {
-            Phase::Failed => None,
+            Phase::Stopped => None,
             Phase::Copying(_) | Phase::Live => self.live.as_mut().map(|live| &mut live.writer),
         }
     }
@@ -282,8 +322,8 @@ impl Table {
     /// A transaction has committed.
     pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
         match &mut self.phase {
-            Phase::Failed => {
-                // A copy that is made once the table is mended has to see it.
+            Phase::Stopped => {
+                // The next copy has to see it.
                 self.recent.remember(commit.xid);
                 Ok(Wants::Nothing)
             }
@@ -339,12 +379,12 @@ impl Table {
     /// `fork` is set where nothing proves that the history is still the one that was followed.
     pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<Wants, TableError> {
         if let Some(fork) = fork {
-            self.note_fork(fork, reason)?;
+            self.note_or_owe_fork(None, fork, reason)?;
             // PostgreSQL was started again. What it kept has been visible since, and what it lost will never be.
             self.recent = Recent::default();
         }
         match &mut self.phase {
-            Phase::Failed => self.revive(reason),
+            Phase::Stopped => self.revive(reason),
             Phase::Copying(copying) => {
                 copying.misses_some();
                 if fork.is_some() {
@@ -357,21 +397,74 @@ impl Table {
         }
     }
 
-    /// The table cannot be followed any more. Readers keep what they have.
-    pub(crate) fn fail(&mut self, error: &TableError) {
+    /// Returns true if the table should be tried again by itself after this error.
+    pub(crate) fn may_retry(&self, error: &TableError) -> bool {
+        error.may_pass() && self.store_failure().is_none()
+    }
+
+    /// Stops following the table. Readers keep what they have. `next_at` is the time of the next attempt, if one is
+    /// scheduled.
+    pub(crate) fn stop(&mut self, error: &TableError, next_at: Option<Instant>) {
         let error = error.to_string();
-        let is_unkept = self.store_failure().is_some();
-        tracing::error!(table = %self.name(), %error, "table stopped");
+        // The positions that the store lost are only in the source, which must not forget them.
+        let is_kept = self.store_failure().is_some() || (next_at.is_some() && self.bases.store.is_some());
+        match next_at {
+            Some(_) => {
+                tracing::warn!(table = %self.name(), %error, "the table is not followed for now, and is tried again")
+            }
+            None => tracing::error!(table = %self.name(), %error, "table stopped"),
+        }
         if let Phase::Copying(copying) = &mut self.phase {
             copying.abandon(&mut self.recent);
         }
-        self.phase = Phase::Failed;
+        self.phase = Phase::Stopped;
         self.verification = None;
         let mut status = self.status.lock();
-        status.phase = TablePhase::Failed { error };
+        status.phase = match next_at {
+            Some(next_at) => TablePhase::Retrying { error, next_at },
+            None => TablePhase::Failed { error },
+        };
         status.copy = None;
-        // What the store lost only the source has: it must not forget it, and a restart needs no copy then.
-        status.releasable = status.releasable.filter(|_| is_unkept);
+        status.releasable = status.releasable.filter(|_| is_kept);
+    }
+
+    /// Tries to follow a table again that is stopped.
+    pub(crate) fn retry(&mut self) -> Result<Wants, TableError> {
+        match self.phase {
+            Phase::Stopped => self.revive(&self.copy_reason.clone()),
+            Phase::Copying(_) => Ok(Wants::Retry),
+            Phase::Live => Ok(Wants::Nothing),
+        }
+    }
+
+    /// Shows that an attempt to copy the table begins. What commits from now on is held for it.
+    pub(crate) fn begin_attempt(&mut self) {
+        if let Phase::Copying(copying) = &mut self.phase {
+            copying.begin_attempt();
+            self.status.lock().phase = TablePhase::Copying { reason: self.copy_reason.clone() };
+        }
+    }
+
+    /// Shows that an attempt to copy the table has failed, and when the next one comes.
+    pub(crate) fn on_attempt_failed(&mut self, error: &str, next_at: Instant) {
+        if let Phase::Copying(copying) = &mut self.phase {
+            copying.start_over();
+            let error = format!("copying the table: {error}");
+            let mut status = self.status.lock();
+            status.phase = TablePhase::Retrying { error, next_at };
+            status.copy = None;
+        }
+    }
+
+    /// Gives up what is held for a copy while none is being made, so that no other table waits for this one.
+    pub(crate) fn stop_holding(&mut self) {
+        let Phase::Copying(copying) = &mut self.phase else { return };
+        tracing::info!(
+            table = %self.options.request.name,
+            "transactions are not held any more while the copy cannot be made: readers will get them as one transaction"
+        );
+        copying.stop_holding(&mut self.recent);
+        self.status.lock().releasable = None;
     }
 
     /// Part of a copy has arrived.
@@ -397,21 +490,47 @@ impl Table {
         }
     }
 
-    /// What kept the table from being followed may be mended: a copy tells.
+    /// Follows a stopped table again, by a copy.
+    ///
+    /// # Errors
+    /// When the table's store does not take anything.
     fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
-        if self.store_failure().is_some() {
-            return Ok(Wants::Nothing);
+        if let Some(error) = self.store_failure() {
+            return Err(StoreError::Failed(error).into());
+        }
+        if let Some(reason) = self.store_stall().filter(|_| self.is_ahead_of_disk()) {
+            return Err(StoreError::Stalled(reason).into());
+        }
+        if let Some(due) = self.fork_due.take() {
+            return self.on_fork_due(*due);
         }
         if self.live.is_some() {
             return self.copy_after_a_gap(reason);
         }
-        // A journal without its writer cannot be gone on with.
-        if self.journal.borrow().is_some() {
-            return Ok(Wants::Nothing);
-        }
-        self.phase = Phase::Copying(Box::new(Copying::new(None)));
-        self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
+        let copying = match self.is_forked {
+            true => Copying::after_fork(),
+            false => Copying::new(None),
+        };
+        self.begin_copying(copying, reason);
         Ok(Wants::Copy)
+    }
+
+    /// Returns true if the store is so far behind that the table should wait for it.
+    fn is_ahead_of_disk(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.writer.is_ahead_of_disk())
+    }
+
+    /// Makes a full disk the end of what is kept, and not something to wait for: the table ends.
+    pub(crate) fn stop_waiting_for_disk(&mut self) {
+        if let Some(live) = &self.live {
+            live.writer.stop_waiting_for_disk();
+        }
+    }
+
+    fn begin_copying(&mut self, copying: Copying, reason: &str) {
+        self.phase = Phase::Copying(Box::new(copying));
+        reason.clone_into(&mut self.copy_reason);
+        self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
     }
 
     /// Begins the copy that waits for the stream, if it has come so far.
@@ -446,8 +565,7 @@ impl Table {
             true => Copying::after_fork(),
             false => Copying::new(Some(live.writer.committed().position)),
         };
-        self.phase = Phase::Copying(Box::new(copying));
-        self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
+        self.begin_copying(copying, reason);
         Ok(Wants::Copy)
     }
 
@@ -501,8 +619,8 @@ impl Table {
         };
         let (copied_under, definition) = (done.definition.clone(), self.definition(done.definition.clone()));
         match &mut self.live {
+            _ if is_after_fork => self.replace_journal(done, definition)?,
             None => self.live = Some(self.begin_journal(done, definition)?),
-            Some(_) if is_after_fork => self.replace_journal(done, definition)?,
             Some(live) => {
                 let counts = told::publish(live, done, definition.version())?;
                 counts.add_to(&mut self.status.lock());
@@ -545,7 +663,10 @@ impl Table {
             if matches!(&self.phase, Phase::Copying(copying) if copying.is_after_fork()) {
                 // Positions of another history say nothing of what the source may forget.
                 status.releasable = Some(Durable::default());
-            } else if !matches!(self.phase, Phase::Failed) {
+            } else if matches!(&self.phase, Phase::Copying(copying) if copying.is_waiting()) {
+                // The copy that is owed shows what the source would have to keep.
+                status.releasable = None;
+            } else if !matches!(self.phase, Phase::Stopped) {
                 status.releasable = Some(match (live.writer.journal().store_status(), &self.snapshots) {
                     (Some(store), _) => store.durable,
                     (None, Some(snapshots)) => snapshots.status().durable,
@@ -555,7 +676,7 @@ impl Table {
         }
         let (copy, held) = match &self.phase {
             Phase::Copying(copying) => (copying.progress(), copying.held_bytes()),
-            Phase::Live | Phase::Failed => (None, 0),
+            Phase::Live | Phase::Stopped => (None, 0),
         };
         (status.copy, status.held_bytes) = (copy, held);
     }

@@ -23,6 +23,37 @@ pub(crate) struct Copied {
     pub(crate) inserted: Lsn,
 }
 
+/// Why an attempt to read a table failed.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The connection or the server.
+    Transport(TransportError),
+    /// The table is not one that can be copied, or the reader has gone.
+    Table(SourceError),
+}
+
+impl From<TransportError> for AttemptError {
+    fn from(error: TransportError) -> AttemptError {
+        AttemptError::Transport(error)
+    }
+}
+
+impl From<SourceError> for AttemptError {
+    fn from(error: SourceError) -> AttemptError {
+        AttemptError::Table(error)
+    }
+}
+
+impl From<AttemptError> for SourceError {
+    fn from(error: AttemptError) -> SourceError {
+        match error {
+            AttemptError::Transport(error) if error.may_pass_for_table() => SourceError::Transient(error.to_string()),
+            AttemptError::Transport(error) => SourceError::Definite(vec![error.to_string()]),
+            AttemptError::Table(error) => error,
+        }
+    }
+}
+
 /// Copies a table, from the start again while its definition moves. `slot` is the number of the slot that keeps what
 /// commits from now on; `route` has the stream follow a definition's table, and returns whether that is another one.
 pub(crate) async fn copy_table(
@@ -33,7 +64,7 @@ pub(crate) async fn copy_table(
     route: impl Fn(&Definition) -> bool,
     admits: &Admission,
     rows: &mpsc::Sender<CopyEvent>,
-) -> Result<Copied, SourceError> {
+) -> Result<Copied, AttemptError> {
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
         let facts = read_facts(connection, publication, request).await?;
@@ -42,7 +73,7 @@ pub(crate) async fn copy_table(
             // Some of the catalogue's views see more than the query's snapshot does: of a publication that is just being replaced they
             // show neither the old one nor the new one.
             Err(_) if read_facts(connection, publication, request).await? != facts => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let definition = facts.definition;
         settle(connection, table, slot, &definition, route(&definition)).await?;
@@ -93,30 +124,24 @@ pub(crate) fn schema_of(
     options: &PostgresOptions,
     request: &TableRequest,
 ) -> Result<Schema, SourceError> {
-    let mut problems: Vec<String> =
-        publication::table_problem(&options.publication.name, &request.name, facts).into_iter().collect();
-    if facts.access.hides_rows {
-        problems.push(validate::hides_rows(&request.name, &options.connection.user));
+    let mut problems = validate::table_problems(facts, request, &[], &options.connection.user);
+    problems.extend(publication::table_problem(&options.publication.name, &request.name, facts));
+    if !problems.is_empty() {
+        return Err(SourceError::Definite(problems));
     }
-    let schema = catalog::schema_of(&facts.definition, request);
-    match (schema, problems.is_empty()) {
-        (Ok(schema), true) => Ok(schema),
-        (schema, _) => {
-            problems.extend(schema.err().unwrap_or_default());
-            Err(SourceError::Definite(problems))
-        }
-    }
+    catalog::schema_of(&facts.definition, request).map_err(SourceError::Definite)
 }
 
 pub(crate) async fn read_facts(
     connection: &mut Connection,
     publication: &str,
     request: &TableRequest,
-) -> Result<Facts, SourceError> {
+) -> Result<Facts, AttemptError> {
     let found = catalog::read(connection, publication, std::slice::from_ref(&request.name)).await?;
     found.into_iter().flatten().next().ok_or_else(|| {
         let name = &request.name;
-        SourceError::Definite(vec![format!("table {name} does not exist any more")])
+        let problem = format!("table {name} does not exist any more, or never did; create it, or take it out of the configuration (names are case-sensitive)");
+        AttemptError::Table(SourceError::Definite(vec![problem]))
     })
 }
 
@@ -126,22 +151,25 @@ pub(crate) async fn begin(
     kind: char,
     request: &TableRequest,
     admits: &Admission,
-) -> Result<Snapshot, SourceError> {
+) -> Result<Snapshot, AttemptError> {
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
-    let start = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off; \
-         LOCK TABLE {}{} IN ACCESS SHARE MODE",
-        for_transaction(),
-        only(kind),
-        request.name.quoted()
-    );
+    let table = format!("{}{}", only(kind), request.name.quoted());
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off", for_transaction());
+    let mut start = format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE");
+    // A role that may read some columns may not do that. The query locks the table, too, but behind the snapshot: what falls between
+    // the two shows when the definition is read again after the copy.
+    let mut fallback = Some(format!("{begin}; SELECT FROM {table} LIMIT 0"));
     let mut wait = Wait::new();
     loop {
         if let Err(error) = connection.simple_query(&start).await {
-            if error.server().is_some() {
-                connection.simple_query("ROLLBACK").await?;
-            }
-            return Err(error.into());
+            let Some(server) = error.server() else { return Err(error.into()) };
+            let query = fallback.take_if(|_| server.code == INSUFFICIENT_PRIVILEGE);
+            connection.simple_query("ROLLBACK").await?;
+            let Some(query) = query else { return Err(error.into()) };
+            start = query;
+            continue;
         }
         let snapshot = parse_snapshot(&connection.simple_query("SELECT pg_current_snapshot()").await?)?;
         if admits(&snapshot) {

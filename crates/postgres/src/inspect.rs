@@ -163,7 +163,7 @@ impl Inspector<'_> {
         let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
         let query = rows.select(&condition);
         let sql = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
-        send_rows(&mut self.connection, &sql, rows.schema, parts, PartEvent::Rows).await
+        Ok(send_rows(&mut self.connection, &sql, rows.schema, parts, PartEvent::Rows).await?)
     }
 
     /// Looks up the rows of some keys.

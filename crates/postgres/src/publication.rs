@@ -56,6 +56,16 @@ pub(crate) fn mending(
     }
 }
 
+/// The statement that adds a table to a publication that exists, where the table is missing and can be added.
+pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &Facts) -> Option<String> {
+    let definition = &facts.definition;
+    let is_missing = definition.published.is_none() && facts.access.publication_via_root.is_some();
+    let can_be_added =
+        matches!(definition.kind, 'r' | 'p') && definition.persistence == 'p' && definition.ancestors.is_empty();
+    let listed = listed([(name, facts)].iter());
+    (is_missing && can_be_added).then(|| format!("ALTER PUBLICATION {} ADD TABLE {listed}", quoted(&options.name)))
+}
+
 /// The statements that make the publication anew with `tables`, all of which exist.
 pub(crate) fn remaking(name: &str, tables: &[(&TableName, &Facts)]) -> String {
     let name = quoted(name);

@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
-use crate::copy::Copied;
+use crate::copy::{AttemptError, Copied};
 use crate::ddl::DdlWatch;
 use crate::options::ConnectionOptions;
 use crate::publication::PublicationOptions;
@@ -52,6 +52,8 @@ pub struct PostgresSource {
     run: Mutex<PreparedRun>,
     random: Mutex<StdRng>,
     signals: Signals,
+    /// True where tables that cannot be followed do not keep the others from being followed.
+    tolerates_broken_tables: bool,
 }
 
 /// What a run was prepared with; the next one replaces it.
@@ -100,7 +102,14 @@ impl PostgresSource {
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
-        PostgresSource { options, run: Mutex::default(), random, signals: Signals::new() }
+        let (run, signals) = (Mutex::default(), Signals::new());
+        PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
+    }
+
+    /// Has [`Source::prepare`] succeed although tables cannot be followed: they are reported as failed, and the others are followed.
+    #[must_use]
+    pub fn tolerating_broken_tables(self) -> PostgresSource {
+        PostgresSource { tolerates_broken_tables: true, ..self }
     }
 
     /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
@@ -146,7 +155,10 @@ impl Source for PostgresSource {
         if let Some(holder) = slot::holder(&mut connection, &self.options.slot).await? {
             return Err(SourceError::Held(holder));
         }
-        validate::prepare(&mut connection, &self.options, tables).await?;
+        match self.tolerates_broken_tables {
+            true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
+            false => validate::prepare(&mut connection, &self.options, tables).await?,
+        }
         care::read_clock(&mut connection, &self.signals.clock).await?;
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
@@ -227,7 +239,7 @@ impl Source for PostgresSource {
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
-            never = definitions::watch(&options, &tables, &self.signals, &events) => match never {},
+            never = definitions::watch(&options, (&self.options.publication, &tables), &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
             never = self.forget_copies(&tables) => match never {},
         }
@@ -251,12 +263,13 @@ impl Source for PostgresSource {
         let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", table.0)]);
         let tables = self.tables()?;
         let table = tables.get(table.0).ok_or_else(no_such_table)?;
-        let mut connection = Connection::connect(&self.options.connection).await?;
+        let mut connection = Connection::connect(&self.options.connection).await.map_err(AttemptError::from)?;
         let slot = self.slot().await?;
         let name = std::slice::from_ref(&table.request.name);
-        let found =
-            catalog::read(&mut connection, &self.options.publication.name, name).await?.into_iter().flatten().next();
+        let found = catalog::read(&mut connection, &self.options.publication.name, name).await;
+        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
         let copied = copy::copy_table(&mut connection, &self.options, table, slot, route, &admits, &rows).await;
+        let copied = copied.map_err(SourceError::from);
         if let Err(SourceError::Definite(_)) = &copied {
             table.progress.lock().failed = Some(found);
         }

@@ -11,6 +11,7 @@ mod open;
 mod query;
 mod replication;
 mod settings;
+mod sqlstate;
 
 pub use error::{ServerError, TransportError};
 pub(crate) use query::Parameter;

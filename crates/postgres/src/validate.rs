@@ -1,6 +1,6 @@
 //! Everything that can be wrong before following begins, found at once. Nothing is changed until all of it is right.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use laredo_core::{Schema, TableName};
@@ -21,7 +21,7 @@ pub(crate) async fn check(
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<Vec<Arc<Schema>>, SourceError> {
-    let found = find(connection, options, requests).await?;
+    let found = find_valid(connection, options, requests).await?;
     let schemas = requests.iter().zip(&found.tables).map(|(request, facts)| match facts {
         Some(facts) => catalog::schema_of(&facts.definition, request).map(Arc::new).map_err(SourceError::Definite),
         None => Err(SourceError::Definite(vec![missing(&request.name, &found.server.database)])),
@@ -29,7 +29,18 @@ pub(crate) async fn check(
     schemas.collect()
 }
 
-/// What there is, if all of it is right.
+/// Reads what there is, if all of it is right.
+async fn find_valid(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+) -> Result<Found, SourceError> {
+    let found = find(connection, options, requests).await?;
+    let problems = problems(options, requests, &found);
+    if problems.is_empty() { Ok(found) } else { Err(SourceError::Definite(problems)) }
+}
+
+/// Reads what there is, of a server that laredo can work with at all.
 async fn find(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -42,14 +53,12 @@ async fn find(
         )]));
     }
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
-    let found = Found {
+    Ok(Found {
         server: server(connection).await?,
         slot: slot::read(connection, &options.slot).await?,
         publication: publication::read(connection, &options.publication.name).await?,
         tables: catalog::read(connection, &options.publication.name, &names).await?,
-    };
-    let problems = problems(options, requests, &found);
-    if problems.is_empty() { Ok(found) } else { Err(SourceError::Definite(problems)) }
+    })
 }
 
 /// Checks everything, then makes the publication carry the tables where that is allowed.
@@ -58,7 +67,7 @@ pub(crate) async fn prepare(
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<(), SourceError> {
-    let found = find(connection, options, requests).await?;
+    let found = find_valid(connection, options, requests).await?;
     for (request, facts) in requests.iter().zip(&found.tables) {
         let doubt = facts.as_ref().and_then(|facts| catalog::key_problems(&facts.access, request));
         if let Some(doubt) = doubt {
@@ -75,6 +84,55 @@ pub(crate) async fn prepare(
         true => Ok(()),
         false => Err(SourceError::Definite(unpublished)),
     }
+}
+
+/// Checks what all tables need, then makes the publication carry those that it can. A table that cannot be followed is left to its
+/// copy, which says why: it does not stop the others.
+pub(crate) async fn prepare_what_can_be(
+    connection: &mut Connection,
+    options: &PostgresOptions,
+    requests: &[TableRequest],
+) -> Result<(), SourceError> {
+    let found = find(connection, options, requests).await?;
+    let mut problems = server_problems(&found.server, found.slot.is_some());
+    problems.extend(slot::problems(&options.slot, found.slot.as_ref(), &found.server.database));
+    problems.extend(twice(requests));
+    let pairs = requests.iter().zip(&found.tables).filter_map(|(request, facts)| Some((request, facts.as_ref()?)));
+    let good: Vec<(&TableName, &Facts)> = pairs
+        .filter(|(request, facts)| {
+            let is_ours = facts.definition.published.is_some() || facts.access.owned;
+            is_ours && table_problems(facts, request, requests, &found.server.role).is_empty()
+        })
+        .map(|(request, facts)| (&request.name, facts))
+        .collect();
+    let publication = found.publication.as_ref();
+    if publication.is_none() {
+        // Without one nothing is sent at all.
+        let known = if good.is_empty() { found.known(requests) } else { good.clone() };
+        problems.extend(publication::problems(&options.publication, None, &known, found.server.may_create));
+    }
+    if !problems.is_empty() {
+        return Err(SourceError::Definite(problems));
+    }
+    let may_change = options.publication.create && publication.is_none_or(|publication| publication.owned);
+    let sql = publication::mending(&options.publication, publication, &good);
+    if let Some(sql) = sql.filter(|_| may_change && !good.is_empty()) {
+        tracing::info!(%sql, "changing the publication");
+        match connection.simple_query(&sql).await.map_err(|error| refused(&sql, error)) {
+            Err(SourceError::Definite(problems)) if publication.is_some() => {
+                tracing::warn!(problem = problems.join("; "), "the publication does not carry all tables");
+            }
+            changed => drop(changed?),
+        }
+    }
+    Ok(())
+}
+
+/// Tables that are configured twice.
+fn twice(requests: &[TableRequest]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let repeated = requests.iter().filter(|request| !seen.insert(&request.name));
+    repeated.map(|request| format!("table {} is configured twice", request.name)).collect()
 }
 
 /// A partition that the publication has cannot be followed when it is published as its root.
@@ -166,11 +224,8 @@ fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &Found)
     if !known.is_empty() {
         problems.extend(publication::problems(&options.publication, publication, &known, may_create));
     }
-    let mut seen = BTreeMap::new();
+    problems.extend(twice(requests));
     for (request, facts) in requests.iter().zip(&found.tables) {
-        if seen.insert(&request.name, ()).is_some() {
-            problems.push(format!("table {} is configured twice", request.name));
-        }
         match facts {
             None => problems.push(missing(&request.name, &found.server.database)),
             Some(facts) => problems.extend(table_problems(facts, request, requests, &found.server.role)),
@@ -232,7 +287,13 @@ fn missing(name: &TableName, database: &str) -> String {
     )
 }
 
-fn table_problems(facts: &Facts, request: &TableRequest, requests: &[TableRequest], role: &str) -> Vec<String> {
+/// Why a table cannot be followed, each with what to run.
+pub(crate) fn table_problems(
+    facts: &Facts,
+    request: &TableRequest,
+    requests: &[TableRequest],
+    role: &str,
+) -> Vec<String> {
     let (definition, access, name) = (&facts.definition, &facts.access, &request.name);
     let (table, quoted_role) = (name.quoted(), quoted(role));
     let what = match (definition.kind, definition.persistence) {

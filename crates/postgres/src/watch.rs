@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::catalog::{self, Change, Conditions, Definition, Facts};
 use crate::ddl::{self, DdlWatch};
-use crate::publication;
+use crate::publication::{self, PublicationOptions};
 use crate::resume;
 use crate::source::Followed;
 use crate::stream::{Signals, StreamOptions, WantedLook};
@@ -39,7 +39,7 @@ const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; S
 /// its own, and what breaks that is left to the stream to report.
 pub(crate) async fn watch(
     options: &StreamOptions,
-    tables: &[Followed],
+    (publication, tables): (&PublicationOptions, &[Followed]),
     signals: &Signals,
     events: &mpsc::Sender<SourceEvent>,
 ) -> Infallible {
@@ -48,6 +48,7 @@ pub(crate) async fn watch(
     let (has_trigger, unanswered, proven) = (None, None, vec![0; tables.len()]);
     let mut watcher = Watcher {
         options,
+        publication,
         tables,
         signals,
         events,
@@ -58,6 +59,7 @@ pub(crate) async fn watch(
         unanswered,
         unexplained,
         errors,
+        unpublished: vec![None; tables.len()],
     };
     let looks = async {
         loop {
@@ -76,6 +78,7 @@ pub(crate) async fn watch(
 
 struct Watcher<'a> {
     options: &'a StreamOptions,
+    publication: &'a PublicationOptions,
     tables: &'a [Followed],
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
@@ -93,6 +96,8 @@ struct Watcher<'a> {
     unexplained: Vec<Option<(Definition, Lsn)>>,
     /// The reason why the last look at a table failed.
     errors: Vec<Option<String>>,
+    /// What the catalogue said of a table after it could not be added to the publication. The statement is not repeated for that.
+    unpublished: Vec<Option<Facts>>,
 }
 
 /// What was said last about a table. It is not said again.
@@ -128,7 +133,7 @@ impl Watcher<'_> {
             let mut is_settled = true;
             let mut looks = Vec::with_capacity(self.tables.len());
             for index in 0..self.tables.len() {
-                match self.look(&mut connection, index).await {
+                match self.look_and_publish(&mut connection, index).await {
                     Ok(look) => looks.push((index, look)),
                     // One table that cannot be looked at hides no other one.
                     Err(error) if connection.is_idle() => self.failed(index, &error),
@@ -218,6 +223,35 @@ impl Watcher<'_> {
         }
         self.signals.looked.send_replace(number);
         true
+    }
+
+    /// Looks at a table, and adds it to our publication where it is missing: it was created again, or another table has its name.
+    async fn look_and_publish(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {
+        let look = self.look(connection, index).await?;
+        let request = &self.tables[index].request;
+        let name = &request.name;
+        // Of a table without a key, PostgreSQL would refuse updates once it is published.
+        let is_good =
+            |facts: &&Facts| self.publication.create && catalog::schema_of(&facts.definition, request).is_ok();
+        let Some(facts) = look.facts.as_ref().filter(is_good) else { return Ok(look) };
+        let Some(sql) = publication::addition(self.publication, name, facts) else { return Ok(look) };
+        if self.unpublished[index].as_ref() == Some(facts) {
+            return Ok(look);
+        }
+        tracing::info!(table = %name, %sql, "adding the table to the publication");
+        if let Err(error) = connection.simple_query(&sql).await {
+            if error.server().is_none() {
+                return Err(error);
+            }
+            tracing::warn!(table = %name, %error, %sql, "the table cannot be added to the publication");
+            if !error.is_transient() {
+                self.unpublished[index] = look.facts.clone();
+            }
+            return Ok(look);
+        }
+        let look = self.look(connection, index).await?;
+        self.unpublished[index] = look.facts.clone().filter(|facts| facts.definition.published.is_none());
+        Ok(look)
     }
 
     async fn look(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {

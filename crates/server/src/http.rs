@@ -1,16 +1,16 @@
 //! Health and metrics over HTTP.
 //!
-//! *Live*: the process answers. *Started*: every table's first copy is over, well or not. *Ready*: every table has been copied and
-//! none has failed. A table that is being copied anew is ready, for its clients keep what they have. A failed table makes the
-//! whole server not ready, because somebody has to look; its neighbours are served all the same, and the gRPC health service,
-//! which balancers ask, goes on saying so. A server that drains is not ready.
+//! *Live*: the process answers. *Started*: every table's first copy is over, well or not. *Ready*: every table that can be served
+//! is, and there is at least one. A table that is being copied again is ready, because its clients keep what they have. A table that
+//! has failed, is drained, or whose definition is not verified does not make the server unready: its neighbours are served. The body
+//! names it and says why. `?table=SCHEMA.TABLE` and `?source=NAME` ask for one table or one source. A server that drains is not ready.
 //!
 //! What the database keeps for a source stands beside that and decides nothing: a slot that is about to be lost costs a copy, during
 //! which clients are served, and a balancer that sends them elsewhere cannot save it.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -20,6 +20,7 @@ use crate::shared::Shared;
 
 mod metrics;
 mod report;
+mod selection;
 mod serve;
 mod startup;
 
@@ -27,6 +28,7 @@ pub use serve::serve_http;
 pub use startup::{WaitingFor, serve_startup};
 
 use metrics::Metrics;
+pub(crate) use report::not_served;
 
 /// Everything.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
@@ -49,10 +51,14 @@ async fn live() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "live": true }))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let ready = shared.is_ready();
-    let report = report::Report::new(&shared, ready);
-    (code(ready), Json(report)).into_response()
+async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+    match selection::select(&shared, query.as_deref().unwrap_or_default()) {
+        Ok(tables) => {
+            let ready = shared.are_ready(&tables);
+            (code(ready), Json(report::Report::new(&shared, &tables, ready))).into_response()
+        }
+        Err((code, error)) => (code, Json(serde_json::json!({ "ready": false, "error": error }))).into_response(),
+    }
 }
 
 async fn started(State(shared): State<Arc<Shared>>) -> Response {

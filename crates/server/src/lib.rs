@@ -12,6 +12,7 @@ mod http;
 mod oam;
 mod options;
 mod origins;
+mod problems;
 mod protocols;
 mod query;
 mod receive;

@@ -9,6 +9,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::BoxStream;
 use laredo_engine::journal::Journal;
 use laredo_proto::oam::laredo_oam_service_server::{LaredoOamService, LaredoOamServiceServer};
@@ -26,6 +27,9 @@ use crate::table::Served;
 pub(crate) fn service(shared: Arc<Shared>) -> LaredoOamServiceServer<Oam> {
     LaredoOamServiceServer::new(Oam { shared })
 }
+
+/// An order to copy tables is answered after this at the latest, when copies wait for others.
+const RELOAD_WAIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Oam {
     shared: Arc<Shared>,
@@ -63,8 +67,10 @@ impl LaredoOamService for Oam {
     }
 
     async fn check_ready(&self, request: Request<CheckReadyRequest>) -> Answer<CheckReadyResponse> {
-        let not_ready_reasons = self.not_ready(&request.into_inner())?;
-        Ok(Response::new(CheckReadyResponse { ready: not_ready_reasons.is_empty(), not_ready_reasons }))
+        let tables = self.chosen(&request.into_inner())?;
+        let now = (self.shared.clock)();
+        let not_ready_reasons = tables.iter().filter_map(|table| crate::http::not_served(table, now)).collect();
+        Ok(Response::new(CheckReadyResponse { ready: self.shared.are_ready(&tables), not_ready_reasons }))
     }
 
     async fn get_source_info(&self, request: Request<GetSourceInfoRequest>) -> Answer<GetSourceInfoResponse> {
@@ -213,6 +219,7 @@ impl Oam {
         }
     }
 
+    /// Orders copies, and reports what has become of them.
     async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
         // A source that waits for its next attempt makes it now, whether its tables take the order or not.
         for source in
@@ -220,20 +227,32 @@ impl Oam {
         {
             source.engine.retry_now();
         }
-        let mut asked = 0;
-        for table in tables {
-            asked += usize::from(table.handle().reload("an operator asked for it").await);
-        }
-        match asked {
-            asked if asked == tables.len() => {
-                (true, format!("{asked} tables are copied anew; clients are sent what differs"))
+        let orders = tables
+            .iter()
+            .map(|table| tokio::time::timeout(RELOAD_WAIT, table.handle().begin_reload("an operator asked for it")));
+        let (mut begun, mut waiting, mut failed) = (0, Vec::new(), Vec::new());
+        for (table, outcome) in tables.iter().zip(join_all(orders).await) {
+            match outcome {
+                Ok(Ok(())) => begun += 1,
+                Ok(Err(error)) => failed.push(format!("{}: {error}", table.name())),
+                Err(_) => waiting.push(table.name().to_string()),
             }
-            _ => (false, self.unfollowed(tables)),
         }
+        let mut sentences = failed.clone();
+        sentences.extend(self.unfollowed(tables));
+        if begun > 0 {
+            sentences.push(format!("{begun} tables are being copied again; clients are sent what differs"));
+        }
+        if !waiting.is_empty() {
+            let waiting = waiting.join(", ");
+            sentences
+                .push(format!("{waiting}: the copy is ordered, and begins when a lock, a permit or a session is free"));
+        }
+        (failed.is_empty(), sentences.join("\n"))
     }
 
-    /// Says why tables take no orders.
-    fn unfollowed(&self, tables: &[&Arc<Served>]) -> String {
+    /// Says which sources of the tables are not followed, so that their tables take no orders.
+    fn unfollowed(&self, tables: &[&Arc<Served>]) -> Vec<String> {
         let sources =
             self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
         let said = sources.filter_map(|source| {
@@ -242,8 +261,7 @@ impl Oam {
             (!state.is_following())
                 .then(|| format!("source {} is {}: {reason}; it is tried again now", source.id, state.name()))
         });
-        let said: Vec<String> = said.collect();
-        if said.is_empty() { "the server is stopping".to_owned() } else { said.join("; ") }
+        said.collect()
     }
 
     fn pause(&self, source_id: &str, paused: bool) -> Result<ServiceState, Status> {
@@ -254,8 +272,9 @@ impl Oam {
         Ok(status::service_state(&self.shared))
     }
 
-    fn not_ready(&self, request: &CheckReadyRequest) -> Result<Vec<String>, Status> {
-        let mut tables: Vec<&Arc<Served>> = self.shared.tables.iter().collect();
+    /// The tables that a request for readiness is about.
+    fn chosen(&self, request: &CheckReadyRequest) -> Result<Vec<Arc<Served>>, Status> {
+        let mut tables = self.shared.tables.clone();
         if !request.source.is_empty() {
             self.source(&request.source)?;
             tables.retain(|table| table.options.source_id == request.source);
@@ -270,18 +289,7 @@ impl Oam {
             let chosen = pipeline(&self.shared, &request.pipeline_id)?;
             tables.retain(|table| Arc::ptr_eq(table, chosen));
         }
-        let now = (self.shared.clock)();
-        let reason = |table: &Arc<Served>| match table.failure() {
-            Some(error) => Some(format!("{}: {error}", table.name())),
-            None if table.drain.has_begun() => Some(format!("{}: draining", table.name())),
-            None if table.is_ready(now) => None,
-            None if table.unverified(now).is_some() => {
-                let seconds = table.unverified(now).unwrap_or_default().as_secs();
-                Some(format!("{}: its definition was not verified for {seconds} s", table.name()))
-            }
-            None => Some(format!("{}: it is being copied for the first time", table.name())),
-        };
-        Ok(tables.into_iter().filter_map(reason).collect())
+        Ok(tables)
     }
 
     fn table_config(&self, table: &Served) -> TableConfig {

@@ -110,12 +110,14 @@ pub enum TlsFile {
 pub struct HttpOptions {
     /// Whether the process is alive.
     pub liveness_path: String,
-    /// Whether every table is served.
+    /// Whether the server serves what it can.
     pub readiness_path: String,
     /// Whether the first copies are over.
     pub startup_path: String,
     /// Numbers for Prometheus.
     pub metrics_path: String,
+    /// True where the server is ready only while every table is.
+    pub strict_readiness: bool,
 }
 
 /// How long things may take.
@@ -178,6 +180,7 @@ impl Default for HttpOptions {
             readiness_path: "/health/ready".to_owned(),
             startup_path: "/health/startup".to_owned(),
             metrics_path: "/metrics".to_owned(),
+            strict_readiness: false,
         }
     }
 }

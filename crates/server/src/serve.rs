@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use laredo_core::TableName;
 use laredo_engine::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -191,6 +192,11 @@ fn reflection() -> Result<
     described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
+/// The name by which gRPC health knows a table: `laredo.table.SCHEMA.TABLE`.
+fn table_service(name: &TableName) -> String {
+    format!("laredo.table.{name}")
+}
+
 /// Looks after health and clients as long as it is polled.
 async fn watch(shared: &Shared, reporter: &HealthReporter) {
     let mut ticks = interval(SWEEP_INTERVAL);
@@ -202,8 +208,8 @@ async fn watch(shared: &Shared, reporter: &HealthReporter) {
     }
 }
 
-/// The Replication service serves once the first copies are over, whatever came of them: a failed table does not stop its
-/// neighbours. The server as a whole is what readiness says.
+/// The Replication service serves once the first copies are over, well or not: a failed table does not stop its
+/// neighbours. The server as a whole and each table are what readiness says of them.
 async fn report(shared: &Shared, reporter: &HealthReporter) {
     let serving = |is_well| match is_well {
         true => ServingStatus::Serving,
@@ -212,4 +218,9 @@ async fn report(shared: &Shared, reporter: &HealthReporter) {
     let replicates = shared.is_started() && !shared.is_draining();
     reporter.set_service_status(Replication::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
+    let now = (shared.clock)();
+    for table in &shared.tables {
+        let is_ready = table.is_ready(now) && !shared.is_draining();
+        reporter.set_service_status(table_service(table.name()), serving(is_ready)).await;
+    }
 }

@@ -115,10 +115,23 @@ impl Shared {
         self.sources.iter().find(|source| source.id == id)
     }
 
-    /// Returns true if every table can be served: it has been copied, it has not failed, and its definition was seen lately.
+    /// Returns true if the server serves what can be served: at least one table is ready, and none is expected to be soon.
+    /// With strict readiness every table has to be ready.
     pub(crate) fn is_ready(&self) -> bool {
+        self.are_ready(&self.tables)
+    }
+
+    /// Returns true if what can be served of these tables is served.
+    pub(crate) fn are_ready(&self, tables: &[Arc<Served>]) -> bool {
         let now = (self.clock)();
-        !self.is_draining() && self.tables.iter().all(|table| table.is_ready(now))
+        let is_ready = |table: &Arc<Served>| table.is_ready(now);
+        if self.is_draining() {
+            return false;
+        }
+        if self.http.strict_readiness || tables.is_empty() {
+            return tables.iter().all(is_ready);
+        }
+        tables.iter().any(is_ready) && tables.iter().all(|table| table.is_settled(now))
     }
 
     /// Whether no table begins any more streams.

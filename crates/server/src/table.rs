@@ -22,6 +22,9 @@ use crate::view::Views;
 /// A table whose definition was not seen for longer than this is not ready.
 const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 
+/// The state of a table that is drained, beside those of [`TablePhase`].
+pub(crate) const DRAINED: &str = "drained";
+
 pub(crate) struct Served {
     pub(crate) options: ServedTableOptions,
     pub(crate) views: Views,
@@ -77,8 +80,11 @@ impl Served {
         self.clients.load(Ordering::Relaxed)
     }
 
+    /// Returns true if the table is served: it has been copied, follows its source or is copied again, is not drained,
+    /// and its definition was seen lately.
     pub(crate) fn is_ready(&self, now: CommitTime) -> bool {
         self.failure().is_none()
+            && !self.drain.has_begun()
             && self.handle().journal().is_some_and(|journal| !journal.is_parted())
             && self.unverified(now).is_none()
     }
@@ -93,15 +99,34 @@ impl Served {
         Some(age.saturating_sub(lag)).filter(|unverified| *unverified > UNVERIFIED_MAX)
     }
 
+    /// Returns true if the first copy is over, well or not. One that failed and is tried again is over, too: other tables
+    /// do not wait for it.
     pub(crate) fn is_started(&self) -> bool {
-        self.failure().is_some() || self.handle().journal().is_some()
+        let status = self.handle().status();
+        let is_first_copy_under_way = status.phase.error().is_none() && self.handle().journal().is_none();
+        !is_first_copy_under_way
     }
 
-    /// Why it cannot be followed any more.
+    /// Returns true if the server may become ready while the table is not: it is not expected to be served soon.
+    pub(crate) fn is_settled(&self, now: CommitTime) -> bool {
+        self.is_ready(now) || self.drain.has_begun() || self.is_started()
+    }
+
+    /// Returns the name of the table's state. A table that is drained follows its source, and is served to nobody new.
+    pub(crate) fn state_name(&self, phase: &TablePhase) -> &'static str {
+        match phase {
+            TablePhase::Live if self.drain.has_begun() => DRAINED,
+            TablePhase::Live | TablePhase::Copying { .. } | TablePhase::Retrying { .. } | TablePhase::Failed { .. } => {
+                phase.name()
+            }
+        }
+    }
+
+    /// Returns why the table cannot be followed until an operator acts.
     pub(crate) fn failure(&self) -> Option<String> {
         match self.handle().status().phase {
             TablePhase::Failed { error } => Some(error),
-            TablePhase::Copying { .. } | TablePhase::Live => None,
+            TablePhase::Copying { .. } | TablePhase::Live | TablePhase::Retrying { .. } => None,
         }
     }
 

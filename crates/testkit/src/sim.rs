@@ -94,6 +94,8 @@ pub struct SimDatabase {
     kept: Arc<Mutex<Vec<CommitMark>>>,
     /// How often a reader of a part gives way to others between two rows.
     part_yields: Arc<AtomicU64>,
+    /// The reason for which copies of tables fail, and how many did.
+    refused_copies: Arc<Mutex<BTreeMap<usize, (SourceError, u64)>>>,
 }
 
 impl SimCommit {
@@ -125,7 +127,19 @@ impl SimDatabase {
             written: Arc::default(),
             kept: Arc::default(),
             part_yields: Arc::new(AtomicU64::new(1)),
+            refused_copies: Arc::default(),
         }
+    }
+
+    /// Has copies of a table fail from now on.
+    pub fn refuse_copies(&self, table: usize, error: SourceError) {
+        self.refused_copies.lock().unwrap_or_else(PoisonError::into_inner).insert(table, (error, 0));
+    }
+
+    /// Lets copies of a table succeed again, and returns the number of those that failed.
+    pub fn allow_copies(&self, table: usize) -> u64 {
+        let refused = self.refused_copies.lock().unwrap_or_else(PoisonError::into_inner).remove(&table);
+        refused.map_or(0, |(_, count)| count)
     }
 
     /// Commits a transaction on one table, visible at once, and returns its end.
@@ -563,6 +577,12 @@ impl Source for SimDatabase {
     ) -> Result<(), SourceError> {
         if table.0 >= self.state.borrow().tables {
             return Err(SourceError::Definite(vec![format!("there is no table number {}", table.0)]));
+        }
+        if let Some((error, count)) =
+            self.refused_copies.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&table.0)
+        {
+            *count += 1;
+            return Err(error.clone());
         }
         let log = self.state.subscribe();
         let looked =

@@ -425,6 +425,11 @@ impl JournalWriter {
         self.appender.as_ref()?.mark_due_at(self.committed)
     }
 
+    /// Makes a full disk the end of what is kept, and not something to wait for.
+    pub(crate) fn stop_waiting_for_disk(&self) {
+        self.appender.iter().for_each(Appender::stop_waiting_for_disk);
+    }
+
     /// Whether the disk is so far behind that the table should wait for it.
     pub(crate) fn is_ahead_of_disk(&self) -> bool {
         self.appender.as_ref().is_some_and(Appender::is_behind)

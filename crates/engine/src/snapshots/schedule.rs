@@ -11,7 +11,7 @@ use super::{SnapshotError, Snapshots};
 use crate::journal::Journal;
 
 /// After a failure the next attempt comes after this, or sooner where the interval is shorter.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(15);
 
 /// Until a table is copied after a fork of the database's history, it is looked at again after this.
 const FORKED: Duration = Duration::from_secs(1);

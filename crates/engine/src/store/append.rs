@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::error::{StoreError, io_error};
 use super::format::{Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, RecordHead, sealed};
 use super::journal_folder::{JOURNAL, Store};
-use super::queue::{Job, Queue, run};
+use super::queue::{Job, Queue, is_exhaustion, run};
 use crate::descriptors::with_reserve;
 use crate::durable::sync;
 use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
@@ -73,8 +73,13 @@ impl Appender {
         let header = appender.begin_file()?;
         let Some(JournalFile { file, .. }) = appender.files.back() else { return Ok(appender) };
         let failed = |what| io_error(what, file.path().map_or(appender.store.folder().path(), PathBuf::as_path));
-        std::os::unix::fs::FileExt::write_all_at(file.file(), &header, 0).map_err(failed("writing"))?;
-        let synced = sync(file.file()).map_err(failed("syncing"))?;
+        let written = std::os::unix::fs::FileExt::write_all_at(file.file(), &header, 0).map_err(failed("writing"));
+        let synced = written.and_then(|()| sync(file.file()).map_err(failed("syncing")));
+        if let (Err(_), Some(path)) = (&synced, file.path()) {
+            // The next attempt makes the same file. What is left of it if this fails, too, is a torn file without entries.
+            let _ = std::fs::remove_file(path);
+        }
+        let synced = synced?;
         appender.store.folder().sync_names()?;
         file.written.store(header.len() as u64, Ordering::Release);
         file.synced.store(header.len() as u64, Ordering::Relaxed);
@@ -116,9 +121,17 @@ impl Appender {
         olds: &Bytes,
         head: Option<Head>,
     ) -> Result<Stored, StoreError> {
+        if !piece.ends {
+            // Whole transactions are taken however long the disk is full: they are visible already, and few more come.
+            self.queue.wait_for_place().map_err(StoreError::Stalled)?;
+        }
         if piece.begins {
             self.state.schema = schema.clone();
-            self.begin_file_if_full().inspect_err(|error| self.queue.give_up(&self.store, &error.to_string()))?;
+            match self.begin_file_if_full() {
+                // The file grows beyond its size instead.
+                Err(StoreError::Io { error, .. }) if is_exhaustion(&error) => {}
+                begun => begun.inspect_err(|error| self.queue.give_up(&self.store, &error.to_string()))?,
+            }
         }
         let part = self.record(piece, frames, olds, head);
         if let Some(head) = head {
@@ -156,6 +169,11 @@ impl Appender {
     /// Whether the disk is so far behind that the table should wait for it.
     pub(crate) fn is_behind(&self) -> bool {
         self.queue.is_behind()
+    }
+
+    /// Makes a full disk the end of what is kept, and not something to wait for.
+    pub(crate) fn stop_waiting_for_disk(&self) {
+        self.queue.end_waiting();
     }
 
     /// Removes files that hold nothing after `pruned`.

@@ -71,15 +71,41 @@ pub enum StoreError {
         /// What is wrong there.
         what: String,
     },
+    /// The disk takes nothing, and as much waits for it as may. What is not on disk is acknowledged to nobody.
+    #[error("the journal cannot be kept ({0}); make room on its disk: the table goes on by itself then")]
+    Stalled(String),
     /// A write or an fsync has failed. What was served since the last good one is not on disk, and PostgreSQL is asked to keep it.
     #[error("the journal cannot be kept ({0}); see to the disk and restart laredo: it goes on where the journal ends")]
     Failed(String),
 }
 
 impl StoreError {
+    /// Returns true if the same may succeed later without an operator.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            StoreError::Io { error, .. } => error.kind() != io::ErrorKind::InvalidData,
+            StoreError::Stalled(_) => true,
+            StoreError::Locked { .. }
+            | StoreError::Version { .. }
+            | StoreError::Table { .. }
+            | StoreError::History { .. }
+            | StoreError::Replaced(_)
+            | StoreError::Damaged { .. }
+            | StoreError::Failed(_) => false,
+        }
+    }
+
     /// Whether the table can only begin anew, and what is in the folder is of no use but for looking at it.
     pub(super) fn is_of_no_use(&self) -> bool {
         matches!(self, StoreError::Damaged { .. } | StoreError::History { .. })
+    }
+
+    /// Returns the error of the disk, if it was one.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            StoreError::Io { error, .. } => error,
+            error => io::Error::other(error),
+        }
     }
 
     pub(crate) fn damaged(path: &Path, at: u64, what: impl Into<String>) -> StoreError {

@@ -31,6 +31,8 @@ pub struct StoreStatus {
     pub syncs: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
+    /// Why nothing is kept for now: the disk is full. It is tried again.
+    pub stalled: Option<String>,
     /// Why nothing is kept any more.
     pub failed: Option<String>,
 }
@@ -70,6 +72,11 @@ impl Store {
 
     pub(super) fn tell(&self, change: impl FnOnce(&mut StoreStatus)) {
         self.status.send_modify(change);
+    }
+
+    /// Forgets that an earlier journal could not be kept: another one takes its place.
+    pub(crate) fn forget_failure(&self) {
+        self.tell(|status| (status.stalled, status.failed) = (None, None));
     }
 
     /// Says how far the files reach; only an fsync gives what it takes to say it.

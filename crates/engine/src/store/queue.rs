@@ -7,16 +7,22 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::error::StoreError;
 use super::journal_folder::Store;
 use crate::durable::{Synced, sync};
 use crate::journal::{DataFile, Head};
+use crate::retry_delay::RetryDelay;
 
 /// Serving may run ahead of the disk by so many bytes, and one transaction beyond. Then the table waits.
 pub(super) const UNSYNCED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What a full disk refuses is written again after this, doubled each time up to the maximum.
+const DISK_RETRY: Duration = Duration::from_millis(100);
+const DISK_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Written in one go.
 const WRITE_BYTES: usize = 1024 * 1024;
 
@@ -45,6 +51,10 @@ struct Waiting {
     /// Bytes that wait, or are being written.
     bytes: u64,
     is_closed: bool,
+    /// Why nothing can be written for now.
+    stalled: Option<String>,
+    /// Nothing waits for a full disk any more.
+    is_ending: bool,
     has_failed: bool,
 }
 
@@ -54,10 +64,10 @@ impl Queue {
     }
 
     /// Adds a job. Blocks while far too much waits: who adds so much does so in a place where that harms nobody else, for who
-    /// adds little asks [`Queue::is_behind`] before.
+    /// adds little asks [`Queue::is_behind`] before. While the disk is full it does not block.
     pub(super) fn push(&self, job: Job) {
         let mut waiting = self.waiting.lock();
-        while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed {
+        while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed && waiting.stalled.is_none() {
             self.emptied.wait(&mut waiting);
         }
         // After a failure nothing is kept any more, and nothing must pile up.
@@ -68,6 +78,21 @@ impl Queue {
         }
     }
 
+    /// Blocks while far too much waits.
+    ///
+    /// # Errors
+    /// The reason why nothing can be written for now, where so much waits already.
+    pub(super) fn wait_for_place(&self) -> Result<(), String> {
+        let mut waiting = self.waiting.lock();
+        while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed {
+            if let Some(reason) = &waiting.stalled {
+                return Err(reason.clone());
+            }
+            self.emptied.wait(&mut waiting);
+        }
+        Ok(())
+    }
+
     /// Whether so much waits that the table should, too.
     pub(super) fn is_behind(&self) -> bool {
         let waiting = self.waiting.lock();
@@ -76,8 +101,48 @@ impl Queue {
 
     /// No job follows. The thread does what waits, and ends.
     pub(super) fn close(&self) {
-        self.waiting.lock().is_closed = true;
+        let mut waiting = self.waiting.lock();
+        (waiting.is_closed, waiting.is_ending) = (true, true);
         self.filled.notify_one();
+    }
+
+    /// From now on a full disk is not waited for: what cannot be written then is not kept.
+    pub(super) fn end_waiting(&self) {
+        self.waiting.lock().is_ending = true;
+        self.filled.notify_one();
+    }
+
+    /// Notes why nothing can be written, or that it can again.
+    fn stall(&self, store: &Store, reason: Option<String>) {
+        let mut waiting = self.waiting.lock();
+        if waiting.stalled == reason {
+            return;
+        }
+        waiting.stalled.clone_from(&reason);
+        self.emptied.notify_all();
+        drop(waiting);
+        let folder = store.folder().path().display();
+        match &reason {
+            Some(error) => tracing::error!(
+                %folder, error,
+                "the journal cannot be kept for now; clients are served, PostgreSQL keeps what follows, and writing is tried again"
+            ),
+            None => tracing::info!(%folder, "the journal is kept again"),
+        }
+        store.tell(|status| status.stalled = reason);
+    }
+
+    /// Waits before the next attempt to write. Returns false if that one is the last.
+    fn wait_for_disk(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut waiting = self.waiting.lock();
+        while !waiting.is_ending {
+            // It is notified of jobs, too.
+            if self.filled.wait_until(&mut waiting, until).timed_out() {
+                return true;
+            }
+        }
+        false
     }
 
     /// All jobs that have come by now; `None` when there are none and none follow.
@@ -107,7 +172,7 @@ impl Queue {
         (waiting.has_failed, waiting.jobs) = (true, VecDeque::new());
         self.emptied.notify_all();
         drop(waiting);
-        store.tell(|status| status.failed = Some(error.to_owned()));
+        store.tell(|status| (status.stalled, status.failed) = (None, Some(error.to_owned())));
     }
 }
 
@@ -120,12 +185,14 @@ impl Job {
     }
 }
 
-/// Does what comes, until no more does or something fails. A failed write or fsync is the end: what the kernel has dropped since
-/// the last good one nobody knows, so a later success would prove nothing.
+/// Does what comes, until no more does or something fails.
+///
+/// What a full disk refuses is written again, all of it since the last good fsync, until it is on disk. Any other failed write or
+/// fsync is the end: nobody knows what the kernel has dropped, so a later success would prove nothing.
 pub(super) fn run(queue: &Queue, store: &Store) {
     while let Some(jobs) = queue.take() {
         let bytes = jobs.iter().map(Job::bytes).sum();
-        if let Err(error) = work(jobs, store) {
+        if let Err(error) = work_patiently(queue, &jobs, store) {
             queue.give_up(store, &error.to_string());
             return;
         }
@@ -135,45 +202,84 @@ pub(super) fn run(queue: &Queue, store: &Store) {
     }
 }
 
-/// Writes a group, and syncs it with as few calls as there are files.
-fn work(jobs: VecDeque<Job>, store: &Store) -> io::Result<()> {
-    let mut open: Option<Run> = None;
-    let mut head = None;
-    for job in jobs {
-        match job {
-            Job::Write { file, at, bytes, head: reached } => {
-                let is_next = open.as_ref().is_some_and(|run| Arc::ptr_eq(&run.file, &file));
-                if !is_next && let Some(before) = open.take() {
-                    // Before anything stands in the next file: only the last one may be torn.
-                    before.sync(store)?;
-                }
-                let run = open.get_or_insert_with(|| Run { file, at, buffer: Vec::new(), bytes: 0 });
-                bytes.iter().try_for_each(|bytes| run.write(bytes))?;
-                head = reached.or(head);
+/// Does a group of jobs, again and again while the disk is full.
+fn work_patiently(queue: &Queue, jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
+    let mut delay = RetryDelay::new(DISK_RETRY, DISK_RETRY_MAX);
+    let mut is_last = false;
+    loop {
+        match work(jobs, store) {
+            Err(error) if is_exhaustion(&error) && !is_last => {
+                queue.stall(store, Some(error.to_string()));
+                is_last = !queue.wait_for_disk(delay.after_failure());
+                // Files that are not needed any more make room.
+                remove_files(jobs, store)?;
             }
-            Job::Remove { path, bytes } => {
-                fs::remove_file(&path)?;
-                store.tell(|status| status.journal_bytes = status.journal_bytes.saturating_sub(bytes));
+            done => {
+                if done.is_ok() {
+                    queue.stall(store, None);
+                }
+                return done;
             }
         }
     }
-    let Some(run) = open else { return Ok(()) };
-    let synced = run.sync(store)?;
-    if let Some(Head { sequence, position, .. }) = head {
-        store.reached(&synced, sequence, position);
+}
+
+/// Returns true if something has run out that may be there again later: room on a disk, a quota, descriptors.
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+fn remove_files(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
+    for job in jobs {
+        let Job::Remove { path, bytes } = job else { continue };
+        match fs::remove_file(path) {
+            Ok(()) => store.tell(|status| status.journal_bytes = status.journal_bytes.saturating_sub(*bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
 
-/// Bytes for one file.
-struct Run {
-    file: Arc<DataFile>,
-    at: u64,
-    buffer: Vec<u8>,
-    bytes: u64,
+/// Writes a group, and syncs it with as few calls as there are files.
+fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
+    let mut open: Option<Run<'_>> = None;
+    let mut head = None;
+    for job in jobs {
+        match job {
+            Job::Write { file, at, bytes, head: reached } => {
+                let is_next = open.as_ref().is_some_and(|run| Arc::ptr_eq(run.file, file));
+                if !is_next && let Some(before) = open.take() {
+                    // Before anything stands in the next file: only the last one may be torn.
+                    before.sync(store)?;
+                }
+                let run = open.get_or_insert_with(|| Run { file, at: *at, buffer: Vec::new() });
+                bytes.iter().try_for_each(|bytes| run.write(bytes))?;
+                head = reached.or(head);
+            }
+            Job::Remove { .. } => {}
+        }
+    }
+    if let Some(run) = open {
+        let synced = run.sync(store)?;
+        if let Some(Head { sequence, position, .. }) = head {
+            store.reached(&synced, sequence, position);
+        }
+    }
+    remove_files(jobs, store)
 }
 
-impl Run {
+/// Bytes for one file.
+struct Run<'a> {
+    file: &'a Arc<DataFile>,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl Run<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
@@ -182,7 +288,6 @@ impl Run {
     fn flush(&mut self) -> io::Result<()> {
         self.file.file().write_all_at(&self.buffer, self.at)?;
         self.at += self.buffer.len() as u64;
-        self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         self.file.written.store(self.at, Ordering::Release);
         Ok(())
@@ -190,15 +295,15 @@ impl Run {
 
     fn sync(mut self, store: &Store) -> io::Result<Synced> {
         self.flush()?;
-        let is_new = self.file.synced.load(Ordering::Relaxed) == 0;
+        let synced_before = self.file.synced.load(Ordering::Relaxed);
         let synced = sync(self.file.file())?;
-        if is_new {
-            store.folder().sync_names().map_err(io::Error::other)?;
+        if synced_before == 0 {
+            store.folder().sync_names().map_err(StoreError::into_io)?;
         }
         self.file.synced.store(self.at, Ordering::Relaxed);
         store.tell(|status| {
             status.syncs += 1;
-            status.journal_bytes += self.bytes;
+            status.journal_bytes += self.at.saturating_sub(synced_before);
         });
         Ok(synced)
     }

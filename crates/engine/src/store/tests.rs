@@ -331,6 +331,38 @@ fn what_a_disk_refuses_is_not_durable() {
 }
 
 #[test]
+fn a_full_disk_is_waited_for_until_the_table_ends() {
+    let folder = folder();
+    let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
+    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
+    let queue = Arc::new(super::queue::Queue::new());
+    let write = || super::queue::Job::Write {
+        file: full.clone(),
+        at: 0,
+        bytes: [vec![0; 1 << 20].into(), bytes::Bytes::new(), bytes::Bytes::new()],
+        head: None,
+    };
+    let (taking, keeping) = (queue.clone(), store.clone());
+    let thread = std::thread::spawn(move || super::queue::run(&taking, &keeping));
+    queue.push(write());
+    let mut status = store.status();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let stalled = runtime.block_on(status.wait_for(|status| status.stalled.is_some())).unwrap().stalled.clone();
+    assert!(stalled.is_some_and(|reason| reason.contains("No space left")));
+    assert!(!queue.is_behind() && queue.wait_for_place().is_ok());
+    // Whole transactions never block, and a piece of a large one is refused.
+    (0..70).for_each(|_| queue.push(write()));
+    assert!(queue.is_behind() && queue.wait_for_place().is_err());
+    assert_eq!(status.borrow().failed, None);
+    queue.end_waiting();
+    thread.join().unwrap();
+    let ended = status.borrow().clone();
+    assert!(ended.failed.is_some_and(|error| error.contains("No space left")) && ended.stalled.is_none());
+    assert_eq!(ended.durable.position(), Lsn::ZERO);
+}
+
+#[test]
 fn a_folder_has_one_server() {
     let folder = folder();
     let (_journal, writer) = begin_journal(folder.path());

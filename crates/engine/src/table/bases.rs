@@ -10,11 +10,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::{self, Base, BaseError, Bases};
 use crate::journal::{Journal, Merging};
+use crate::retry_delay::RetryDelay;
 
 /// A new base is made when the journal after the last one is larger than it, and than this many bytes.
 const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
-/// The pause after a base that could not be made.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// A base that could not be made is tried again after this, doubled each time up to the maximum.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(15);
 
 /// A running task that makes bases.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ pub(super) fn is_base_due(journal: &Journal) -> bool {
 /// Makes a base whenever one is asked for and due, or a newcomer wants a fresh one: one at a time.
 async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended: oneshot::Receiver<()>) {
     let _closing = Closing(journal.clone());
+    let mut retry_delay = RetryDelay::new(RETRY, RETRY_MAX);
     loop {
         tokio::select! {
             biased;
@@ -101,7 +104,9 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
             }
         };
         journal.answer_requests(Some((began, began.elapsed())));
-        if has_failed && timeout(FAILURE_PAUSE, &mut ended).await.is_ok() {
+        if !has_failed {
+            retry_delay.reset();
+        } else if timeout(retry_delay.after_failure(), &mut ended).await.is_ok() {
             return;
         }
     }

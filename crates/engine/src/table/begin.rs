@@ -79,7 +79,9 @@ impl Table {
         if let Some(live) = &self.live {
             return Err(SnapshotError::Served(live.writer.committed().position));
         }
-        if let TablePhase::Failed { error } = &self.status.lock().phase {
+        if let TablePhase::Failed { error } | TablePhase::Retrying { error, .. } = &self.status.lock().phase
+            && !self.is_copying()
+        {
             return Err(SnapshotError::Failed(error.clone()));
         }
         let SnapshotInfo { id, position, .. } = recovered.info.clone();
@@ -150,6 +152,11 @@ impl Table {
     /// Why nothing is kept any more, if it is so.
     pub(super) fn store_failure(&self) -> Option<String> {
         self.store_status().and_then(|status| status.borrow().failed.clone())
+    }
+
+    /// Returns why the store takes nothing for now, if it is so.
+    pub(super) fn store_stall(&self) -> Option<String> {
+        self.store_status().and_then(|status| status.borrow().stalled.clone())
     }
 
     /// Returns what the rows of a copy are rows of.

@@ -42,6 +42,8 @@ pub(crate) struct Copying {
     mark: CommitMark,
     /// The rows that are known are of another history: the copy begins a new journal.
     is_after_fork: bool,
+    /// No copy is being made, and transactions are not held for one: the next copy has to see them.
+    is_waiting: bool,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl Copying {
             reached: from.unwrap_or(Lsn::ZERO),
             mark: CommitMark::default(),
             is_after_fork: false,
+            is_waiting: false,
         }
     }
 
@@ -122,6 +125,23 @@ impl Copying {
     pub(crate) fn start_over(&mut self) {
         self.incoming = None;
         self.ended = None;
+    }
+
+    /// Holds transactions from now on: the snapshot of the copy that begins may not see them.
+    pub(crate) fn begin_attempt(&mut self) {
+        self.is_waiting = false;
+    }
+
+    /// Lets go of what is held, and holds no more until the next attempt begins, whose snapshot has to see all of it.
+    pub(crate) fn stop_holding(&mut self, recent: &mut Recent) {
+        self.abandon(recent);
+        self.misses_some();
+        self.is_waiting = true;
+    }
+
+    /// Returns true if transactions are not held, because no copy is being made.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
     /// Forgets what is held: PostgreSQL was started again, so every later snapshot shows it, or it has never happened.
@@ -144,6 +164,7 @@ impl Copying {
         self.reached(commit.end, commit.mark());
         let xid = commit.xid;
         match &self.incoming {
+            _ if self.is_waiting => recent.remember(xid),
             Some(incoming) if incoming.snapshot.sees(xid) => {
                 recent.remember(xid);
                 self.keep_told(commit, options);

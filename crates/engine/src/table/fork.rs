@@ -3,14 +3,46 @@
 use laredo_core::Sequence;
 
 use super::recent::Recent;
-use super::{Copying, Phase, Table, TableError, Wants, copy};
+use super::{Copying, Table, TableError, Wants, copy};
 use crate::durable::Durable;
 use crate::history::Fork;
 use crate::source::SourceIdentity;
-use crate::status::TablePhase;
 use crate::store::{Definition, Forks, Manifest, SKIPPED};
 
+/// A fork that could not be noted on disk.
+#[derive(Debug)]
+pub(super) struct UnnotedFork {
+    /// The database as it is since; nothing where the history may still be the same.
+    identity: Option<SourceIdentity>,
+    fork: Fork,
+    reason: String,
+}
+
 impl Table {
+    /// Notes a fork on disk, or remembers that it has to be noted before the table is followed again.
+    pub(super) fn note_or_owe_fork(
+        &mut self,
+        identity: Option<&SourceIdentity>,
+        fork: &Fork,
+        reason: &str,
+    ) -> Result<(), TableError> {
+        let noted = self.note_fork(fork, reason);
+        if noted.is_err() {
+            let (identity, fork, reason) = (identity.cloned(), fork.clone(), reason.to_owned());
+            self.fork_due = Some(Box::new(UnnotedFork { identity, fork, reason }));
+        }
+        noted
+    }
+
+    /// Notes a fork that could not be noted before, and begins the copy that it asks for.
+    pub(super) fn on_fork_due(&mut self, due: UnnotedFork) -> Result<Wants, TableError> {
+        let UnnotedFork { identity, fork, reason } = due;
+        match identity {
+            Some(identity) => self.on_forked(identity, &fork, &reason),
+            None => self.on_restarted(&reason, Some(&fork)),
+        }
+    }
+
     /// Notes on disk that the database's history has forked, or may have.
     pub(super) fn note_fork(&mut self, fork: &Fork, reason: &str) -> Result<(), TableError> {
         self.abandoned = self.abandoned.max(fork.abandoned);
@@ -48,7 +80,7 @@ impl Table {
         fork: &Fork,
         reason: &str,
     ) -> Result<Wants, TableError> {
-        self.note_fork(fork, reason)?;
+        self.note_or_owe_fork(Some(&identity), fork, reason)?;
         self.status.lock().forks += 1;
         self.identify(identity);
         // Transactions of another history will never be visible in this one.
@@ -65,10 +97,8 @@ impl Table {
         }
         let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
         self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance));
-        self.phase = Phase::Copying(Box::new(Copying::after_fork()));
-        let mut status = self.status.lock();
-        status.phase = TablePhase::Copying { reason: reason.to_owned() };
-        status.releasable = Some(Durable::default());
+        self.begin_copying(Copying::after_fork(), reason);
+        self.status.lock().releasable = Some(Durable::default());
         Ok(Wants::Copy)
     }
 
@@ -98,6 +128,9 @@ impl Table {
     pub(super) fn replace_journal(&mut self, done: copy::Done, definition: Definition) -> Result<(), TableError> {
         // Its files are removed: nothing may write them any more.
         drop(self.live.take());
+        if let Some((store, _)) = &self.bases.store {
+            store.forget_failure();
+        }
         let before = self.journal.borrow().clone();
         self.live = Some(self.begin_journal(done, definition)?);
         self.is_forked = false;

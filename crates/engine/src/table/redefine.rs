@@ -38,7 +38,7 @@ impl Table {
     /// The copy that is known may not be the table's any more.
     pub(crate) fn on_moved(&mut self, owed: OwedCopy) -> Result<Wants, TableError> {
         match &self.phase {
-            Phase::Failed => self.revive(&owed.reason),
+            Phase::Stopped => self.revive(&owed.reason),
             // The copy under way may have been taken before the move; its definition tells, where that was seen.
             Phase::Copying(_) => {
                 if self.owes_copy.as_ref().is_none_or(|owed| owed.definition.is_some()) {

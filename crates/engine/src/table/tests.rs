@@ -261,7 +261,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     let failed =
         table.on_progress(Lsn(20), None, CommitMark::default()).expect_err("there is no folder for the journal");
-    table.fail(&failed);
+    table.stop(&failed, None);
     std::fs::create_dir(folder.path()).unwrap();
     assert_eq!(table.on_moved(owed("there is a folder")).unwrap(), Wants::Copy);
     let head = journal.head();
@@ -276,7 +276,7 @@ fn a_copy_after_a_failure_has_to_see_what_was_held() {
     let (mut table, _journal) = table(options());
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 7, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
-    table.fail(&TableError::Source("no key".to_owned()));
+    table.stop(&TableError::Source("no key".to_owned()), None);
     assert!(!table.recent().admits(&below(7)) && table.recent().admits(&below(8)));
 }
 
@@ -411,7 +411,7 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
     let fork = Fork { common: Lsn(4), abandoned: Lsn(100), is_certain: true };
     table.on_forked(SourceIdentity::default(), &fork, "its storage was put back").unwrap();
-    table.fail(&TableError::Source("it is not published".to_owned()));
+    table.stop(&TableError::Source("it is not published".to_owned()), None);
     assert_eq!(table.on_moved(owed("it can be followed again")).unwrap(), Wants::Copy);
     // The new history is behind the old one.
     copy(&mut table, &schema, below(5), &[row(3, b"new")]);

@@ -29,7 +29,7 @@ impl Table {
     pub(super) fn failure(&self) -> Option<String> {
         match &self.status.lock().phase {
             TablePhase::Failed { error } => Some(error.clone()),
-            TablePhase::Copying { .. } | TablePhase::Live => None,
+            TablePhase::Copying { .. } | TablePhase::Live | TablePhase::Retrying { .. } => None,
         }
     }
 

@@ -13,16 +13,17 @@ use super::bases::{BaseMaker, is_base_due};
 use super::verifier::Verifier;
 use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
 use crate::history::{Fork, Receipt};
+use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
-use crate::status::TableCommand;
+use crate::status::{ReloadCommand, ReloadError, TableCommand};
 use crate::store::{StoreError, StoreStatus};
 
 /// Chunks of a copy that may wait for the table.
 const COPY_QUEUE: usize = 8;
-/// A copy that failed is tried again after this, doubled each time up to the maximum.
-const COPY_BACKOFF: Duration = Duration::from_millis(100);
-const COPY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// What failed is tried again after this, doubled each time up to the maximum.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(15);
 /// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.
 const SETTLE_EVENTS: u64 = 256;
 /// A larger transaction is applied [`aside`]. For a small one, going there costs more than the work (`./dev bench latency`).
@@ -86,6 +87,11 @@ pub(crate) struct Worker<S> {
     /// How its snapshots are, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
     verifier: Verifier<S>,
+    retry_delay: RetryDelay,
+    /// The time of the next attempt, where the last one failed.
+    retry_at: Option<Instant>,
+    /// Orders to copy the table, whose outcome is not known yet.
+    reloads: Vec<oneshot::Sender<Result<(), ReloadError>>>,
 }
 
 struct RunningCopy {
@@ -126,6 +132,9 @@ impl<S: Source> Worker<S> {
             store,
             snapshots,
             verifier,
+            retry_delay: RetryDelay::new(RETRY_DELAY, RETRY_DELAY_MAX),
+            retry_at: None,
+            reloads: Vec::new(),
         }
     }
 
@@ -145,8 +154,7 @@ impl<S: Source> Worker<S> {
 
     /// Follows the stream until it is closed. What waits then is dropped: none of it was acknowledged.
     async fn follow(&mut self) {
-        let mut attempts = 0;
-        let mut copy = self.table.is_copying().then(|| self.start_copy(attempts));
+        let mut copy = self.table.is_copying().then(|| self.start_copy());
         let mut maker = self.start_maker();
         self.verifier.start();
         loop {
@@ -154,28 +162,56 @@ impl<S: Source> Worker<S> {
                 Some(outcome) => outcome,
                 None => break,
             };
-            match outcome {
-                Ok(Wants::Nothing) => {}
-                Ok(Wants::Copy) => {
-                    attempts = 0;
-                    copy = Some(self.start_copy(attempts));
-                }
-                Ok(Wants::CopyLater) => {
-                    attempts += 1;
-                    copy = Some(self.start_copy(attempts));
-                }
-                Err(error) => {
-                    copy = None;
-                    self.table.fail(&error);
-                }
-            }
+            self.do_next(outcome, &mut copy);
             if self.events.is_empty() || self.unsettled >= SETTLE_EVENTS || self.table.is_holding_enough() {
                 self.unsettled = 0;
                 self.settle(&mut maker).await;
             }
         }
+        self.table.stop_waiting_for_disk();
         if let Some(maker) = maker {
             maker.end().await;
+        }
+    }
+
+    fn do_next(&mut self, outcome: Result<Wants, TableError>, copy: &mut Option<RunningCopy>) {
+        match outcome {
+            Ok(Wants::Nothing) => {
+                if self.table.is_live() {
+                    self.retry_delay.reset();
+                }
+            }
+            Ok(Wants::Copy) => {
+                self.retry_delay.reset();
+                *copy = Some(self.start_copy());
+            }
+            Ok(Wants::Retry) => *copy = Some(self.start_copy()),
+            Ok(Wants::CopyLater) => {
+                *copy = None;
+                self.retry_at = Some(Instant::now() + self.retry_delay.after_failure());
+            }
+            Err(error) => {
+                *copy = None;
+                self.stop(&error);
+            }
+        }
+    }
+
+    /// Stops the table; until the next attempt, if it may pass by itself.
+    fn stop(&mut self, error: &TableError) {
+        let delay = self.table.may_retry(error).then(|| self.retry_delay.after_failure());
+        self.retry_at = delay.map(|delay| Instant::now() + delay);
+        self.table.stop(error, self.retry_at);
+        self.answer_reloads(&Err(match delay {
+            Some(next) => ReloadError::Retrying { error: error.to_string(), next },
+            None => ReloadError::Failed(error.to_string()),
+        }));
+    }
+
+    fn answer_reloads(&mut self, outcome: &Result<(), ReloadError>) {
+        for answer in self.reloads.drain(..) {
+            // The party that asked may have gone.
+            let _ = answer.send(outcome.clone());
         }
     }
 
@@ -186,14 +222,18 @@ impl<S: Source> Worker<S> {
             let Progress { position, current_at, mark, .. } = progress;
             return Some(aside(heavy, || self.table.on_progress(position, current_at, mark)));
         }
+        if copy.is_none() && self.table.is_holding_enough() {
+            self.table.stop_holding();
+        }
         // The copy that would let go of what is held may wait for the table to note a fork.
         let holding_enough = self.table.is_holding_enough() && self.progress.borrow().forks == self.forks;
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
             event = next_of(copy) => Some(match event {
-                Some(event) => aside(true, || self.table.on_copy(event)),
+                Some(event) => self.on_copy_event(event),
                 None => self.copy_ended(copy).await,
             }),
+            () = until(self.retry_at), if copy.is_none() => Some(self.retry()),
             event = self.events.recv(), if !holding_enough => event.map(|queued| self.on_event(queued.event)),
             told = self.progress.changed() => told.ok().map(|()| {
                 self.has_progress = true;
@@ -219,7 +259,10 @@ impl<S: Source> Worker<S> {
 
     fn on_command(&mut self, command: TableCommand) -> Result<Wants, TableError> {
         match command {
-            TableCommand::Reload(reason) => self.table.on_moved(OwedCopy { reason, definition: None }),
+            TableCommand::Reload(ReloadCommand { reason, answer }) => {
+                self.reloads.push(answer);
+                self.reload(reason)
+            }
             TableCommand::Restore { recovered, answer } => {
                 let restored = aside(true, || self.table.restore_snapshot(*recovered));
                 // Whoever asked may have gone; it is done all the same.
@@ -231,6 +274,37 @@ impl<S: Source> Worker<S> {
                 Ok(Wants::Nothing)
             }
         }
+    }
+
+    fn reload(&mut self, reason: String) -> Result<Wants, TableError> {
+        if self.table.is_copying() && self.retry_at.is_some() {
+            // The attempt that was to come later is the copy that was ordered.
+            return Ok(Wants::Copy);
+        }
+        let wants = self.table.on_moved(OwedCopy { reason, definition: None })?;
+        if wants == Wants::Nothing && self.table.has_copied_rows() {
+            // Another copy follows the one that is under way.
+            self.answer_reloads(&Ok(()));
+        }
+        Ok(wants)
+    }
+
+    /// Begins the attempt that is due.
+    fn retry(&mut self) -> Result<Wants, TableError> {
+        self.retry_at = None;
+        match aside(true, || self.table.retry())? {
+            Wants::Copy => Ok(Wants::Retry),
+            wants => Ok(wants),
+        }
+    }
+
+    fn on_copy_event(&mut self, event: CopyEvent) -> Result<Wants, TableError> {
+        let begins = matches!(event, CopyEvent::Begin { .. });
+        let wants = aside(true, || self.table.on_copy(event))?;
+        if begins {
+            self.answer_reloads(&Ok(()));
+        }
+        Ok(wants)
     }
 
     fn on_event(&mut self, event: TableEvent) -> Result<Wants, TableError> {
@@ -262,7 +336,7 @@ impl<S: Source> Worker<S> {
     /// Shows what was handled, and makes readers and disk keep up.
     async fn settle(&mut self, maker: &mut Option<BaseMaker>) {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
-            self.table.fail(&error.into());
+            self.stop(&error.into());
         }
         while let Some(patience) = self.table.writer().and_then(|writer| writer.patience()) {
             patience.wait().await;
@@ -271,8 +345,11 @@ impl<S: Source> Worker<S> {
             writer.mark_if_due(Instant::now());
         }
         while self.table.writer().is_some_and(|writer| writer.is_ahead_of_disk()) {
-            if let Err(error) = store_moved(&mut self.store).await {
-                self.table.fail(&error);
+            if let Some(reason) = self.table.store_stall() {
+                // Other tables do not wait for this one's disk.
+                self.stop(&StoreError::Stalled(reason).into());
+            } else if let Err(error) = store_moved(&mut self.store).await {
+                self.stop(&error);
             }
         }
         let journal = self.table.writer().map(|writer| writer.journal().clone());
@@ -295,28 +372,17 @@ impl<S: Source> Worker<S> {
         Some(BaseMaker::start(self.table.name().clone(), journal, self.table.bases().clone()))
     }
 
-    fn start_copy(&self, attempts: u32) -> RunningCopy {
+    /// Begins an attempt at a copy.
+    fn start_copy(&mut self) -> RunningCopy {
+        self.retry_at = None;
+        // A table that was stopped has not heard how far the stream is, and on an idle database it does not move.
+        self.has_progress = true;
+        self.table.begin_attempt();
         let recent = self.table.recent().clone();
         let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
-        let (source, index, name) = (self.source.clone(), self.index, self.table.name().clone());
-        let before = self.table.copied_under();
-        let task = tokio::spawn(async move {
-            let mut backoff = COPY_BACKOFF * 2_u32.saturating_pow(attempts.min(10)) / 2;
-            if attempts > 0 {
-                tokio::time::sleep(backoff.min(COPY_BACKOFF_MAX)).await;
-            }
-            loop {
-                match source.copy(index, before.as_deref(), admits.clone(), sender.clone()).await {
-                    Err(SourceError::Transient(error) | SourceError::Held(error)) => {
-                        tracing::warn!(table = %name, %error, "copying the table failed and is tried again");
-                        backoff = (backoff * 2).min(COPY_BACKOFF_MAX);
-                        tokio::time::sleep(backoff).await;
-                    }
-                    ended => return ended,
-                }
-            }
-        });
+        let (source, index, before) = (self.source.clone(), self.index, self.table.copied_under());
+        let task = tokio::spawn(async move { source.copy(index, before.as_deref(), admits, sender).await });
         RunningCopy { events, task }
     }
 
@@ -327,9 +393,26 @@ impl<S: Source> Worker<S> {
         };
         match (&mut ended.task).await {
             Ok(Ok(())) => Ok(self.table.on_copy_lost()),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => {
+                self.on_attempt_failed(error);
+                Ok(Wants::Nothing)
+            }
+            Ok(Err(error @ SourceError::Definite(_))) => Err(error.into()),
             Err(panic) => Err(TableError::Source(format!("the copy's task failed: {panic}"))),
         }
+    }
+
+    /// An attempt at a copy has failed for a reason that may pass. What commits is held for the next one.
+    fn on_attempt_failed(&mut self, error: String) {
+        let delay = self.retry_delay.after_failure();
+        let next_at = Instant::now() + delay;
+        self.retry_at = Some(next_at);
+        tracing::warn!(
+            table = %self.table.name(), %error, delay_ms = delay.as_millis(),
+            "copying the table failed and is tried again"
+        );
+        self.table.on_attempt_failed(&error, next_at);
+        self.answer_reloads(&Err(ReloadError::Retrying { error, next: delay }));
     }
 }
 

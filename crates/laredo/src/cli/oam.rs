@@ -85,7 +85,8 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     let reasons = &answer.not_ready_reasons;
     print(&match (args.oam.json, answer.ready) {
         (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
-        (false, true) => "ready\n".to_owned(),
+        (false, true) if reasons.is_empty() => "ready\n".to_owned(),
+        (false, true) => format!("ready, but some tables are not served\n{}\n", reasons.join("\n")),
         (false, false) => format!("not ready\n{}\n", reasons.join("\n")),
     })?;
     Ok(ExitCode::from(u8::from(!answer.ready)))

@@ -28,6 +28,9 @@ struct Health {
     ready: bool,
     #[serde(default)]
     tables: Vec<Table>,
+    /// Tables that are not served, each with the reason.
+    #[serde(default)]
+    not_served: Vec<String>,
     /// Sources that a strict start waits for, and what they lack.
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
@@ -59,6 +62,10 @@ struct Table {
     lag_ms: Option<u64>,
     clients: Option<u64>,
     error: Option<String>,
+    /// Until the next attempt of a table that is retrying.
+    next_attempt_ms: Option<u64>,
+    #[serde(default)]
+    problems: Vec<Problem>,
     reason: Option<String>,
     copy: Option<Copied>,
     /// Since its definition was last seen in the catalogue.
@@ -66,6 +73,13 @@ struct Table {
     definition_error: Option<String>,
     #[serde(default)]
     verify: Verified,
+}
+
+/// Something that is wrong with a table.
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    reason: String,
+    detail: String,
 }
 
 /// The comparisons of a table with the database.
@@ -132,7 +146,12 @@ fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
 }
 
 fn text(health: &Health) -> String {
-    let verdict = if health.ready { "ready" } else { "not ready" };
+    let verdict = match (health.ready, health.not_served.len()) {
+        (true, 0) => "ready".to_owned(),
+        (true, 1) => "ready, 1 table is not served".to_owned(),
+        (true, count) => format!("ready, {count} tables are not served"),
+        (false, _) => "not ready".to_owned(),
+    };
     let sources: String = health.sources.iter().filter_map(source_line).collect();
     if health.sources.is_empty() && !health.waiting_for.is_empty() {
         let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
@@ -188,8 +207,14 @@ fn detail(table: &Table) -> String {
     });
     let differing = table.verify.differing.filter(|differing| *differing > 0);
     let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
-    let parts = [table.error.clone(), table.reason.clone(), copy, unverified, differing];
-    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    let next = table.next_attempt_ms.map(|ms| format!("next attempt in {}", duration(ms)));
+    // The others are told by fields of their own.
+    let is_news = |problem: &&Problem| {
+        matches!(problem.reason.as_str(), "drained" | "stale" | "journal_not_kept" | "stream_down")
+    };
+    let problems = table.problems.iter().filter(is_news).map(|problem| Some(problem.detail.clone()));
+    let parts = [table.error.clone(), next, table.reason.clone(), copy, unverified, differing];
+    parts.into_iter().chain(problems).flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// A duration in the unit that leaves up to four digits.

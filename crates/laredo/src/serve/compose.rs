@@ -62,6 +62,7 @@ pub(crate) async fn serve_at(
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
         metrics_path: config.observability.metrics.path.clone(),
+        strict_readiness: config.health.strict_readiness,
         ..HttpOptions::default()
     };
     let engines = match mode {

@@ -82,7 +82,8 @@ pub(super) fn unprepared(
         return Err(Failure::Misconfigured(malformed));
     }
     let engine = |plan: Plan<'_>| {
-        let engine = Engine::new(plan.name, PostgresSource::new(plan.source), plan.tables, clock.clone());
+        let source = PostgresSource::new(plan.source).tolerating_broken_tables();
+        let engine = Engine::new(plan.name, source, plan.tables, clock.clone());
         (plan.name.to_owned(), engine)
     };
     Ok(plans.into_iter().map(engine).collect())

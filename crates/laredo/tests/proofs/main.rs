@@ -29,6 +29,7 @@ mod snapshots;
 mod startup;
 mod states;
 mod subscription;
+mod tables;
 mod two_servers;
 mod values;
 mod verify;

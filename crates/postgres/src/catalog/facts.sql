@@ -205,7 +205,12 @@ SELECT json_build_object(
         'owner', pg_get_userbyid(f.relowner),
         'owned', coalesce(pg_has_role(f.relowner, 'USAGE'), false),
         'usage', coalesce(has_schema_privilege(f.relnamespace, 'USAGE'), false),
-        'select', coalesce(has_table_privilege(f.oid, 'SELECT'), false),
+        -- On the table, or on each column that is sent.
+        'select', coalesce(has_table_privilege(f.oid, 'SELECT') OR (
+            SELECT bool_and(has_column_privilege(f.oid, a.attnum, 'SELECT')) FROM attributes a
+            WHERE CASE json_typeof((SELECT p.facts -> 'columns' FROM published p))
+                WHEN 'array' THEN a.attname::text IN (SELECT json_array_elements_text(p.facts -> 'columns') FROM published p)
+                ELSE a.attgenerated = '' END), false),
         'publication_via_root', (SELECT p.pubviaroot FROM publication p),
         'hides_rows', coalesce(row_security_active(f.oid), false),
         'deferrable_key', EXISTS (

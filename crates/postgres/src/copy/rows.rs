@@ -5,6 +5,7 @@ use laredo_engine::source::{CopyEvent, Snapshot, SourceError};
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::mpsc;
 
+use super::AttemptError;
 use crate::transport::{Connection, TransportError};
 
 /// Rows are handed on in portions of about this size.
@@ -20,7 +21,7 @@ pub(super) async fn copy(
     schema: &Arc<Schema>,
     snapshot: Snapshot,
     out: &mpsc::Sender<CopyEvent>,
-) -> Result<(), SourceError> {
+) -> Result<(), AttemptError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
     send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
     send_rows(connection, sql, schema, out, CopyEvent::Rows).await
@@ -33,7 +34,7 @@ pub(crate) async fn send_rows<E>(
     schema: &Schema,
     out: &mpsc::Sender<E>,
     event: impl Fn(Vec<u8>) -> E,
-) -> Result<(), SourceError> {
+) -> Result<(), AttemptError> {
     let mut rows = RowReader::new(schema.columns().len());
     let mut copy = connection.copy_out(sql).await?;
     while let Some(bytes) = copy.next().await? {

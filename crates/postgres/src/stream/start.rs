@@ -46,6 +46,8 @@ pub(super) struct Start<'a> {
     kept: Vec<KeptTable>,
     /// The reason why PostgreSQL could not stream from the slot, or missed the publication.
     suspect: Option<String>,
+    /// True if that was the size of a change.
+    is_beyond_limit: bool,
     /// An operator wants the slot to be made again.
     reset: bool,
     /// How often in a row PostgreSQL failed by itself, without having sent anything new.
@@ -103,6 +105,7 @@ impl<'a> Start<'a> {
             started: String::new(),
             kept: options.kept.clone(),
             suspect: None,
+            is_beyond_limit: false,
             reset: false,
             internal_errors: 0,
             walsender: None,
@@ -125,6 +128,7 @@ impl<'a> Start<'a> {
         if error.concerns_slot_or_publication() || error.is_beyond_limit() {
             self.suspect = Some(error.to_string());
         }
+        self.is_beyond_limit |= error.is_beyond_limit();
     }
 
     /// The history has forked: what was sent means nothing any more.
@@ -164,7 +168,7 @@ impl<'a> Start<'a> {
         let name = self.slot_name(&connection);
         self.check_holder(&mut connection, &name).await?;
         found.slot = self.slot(&mut connection, &name).await?;
-        found.suspect = self.suspect.take();
+        found.suspect = self.suspicion(&mut connection).await?;
         found.is_reset = self.reset;
         signals.retention.send_modify(|known| known.slot.clone_from(&name));
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
@@ -325,6 +329,35 @@ impl<'a> Start<'a> {
             Some((pid, _)) if Some(pid) == self.walsender => Err(StreamError::Lingering(pid)),
             Some((_, sentence)) => Err(StreamError::Held(sentence)),
         }
+    }
+
+    /// Takes the reason to distrust the slot.
+    async fn suspicion(&mut self, connection: &mut ReplicationConnection) -> Result<Option<String>, StreamError> {
+        let Some(reason) = self.suspect.take() else { return Ok(None) };
+        Ok(Some(match std::mem::take(&mut self.is_beyond_limit) {
+            true => reason + &self.likely_too_large(connection).await?,
+            false => reason,
+        }))
+    }
+
+    /// Names the tables whose changes carry the old row, too. PostgreSQL does not say which change was too large.
+    async fn likely_too_large(&self, connection: &mut ReplicationConnection) -> Result<String, StreamError> {
+        let sql = format!(
+            "SELECT t.schemaname || '.' || t.tablename FROM pg_catalog.pg_publication_tables t \
+             JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
+             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
+             WHERE t.pubname = {} AND c.relreplident = 'f' ORDER BY 1 LIMIT 10",
+            literal(&self.options.publication)
+        );
+        let names: Vec<String> = connection.simple_query(&sql).await?.into_iter().flatten().flatten().collect();
+        Ok(match names.as_slice() {
+            [] => "; a row is too large for a message of 1 GB".to_owned(),
+            names => format!(
+                "; an update's old and new row are too large for a message of 1 GB, likely of a table with REPLICA IDENTITY \
+                 FULL: {}",
+                names.join(", ")
+            ),
+        })
     }
 
     fn slot_name(&self, connection: &ReplicationConnection) -> String {

@@ -5,6 +5,8 @@ use fallible_iterator::FallibleIterator;
 use laredo_engine::source::SourceError;
 use postgres_protocol::message::backend::ErrorFields;
 
+use super::sqlstate::{Outlook, outlook};
+
 /// What PostgreSQL said went wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerError {
@@ -54,18 +56,10 @@ impl ServerError {
         error
     }
 
-    /// Whether the same may succeed later without anybody's help.
+    /// Returns true if the same may succeed later without an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let class = self.code.get(..2).unwrap_or_default();
-        match self.code.as_str() {
-            // Changed settings that need a person.
-            "57P04" => false,
-            // The object is in use by another session (a slot of a connection that is just ending).
-            "55006" | "55P03" | "58030" => true,
-            // Connections, lack of resources, the operator's intervention, conflicts.
-            _ => matches!(class, "08" | "53" | "57" | "40"),
-        }
+        outlook(&self.code) == Outlook::Passing
     }
 }
 
@@ -115,6 +109,19 @@ impl TransportError {
             TransportError::Connect { .. } | TransportError::Lost(_) => true,
             TransportError::Server(error) => error.is_transient(),
             TransportError::Tls { .. } | TransportError::Login { .. } | TransportError::Protocol(_) => false,
+        }
+    }
+
+    /// Returns true if the same attempt at one table may succeed later without an operator. Whoever looks at the catalogue again
+    /// finds out whether what was missing is gone for good, and a password that is wrong for long is the source's matter.
+    pub(crate) fn may_pass_for_table(&self) -> bool {
+        match self {
+            TransportError::Connect { .. }
+            | TransportError::Lost(_)
+            | TransportError::Tls { .. }
+            | TransportError::Login { .. } => true,
+            TransportError::Server(error) => outlook(&error.code) != Outlook::Lasting,
+            TransportError::Protocol(_) => false,
         }
     }
 

@@ -13,8 +13,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::report::lag_ms;
 use crate::accept::waiting_ports;
 use crate::options::ServedSource;
+use crate::problems::ProblemKind;
 use crate::shared::Shared;
-use crate::table::Served;
+use crate::table::{DRAINED, Served};
 
 /// A server's own recorder: two servers in one process do not mix.
 pub(super) struct Metrics {
@@ -71,13 +72,17 @@ fn read_table(table: &Served, now: CommitTime) {
     let verified_age = table.handle().definition().verified_age;
     let verified_age_ms = verified_age.map_or(f64::NAN, |age| age.as_secs_f64() * 1000.0);
     gauge!("laredo_definition_verified_age_ms", &name()).set(verified_age_ms);
-    let phase = |known: &str, is: bool| {
+    let state = table.state_name(&status.phase);
+    for known in TablePhase::NAMES.into_iter().chain([DRAINED]) {
         let labels = [("table", table.name().to_string()), ("state", known.to_owned())];
-        gauge!("laredo_table_state", &labels).set(float(is.into()));
-    };
-    phase("copying", matches!(status.phase, TablePhase::Copying { .. }));
-    phase("live", matches!(status.phase, TablePhase::Live));
-    phase("failed", matches!(status.phase, TablePhase::Failed { .. }));
+        gauge!("laredo_table_state", &labels).set(float((known == state).into()));
+    }
+    let problems = table.problems(now);
+    for kind in ProblemKind::ALL {
+        let labels = [("table", table.name().to_string()), ("reason", kind.name().to_owned())];
+        let is_there = problems.iter().any(|problem| problem.kind == kind);
+        gauge!("laredo_table_problem", &labels).set(float(is_there.into()));
+    }
     gauge!("laredo_held_bytes", &name()).set(float(status.held_bytes));
     gauge!("laredo_copy_rows", &name()).set(float(status.copy.map_or(0, |copy| copy.rows)));
     counter!("laredo_copies_total", &name()).absolute(status.copies);
@@ -196,13 +201,14 @@ fn describe() {
     describe_gauge!("laredo_lag_ms", "Milliseconds since the newest applied commit.");
     describe_gauge!(
         "laredo_table_ready",
-        "1 where the table is served, has not failed, and its definition was seen lately."
+        "1 where the table is served: it has not failed, is not drained, and its definition was seen lately."
     );
     describe_gauge!(
         "laredo_definition_verified_age_ms",
         "Milliseconds since the table's definition was last seen in the catalogue; NaN before the first look."
     );
-    describe_gauge!("laredo_table_state", "1 for what the table is doing.");
+    describe_gauge!("laredo_table_state", "1 for the state of the table.");
+    describe_gauge!("laredo_table_problem", "1 for each problem that the table has.");
     describe_gauge!("laredo_held_bytes", "Bytes of transactions held while the table is copied.");
     describe_gauge!("laredo_copy_rows", "Rows so far of the copy that is under way.");
     describe_slot();

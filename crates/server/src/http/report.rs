@@ -20,6 +20,8 @@ pub(super) struct Report {
     /// The sources that are not followed, before the first copies are over.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     waiting_for: BTreeMap<String, String>,
+    /// The tables that are not served, each with the reason.
+    not_served: Vec<String>,
     tables: Vec<TableReport>,
     sources: Vec<SourceReport>,
 }
@@ -77,7 +79,7 @@ fn is_zero(number: &u64) -> bool {
 struct TableReport {
     schema: String,
     table: String,
-    /// `copying`, `live` or `failed`.
+    /// `copying`, `live`, `retrying`, `failed` or `drained`.
     state: &'static str,
     ready: bool,
     rows: u64,
@@ -91,6 +93,12 @@ struct TableReport {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Milliseconds until the next attempt of a table that is retrying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_ms: Option<u64>,
+    /// Everything that is wrong with the table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<ProblemReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<CopyReport>,
     /// Why there is no newer snapshot. The table is served all the same.
@@ -103,6 +111,13 @@ struct TableReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_error: Option<String>,
     verify: VerificationReport,
+}
+
+/// A problem of a table.
+#[derive(Debug, Serialize)]
+struct ProblemReport {
+    reason: &'static str,
+    detail: String,
 }
 
 /// The comparisons with the database. They do not decide readiness.
@@ -136,15 +151,29 @@ struct CopyReport {
 }
 
 impl Report {
-    pub(super) fn new(shared: &Shared, ready: bool) -> Report {
+    /// Reports these tables and their sources.
+    pub(super) fn new(shared: &Shared, tables: &[Arc<Served>], ready: bool) -> Report {
         let now = shared.clock.as_ref()();
+        let is_asked_for = |source: &&ServedSource| {
+            tables.len() == shared.tables.len() || tables.iter().any(|table| table.options.source_id == source.id)
+        };
         Report {
             ready,
             waiting_for: if shared.is_started() { BTreeMap::new() } else { shared.waiting_for() },
-            tables: shared.tables.iter().map(|table| table_report(table, now)).collect(),
-            sources: shared.sources.iter().map(|source| source_report(source, now)).collect(),
+            not_served: tables.iter().filter_map(|table| not_served(table, now)).collect(),
+            tables: tables.iter().map(|table| table_report(table, now)).collect(),
+            sources: shared.sources.iter().filter(is_asked_for).map(|source| source_report(source, now)).collect(),
         }
     }
+}
+
+/// Why a table is not served.
+pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
+    if table.is_ready(now) {
+        return None;
+    }
+    let details: Vec<String> = table.problems(now).into_iter().map(|problem| problem.detail).collect();
+    Some(format!("{}: {}", table.name(), details.join("; ")))
 }
 
 fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
@@ -178,11 +207,14 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
     let status = table.handle().status();
     let source_now = table.handle().source_time(now);
     let (lag_ms, definition) = (lag_ms(&status, source_now), table.handle().definition());
-    let (state, reason, error) = match status.phase {
-        TablePhase::Copying { reason } => ("copying", Some(reason), None),
-        TablePhase::Live => ("live", None, None),
-        TablePhase::Failed { error } => ("failed", None, Some(error)),
+    let error = status.phase.error().map(str::to_owned);
+    let (state, next_attempt_ms) = (table.state_name(&status.phase), status.phase.next_attempt_in().map(ms));
+    let reason = match status.phase {
+        TablePhase::Copying { reason } => Some(reason),
+        TablePhase::Live | TablePhase::Retrying { .. } | TablePhase::Failed { .. } => None,
     };
+    let problems = table.problems(now).into_iter();
+    let problems = problems.map(|problem| ProblemReport { reason: problem.kind.name(), detail: problem.detail });
     TableReport {
         schema: table.name().schema.clone(),
         table: table.name().table.clone(),
@@ -194,6 +226,8 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         clients: table.clients(),
         reason,
         error,
+        next_attempt_ms,
+        problems: problems.collect(),
         copy: status.copy.map(|copy| copy_report(&copy)),
         snapshot_error: table.snapshot_error(),
         definition_verified_age_ms: definition.verified_age.map(ms),

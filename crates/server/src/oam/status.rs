@@ -41,7 +41,7 @@ pub(super) fn whole(shared: &Shared) -> GetStatusResponse {
 pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
     let status = table.handle().status();
     let error_message = match &status.phase {
-        TablePhase::Failed { error } => error.clone(),
+        TablePhase::Failed { error } | TablePhase::Retrying { error, .. } => error.clone(),
         TablePhase::Copying { .. } | TablePhase::Live => snapshot_error(table).unwrap_or_default(),
     };
     let definition = table.handle().definition();
@@ -168,7 +168,7 @@ pub(super) fn service_state(shared: &Shared) -> ServiceState {
         ServiceState::Baselining
     } else if shared.sources.iter().any(|source| source.engine.is_paused()) {
         ServiceState::Paused
-    } else if any(|(phase, _)| matches!(phase, TablePhase::Copying { .. })) {
+    } else if any(|(phase, _)| matches!(phase, TablePhase::Copying { .. } | TablePhase::Retrying { .. })) {
         ServiceState::Reloading
     } else {
         ServiceState::Streaming
@@ -184,7 +184,7 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
         TablePhase::Failed { .. } => PipelineState::Error,
         TablePhase::Live if is_paused => PipelineState::Paused,
         TablePhase::Live => PipelineState::Streaming,
-        TablePhase::Copying { .. } => PipelineState::Baselining,
+        TablePhase::Copying { .. } | TablePhase::Retrying { .. } => PipelineState::Baselining,
     }
 }
 

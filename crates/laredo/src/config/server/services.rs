@@ -40,6 +40,8 @@ pub struct HealthConfig {
     pub readiness_path: String,
     /// Alive. Default `/health/live`.
     pub liveness_path: String,
+    /// Ready only while every table is served. Default false: ready while every table that can be served is.
+    pub strict_readiness: bool,
 }
 
 /// The schema of `grpc`.
@@ -76,7 +78,12 @@ static TLS: Block = Block {
 
 /// The schema of `health`.
 pub(super) static HEALTH: Block = Block {
-    keys: &[Key::new("http_port", PORT), Key::new("readiness_path", URL_PATH), Key::new("liveness_path", URL_PATH)],
+    keys: &[
+        Key::new("http_port", PORT),
+        Key::new("readiness_path", URL_PATH),
+        Key::new("liveness_path", URL_PATH),
+        Key::new("strict_readiness", Kind::Flag),
+    ],
 };
 
 impl GrpcConfig {
@@ -135,6 +142,7 @@ impl HealthConfig {
             http_port: fields.port("http_port").unwrap_or(8080),
             readiness_path: path("readiness_path", "/health/ready"),
             liveness_path: path("liveness_path", "/health/live"),
+            strict_readiness: fields.flag("strict_readiness").unwrap_or(false),
         };
         if config.readiness_path == config.liveness_path {
             let key = if fields.has("readiness_path") { "readiness_path" } else { "liveness_path" };
@@ -151,5 +159,6 @@ impl HealthConfig {
         out.put("http_port", self.http_port);
         out.put("readiness_path", text(&self.readiness_path));
         out.put("liveness_path", text(&self.liveness_path));
+        out.put("strict_readiness", self.strict_readiness);
     }
 }

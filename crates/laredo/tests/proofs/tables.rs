@@ -1,0 +1,322 @@
+//! One table that cannot be followed leaves the others alone, says what is wrong, and is followed again once its cause is gone.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use laredo_client::Replica;
+use laredo_core::TableName;
+use laredo_testkit::oracle::{flushed, rows_at_rest};
+use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::support::compare::view_differences;
+use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
+
+const KEY: &[&str] = &["id"];
+
+/// A database with two tables, and a role that may follow them.
+async fn two_tables() -> (Cluster, Client, [TableName; 2]) {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    let create = "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT i, 'a' FROM generate_series(1, 100) i;
+                  CREATE TABLE b (id int PRIMARY KEY, v text); INSERT INTO b SELECT i, 'b' FROM generate_series(1, 100) i;
+                  CREATE ROLE follower LOGIN REPLICATION; ALTER TABLE a OWNER TO follower; ALTER TABLE b OWNER TO follower;
+                  GRANT CREATE ON DATABASE postgres TO follower";
+    cluster.psql(create).unwrap();
+    let sql = cluster.connect().await.unwrap();
+    (cluster, sql, [TableName::new("public", "a"), TableName::new("public", "b")])
+}
+
+fn config(cluster: &Cluster, tables: &[TableName]) -> ServerConfig {
+    let url = cluster.url("postgres").replace("postgres@", "follower@");
+    ServerConfig::new(url, tables.iter().cloned()).slot("laredo_tables").target(PATIENT)
+}
+
+fn replica(server: &Server, table: &TableName) -> Replica {
+    Replica::builder(server.url(), table.clone()).start().unwrap()
+}
+
+/// What health says of a table.
+async fn report(server: &Server, table: &TableName) -> Value {
+    let (_, health) = server.health().await;
+    let is_it = |report: &&Value| report["schema"] == table.schema && report["table"] == table.table;
+    health["tables"].as_array().and_then(|tables| tables.iter().find(is_it)).cloned().unwrap_or_default()
+}
+
+async fn is_in(server: &Server, table: &TableName, state: &str) {
+    let is_there = async || report(server, table).await["state"] == state;
+    if eventually(PATIENCE, is_there).await.is_err() {
+        panic!("{table} is not {state}: {}\n{}", report(server, table).await, server.process.output().join("\n"));
+    }
+}
+
+/// Waits until a replica has everything, and compares it with the database.
+async fn is_equal(sql: &Client, server: &Server, replica: &Replica, table: &TableName) {
+    let position = flushed(sql).await.unwrap();
+    let reached = async || replica.view().position() >= position;
+    if eventually(PATIENCE, reached).await.is_err() {
+        let (status, report) = (replica.status(), report(server, table).await);
+        panic!("{table} does not reach {position}: {status:?}\n{report}\n{}", server.process.output().join("\n"));
+    }
+    let rows = rows_at_rest(sql, table, KEY, "true").await.unwrap();
+    let differences = view_differences(&replica.view(), &rows, KEY);
+    assert!(differences.is_empty(), "{table}:\n{differences}");
+}
+
+async fn code(server: &Server, path: &str) -> u16 {
+    server.get(server.ports.health, path).await.expect("health answers").0
+}
+
+fn laredo(server: &Server, arguments: &[&str]) -> (i32, String) {
+    let program = Path::new(env!("CARGO_BIN_EXE_laredo-server")).with_file_name("laredo");
+    let output =
+        laredo_testkit::clean_command(program).args(arguments).args(["--oam", &server.oam_url()]).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Each ends the copies of one table, and is over after a while. None is shown by the catalogue as a change of the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_by_itself_needs_nobody() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    let server = config(&cluster, &[a.clone(), b.clone()]).start().await;
+    let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));
+    for (begins, ends) in [
+        // No session more: the copy's is refused, the others stay.
+        ("ALTER ROLE follower CONNECTION LIMIT 0", "ALTER ROLE follower CONNECTION LIMIT -1"),
+        ("ALTER ROLE follower NOLOGIN", "ALTER ROLE follower LOGIN"),
+        (
+            "ALTER ROLE follower SET search_path TO ''; ALTER DATABASE postgres CONNECTION LIMIT 0",
+            "ALTER DATABASE postgres CONNECTION LIMIT -1",
+        ),
+    ] {
+        sql.batch_execute(begins).await.unwrap();
+        sql.batch_execute("VACUUM FULL a").await.unwrap();
+        let (code, said) = laredo(&server, &["reload", "public.a"]);
+        assert_eq!(code, 1, "{begins}: {said}");
+        is_in(&server, &a, "retrying").await;
+        let report = report(&server, &a).await;
+        assert!(report["error"].is_string() && report["next_attempt_ms"].as_u64() <= Some(30_000), "{report}");
+        sql.batch_execute("INSERT INTO b SELECT max(id) + 1, 'beside it' FROM b").await.unwrap();
+        is_equal(&sql, &server, &follows_b, &b).await;
+        sql.batch_execute(
+            "INSERT INTO a SELECT max(id) + 1, 'meanwhile' FROM a; DELETE FROM a WHERE id = (SELECT min(id) FROM a)",
+        )
+        .await
+        .unwrap();
+        sql.batch_execute(ends).await.unwrap();
+        is_in(&server, &a, "live").await;
+        is_equal(&sql, &server, &follows_a, &a).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_pass_says_what_to_run_and_is_noticed_when_it_was_run() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    sql.batch_execute(
+        "ALTER TABLE a OWNER TO postgres; GRANT SELECT ON a TO follower; CREATE PUBLICATION laredo_test_pub
+        FOR TABLE a, b WITH (publish_via_partition_root = true); ALTER PUBLICATION laredo_test_pub OWNER TO follower",
+    )
+    .await
+    .unwrap();
+    let server = config(&cluster, &[a.clone(), b.clone()]).start().await;
+    let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));
+    is_equal(&sql, &server, &follows_a, &a).await;
+    for (breaks, says, mends) in [
+        ("REVOKE SELECT ON a FROM follower; VACUUM FULL a", "GRANT SELECT ON", "GRANT SELECT ON a TO follower"),
+        ("ALTER TABLE a DROP CONSTRAINT a_pkey", "ADD PRIMARY KEY", "ALTER TABLE a ADD PRIMARY KEY (id)"),
+        ("ALTER TABLE a ENABLE ROW LEVEL SECURITY; VACUUM FULL a", "BYPASSRLS", "ALTER ROLE follower BYPASSRLS"),
+        ("ALTER TABLE a RENAME TO away", "was dropped or renamed", "ALTER TABLE away RENAME TO a"),
+    ] {
+        sql.batch_execute("INSERT INTO a SELECT max(id) + 1, 'before' FROM a").await.unwrap();
+        for statement in breaks.split("; ") {
+            sql.batch_execute(statement).await.unwrap();
+        }
+        is_in(&server, &a, "failed").await;
+        let report = report(&server, &a).await;
+        assert!(report["error"].as_str().is_some_and(|error| error.contains(says)), "{breaks}: {report}");
+        let (code_of_order, said) = laredo(&server, &["reload", "public.a"]);
+        assert_eq!(code_of_order, 1, "{breaks}: {said}");
+        assert_eq!(
+            (code(&server, "/health/ready").await, code(&server, "/health/ready?table=public.b").await),
+            (200, 200)
+        );
+        assert_eq!(code(&server, "/health/ready?table=public.a").await, 503);
+        sql.batch_execute("INSERT INTO b SELECT max(id) + 1, 'beside it' FROM b").await.unwrap();
+        is_equal(&sql, &server, &follows_b, &b).await;
+        sql.batch_execute(mends).await.unwrap();
+        sql.batch_execute("UPDATE a SET v = 'mended' WHERE id % 7 = 0").await.unwrap();
+        is_in(&server, &a, "live").await;
+        is_equal(&sql, &server, &follows_a, &a).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_swapped_or_made_again_is_published_and_followed() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    let server = config(&cluster, &[a.clone(), b.clone()]).start().await;
+    let follows = replica(&server, &a);
+    is_equal(&sql, &server, &follows, &a).await;
+    let swap = "BEGIN; CREATE TABLE a_new (LIKE a INCLUDING ALL); ALTER TABLE a_new OWNER TO follower; INSERT INTO a_new SELECT id, 'new' FROM a;
+                ALTER TABLE a RENAME TO a_old; ALTER TABLE a_new RENAME TO a; COMMIT";
+    let made_again = "DROP TABLE a; CREATE TABLE a (id int PRIMARY KEY, w int, v text); ALTER TABLE a OWNER TO follower; INSERT INTO a VALUES (1, 2, 'x')";
+    let by_schema = "CREATE SCHEMA side; ALTER TABLE a SET SCHEMA side; CREATE TABLE a (id int PRIMARY KEY, v text);
+                     ALTER TABLE a OWNER TO follower; INSERT INTO a VALUES (5, 'other')";
+    for (number, statements) in [swap, made_again, by_schema].into_iter().enumerate() {
+        sql.batch_execute(statements).await.unwrap();
+        sql.batch_execute(&format!("INSERT INTO a (id, v) VALUES (1000 + {number}, 'first after it')")).await.unwrap();
+        let shows = async || replica_has(&follows, 1000 + number as i32);
+        if eventually(PATIENCE, shows).await.is_err() {
+            panic!("{statements}: {}\n{}", report(&server, &a).await, server.process.output().join("\n"));
+        }
+        sql.batch_execute("UPDATE a SET v = v || '!'").await.unwrap();
+        is_equal(&sql, &server, &follows, &a).await;
+    }
+}
+
+fn replica_has(replica: &Replica, id: i32) -> bool {
+    let view = replica.view();
+    view.rows().any(|row| row.get::<i32>("id").is_ok_and(|found| found == id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_table_is_seen_to_be_drained() {
+    let (cluster, _sql, [a, b]) = two_tables().await;
+    let mut server = config(&cluster, &[a.clone(), b]).start().await;
+    server.ends_unverified();
+    let (drained, said) = laredo(&server, &["drain", "public.a"]);
+    assert_eq!(drained, 0, "{said}");
+    is_in(&server, &a, "drained").await;
+    assert_eq!((code(&server, "/health/ready").await, code(&server, "/health/ready?table=public.a").await), (200, 503));
+    let (ready, said) = laredo(&server, &["ready", "public.a"]);
+    assert!(ready == 1 && said.contains("public.a: draining"), "{said}");
+    let metrics = server.metrics().await;
+    for line in [
+        "laredo_table_state{table=\"public.a\",state=\"drained\"} 1",
+        "laredo_table_state{table=\"public.a\",state=\"live\"} 0",
+        "laredo_table_ready{table=\"public.a\"} 0",
+        "laredo_table_problem{table=\"public.a\",reason=\"drained\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
+/// A small file system of its own. Mounting one takes root.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, size: &str) -> SmallDisk {
+        std::fs::create_dir_all(at).unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status().unwrap();
+        assert!(mounted.success(), "this test mounts a small tmpfs, which takes root");
+        SmallDisk(at.to_owned())
+    }
+
+    /// Leaves no byte.
+    fn fill(&self) {
+        let mut ballast = File::create(self.0.join("ballast")).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The journal's disk is full: for a while, for so long that as much waits for it as may, and while the server is stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_a_journal_is_lived_through() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "96m");
+    let mut config = config(&cluster, &[a.clone(), b.clone()]);
+    config = config.target(&format!("journal {{ store = local, store_config.path = \"{}\" }}", disk.0.display()));
+    let mut server = config.start().await;
+    let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));
+    is_equal(&sql, &server, &follows_a, &a).await;
+    let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'laredo_tables'";
+    disk.fill();
+    sql.batch_execute("INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1000, 1200) i").await.unwrap();
+    server.process.wait_for_line("the journal cannot be kept for now").await.unwrap();
+    let before = cluster.psql(confirmed).unwrap();
+    // Served on, and nothing is acknowledged.
+    sql.batch_execute("UPDATE a SET v = 'served' WHERE id < 10").await.unwrap();
+    is_equal(&sql, &server, &follows_a, &a).await;
+    assert_eq!(report(&server, &a).await["problems"][0]["reason"], "journal_not_kept");
+    assert_eq!(code(&server, "/health/ready").await, 200);
+    assert_eq!(cluster.psql(confirmed).unwrap(), before);
+    disk.free();
+    server.process.wait_for_line("the journal is kept again").await.unwrap();
+    let moved = async || cluster.psql(confirmed).unwrap() > before;
+    sql.batch_execute("INSERT INTO b SELECT i, 'more' FROM generate_series(1000, 1100) i").await.unwrap();
+    eventually(PATIENCE, moved).await.unwrap();
+    // Stopped while it is full, and started when there is room: nothing is copied.
+    disk.fill();
+    sql.batch_execute("UPDATE a SET v = 'unkept' WHERE id < 50; INSERT INTO b SELECT i, repeat('y', 9000) FROM generate_series(2000, 2200) i")
+        .await
+        .unwrap();
+    is_equal(&sql, &server, &follows_b, &b).await;
+    server.process.terminate();
+    let ended = server.process.wait(PATIENCE).await.expect("a full disk does not keep the server from ending");
+    assert_eq!(ended.code(), Some(0), "{}", server.process.output().join("\n"));
+    disk.free();
+    server.restart().await;
+    is_equal(&sql, &server, &follows_a, &a).await;
+    is_equal(&sql, &server, &follows_b, &b).await;
+    for table in [&a, &b] {
+        assert_eq!(server.metric("laredo_copies_total", table).await, Some(0), "{table} was copied");
+    }
+}
+
+/// More waits for the disk than may: that table stops following, the other one does not, and both are equal in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_disk_stays_full_holds_up_no_other() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "300m");
+    let of_a = folder.path().join("disk/a");
+    let kept_elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir_all(&kept_elsewhere).unwrap();
+    let mut config = config(&cluster, &[a.clone()]);
+    config = config.target(&format!("journal {{ store = local, store_config.path = \"{}\" }}", of_a.display()));
+    config.extra = format!(
+        "tables += {{ source = db, schema = public, table = b, targets = [{{ type = replication-fanout, grpc.port = 0, heartbeat_interval = 200ms
+         journal {{ store = local, store_config.path = \"{}\" }} }}] }}",
+        kept_elsewhere.display()
+    );
+    let server = config.start().await;
+    let url = format!("http://127.0.0.1:{}", server.ports.fanout);
+    let follows_a = Replica::builder(url.as_str(), a.clone()).start().unwrap();
+    is_equal(&sql, &server, &follows_a, &a).await;
+    disk.fill();
+    let next = AtomicI64::new(10_000);
+    let has_stopped = async || {
+        let id = next.fetch_add(1000, Ordering::Relaxed);
+        let insert =
+            format!("INSERT INTO a SELECT i, repeat(md5(i::text), 250) FROM generate_series({id}, {id} + 499) i");
+        sql.batch_execute(&insert).await.unwrap();
+        report(&server, &a).await["state"] == "retrying"
+    };
+    eventually(PATIENCE, has_stopped).await.unwrap();
+    // One transaction larger than all that may wait.
+    sql.batch_execute("UPDATE a SET v = v || 'z'; INSERT INTO b VALUES (5000, 'beside it')").await.unwrap();
+    let position = flushed(&sql).await.unwrap();
+    let is_past = async || {
+        let text = report(&server, &b).await["position"].as_str().unwrap_or_default().to_owned();
+        text.parse::<laredo_core::Lsn>().is_ok_and(|reached| reached >= position)
+    };
+    eventually(PATIENCE, is_past).await.expect("the other table goes on");
+    disk.free();
+    is_in(&server, &a, "live").await;
+    is_equal(&sql, &server, &follows_a, &a).await;
+}

@@ -1,0 +1,77 @@
+//! SQLSTATEs by what they say about another attempt. This is the only place that judges them by class.
+
+/// What another attempt at the same statement may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// It may succeed without an operator: a lack of resources, a time limit, a conflict, a server that starts, stops or is a
+    /// standby for a moment, a race inside the catalogue.
+    Passing,
+    /// An object was missing. Another session may have replaced it in that moment; whether it did, a look at the catalogue tells.
+    Missing,
+    /// The server did not accept the role or its password. Both may be changed while laredo runs.
+    Login,
+    /// An operator has to act.
+    Lasting,
+}
+
+/// Judges an SQLSTATE.
+pub(crate) fn outlook(code: &str) -> Outlook {
+    match code {
+        // The database was dropped.
+        "57P04" => Outlook::Lasting,
+        // Damaged data or indexes.
+        "XX001" | "XX002" => Outlook::Lasting,
+        // An object in use by another session (a slot of a connection that is just ending), a lock that was not available in time.
+        "55006" | "55P03"
+        // A file of the server, mostly one on a full disk.
+        | "58030"
+        // idle_in_transaction_session_timeout, transaction_timeout.
+        | "25P03" | "25P04"
+        // A hot standby behind the same address, which is promoted or left.
+        | "25006" => Outlook::Passing,
+        // No such table, column, object, schema, function.
+        "42P01" | "42703" | "42704" | "3F000" | "42883" => Outlook::Missing,
+        // No such database: it may be restored right now.
+        "3D000" => Outlook::Login,
+        _ => match code.get(..2).unwrap_or_default() {
+            // Connections, transaction conflicts, lack of resources, the operator's intervention, internal errors: a relation that
+            // went away between two looks of PostgreSQL itself.
+            "08" | "40" | "53" | "57" | "XX" => Outlook::Passing,
+            "28" => Outlook::Login,
+            _ => Outlook::Lasting,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_that_may_pass_is_tried_again() {
+        for (code, expected) in [
+            ("57014", Outlook::Passing), // statement_timeout
+            ("55P03", Outlook::Passing), // lock_timeout
+            ("25P03", Outlook::Passing),
+            ("25P04", Outlook::Passing),
+            ("57P05", Outlook::Passing), // idle_session_timeout
+            ("53300", Outlook::Passing), // too many connections
+            ("53100", Outlook::Passing), // disk full
+            ("57P03", Outlook::Passing), // the server starts
+            ("40P01", Outlook::Passing), // deadlock
+            ("40001", Outlook::Passing),
+            ("25006", Outlook::Passing),
+            ("XX000", Outlook::Passing), // cache lookup failed
+            ("XX001", Outlook::Lasting),
+            ("57P04", Outlook::Lasting),
+            ("42P01", Outlook::Missing),
+            ("28P01", Outlook::Login),
+            ("28000", Outlook::Login),
+            ("42501", Outlook::Lasting),
+            ("22012", Outlook::Lasting),
+            ("", Outlook::Lasting),
+        ] {
+            assert_eq!(outlook(code), expected, "{code}");
+        }
+    }
+}

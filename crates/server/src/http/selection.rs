@@ -1,0 +1,85 @@
+//! The tables that a request for readiness asks for.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use laredo_core::TableName;
+
+use crate::shared::Shared;
+use crate::table::Served;
+
+/// Returns the tables that a query string names: `table=SCHEMA.TABLE`, `source=NAME`, both, or all tables without either.
+///
+/// # Errors
+/// 404 for a table or source that is not configured, 400 for anything else that cannot be answered.
+pub(super) fn select(shared: &Shared, query: &str) -> Result<Vec<Arc<Served>>, (StatusCode, String)> {
+    let mut tables = shared.tables.clone();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decoded(value).ok_or_else(|| bad(format!("{pair} is not percent-encoded UTF-8")))?;
+        match key {
+            "table" => {
+                let name: TableName = value.parse().map_err(|error| bad(format!("table={value}: {error}")))?;
+                if !shared.tables.iter().any(|table| *table.name() == name) {
+                    return Err((StatusCode::NOT_FOUND, format!("table {name} is not configured")));
+                }
+                tables.retain(|table| *table.name() == name);
+            }
+            "source" => {
+                if shared.source(&value).is_none() {
+                    return Err((StatusCode::NOT_FOUND, format!("source {value} is not configured")));
+                }
+                tables.retain(|table| table.options.source_id == value);
+            }
+            _ => return Err(bad(format!("parameter {key} is unknown; use table=SCHEMA.TABLE or source=NAME"))),
+        }
+    }
+    Ok(tables)
+}
+
+fn bad(error: String) -> (StatusCode, String) {
+    (StatusCode::BAD_REQUEST, error)
+}
+
+/// Decodes a value of a query string; nothing where it is malformed.
+fn decoded(value: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        rest = more;
+        bytes.push(match first {
+            b'+' => b' ',
+            b'%' => {
+                let (digits, more) = rest.split_at_checked(2)?;
+                rest = more;
+                let digits = digits.iter().map(|digit| char::from(*digit).to_digit(16));
+                u8::try_from(digits.collect::<Option<Vec<_>>>()?.iter().fold(0, |all, digit| all * 16 + digit)).ok()?
+            }
+            byte => *byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_decoded_and_what_is_malformed_is_refused() {
+        for (value, expected) in [
+            ("public.t", Some("public.t")),
+            ("public.%22a%2Eb%22", Some("public.\"a.b\"")),
+            ("a+b%20c", Some("a b c")),
+            ("%C3%A9", Some("\u{e9}")),
+            ("", Some("")),
+            ("%", None),
+            ("%2", None),
+            ("%zz", None),
+            ("%+1", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(decoded(value).as_deref(), expected, "{value}");
+        }
+    }
+}
