@@ -1,42 +1,38 @@
 //! The engine: a source and its tables, and what may be asked of them.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, Lsn, TableName};
-use parking_lot::Mutex;
+use laredo_core::{CommitTime, Lsn, TableName};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 
 use crate::durable::Durable;
 use crate::history::{AskWritten, SourceHistory};
 use crate::retention::Retention;
-use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableRequest};
+use crate::source::{
+    ATTEMPT_INTERVAL_MAX, STANDBY_INTERVAL, Source, SourceError, SourceIdentity, SourceState, SourceStatus,
+    StateReporter, TableIndex,
+};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, CopyCounts, CopyTurns, Table, TableOptions, VerifyTurns, Worker};
+use crate::table::{Clock, CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
 mod deal;
 mod folders;
+mod run;
 
-use deal::{Outlet, deal, outlet};
-use folders::{Left, Opened, open_folders};
+use run::{Core, Run, Slot, catching};
 
-/// Events of the stream that may wait; a transaction among them holds little memory (it spools).
-const STREAM_QUEUE: usize = 64;
 /// Orders that may wait for the source.
 const ORDERS: usize = 4;
 
-/// One source and its tables, checked and ready to run.
+/// One source and its tables. It follows the source as long as it runs, whatever the database answers.
 pub struct Engine<S> {
-    source: Arc<S>,
-    history: Arc<SourceHistory>,
-    workers: Vec<Worker<S>>,
-    outlets: Vec<Outlet>,
-    tables: Vec<TableHandle>,
-    forgetting: Arc<Forgetting>,
-    paused: Arc<watch::Sender<bool>>,
-    orders: (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
-    copy_turns: CopyTurns,
-    verify_turns: VerifyTurns,
+    core: Core<S>,
+    orders: mpsc::Receiver<ResetOrder>,
+    /// A run that was begun already.
+    prepared: Option<Run<S>>,
 }
 
 /// Somebody wants the source to be reset.
@@ -55,6 +51,7 @@ pub struct EngineHandle {
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<Retention>,
     orders: mpsc::Sender<ResetOrder>,
+    reporter: StateReporter,
     copy_turns: CopyTurns,
     connections_max: usize,
 }
@@ -108,6 +105,39 @@ impl EngineHandle {
         self.connections_max
     }
 
+    /// Returns the time on the database's clock, where `own` is the time on this machine's.
+    #[must_use]
+    pub fn source_time(&self, own: CommitTime) -> CommitTime {
+        self.history.source_time(own)
+    }
+
+    /// Returns what the source is doing, and why.
+    #[must_use]
+    pub fn source_status(&self) -> SourceStatus {
+        let mut status = self.reporter.status();
+        if self.is_paused() && matches!(status.state, SourceState::Following | SourceState::Paused { .. }) {
+            let reason = match status.state.reason() {
+                Some(reason) => format!("an operator paused it; {reason}"),
+                None => "an operator paused it; `laredo resume` resumes it".to_owned(),
+            };
+            status.state = SourceState::Paused { reason };
+        }
+        status
+    }
+
+    /// Waits until the source is refused, and returns the reason.
+    pub async fn wait_refused(&self) -> String {
+        let mut states = self.reporter.watch();
+        // The reporter lives as long as `self`.
+        let refused = states.wait_for(|status| matches!(status.state, SourceState::Refused { .. })).await;
+        refused.map(|status| status.state.reason().unwrap_or_default().to_owned()).unwrap_or_default()
+    }
+
+    /// Has a source that waits for its next attempt make it now.
+    pub fn retry_now(&self) {
+        self.reporter.retry();
+    }
+
     /// What the source keeps for it.
     #[must_use]
     pub fn retention(&self) -> Retention {
@@ -128,171 +158,146 @@ impl EngineHandle {
 }
 
 impl<S: Source> Engine<S> {
-    /// Checks the tables and makes the source ready. Nothing runs before [`Engine::run`].
-    ///
-    /// # Errors
-    /// Everything that keeps a table from being followed, each as a sentence that says how to mend it.
-    pub async fn prepare(source: S, tables: Vec<TableOptions>, clock: Clock) -> Result<Engine<S>, SourceError> {
-        let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
-        let identity = source.prepare(&requests).await?;
-        let copy_turns = CopyTurns::new(source.copies_max());
+    /// Returns an engine that does nothing before [`Engine::run`]. `name` is that of the source, for the log.
+    #[must_use]
+    pub fn new(name: &str, source: S, tables: Vec<TableOptions>, clock: Clock) -> Engine<S> {
         let source = Arc::new(source);
-        let names: Vec<TableName> = requests.into_iter().map(|request| request.name).collect();
+        let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
         let asked = source.clone();
         let ask_written: AskWritten = Arc::new(move || {
             let source = asked.clone();
             Box::pin(async move { source.written().await })
         });
-        let mut engine = Engine {
-            source,
-            history: Arc::new(SourceHistory::new(identity.clone(), &names, ask_written)),
-            workers: Vec::new(),
-            outlets: Vec::new(),
-            tables: Vec::new(),
+        let history = Arc::new(SourceHistory::new(SourceIdentity::default(), &names, ask_written, source.clock()));
+        let slots: Vec<Slot> = tables
+            .into_iter()
+            .enumerate()
+            .map(|(index, options)| {
+                let (journal, journals) = watch::channel(None);
+                let handle = TableHandle {
+                    name: options.request.name.clone(),
+                    status: Arc::new(Mutex::new(TableStatus::default())),
+                    commits: Arc::default(),
+                    journal: journals,
+                    commands: Arc::new(RwLock::new(mpsc::channel(1).0)),
+                    snapshots: Arc::default(),
+                    index: TableIndex(index),
+                    looks: source.looks(),
+                    history: history.clone(),
+                };
+                Slot::new(options, handle, journal)
+            })
+            .collect();
+        let (order_sender, orders) = mpsc::channel(ORDERS);
+        let handle = EngineHandle {
+            tables: slots.iter().map(|slot| slot.handle().clone()).collect(),
+            history,
             forgetting: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
-            orders: mpsc::channel(ORDERS),
-            copy_turns,
-            verify_turns: VerifyTurns::default(),
+            retention: source.retention(),
+            orders: order_sender,
+            reporter: StateReporter::new(name),
+            copy_turns: CopyTurns::new(source.copies_max()),
+            connections_max: source.connections_max(),
         };
-        let opened = open_folders(&tables, &identity, &clock).await?;
-        let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
-        let resumes = engine.source.resume(&known).await?;
-        if let Some((position, mark)) = followed_from(&known, &resumes) {
-            engine.history.seed(position, mark);
-        }
-        for ((options, opened), resume) in tables.into_iter().zip(opened).zip(resumes) {
-            engine.add_table(options, clock.clone(), opened, resume)?;
-        }
-        Ok(engine)
+        let verify_turns = VerifyTurns::default();
+        Engine { core: Core { source, tables: slots, clock, handle, verify_turns }, orders, prepared: None }
     }
 
-    fn add_table(
-        &mut self,
-        options: TableOptions,
-        clock: Clock,
-        opened: Opened,
-        resume: Resume,
-    ) -> Result<(), SourceError> {
-        let Opened { store, left, snapshots, abandoned } = opened;
-        let index = crate::source::TableIndex(self.workers.len());
-        let name = options.request.name.clone();
-        let (status, commits) = (Arc::new(Mutex::new(TableStatus::default())), Arc::default());
-        let (journal_sender, journal) = watch::channel(None);
-        let (outlet, events) = outlet(name.clone());
-        let (command_sender, commands) = mpsc::channel(4);
-        let shown = (status.clone(), Arc::clone(&commits));
-        let identity = SourceIdentity::clone(&self.history.identity());
-        let written = identity.written;
-        let mut table = Table::new(options, clock, shown, journal_sender, identity, (store, snapshots.clone()));
-        table.set_abandoned(abandoned);
-        let begun = match left {
-            Some(Left::Journal(restored)) => table.restore(*restored, resume, written),
-            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
-            None => Ok(()),
-        };
-        begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
-        let turns = (self.copy_turns.clone(), self.verify_turns.clone());
-        self.workers.push(Worker::new(table, index, self.source.clone(), events, outlet.progress(), commands, turns));
-        self.outlets.push(outlet);
-        let (commands, looks, history) = (command_sender, self.source.looks(), self.history.clone());
-        self.tables.push(TableHandle { name, status, commits, journal, commands, snapshots, index, looks, history });
-        Ok(())
+    /// Returns an engine whose tables were checked and whose source is ready. Nothing runs before [`Engine::run`].
+    ///
+    /// # Errors
+    /// Everything that keeps a table from being followed, each as a sentence that says how to mend it.
+    pub async fn prepare(source: S, tables: Vec<TableOptions>, clock: Clock) -> Result<Engine<S>, SourceError> {
+        Engine::new("", source, tables, clock).prepared().await
+    }
+
+    /// Begins the first run, so that [`Engine::run`] does not have to.
+    ///
+    /// # Errors
+    /// As those of [`Engine::prepare`].
+    pub async fn prepared(mut self) -> Result<Engine<S>, SourceError> {
+        self.prepared = Some(self.core.begin().await?);
+        Ok(self)
     }
 
     /// The handle.
     #[must_use]
     pub fn handle(&self) -> EngineHandle {
-        EngineHandle {
-            tables: self.tables.clone().into(),
-            history: self.history.clone(),
-            forgetting: self.forgetting.clone(),
-            paused: self.paused.clone(),
-            retention: self.source.retention(),
-            orders: self.orders.0.clone(),
-            copy_turns: self.copy_turns.clone(),
-            connections_max: self.source.connections_max(),
+        self.core.handle.clone()
+    }
+
+    /// Follows the source until `stop` resolves. Whatever the database answers, and a panic in its task, is reported as the state of the
+    /// source, and tried again.
+    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
+        let mut stop = pin!(stop);
+        let reporter = self.core.handle.reporter.clone();
+        let mut failed = 0;
+        loop {
+            let began = Instant::now();
+            let begun = tokio::select! {
+                begun = self.begin() => begun,
+                () = &mut stop => return,
+            };
+            let error = match begun {
+                Ok(run) => match run.follow(&self.core, &mut self.orders, stop.as_mut()).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if reporter.status().followed_at.is_some_and(|at| at > began) {
+                failed = 0;
+            }
+            let state = self.core.state_after(&error, failed);
+            failed += 1;
+            tokio::select! {
+                () = reporter.wait(state) => {}
+                () = refuse_orders(&mut self.orders, &reporter) => {}
+                () = &mut stop => return,
+            }
         }
     }
 
-    /// Runs until `stop` resolves or the source gives up.
-    ///
-    /// # Errors
-    /// Why the source gave up.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), SourceError> {
-        let handle = self.handle();
-        let acknowledged: Acknowledged = Arc::new(move || handle.acknowledged());
-        let Engine { source, history, workers, mut outlets, tables, forgetting, paused, orders, .. } = self;
-        let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
-        let mut running = JoinSet::new();
-        let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
-        let watched = Workers { ids, tables: &tables };
-        let ended = tokio::select! {
-            // In this order: what the stream has sent is dealt before this task waits.
-            biased;
-            ended = source.stream(event_sender, acknowledged) => ended,
-            () = deal(events, paused.subscribe(), &mut outlets, &history, &forgetting.dealt) => Ok(()),
-            () = watched.watch(&mut running) => Ok(()),
-            () = follow_orders(&*source, orders) => Ok(()),
-            () = stop => Ok(()),
-        };
-        drop(outlets);
-        while let Some(ended) = running.join_next_with_id().await {
-            watched.ended(ended.map(|(id, ())| id));
+    /// Begins a run, unless one was prepared. Orders that come meanwhile are refused.
+    async fn begin(&mut self) -> Result<Run<S>, SourceError> {
+        if let Some(prepared) = self.prepared.take() {
+            return Ok(prepared);
         }
-        ended
-    }
-}
-
-/// The least position that a table is followed from, and the newest commit at or before it.
-fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Lsn, CommitMark)> {
-    let followed = known.iter().zip(resumes).filter_map(|(known, resume)| match resume {
-        Resume::Follow | Resume::FollowThenCopy(_) => known.as_ref().map(|known| (known.position, known.mark)),
-        Resume::Copy(_) => None,
-    });
-    followed.min_by_key(|(position, _)| *position)
-}
-
-/// The tables' tasks.
-struct Workers<'a> {
-    ids: Vec<Id>,
-    tables: &'a [TableHandle],
-}
-
-impl Workers<'_> {
-    /// Sees each end. Never returns: when all have ended there is still a source to tell what it may forget.
-    async fn watch(&self, running: &mut JoinSet<()>) {
-        while let Some(ended) = running.join_next_with_id().await {
-            self.ended(ended.map(|(id, ())| id));
+        tokio::select! {
+            begun = catching(self.core.begin()) => begun.unwrap_or_else(|panic| Err(SourceError::Transient(panic))),
+            () = refuse_orders(&mut self.orders, &self.core.handle.reporter) => {
+                Err(SourceError::Transient("the server is stopping".to_owned()))
+            }
         }
-        std::future::pending().await
-    }
-
-    /// A task that ends by itself does so at the end of the stream; another one has taken its table with it.
-    fn ended(&self, task: Result<Id, JoinError>) {
-        let Err(panic) = task else { return };
-        let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
-            return;
-        };
-        let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
-        tracing::error!(table = %table.name, %error, "table stopped");
-        let mut status = table.status.lock();
-        status.phase = TablePhase::Failed { error };
-        (status.copy, status.releasable) = (None, None);
     }
 }
 
-/// Resets the source when somebody wants that, one after the other.
-async fn follow_orders<S: Source>(
-    source: &S,
-    (own, mut orders): (mpsc::Sender<ResetOrder>, mpsc::Receiver<ResetOrder>),
-) {
-    while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
-        // Whoever asked may have gone away.
-        let _ = answer.send(source.reset(drop_publication).await);
+impl<S: Source> Core<S> {
+    /// Returns the state of a source of which `failed` attempts in a row had failed before this one.
+    fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
+        let now = Instant::now();
+        let reason = error.to_string();
+        match error {
+            SourceError::Held(_) => SourceState::Standby { reason, next_attempt: now + STANDBY_INTERVAL },
+            SourceError::Definite(_) => SourceState::Refused { reason, next_attempt: now + ATTEMPT_INTERVAL_MAX },
+            SourceError::Transient(_) => match self.source.retry_delay(failed) {
+                Some(delay) => SourceState::Retrying { reason, next_attempt: now + delay.min(ATTEMPT_INTERVAL_MAX) },
+                None => SourceState::used_up(&reason),
+            },
+        }
     }
-    // It never ends by itself: there is always one who could give an order.
-    drop(own);
+}
+
+/// Answers orders of a source that is not followed. Returns when no more of them can come.
+async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &StateReporter) {
+    while let Some(ResetOrder { answer, .. }) = orders.recv().await {
+        let state = reporter.status().state;
+        let reason = state.reason().unwrap_or("the database has not answered yet");
+        // The client may have gone away.
+        let _ = answer.send(Err(SourceError::Transient(format!("the source is {}: {reason}", state.name()))));
+        reporter.retry();
+    }
 }
 
 /// What may be forgotten. Nobody is told when that changes: the source asks when it has something to say to the database.
@@ -305,6 +310,12 @@ struct Forgetting {
 }
 
 impl Forgetting {
+    /// Begins a run: its tables count forks from the beginning again. The source says nothing below what it has said before.
+    fn begin_again(&self) {
+        *self.dealt.lock() = Lsn::ZERO;
+        *self.known.lock() = (0, Lsn::ZERO);
+    }
+
     /// The least position of all tables that can still be followed. Where none can, nobody needs what was dealt (a failed table owes a
     /// copy), and keeping it would fill the source's disk.
     fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {

@@ -6,12 +6,12 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, Lsn, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Lsn, TableName, Xid};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::source::{SourceError, SourceIdentity};
+use crate::source::{SourceClock, SourceError, SourceIdentity};
 
 /// Commits that a source remembers one by one: 2 MiB.
 const MARKS_MAX: usize = 1 << 16;
@@ -148,6 +148,7 @@ pub struct SourceHistory {
     strangers: Mutex<HashSet<String>>,
     written: tokio::sync::Mutex<(Lsn, Option<Instant>)>,
     ask_written: AskWritten,
+    clock: SourceClock,
 }
 
 impl Debug for SourceHistory {
@@ -157,7 +158,12 @@ impl Debug for SourceHistory {
 }
 
 impl SourceHistory {
-    pub(crate) fn new(identity: SourceIdentity, tables: &[TableName], ask_written: AskWritten) -> SourceHistory {
+    pub(crate) fn new(
+        identity: SourceIdentity,
+        tables: &[TableName],
+        ask_written: AskWritten,
+        clock: SourceClock,
+    ) -> SourceHistory {
         SourceHistory {
             identity: RwLock::new(Arc::new(identity)),
             log: Mutex::default(),
@@ -165,7 +171,14 @@ impl SourceHistory {
             strangers: Mutex::default(),
             written: tokio::sync::Mutex::new((Lsn::ZERO, None)),
             ask_written,
+            clock,
         }
+    }
+
+    /// Returns the time on the database's clock, where `own` is the time on this machine's.
+    #[must_use]
+    pub fn source_time(&self, own: CommitTime) -> CommitTime {
+        self.clock.now(own)
     }
 
     /// Returns which database this is, and which timelines led to it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Key, Lsn, Oid, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
@@ -11,15 +12,21 @@ use crate::history::{Fork, Receipt};
 use crate::retention::Retention;
 use crate::spool::Spool;
 
+mod clock;
+mod state;
+
+pub use clock::SourceClock;
+pub use state::{ATTEMPT_INTERVAL_MAX, STANDBY_INTERVAL, SourceState, SourceStatus, StateReporter};
+
 /// A database that can be copied and followed.
 ///
 /// One implementation is PostgreSQL's, the other the tests' simulated one.
 pub trait Source: Send + Sync + 'static {
     /// Checks that every table can be followed, and makes ready what following needs (publication, slot). The order of
-    /// `tables` gives them their [`TableIndex`].
+    /// `tables` gives them their [`TableIndex`]. May be called again when the stream has ended: the source forgets the run before.
     ///
     /// # Errors
-    /// Everything that is wrong, at once, each as a sentence that says how to mend it.
+    /// Everything that is wrong, at once, each as a sentence that says how to mend it; or the process that holds the slot.
     fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
 
     /// Takes up what an earlier run has left of the tables: where their states stand, and what they were copied under. Tells of each,
@@ -34,12 +41,15 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// Events are sent by this future itself, not by tasks that it spawns: they are taken when it has been polled.
     ///
+    /// It reports its state, and waits by itself for whatever may pass or be fixed in the database.
+    ///
     /// # Errors
-    /// When it cannot go on without a person, or has used up its attempts.
+    /// When it has to be prepared again: another process holds the slot before anything was received.
     fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
         acknowledged: Acknowledged,
+        reporter: StateReporter,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// The most copies that run at the same time: each takes a connection that others may need.
@@ -50,6 +60,12 @@ pub trait Source: Send + Sync + 'static {
     /// The connections of the database that the source takes at most, those of copies included; zero where it takes none.
     fn connections_max(&self) -> usize {
         0
+    }
+
+    /// Returns how long to wait after `failed` attempts in a row; `None` where the configuration allows no more of them. The
+    /// source is refused then, and still looked at again.
+    fn retry_delay(&self, failed: u32) -> Option<Duration> {
+        Some(Duration::from_millis(500) * 2_u32.saturating_pow(failed.min(5)))
     }
 
     /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). `before` is what the last
@@ -85,6 +101,11 @@ pub trait Source: Send + Sync + 'static {
     /// The times at which the source last read each table's definition. A source that is notified of every change need not.
     fn looks(&self) -> watch::Receiver<DefinitionLooks> {
         watch::channel(DefinitionLooks::default()).1
+    }
+
+    /// Returns the database's clock. By default it is this machine's.
+    fn clock(&self) -> SourceClock {
+        SourceClock::default()
     }
 
     /// Asks the database where its WAL ends now. Every position of its history is at or before that.
@@ -396,6 +417,9 @@ pub enum PartEvent {
 /// Why a source failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
+    /// Another process holds the slot or a folder, for as long as it runs. The sentence names it.
+    #[error("{0}")]
+    Held(String),
     /// Trying again may help: a lost connection, a server that starts.
     #[error("{0}")]
     Transient(String),

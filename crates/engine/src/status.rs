@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, TableName, Xid};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -211,8 +211,10 @@ pub struct TableHandle {
     pub(crate) status: Arc<Mutex<TableStatus>>,
     pub(crate) commits: Arc<Mutex<Commits>>,
     pub(crate) journal: watch::Receiver<Option<Journal>>,
-    pub(crate) commands: mpsc::Sender<TableCommand>,
-    pub(crate) snapshots: Option<Arc<Snapshots>>,
+    /// The way to the table's task. It is closed while the source is not followed.
+    pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
+    /// Its snapshots, once its folder is open.
+    pub(crate) snapshots: Arc<RwLock<Option<Arc<Snapshots>>>>,
     pub(crate) index: TableIndex,
     pub(crate) looks: watch::Receiver<DefinitionLooks>,
     pub(crate) history: Arc<SourceHistory>,
@@ -308,6 +310,12 @@ impl TableHandle {
         journal.wait_for(is_there).await.ok()?.clone()
     }
 
+    /// Returns the time on the database's clock, which [`TableStatus`] counts in, where `own` is the time on this machine's.
+    #[must_use]
+    pub fn source_time(&self, own: CommitTime) -> CommitTime {
+        self.history.source_time(own)
+    }
+
     /// Returns the history of the table's source.
     #[must_use]
     pub fn history(&self) -> &SourceHistory {
@@ -325,10 +333,14 @@ impl TableHandle {
         }
     }
 
-    /// Its snapshots, if it has any.
+    /// Its snapshots, if it has any and its source was reached.
     #[must_use]
-    pub fn snapshots(&self) -> Option<&Arc<Snapshots>> {
-        self.snapshots.as_ref()
+    pub fn snapshots(&self) -> Option<Arc<Snapshots>> {
+        self.snapshots.read().clone()
+    }
+
+    fn commands(&self) -> mpsc::Sender<TableCommand> {
+        self.commands.read().clone()
     }
 
     /// Serves the rows of a snapshot of a table that is being copied for the first time. Readers have them, as old as they are, until the
@@ -344,7 +356,7 @@ impl TableHandle {
         let recovered = Box::new(snapshots.recover(id).await?);
         let (info, (answer, answered)) = (recovered.info.clone(), oneshot::channel());
         let restore = TableCommand::Restore { recovered, answer };
-        self.commands.send(restore).await.map_err(|_| SnapshotError::Stopping)?;
+        self.commands().send(restore).await.map_err(|_| SnapshotError::Stopping)?;
         answered.await.map_err(|_| SnapshotError::Stopping)??;
         Ok(info)
     }
@@ -358,14 +370,14 @@ impl TableHandle {
     pub async fn verify(&self, terms: VerifyTerms) -> Result<Arc<VerifyReport>, VerifyError> {
         let (answer, answered) = oneshot::channel();
         let command = TableCommand::Verify(VerifyCommand { terms, answer });
-        self.commands.send(command).await.map_err(|_| VerifyError::Stopping)?;
+        self.commands().send(command).await.map_err(|_| VerifyError::Stopping)?;
         answered.await.map_err(|_| VerifyError::Stopping)?
     }
 
     /// Orders a new copy of the table; readers are sent what differs. Returns false if the engine has stopped.
     pub async fn reload(&self, reason: impl Into<String> + Send) -> bool {
         let command = ReloadCommand { reason: reason.into(), answer: oneshot::channel().0 };
-        self.commands.send(TableCommand::Reload(command)).await.is_ok()
+        self.commands().send(TableCommand::Reload(command)).await.is_ok()
     }
 
     /// Orders a new copy of the table, and waits until rows of it arrive. That may take as long as another session holds a
@@ -376,7 +388,7 @@ impl TableHandle {
     pub async fn begin_reload(&self, reason: impl Into<String> + Send) -> Result<(), ReloadError> {
         let (answer, answered) = oneshot::channel();
         let command = TableCommand::Reload(ReloadCommand { reason: reason.into(), answer });
-        self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
+        self.commands().send(command).await.map_err(|_| ReloadError::Stopping)?;
         answered.await.unwrap_or(Err(ReloadError::Stopping))
     }
 }

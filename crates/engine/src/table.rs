@@ -221,7 +221,7 @@ impl TableError {
                 error.kind() != io::ErrorKind::InvalidData
             }
             TableError::Base(BaseError::Store(error)) | TableError::Store(error) => error.may_pass(),
-            TableError::Copy(SourceError::Transient(_)) => true,
+            TableError::Copy(SourceError::Transient(_) | SourceError::Held(_)) => true,
             TableError::Base(BaseError::Batch(_) | BaseError::Schema(_) | BaseError::KeyChanged)
             | TableError::Pipeline(_)
             | TableError::State(_)

@@ -18,7 +18,7 @@ struct Running {
     database: SimDatabase,
     journal: Journal,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), laredo_engine::source::SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
@@ -47,7 +47,7 @@ impl Running {
 
     async fn end(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 

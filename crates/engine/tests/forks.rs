@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{InstanceId, Journal, Resolution, ResumeRequest};
-use laredo_engine::source::SourceError;
 use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use tokio::sync::oneshot;
@@ -31,7 +30,7 @@ const ALL: [Keeps; 3] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing];
 struct Running {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 /// A table as the `run`th process has it.
@@ -66,7 +65,7 @@ impl Running {
 
     async fn end(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 
     /// The journal that is served, once it has come to a position.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use laredo_core::{Cell, CommitTime, Lsn, Match, Pattern, Predicate, Value};
 use laredo_engine::journal::Journal;
-use laredo_engine::source::{SourceError, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
 use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ struct Followed {
     reader: Reader,
     copies: u64,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Followed {
@@ -85,7 +85,7 @@ impl Followed {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 

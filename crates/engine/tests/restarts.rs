@@ -18,7 +18,7 @@ use reader::{Reader, reached};
 struct Running {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), laredo_engine::source::SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 fn kept(name: &str, folder: &Path) -> TableOptions {
@@ -39,7 +39,7 @@ async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> Running {
 impl Running {
     async fn end(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 
     async fn journal(&self, table: usize) -> Journal {

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Running {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), laredo_engine::source::SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 /// Snapshots are written when a test asks for one, and the first by itself.
@@ -54,7 +54,7 @@ async fn start(database: &SimDatabase, table: TableOptions) -> Running {
 impl Running {
     async fn end(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 
     async fn journal(&self) -> Journal {
@@ -67,7 +67,7 @@ impl Running {
         journal
     }
 
-    fn snapshots(&self) -> &Arc<Snapshots> {
+    fn snapshots(&self) -> Arc<Snapshots> {
         self.handle.tables()[0].snapshots().unwrap()
     }
 

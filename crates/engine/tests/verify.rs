@@ -26,7 +26,7 @@ const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
 struct Running {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), laredo_engine::source::SourceError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
@@ -52,7 +52,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 

@@ -14,14 +14,15 @@ mod temporary;
 
 pub use arguments::Arguments;
 use compose::serve;
-pub(crate) use compose::serve_at;
+pub(crate) use compose::{StartMode, serve_at};
 
 const PROGRAM: &str = "laredo-server";
 
 /// Runs the program and tells how it ended: 0 stopped as asked, 1 failed, 2 misconfigured.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { config, health_port, log_level, drain_grace, command } = arguments;
+    let Arguments { config, health_port, log_level, drain_grace, strict, command } = arguments;
+    let mode = if strict { StartMode::Strict } else { StartMode::Lenient };
     let load = |mut loader: Loader| {
         if let Some(port) = health_port {
             loader = loader.flag("--health-port", "health.http_port", port.to_string());
@@ -36,7 +37,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Task::Checked(_) => ExitCode::SUCCESS,
         Task::Healthcheck(config) => healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path),
         Task::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
-            serve(&config, drain_grace, stop).await
+            serve(&config, mode, drain_grace, stop).await
         }),
     }
 }

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use laredo_core::Lsn;
+use laredo_core::{CommitTime, Lsn};
 use laredo_engine::retention::{SlotStanding, WalRate, WalStatus, time_left};
+use laredo_engine::source::SourceClock;
 use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
@@ -30,6 +31,7 @@ async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallib
     let mut connection = Connection::connect(&options.for_work(Work::Slot)).await?;
     let (mut rate, mut told) = (WalRate::default(), None);
     loop {
+        read_clock(&mut connection, &signals.clock).await?;
         let slot = signals.retention.borrow().slot.clone();
         let found = if slot.is_empty() { None } else { read(&mut connection, &slot).await? };
         let standing = found.map(|found| {
@@ -48,6 +50,17 @@ async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallib
         });
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Asks the database what time it is.
+pub(crate) async fn read_clock(connection: &mut Connection, clock: &SourceClock) -> Result<(), TransportError> {
+    let asked = Instant::now();
+    let rows = connection.simple_query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
+    let told: Option<i64> = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+    if let Some(unix_us) = told {
+        clock.note(CommitTime::from_unix_us(unix_us), asked, Instant::now());
+    }
+    Ok(())
 }
 
 /// What the catalogue says of a slot.

@@ -3,7 +3,8 @@
 use laredo_core::TableName;
 use postgres_protocol::escape::escape_literal;
 
-use crate::catalog::{Facts, quoted};
+use crate::catalog::{self, Facts, quoted};
+use crate::options::ConnectionOptions;
 use crate::transport::{Connection, TransportError};
 
 /// Which publication is followed.
@@ -69,6 +70,18 @@ pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &F
 pub(crate) fn remaking(name: &str, tables: &[(&TableName, &Facts)]) -> String {
     let name = quoted(name);
     format!("DROP PUBLICATION IF EXISTS {name}; {}", creation(&name, &listed(tables.iter())))
+}
+
+/// Returns the statement that creates a publication with those of the tables that exist.
+pub(crate) async fn creation_of(
+    options: &ConnectionOptions,
+    name: &str,
+    tables: &[TableName],
+) -> Result<String, TransportError> {
+    let mut connection = Connection::connect(options).await?;
+    let found = catalog::read(&mut connection, name, tables).await?;
+    let known: Vec<_> = tables.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
+    Ok(creation(&quoted(name), &listed(known.iter())))
 }
 
 fn creation(name: &str, tables: &str) -> String {

@@ -7,7 +7,7 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::options::{ConnectionOptions, Work};
 use crate::stream::SlotMode;
-use crate::transport::{Connection, TransportError};
+use crate::transport::{Connection, Row, TransportError};
 
 /// A slot's creation that takes longer than this is explained, and again after each [`AGAIN`].
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +64,36 @@ pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Re
         let confirmed = next().and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
         Standing { confirmed, is_lost: next().as_deref() == Some("t") }
     }))
+}
+
+/// Returns a sentence about the process that streams from the slot; `None` where there is none.
+pub(crate) async fn holder(connection: &mut Connection, mode: &SlotMode) -> Result<Option<String>, TransportError> {
+    let SlotMode::Stateful { name } = mode else {
+        return Ok(None);
+    };
+    let rows = connection.simple_query(&holder_query(name)).await?;
+    Ok(rows.first().and_then(|row| holder_of(row, name)).map(|(_, sentence)| sentence))
+}
+
+/// Asks for the process that streams from a slot, and for what it says of itself, where this role may see that.
+pub(crate) fn holder_query(name: &str) -> String {
+    format!(
+        "SELECT s.active_pid, coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(host(a.client_addr), 'a local socket')
+         FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
+         WHERE s.slot_name = {} AND s.active_pid IS NOT NULL",
+        escape_literal(name)
+    )
+}
+
+/// Reads an answer to [`holder_query`]: the process, and a sentence about it.
+pub(crate) fn holder_of(row: &Row, name: &str) -> Option<(i32, String)> {
+    let text = |column: usize| row.get(column)?.as_deref();
+    let (pid, application, address) = (text(0)?.parse().ok()?, text(1)?, text(2)?);
+    let sentence = format!(
+        "replication slot {name} is used by process {pid} of PostgreSQL (application {application}, from {address}); this \
+         server takes over when that connection ends"
+    );
+    Some((pid, sentence))
 }
 
 /// What is wrong with the slot, each with what to do.

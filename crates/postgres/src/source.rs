@@ -1,17 +1,19 @@
 //! A PostgreSQL database as the engine sees it.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, Schema};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceError,
-    SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceClock,
+    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
 use crate::catalog::{self, Definition, Facts, Published};
@@ -23,7 +25,7 @@ use crate::publication::PublicationOptions;
 use crate::resume::{self, Left};
 use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
 use crate::transport::Connection;
-use crate::{care, copy, identity, inspect, reset, validate, watch as definitions};
+use crate::{care, copy, identity, inspect, reset, slot, validate, watch as definitions};
 
 /// How a database is followed.
 #[derive(Clone, Debug)]
@@ -59,14 +61,22 @@ const CONNECTIONS_BESIDE_COPIES: usize = 10;
 #[derive(Debug)]
 pub struct PostgresSource {
     options: PostgresOptions,
-    tables: OnceLock<Vec<Followed>>,
-    /// The position of an earlier run, and what that run has kept.
-    from: Mutex<(Option<Lsn>, Vec<KeptTable>)>,
-    /// The database as it was found at the start.
-    identity: OnceLock<SourceIdentity>,
+    run: Mutex<PreparedRun>,
+    random: Mutex<StdRng>,
     signals: Signals,
     /// True where tables that cannot be followed do not keep the others from being followed.
     tolerates_broken_tables: bool,
+}
+
+/// What a run was prepared with; the next one replaces it.
+#[derive(Debug, Default)]
+struct PreparedRun {
+    /// `None` before the first run.
+    tables: Option<Arc<[Followed]>>,
+    /// The position of an earlier run, and what that run has kept.
+    from: (Option<Lsn>, Vec<KeptTable>),
+    /// The database as it was found at the start.
+    identity: Option<SourceIdentity>,
 }
 
 /// A table that is followed.
@@ -114,14 +124,9 @@ impl PostgresSource {
     /// A source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
-        PostgresSource {
-            options,
-            tables: OnceLock::new(),
-            from: Mutex::default(),
-            identity: OnceLock::new(),
-            signals: Signals::new(),
-            tolerates_broken_tables: false,
-        }
+        let random = Mutex::new(StdRng::seed_from_u64(options.seed));
+        let (run, signals) = (Mutex::default(), Signals::new());
+        PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
     }
 
     /// Has [`Source::prepare`] succeed although tables cannot be followed: they are reported as failed, and the others are followed.
@@ -143,16 +148,16 @@ impl PostgresSource {
         Ok(schemas)
     }
 
-    fn tables(&self) -> Result<&[Followed], SourceError> {
+    fn tables(&self) -> Result<Arc<[Followed]>, SourceError> {
         let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
-        self.tables.get().map(Vec::as_slice).ok_or_else(unprepared)
+        self.run.lock().tables.clone().ok_or_else(unprepared)
     }
 
     /// Forgets what tables were copied under whenever the database's history forks: they are copied again.
-    async fn forget_copies(&self) -> Infallible {
+    async fn forget_copies(&self, tables: &[Followed]) -> Infallible {
         let mut forks = self.signals.forks.subscribe();
         while forks.changed().await.is_ok() {
-            self.tables.get().into_iter().flatten().for_each(|table| table.progress.lock().copied = None);
+            tables.iter().for_each(|table| table.progress.lock().copied = None);
         }
         std::future::pending().await
     }
@@ -167,7 +172,8 @@ impl PostgresSource {
         rows: &mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         let route = |definition: &Definition| self.signals.route(index, definition.relation_identity());
-        let table = self.table(index)?;
+        let tables = self.tables()?;
+        let table = find(&tables, index)?;
         let name = std::slice::from_ref(&table.request.name);
         let found = catalog::read(connection, &self.options.publication.name, name).await;
         let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
@@ -189,11 +195,6 @@ impl PostgresSource {
         rows.send(end).await.map_err(|_| copy::given_up())
     }
 
-    fn table(&self, index: TableIndex) -> Result<&Followed, SourceError> {
-        let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", index.0)]);
-        self.tables()?.get(index.0).ok_or_else(no_such_table)
-    }
-
     /// Waits until there is a slot that keeps what commits, and returns its number.
     async fn slot(&self) -> Result<u64, SourceError> {
         let mut has_slot = self.signals.has_slot.subscribe();
@@ -203,20 +204,29 @@ impl PostgresSource {
     }
 }
 
+fn find(tables: &[Followed], index: TableIndex) -> Result<&Followed, SourceError> {
+    let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", index.0)]);
+    tables.get(index.0).ok_or_else(no_such_table)
+}
+
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
+        // First: a server that stands by for another one need not find anything wrong with what that one uses.
+        if let Some(holder) = slot::holder(&mut connection, &self.options.slot).await? {
+            return Err(SourceError::Held(holder));
+        }
         match self.tolerates_broken_tables {
             true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
             false => validate::prepare(&mut connection, &self.options, tables).await?,
         }
+        care::read_clock(&mut connection, &self.signals.clock).await?;
         let identity = identity::read(&self.options.connection).await?;
         let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
-        self.identity.get_or_init(|| identity.clone());
-        match self.tables.set(followed.collect()) {
-            Ok(()) => Ok(identity),
-            Err(_) => Err(SourceError::Definite(vec!["the source is prepared already".to_owned()])),
-        }
+        let tables = Some(followed.collect());
+        *self.run.lock() = PreparedRun { tables, from: Default::default(), identity: Some(identity.clone()) };
+        self.signals.begin_run();
+        Ok(identity)
     }
 
     async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
@@ -255,31 +265,44 @@ impl Source for PostgresSource {
             }
             Resume::Copy(_) => None,
         });
-        *self.from.lock() = (from, kept.collect());
+        self.run.lock().from = (from, kept.collect());
         Ok(resumes)
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
+    fn retry_delay(&self, failed: u32) -> Option<Duration> {
+        self.options.reconnect.delay(failed, &mut *self.random.lock())
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: Acknowledged,
+        reporter: StateReporter,
+    ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        let (from, kept) = self.from.lock().clone();
+        let ((from, kept), identity) = {
+            let run = self.run.lock();
+            (run.from.clone(), run.identity.clone())
+        };
         let options = StreamOptions {
             connection: self.options.connection.clone(),
             slot: self.options.slot.clone(),
             publication: self.options.publication.name.clone(),
+            creates_publication: self.options.publication.create,
             tables: tables.iter().map(|table| table.request.name.clone()).collect(),
             reconnect: self.options.reconnect.clone(),
             spool: self.options.spool.clone(),
             seed: self.options.seed,
             from,
             kept,
-            identity: self.identity.get().cloned(),
+            identity,
             ddl: self.options.ddl,
         };
         tokio::select! {
-            result = stream::follow(&options, &self.signals, events.clone(), acknowledged) => result,
-            never = definitions::watch(&options, (&self.options.publication, tables), &self.signals, &events) => match never {},
+            result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
+            never = definitions::watch(&options, (&self.options.publication, &tables), &self.signals, &events) => match never {},
             never = care::watch(&options.connection, &self.signals) => match never {},
-            never = self.forget_copies() => match never {},
+            never = self.forget_copies(&tables) => match never {},
         }
     }
 
@@ -325,7 +348,8 @@ impl Source for PostgresSource {
         orders: mpsc::Receiver<PartOrder>,
         parts: mpsc::Sender<PartEvent>,
     ) -> Result<(), SourceError> {
-        let table = self.table(table)?;
+        let tables = self.tables()?;
+        let table = find(&tables, table)?;
         inspect::read_parts(&self.options, table, &self.signals, orders, &parts).await
     }
 
@@ -337,10 +361,14 @@ impl Source for PostgresSource {
         self.signals.looks.subscribe()
     }
 
+    fn clock(&self) -> SourceClock {
+        self.signals.clock.clone()
+    }
+
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
         let tables = self.tables()?;
         if drop_publication {
-            reset::publication(&self.options, tables).await?;
+            reset::publication(&self.options, &tables).await?;
         }
         // Until they are copied again, nothing that the catalogue says is compared with what they were copied under.
         tables.iter().for_each(|table| table.progress.lock().copied = None);

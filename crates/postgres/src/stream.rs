@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
-use laredo_engine::source::{Acknowledged, DefinitionLooks, SourceError, SourceEvent, SourceIdentity, TableIndex};
+use laredo_engine::source::{
+    ATTEMPT_INTERVAL_MAX, Acknowledged, DefinitionLooks, STANDBY_INTERVAL, SourceClock, SourceError, SourceEvent,
+    SourceIdentity, SourceState, StateReporter, TableIndex,
+};
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Fork, Receipt};
 use rand::SeedableRng;
@@ -53,6 +56,8 @@ const ASKED_MAX: u32 = 10;
 const GATHER_BYTES: usize = 64 * 1024;
 /// How long they are gathered.
 const GATHER: Duration = Duration::from_millis(1);
+/// A connection is given up when nothing was taken of it for so long.
+const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 /// A connection that lasted so long was a good one: counting attempts begins anew.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
@@ -65,6 +70,8 @@ pub struct StreamOptions {
     pub slot: SlotMode,
     /// The publication's name.
     pub publication: String,
+    /// True if the publication may be created again where it is gone.
+    pub creates_publication: bool,
     /// The tables, in the order of their [`laredo_engine::source::TableIndex`]. The publication may have more.
     pub tables: Vec<TableName>,
     /// How a lost connection is made again.
@@ -117,6 +124,8 @@ pub struct Signals {
     pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
     /// The furthest that the database's WAL was seen to reach.
     pub written: watch::Sender<Lsn>,
+    /// The database's clock.
+    pub clock: SourceClock,
 }
 
 /// Other servers may have told positions of an abandoned history that lie further ahead than anything seen here.
@@ -157,7 +166,20 @@ impl Signals {
             forks: watch::Sender::new(0),
             restarts: watch::Sender::default(),
             written: watch::Sender::new(Lsn::ZERO),
+            clock: SourceClock::default(),
         }
+    }
+
+    /// Forgets what belongs to the run before: a new one begins, of a database that may be another one.
+    pub(crate) fn begin_run(&self) {
+        self.resets.send_replace(0);
+        self.has_slot.send_replace(false);
+        self.forget_look();
+        self.recent.send_replace(Xid(0));
+        self.reached.send_replace(Lsn::ZERO);
+        self.routes.send_modify(BTreeMap::clear);
+        self.truncated.send_modify(BTreeMap::clear);
+        self.looks.send_replace(DefinitionLooks::default());
     }
 
     /// Wants a look at the definitions once a transaction is visible, and returns its number.
@@ -229,15 +251,16 @@ impl Signals {
     }
 }
 
-/// Sends every commit into `events` until that is closed.
+/// Sends every commit into `events` until that is closed. Whatever ends a connection is reported, and another one is made.
 ///
 /// # Errors
-/// When it cannot go on without a person, or has used up its attempts.
+/// None that the database or the network causes.
 pub async fn follow(
     options: &StreamOptions,
     signals: &Signals,
     events: mpsc::Sender<SourceEvent>,
     acknowledged: Acknowledged,
+    reporter: &StateReporter,
 ) -> Result<(), SourceError> {
     let mut resets = signals.resets.subscribe();
     if *resets.borrow() > 0 {
@@ -250,6 +273,7 @@ pub async fn follow(
     let stream = Stream {
         options,
         signals,
+        reporter,
         routes: signals.routes.subscribe(),
         resets,
         assembler,
@@ -273,6 +297,7 @@ pub async fn follow(
 struct Stream<'a> {
     options: &'a StreamOptions,
     signals: &'a Signals,
+    reporter: &'a StateReporter,
     routes: watch::Receiver<Routes>,
     resets: watch::Receiver<u64>,
     assembler: Assembler,
@@ -316,27 +341,59 @@ impl Stream<'_> {
             }
             let has_progressed = self.assembler.position() > before;
             start.failed(&error, has_progressed);
-            if !error.is_transient() {
-                return Err(error.into());
-            }
             if has_progressed || began.elapsed() >= GOOD_AFTER {
                 attempts = 0;
             }
-            if matches!(error, StreamError::Reset) {
+            // An operator's reset waits neither for room nor for an attempt.
+            let mut resets = self.resets.clone();
+            match error {
+                StreamError::Reset => {}
+                StreamError::Closed => return Ok(()),
+                StreamError::NoRoom(_) => tokio::select! {
+                    waited = self.wait_for_room() => waited?,
+                    Ok(()) = resets.changed() => {}
+                },
+                error => {
+                    let state = state_after(&error, self.options.reconnect.delay(attempts, &mut rng));
+                    attempts = attempts.saturating_add(1);
+                    tokio::select! {
+                        () = self.reporter.wait(state) => {}
+                        Ok(()) = resets.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands over what was received, without a connection, until all of it is taken. PostgreSQL keeps what commits meanwhile.
+    async fn wait_for_room(&mut self) -> Result<(), StreamError> {
+        let reason = format!(
+            "the tables have taken nothing for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
+            ROOM_PATIENCE.as_secs()
+        );
+        self.reporter.report(SourceState::Paused { reason });
+        while let Some(pending) = self.queue.front() {
+            if let Pending::Look(after) = pending {
+                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
+                self.signals.looked(number).await;
+                self.looking = None;
+                self.queue.pop_front();
                 continue;
             }
-            let Some(delay) = self.options.reconnect.delay(attempts, &mut rng) else {
-                return Err(error.into());
-            };
-            attempts += 1;
-            tracing::warn!(%error, attempt = attempts, delay_ms = delay.as_millis(), "the replication stream broke, connecting again");
-            tokio::time::sleep(delay).await;
+            let permit = self.events.reserve().await.map_err(|_| StreamError::Closed)?;
+            if let Some(Pending::Event(event)) = self.queue.pop_front() {
+                permit.send(event);
+            }
         }
+        // Room for more than what is on its way.
+        let _room = self.events.reserve_many(self.events.max_capacity() / 2).await.map_err(|_| StreamError::Closed)?;
+        Ok(())
     }
 
     /// Follows one connection to its end.
     async fn connected(&mut self, start: &mut start::Start<'_>, session: Session) -> StreamError {
         tracing::info!(from = %session.resume, slot = session.slot, "following the database");
+        self.reporter.report(SourceState::Following);
         if session.is_server_restarted {
             let proven = self.assembler.sent().newest();
             self.signals.restarts.send_modify(|restarts| *restarts = (restarts.0 + 1, proven));
@@ -404,6 +461,7 @@ impl Stream<'_> {
 
     /// Hands over what is complete. While the consumer is slow, PostgreSQL still hears from us.
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
+        let mut taken_at = Instant::now();
         while let Some(pending) = self.queue.front() {
             if let Pending::Look(after) = pending {
                 let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
@@ -422,8 +480,15 @@ impl Stream<'_> {
                     if let Some(Pending::Event(event)) = self.queue.pop_front() {
                         permit.send(event);
                     }
+                    taken_at = Instant::now();
                 }
-                _ = tick.tick() => self.status(writer, false).await?,
+                _ = tick.tick() => {
+                    // PostgreSQL waits for a connection that takes nothing before it shuts down.
+                    if taken_at.elapsed() >= ROOM_PATIENCE {
+                        return Err(StreamError::NoRoom(ROOM_PATIENCE));
+                    }
+                    self.status(writer, false).await?;
+                }
             }
         }
         Ok(())
@@ -514,6 +579,20 @@ impl Stream<'_> {
         let flushed = if is_unknown { Lsn::ZERO } else { acknowledged };
         let received = self.received.max(position);
         Ok(writer.standby_status(received, flushed, flushed, ask).await?)
+    }
+}
+
+/// Returns the state of a stream that has ended with an error, and tries again after `delay`; `None` where no attempt is left.
+fn state_after(error: &StreamError, delay: Option<Duration>) -> SourceState {
+    let (now, reason) = (Instant::now(), error.to_string());
+    let next = |delay: Duration| now + delay.min(ATTEMPT_INTERVAL_MAX);
+    match (error, delay) {
+        (StreamError::Held(_), _) => SourceState::Standby { reason, next_attempt: now + STANDBY_INTERVAL },
+        (error, delay) if !error.is_transient() => {
+            SourceState::Refused { reason, next_attempt: next(delay.unwrap_or(ATTEMPT_INTERVAL_MAX)) }
+        }
+        (_, Some(delay)) => SourceState::Retrying { reason, next_attempt: next(delay) },
+        (_, None) => SourceState::used_up(&reason),
     }
 }
 

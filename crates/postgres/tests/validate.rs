@@ -37,7 +37,7 @@ async fn prepare(options: &PostgresOptions, tables: &[TableRequest]) -> Result<S
     let source = PostgresSource::new(options.clone());
     source.prepare(tables).await.map_err(|error| match error {
         SourceError::Definite(problems) => problems,
-        SourceError::Transient(problem) => panic!("not definite: {problem}"),
+        SourceError::Transient(problem) | SourceError::Held(problem) => panic!("not definite: {problem}"),
     })
 }
 

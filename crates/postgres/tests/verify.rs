@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, TableName};
-use laredo_engine::source::{SourceError, TableRequest};
+use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyReport, VerifyTerms};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
@@ -54,8 +54,7 @@ impl Setting {
         let handle = engine.handle();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            let ended: Result<(), SourceError> = engine.run(async move { drop(stopped.await) }).await;
-            ended.unwrap();
+            engine.run(async move { drop(stopped.await) }).await;
         });
         for table in handle.tables() {
             table.wait_journal().await.unwrap();

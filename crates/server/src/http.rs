@@ -63,7 +63,11 @@ async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> 
 
 async fn started(State(shared): State<Arc<Shared>>) -> Response {
     let started = shared.is_started();
-    (code(started), Json(serde_json::json!({ "started": started }))).into_response()
+    let report = match started {
+        true => serde_json::json!({ "started": true }),
+        false => serde_json::json!({ "started": false, "waiting_for": shared.waiting_for() }),
+    };
+    (code(started), Json(report)).into_response()
 }
 
 async fn numbers(State(metrics): State<Arc<Metrics>>) -> Response {

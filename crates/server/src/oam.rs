@@ -221,6 +221,12 @@ impl Oam {
 
     /// Orders copies, and reports what has become of them.
     async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
+        // A source that waits for its next attempt makes it now, whether its tables take the order or not.
+        for source in
+            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id))
+        {
+            source.engine.retry_now();
+        }
         let orders = tables
             .iter()
             .map(|table| tokio::time::timeout(RELOAD_WAIT, table.handle().begin_reload("an operator asked for it")));
@@ -233,6 +239,7 @@ impl Oam {
             }
         }
         let mut sentences = failed.clone();
+        sentences.extend(self.unfollowed(tables));
         if begun > 0 {
             sentences.push(format!("{begun} tables are being copied again; clients are sent what differs"));
         }
@@ -242,6 +249,19 @@ impl Oam {
                 .push(format!("{waiting}: the copy is ordered, and begins when a lock, a permit or a session is free"));
         }
         (failed.is_empty(), sentences.join("\n"))
+    }
+
+    /// Says which sources of the tables are not followed, so that their tables take no orders.
+    fn unfollowed(&self, tables: &[&Arc<Served>]) -> Vec<String> {
+        let sources =
+            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
+        let said = sources.filter_map(|source| {
+            let state = source.engine.source_status().state;
+            let reason = state.reason().unwrap_or("the database has not answered yet");
+            (!state.is_following())
+                .then(|| format!("source {} is {}: {reason}; it is tried again now", source.id, state.name()))
+        });
+        said.collect()
     }
 
     fn pause(&self, source_id: &str, paused: bool) -> Result<ServiceState, Status> {

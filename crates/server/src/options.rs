@@ -45,6 +45,7 @@ impl ServedSource {
     /// Milliseconds since the source's tables, the last one of them, were known to have all that was committed; `None` before the first copies.
     pub(crate) fn lag_ms(&self, now: CommitTime) -> Option<u64> {
         let oldest = self.engine.tables().iter().map(|table| table.status().current_at).min()?;
+        let now = self.engine.source_time(now);
         let lag_us = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
         (oldest != CommitTime::default()).then_some(lag_us / 1000)
     }

@@ -199,7 +199,7 @@ pub(crate) fn unconfirmed(what: &str) -> Status {
 
 pub(crate) fn source(error: &SourceError) -> Status {
     match error {
-        SourceError::Transient(_) => Status::unavailable(error.to_string()),
+        SourceError::Transient(_) | SourceError::Held(_) => Status::unavailable(error.to_string()),
         SourceError::Definite(_) => Status::failed_precondition(error.to_string()),
     }
 }

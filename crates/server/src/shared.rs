@@ -1,5 +1,6 @@
 //! What all services of one server share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,13 +89,26 @@ impl Shared {
         let has = |snapshots: &Snapshots| snapshots.list().iter().any(|info| info.id == id);
         let found = stores.find(|(_, snapshots)| has(snapshots));
         let (table, snapshots) = found.ok_or_else(|| refusal::unknown_snapshot(id))?;
-        Ok((table.clone(), snapshots.clone()))
+        Ok((table.clone(), snapshots))
     }
 
     /// Returns the time of day of a moment that has passed.
     pub(crate) fn time_of(&self, moment: Instant) -> CommitTime {
         let passed_us = i64::try_from(moment.elapsed().as_micros()).unwrap_or(i64::MAX);
         CommitTime((self.clock)().0.saturating_sub(passed_us))
+    }
+
+    /// Returns the sources that are not followed, each with its state and reason.
+    pub(crate) fn waiting_for(&self) -> BTreeMap<String, String> {
+        let waiting = self.sources.iter().filter_map(|source| {
+            let state = source.engine.source_status().state;
+            let said = match state.reason() {
+                Some(reason) => format!("{}: {reason}", state.name()),
+                None => "connecting: the source is being checked".to_owned(),
+            };
+            (!state.is_following()).then(|| (source.id.clone(), said))
+        });
+        waiting.collect()
     }
 
     pub(crate) fn source(&self, id: &str) -> Option<&ServedSource> {

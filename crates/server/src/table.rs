@@ -93,6 +93,7 @@ impl Served {
     /// not announce would not be noticed. While the whole database is away the stream stands still; the lag shows that.
     pub(crate) fn unverified(&self, now: CommitTime) -> Option<Duration> {
         let age = self.handle().definition().verified_age?;
+        let now = self.handle().source_time(now);
         let lag_us = now.0.saturating_sub(self.handle().status().current_at.0);
         let lag = Duration::from_micros(u64::try_from(lag_us).unwrap_or(0));
         Some(age.saturating_sub(lag)).filter(|unverified| *unverified > UNVERIFIED_MAX)

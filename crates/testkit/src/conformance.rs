@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, Lsn, TableName, TupleRef, Xid};
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
+    Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, StateReporter, TableIndex,
+    TableRequest,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
 use tokio::sync::{mpsc, watch};
@@ -157,7 +158,9 @@ impl<S: Source> Run<S> {
         let (sender, events) = mpsc::channel(8);
         let (acknowledged, reader) = watch::channel(Lsn::ZERO);
         let streaming = source.clone();
-        let task = tokio::spawn(async move { streaming.stream(sender, Arc::new(move || *reader.borrow())).await });
+        let reporter = StateReporter::new("conformance");
+        let acknowledge = Arc::new(move || *reader.borrow());
+        let task = tokio::spawn(async move { streaming.stream(sender, acknowledge, reporter).await });
         Run { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
     }
 

@@ -11,7 +11,8 @@ use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema,
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
-    SourceCommit, SourceError, SourceEvent, SourceIdentity, TableIndex, TablePart, TableRequest,
+    SourceCommit, SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter, TableIndex, TablePart,
+    TableRequest,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, Receipt};
@@ -554,7 +555,13 @@ impl Source for SimDatabase {
         Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: Acknowledged,
+        reporter: StateReporter,
+    ) -> Result<(), SourceError> {
+        reporter.report(SourceState::Following);
         tokio::select! {
             ended = self.tell(events) => ended,
             never = self.ask(acknowledged) => match never {},

@@ -207,7 +207,7 @@ mod tests {
     use laredo_core::{Cell, TupleBuf, Xid};
 
     use super::*;
-    use crate::source::{SourceIdentity, TableIndex};
+    use crate::source::{SourceClock, SourceIdentity, TableIndex};
     use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
     fn commit(end: u64, table: usize, bytes: usize) -> SourceEvent {
@@ -241,7 +241,7 @@ mod tests {
             queues.push(queue);
         }
         let unasked = || Box::pin(std::future::pending()) as std::pin::Pin<Box<_>>;
-        let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked));
+        let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked), SourceClock::default());
         let (reached, current_at) = (Lsn::ZERO, None);
         let mut dealer = Dealer { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
         // Far more small ones than fit into any queue that counts them.

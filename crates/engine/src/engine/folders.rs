@@ -39,7 +39,7 @@ impl Left {
 /// Opens the tables' folders, each table's on a thread that may block.
 ///
 /// # Errors
-/// Everything that is wrong with them, at once.
+/// Everything that is wrong with them, at once; or the process that has one of them.
 pub(super) async fn open_folders(
     tables: &[TableOptions],
     source: &SourceIdentity,
@@ -49,18 +49,30 @@ pub(super) async fn open_folders(
     for options in tables {
         let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
         opening.push(tokio::task::spawn_blocking(move || {
-            open(&options, &source, &clock).map_err(|error| format!("table {}: {error}", options.request.name))
+            open(&options, &source, &clock)
+                .map_err(|error| (is_held(&error), format!("table {}: {error}", options.request.name)))
         }));
     }
-    let (mut opened, mut problems) = (Vec::new(), Vec::new());
+    let (mut opened, mut problems, mut held) = (Vec::new(), Vec::new(), None);
     for table in opening {
         match table.await {
             Ok(Ok(table)) => opened.push(table),
-            Ok(Err(problem)) => problems.push(problem),
+            Ok(Err((true, holder))) => drop(held.get_or_insert(holder)),
+            Ok(Err((false, problem))) => problems.push(problem),
             Err(panic) => problems.push(format!("opening a table's folder failed ({panic}); report this")),
         }
     }
-    if problems.is_empty() { Ok(opened) } else { Err(SourceError::Definite(problems)) }
+    match held {
+        _ if !problems.is_empty() => Err(SourceError::Definite(problems)),
+        // What was opened is closed again: the process that has the others may need it.
+        Some(holder) => Err(SourceError::Held(holder)),
+        None => Ok(opened),
+    }
+}
+
+/// Returns true if another process has the folder.
+fn is_held(error: &StoreError) -> bool {
+    matches!(error, StoreError::Locked { .. })
 }
 
 fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<Opened, StoreError> {

@@ -20,10 +20,15 @@ pub enum StoreError {
     },
     /// Somebody else has it.
     #[error(
-        "{} is in use by another laredo-server; stop that one, or give each its own folder (store_config.path)",
-        .0.display()
+        "{} is in use by another laredo-server ({holder}); stop that one, or give each its own folder (store_config.path)",
+        path.display()
     )]
-    Locked(PathBuf),
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// The process that has it, as it has written into the lock.
+        holder: String,
+    },
     /// A newer version wrote it.
     #[error(
         "{} is of format {found}, and this version knows format {VERSION}; start the version that wrote it, or move the folder away to copy \
@@ -80,7 +85,7 @@ impl StoreError {
         match self {
             StoreError::Io { error, .. } => error.kind() != io::ErrorKind::InvalidData,
             StoreError::Stalled(_) => true,
-            StoreError::Locked(_)
+            StoreError::Locked { .. }
             | StoreError::Version { .. }
             | StoreError::Table { .. }
             | StoreError::History { .. }

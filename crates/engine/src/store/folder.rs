@@ -1,7 +1,7 @@
 //! A folder that one server uses, and files that are in it whole or not at all.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
@@ -19,6 +19,8 @@ pub(crate) struct Folder {
 const TEMPORARY: &str = ".writing-";
 const ASIDE: &str = "set-aside";
 const LOCK: &str = "lock";
+/// More of a lock's text is not read.
+const HOLDER_BYTES_MAX: u64 = 200;
 
 impl Folder {
     /// Takes a folder, which is made if there is none. What an earlier run was writing goes.
@@ -28,11 +30,13 @@ impl Folder {
     pub(crate) fn open(path: &Path) -> Result<Folder, StoreError> {
         fs::create_dir_all(path).map_err(io_error("making the folder", path))?;
         let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(io_error("opening", &lock_path))?;
+        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path);
+        let mut lock = lock.map_err(io_error("opening", &lock_path))?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(path.to_owned())),
+            Ok(()) => note_holder(&mut lock),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked { path: path.to_owned(), holder: read_holder(&mut lock) });
+            }
             Err(TryLockError::Error(error)) => return Err(io_error("locking", &lock_path)(error)),
         }
         let folder = Folder { path: path.to_owned(), _lock: lock };
@@ -113,5 +117,23 @@ impl Folder {
         let entries = with_reserve(|| fs::read_dir(&self.path)).map_err(io_error("listing", &self.path))?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
         paths.collect::<io::Result<_>>().map_err(io_error("listing", &self.path))
+    }
+}
+
+/// Writes into the lock who has it. Only people read that, so a full disk does not matter.
+fn note_holder(lock: &mut File) {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let holder = format!("process {} on {}\n", std::process::id(), host.trim());
+    let _ = lock.set_len(0).and_then(|()| lock.write_all(holder.as_bytes()));
+}
+
+/// Reads who has the lock.
+fn read_holder(lock: &mut File) -> String {
+    let mut holder = String::new();
+    // An older version writes nothing, and what is no text is left out.
+    let _ = lock.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
+    match holder.lines().next() {
+        Some(line) if !line.is_empty() => line.to_owned(),
+        _ => "an unknown process".to_owned(),
     }
 }

@@ -367,7 +367,10 @@ fn a_folder_has_one_server() {
     let folder = folder();
     let (_journal, writer) = begin_journal(folder.path());
     let error = with_about(|about| open(folder.path(), about).map(drop)).unwrap_err();
-    assert!(matches!(&error, StoreError::Locked(path) if path == folder.path()), "{error}");
+    assert!(
+        matches!(&error, StoreError::Locked { path, holder } if path == folder.path() && holder.starts_with("process ")),
+        "{error}"
+    );
     drop(writer);
     assert!(reopen(folder.path()).is_some());
 }

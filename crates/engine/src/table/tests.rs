@@ -299,6 +299,7 @@ impl crate::source::Source for Still {
         &self,
         _: tokio::sync::mpsc::Sender<crate::source::SourceEvent>,
         _: crate::source::Acknowledged,
+        _: crate::source::StateReporter,
     ) -> Result<(), SourceError> {
         Ok(())
     }

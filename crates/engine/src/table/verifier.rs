@@ -320,7 +320,7 @@ async fn next_event(
         Some(event) => VerifierEvent::Part(event),
         None => VerifierEvent::PartFailed(match (&mut inspection.task).await {
             Ok(Ok(())) => PartError::Retry("the source ended it".to_owned()),
-            Ok(Err(SourceError::Transient(error))) => PartError::Retry(error),
+            Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => PartError::Retry(error),
             Ok(Err(error @ SourceError::Definite(_))) => PartError::GiveUp(error.to_string()),
             Err(panic) => PartError::GiveUp(format!("the task that reads the source failed: {panic}")),
         }),

@@ -442,7 +442,7 @@ impl<S: Source> Worker<S> {
         };
         match (&mut ended.task).await {
             Ok(Ok(())) => Ok(self.table.on_copy_lost()),
-            Ok(Err(SourceError::Transient(error))) => {
+            Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => {
                 self.on_attempt_failed(error);
                 Ok(Wants::Nothing)
             }

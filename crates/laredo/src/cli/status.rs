@@ -31,9 +31,23 @@ struct Health {
     /// Tables that are not served, each with the reason.
     #[serde(default)]
     not_served: Vec<String>,
-    /// Sources that a server which is starting waits for, and what they lack.
+    /// Sources that a strict start waits for, and what they lack.
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
+    #[serde(default)]
+    sources: Vec<Source>,
+}
+
+/// What it says of a source.
+#[derive(Debug, Default, Deserialize)]
+struct Source {
+    source: String,
+    /// Older servers do not say it.
+    #[serde(default)]
+    state: String,
+    reason: Option<String>,
+    state_age_ms: Option<u64>,
+    next_attempt_ms: Option<u64>,
 }
 
 /// What it says of a table. What is not known is left out.
@@ -142,13 +156,14 @@ fn text(health: &Health) -> String {
         (true, count) => format!("ready, {count} tables are not served"),
         (false, _) => "not ready".to_owned(),
     };
-    if !health.waiting_for.is_empty() {
+    let sources: String = health.sources.iter().filter_map(source_line).collect();
+    if health.sources.is_empty() && !health.waiting_for.is_empty() {
         let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
         let lines: Vec<String> = lines.map(|line| table::printable(&line)).collect();
         return format!("{verdict}, the server is starting\n{}\n", lines.join("\n"));
     }
     if health.tables.is_empty() {
-        return format!("{verdict}, no tables\n");
+        return format!("{verdict}, no tables\n{sources}");
     }
     let rows = health.tables.iter().map(|table| {
         [
@@ -162,7 +177,18 @@ fn text(health: &Health) -> String {
         ]
     });
     let headings = ["TABLE", "STATE", "ROWS", "POSITION", "LAG", "CLIENTS", "DETAIL"];
-    format!("{verdict}\n\n{}", table::table(headings, &[2, 4, 5], rows.collect()))
+    format!("{verdict}\n{sources}\n{}", table::table(headings, &[2, 4, 5], rows.collect()))
+}
+
+/// A line about a source that is not followed.
+fn source_line(source: &Source) -> Option<String> {
+    if matches!(source.state.as_str(), "" | "following") {
+        return None;
+    }
+    let age = source.state_age_ms.map(|age| format!(" for {}", duration(age))).unwrap_or_default();
+    let reason = source.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let next = source.next_attempt_ms.map(|next| format!(" (next attempt in {})", duration(next))).unwrap_or_default();
+    Some(table::printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
 }
 
 fn detail(table: &Table) -> String {
@@ -236,6 +262,15 @@ mod tests {
         assert_eq!(json["since"], 1);
         let (health, _) = read(br#"{"ready": true}"#).unwrap();
         assert_eq!(text(&health), "ready, no tables\n");
+    }
+
+    #[test]
+    fn a_source_that_is_not_followed_has_a_line() {
+        let body = br#"{"ready": false, "tables": [], "sources": [{"source": "a", "state": "following"},
+            {"source": "b", "state": "refused", "reason": "wrong password", "state_age_ms": 12000, "next_attempt_ms": 800}]}"#;
+        let (health, _) = read(body).unwrap();
+        let expected = "not ready, no tables\nsource b is refused for 12 s (next attempt in 800 ms): wrong password\n";
+        assert_eq!(text(&health), expected);
     }
 
     #[test]

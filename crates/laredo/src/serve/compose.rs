@@ -14,7 +14,7 @@ use laredo_server::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::prepare::prepare;
+use super::prepare::{prepare, unprepared};
 use super::{listen, options, temporary};
 use crate::config::ServerConfig;
 use crate::config::server::{SlotConfig, TableConfig};
@@ -23,12 +23,28 @@ use crate::program::{Failure, reserve_descriptors, until};
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
 
+/// What becomes of a source that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartMode {
+    /// It is tried again, while the others are served.
+    Lenient,
+    /// It ends the start.
+    Strict,
+    /// It ends the start, and later the server.
+    Once,
+}
+
 /// Runs until told to stop, and then as long as clients are there, but no longer than `drain`.
-pub(super) async fn serve(config: &ServerConfig, drain: Duration, stop: watch::Receiver<bool>) -> Result<(), Failure> {
+pub(super) async fn serve(
+    config: &ServerConfig,
+    mode: StartMode,
+    drain: Duration,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Failure> {
     reserve_descriptors();
     say_what_is_not_active(config);
     let tls = listen::tls(config)?;
-    serve_at(config, listen::bind_all(config).await?, tls, drain, stop).await
+    serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
 }
 
 /// The same at these ports.
@@ -36,7 +52,7 @@ pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: Listeners,
     tls: Option<TlsOptions>,
-    drain: Duration,
+    (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let clock: Clock = Arc::new(now);
@@ -49,14 +65,19 @@ pub(crate) async fn serve_at(
         strict_readiness: config.health.strict_readiness,
         ..HttpOptions::default()
     };
-    let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
-    // What answers meanwhile says why it takes so long, and a stop is heard at any time.
-    let engines = tokio::select! {
-        prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
-        answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
-            return answering.context("serving health").map_err(Failure::Failed);
+    let engines = match mode {
+        StartMode::Lenient => unprepared(config, &folder, &clock)?,
+        StartMode::Strict | StartMode::Once => {
+            let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
+            // What answers meanwhile says why it takes so long, and a stop is heard at any time.
+            tokio::select! {
+                prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
+                answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
+                    return answering.context("serving health").map_err(Failure::Failed);
+                }
+                () = until(stop.clone()) => return Ok(()),
+            }
         }
-        () = until(stop.clone()) => return Ok(()),
     };
     let tables = config.tables.iter().filter_map(|table| {
         let engine = engines.get(&table.source)?;
@@ -71,22 +92,28 @@ pub(crate) async fn serve_at(
     let waits = Waits { drain, ..Waits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
     let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
-    run(engines, Server::new(options), listeners, stop).await
+    run(engines, Server::new(options), listeners, mode, stop).await
 }
 
 async fn run(
     engines: BTreeMap<String, Engine<PostgresSource>>,
     server: Server,
     listeners: Listeners,
+    mode: StartMode,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The engines outlive the server, so that its streams end by its own word and not because their journals are gone.
     let (served, server_ended) = watch::channel(false);
     for (name, engine) in engines {
-        let ended = server_ended.clone();
+        let (ended, handle) = (server_ended.clone(), engine.handle());
         parts.spawn(async move {
-            engine.run(until(ended)).await.with_context(|| format!("source {name} cannot be followed any more"))
+            tokio::select! {
+                () = engine.run(until(ended)) => Ok(()),
+                reason = handle.wait_refused(), if mode == StartMode::Once => {
+                    Err(anyhow::anyhow!("source {name} cannot be followed any more: {reason}"))
+                }
+            }
         });
     }
     parts.spawn(async move {

@@ -1,4 +1,4 @@
-//! Sources, checked and made ready all at the same time.
+//! Sources: as they are, or checked and made ready all at the same time, for a strict start.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,11 +60,33 @@ pub(super) async fn prepare(
     collect(&plans, checked.await, malformed)?;
     let prepared = join_all(plans.iter().map(|plan| {
         plan.reach(waiting, &broken, async move || {
-            Engine::prepare(PostgresSource::new(plan.source.clone()), plan.tables.clone(), clock.clone()).await
+            let source = PostgresSource::new(plan.source.clone());
+            Engine::new(plan.name, source, plan.tables.clone(), clock.clone()).prepared().await
         })
     }));
     let engines = collect(&plans, prepared.await, Vec::new())?;
     Ok(plans.iter().map(|plan| plan.name.to_owned()).zip(engines).collect())
+}
+
+/// Returns the engines of all sources. None has been reached, or is waited for.
+///
+/// # Errors
+/// Connection strings that cannot be read.
+pub(super) fn unprepared(
+    config: &ServerConfig,
+    folder: &Path,
+    clock: &Clock,
+) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
+    let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
+    if !malformed.is_empty() {
+        return Err(Failure::Misconfigured(malformed));
+    }
+    let engine = |plan: Plan<'_>| {
+        let source = PostgresSource::new(plan.source).tolerating_broken_tables();
+        let engine = Engine::new(plan.name, source, plan.tables, clock.clone());
+        (plan.name.to_owned(), engine)
+    };
+    Ok(plans.into_iter().map(engine).collect())
 }
 
 fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (Vec<Plan<'a>>, Vec<String>) {
@@ -137,7 +159,8 @@ impl Plan<'_> {
                     broken.cancel();
                     return Err(Obstacle::Definite(sentences));
                 }
-                Err(SourceError::Transient(error)) => error,
+                // A process that is about to be replaced ends.
+                Err(SourceError::Transient(error) | SourceError::Held(error)) => error,
             };
             if reconnect.attempts_max.is_some_and(|max| failed >= max) {
                 broken.cancel();

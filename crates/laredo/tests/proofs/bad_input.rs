@@ -1,5 +1,5 @@
-//! What a user can get wrong ends with exit code 2 and a sentence that says what to do, before anything is touched. The program
-//! ends by itself at its first look: it does not wait for what only a person can mend.
+//! What a user can get wrong ends a strict start with exit code 2 and a sentence that says what to do, before anything is touched.
+//! The program ends by itself at its first look: it does not wait for what only a person can mend.
 
 use laredo_testkit::{Cluster, ClusterOptions, Tls, clean_command};
 
@@ -23,7 +23,7 @@ pub(crate) async fn run(config: &str, arguments: &[&str]) -> (Option<i32>, Strin
 
 /// Runs a server that has to be refused for each of the reasons expected.
 async fn refused(config: &str, expected: &[&str]) {
-    let (code, said) = run(config, &[]).await;
+    let (code, said) = run(config, &["--strict"]).await;
     assert_eq!(code, Some(2), "{config}\n{said}");
     assert!(!said.contains(WAITS), "{said}");
     for expected in expected {

@@ -29,6 +29,7 @@ mod schema_changes;
 mod slot;
 mod snapshots;
 mod startup;
+mod states;
 mod subscription;
 mod tables;
 mod two_servers;

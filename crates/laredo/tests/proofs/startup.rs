@@ -19,7 +19,7 @@ async fn stops_as_asked(server: &Server) {
 #[tokio::test]
 async fn a_database_that_is_away_is_waited_for_and_health_says_so() {
     let server = away(free_port().unwrap()).launch();
-    server.process.wait_for_nth_line("cannot reach the source yet", 2).await.unwrap();
+    server.process.wait_for_line("cannot reach the source yet").await.unwrap();
     let get = async |path| server.get(server.ports.health, path).await.unwrap();
     assert_eq!(get("/health/live").await.0, 200);
     for path in ["/health/ready", "/health/startup"] {
@@ -59,6 +59,7 @@ async fn a_server_that_waited_serves_when_the_database_is_back() {
 async fn attempts_end_where_the_configuration_says() {
     let mut config = away(free_port().unwrap());
     config.source = "reconnect { initial_backoff = 10ms, max_attempts = 2 }".to_owned();
+    config.arguments = vec!["--strict".to_owned()];
     let server = config.launch();
     assert_eq!(server.process.wait(PATIENCE).await.unwrap().code(), Some(1));
     server.process.wait_for_line("given up after 2 attempts").await.unwrap();
@@ -93,7 +94,7 @@ async fn all_that_is_wrong_is_said_at_once_and_nothing_is_changed() {
         table("c_keyless", "keyless"),
         table("d_missing", "missing"),
     );
-    let (code, said) = run(&config, &[]).await;
+    let (code, said) = run(&config, &["--strict"]).await;
     assert_eq!(code, Some(2), "{said}");
     for expected in
         ["source c_keyless: table public.keyless has no primary key", "source d_missing: table public.missing"]

@@ -155,7 +155,7 @@ async fn a_configured_filter_that_means_nothing_is_refused_before_anything_is_ma
              grpc {{ port = 0 }}, health {{ http_port = 0 }}, observability {{ metrics {{ port = 0 }} }}",
             cluster.url("postgres")
         );
-        let (code, said) = run(&config, &[]).await;
+        let (code, said) = run(&config, &["--strict"]).await;
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains("table public.t: ") && said.contains(reason), "{reason} is not in\n{said}");
     }

@@ -32,6 +32,15 @@ pub(super) enum StreamError {
     Ended,
     #[error("PostgreSQL has been silent for {0:?}")]
     Silent(Duration),
+    /// Another process streams from the slot.
+    #[error("{0}")]
+    Held(String),
+    /// PostgreSQL has not noticed yet that the last connection has ended.
+    #[error("process {0} of PostgreSQL still serves the connection before this one")]
+    Lingering(i32),
+    /// The consumer took nothing for too long. The connection is given up, so that PostgreSQL can shut down.
+    #[error("no room for what commits since {0:?}")]
+    NoRoom(Duration),
     /// The next connection makes the slot again.
     #[error("an operator reset the source")]
     Reset,
@@ -53,6 +62,9 @@ impl StreamError {
             StreamError::Recovering
             | StreamError::Ended
             | StreamError::Silent(_)
+            | StreamError::Held(_)
+            | StreamError::Lingering(_)
+            | StreamError::NoRoom(_)
             | StreamError::Reset
             | StreamError::Forked { .. } => true,
             StreamError::Definite(_) | StreamError::Closed => false,

@@ -11,7 +11,7 @@ use super::{Signals, StreamOptions};
 use crate::ddl::DdlWatch;
 use crate::options::Work;
 use crate::transport::{ReplicationConnection, Row, TransportError};
-use crate::{identity, slot};
+use crate::{identity, publication, slot};
 
 /// Which replication slot is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(super) struct Start<'a> {
     reset: bool,
     /// How often in a row PostgreSQL failed by itself, without having sent anything new.
     internal_errors: u32,
+    /// The process of PostgreSQL that served the last connection that streamed.
+    walsender: Option<i32>,
 }
 
 /// After so many internal errors of PostgreSQL at one place it is taken to be unable to read on from the slot. One alone may pass:
@@ -107,6 +109,7 @@ impl<'a> Start<'a> {
             is_beyond_limit: false,
             reset: false,
             internal_errors: 0,
+            walsender: None,
         }
     }
 
@@ -164,6 +167,7 @@ impl<'a> Start<'a> {
             self.check_publication(&mut connection).await?;
         }
         let name = self.slot_name(&connection);
+        self.check_holder(&mut connection, &name).await?;
         found.slot = self.slot(&mut connection, &name).await?;
         found.suspect = self.suspicion(&mut connection).await?;
         found.is_reset = self.reset;
@@ -208,7 +212,9 @@ impl<'a> Start<'a> {
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
         let has_messages = self.options.ddl == DdlWatch::Trigger;
         let sql = start_replication(&name, begins.from, &self.options.publication, has_messages);
+        let process_id = connection.process_id();
         let (reader, writer) = connection.start_replication(&sql).await?;
+        self.walsender = Some(process_id);
         self.started = found.started;
         let (slot, proof, promoted) = (name, begins.proof, self.promoted.take());
         Ok(Session {
@@ -298,13 +304,32 @@ impl<'a> Start<'a> {
     async fn check_publication(&self, connection: &mut ReplicationConnection) -> Result<(), StreamError> {
         let name = &self.options.publication;
         let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", literal(name));
-        if connection.simple_query(&sql).await?.is_empty() {
+        if !connection.simple_query(&sql).await?.is_empty() {
+            return Ok(());
+        }
+        let sql = publication::creation_of(&self.options.connection, name, &self.options.tables).await?;
+        if !self.options.creates_publication {
             return Err(StreamError::Definite(format!(
-                "publication {name} is gone, and without it PostgreSQL sends nothing. Create it again, or restart \
-                 laredo, which then does (if its configuration allows it)"
+                "publication {name} is gone, and without it PostgreSQL sends nothing; run {sql}, or let laredo do so \
+                 with publication.create = true"
             )));
         }
-        Ok(())
+        tracing::warn!(%sql, "the publication is gone and is created again");
+        match connection.simple_query(&sql).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) => Err(StreamError::Definite(format!("{error}; as a role that may, run {sql}"))),
+        }
+    }
+
+    /// Makes sure that no other process streams from the slot. One that does may move it, and what it has acknowledged is no loss.
+    async fn check_holder(&self, connection: &mut ReplicationConnection, name: &str) -> Result<(), StreamError> {
+        let rows = connection.simple_query(&slot::holder_query(name)).await?;
+        match rows.first().and_then(|row| slot::holder_of(row, name)) {
+            None => Ok(()),
+            Some((pid, _)) if Some(pid) == self.walsender => Err(StreamError::Lingering(pid)),
+            Some((_, sentence)) => Err(StreamError::Held(sentence)),
+        }
     }
 
     /// Takes the reason to distrust the slot.
@@ -557,6 +582,7 @@ mod tests {
             connection: ConnectionOptions::parse("host=nowhere user=laredo").unwrap(),
             slot: SlotMode::Stateful { name: "s".to_owned() },
             publication: "p".to_owned(),
+            creates_publication: false,
             tables: Vec::new(),
             reconnect: ReconnectOptions::default(),
             spool: Arc::new(SpoolOptions { memory_bytes_max: 0, folder: PathBuf::new() }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use laredo_core::{Cell, Lsn, Schema, TableName, TupleRef};
 use laredo_engine::source::{
-    Admission, CopyEvent, Snapshot, Source, SourceError, SourceEvent, TableIndex, TableRequest,
+    Admission, CopyEvent, Snapshot, Source, SourceError, SourceEvent, StateReporter, TableIndex, TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
@@ -82,7 +82,8 @@ pub(crate) async fn follow(options: PostgresOptions, tables: &[TableRequest]) ->
     let (sender, events) = mpsc::channel(1000);
     let (acknowledged, reader) = watch::channel(Lsn::ZERO);
     let streaming = source.clone();
-    tokio::spawn(async move { streaming.stream(sender, Arc::new(move || *reader.borrow())).await });
+    let acknowledge = Arc::new(move || *reader.borrow());
+    tokio::spawn(async move { streaming.stream(sender, acknowledge, StateReporter::new("test")).await });
     Following { source, events, _acknowledged: acknowledged }
 }
 
@@ -150,7 +151,7 @@ impl Following {
     pub(crate) async fn refused(&self, table: usize) -> String {
         match self.try_copy(table, everything()).await {
             Err(SourceError::Definite(problems)) => problems.join("\n"),
-            Err(SourceError::Transient(problem)) => panic!("not definite: {problem}"),
+            Err(SourceError::Transient(problem) | SourceError::Held(problem)) => panic!("not definite: {problem}"),
             Ok(copied) => panic!("a copy of {} rows", copied.rows.len()),
         }
     }

@@ -13,7 +13,7 @@ use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
-    SourceError, SourceEvent, SourceIdentity, TableIndex, TableRequest,
+    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
 use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
@@ -223,7 +223,7 @@ async fn compare(
         assert_eq!(found, expected[index].rows, "seed {seed}, table {index}");
     }
     let _ = stop.send(());
-    running.await.unwrap().unwrap();
+    running.await.unwrap();
     outcomes
 }
 
@@ -272,7 +272,12 @@ impl Source for Played {
         Ok(vec![Resume::Follow; tables.len()])
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, _: Acknowledged) -> Result<(), SourceError> {
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        _: Acknowledged,
+        _: StateReporter,
+    ) -> Result<(), SourceError> {
         let _ = events.send(SourceEvent::Progress(BEGIN)).await;
         let _ = self.may_go.clone().wait_for(|go| *go).await;
         let played = std::mem::take(&mut *self.events.lock());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use laredo_core::{Cell, CommitMark, Lsn, TupleRef};
 use laredo_engine::Fork;
-use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity};
+use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::ddl::DdlWatch;
@@ -45,6 +45,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         connection: ConnectionOptions::parse(url).unwrap(),
         slot,
         publication: "laredo".into(),
+        creates_publication: false,
         tables: vec!["public.users".parse().unwrap(), "public.orders".parse().unwrap()],
         reconnect: ReconnectOptions {
             attempts_max: None,
@@ -74,6 +75,7 @@ pub(crate) struct Follower {
     pub(crate) acknowledged: watch::Sender<Lsn>,
     events: mpsc::Receiver<SourceEvent>,
     task: JoinHandle<Result<(), SourceError>>,
+    pub(crate) reporter: StateReporter,
 }
 
 impl Follower {
@@ -90,13 +92,21 @@ impl Follower {
         follower
     }
 
+    /// Follows, whether there is a slot or not.
+    pub(crate) fn launch(options: StreamOptions, capacity: usize) -> Follower {
+        Follower::spawn(options, capacity).0
+    }
+
     fn spawn(options: StreamOptions, capacity: usize) -> (Follower, Arc<Signals>) {
         let (sender, events) = mpsc::channel(capacity);
         let (acknowledged, told) = watch::channel(Lsn::ZERO);
         let signals = Arc::new(Signals::new());
         let seen = Arc::clone(&signals);
-        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(move || *told.borrow())).await });
-        (Follower { acknowledged, events, task }, signals)
+        let reporter = StateReporter::new("test");
+        let states = reporter.clone();
+        let told = move || *told.borrow();
+        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(told), &states).await });
+        (Follower { acknowledged, events, task, reporter }, signals)
     }
 
     pub(crate) async fn next(&mut self) -> SourceEvent {
@@ -196,9 +206,18 @@ impl Follower {
         }
     }
 
-    pub(crate) async fn ended(mut self) -> SourceError {
-        while self.events.recv().await.is_some() {}
-        (&mut self.task).await.unwrap().unwrap_err()
+    /// Waits until the database refuses to be followed, and returns the reason.
+    pub(crate) async fn refused(mut self) -> String {
+        let mut states = self.reporter.watch();
+        let refused = states.wait_for(|status| matches!(status.state, SourceState::Refused { .. }));
+        let taken = async { while self.events.recv().await.is_some() {} };
+        let waited = tokio::time::timeout(PATIENCE, async {
+            tokio::select! {
+                status = refused => status.unwrap().state.reason().unwrap().to_owned(),
+                () = taken => panic!("the stream ended"),
+            }
+        });
+        waited.await.expect("it is refused in time")
     }
 }
 

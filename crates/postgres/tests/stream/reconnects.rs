@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_engine::source::{SourceError, SourceEvent};
+use laredo_engine::source::{SourceEvent, SourceState};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::transport::ReplicationConnection;
 use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, StopMode, eventually};
@@ -144,15 +144,8 @@ async fn without_a_publication_an_ephemeral_slot_does_not_go_on_either() {
 
 async fn without_a_publication_nothing_goes_on(cluster: &Cluster, stream: Follower) {
     cluster.psql("DROP PUBLICATION laredo; INSERT INTO users VALUES ('3')").unwrap();
-    let error = definite(stream).await;
-    assert!(error.starts_with("publication laredo is gone"), "{error}");
-}
-
-async fn definite(stream: Follower) -> String {
-    match stream.ended().await {
-        SourceError::Definite(errors) => errors.join("\n"),
-        SourceError::Transient(error) => panic!("that cannot mend itself: {error}"),
-    }
+    let error = stream.refused().await;
+    assert!(error.starts_with("publication laredo is gone") && error.contains("CREATE PUBLICATION"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,13 +154,14 @@ async fn a_slot_that_is_still_active_is_asked_for_again() {
     cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
     let options = options(&cluster.url("postgres"), stateful());
     let holder = ReplicationConnection::connect(&options.connection).await.unwrap();
+    let pid = holder.process_id();
     let start = "START_REPLICATION SLOT laredo LOGICAL 0/0 (proto_version '2', publication_names 'laredo')";
     let held = holder.start_replication(start).await.unwrap();
-    let mut stream = Follower::start_with(options, 64).await;
-    let refused = eventually(PATIENCE, async || {
-        cluster.log().matches("replication slot \"laredo\" is active for PID").count() >= 2
-    });
-    refused.await.unwrap();
+    let mut stream = Follower::launch(options, 64);
+    let mut states = stream.reporter.watch();
+    let stands_by = states.wait_for(|status| matches!(status.state, SourceState::Standby { .. }));
+    let reason = tokio::time::timeout(PATIENCE, stands_by).await.unwrap().unwrap().state.reason().unwrap().to_owned();
+    assert!(reason.starts_with(&format!("replication slot laredo is used by process {pid} ")), "{reason}");
     drop(held);
     cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
     assert_eq!(stream.changes(0).await, ["+1,NULL"]);
@@ -226,5 +220,5 @@ async fn attempts_come_to_an_end() {
     let stream = Follower::start_with(options, 64).await;
     proxy.refuse(true);
     proxy.cut_all();
-    assert!(matches!(stream.ended().await, SourceError::Transient(_)));
+    assert!(stream.refused().await.contains("reconnect.max_attempts"));
 }

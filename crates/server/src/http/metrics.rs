@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use laredo_core::CommitTime;
 use laredo_engine::TablePhase;
 use laredo_engine::retention::WalStatus;
+use laredo_engine::source::SourceState;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -64,7 +65,7 @@ fn read_table(table: &Served, now: CommitTime) {
     gauge!("laredo_rows", &name()).set(float(status.rows));
     gauge!("laredo_row_bytes", &name()).set(float(status.row_bytes));
     gauge!("laredo_position_bytes", &name()).set(float(status.position.0));
-    let lag_ms = lag_ms(&status, now).and_then(|ms| u64::try_from(ms).ok());
+    let lag_ms = lag_ms(&status, table.handle().source_time(now)).and_then(|ms| u64::try_from(ms).ok());
     gauge!("laredo_lag_ms", &name()).set(float(lag_ms.unwrap_or(0)));
     gauge!("laredo_table_ready", &name()).set(float(table.is_ready(now).into()));
     // Not a zero where there was no look yet: that would say that all is well.
@@ -121,6 +122,11 @@ fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
     told("laredo_copies_waiting", Some(float(copies.waiting as u64)));
     told("laredo_copies_max", Some(float(copies.max as u64)));
     told("laredo_connections_max", Some(float(source.engine.connections_max() as u64)));
+    let state = source.engine.source_status().state;
+    for name in SourceState::NAMES {
+        let labels = [("source", source.id.clone()), ("state", name.to_owned())];
+        gauge!("laredo_source_state", &labels).set(float((state.name() == name).into()));
+    }
     counter!("laredo_slot_losses_total", &[("source", source.id.clone())]).absolute(retention.losses);
     counter!("laredo_history_forks_total", &[("source", source.id.clone())]).absolute(retention.forks);
 }
@@ -168,6 +174,7 @@ fn read_snapshots(table: &Served, now: CommitTime) {
 fn read_verifications(table: &Served, now: CommitTime) {
     let name = || [("table", table.name().to_string())];
     let verify = table.handle().status().verify;
+    let now = table.handle().source_time(now);
     counter!("laredo_verifications_total", &name()).absolute(verify.passes);
     counter!("laredo_verification_failures_total", &name()).absolute(verify.failures);
     counter!("laredo_verified_rows_total", &name()).absolute(verify.rows);
@@ -268,6 +275,7 @@ fn describe() {
 }
 
 fn describe_slot() {
+    describe_gauge!("laredo_source_state", "1 for the state of the source.");
     describe_gauge!("laredo_slot_lag_bytes", "Bytes of WAL that PostgreSQL has not been told to forget.");
     describe_gauge!("laredo_slot_retained_bytes", "Bytes of WAL on PostgreSQL's disk that are kept for the slot.");
     describe_gauge!(

@@ -1,11 +1,13 @@
 //! What the readiness endpoint says of each table and each source.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::{CopyProgress, CopySession, TablePhase, TableStatus, VerifyReport, VerifyStatus};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::options::ServedSource;
 use crate::shared::Shared;
@@ -15,6 +17,9 @@ use crate::table::Served;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     ready: bool,
+    /// The sources that are not followed, before the first copies are over.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    waiting_for: BTreeMap<String, String>,
     /// The tables that are not served, each with the reason.
     not_served: Vec<String>,
     tables: Vec<TableReport>,
@@ -25,6 +30,16 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 struct SourceReport {
     source: String,
+    /// `connecting`, `following`, `paused`, `standby`, `retrying` or `refused`.
+    state: &'static str,
+    /// The reason for the state; absent while connecting and following.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Milliseconds since the source came into the state.
+    state_age_ms: u64,
+    /// Milliseconds until the next attempt to follow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_ms: Option<u64>,
     paused: bool,
     slot: String,
     /// `trigger` where an event trigger writes changes of definitions into the stream, otherwise `poll`.
@@ -156,6 +171,7 @@ impl Report {
         };
         Report {
             ready,
+            waiting_for: if shared.is_started() { BTreeMap::new() } else { shared.waiting_for() },
             not_served: tables.iter().filter_map(|table| not_served(table, now)).collect(),
             tables: tables.iter().map(|table| table_report(table, now)).collect(),
             sources: shared.sources.iter().filter(is_asked_for).map(|source| source_report(source, now)).collect(),
@@ -175,8 +191,14 @@ pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
 fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
     let (retention, copies) = (source.engine.retention(), source.engine.copies());
     let standing = retention.standing;
+    let status = source.engine.source_status();
+    let until = |moment: Instant| ms(moment.saturating_duration_since(Instant::now()));
     SourceReport {
         source: source.id.clone(),
+        state: status.state.name(),
+        reason: status.state.reason().map(str::to_owned),
+        state_age_ms: ms(status.since.elapsed()),
+        next_attempt_ms: status.state.next_attempt().map(until),
         paused: source.engine.is_paused(),
         slot: retention.slot,
         ddl_watch: source.ddl_watch(),
@@ -199,7 +221,8 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
 
 fn table_report(table: &Served, now: CommitTime) -> TableReport {
     let status = table.handle().status();
-    let (lag_ms, definition) = (lag_ms(&status, now), table.handle().definition());
+    let source_now = table.handle().source_time(now);
+    let (lag_ms, definition) = (lag_ms(&status, source_now), table.handle().definition());
     let error = status.phase.error().map(str::to_owned);
     let (state, next_attempt_ms) = (table.state_name(&status.phase), status.phase.next_attempt_in().map(ms));
     let reason = match status.phase {
@@ -227,7 +250,7 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
         snapshot_error: table.snapshot_error(),
         definition_verified_age_ms: definition.verified_age.map(ms),
         definition_error: definition.error,
-        verify: verification_report(&status.verify, now),
+        verify: verification_report(&status.verify, source_now),
     }
 }
 
@@ -247,7 +270,7 @@ fn verification_report(verify: &VerifyStatus, now: CommitTime) -> VerificationRe
     }
 }
 
-/// `None` before the first copy.
+/// Returns `None` before the first copy. `now` is the time on the database's clock.
 pub(super) fn lag_ms(status: &TableStatus, now: CommitTime) -> Option<i64> {
     (status.position > Lsn::ZERO).then(|| (now.0.saturating_sub(status.current_at.0) / 1000).max(0))
 }

@@ -22,7 +22,7 @@ const USER_META_BYTES_MAX: usize = 64 << 10;
 /// The only kind of store that there is.
 const STORE_TYPE: &str = "local";
 
-type Stored<'a> = (&'a Arc<Served>, &'a Arc<Snapshots>);
+type Stored<'a> = (&'a Arc<Served>, Arc<Snapshots>);
 
 pub(super) async fn create(shared: &Shared, request: CreateSnapshotRequest) -> Result<CreateSnapshotResponse, Status> {
     let user_meta = request.user_meta.map(meta_to_json).transpose()?;

@@ -9,6 +9,7 @@ use laredo_proto::oam::{
 };
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use tokio::time::Instant;
 
 use super::snapshots;
 use crate::options::ServedSource;
@@ -115,7 +116,9 @@ fn details(source: &ServedSource) -> Struct {
     let text = |text: &str| Kind::StringValue(text.to_owned());
     #[expect(clippy::cast_precision_loss, reason = "a Struct has no other numbers; bytes are exact up to 8 PiB")]
     let number = |number: u64| Kind::NumberValue(number as f64);
+    let status = source.engine.source_status();
     let mut fields = vec![
+        ("state", text(status.state.name())),
         ("system_identifier", text(&identity.system_identifier)),
         ("database", text(&identity.database)),
         ("timeline", text(&identity.timeline.to_string())),
@@ -128,6 +131,9 @@ fn details(source: &ServedSource) -> Struct {
         ("copies_max", number(copies.max as u64)),
         ("connections_max", number(source.engine.connections_max() as u64)),
     ];
+    fields.extend(status.state.reason().map(|reason| ("reason", text(reason))));
+    let until = |at: Instant| number(at.saturating_duration_since(Instant::now()).as_secs());
+    fields.extend(status.state.next_attempt().map(|at| ("seconds_to_next_attempt", until(at))));
     if let Some(standing) = retention.standing {
         fields.push(("wal_status", text(standing.wal_status.name())));
         fields.push(("slot_lag_bytes", number(standing.lag_bytes)));

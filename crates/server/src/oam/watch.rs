@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 use laredo_core::TableName;
 use laredo_engine::retention::{Retention, WalStatus};
+use laredo_engine::source::SourceState;
 use laredo_proto::oam::watch_status_response::Event;
 use laredo_proto::oam::{
     PipelineState, PipelineStateChangeEvent, ServiceState, ServiceStateChange, SourceStateChange, WatchStatusRequest,
@@ -116,7 +117,8 @@ impl Watch {
         for source in &self.shared.sources {
             let (id, retention) = (&source.id, source.engine.retention());
             let known = self.sources.entry(id.clone()).or_insert_with(|| SlotSeen::new(&retention));
-            let told = known.changes(&retention).into_iter();
+            let state = source.engine.source_status().state;
+            let told = known.changes(&retention).into_iter().chain(known.state_change(&state));
             events.extend(told.map(|(event_type, message)| {
                 let (source_id, event_type) = (id.clone(), event_type.to_owned());
                 Event::SourceStateChange(SourceStateChange { source_id, event_type, message })
@@ -131,12 +133,29 @@ struct SlotSeen {
     losses: u64,
     forks: u64,
     wal_status: WalStatus,
+    /// The name of its state and the reason; empty before the first look.
+    state: (&'static str, String),
 }
 
 impl SlotSeen {
     /// A slot that has what it needs is nothing to begin with.
     fn new(retention: &Retention) -> SlotSeen {
-        SlotSeen { losses: retention.losses, forks: retention.forks, wal_status: WalStatus::Reserved }
+        SlotSeen {
+            losses: retention.losses,
+            forks: retention.forks,
+            wal_status: WalStatus::Reserved,
+            state: ("", String::new()),
+        }
+    }
+
+    /// Returns the state if it is another one, or has another reason. A source that is followed is nothing to begin with.
+    fn state_change(&mut self, state: &SourceState) -> Option<(&'static str, String)> {
+        let reason = state.reason().unwrap_or_default().to_owned();
+        let now = (state.name(), reason);
+        let before = std::mem::replace(&mut self.state, now.clone());
+        let is_news = before != now && !(before.0.is_empty() && state.is_following());
+        let (name, reason) = now;
+        is_news.then(|| (name, if reason.is_empty() { format!("the source is {name}") } else { reason }))
     }
 
     /// What happened since, each as a word and a sentence.

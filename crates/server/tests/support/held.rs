@@ -4,7 +4,7 @@ use laredo_core::Lsn;
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
     Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, Resume, Source, SourceError, SourceEvent,
-    SourceIdentity, TableIndex, TableRequest,
+    SourceIdentity, StateReporter, TableIndex, TableRequest,
 };
 use laredo_testkit::SimDatabase;
 use tokio::sync::{mpsc, watch};
@@ -23,8 +23,13 @@ impl Source for Held {
         self.database.resume(tables).await
     }
 
-    async fn stream(&self, events: mpsc::Sender<SourceEvent>, acknowledged: Acknowledged) -> Result<(), SourceError> {
-        self.database.stream(events, acknowledged).await
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        acknowledged: Acknowledged,
+        reporter: StateReporter,
+    ) -> Result<(), SourceError> {
+        self.database.stream(events, acknowledged, reporter).await
     }
 
     async fn written(&self) -> Result<Lsn, SourceError> {

@@ -28,7 +28,7 @@ use crate::cli::error::CliError;
 use crate::cli::{end_at_interrupt, print};
 use crate::config::{Loader, ServerConfig};
 use crate::program::{Failure, random};
-use crate::serve::serve_at;
+use crate::serve::{StartMode, serve_at};
 use crate::snapshot::feed::Subscribed;
 
 /// What the ids of these writers begin with.
@@ -75,7 +75,7 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliErro
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
     let listeners = Listeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
-    let mut server = pin!(serve_at(&config, listeners, None, Duration::ZERO, stopped));
+    let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped));
     let exported = tokio::select! {
         exported = write(args, url) => exported,
         ended = &mut server => return Err(CliError::Export(why(ended))),

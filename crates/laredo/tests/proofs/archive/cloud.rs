@@ -140,6 +140,7 @@ async fn open(moto: &Moto) -> Archive {
         region: Some(REGION.to_owned()),
         endpoint: Some(moto.url()),
         force_path_style: true,
+        encryption: None,
     };
     let destination: Arc<dyn Destination> = Arc::new(S3::new(&options, &credentials().await).unwrap());
     Archive::open(destination, Some("public.t")).await.unwrap()

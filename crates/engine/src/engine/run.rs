@@ -1,0 +1,262 @@
+//! One run: a source that is ready, its tables, and what is dealt to them until the source has to be prepared again.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use laredo_core::{CommitMark, Lsn, Sequence};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::deal::{Outlet, deal, outlet};
+use super::folders::{Left, Opened, open_folders};
+use super::{EngineHandle, ResetOrder};
+use crate::journal::{InstanceId, Journal};
+use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableIndex, TableRequest};
+use crate::status::{TableHandle, TablePhase, TableStatus};
+use crate::table::{Clock, Table, TableOptions, VerifyTurns, Worker};
+
+/// Events of the stream that may wait; a transaction among them holds little memory (it spools).
+const STREAM_QUEUE: usize = 64;
+/// A table's journal of a later run counts from so far behind the one that readers have seen.
+const SEQUENCES_SKIPPED: u64 = 1 << 32;
+
+/// What stays from one run to the next.
+pub(super) struct Core<S> {
+    pub(super) source: Arc<S>,
+    pub(super) tables: Vec<Slot>,
+    pub(super) clock: Clock,
+    pub(super) handle: EngineHandle,
+    /// Verifications take connections of the source in turns.
+    pub(super) verify_turns: VerifyTurns,
+}
+
+/// A table of an engine, from one run to the next.
+pub(super) struct Slot {
+    options: TableOptions,
+    handle: TableHandle,
+    journal: watch::Sender<Option<Journal>>,
+    /// Runs that had a journal, and the first sequence that none of them has used.
+    served: Mutex<(u64, Option<Sequence>)>,
+}
+
+impl Slot {
+    pub(super) fn new(options: TableOptions, handle: TableHandle, journal: watch::Sender<Option<Journal>>) -> Slot {
+        Slot { options, handle, journal, served: Mutex::default() }
+    }
+
+    pub(super) fn handle(&self) -> &TableHandle {
+        &self.handle
+    }
+
+    /// The options of the next run: no sequence that was served is given again, and no name of a journal.
+    fn options(&self) -> TableOptions {
+        let mut options = self.options.clone();
+        let (runs, sequence) = *self.served.lock();
+        if runs > 0 {
+            options.instance = InstanceId(format!("{}r{runs}", options.instance.0));
+        }
+        options.first_sequence = sequence.unwrap_or(options.first_sequence);
+        options
+    }
+
+    /// Ends what a run has served: its readers come again, and its files are closed.
+    fn close(&self) {
+        *self.handle.snapshots.write() = None;
+        if let Some(journal) = self.journal.send_replace(None) {
+            let mut served = self.served.lock();
+            *served = (served.0 + 1, Some(journal.head().sequence.plus(SEQUENCES_SKIPPED)));
+            journal.part();
+            journal.close();
+        }
+        let mut status = self.handle.status.lock();
+        let TableStatus { inserts, updates, deletes, truncates, copies, .. } = *status;
+        let verify = std::mem::take(&mut status.verify);
+        *status = TableStatus { inserts, updates, deletes, truncates, copies, verify, ..TableStatus::default() };
+    }
+}
+
+/// A source that is ready, and its tables.
+pub(super) struct Run<S> {
+    workers: Vec<Worker<S>>,
+    outlets: Vec<Outlet>,
+}
+
+impl<S: Source> Core<S> {
+    /// Checks the tables, makes the source ready, and opens what an earlier run has left.
+    ///
+    /// # Errors
+    /// Everything that keeps the source from being followed.
+    pub(super) async fn begin(&self) -> Result<Run<S>, SourceError> {
+        let begun = self.open().await;
+        if begun.is_err() {
+            self.tables.iter().for_each(Slot::close);
+        }
+        begun
+    }
+
+    async fn open(&self) -> Result<Run<S>, SourceError> {
+        let tables: Vec<TableOptions> = self.tables.iter().map(Slot::options).collect();
+        let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
+        let identity = self.source.prepare(&requests).await?;
+        let opened = open_folders(&tables, &identity, &self.clock).await?;
+        let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
+        let resumes = self.source.resume(&known).await?;
+        let history = &self.handle.history;
+        history.set_identity(identity.clone());
+        history.forget_commits();
+        history.forget_written().await;
+        self.handle.forgetting.begin_again();
+        if let Some((position, mark)) = followed_from(&known, &resumes) {
+            history.seed(position, mark);
+        }
+        let mut run = Run { workers: Vec::new(), outlets: Vec::new() };
+        for (slot, ((options, opened), resume)) in self.tables.iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
+            self.add_table(&mut run, slot, options, &identity, opened, resume)?;
+        }
+        Ok(run)
+    }
+
+    fn add_table(
+        &self,
+        run: &mut Run<S>,
+        slot: &Slot,
+        options: TableOptions,
+        identity: &SourceIdentity,
+        opened: Opened,
+        resume: Resume,
+    ) -> Result<(), SourceError> {
+        let Opened { store, left, snapshots, abandoned } = opened;
+        let index = TableIndex(run.workers.len());
+        let name = options.request.name.clone();
+        let (outlet, events) = outlet(name.clone());
+        let (command_sender, commands) = mpsc::channel(4);
+        let TableHandle { status, commits, .. } = &slot.handle;
+        let shown = (status.clone(), commits.clone());
+        let (journal, written) = (slot.journal.clone(), identity.written);
+        let (own, history) = (self.clock.clone(), self.handle.history.clone());
+        let clock: Clock = Arc::new(move || history.source_time(own()));
+        let mut table = Table::new(options, clock, shown, journal, identity.clone(), (store, snapshots.clone()));
+        table.set_abandoned(abandoned);
+        let begun = match left {
+            Some(Left::Journal(restored)) => table.restore(*restored, resume, written),
+            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
+            None => Ok(()),
+        };
+        begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
+        let (source, turns) = (self.source.clone(), (self.handle.copy_turns.clone(), self.verify_turns.clone()));
+        run.workers.push(Worker::new(table, index, source, events, outlet.progress(), commands, turns));
+        run.outlets.push(outlet);
+        *slot.handle.snapshots.write() = snapshots;
+        *slot.handle.commands.write() = command_sender;
+        Ok(())
+    }
+}
+
+impl<S: Source> Run<S> {
+    /// Follows the source until `stop` resolves.
+    ///
+    /// # Errors
+    /// When the source has to be prepared again.
+    pub(super) async fn follow(
+        self,
+        core: &Core<S>,
+        orders: &mut mpsc::Receiver<ResetOrder>,
+        stop: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<(), SourceError> {
+        let (source, handle) = (&core.source, &core.handle);
+        let asked = handle.clone();
+        let acknowledged: Acknowledged = Arc::new(move || asked.acknowledged());
+        let Run { workers, mut outlets } = self;
+        let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
+        let mut running = JoinSet::new();
+        let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
+        let watched = Workers { ids, tables: &handle.tables };
+        let (paused, dealt) = (handle.paused.subscribe(), &handle.forgetting.dealt);
+        let work = async {
+            tokio::select! {
+                // In this order: what the stream has sent is dealt before this task waits.
+                biased;
+                ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
+                () = deal(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
+                () = watched.watch(&mut running) => Ok(()),
+                () = follow_orders(&**source, orders) => Ok(()),
+                () = stop => Ok(()),
+            }
+        };
+        let ended = catching(work).await.unwrap_or_else(|panic| Err(SourceError::Transient(panic)));
+        drop(outlets);
+        while let Some(ended) = running.join_next_with_id().await {
+            watched.ended(ended.map(|(id, ())| id));
+        }
+        if ended.is_err() {
+            core.tables.iter().for_each(Slot::close);
+        }
+        ended
+    }
+}
+
+/// Does it, and returns the text of a panic where there was one: a fault in one source's task must not end the others.
+pub(super) async fn catching<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(format!("the source's task panicked ({}); report this", text_of(&*panic)))),
+    })
+    .await
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// The least position that a table is followed from, and the newest commit at or before it.
+fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Lsn, CommitMark)> {
+    let followed = known.iter().zip(resumes).filter_map(|(known, resume)| match resume {
+        Resume::Follow | Resume::FollowThenCopy(_) => known.as_ref().map(|known| (known.position, known.mark)),
+        Resume::Copy(_) => None,
+    });
+    followed.min_by_key(|(position, _)| *position)
+}
+
+/// The tables' tasks.
+struct Workers<'a> {
+    ids: Vec<Id>,
+    tables: &'a [TableHandle],
+}
+
+impl Workers<'_> {
+    /// Sees each end. Never returns: when all have ended there is still a source to tell what it may forget.
+    async fn watch(&self, running: &mut JoinSet<()>) {
+        while let Some(ended) = running.join_next_with_id().await {
+            self.ended(ended.map(|(id, ())| id));
+        }
+        std::future::pending().await
+    }
+
+    /// A task that ends by itself does so at the end of the stream; another one has taken its table with it.
+    fn ended(&self, task: Result<Id, JoinError>) {
+        let Err(panic) = task else { return };
+        let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
+            return;
+        };
+        let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
+        tracing::error!(table = %table.name, %error, "table stopped");
+        let mut status = table.status.lock();
+        status.phase = TablePhase::Failed { error };
+        (status.copy, status.releasable) = (None, None);
+    }
+}
+
+/// Resets the source when an operator orders it, one order after the other. Never returns while a handle is left, and the engine has one.
+async fn follow_orders<S: Source>(source: &S, orders: &mut mpsc::Receiver<ResetOrder>) {
+    while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
+        // Whoever asked may have gone away.
+        let _ = answer.send(source.reset(drop_publication).await);
+    }
+}

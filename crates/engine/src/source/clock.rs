@@ -1,0 +1,55 @@
+//! The clock of a database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::CommitTime;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// An answer that took longer says too little of the time at which it was given, where there is another one.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// The clock of a database. Lag is the difference of two of its times: the clock of this machine may be hours away. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct SourceClock(Arc<Mutex<Option<(CommitTime, Instant)>>>);
+
+impl SourceClock {
+    /// Notes the time that the database has told between the question and its answer.
+    pub fn note(&self, told: CommitTime, asked: Instant, answered: Instant) {
+        let took = answered.saturating_duration_since(asked);
+        let mut known = self.0.lock();
+        if known.is_none() || took <= ANSWER_MAX {
+            *known = Some((told, asked + took / 2));
+        }
+    }
+
+    /// Returns the time on the database's clock; `own`, the time on this machine's, where the database has told none.
+    #[must_use]
+    pub fn now(&self, own: CommitTime) -> CommitTime {
+        let Some((told, at)) = *self.0.lock() else { return own };
+        let passed_us = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        CommitTime(told.0.saturating_add(passed_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_goes_on_from_what_was_told() {
+        let clock = SourceClock::default();
+        assert_eq!(clock.now(CommitTime(7)), CommitTime(7), "nothing was told");
+        let (asked, second) = (Instant::now(), Duration::from_secs(1));
+        tokio::time::advance(second).await;
+        clock.note(CommitTime(5_000_000), asked, Instant::now());
+        assert_eq!(clock.now(CommitTime(7)), CommitTime(5_500_000), "it was told half-way");
+        tokio::time::advance(2 * second).await;
+        assert_eq!(clock.now(CommitTime(7)), CommitTime(7_500_000));
+        clock.note(CommitTime(9), asked, Instant::now());
+        assert_eq!(clock.now(CommitTime(7)), CommitTime(7_500_000), "three seconds are no answer");
+        clock.note(CommitTime(9), Instant::now(), Instant::now());
+        assert_eq!(clock.now(CommitTime(7)), CommitTime(9), "the database's clock may be set back");
+    }
+}
