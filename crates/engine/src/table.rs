@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use laredo_core::{
-    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, StateError, TableName, TableState, Tuple,
+    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, TableName, TableState, Tuple,
     TupleBuf, TupleRef, Xid,
 };
 use laredo_proto::batch::Action;
@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::base::{BaseError, Bases};
+use crate::base::Bases;
 use crate::durable::Durable;
 use crate::history::Fork;
 use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
-use crate::pipeline::{Pipeline, PipelineError, PipelineOptions};
+use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::snapshots::{SnapshotOptions, Snapshots};
-use crate::source::{CopyEvent, SourceError, SourceIdentity, TableRequest};
+use crate::source::{CopyEvent, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{Commits, TablePhase, TableStatus};
 use crate::store::{Store, StoreError};
@@ -33,6 +33,7 @@ mod canary;
 mod copy;
 mod diff;
 mod displaced;
+mod error;
 mod fork;
 mod recent;
 mod redefine;
@@ -49,6 +50,7 @@ mod worker;
 
 use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
+pub(crate) use error::TableError;
 use recent::Recent;
 pub(crate) use redefine::{OwedCopy, Redefinition};
 pub use turns::CopyCounts;
@@ -190,54 +192,6 @@ pub(crate) struct TableCommit {
 impl TableCommit {
     pub(crate) fn mark(&self) -> CommitMark {
         CommitMark { end: self.end, xid: self.xid, committed_at: self.committed_at }
-    }
-}
-
-/// Why a table cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TableError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Base(#[from] BaseError),
-    #[error(transparent)]
-    Pipeline(#[from] PipelineError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("copying the table: {0}")]
-    Copy(#[from] SourceError),
-    #[error("{0}")]
-    Source(String),
-}
-
-impl TableError {
-    /// Returns true if the same may succeed later without an operator: a full disk gets room, a server accepts sessions
-    /// again.
-    fn may_pass(&self) -> bool {
-        match self {
-            TableError::Io(error) | TableError::Base(BaseError::Io(error)) => {
-                error.kind() != io::ErrorKind::InvalidData
-            }
-            TableError::Base(BaseError::Store(error)) | TableError::Store(error) => error.may_pass(),
-            TableError::Copy(SourceError::Transient(_) | SourceError::Held(_)) => true,
-            TableError::Base(BaseError::Batch(_) | BaseError::Schema(_) | BaseError::KeyChanged)
-            | TableError::Pipeline(_)
-            | TableError::State(_)
-            | TableError::Copy(SourceError::Definite(_))
-            | TableError::Source(_) => false,
-        }
-    }
-}
-
-impl From<ApplyError> for TableError {
-    fn from(error: ApplyError) -> TableError {
-        match error {
-            ApplyError::Io(error) => TableError::Io(error),
-            ApplyError::Diverged(error) => TableError::State(error),
-            ApplyError::Incomplete => TableError::Source(error.to_string()),
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
 
 use super::*;
-use crate::source::{ColumnValues, RelationShape, Snapshot};
+use crate::source::{ColumnValues, RelationShape, Snapshot, SourceError};
 use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
 mod definitions;

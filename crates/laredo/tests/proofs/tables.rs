@@ -320,3 +320,33 @@ async fn a_table_whose_disk_stays_full_holds_up_no_other() {
     is_in(&server, &a, "live").await;
     is_equal(&sql, &server, &follows_a, &a).await;
 }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_broken_table_serves_the_others_and_then_that_one() {
+    let (cluster, sql, [a, b]) = two_tables().await;
+    sql.batch_execute("ALTER TABLE b DROP CONSTRAINT b_pkey").await.unwrap();
+    let missing = TableName::new("public", "later");
+    let server = config(&cluster, &[a.clone(), b.clone(), missing.clone()]).start().await;
+    let follows_a = replica(&server, &a);
+    is_equal(&sql, &server, &follows_a, &a).await;
+    for table in [&b, &missing] {
+        is_in(&server, table, "failed").await;
+        assert_eq!(code(&server, &format!("/health/ready?table={table}")).await, 503);
+    }
+    let (_, health) = server.health().await;
+    let not_served = health["not_served"].as_array().unwrap();
+    assert!(not_served.len() == 2 && not_served[0].as_str().unwrap().starts_with("public.b: "), "{health}");
+    assert_eq!(code(&server, "/health/ready?source=db").await, 200);
+    assert_eq!(code(&server, "/health/ready?table=public.other").await, 404);
+    sql.batch_execute("ALTER TABLE b ADD PRIMARY KEY (id); CREATE TABLE later (id int PRIMARY KEY, v text); INSERT INTO later VALUES (1, 'x');
+        ALTER TABLE later OWNER TO follower")
+        .await
+        .unwrap();
+    for table in [&b, &missing] {
+        is_in(&server, table, "live").await;
+        let follows = replica(&server, table);
+        let update = format!("UPDATE {} SET v = 'told'", table.table);
+        sql.batch_execute(&update).await.unwrap();
+        is_equal(&sql, &server, &follows, table).await;
+    }
+}
+
