@@ -357,10 +357,8 @@ impl Artifact {
 
     /// Gives its objects the addresses that they have at a destination.
     fn locate(&mut self, uri: &impl Fn(&str) -> String) {
-        let named: Vec<(String, String)> = self
-            .known_formats()
-            .filter_map(|format| Some((format.id().to_owned(), self.object(format)?)))
-            .collect();
+        let named: Vec<(String, String)> =
+            self.known_formats().filter_map(|format| Some((format.id().to_owned(), self.object(format)?))).collect();
         for (id, object) in named {
             self.formats.entry(id).and_modify(|stored| stored.uri = uri(&object));
         }

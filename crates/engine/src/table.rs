@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use laredo_core::{
-    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, TableName, TableState, Tuple,
-    TupleBuf, TupleRef, Xid,
+    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, TableName, TableState, Tuple, TupleBuf,
+    TupleRef, Xid,
 };
 use laredo_proto::batch::Action;
 use parking_lot::Mutex;

@@ -226,14 +226,19 @@ impl Watcher<'_> {
         true
     }
 
-    /// Looks at a table, and adds it to our publication where it is missing: it was created again, or another table has its name.
+    /// Looks at a table, and adds it to our publication where it is missing because it was created again, or because another table
+    /// has its name now. The table that was copied is missing only after an operator took it out, and stays out.
     async fn look_and_publish(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {
         let look = self.look(connection, index).await?;
         let request = &self.tables[index].request;
         let name = &request.name;
         // Of a table without a key, PostgreSQL would refuse updates once it is published.
-        let is_good =
-            |facts: &&Facts| self.publication.create && catalog::schema_of(&facts.definition, request).is_ok();
+        let copied = self.tables[index].progress.lock().copied.as_ref().map(|copied| copied.oid);
+        let is_good = |facts: &&Facts| {
+            self.publication.create
+                && copied != Some(facts.definition.oid)
+                && catalog::schema_of(&facts.definition, request).is_ok()
+        };
         let Some(facts) = look.facts.as_ref().filter(is_good) else { return Ok(look) };
         let Some(sql) = publication::addition(self.publication, name, facts) else { return Ok(look) };
         if self.unpublished[index].as_ref() == Some(facts) {

@@ -54,8 +54,10 @@ impl Ledger {
         tools: &Tools,
         report: &Report,
     ) -> Result<Ledger, WriterError> {
-        let mut places: Vec<Place> =
-            destinations.into_iter().map(|destination| Place { destination, seen: None, is_probed: false, sealed: None }).collect();
+        let mut places: Vec<Place> = destinations
+            .into_iter()
+            .map(|destination| Place { destination, seen: None, is_probed: false, sealed: None })
+            .collect();
         let first = places.first_mut().ok_or(WriterError::NoDestination)?;
         let mut backoff = tools.backoff();
         loop {
@@ -376,12 +378,7 @@ impl Place {
         }
     }
 
-    async fn copy(
-        &self,
-        first: &Arc<dyn Destination>,
-        artifact: &Artifact,
-        tools: &Tools,
-    ) -> Result<(), WriterError> {
+    async fn copy(&self, first: &Arc<dyn Destination>, artifact: &Artifact, tools: &Tools) -> Result<(), WriterError> {
         for format in artifact.known_formats() {
             let Some(object) = artifact.object(format) else { continue };
             self.copy_object(first, &object, format, tools).await?;

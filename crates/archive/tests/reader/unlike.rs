@@ -70,6 +70,8 @@ async fn a_writer_leaves_what_it_took_over_where_it_is() {
     let staging = tempfile::tempdir().unwrap();
     let mut options = scene::options("another");
     options.grace = Duration::from_secs(1);
+    // None of the epochs is sealed.
+    options.manifest_epochs = 100;
     let running = begin(options, vec![local(&sample.path())], staging.path(), &sample.history).await.unwrap();
     for number in [20, 21, 25] {
         running.tell(sample.history.something(number));

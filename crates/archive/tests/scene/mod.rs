@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
-    Archive, At, Destination, Feed, GRACE, Handle, Listed, Local, Manifest, Options, PositionMark, ReadProgress, Stager, Start, Status,
-    Surroundings, Thresholds, Update, Writer, WriterError,
+    Archive, At, Destination, Feed, GRACE, Handle, Listed, Local, Manifest, Options, PositionMark, ReadProgress,
+    Stager, Start, Status, Surroundings, Thresholds, Update, Writer, WriterError,
 };
 use laredo_core::{
     Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
@@ -332,7 +332,8 @@ pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String
             return Err(format!("epoch {last} is sealed and named"));
         }
         next = sealed.get("earlier").cloned();
-        next = next.filter(|link| manifest.oldest_epoch.is_none_or(|oldest| link["last_epoch"].as_u64() >= Some(oldest)));
+        next =
+            next.filter(|link| manifest.oldest_epoch.is_none_or(|oldest| link["last_epoch"].as_u64() >= Some(oldest)));
     }
     Ok(())
 }

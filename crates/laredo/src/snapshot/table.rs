@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use laredo_archive::{Destination, GRACE, Handle, Local, Options, Publisher, SinkCounts, Stager, Status, Surroundings, Writer};
+use laredo_archive::{
+    Destination, GRACE, Handle, Local, Options, Publisher, SinkCounts, Stager, Status, Surroundings, Writer,
+};
 use laredo_client::Status as StreamStatus;
 use parking_lot::Mutex;
 use tokio::sync::watch;

@@ -95,7 +95,7 @@ async fn a_server_takes_orders() {
 
     let copies = async || server.metric("laredo_copies_total", &table).await;
     assert_eq!(copies().await, Some(1));
-    assert!(oam(&["reload", "public.t"]).starts_with("1 tables are copied anew"));
+    assert!(oam(&["reload", "public.t"]).starts_with("1 tables are being copied again"));
     eventually(PATIENCE, async || copies().await == Some(2)).await.unwrap();
 
     let tail = laredo(&["tail", "public.t", "--server", &server.url()]);

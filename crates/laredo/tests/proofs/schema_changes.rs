@@ -114,7 +114,11 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     let health = state(&doomed).await;
     let error = health["error"].as_str().unwrap();
     assert!(error.contains("key") && error.contains("doomed"), "an error that tells what is wrong, not: {error}");
-    assert_eq!(server.health().await.0, 503, "the server as a whole is not ready");
+    assert_eq!(server.health().await.0, 200, "the server serves what can be served");
+    let ready = async |table: &TableName| {
+        server.get(server.ports.health, &format!("/health/ready?table={table}")).await.map(|(code, _)| code)
+    };
+    assert_eq!((ready(&doomed).await, ready(&items).await), (Some(503), Some(200)));
     assert_eq!(state(&items).await["state"], "live");
 
     // Who has rows keeps them, and hears of it; who comes now is told why.

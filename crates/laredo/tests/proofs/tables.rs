@@ -287,7 +287,7 @@ async fn a_table_whose_disk_stays_full_holds_up_no_other() {
     let of_a = folder.path().join("disk/a");
     let kept_elsewhere = folder.path().join("elsewhere");
     std::fs::create_dir_all(&kept_elsewhere).unwrap();
-    let mut config = config(&cluster, &[a.clone()]);
+    let mut config = config(&cluster, std::slice::from_ref(&a));
     config = config.target(&format!("journal {{ store = local, store_config.path = \"{}\" }}", of_a.display()));
     config.extra = format!(
         "tables += {{ source = db, schema = public, table = b, targets = [{{ type = replication-fanout, grpc.port = 0, heartbeat_interval = 200ms
@@ -349,4 +349,3 @@ async fn a_start_with_a_broken_table_serves_the_others_and_then_that_one() {
         is_equal(&sql, &server, &follows, table).await;
     }
 }
-

@@ -216,18 +216,17 @@ impl<'a> Start<'a> {
         let (reader, writer) = connection.start_replication(&sql).await?;
         self.walsender = Some(process_id);
         self.started = found.started;
-        let (slot, proof, promoted) = (name, begins.proof, self.promoted.take());
         Ok(Session {
             reader,
             writer,
-            slot,
+            slot: name,
             resume,
-            proof,
+            proof: begins.proof,
             floor,
             recent,
             restarted,
             unproven,
-            promoted,
+            promoted: self.promoted.take(),
             is_server_restarted,
             is_new,
         })

@@ -74,6 +74,14 @@ fn wrong_types_and_ranges_say_what_was_expected() {
             "",
             "4:27: snapshotter.snapshot.max_diff_bytes: expected a size such as 32MiB, at least 1B, found \"lots\"",
         ),
+    ] {
+        refused(&with(source, table, destination), &[expected]);
+    }
+}
+
+#[test]
+fn limits_of_an_archive_are_above_zero() {
+    for (source, table, destination, expected) in [
         (
             "",
             "snapshot.max_diffs = 0",

@@ -163,8 +163,10 @@ impl Chaos {
     /// Drops the slot between two uses of it.
     async fn drop_slot(&mut self, server: usize) {
         let slot = super::slot_of(server);
-        let end = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'");
-        let drop = format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let end =
+            format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let drop =
+            format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'");
         let dropped = async || self.cluster.psql(&end).is_ok() && self.cluster.psql(&drop).is_ok();
         eventually(PATIENCE, dropped).await.unwrap();
         self.endure().await;
