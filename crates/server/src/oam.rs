@@ -146,7 +146,7 @@ impl LaredoOamService for Oam {
     async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> Answer<GetTableSchemaResponse> {
         let GetTableSchemaRequest { schema, table } = request.into_inner();
         let table = self.shared.table(&schema, &table)?;
-        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.name()))?;
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
         Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
     }
 

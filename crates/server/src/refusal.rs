@@ -5,7 +5,7 @@ use std::time::Duration;
 use laredo_core::{FilterError, Lsn, TableName};
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
-use laredo_engine::{SnapshotError, VerifyError};
+use laredo_engine::{SnapshotError, TableHandle, VerifyError};
 use tonic::Status;
 
 use crate::view::ViewError;
@@ -62,8 +62,10 @@ pub(crate) fn view(error: &ViewError) -> Status {
     }
 }
 
-pub(crate) fn not_ready(name: &TableName) -> Status {
-    Status::unavailable(format!("table {name} is still being copied for the first time; reconnect later"))
+pub(crate) fn not_ready(table: &TableHandle) -> Status {
+    let (name, status) = (table.name(), table.status());
+    let why = status.phase.error().map(|error| format!(" (the last attempt failed: {error})")).unwrap_or_default();
+    Status::unavailable(format!("table {name} is still being copied for the first time{why}; reconnect later"))
 }
 
 pub(crate) fn failed(name: &TableName, error: &str) -> Status {

@@ -163,7 +163,7 @@ impl Session {
                 Err(_) => {}
             }
         }
-        Err(refusal::not_ready(name))
+        Err(refusal::not_ready(handle))
     }
 
     /// Decides where the stream begins, and waits where the client is ahead.

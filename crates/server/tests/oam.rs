@@ -147,7 +147,13 @@ async fn states_are_told_as_they_change() {
     let mut client = oam(&server).await;
     let request = WatchStatusRequest { tables: vec!["public.t1".to_owned()], ..Default::default() };
     let mut changes = client.watch_status(request).await.unwrap().into_inner();
-    let mut change = async || within(changes.message(), "a change").await.map(|told| told.unwrap().event.unwrap());
+    // The states of sources come among them.
+    let mut change = async || loop {
+        match within(changes.message(), "a change").await.map(|told| told.unwrap().event.unwrap()) {
+            Ok(Event::SourceStateChange(_)) => {}
+            other => break other,
+        }
+    };
     let states = |event: &Event| match event {
         Event::ServiceStateChange(change) => (String::new(), change.old_state, change.new_state),
         Event::PipelineStateChange(change) => (change.pipeline_id.clone(), change.old_state, change.new_state),
@@ -258,7 +264,9 @@ async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
     let report: serde_json::Value = serde_json::from_str(&body).unwrap();
     let expected = serde_json::json!([{
         "source": "sim", "paused": false, "slot": "laredo", "lag_ms": report["sources"][0]["lag_ms"], "wal_status": "unreserved",
-        "lag_bytes": 10, "retained_bytes": 2048, "safe_bytes": 4096, "left_ms": 90_000, "losses": 0, "ddl_watch": "poll"
+        "lag_bytes": 10, "retained_bytes": 2048, "safe_bytes": 4096, "left_ms": 90_000, "losses": 0, "ddl_watch": "poll",
+        "state": "following", "state_age_ms": report["sources"][0]["state_age_ms"],
+        "copies_running": 0, "copies_waiting": 0, "copies_max": 4, "connections_max": 0
     }]);
     assert_eq!((code, &report["sources"]), (200, &expected));
     let details = status(&server).await.sources.remove(0).source_details.unwrap();

@@ -67,7 +67,7 @@ impl LaredoReplicationService for Unary {
         let Some(journal) = table.handle().journal() else {
             return Err(match table.failure() {
                 Some(error) => refusal::failed(table.name(), &error),
-                None => refusal::not_ready(table.name()),
+                None => refusal::not_ready(table.handle()),
             });
         };
         Ok(Response::new(status(&self.shared, table, &journal)))

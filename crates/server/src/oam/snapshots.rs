@@ -32,7 +32,7 @@ pub(super) async fn create(shared: &Shared, request: CreateSnapshotRequest) -> R
     };
     let (mut ids, mut lines) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
-        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.name()))?;
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
         let taken = snapshots.take(journal, user_meta.clone()).await.map_err(|error| refusal::snapshot(&error))?;
         let SnapshotInfo { id, position, rows, .. } = taken;
         lines.push(format!("{}: {id}, {rows} rows as of {position}", table.name()));
