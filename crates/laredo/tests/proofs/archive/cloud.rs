@@ -184,8 +184,12 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     let mut snapshotter = Snapshotter::launch(&[written, not_written], &keys, &environment);
     let has_base = async || snapshotter.status().await[0]["epoch"] == 1;
     eventually(PATIENCE, has_base).await.expect("the table is written, although the other cannot be");
-    let fails = async || snapshotter.status().await[1]["state"] == "failed";
-    eventually(PATIENCE, fails).await.expect("a bucket that is not there is an error");
+    // Somebody may create the bucket, so it is tried again.
+    let fails = async || {
+        let status = &snapshotter.status().await[1];
+        status["state"] == "opening" && status["last_error"].as_str().is_some_and(|error| error.contains("nowhere"))
+    };
+    eventually(PATIENCE, fails).await.expect("a bucket that is missing is an error");
     let (_, ready) = http(snapshotter.port, "GET", "/health/ready").await.unwrap();
     assert!(ready.contains("nowhere"), "{ready}");
     for number in 1..=6 {
@@ -201,7 +205,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     has_all(&snapshotter, &cluster).await;
     snapshotter.process.terminate();
     let ended = snapshotter.process.wait(PATIENCE).await.unwrap();
-    assert_eq!(ended.code(), Some(1), "one of its archives was not written");
+    assert_eq!(ended.code(), Some(0), "an archive that was never opened has lost nothing");
 
     let archive = open(&moto).await;
     archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
