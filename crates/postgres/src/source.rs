@@ -166,14 +166,12 @@ impl PostgresSource {
     async fn copy_in(
         &self,
         connection: &mut Connection,
-        index: TableIndex,
+        (index, table): (TableIndex, &Followed),
         before: Option<&str>,
         (slot, admits): (u64, &Admission),
         rows: &mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         let route = |definition: &Definition| self.signals.route(index, definition.relation_identity());
-        let tables = self.tables()?;
-        let table = find(&tables, index)?;
         let name = std::slice::from_ref(&table.request.name);
         let found = catalog::read(connection, &self.options.publication.name, name).await;
         let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
@@ -315,11 +313,14 @@ impl Source for PostgresSource {
 
     async fn copy(
         &self,
-        table: TableIndex,
+        index: TableIndex,
         before: Option<&str>,
         admits: Admission,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
+        let tables = self.tables()?;
+        // Before anything is waited for: without a stream there is never a slot.
+        let table = find(&tables, index)?;
         let slot = tokio::select! {
             slot = self.slot() => slot?,
             () = rows.closed() => return Err(copy::given_up()),
@@ -327,7 +328,7 @@ impl Source for PostgresSource {
         let options = self.options.connection.for_work(Work::Copy);
         let mut connection = Connection::connect(&options).await.map_err(AttemptError::from)?;
         let copied = tokio::select! {
-            copied = self.copy_in(&mut connection, table, before, (slot, &admits), &rows) => copied,
+            copied = self.copy_in(&mut connection, (index, table), before, (slot, &admits), &rows) => copied,
             () = rows.closed() => Err(copy::given_up()),
         };
         connection.close(&options).await;
