@@ -11,10 +11,7 @@ use tokio::time::Instant;
 use crate::durable::Durable;
 use crate::history::{AskWritten, SourceHistory};
 use crate::retention::Retention;
-use crate::source::{
-    ATTEMPT_INTERVAL_MAX, STANDBY_INTERVAL, Source, SourceError, SourceIdentity, SourceState, SourceStatus,
-    StateReporter, TableIndex,
-};
+use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStatus, StateReporter, TableIndex};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{Clock, CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
@@ -276,15 +273,11 @@ impl<S: Source> Engine<S> {
 impl<S: Source> Core<S> {
     /// Returns the state of a source of which `failed` attempts in a row had failed before this one.
     fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
-        let now = Instant::now();
         let reason = error.to_string();
         match error {
-            SourceError::Held(_) => SourceState::Standby { reason, next_attempt: now + STANDBY_INTERVAL },
-            SourceError::Definite(_) => SourceState::Refused { reason, next_attempt: now + ATTEMPT_INTERVAL_MAX },
-            SourceError::Transient(_) => match self.source.retry_delay(failed) {
-                Some(delay) => SourceState::Retrying { reason, next_attempt: now + delay.min(ATTEMPT_INTERVAL_MAX) },
-                None => SourceState::used_up(&reason),
-            },
+            SourceError::Held(_) => SourceState::standby(reason),
+            SourceError::Definite(_) => SourceState::refused(reason, None),
+            SourceError::Transient(_) => SourceState::retrying(reason, self.source.retry_delay(failed)),
         }
     }
 }

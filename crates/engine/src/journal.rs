@@ -242,9 +242,7 @@ impl Beginning {
             taken: sequence,
         }
     }
-}
 
-impl Beginning {
     /// Lets readers go on from every position at which the table was what it is in the snapshot.
     pub(crate) fn follow(&mut self, predecessor: Predecessor) {
         let since = predecessor.unchanged_since.min(self.pruned.position);
@@ -485,6 +483,7 @@ impl Journal {
     #[must_use]
     pub fn overdue_pin(&self) -> Option<Sequence> {
         let inner = self.shared.inner.read();
+        let oldest = *inner.pins.keys().next()?;
         let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
         let covered_entries = self.shared.gaps.entries(from, base);
         // A transaction that alone is larger than the limits is kept for all who read it.
@@ -495,7 +494,6 @@ impl Journal {
             && covered_entries.saturating_sub(large_entries) > limits.entries_max)
             || (bytes / PINNED_FACTOR > limits.bytes_max
                 && inner.covered_bytes.saturating_sub(large_bytes) > limits.bytes_max);
-        let oldest = *inner.pins.keys().next()?;
         (is_over && oldest < base).then_some(oldest)
     }
 

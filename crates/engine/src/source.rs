@@ -16,7 +16,7 @@ mod clock;
 mod state;
 
 pub use clock::SourceClock;
-pub use state::{ATTEMPT_INTERVAL_MAX, STANDBY_INTERVAL, SourceState, SourceStatus, StateReporter};
+pub use state::{SourceState, SourceStatus, StateReporter};
 
 /// A database that can be copied and followed.
 ///

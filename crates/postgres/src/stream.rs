@@ -19,8 +19,8 @@ use std::time::Duration;
 use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::Retention;
 use laredo_engine::source::{
-    ATTEMPT_INTERVAL_MAX, Acknowledged, DefinitionLooks, STANDBY_INTERVAL, SourceClock, SourceError, SourceEvent,
-    SourceIdentity, SourceState, StateReporter, TableIndex,
+    Acknowledged, DefinitionLooks, SourceClock, SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter,
+    TableIndex,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Fork, Receipt};
@@ -584,15 +584,11 @@ impl Stream<'_> {
 
 /// Returns the state of a stream that has ended with an error, and tries again after `delay`; `None` where no attempt is left.
 fn state_after(error: &StreamError, delay: Option<Duration>) -> SourceState {
-    let (now, reason) = (Instant::now(), error.to_string());
-    let next = |delay: Duration| now + delay.min(ATTEMPT_INTERVAL_MAX);
-    match (error, delay) {
-        (StreamError::Held(_), _) => SourceState::Standby { reason, next_attempt: now + STANDBY_INTERVAL },
-        (error, delay) if !error.is_transient() => {
-            SourceState::Refused { reason, next_attempt: next(delay.unwrap_or(ATTEMPT_INTERVAL_MAX)) }
-        }
-        (_, Some(delay)) => SourceState::Retrying { reason, next_attempt: next(delay) },
-        (_, None) => SourceState::used_up(&reason),
+    let reason = error.to_string();
+    match error {
+        StreamError::Held(_) => SourceState::standby(reason),
+        error if error.is_transient() => SourceState::retrying(reason, delay),
+        _ => SourceState::refused(reason, delay),
     }
 }
 

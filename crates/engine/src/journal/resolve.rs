@@ -99,9 +99,7 @@ impl Facts<'_> {
     pub(super) fn is_own(&self, request: &ResumeRequest) -> bool {
         self.reach(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
     }
-}
 
-impl Facts<'_> {
     /// Returns true if the client followed the journal that this one's snapshot was made of, and no further than the snapshot:
     /// its rows are the snapshot's.
     pub(super) fn has_rows_of_snapshot(&self, request: &ResumeRequest, position: Lsn) -> bool {

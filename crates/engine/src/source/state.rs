@@ -7,9 +7,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// The longest time between two attempts: a fault that is gone is noticed within it.
-pub const ATTEMPT_INTERVAL_MAX: Duration = Duration::from_secs(10);
+const ATTEMPT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// The time between two looks at what another process holds.
-pub const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,11 +86,29 @@ impl SourceState {
         }
     }
 
-    /// Returns the state of a source that has used up its attempts.
+    /// Returns the state of a source that waits for another process.
     #[must_use]
-    pub fn used_up(reason: &str) -> SourceState {
-        let reason = format!("{reason}; the attempts that reconnect.max_attempts allows have failed");
-        SourceState::Refused { reason, next_attempt: Instant::now() + ATTEMPT_INTERVAL_MAX }
+    pub fn standby(reason: String) -> SourceState {
+        SourceState::Standby { reason, next_attempt: Instant::now() + STANDBY_INTERVAL }
+    }
+
+    /// Returns the state of a source that tries again after a delay. Where the configuration allows no more attempts, there is
+    /// none, and the source is refused.
+    #[must_use]
+    pub fn retrying(reason: String, delay: Option<Duration>) -> SourceState {
+        match delay {
+            Some(delay) => SourceState::Retrying { reason, next_attempt: attempt_after(delay) },
+            None => SourceState::refused(
+                format!("{reason}; the attempts that reconnect.max_attempts allows have failed"),
+                None,
+            ),
+        }
+    }
+
+    /// Returns the state of a source that is refused, and is looked at again after a delay; without one, after the longest.
+    #[must_use]
+    pub fn refused(reason: String, delay: Option<Duration>) -> SourceState {
+        SourceState::Refused { reason, next_attempt: attempt_after(delay.unwrap_or(ATTEMPT_INTERVAL_MAX)) }
     }
 
     /// Returns true if transactions are received as they commit.
@@ -98,6 +116,10 @@ impl SourceState {
     pub fn is_following(&self) -> bool {
         *self == SourceState::Following
     }
+}
+
+fn attempt_after(delay: Duration) -> Instant {
+    Instant::now() + delay.min(ATTEMPT_INTERVAL_MAX)
 }
 
 /// The state of a source, and its times.

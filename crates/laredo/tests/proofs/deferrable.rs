@@ -89,6 +89,21 @@ async fn copies(server: &Server, tables: &[TableName; 2]) -> Vec<Option<u64>> {
     copies
 }
 
+/// Compares after each of [`TRANSACTIONS`], for none of which a table is copied again.
+async fn compare_after_each(
+    cluster: &Cluster,
+    (server, tables): (&Server, &[TableName; 2]),
+    pairs: &[Pair],
+    filter: &str,
+) {
+    let sql = cluster.connect().await.unwrap();
+    for (mark, transaction) in (1..).zip(TRANSACTIONS) {
+        sql.batch_execute(&format!("BEGIN; {transaction}; COMMIT")).await.unwrap();
+        compare(&sql, pairs, filter, -mark, transaction).await;
+        assert_eq!(copies(server, tables).await, [Some(1); 2], "copied again after {transaction}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_shared_until_the_commit_need_no_copy() {
     let (cluster, tables) = start();
@@ -97,12 +112,7 @@ async fn keys_that_are_shared_until_the_commit_need_no_copy() {
         [Pair::start(&server.url(), table, key, Only::All), Pair::start(&server.url(), table, key, Only::Category)]
     };
     let pairs: Vec<Pair> = clients(&tables[0], ONE).into_iter().chain(clients(&tables[1], TWO)).collect();
-    let sql = cluster.connect().await.unwrap();
-    for (mark, transaction) in (1..).zip(TRANSACTIONS) {
-        sql.batch_execute(&format!("BEGIN; {transaction}; COMMIT")).await.unwrap();
-        compare(&sql, &pairs, "true", -mark, transaction).await;
-        assert_eq!(copies(&server, &tables).await, [Some(1); 2], "copied again after {transaction}");
-    }
+    compare_after_each(&cluster, (&server, &tables), &pairs, "true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,12 +124,7 @@ async fn a_filter_of_the_target_sees_what_the_commit_leaves() {
         Pair::start(&server.url(), &tables[0], ONE, Only::All),
         Pair::start(&server.url(), &tables[1], TWO, Only::All),
     ];
-    let sql = cluster.connect().await.unwrap();
-    for (mark, transaction) in (1..).zip(TRANSACTIONS) {
-        sql.batch_execute(&format!("BEGIN; {transaction}; COMMIT")).await.unwrap();
-        compare(&sql, &pairs, "category = 'a'", -mark, transaction).await;
-        assert_eq!(copies(&server, &tables).await, [Some(1); 2], "copied again after {transaction}");
-    }
+    compare_after_each(&cluster, (&server, &tables), &pairs, "category = 'a'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
