@@ -1,0 +1,65 @@
+//! S3 on s3s-fs.
+
+use aws_credential_types::Credentials as Keys;
+use laredo_archive::DestinationError;
+
+use crate::destination::suite::{self, noise, staged, stager};
+use crate::store::{Bucket, Server, keys};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_keeps_to_the_contract() {
+    let server = Server::start().await;
+    let bucket = server.bucket().await;
+    suite::keeps_to_the_contract(&|name| bucket.place(name)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_excludes_two_writers() {
+    let server = Server::start().await;
+    let bucket = server.bucket().await;
+    suite::excludes_two_writers(&|name| bucket.place(name), 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_objects_than_one_answer_lists_are_listed() {
+    let server = Server::start().await;
+    let bucket = server.bucket().await;
+    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
+}
+
+/// Both upload their parts at the same time; the completion decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_large_artifacts_of_one_name_one_stays() {
+    let server = Server::start().await;
+    let bucket = server.bucket().await;
+    let (a, b) = (bucket.place("large"), bucket.place("large"));
+    let (stager, _folder) = stager();
+    let (of_a, mut of_b) = (noise(17 << 20), noise(17 << 20));
+    of_b[0] ^= 1;
+    let (staged_a, staged_b) = (staged(&stager, &of_a), staged(&stager, &of_b));
+    let object = "epoch=1/snapshot-0_1.jsonl";
+    let won = match tokio::join!(a.put(object, &staged_a), b.put(object, &staged_b)) {
+        (Ok(()), Err(DestinationError::Occupied { .. })) => of_a,
+        (Err(DestinationError::Occupied { .. }), Ok(())) => of_b,
+        both => panic!("one has to win, and the other to be told: {both:?}"),
+    };
+    assert!(suite::read(&a, object).await == won);
+    // The loser's parts are gone.
+    let left = std::fs::read_dir(server.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("upload")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_refused_with_a_remedy() {
+    let server = Server::start().await;
+    for (wrong, keys) in [
+        ("a secret", Keys::from_keys(keys().access_key_id(), "another", None)),
+        ("an id", Keys::from_keys("AKIANOBODY", "secret", None)),
+    ] {
+        let destination = Bucket::new(server.url().to_owned(), keys).await.place("users");
+        let said = destination.manifest().await.map(drop);
+        let Err(DestinationError::Refused { reason, .. }) = &said else { panic!("{wrong}: {said:?}") };
+        assert!(reason.contains("credentials") || reason.contains("allow"), "{wrong}: {reason}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The tests of the archive: one program, for linking each takes longer than running it.
+
+mod aws;
+mod destination;
+mod reader;
+mod scene;
+#[cfg(feature = "aws")]
+mod store;
+mod writer;

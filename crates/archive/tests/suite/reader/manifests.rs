@@ -1,0 +1,143 @@
+//! Manifests that cannot be trusted.
+
+use laredo_archive::{At, MANIFEST, ReadError};
+use serde_json::{Value, json};
+
+use crate::reader::sample::Sample;
+
+/// Nothing is read by it, and it says why.
+async fn is_refused(sample: &Sample, words: &str) {
+    let error = sample.open().await.expect_err(words);
+    let said = error.to_string();
+    assert!(error.is_damage() && said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_is_torn_anywhere_is_refused() {
+    let sample = Sample::written(&["jsonl"]).await;
+    let bytes = sample.read(MANIFEST);
+    for length in 0..bytes.len() {
+        sample.write(MANIFEST, &bytes[..length]);
+        is_refused(&sample, "the manifest cannot be read: ").await;
+    }
+    sample.write(MANIFEST, &[&bytes[..], b"}"].concat());
+    is_refused(&sample, "trailing characters").await;
+    sample.write(MANIFEST, b"\xff\xfe");
+    is_refused(&sample, "the manifest cannot be read: ").await;
+    sample.write(MANIFEST, "[".repeat(100_000).as_bytes());
+    is_refused(&sample, "the manifest cannot be read: ").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_rule_that_is_broken_is_said() {
+    type Deed = fn(&mut Value);
+    let deeds: &[(Deed, &str)] = &[
+        (|m| m["manifest_version"] = json!(2), "is of version 2, and this laredo knows version 1"),
+        (|m| m["manifest_version"] = json!(0), "is of version 0"),
+        (|m| m["manifest_version"] = json!("1"), "cannot be read"),
+        (|m| drop(m.as_object_mut().unwrap().remove("manifest_version")), "missing field `manifest_version`"),
+        (|m| m["table"] = json!("public.others"), "of table public.others, not of public.things; check the prefix"),
+        (|m| m["artifacts"][1]["kind"] = json!("rows"), "cannot be read"),
+        (|m| m["artifacts"][1]["kind"] = json!("snapshot"), "epoch 1 does not begin with its only snapshot"),
+        (|m| m["artifacts"][0]["kind"] = json!("diff"), "epoch 1 does not begin with its only snapshot"),
+        (|m| drop(m["artifacts"].as_array_mut().unwrap().remove(0)), "epoch 1 does not begin with its only snapshot"),
+        (
+            |m| drop(m["artifacts"].as_array_mut().unwrap().remove(2)),
+            "begins at 0/120, and the artifact before it ends at 0/110",
+        ),
+        (|m| m["artifacts"].as_array_mut().unwrap().swap(1, 2), "the artifact before it ends at 0/100"),
+        (|m| m["artifacts"].as_array_mut().unwrap().rotate_left(6), "epoch 1 comes after a later one"),
+        (|m| m["artifacts"][2]["from_position"] = Value::Null, "begins at nowhere"),
+        (|m| m["artifacts"][5]["to_position"] = json!("0/140"), "0/140 does not come after 0/140"),
+        (|m| m["artifacts"][5]["to_position"] = json!("0/90"), "0/90 does not come after 0/140"),
+        (|m| m["artifacts"][5]["to_position"] = Value::Null, "nowhere does not come after 0/140"),
+        (|m| m["artifacts"][5]["to_position"] = json!("0/X"), "cannot be read: 0/X"),
+        (|m| drop(m["artifacts"].as_array_mut().unwrap().pop()), "its head_position is not that of its last artifact"),
+        (|m| m["head_position"] = Value::Null, "its head_position is not"),
+        (|m| m["artifacts"] = json!([]), "its head_position is not"),
+        (|m| m["epoch"] = json!(1), "its epoch is not that of its last artifact"),
+        (|m| m["artifacts"][3]["formats"] = json!({}), "that ends at 0/130 has no object"),
+        (|m| m["artifacts"][3]["formats"]["jsonl"]["size_bytes"] = json!(-1), "cannot be read"),
+    ];
+    let sample = Sample::written(&["jsonl"]).await;
+    let whole = sample.manifest();
+    for (deed, words) in deeds {
+        let mut manifest = whole.clone();
+        deed(&mut manifest);
+        assert_ne!(manifest, whole, "{words}");
+        sample.set_manifest(&manifest);
+        is_refused(&sample, words).await;
+    }
+}
+
+/// A base may lack its end in archives of others; what follows has to lead somewhere all the same.
+#[tokio::test(start_paused = true)]
+async fn a_diff_after_a_base_without_an_end_leads_on() {
+    let sample = Sample::written(&["jsonl"]).await;
+    let mut manifest = sample.manifest();
+    manifest["artifacts"][0]["to_position"] = json!("");
+    for (to, words) in
+        [(Value::Null, "nowhere does not come after 0/100"), (json!("0/100"), "0/100 does not come after 0/100")]
+    {
+        manifest["artifacts"][1]["to_position"] = to;
+        sample.set_manifest(&manifest);
+        is_refused(&sample, words).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn columns_that_are_none_of_a_table_are_said() {
+    let sample = Sample::written(&["jsonl"]).await;
+    let whole = sample.manifest();
+    let lacking = |manifest: &mut Value| {
+        for artifact in manifest["artifacts"].as_array_mut().unwrap() {
+            artifact.as_object_mut().unwrap().remove("schema");
+        }
+    };
+    type Deed<'a> = Box<dyn Fn(&mut Value) + 'a>;
+    let deeds: Vec<(Deed<'_>, &str)> = vec![
+        (
+            Box::new(|m| {
+                lacking(m);
+                m["columns"][0]["PrimaryKey"] = json!(false);
+            }),
+            "none of them is part of a primary key",
+        ),
+        (
+            Box::new(|m| m["artifacts"][6]["schema"]["key"] = json!(["nobody"])),
+            "the key names nobody, which is none of them",
+        ),
+    ];
+    for (deed, words) in deeds {
+        let mut manifest = whole.clone();
+        deed(&mut manifest);
+        sample.set_manifest(&manifest);
+        let error = sample.rebuilt(At::Latest).await.unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, ReadError::Columns { .. }) && error.is_damage(), "{said}");
+        assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
+        assert!(!sample.faults().await.is_empty(), "{words}");
+    }
+}
+
+/// Where another writer left the position of a base out, its address says the name; it does not lead out of the archive.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_leads_elsewhere_is_not_followed() {
+    let sample = Sample::written(&["jsonl"]).await;
+    let mut manifest = sample.manifest();
+    manifest["artifacts"].as_array_mut().unwrap().truncate(1);
+    manifest["epoch"] = json!(1);
+    manifest["head_position"] = json!("");
+    manifest["artifacts"][0]["to_position"] = json!("");
+    sample.set_manifest(&manifest);
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&laredo_core::Lsn(0x100)]);
+    for uri in ["", "/etc/passwd", "epoch=1/../manifest.json", "x/epoch=1/snapshot-0/../../../manifest.json", "epoch=1"]
+    {
+        manifest["artifacts"][0]["formats"]["jsonl"]["uri"] = json!(uri);
+        sample.set_manifest(&manifest);
+        let error = sample.rebuilt(At::Latest).await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains("is no object of an epoch"), "{uri}: {said}");
+        assert_eq!(sample.faults().await, [said]);
+    }
+}

@@ -1,0 +1,222 @@
+//! What the archive's format says of archives that others have written: without what is an addition of ours; diffs in any order, each
+//! TRUNCATE of which comes before everything else; an inherited base without a position; a base at every restart.
+
+use laredo_archive::{At, ReadProgress};
+use serde_json::{Map, Value, json};
+
+use crate::reader::sample::{Sample, shown};
+
+/// A base, and the diffs after it, as the sample has them in its first epoch.
+const FIRST_EPOCH: usize = 6;
+/// As many as the longest diff has changes: each of them comes first once.
+const TURNS: usize = 25;
+
+/// Takes away what a reader may ignore.
+pub(crate) fn without_additions(sample: &Sample) {
+    let mut manifest = sample.manifest();
+    let keys = manifest.as_object_mut().unwrap();
+    keys.retain(|key, _| !["writer", "source"].contains(&key.as_str()));
+    for artifact in manifest["artifacts"].as_array_mut().unwrap() {
+        for key in ["schema", "checksum"] {
+            artifact.as_object_mut().unwrap().remove(key);
+        }
+        let formats: &mut Map<String, Value> = artifact["formats"].as_object_mut().unwrap();
+        formats.values_mut().for_each(|stored| drop(stored.as_object_mut().unwrap().remove("sha256")));
+    }
+    sample.set_manifest(&manifest);
+}
+
+/// The archive is good, and is the table's history at each of its boundaries.
+pub(crate) async fn is_right(sample: &Sample) {
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    for position in sample.objects().into_iter().map(|(_, end)| end) {
+        let rebuilt = sample.rebuilt(At::Position(position)).await.unwrap();
+        assert_eq!(rebuilt, sample.history.states[&position], "at {position}");
+    }
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&sample.history.position]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn additions_may_be_missing_and_others_may_be_there() {
+    for format in ["jsonl", "protobuf"] {
+        let sample = Sample::written(&[format]).await;
+        without_additions(&sample);
+        is_right(&sample).await;
+        let mut manifest = sample.manifest();
+        manifest["of_somebody_else"] = json!({ "x": 1 });
+        manifest["artifacts"][1]["of_somebody_else"] = json!([1]);
+        manifest["artifacts"][1]["formats"][format]["of_somebody_else"] = json!(null);
+        sample.set_manifest(&manifest);
+        is_right(&sample).await;
+    }
+}
+
+/// The changes of a diff: lines, or messages with their lengths before them.
+fn changes(format: &str, mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut changes = Vec::new();
+    while !bytes.is_empty() {
+        let length = match format {
+            "jsonl" => bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1,
+            _ => {
+                let mut after = bytes;
+                let message = prost::decode_length_delimiter(&mut after).unwrap();
+                bytes.len() - after.len() + message
+            }
+        };
+        let (change, rest) = bytes.split_at(length);
+        changes.push(change.to_vec());
+        bytes = rest;
+    }
+    changes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_diff_may_be_in_any_order() {
+    for format in ["jsonl", "protobuf"] {
+        let sample = Sample::written(&[format]).await;
+        without_additions(&sample);
+        let mut late_truncates = 0;
+        for turn in 0..TURNS {
+            for (object, _) in sample.objects().into_iter().filter(|(object, _)| object.contains("/diff-")) {
+                let mut changes = changes(format, &sample.read(&object));
+                match turn {
+                    0 => changes.reverse(),
+                    _ => changes.rotate_left(1),
+                }
+                let is_truncate = |change: &Vec<u8>| String::from_utf8_lossy(change).contains("TRUNCATE");
+                late_truncates += usize::from(changes.iter().skip(1).any(is_truncate));
+                sample.write(&object, &changes.concat());
+            }
+            is_right(&sample).await;
+        }
+        assert!(late_truncates > 0, "some diff begins with what its TRUNCATE does not concern");
+    }
+}
+
+/// The archive begins with a base whose position is empty.
+async fn inherited() -> (Sample, Value) {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let mut manifest = sample.manifest();
+    let artifacts = manifest["artifacts"].as_array_mut().unwrap();
+    artifacts.truncate(FIRST_EPOCH);
+    let head = artifacts[FIRST_EPOCH - 1]["to_position"].clone();
+    artifacts[0]["to_position"] = json!("");
+    (manifest["epoch"], manifest["head_position"]) = (json!(1), head);
+    (sample, manifest)
+}
+
+async fn is_inherited(sample: &Sample, manifest: &Value) {
+    sample.set_manifest(manifest);
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    let states: Vec<_> = sample.history.states.iter().take(FIRST_EPOCH).collect();
+    for (position, state) in states.iter().skip(1) {
+        assert_eq!(sample.rebuilt(At::Position(**position)).await.unwrap(), **state, "at {position}");
+    }
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), *states[FIRST_EPOCH - 1].1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inherited_base_may_have_no_position() {
+    let (sample, manifest) = inherited().await;
+    is_inherited(&sample, &manifest).await;
+}
+
+/// Names are made of positions. Where one is empty only the address can say what the object is called.
+#[tokio::test(start_paused = true)]
+async fn where_a_position_is_empty_the_address_names_the_object() {
+    let (sample, mut manifest) = inherited().await;
+    manifest["artifacts"][1]["from_position"] = json!("");
+    for (number, name) in ["epoch=1/snapshot-of-before.jsonl", "epoch=1/diff-after-that.jsonl"].into_iter().enumerate()
+    {
+        let (old, _) = &sample.objects()[number];
+        sample.write(name, &sample.read(old));
+        std::fs::remove_file(sample.path().join(old)).unwrap();
+        manifest["artifacts"][number]["formats"]["jsonl"]["uri"] = sample.uri(name).into();
+    }
+    is_inherited(&sample, &manifest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_without_a_position_may_be_all_there_is() {
+    let (sample, mut manifest) = inherited().await;
+    manifest["artifacts"].as_array_mut().unwrap().truncate(1);
+    manifest["head_position"] = json!("");
+    sample.set_manifest(&manifest);
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    assert_eq!(sample.open().await.unwrap().boundary(At::Latest).unwrap().position, None);
+    let first = sample.history.states.values().next().unwrap();
+    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), *first);
+}
+
+/// Epochs that begin where the one before ends, some of them with nothing in them but their base.
+#[tokio::test(start_paused = true)]
+async fn a_base_may_be_written_at_every_restart() {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let mut manifest = sample.manifest();
+    let artifacts = manifest["artifacts"].as_array_mut().unwrap();
+    let second = artifacts[FIRST_EPOCH].clone();
+    assert_eq!((&second["kind"], &second["epoch"]), (&json!("snapshot"), &json!(2)));
+    assert_eq!(
+        second["to_position"],
+        artifacts[FIRST_EPOCH - 1]["to_position"],
+        "it was written where the first epoch ended"
+    );
+    // Restarted twice more before anything else was written.
+    artifacts.insert(FIRST_EPOCH, second.clone());
+    artifacts.insert(FIRST_EPOCH, second);
+    for (artifact, epoch) in artifacts.iter_mut().skip(FIRST_EPOCH).zip([2, 3, 4, 4, 4]) {
+        let uri = artifact["formats"]["jsonl"]["uri"].as_str().unwrap().to_owned();
+        let name = uri.rsplit_once('/').unwrap().1;
+        let new = format!("epoch={epoch}/{name}");
+        std::fs::create_dir_all(sample.path().join(format!("epoch={epoch}"))).unwrap();
+        sample.write(&new, &sample.read(&format!("epoch=2/{name}")));
+        artifact["epoch"] = json!(epoch);
+        artifact["formats"]["jsonl"]["uri"] = sample.uri(&new).into();
+    }
+    manifest["epoch"] = json!(4);
+    sample.set_manifest(&manifest);
+    is_right(&sample).await;
+}
+
+/// A changed key is a DELETE and an INSERT. Where it is an UPDATE, what that says is done all the same: the old row is no more.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_changes_the_key_leaves_nothing_behind() {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let row = |id: i64, body: &str| json!({ "id": id, "body": body });
+    let diff = [
+        json!({ "action": "INSERT", "key": "0", "new": row(0, "in the place that became free") }),
+        json!({ "action": "UPDATE", "key": "1", "old": row(0, "first"), "new": row(1, "in an occupied place") }),
+        json!({ "action": "UPDATE", "key": "3", "old": { "id": 2 }, "new": row(3, "the old row's key alone") }),
+    ];
+    let (object, _) = sample.objects().pop().unwrap();
+    let lines: String = diff.iter().map(|change| format!("{change}\n")).collect();
+    sample.write(&object, lines.as_bytes());
+    let mut manifest = sample.manifest();
+    let last = manifest["artifacts"].as_array_mut().unwrap().last_mut().unwrap();
+    last["change_count"] = diff.len().into();
+    last["formats"]["jsonl"]["size_bytes"] = lines.len().into();
+    sample.set_manifest(&manifest);
+    let rebuilt = sample.open().await.unwrap().rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+    let rows = shown(&rebuilt.table);
+    let bodies =
+        [0, 1, 2, 3].map(|id| rows.iter().find(|row| row["id"] == id).map(|row| row["body"].as_str().unwrap()));
+    let [free, occupied, alone] = ["in the place that became free", "in an occupied place", "the old row's key alone"];
+    assert_eq!(bodies, [Some(free), Some(occupied), None, Some(alone)]);
+}
+
+/// A manifest's columns name the types of a database that is not here: values of such a type stay what JSON says of them.
+#[tokio::test(start_paused = true)]
+async fn values_of_unknown_types_are_what_json_says() {
+    let sample = Sample::written(&["jsonl"]).await;
+    without_additions(&sample);
+    let mut manifest = sample.manifest();
+    manifest["columns"][1]["Type"] = json!("mood");
+    manifest["columns"][1]["TypeOID"] = json!(16_400);
+    sample.set_manifest(&manifest);
+    let rebuilt = sample.open().await.unwrap().rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+    let row = shown(&rebuilt.table).into_iter().find(|row| row["id"] == 6).unwrap();
+    assert_eq!(row["body"], "changed 6");
+}

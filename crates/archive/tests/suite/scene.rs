@@ -1,0 +1,356 @@
+//! A table with a history, a feed that tells it, and a writer in between.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use laredo_archive::{
+    Archive, At, Destination, Feed, GRACE, Handle, Listed, Local, Manifest, Options, PositionMark, ReadProgress,
+    Stager, Start, Status, Surroundings, Thresholds, Update, Writer, WriterError,
+};
+use laredo_core::{
+    Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
+    TableState, Transaction, Tuple, TupleBuf, Xid,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const TABLE: &str = "public.things";
+pub(crate) const DIFF_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn schema(columns: &[&str]) -> Arc<Schema> {
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        type_oid: if *name == "id" { 23 } else { 25 },
+        type_modifier: -1,
+        type_name: if *name == "id" { "integer" } else { "text" }.to_owned(),
+        not_null: *name == "id",
+        is_text: false,
+    };
+    Arc::new(Schema::new(columns.iter().map(column).collect(), KeyColumns::new([0]), BTreeMap::new()))
+}
+
+pub(crate) fn row(id: i32, body: &str) -> Tuple {
+    let row: TupleBuf = [Cell::Value(&id.to_be_bytes()), Cell::Value(body.as_bytes())].into_iter().collect();
+    row.as_ref().to_tuple()
+}
+
+/// The table, what it was at each commit, and the transactions that led there.
+pub(crate) struct History {
+    pub(crate) table: TableState,
+    pub(crate) position: Lsn,
+    /// Tells its commits from those of other histories.
+    number: i64,
+    pub(crate) states: BTreeMap<Lsn, Vec<Tuple>>,
+    transactions: Vec<Transaction>,
+}
+
+impl History {
+    pub(crate) fn new() -> History {
+        let mut table = TableState::new(schema(&["id", "body"]), &[], 0).unwrap();
+        (0..20).for_each(|id| drop(table.put(row(id, "first"))));
+        History::of(table)
+    }
+
+    pub(crate) fn of(table: TableState) -> History {
+        let position = Lsn(0x100);
+        let states = BTreeMap::from([(position, sorted(&table))]);
+        History { table, position, number: 1, states, transactions: Vec::new() }
+    }
+
+    /// The history that parts from this one after a position: what was committed later is lost.
+    pub(crate) fn fork(&self, after: Lsn) -> History {
+        let transactions: Vec<Transaction> =
+            self.transactions.iter().filter(|transaction| transaction.position <= after).cloned().collect();
+        let states: BTreeMap<Lsn, Vec<Tuple>> =
+            self.states.range(..=after).map(|(position, rows)| (*position, rows.clone())).collect();
+        let (position, rows) = states.last_key_value().unwrap();
+        let mut table = TableState::new(self.table.schema().clone(), &[], 0).unwrap();
+        rows.iter().for_each(|row| drop(table.put(row.clone())));
+        History { table, position: *position, number: self.number + 1, states, transactions }
+    }
+
+    /// The newest commit.
+    pub(crate) fn mark(&self) -> PositionMark {
+        mark(self.position, CommitTime(self.number))
+    }
+
+    pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Transaction {
+        self.position = Lsn(self.position.0 + 0x10);
+        let committed_at = CommitTime(self.number);
+        let transaction = Transaction { position: self.position, span_from: None, committed_at, changes };
+        self.table.apply(&transaction).unwrap();
+        self.states.insert(self.position, sorted(&self.table));
+        self.transactions.push(transaction.clone());
+        transaction
+    }
+
+    /// One of many things that can happen.
+    pub(crate) fn something(&mut self, number: i32) -> Transaction {
+        let key = |id| self.table.schema().key().key_of(row(id, "").as_ref());
+        let changes = match number % 5 {
+            0 => vec![Change::Insert(row(100 + number, "new"))],
+            1 => vec![Change::Update(row(number % 20, &format!("changed {number}")))],
+            2 => vec![Change::Delete(key(5)), Change::Insert(row(5, "again"))],
+            3 => vec![Change::Insert(row(1000 + number, "short-lived")), Change::Delete(key(1000 + number))],
+            _ => {
+                let rows: Vec<Tuple> = self.table.rows().cloned().collect();
+                let back = rows.into_iter().filter(|row| row.len() % 7 != 0 || number % 10 == 4);
+                let inserts = back.map(Change::Insert).chain([Change::Update(row(7, "after truncate"))]);
+                let mut changes = vec![Change::Truncate];
+                changes.extend(inserts.filter(|change| !matches!(change, Change::Update(_))));
+                changes
+            }
+        };
+        let kept = (0..20).filter(|id| self.table.get(&key(*id)).is_none()).collect::<Vec<_>>();
+        let changes = changes.into_iter().flat_map(|change| match &change {
+            Change::Update(new) if self.table.get_like(new.as_ref()).is_none() => vec![Change::Insert(new.clone())],
+            Change::Delete(_) if kept.contains(&5) && number % 5 == 2 => Vec::new(),
+            _ => vec![change],
+        });
+        let changes = changes.collect();
+        self.commit(changes)
+    }
+
+    /// What a server would send to somebody who goes on from here.
+    fn after(&self, start: Option<&Start>) -> Vec<Update> {
+        match start {
+            Some(start) => {
+                let later = self.transactions.iter().filter(|transaction| transaction.position > start.position);
+                let later = later.cloned().map(Update::Transaction);
+                [Update::Resumed { source: None }].into_iter().chain(later).collect()
+            }
+            None => self.all(),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Update> {
+        let (table, position) = (Box::new(self.table.clone()), self.position);
+        vec![restart(Lsn(u64::MAX)), Update::State { table, position, source: None }]
+    }
+}
+
+fn mark(end: Lsn, committed_at: CommitTime) -> PositionMark {
+    PositionMark { commit: CommitMark { end, xid: Xid(end.0), committed_at }, scope: 0 }
+}
+
+/// All rows come again; up to here the history of the new ones is known to be that of those before.
+pub(crate) fn restart(shared_until: Lsn) -> Update {
+    Update::Restart { reason: "test".to_owned(), shared_until }
+}
+
+pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
+    let mut rows: Vec<Tuple> = table.rows().cloned().collect();
+    rows.sort_by_key(|row| row.as_ref().bytes().to_vec());
+    rows
+}
+
+struct Told {
+    mark: Arc<Mutex<Option<PositionMark>>>,
+    definition: Arc<AtomicU64>,
+    updates: mpsc::UnboundedReceiver<Update>,
+    restarts: mpsc::UnboundedSender<StateError>,
+    differed: mpsc::UnboundedSender<(Checksum, Checksum)>,
+}
+
+impl Feed for Told {
+    async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => {
+                if let Update::Transaction(transaction) = &update {
+                    *self.mark.lock().unwrap() = Some(mark(transaction.position, transaction.committed_at));
+                }
+                update
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn definition(&self) -> DefinitionVersion {
+        DefinitionVersion(self.definition.load(Ordering::SeqCst))
+    }
+
+    fn mark(&self) -> Option<PositionMark> {
+        *self.mark.lock().unwrap()
+    }
+
+    fn start_over(&mut self, error: StateError) {
+        self.restarts.send(error).unwrap();
+    }
+
+    fn compare(&mut self, _: Lsn, ours: Checksum, theirs: Checksum) -> bool {
+        if ours != theirs {
+            self.differed.send((ours, theirs)).unwrap();
+        }
+        ours != theirs
+    }
+}
+
+/// A writer that runs.
+pub(crate) struct Running {
+    /// The newest commit that the feed names: of the rows that it sends, or else of the newest transaction.
+    pub(crate) mark: Arc<Mutex<Option<PositionMark>>>,
+    /// What the rows are said to be rows of.
+    pub(crate) definition: Arc<AtomicU64>,
+    pub(crate) updates: mpsc::UnboundedSender<Update>,
+    pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
+    /// Checksums that differed: the writer's and the source's.
+    pub(crate) differed: mpsc::UnboundedReceiver<(Checksum, Checksum)>,
+    pub(crate) handle: Handle,
+    pub(crate) start: Option<Start>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), WriterError>>,
+}
+
+pub(crate) fn options(id: &str) -> Options {
+    Options {
+        table: TABLE.to_owned(),
+        key: Vec::new(),
+        writer_id: id.to_owned(),
+        snapshot_formats: vec!["jsonl".parse().unwrap()],
+        diff_formats: vec!["jsonl".parse().unwrap(), "protobuf.zst".parse().unwrap()],
+        diff_interval: DIFF_INTERVAL,
+        thresholds: Thresholds::default(),
+        keep_epochs: None,
+        // So few that older epochs are sealed in most tests.
+        manifest_epochs: 2,
+        grace: GRACE,
+        waits_at_start: true,
+        seed: 1,
+    }
+}
+
+/// Begins a writer, fed with what comes after its archive's head.
+pub(crate) async fn begin(
+    options: Options,
+    destinations: Vec<Arc<dyn Destination>>,
+    staging: &Path,
+    history: &History,
+) -> Result<Running, WriterError> {
+    let surroundings = Surroundings {
+        destinations,
+        stager: Stager::new(staging),
+        wall: Box::new(SystemTime::now),
+        publish: Box::new(|_| {}),
+        status: watch::Sender::new(Status::default()),
+    };
+    let (writer, start) = Writer::open(options, surroundings).await?;
+    let (updates, told) = mpsc::unbounded_channel();
+    let (restarts, restarted) = mpsc::unbounded_channel();
+    let (differed, differences) = mpsc::unbounded_channel();
+    for update in history.after(start.as_ref()) {
+        updates.send(update).unwrap();
+    }
+    let (handle, stop) = (writer.handle(), CancellationToken::new());
+    let definition = Arc::new(AtomicU64::new(start.as_ref().map_or(0, |start| start.definition.0)));
+    let mark = Arc::new(Mutex::new(start.as_ref().map_or(Some(history.mark()), |start| start.mark)));
+    let feed = Told { mark: mark.clone(), definition: definition.clone(), updates: told, restarts, differed };
+    let task = tokio::spawn(writer.run(feed, stop.clone()));
+    Ok(Running { mark, definition, updates, restarts: restarted, differed: differences, handle, start, stop, task })
+}
+
+impl Running {
+    pub(crate) fn tell(&self, transaction: Transaction) {
+        self.updates.send(Update::Transaction(transaction)).unwrap();
+    }
+
+    /// Until the archive's head is at a position.
+    pub(crate) async fn head(&self, position: Lsn) {
+        while self.handle.status().head_position != Some(position) {
+            assert!(!self.task.is_finished(), "the writer has ended: {:?}", self.handle.status().last_error);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// As `kill -9` does: nothing is finished.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    pub(crate) async fn ended(self) -> Result<(), WriterError> {
+        self.task.await.unwrap()
+    }
+}
+
+pub(crate) fn local(folder: &Path) -> Arc<dyn Destination> {
+    Arc::new(Local::new(folder))
+}
+
+/// Every boundary that the archive names is rebuilt and compared with what the table was; tells the artifacts as (epoch, to).
+pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History) -> Vec<(u64, u64)> {
+    let archive = Archive::open(destination, Some(TABLE)).await.unwrap();
+    archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
+    let mut boundaries = Vec::new();
+    for artifact in &archive.manifest().artifacts {
+        let position = artifact.to_position.unwrap();
+        let rebuilt = archive.rebuild(At::Position(position), &ReadProgress::default()).await.unwrap();
+        assert_eq!(sorted(&rebuilt.table), history.states[&position], "at {position}");
+        boundaries.push((artifact.epoch, position.0));
+    }
+    boundaries
+}
+
+/// Whatever has happened: the manifest keeps its rules, and every object that it names is there, of the size that it says.
+///
+/// # Errors
+/// What is not so.
+pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String> {
+    let Some(there) = destination.manifest().await.map_err(|error| error.to_string())? else { return Ok(()) };
+    let manifest = Manifest::parse(&there.bytes, Some(TABLE)).map_err(|error| error.to_string())?;
+    let listed = destination.list().await.map_err(|error| error.to_string())?;
+    for artifact in &manifest.artifacts {
+        for format in artifact.known_formats() {
+            let object = artifact.object(format).unwrap();
+            has_size(&listed, &object, artifact.formats[format.id()].size_bytes)?;
+        }
+    }
+    let (mut next, mut newer) = (manifest.sealed.map(|link| serde_json::to_value(link).unwrap()), manifest.artifacts);
+    while let Some(link) = next {
+        let sealed = sealed_text(destination, &link).await?;
+        for artifact in sealed["artifacts"].as_array().unwrap() {
+            for stored in artifact["formats"].as_object().unwrap().values() {
+                let object = stored["uri"].as_str().unwrap();
+                if manifest.oldest_epoch.is_none_or(|oldest| artifact["epoch"].as_u64() >= Some(oldest)) {
+                    has_size(&listed, object, stored["size_bytes"].as_u64().unwrap())?;
+                }
+            }
+        }
+        let last = sealed["artifacts"].as_array().unwrap().last().unwrap()["epoch"].as_u64().unwrap();
+        if newer.drain(..).any(|artifact| artifact.epoch <= last) {
+            return Err(format!("epoch {last} is sealed and named"));
+        }
+        next = sealed.get("earlier").cloned();
+        next =
+            next.filter(|link| manifest.oldest_epoch.is_none_or(|oldest| link["last_epoch"].as_u64() >= Some(oldest)));
+    }
+    Ok(())
+}
+
+fn has_size(listed: &[Listed], object: &str, expected: u64) -> Result<(), String> {
+    let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
+    if size != Some(expected) {
+        return Err(format!("{object}, which the manifest names, has {size:?} bytes"));
+    }
+    Ok(())
+}
+
+/// A sealed manifest as another program reads it, with the documentation alone.
+async fn sealed_text(destination: &dyn Destination, link: &serde_json::Value) -> Result<serde_json::Value, String> {
+    let uri = link["uri"].as_str().unwrap();
+    let object = &uri[uri.rfind("epoch=").unwrap()..];
+    let mut opened = destination.open(object).await.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    opened.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    assert_eq!(link["size_bytes"], text.len());
+    Ok(serde_json::from_str(&text).unwrap())
+}

@@ -1,0 +1,48 @@
+//! Buckets to write to, and an S3 server that lives in this process.
+
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_credential_types::Credentials as Keys;
+use laredo_archive::{Destination, Profiles, S3, S3Options};
+
+pub(crate) use server::{How, Inspect, Server, Trouble};
+
+pub(crate) const BUCKET: &str = "archives";
+
+/// A bucket there; its prefix is the name.
+pub(crate) struct Bucket {
+    endpoint: String,
+    pub(crate) credentials: laredo_archive::Credentials,
+}
+
+impl Bucket {
+    pub(crate) async fn new(endpoint: String, keys: Keys) -> Bucket {
+        let profiles = Profiles::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region("us-east-1");
+        Bucket { endpoint, credentials: profiles.credentials(None).await.unwrap() }
+    }
+
+    pub(crate) fn options(&self, prefix: &str) -> S3Options {
+        S3Options {
+            bucket: BUCKET.to_owned(),
+            prefix: prefix.to_owned(),
+            endpoint: Some(self.endpoint.clone()),
+            force_path_style: true,
+            ..S3Options::default()
+        }
+    }
+
+    pub(crate) fn with(&self, options: &S3Options) -> Arc<dyn Destination> {
+        Arc::new(S3::new(options, &self.credentials).unwrap())
+    }
+
+    pub(crate) fn place(&self, name: &str) -> Arc<dyn Destination> {
+        self.with(&self.options(&format!("{name}/")))
+    }
+}
+
+pub(crate) fn keys() -> Keys {
+    Keys::from_keys("AKIALAREDO", "secret", None)
+}

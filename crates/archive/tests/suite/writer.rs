@@ -1,0 +1,15 @@
+//! The writer and the reader against each other, on real folders, with calls that fail: what the archive rebuilds is compared with what
+//! the table was.
+
+#![expect(clippy::disallowed_methods, reason = "these run by the machine's own clock")]
+
+mod checksums;
+mod faults;
+mod faulty;
+mod fencing;
+mod histories;
+mod places;
+#[cfg(feature = "aws")]
+mod requests;
+mod sealing;
+mod upkeep;

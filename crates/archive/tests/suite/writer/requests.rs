@@ -1,0 +1,44 @@
+//! Every request to a bucket fails once, in turn, in each way.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use laredo_archive::{Local, Options};
+use laredo_testkit::is_full;
+
+use crate::scene::{is_whole, local};
+use crate::store::{BUCKET, How, Inspect, Server, Trouble};
+use crate::writer::faults::{is_all_there, two_runs};
+
+/// By the machine's own clock: whoever waits for a socket would let a paused one run on.
+fn quick(options: &mut Options) {
+    options.diff_interval = Duration::from_millis(50);
+    options.grace = Duration::from_secs(1);
+}
+
+/// Tells whether there were so many requests that one has failed.
+async fn scenario(trouble: Trouble) -> bool {
+    let inspect: Inspect =
+        Box::new(|bucket| Box::pin(async move { is_whole(&Local::new(bucket.join("things"))).await }));
+    let server = Server::with(Some(trouble), inspect).await;
+    let place = server.bucket().await.place("things");
+    let staging = tempfile::tempdir().unwrap();
+    let history = two_runs(&place, staging.path(), quick).await;
+    is_all_there(local(&server.folder.path().join(BUCKET).join("things")), &history).await;
+    server.has_failed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_request_to_a_bucket_fails_the_archive_is_whole_and_ends_equal() {
+    let step = if is_full() { 1 } else { 6 };
+    let in_each_way = How::ALL.into_iter().enumerate().map(|(first, how)| {
+        tokio::spawn(async move {
+            let mut request = first;
+            while scenario(Trouble { how, request }).await {
+                request += step;
+            }
+            assert!(request > 30, "{how:?}: there were only {request} requests");
+        })
+    });
+    join_all(in_each_way).await.into_iter().for_each(|ended| ended.unwrap());
+}

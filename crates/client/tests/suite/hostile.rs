@@ -1,0 +1,137 @@
+//! Whatever a server sends: a replica never panics, and never shows rows that its indexes do not know.
+//!
+//! Whole streams are damaged in every way, some seconds long; a minute with `LAREDO_TEST_FULL=1`.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+use futures::StreamExt;
+use laredo_client::{ReplicaError, View};
+use laredo_core::Change;
+use laredo_proto::replication::{SyncRequest, SyncResponse};
+use laredo_testkit::is_full;
+use prost::Message;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Replicas at the same time.
+const ABREAST: usize = 8;
+
+/// What the damaged streams are made from.
+fn history() -> Journal {
+    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+    journal.commit(vec![insert(4, "d", "y")]);
+    journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
+    journal.commit(vec![]);
+    journal.commit(vec![Change::Schema(table_schema(&["note"])), Change::Update(row(1, &["a3", "x", "n"]))]);
+    journal.commit(vec![
+        Change::Truncate,
+        Change::Insert(row(1, &["a", "z", "n"])),
+        Change::Insert(row(9, &["i", "z", "n"])),
+    ]);
+    journal.commit(vec![delete(1)]);
+    journal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_streams_never_harm() {
+    let until = Instant::now() + Duration::from_secs(if is_full() { 60 } else { 3 });
+    let seeds = (0_u64..).take_while(|seed| *seed < 50 || Instant::now() < until);
+    let refused = futures::stream::iter(seeds).map(|seed| async move {
+        // The seed is all that it takes to see a failure again.
+        tokio::spawn(run(seed)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"))
+    });
+    let refused: Vec<bool> = refused.buffer_unordered(ABREAST).collect().await;
+    let count = refused.iter().filter(|refused| **refused).count();
+    println!("{count} of {} damaged streams were refused", refused.len());
+    assert!(count > 10 && count < refused.len(), "{count} of {}: damage is too little or too much", refused.len());
+}
+
+/// Shows a replica a damaged stream; whether it refused it.
+async fn run(seed: u64) -> bool {
+    let server = Server::start(move |number, _| {
+        let mut messages = history().answer(&SyncRequest::default());
+        let mut rng = StdRng::seed_from_u64(seed);
+        if number == 0 {
+            (0..rng.random_range(1..4)).for_each(|_| damage(&mut messages, &mut rng));
+        }
+        Ok(then_cut(messages))
+    })
+    .await;
+    let replica = server.replica().start().unwrap();
+    let mut status = replica.watch_status();
+    let looked_at = async {
+        while status.borrow_and_update().last_error.is_none() {
+            check(&replica.view());
+            // Also between the changes of the status.
+            let _ = tokio::time::timeout(Duration::from_millis(1), status.changed()).await;
+        }
+    };
+    tokio::time::timeout(LONG, looked_at).await.expect("the stream ends");
+    let error = status.borrow().last_error.clone().unwrap();
+    check(&replica.view());
+    assert!(!replica.status().stopped, "{error}");
+    replica.stop().await;
+    check(&replica.view());
+    !matches!(error, ReplicaError::Ended { .. })
+}
+
+/// Rows, their number and the indexes agree. Cells may be nonsense, and so may be what the server says of the columns.
+fn check(view: &View<'_>) {
+    let rows: Vec<_> = view.rows().collect();
+    assert_eq!(rows.len(), view.len());
+    for row in rows {
+        if let Ok(id) = row.get::<i64>("id")
+            && let Ok(found) = view.try_get(id)
+        {
+            assert_eq!(found, Some(row), "the key {id} leads elsewhere");
+        }
+        if let Ok(name) = row.get::<&str>("name") {
+            assert!(view.lookup(name).is_some(), "{name} is not in its index");
+        }
+        if let Ok(group) = row.get::<&str>("group") {
+            assert!(view.index("by_group", group).any(|found| found == row), "{group} lacks a row in its index");
+        }
+    }
+}
+
+fn damage(messages: &mut Vec<SyncResponse>, rng: &mut StdRng) {
+    let at = rng.random_range(0..messages.len());
+    let other = rng.random_range(0..messages.len());
+    match rng.random_range(0..8) {
+        0 => messages.swap(at, other),
+        1 if messages.len() > 1 => drop(messages.remove(at)),
+        2 => messages.insert(other, messages[at].clone()),
+        _ => {
+            // What is no message any more is not delivered at all, so that only what is one matters here.
+            for _ in 0..100 {
+                if let Ok(changed) = SyncResponse::decode(flipped(&messages[at], &messages[other], rng).as_slice()) {
+                    messages[at] = changed;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of a message, changed.
+fn flipped(message: &SyncResponse, other: &SyncResponse, rng: &mut StdRng) -> Vec<u8> {
+    let mut bytes = message.encode_to_vec();
+    let at = rng.random_range(0..bytes.len().max(1));
+    match rng.random_range(0..5) {
+        0 => bytes.truncate(at),
+        1 if !bytes.is_empty() => bytes[at] ^= 1 << rng.random_range(0..8),
+        2 if !bytes.is_empty() => bytes[at] = rng.random(),
+        // A length or a count that means something.
+        3 if bytes.len() > at + 4 => {
+            let values = [0, 1, u32::MAX, i32::MAX.cast_unsigned(), 0xffff];
+            bytes[at..at + 4].copy_from_slice(&values[rng.random_range(0..values.len())].to_be_bytes());
+        }
+        _ => {
+            let other = other.encode_to_vec();
+            bytes.truncate(at);
+            bytes.extend_from_slice(&other[other.len().min(at)..]);
+        }
+    }
+    bytes
+}

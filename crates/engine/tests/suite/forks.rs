@@ -1,0 +1,366 @@
+//! A database whose history forks: its storage is put back while an engine runs, or while none does. Every copy ends with the
+//! rows of the new history, and no client is led from the old one into the new.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
+use laredo_engine::journal::{InstanceId, Journal, Resolution, ResumeRequest};
+use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
+use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use tokio::sync::oneshot;
+
+use crate::reader::{Reader, reached};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a table survives a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    Journal,
+    Snapshots,
+    Nothing,
+}
+
+const ALL: [Keeps; 3] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing];
+
+struct Running {
+    handle: EngineHandle,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A table as the `run`th process has it.
+fn table(keeps: Keeps, folder: &Path, run: u64) -> TableOptions {
+    let snapshots = SnapshotOptions {
+        folder: folder.join("snapshots"),
+        format: SnapshotFormat::Native,
+        interval: Duration::from_millis(1),
+        keep_count: 3,
+        age_max: None,
+    };
+    TableOptions {
+        instance: InstanceId(format!("run{run}")),
+        first_sequence: Sequence(1000 * run),
+        store: (keeps == Keeps::Journal).then(|| folder.join("journal")),
+        snapshots: (keeps == Keeps::Snapshots).then_some(snapshots),
+        ..sim_table("t0")
+    }
+}
+
+impl Running {
+    async fn start(database: &SimDatabase, options: TableOptions) -> Running {
+        let clock: Clock = Arc::new(|| CommitTime(0));
+        let engine = Engine::prepare(database.clone(), vec![options], clock).await.unwrap();
+        let handle = engine.handle();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(engine.run(async move {
+            let _ = stopped.await;
+        }));
+        Running { handle, stop, task }
+    }
+
+    async fn end(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+    }
+
+    /// The journal that is served, once it has come to a position.
+    async fn reached(&self, position: Lsn) -> Journal {
+        let journal = tokio::time::timeout(PATIENCE, self.handle.tables()[0].wait_journal()).await.unwrap().unwrap();
+        reached(&journal, position).await;
+        journal
+    }
+
+    /// Waits until what has come up to a position would survive.
+    async fn kept(&self, keeps: Keeps, position: Lsn) {
+        let kept = async || {
+            while keeps != Keeps::Nothing && self.handle.acknowledged() < position {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, kept()).await.expect("it is kept");
+    }
+
+    async fn copied(&self) {
+        let copied = async || {
+            while self.handle.tables()[0].status().copies == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, copied()).await.expect("it is copied");
+    }
+
+    async fn forked(&self) {
+        let forked = async || {
+            while self.handle.tables()[0].status().forks == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, forked()).await.expect("the fork is noticed");
+    }
+}
+
+fn commit(database: &SimDatabase, id: i64, body: &str) -> Lsn {
+    database.commit(0, vec![SimChange::Insert(id, body.to_owned())])
+}
+
+/// What a client of ours asks with.
+fn request(handle: &EngineHandle, reader: &Reader, mark: CommitMark) -> ResumeRequest {
+    let history = handle.tables()[0].history();
+    ResumeRequest {
+        position: Some(reader.position),
+        mark: ScopedMark { mark, scope: 0 },
+        verdict: history.judge(mark, 0),
+        own_source: history.identity(),
+        whole_transactions: true,
+        ..ResumeRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_engine_follows_a_database_that_was_put_back() {
+    for keeps in ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SimDatabase::new(1);
+        let common = commit(&database, 1, "in both");
+        let running = Running::start(&database, table(keeps, folder.path(), 1)).await;
+        let before = running.reached(common).await;
+        let lost = commit(&database, 2, "lost");
+        let lost = commit(&database, 3, "lost, too").max(lost);
+        reached(&before, lost).await;
+        let reader = Reader::from_base(&before);
+        let mark = before.head().mark;
+        assert_eq!(mark.end, lost, "{keeps:?}");
+        let asked = request(&running.handle, &reader, mark);
+        assert_eq!(Some(before.shared_position(&asked)), asked.position, "{keeps:?}: the history is proven");
+
+        database.put_back(common);
+        running.forked().await;
+        while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
+        let new = database.end();
+        let after = running.reached(new).await;
+        tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
+        assert_ne!(after.instance(), before.instance(), "{keeps:?}");
+        assert_eq!(Reader::from_base(&after).rows(), database.rows_at(0, new), "{keeps:?}");
+        assert_eq!(running.handle.tables()[0].status().copies, 2, "one copy for one fork");
+        let resumed = after.resolve(&request(&running.handle, &reader, mark));
+        assert!(matches!(resumed, Resolution::AnotherHistory(_)), "{keeps:?} {resumed:?}");
+        let shared = after.shared_position(&request(&running.handle, &reader, mark));
+        assert!(shared <= common, "{keeps:?}: {shared} is beyond the fork");
+        // A client that knows no commits, with a position that both histories have.
+        let unmarked = after.resolve(&request(&running.handle, &reader, CommitMark::default()));
+        assert!(matches!(unmarked, Resolution::AnotherHistory(_)), "{keeps:?} {unmarked:?}");
+        // Sequences are never given again, and what is followed from here on is followed as ever.
+        assert!(after.head().sequence > before.head().sequence);
+        let end = commit(&database, 22, "and on");
+        reached(&after, end).await;
+        assert_eq!(Reader::from_base(&after).rows(), database.rows_at(0, end), "{keeps:?}");
+        running.kept(keeps, end).await;
+        running.end().await;
+
+        // What is kept is of the new history: nothing is copied again.
+        if keeps != Keeps::Nothing {
+            let end = commit(&database, 23, "while nothing ran");
+            let again = Running::start(&database, table(keeps, folder.path(), 2)).await;
+            let journal = again.reached(end).await;
+            assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{keeps:?}");
+            assert_eq!(again.handle.tables()[0].status().copies, 0, "{keeps:?}");
+            again.end().await;
+        }
+    }
+}
+
+/// The maker of bases is that of the new journal: a newcomer that asks for one is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn bases_are_made_of_the_journal_after_a_fork() {
+    for keeps in ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SimDatabase::new(1);
+        let common = commit(&database, 1, "in both");
+        let running = Running::start(&database, table(keeps, folder.path(), 1)).await;
+        let before = running.reached(common).await;
+        let lost = commit(&database, 2, "lost");
+        reached(&before, lost).await;
+        database.put_back(common);
+        running.forked().await;
+        while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
+        let after = running.reached(database.end()).await;
+        let end = commit(&database, 1000, "after the copy");
+        reached(&after, end).await;
+        tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
+        assert_eq!(after.base().position(), end, "{keeps:?}");
+        running.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it_has_come_since() {
+    for keeps in [Keeps::Journal, Keeps::Snapshots] {
+        for new_commits in [0, 1, 2, 20] {
+            let what = format!("{keeps:?}, {new_commits} commits since");
+            let folder = tempfile::tempdir().unwrap();
+            let database = SimDatabase::new(1);
+            let common = commit(&database, 1, "in both");
+            let first = Running::start(&database, table(keeps, folder.path(), 1)).await;
+            first.reached(common).await;
+            let lost = commit(&database, 2, "lost");
+            let journal = first.reached(lost).await;
+            let (reader, mark) = (Reader::from_base(&journal), journal.head().mark);
+            first.kept(keeps, lost).await;
+            first.end().await;
+
+            database.put_back(common);
+            let end = (0..new_commits).map(|id| commit(&database, 20 + id, "new")).last().unwrap_or(common);
+            let second = Running::start(&database, table(keeps, folder.path(), 2)).await;
+            let after = commit(&database, 90, "after the restart").max(end);
+            second.copied().await;
+            let journal = second.reached(after).await;
+            assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, after), "{what}");
+            assert_eq!(second.handle.tables()[0].status().copies, 1, "{what}");
+            let resumed = journal.resolve(&request(&second.handle, &reader, mark));
+            let is_safe = matches!(resumed, Resolution::AnotherHistory(_) | Resolution::Full(_) | Resolution::Wait(_));
+            assert!(is_safe, "{what}: {resumed:?}");
+            second.end().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_was_noted_counts_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let end = commit(&database, 1, "one");
+    let first = Running::start(&database, table(Keeps::Journal, folder.path(), 1)).await;
+    first.reached(end).await;
+    let end = commit(&database, 2, "two");
+    first.reached(end).await;
+    first.kept(Keeps::Journal, end).await;
+    first.end().await;
+    // As a server leaves it that ends before the copy is complete.
+    let noted = format!(
+        r#"{{"count":1,"forks":[{{"number":1,"common":"{}","abandoned":"{end}","is_certain":true,"reason":"put back"}}]}}"#,
+        Lsn(end.0 - 1)
+    );
+    std::fs::write(folder.path().join("journal/history.json"), noted).unwrap();
+    let second = Running::start(&database, table(Keeps::Journal, folder.path(), 2)).await;
+    // Nothing of the journal is believed.
+    second.copied().await;
+    let journal = second.reached(end).await;
+    assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end));
+    second.kept(Keeps::Journal, end).await;
+    second.end().await;
+    // The journal that was begun since is of the new history.
+    let third = Running::start(&database, table(Keeps::Journal, folder.path(), 3)).await;
+    third.reached(end).await;
+    assert_eq!(third.handle.tables()[0].status().copies, 0);
+    third.end().await;
+}
+
+/// Copies a folder's files.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_journal_s_folder_gives_no_sequence_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let backup = tempfile::tempdir().unwrap();
+    let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
+    let options = |run| table(Keeps::Journal, folder.path(), run);
+    let end = commit(&database, 1, "one");
+    let first = Running::start(&database, options(1)).await;
+    let journal = first.reached(end).await;
+    let end = commit(&database, 2, "two");
+    reached(&journal, end).await;
+    let (early, early_instance) = (Reader::from_base(&journal), journal.instance().clone());
+    first.kept(Keeps::Journal, end).await;
+    first.end().await;
+    copy_folder(&path, backup.path());
+
+    let second = Running::start(&database, options(2)).await;
+    let mut readers = Vec::new();
+    for id in 10..20 {
+        let end = commit(&database, id, "served by the second run");
+        let journal = second.reached(end).await;
+        readers.push((Reader::from_base(&journal), journal.head().mark, journal.instance().clone()));
+    }
+    second.end().await;
+    std::fs::remove_dir_all(&path).unwrap();
+    copy_folder(backup.path(), &path);
+
+    let mut end = Lsn::ZERO;
+    let third = Running::start(&database, options(3)).await;
+    for id in 30..60 {
+        end = commit(&database, id, "served by the third run");
+    }
+    let journal = third.reached(end).await;
+    let fresh = Reader::from_base(&journal);
+    assert_eq!(fresh.rows(), database.rows_at(0, end));
+    readers.push((early, CommitMark::default(), early_instance));
+    for (mut reader, mark, instance) in readers {
+        let by_sequence =
+            ResumeRequest { instance: instance.0, sequence: reader.at, ..request(&third.handle, &reader, mark) };
+        match journal.resolve(&by_sequence) {
+            Resolution::Delta(at, _) => {
+                reader.at = at;
+                reader.read_on(&journal);
+                assert_eq!(reader.rows(), database.rows_at(0, end), "{by_sequence:?}");
+            }
+            Resolution::Full(_) | Resolution::AnotherHistory(_) => {}
+            Resolution::Wait(position) => panic!("{by_sequence:?} is to wait for {position}"),
+        }
+    }
+    third.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_of_one_journal_s_folder_are_two_journals() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let database = SimDatabase::new(1);
+    let end = commit(&database, 1, "one");
+    let first = Running::start(&database, table(Keeps::Journal, folders[0].path(), 1)).await;
+    first.reached(end).await;
+    first.kept(Keeps::Journal, end).await;
+    first.end().await;
+    copy_folder(&folders[0].path().join("journal"), &folders[1].path().join("journal"));
+    let mut instances = Vec::new();
+    for (run, folder) in (2..).zip(&folders) {
+        let running = Running::start(&database.clone(), table(Keeps::Journal, folder.path(), run)).await;
+        instances.push(running.reached(end).await.instance().clone());
+        running.end().await;
+    }
+    assert_ne!(instances[0], instances[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_file_of_a_journal_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
+    let end = commit(&database, 1, "one");
+    for run in 1..3 {
+        let running = Running::start(&database, table(Keeps::Journal, folder.path(), run)).await;
+        running.reached(end).await;
+        let end = commit(&database, 10 + i64::try_from(run).unwrap(), "more");
+        running.reached(end).await;
+        running.kept(Keeps::Journal, end).await;
+        running.end().await;
+    }
+    let files = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let newest = files.filter(|path| path.extension().is_some_and(|found| found == "journal")).max().unwrap();
+    std::fs::remove_file(newest).unwrap();
+    let end = database.end();
+    let running = Running::start(&database, table(Keeps::Journal, folder.path(), 9)).await;
+    running.copied().await;
+    let journal = running.reached(end).await;
+    assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end));
+    assert!(path.join("set-aside").is_dir());
+    running.end().await;
+}

@@ -1,0 +1,16 @@
+//! The tests of the engine: one program, for linking each takes longer than running it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod bases;
+mod changes;
+mod copies;
+mod forks;
+mod journal;
+mod pipelines;
+mod reader;
+mod restarts;
+mod snapshots;
+mod states;
+mod table_states;
+mod verify;

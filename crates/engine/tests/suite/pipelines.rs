@@ -1,0 +1,181 @@
+//! What filters and transforms leave of a table is the same for a newcomer as for a reader who has followed all along.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{Cell, CommitTime, Lsn, Match, Pattern, Predicate, Value};
+use laredo_engine::journal::Journal;
+use laredo_engine::source::{SourceEvent, TableIndex};
+use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
+use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
+use tokio::sync::oneshot;
+
+use crate::reader::{Reader, reached};
+
+/// A table behind a pipeline, and a reader who follows it from the start.
+struct Followed {
+    database: SimDatabase,
+    table: TableHandle,
+    journal: Journal,
+    reader: Reader,
+    copies: u64,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Followed {
+    async fn start(pipeline: PipelineOptions, first: Vec<SimChange>) -> Followed {
+        let database = SimDatabase::new(1);
+        database.commit(0, first);
+        let mut options = sim_table("t0");
+        options.pipeline = pipeline;
+        let clock: laredo_engine::Clock = Arc::new(|| CommitTime(0));
+        let engine = Engine::prepare(database.clone(), vec![options], clock).await.unwrap();
+        let table = engine.handle().tables()[0].clone();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(engine.run(async move {
+            let _ = stopped.await;
+        }));
+        let journal = table.wait_journal().await.unwrap();
+        let reader = Reader::from_base(&journal);
+        Followed { database, table, journal, reader, copies: 1, stop, task }
+    }
+
+    async fn commit(&mut self, changes: Vec<SimChange>) -> Lsn {
+        let end = self.database.commit(0, changes);
+        reached(&self.journal, end).await;
+        self.reader.read_on(&self.journal);
+        end
+    }
+
+    /// Changes the table unannounced, so that a copy tells.
+    async fn rewrite(&mut self, changes: Vec<SimChange>) {
+        self.database.change_silently(0, changes);
+        self.database
+            .say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
+            .await;
+        self.copies += 1;
+        let is_copied = async || self.table.status().copies == self.copies;
+        laredo_testkit::eventually(Duration::from_secs(60), is_copied).await.unwrap();
+        self.reader.read_on(&self.journal);
+    }
+
+    fn source_rows(&self) -> SimRows {
+        self.database.rows_at(0, Lsn(u64::MAX))
+    }
+
+    /// The rows that the one who followed has, which a newcomer has too, cell by cell.
+    fn cells(&self) -> Vec<Vec<Option<Vec<u8>>>> {
+        let cells = |reader: &Reader| {
+            let value = |cell: Cell<'_>| cell.value().map(<[u8]>::to_vec);
+            let rows = reader.state.rows().map(|row| row.as_ref().cells().map(value).collect());
+            let mut rows: Vec<Vec<_>> = rows.collect();
+            rows.sort();
+            rows
+        };
+        let newcomer = Reader::from_base(&self.journal);
+        assert_eq!(newcomer.state.schema(), self.reader.state.schema());
+        let stamped = newcomer.state.schema().columns().iter().any(|column| column.name == "written");
+        assert_eq!(self.journal.head().checksum, (!stamped).then(|| newcomer.state.checksum()));
+        assert_eq!(cells(&newcomer), cells(&self.reader), "a newcomer, and one who has followed");
+        cells(&newcomer)
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+fn insert(id: i64, body: &str) -> SimChange {
+    SimChange::Insert(id, body.to_owned())
+}
+
+fn update(id: i64, body: &str) -> SimChange {
+    SimChange::Update(id, body.to_owned())
+}
+
+fn rekey(old: i64, new: i64, body: &str) -> SimChange {
+    SimChange::Rekey(old, new, body.to_owned())
+}
+
+/// Rows move in and out of each filter in every way that there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_shows_what_matches_and_nothing_else() {
+    type Matches = fn(&str) -> bool;
+    let filters: [(Match, Matches); 3] = [
+        (Match::Equals(Value::String("keep".to_owned())), |body| body == "keep"),
+        (Match::Prefix("ke".to_owned()), |body| body.starts_with("ke")),
+        (Match::Regex(Pattern::new("^k.*p$").unwrap()), |body| body.starts_with('k') && body.ends_with('p')),
+    ];
+    let steps = [
+        vec![insert(3, "keep"), insert(4, "other")],
+        vec![update(1, "other"), update(2, "keep")],
+        vec![SimChange::Touch(2), SimChange::Touch(1)],
+        vec![rekey(2, 12, "keep"), rekey(3, 13, "other"), rekey(4, 14, "keep"), rekey(1, 11, "other")],
+        vec![SimChange::Delete(12), SimChange::Delete(13)],
+        vec![insert(5, "keep"), update(5, "other"), update(5, "keep"), SimChange::Delete(5)],
+        vec![SimChange::Truncate, insert(1, "keep"), insert(2, "other"), insert(3, "keep")],
+    ];
+    for (test, matches) in filters {
+        let filter = Predicate { field: "body".to_owned(), test };
+        let pipeline = PipelineOptions { filters: vec![filter.clone()], transforms: Vec::new() };
+        let mut followed = Followed::start(pipeline, vec![insert(1, "keep"), insert(2, "other")]).await;
+        let check = |followed: &Followed, what: &str| {
+            let wanted: SimRows = followed.source_rows().into_iter().filter(|(_, body)| matches(body)).collect();
+            followed.cells();
+            assert_eq!(followed.reader.rows(), wanted, "{filter:?} {what}");
+        };
+        check(&followed, "after the first copy");
+        for step in &steps {
+            followed.commit(step.clone()).await;
+            check(&followed, &format!("after {step:?}"));
+        }
+        followed.rewrite(vec![update(1, "other"), update(2, "keep"), SimChange::Delete(3), insert(4, "keep")]).await;
+        check(&followed, "after another copy");
+        followed.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_and_renamed_columns_are_so_for_everybody() {
+    let rename = Transform::RenameFields(vec![("id".to_owned(), "key".to_owned())]);
+    let drop = Transform::DropFields(vec!["body".to_owned()]);
+    let pipeline = PipelineOptions { filters: Vec::new(), transforms: vec![rename, drop] };
+    let mut followed = Followed::start(pipeline, vec![insert(1, "one")]).await;
+    let names: Vec<String> = followed.journal.schema().columns().iter().map(|c| c.name.clone()).collect();
+    assert_eq!(names, ["key"]);
+    let check = |followed: &Followed| {
+        let ids = followed.source_rows().into_keys();
+        assert_eq!(followed.cells(), ids.map(|id| vec![Some(id.to_be_bytes().to_vec())]).collect::<Vec<_>>());
+    };
+    followed.commit(vec![insert(2, "two"), update(1, "more"), SimChange::Touch(1)]).await;
+    check(&followed);
+    followed.commit(vec![rekey(1, 3, "three"), SimChange::Delete(2), insert(4, "four")]).await;
+    check(&followed);
+    followed.rewrite(vec![update(3, "changed"), SimChange::Delete(4), insert(5, "five")]).await;
+    check(&followed);
+    followed.commit(vec![SimChange::Truncate, insert(6, "six")]).await;
+    check(&followed);
+    followed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timestamp_is_that_of_the_commit_which_wrote_the_row() {
+    let transforms = vec![Transform::AddTimestamp("written".to_owned())];
+    let mut followed =
+        Followed::start(PipelineOptions { filters: Vec::new(), transforms }, vec![insert(1, "one")]).await;
+    // The simulated database commits at the time that its position says; what a copy brought is as old as the copy.
+    let row = |id: i64, body: &str, at: u64| {
+        [id.to_be_bytes().to_vec(), body.as_bytes().to_vec(), at.to_be_bytes().to_vec()].map(Some).to_vec()
+    };
+    assert_eq!(followed.cells(), [row(1, "one", 0)]);
+    let second = followed.commit(vec![insert(2, "two"), insert(3, "three")]).await.0;
+    let third = followed.commit(vec![rekey(3, 4, "four"), update(1, "more")]).await.0;
+    let expected = [row(1, "more", third), row(2, "two", second), row(4, "four", third)];
+    assert_eq!(followed.cells(), expected);
+    followed.rewrite(vec![update(2, "rewritten")]).await;
+    let expected = [row(1, "more", third), row(2, "rewritten", 0), row(4, "four", third)];
+    assert_eq!(followed.cells(), expected, "a row that a new copy shows unchanged keeps its time");
+    followed.stop().await;
+}

@@ -1,0 +1,304 @@
+//! Engines that end and begin again on the same folders: no copy is made where none is needed, and readers go on where they were.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Lsn, Sequence};
+use laredo_engine::journal::{Journal, JournalOptions, Resolution, ResumeRequest};
+use laredo_engine::source::{SourceEvent, TableIndex};
+use laredo_engine::{Clock, Engine, EngineHandle, PipelineOptions, TableOptions, TablePhase};
+use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use tokio::sync::oneshot;
+
+use crate::reader::{Reader, reached};
+
+struct Running {
+    handle: EngineHandle,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn kept(name: &str, folder: &Path) -> TableOptions {
+    TableOptions { store: Some(folder.join(name)), ..sim_table(name) }
+}
+
+async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> Running {
+    let clock: Clock = Arc::new(|| CommitTime(0));
+    let engine = Engine::prepare(database.clone(), tables, clock).await.unwrap();
+    let handle = engine.handle();
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(engine.run(async move {
+        let _ = stopped.await;
+    }));
+    Running { handle, stop, task }
+}
+
+impl Running {
+    async fn end(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+    }
+
+    async fn journal(&self, table: usize) -> Journal {
+        let waited = self.handle.tables()[table].wait_journal();
+        tokio::time::timeout(Duration::from_secs(60), waited).await.unwrap().unwrap()
+    }
+
+    async fn reached(&self, table: usize, position: Lsn) -> Journal {
+        let journal = self.journal(table).await;
+        reached(&journal, position).await;
+        journal
+    }
+
+    fn copies(&self, table: usize) -> u64 {
+        self.handle.tables()[table].status().copies
+    }
+}
+
+/// Goes on where the reader is, by its sequence or by its position.
+fn resume(reader: &mut Reader, journal: &Journal, by_position: bool) {
+    let request = match by_position {
+        true => ResumeRequest { position: Some(reader.position), whole_transactions: true, ..Default::default() },
+        false => ResumeRequest {
+            instance: journal.instance().0.clone(),
+            sequence: reader.at,
+            whole_transactions: true,
+            ..Default::default()
+        },
+    };
+    match journal.resolve(&request) {
+        Resolution::Delta(at, _) => reader.at = at,
+        other => panic!("{request:?} is answered with {other:?}"),
+    }
+    reader.read_on(journal);
+}
+
+fn commit(database: &SimDatabase, table: usize, id: i64, body: &str) -> Lsn {
+    database.commit(table, vec![SimChange::Insert(id, body.to_owned())])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_copies_nothing_and_readers_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(2);
+    commit(&database, 0, 1, "before the first copy");
+    let tables = || vec![kept("t0", folder.path()), kept("t1", folder.path())];
+    let first = start(&database, tables()).await;
+    let instance = first.journal(0).await.instance().clone();
+    let mut readers = [Reader::from_base(&first.journal(0).await), Reader::from_base(&first.journal(0).await)];
+    let mut last = Sequence(0);
+    first.end().await;
+    for round in 0..4_i64 {
+        // While nobody is there.
+        commit(&database, 0, 100 + round, "meanwhile");
+        let running = start(&database, tables()).await;
+        let end = commit(&database, 0, 200 + round, &"now".repeat(1000));
+        let journal = running.reached(0, end).await;
+        assert_eq!(journal.instance(), &instance);
+        assert!(journal.head().sequence > last, "sequences go on");
+        last = journal.head().sequence;
+        for (reader, by_position) in readers.iter_mut().zip([true, false]) {
+            resume(reader, &journal, by_position);
+            assert_eq!(reader.rows(), database.rows_at(0, end));
+        }
+        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "a newcomer has the same");
+        assert_eq!((running.copies(0), running.copies(1)), (0, 0));
+        running.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_on_disk_is_acknowledged_and_an_idle_table_does_not_hold_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(2);
+    let running = start(&database, vec![kept("t0", folder.path()), kept("t1", folder.path())]).await;
+    running.journal(1).await;
+    let end = commit(&database, 0, 1, "only here");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while database.acknowledged() < end {
+        assert!(tokio::time::Instant::now() < deadline, "{} is never acknowledged", end);
+        tokio::task::yield_now().await;
+    }
+    for table in running.handle.tables() {
+        let status = table.journal().unwrap().store_status().unwrap();
+        assert!(status.durable.position() >= end && status.syncs > 0, "{status:?}");
+    }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    commit(&database, 0, 1, "stays");
+    let first = start(&database, vec![kept("t0", folder.path())]).await;
+    let end = commit(&database, 0, 2, "stays too");
+    let mut reader = Reader::from_base(&first.reached(0, end).await);
+    first.end().await;
+    // Something of which the stream will never tell.
+    database.redefine("another");
+    let silent = database.change_silently(0, vec![SimChange::Update(1, "rewritten".to_owned())]);
+    let second = start(&database, vec![kept("t0", folder.path())]).await;
+    let instance = second.journal(0).await.instance().clone();
+    let journal = second.reached(0, silent).await;
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while second.copies(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is copied");
+    let before = reader.at;
+    resume(&mut reader, &journal, false);
+    assert_eq!(reader.rows(), database.rows_at(0, silent));
+    assert_eq!(journal.entries_after(before), 1, "what did not change is not told");
+    second.end().await;
+    // And the copy's definition is the one that counts from now on.
+    let third = start(&database, vec![kept("t0", folder.path())]).await;
+    let end = commit(&database, 0, 3, "third");
+    resume(&mut reader, &third.reached(0, end).await, true);
+    assert_eq!((reader.rows(), third.copies(0)), (database.rows_at(0, end), 0));
+    assert_eq!(third.journal(0).await.instance(), &instance);
+    third.end().await;
+}
+
+/// A definition that the source tells, because the stream has told what led to it, takes the place of the one that the copy was made
+/// under; and not before the stream is where it is true.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stream_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let tables = || vec![kept("t0", folder.path())];
+    let first = start(&database, tables()).await;
+    first.journal(0).await;
+    let tell = async |definition: &str, from: Lsn| {
+        database.redefine(definition);
+        let (table, definition) = (TableIndex(0), definition.to_owned());
+        database.say(SourceEvent::Redefined { table, definition, from, values: Vec::new() }).await;
+    };
+    tell("after a truncate", database.end()).await;
+    let end = database.commit(0, vec![SimChange::Truncate, SimChange::Insert(1, "one".to_owned())]);
+    first.reached(0, end).await;
+    // Behind what was said, in the order of the stream.
+    tell("of the future", Lsn(end.0 + 1_000_000)).await;
+    let end = commit(&database, 0, 2, "two");
+    first.reached(0, end).await;
+    first.end().await;
+    database.redefine("after a truncate");
+    let second = start(&database, tables()).await;
+    let end = commit(&database, 0, 3, "three");
+    let journal = second.reached(0, end).await;
+    assert_eq!((second.copies(0), Reader::from_base(&journal).rows()), (0, database.rows_at(0, end)));
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    for id in 0..20 {
+        commit(&database, 0, id, if id % 2 == 0 { "even" } else { "odd" });
+    }
+    let test = laredo_core::Match::Equals(laredo_core::Value::String("even".to_owned()));
+    let filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
+    let tables = || {
+        let pipeline = PipelineOptions { filters: filters.clone(), ..PipelineOptions::default() };
+        vec![TableOptions { pipeline, ..kept("t0", folder.path()) }]
+    };
+    let first = start(&database, tables()).await;
+    let mut reader = Reader::from_base(&first.journal(0).await);
+    first.end().await;
+    let end = database.commit(0, vec![SimChange::Update(3, "even".to_owned()), SimChange::Update(4, "odd".to_owned())]);
+    let second = start(&database, tables()).await;
+    let status = second.handle.tables()[0].status();
+    assert!(matches!(status.phase, TablePhase::Copying { .. }) || status.copies == 1, "{status:?}");
+    let journal = second.reached(0, end).await;
+    let before = reader.at;
+    resume(&mut reader, &journal, false);
+    let mut expected = database.rows_at(0, end);
+    expected.retain(|_, body| body == "even");
+    assert_eq!(reader.rows(), expected);
+    assert_eq!(journal.entries_after(before), 2, "what did not change is not told");
+    second.end().await;
+}
+
+/// The journal is pruned as one in memory is, and its files with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_and_disk_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let tables = || {
+        let kept = kept("t0", folder.path());
+        let bounds = JournalOptions { bytes_max: 80 << 20, memory_bytes_max: 4 << 20, ..kept.journal.clone() };
+        vec![TableOptions { journal: bounds, ..kept }]
+    };
+    let running = start(&database, tables()).await;
+    let journal = running.journal(0).await;
+    let mut reader = Reader::from_base(&journal);
+    let body = "b".repeat(1 << 20);
+    let mut end = Lsn::ZERO;
+    for round in 0..20 {
+        for id in 0..20 {
+            let change = if round == 0 { SimChange::Insert } else { SimChange::Update };
+            end = database.commit(0, vec![change(id, format!("{round} {body}"))]);
+        }
+        reached(&journal, end).await;
+        reader.read_on(&journal);
+        let info = journal.info();
+        // What is not written yet stays in memory, which is bounded by itself.
+        assert!(info.memory_bytes <= (4 << 20) + (66 << 20), "{info:?}");
+    }
+    assert_eq!(reader.rows(), database.rows_at(0, end));
+    // Pruning waits for a base, which is made beside the writer, and removing for the disk. A file is of 5 MiB.
+    let files = || std::fs::read_dir(folder.path().join("t0")).unwrap().count();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        for id in (0..20).cycle() {
+            if files() <= 40 && journal.info().bytes <= 160 << 20 {
+                break;
+            }
+            end = database.commit(0, vec![SimChange::Update(id, format!("more {body}"))]);
+            reached(&journal, end).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{} files, {:?}", files(), journal.info()));
+    running.end().await;
+    let again = start(&database, tables()).await;
+    assert_eq!(Reader::from_base(&again.reached(0, end).await).rows(), database.rows_at(0, end));
+    assert_eq!(again.copies(0), 0);
+    again.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_is_never_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(2);
+    let running = start(&database, vec![kept("t0", folder.path()), sim_table("t1")]).await;
+    let end = commit(&database, 0, 0, "kept");
+    running.reached(0, end).await;
+    running.journal(1).await;
+    // Its file can still be written, but no other one can be begun.
+    std::fs::remove_dir_all(folder.path().join("t0")).unwrap();
+    let body = "b".repeat(1 << 20);
+    let table = &running.handle.tables()[0];
+    tokio::time::timeout(Duration::from_secs(60), async {
+        for id in 1.. {
+            if matches!(table.status().phase, TablePhase::Failed { .. }) {
+                break;
+            }
+            commit(&database, 0, id, &body);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the table stops");
+    let TablePhase::Failed { error } = table.status().phase else { panic!("it has failed") };
+    assert!(error.contains("t0") && error.contains("No such file"), "{error}");
+    let durable = table.status().releasable.expect("it holds back what is not kept").position();
+    // Its neighbour goes on, and what is not on disk is not forgotten for its sake.
+    let end = commit(&database, 1, 1, "beside it");
+    running.reached(1, end).await;
+    assert!(database.acknowledged() <= durable && durable < end, "{} {durable} {end}", database.acknowledged());
+    running.end().await;
+}

@@ -1,0 +1,331 @@
+//! A damaged stream never damages a state: every table has exactly what the transactions that were accepted make of it, up to the first that
+//! does not fit; from there on it asks for a copy, and readers keep what they have.
+//!
+//! Three seconds long; a minute with `LAREDO_TEST_FULL=1`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState, TupleRef, Xid};
+use laredo_engine::journal::{Journal, frames};
+use laredo_engine::retention::Retention;
+use laredo_engine::source::{
+    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
+    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
+};
+use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
+use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
+use laredo_proto::batch::Entries;
+use laredo_testkit::{eventually, is_full, sim_table};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::hostile::recording::{Messages, TABLES, assembler, damage, record};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Before everything that is streamed.
+const BEGIN: Lsn = Lsn(1);
+/// Behind it.
+const END: Lsn = Lsn(u64::MAX);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_stream_leaves_every_state_at_a_commit_that_was_sent() {
+    let recordings = record();
+    let schemas: Vec<[Arc<Schema>; 2]> = recordings.iter().map(schemas_of).collect();
+    let until = Instant::now() + Duration::from_secs(if is_full() { 60 } else { 3 });
+    let (mut whole, mut stopped, mut applied) = (0_u64, 0_u64, 0_u64);
+    for seed in 0.. {
+        if Instant::now() > until && whole > 5 && stopped > 5 {
+            break;
+        }
+        assert!(seed < 5000 || (whole > 5 && stopped > 5), "{whole} tables followed to the end, {stopped} stopped");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let which = rng.random_range(0..recordings.len());
+        let events = || damaged_events(&recordings[which], seed);
+        let states = [0, 1].map(|table| expected(events(), table, &schemas[which][table]));
+        // The seed is all that it takes to see a failure again.
+        for outcome in compare(events(), &states, &schemas[which], seed).await {
+            match outcome {
+                Outcome::Whole => whole += 1,
+                Outcome::Stopped => stopped += 1,
+            }
+        }
+        applied += states.iter().map(|state| state.commits).sum::<u64>();
+    }
+    assert!(applied > 100, "{applied} transactions alone were applied");
+    println!("{whole} tables followed to the end, {stopped} stopped, {applied} transactions");
+}
+
+/// What an assembler makes of a stream that is damaged in a few places.
+fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
+    let mut rng = StdRng::seed_from_u64(seed + 1_000_000);
+    let mut messages = recording.clone();
+    for _ in 0..rng.random_range(0..4) {
+        damage(&mut messages, &mut rng);
+    }
+    let (mut assembler, mut events) = (assembler(), VecDeque::new());
+    for message in &messages {
+        if assembler.take(message, &mut events).is_err() {
+            // As after a lost connection.
+            assembler.connected(assembler.position(), Xid(1000));
+        }
+    }
+    events
+}
+
+/// The tables' schemas as the stream first announces them; the key is the first column.
+fn schemas_of(recording: &Messages) -> [Arc<Schema>; 2] {
+    let (mut assembler, mut events) = (assembler(), VecDeque::new());
+    recording.iter().for_each(|message| assembler.take(message, &mut events).unwrap());
+    let mut shapes: BTreeMap<usize, Arc<RelationShape>> = BTreeMap::new();
+    for event in events {
+        let SourceEvent::Commit(commit) = event else { continue };
+        for (table, mut spool) in commit.tables {
+            let read = spool.read::<std::io::Error>(|entry| {
+                if let SpoolEntry::Shape(shape) = entry {
+                    shapes.entry(table.0).or_insert_with(|| shape.clone());
+                }
+                Ok(())
+            });
+            read.unwrap();
+        }
+    }
+    [0, 1].map(|table| {
+        let columns = shapes[&table].columns.iter().map(|(name, type_oid, type_modifier)| Column {
+            name: name.clone(),
+            type_oid: *type_oid,
+            type_modifier: *type_modifier,
+            type_name: String::new(),
+            not_null: false,
+            is_text: false,
+        });
+        Arc::new(Schema::new(columns.collect(), KeyColumns::new([0]), BTreeMap::new()))
+    })
+}
+
+type Cells = Vec<Option<Vec<u8>>>;
+
+/// What a table must hold, worked out another way: rows by their first cell.
+#[derive(Debug, Default, PartialEq)]
+struct Expected {
+    rows: BTreeMap<Option<Vec<u8>>, Cells>,
+    commits: u64,
+    /// Something did not fit.
+    is_stopped: bool,
+}
+
+fn expected(events: VecDeque<SourceEvent>, table: usize, schema: &Schema) -> Expected {
+    let mut state = Expected::default();
+    for event in events {
+        match event {
+            SourceEvent::Commit(commit) => {
+                let part = commit.tables.into_iter().find(|(index, _)| index.0 == table);
+                let Some((_, mut spool)) = part else { continue };
+                match spool.fits(schema).then(|| after(state.rows.clone(), &mut spool)).flatten() {
+                    Some(rows) => (state.rows, state.commits) = (rows, state.commits + 1),
+                    None => state.is_stopped = true,
+                }
+            }
+            SourceEvent::Moved { table: moved, .. } => state.is_stopped |= moved.0 == table,
+            _ => {}
+        }
+        if state.is_stopped {
+            break;
+        }
+    }
+    state
+}
+
+/// The rows after a transaction; `None` where it does not fit.
+fn after(mut rows: BTreeMap<Option<Vec<u8>>, Cells>, spool: &mut Spool) -> Option<BTreeMap<Option<Vec<u8>>, Cells>> {
+    let key = |row: TupleRef<'_>| match row.cell(0) {
+        Cell::Value(bytes) => Some(Some(bytes.to_vec())),
+        Cell::Null => Some(None),
+        Cell::Unchanged => None,
+    };
+    let mut fits = true;
+    let read = spool.read::<std::io::Error>(|entry| {
+        let SpoolEntry::Change(change) = entry else { return Ok(()) };
+        let mut apply = || {
+            match change {
+                RawChange::Insert { new } => {
+                    let new = filled(new, None)?;
+                    rows.insert(new.first()?.clone(), new).is_none().then_some(())?;
+                }
+                RawChange::Update { old, new } => {
+                    let current = rows.remove(&key(old.unwrap_or(new))?)?;
+                    let new = filled(new, Some(&current))?;
+                    rows.insert(new.first()?.clone(), new).is_none().then_some(())?;
+                }
+                RawChange::Delete { old } => drop(rows.remove(&key(old)?)?),
+                RawChange::Truncate => rows.clear(),
+            }
+            Some(())
+        };
+        fits = fits && apply().is_some();
+        Ok(())
+    });
+    read.unwrap();
+    fits.then_some(rows)
+}
+
+/// A row's cells, what was left out taken from the row before.
+fn filled(row: TupleRef<'_>, before: Option<&Cells>) -> Option<Cells> {
+    let cell = |(at, cell): (usize, Cell<'_>)| match cell {
+        Cell::Null => Some(None),
+        Cell::Value(bytes) => Some(Some(bytes.to_vec())),
+        Cell::Unchanged => before?.get(at).cloned(),
+    };
+    row.cells().enumerate().map(cell).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Whole,
+    Stopped,
+}
+
+/// Runs an engine over the events, and compares what its readers have with what they must.
+async fn compare(
+    events: VecDeque<SourceEvent>,
+    expected: &[Expected; 2],
+    schemas: &[Arc<Schema>; 2],
+    seed: u64,
+) -> [Outcome; 2] {
+    let (go, may_go) = watch::channel(false);
+    let copied = [AtomicBool::new(false), AtomicBool::new(false)];
+    let source = Played { events: Mutex::new(events), schemas: schemas.clone(), copied, may_go };
+    let clock: Clock = Arc::new(|| CommitTime(0));
+    let tables = TABLES.map(|name| sim_table(name.trim_start_matches("public."))).to_vec();
+    let engine = Engine::prepare(source, tables, clock).await.unwrap();
+    let handle = engine.handle();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(engine.run(async move {
+        let _ = stopped.await;
+    }));
+    for table in handle.tables() {
+        let is_live = async || table.status().phase == TablePhase::Live;
+        eventually(PATIENCE, is_live).await.unwrap();
+    }
+    go.send_replace(true);
+    let mut outcomes = [Outcome::Whole; 2];
+    for (index, table) in handle.tables().iter().enumerate() {
+        let phase = ended(table).await;
+        assert!(!matches!(phase, TablePhase::Failed { .. }), "seed {seed}, table {index}: {phase:?}");
+        outcomes[index] = if phase == TablePhase::Live { Outcome::Whole } else { Outcome::Stopped };
+        let is_stopped = outcomes[index] == Outcome::Stopped;
+        assert_eq!(is_stopped, expected[index].is_stopped, "seed {seed}, table {index}: {phase:?}");
+        let found = rows(&table.journal().unwrap());
+        assert_eq!(found, expected[index].rows, "seed {seed}, table {index}");
+    }
+    let _ = stop.send(());
+    running.await.unwrap();
+    outcomes
+}
+
+/// Waits until a table has had everything, or wants a copy.
+async fn ended(table: &TableHandle) -> TablePhase {
+    let is_over = async || {
+        let status = table.status();
+        status.phase != TablePhase::Live || status.position == END
+    };
+    eventually(PATIENCE, is_over).await.unwrap();
+    table.status().phase
+}
+
+/// What a reader makes of a journal.
+fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
+    let pinned = journal.pin_base();
+    let mut state = TableState::new(pinned.base().schema().clone(), &[], 0).unwrap();
+    assert_eq!(pinned.base().rows(), 0, "the first copy is of an empty table");
+    let mut cursor = journal.cursor(pinned.base().sequence());
+    while let Some(piece) = cursor.next_piece().unwrap() {
+        for frame in frames(piece.frames.clone()) {
+            let schema = state.schema().clone();
+            for entry in Entries::new(&frame.batch.entries, &schema) {
+                state.apply_change(&entry.unwrap().to_change()).unwrap();
+            }
+        }
+    }
+    let cells = state.rows().map(|row| filled(row.as_ref(), None).expect("a whole row"));
+    cells.map(|cells| (cells[0].clone(), cells)).collect()
+}
+
+/// A source that plays what it is given, over tables that were empty; it makes no copy but the first of each.
+struct Played {
+    events: Mutex<VecDeque<SourceEvent>>,
+    schemas: [Arc<Schema>; 2],
+    copied: [AtomicBool; 2],
+    may_go: watch::Receiver<bool>,
+}
+
+impl Source for Played {
+    async fn prepare(&self, _: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+        Ok(SourceIdentity::default())
+    }
+
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+        Ok(vec![Resume::Follow; tables.len()])
+    }
+
+    async fn stream(
+        &self,
+        events: mpsc::Sender<SourceEvent>,
+        _: Acknowledged,
+        _: StateReporter,
+    ) -> Result<(), SourceError> {
+        let _ = events.send(SourceEvent::Progress(BEGIN)).await;
+        let _ = self.may_go.clone().wait_for(|go| *go).await;
+        let played = std::mem::take(&mut *self.events.lock());
+        for event in played {
+            let _ = events.send(event).await;
+        }
+        let _ = events.send(SourceEvent::Progress(END)).await;
+        std::future::pending().await
+    }
+
+    async fn written(&self) -> Result<Lsn, SourceError> {
+        Ok(END)
+    }
+
+    async fn copy(
+        &self,
+        table: TableIndex,
+        _: Option<&str>,
+        _: Admission,
+        rows: mpsc::Sender<CopyEvent>,
+    ) -> Result<(), SourceError> {
+        if self.copied[table.0].swap(true, Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        // It sees nothing, so that everything that is streamed comes on top.
+        let snapshot = Snapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
+        let schema = self.schemas[table.0].clone();
+        let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };
+        for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_told: false }] {
+            let _ = rows.send(event).await;
+        }
+        Ok(())
+    }
+
+    async fn inspect(
+        &self,
+        _: TableIndex,
+        _: mpsc::Receiver<PartOrder>,
+        _: mpsc::Sender<PartEvent>,
+    ) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it was recorded".to_owned()]))
+    }
+
+    fn retention(&self) -> watch::Receiver<Retention> {
+        watch::Sender::default().subscribe()
+    }
+
+    async fn reset(&self, _: bool) -> Result<(), SourceError> {
+        Err(SourceError::Definite(vec!["it was recorded".to_owned()]))
+    }
+}

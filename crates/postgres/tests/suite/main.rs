@@ -1,0 +1,11 @@
+//! The tests against a real PostgreSQL: one program, for linking each takes longer than running it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod conformance;
+mod connect;
+mod copy;
+mod hostile;
+mod stream;
+mod validate;
+mod verify;

@@ -1,0 +1,7 @@
+//! Streams of a real PostgreSQL.
+
+mod changes;
+mod harness;
+mod histories;
+mod positions;
+mod reconnects;

@@ -1,0 +1,17 @@
+//! The tests of the server: one program, for linking each takes longer than running it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod clients;
+mod filters;
+mod misspoken;
+mod newcomers;
+mod oam;
+mod open_requests;
+mod protocols;
+mod refusals;
+mod serving;
+mod snapshots;
+mod support;
+mod sync;
+mod tls;

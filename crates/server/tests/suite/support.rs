@@ -1,0 +1,199 @@
+//! A simulated database, engines over it, servers over those, and clients of both encodings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laredo_core::{CommitTime, Sequence};
+use laredo_engine::journal::InstanceId;
+use laredo_engine::source::Source;
+use laredo_engine::{Engine, EngineHandle};
+use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
+use laredo_proto::replication::sync_response::Message;
+use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
+use laredo_server::{HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, Waits};
+use laredo_testkit::{SimDatabase, sim_table};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+mod held;
+pub(crate) mod http;
+mod replica;
+
+pub(crate) use held::Held;
+pub(crate) use replica::{Replica, parse};
+
+/// How long a test waits for what must happen.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) type Client = LaredoReplicationServiceClient<Channel>;
+
+/// A server over a simulated database.
+pub(crate) struct Running {
+    pub(crate) engine: EngineHandle,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) fanout: SocketAddr,
+    pub(crate) http: SocketAddr,
+    stop_server: Option<oneshot::Sender<()>>,
+    _stop_engine: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+/// Serves `public.t0`, `public.t1`, … under a journal of this name.
+pub(crate) async fn serve(database: &SimDatabase, instance: &str) -> Running {
+    serve_with(database, instance, 1, |_| {}).await
+}
+
+pub(crate) async fn serve_with(
+    database: &SimDatabase,
+    instance: &str,
+    tables: usize,
+    change: impl FnOnce(&mut ServerOptions),
+) -> Running {
+    let options = (0..tables).map(|i| {
+        let mut table = sim_table(&format!("t{i}"));
+        table.instance = InstanceId(format!("{instance}-{i}"));
+        // Like the random number that a journal begins with: another one in each.
+        table.first_sequence = Sequence(instance.bytes().fold(1000, |n, b| n * 31 + u64::from(b)) + 7);
+        table
+    });
+    start(database.clone(), options.collect(), change).await
+}
+
+pub(crate) async fn start(
+    source: impl Source,
+    tables: Vec<laredo_engine::TableOptions>,
+    change: impl FnOnce(&mut ServerOptions),
+) -> Running {
+    let clock: laredo_engine::Clock = Arc::new(|| CommitTime(1_000_000_000));
+    let engine = Engine::prepare(source, tables, clock.clone()).await.unwrap();
+    let handle = engine.handle();
+    let (stop_engine, stopped) = oneshot::channel::<()>();
+    tokio::spawn(engine.run(async move {
+        let _ = stopped.await;
+    }));
+    let served = handle.tables().iter();
+    let tables = served.map(|table| {
+        let options = ServedTableOptions::new(table.clone());
+        ServedTableOptions { source_id: "sim".to_owned(), ..options }
+    });
+    let tables = tables.collect();
+    let (http, waits) = (HttpOptions::default(), Waits::default());
+    let source =
+        ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
+    let (sources, allowed_origins) = (vec![source], Vec::new());
+    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock };
+    change(&mut options);
+    let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
+    let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
+    let fanout_address = fanout.local_addr().unwrap();
+    let listeners = Listeners { grpc: vec![grpc], fanout: vec![fanout], health: Some(http), metrics: None };
+    let (stop_server, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        let stop = async move {
+            let _ = stopped.await;
+        };
+        Server::new(options).serve(listeners, stop).await.unwrap();
+    });
+    Running {
+        engine: handle,
+        grpc: grpc_address,
+        fanout: fanout_address,
+        http: http_address,
+        stop_server: Some(stop_server),
+        _stop_engine: stop_engine,
+        server,
+    }
+}
+
+async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// The next message of a stream, or why it ended.
+pub(crate) async fn next(stream: &mut Streaming<SyncResponse>) -> Result<Message, Status> {
+    let message = within(stream.message(), "a message").await?;
+    Ok(message.expect("a Sync never just ends").message.expect("no message is empty"))
+}
+
+/// Ends a test that would wait for ever.
+pub(crate) async fn within<T>(wait: impl Future<Output = T>, what: &str) -> T {
+    tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+impl Running {
+    /// Waits until every table was copied.
+    pub(crate) async fn ready(&self) -> &Running {
+        for table in self.engine.tables() {
+            within(table.wait_journal(), "a copy").await.unwrap();
+        }
+        self
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        self.endpoint().connect().await.unwrap()
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::new(self.channel().await).max_decoding_message_size(64 << 20)
+    }
+
+    pub(crate) async fn sync(&self, request: SyncRequest) -> Streaming<SyncResponse> {
+        within(self.client().await.sync(request), "a stream").await.unwrap().into_inner()
+    }
+
+    /// Asks the server to stop; [`Running::stopped`] waits for it.
+    pub(crate) fn stop(&mut self) {
+        let _ = self.stop_server.take().unwrap().send(());
+    }
+
+    pub(crate) async fn stopped(self) {
+        within(self.server, "the server to stop").await.unwrap();
+    }
+
+    /// A GET: the status line's code, and the body.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        within(stream.read_to_string(&mut response), "an HTTP answer").await.unwrap();
+        let code = response.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = response.split_once("\r\n\r\n").unwrap().1;
+        (code, body.to_owned())
+    }
+
+    /// The value of a metric, labels as Prometheus writes them.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+}
+
+pub(crate) fn request(encoding: RowEncoding) -> SyncRequest {
+    let accept = match encoding {
+        RowEncoding::Struct => vec![],
+        RowEncoding::PostgresBinary => vec![encoding.into()],
+    };
+    SyncRequest {
+        schema: "public".to_owned(),
+        table: "t0".to_owned(),
+        client_id: "test".to_owned(),
+        accept,
+        ..SyncRequest::default()
+    }
+}
+
+/// Rows whose body begins so.
+pub(crate) fn prefix(text: &str) -> FieldPredicate {
+    FieldPredicate { field: "body".to_owned(), r#match: Some(field_predicate::Match::Prefix(text.to_owned())) }
+}

@@ -1,0 +1,98 @@
+//! Over TLS, and only for clients of the authority where one is asked for.
+
+use crate::support::{Client, Replica, Running, request, serve_with};
+use laredo_proto::replication::RowEncoding;
+use laredo_server::{Listeners, ServeError, Server, ServerOptions, TlsOptions};
+use laredo_testkit::SimChange::Insert;
+use laredo_testkit::SimDatabase;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::default();
+        // Another name than what it issues has: OpenSSL takes a certificate that is its own issuer for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    /// A certificate and its key.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+async fn connect(server: &Running, tls: ClientTlsConfig) -> Result<Client, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.grpc.port()))?;
+    Ok(Client::new(endpoint.tls_config(tls)?.connect().await?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_show_their_certificate() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("localhost");
+    let ca = authority.issuer.pem();
+    let tls = TlsOptions {
+        certificate: certificate.into_bytes(),
+        key: key.into_bytes(),
+        client_ca: Some(ca.clone().into_bytes()),
+    };
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let server = serve_with(&database, "a", 1, |options| options.tls = Some(tls)).await;
+    let trusting = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+    let (certificate, key) = authority.issue("client");
+    let mut client = connect(&server, trusting().identity(Identity::from_pem(certificate, key))).await.unwrap();
+    let mut stream = client.sync(request(RowEncoding::Struct)).await.unwrap().into_inner();
+    let mut replica = Replica::default();
+    replica.read_to(&mut stream, database.end()).await;
+    assert_eq!(replica.rows.len(), 1);
+    // Whether a connection without a certificate fails at once or with its first request is up to TLS.
+    if let Ok(mut stranger) = connect(&server, trusting()).await {
+        stranger.sync(request(RowEncoding::Struct)).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_is_served_in_either_http() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("localhost");
+    let tls = TlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None };
+    let server = serve_with(&SimDatabase::new(1), "a", 1, |options| options.tls = Some(tls)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.issuer.pem()).unwrap();
+    server.ready().await;
+    for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", flag, "--cacert"]).arg(&ca);
+        curl.args(["--header", "Content-Type: application/json", "--data", r#"{"schema":"public","table":"t0"}"#]);
+        curl.args(["--write-out", "\\n%{http_version} %{http_code}"]);
+        curl.arg(format!("https://localhost:{}{}", server.grpc.port(), support::http::STATUS));
+        let output = support::within(curl.output(), "curl").await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (answer, outcome) = text.rsplit_once('\n').unwrap();
+        assert_eq!(outcome, format!("{version} 200"), "{text} {}", String::from_utf8_lossy(&output.stderr));
+        let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+        assert!(answer["currentSequence"].is_string(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_certificate_is_an_error_at_once() {
+    let tls = TlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
+    let clock: laredo_engine::Clock = std::sync::Arc::new(|| laredo_core::CommitTime(0));
+    let (sources, tables, allowed_origins, http, waits) = Default::default();
+    let options = ServerOptions { sources, tables, tls: Some(tls), allowed_origins, http, waits, clock };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = Listeners { grpc: vec![listener], ..Listeners::default() };
+    let served = Server::new(options).serve(listeners, std::future::pending()).await;
+    assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
+}
