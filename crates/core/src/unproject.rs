@@ -59,9 +59,6 @@ pub enum Mismatch {
     /// A composite lacks a field, or has one that its type does not have.
     #[error("its fields are not {0}")]
     Fields(String),
-    /// An enum has no such label.
-    #[error("its labels are {0}")]
-    Label(String),
     /// Types stand in one another too deeply.
     #[error("it nests deeper than {DEPTH_MAX} levels")]
     TooDeep,

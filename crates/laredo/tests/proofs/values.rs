@@ -79,7 +79,7 @@ async fn a_value_in_any_spelling_finds_its_row() {
             "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is none of its values",
         ),
         (Predicate::equals("at", "2024-01-01"), "a timestamp with its zone (2024-01-31T04:05:06Z)"),
-        (Predicate::equals("m", "mad"), "its labels are sad, glad"),
+        (Predicate::equals("m", "m".repeat(64)), "this is not how a label (63 bytes at most) is written"),
         (Predicate::any_of("n", ["1", "one"]), "\"one\" is none of its values: this is not how a number is written"),
         (Predicate::prefix("day", "2024"), "column `day` is of type date: it is not text"),
     ] {
@@ -107,6 +107,28 @@ async fn upper_and_lower_case_are_those_of_the_database() {
             assert_eq!(replica.view().len().to_string(), count, "{value} in {database}");
         }
     }
+}
+
+/// A label that is added costs no copy, so a filter may name it before it is there, and a new client after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_finds_a_label_that_was_added_since_the_copy() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql(TYPES).unwrap();
+    let server = serve(&cluster, "t").await;
+    let early = replica(&server, Predicate::equals("m", "mad"));
+    let early_prefix = replica(&server, Predicate::prefix("m", "ma"));
+    for replica in [&early, &early_prefix] {
+        replica.ready(PATIENCE).await.unwrap();
+        assert_eq!(replica.view().len(), 0);
+    }
+    cluster.psql("ALTER TYPE mood ADD VALUE 'mad'").unwrap();
+    cluster.psql("INSERT INTO t (id, m) VALUES (3, 'mad')").unwrap();
+    let late = replica(&server, Predicate::any_of("m", ["mad", "glad"]));
+    for replica in [early, early_prefix, late] {
+        eventually(PATIENCE, async || replica.view().len() == 1).await.unwrap();
+        assert_eq!(replica.status().resyncs, 0);
+    }
+    assert_eq!(server.metric("laredo_copies_total", &table("t")).await, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

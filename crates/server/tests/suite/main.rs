@@ -9,6 +9,7 @@ mod newcomers;
 mod oam;
 mod open_requests;
 mod protocols;
+mod readiness;
 mod refusals;
 mod serving;
 mod snapshots;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 
 use laredo_archive::{Destination, Format, Local, Stager};
@@ -34,4 +35,27 @@ async fn two_folders_of_one_disk_share_no_file() {
     }
     fs::write(folder.path().join("one/epoch=1/snapshot-0_1.jsonl"), b"damage").unwrap();
     assert_eq!(fs::read(folder.path().join("other/epoch=1/snapshot-0_1.jsonl")).unwrap(), b"{}\n");
+}
+
+/// The tests above once more, in a process to which the system answers as file systems without hard links do.
+#[test]
+fn a_folder_without_hard_links_keeps_to_the_contract() {
+    const LINKS: &str = "#include <errno.h>
+        int link(const char *from, const char *to) { errno = ERRNO; return -1; }
+        int linkat(int a, const char *from, int b, const char *to, int flags) { errno = ERRNO; return -1; }";
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("links.c");
+    fs::write(&source, LINKS).unwrap();
+    for errno in ["EPERM", "EOPNOTSUPP", "ENOSYS", "EMLINK"] {
+        let library = folder.path().join(errno).with_extension("so");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", &format!("-DERRNO={errno}"), "-o"]).args([&library, &source]);
+        assert!(compiler.status().unwrap().success());
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        tests.args(["--exact", "destination::local::a_folder_keeps_to_the_contract"]);
+        tests.args(["destination::local::a_folder_excludes_two_writers"]).env("LD_PRELOAD", &library);
+        let output = tests.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("2 passed"), "{errno}: {said}");
+    }
 }

@@ -1,7 +1,8 @@
 //! S3 on s3s-fs.
 
 use aws_credential_types::Credentials as Keys;
-use laredo_archive::DestinationError;
+use hyper::HeaderMap;
+use laredo_archive::{DestinationError, Encryption, S3Options};
 
 use crate::destination::suite::{self, noise, staged, stager};
 use crate::store::{Bucket, Server, keys};
@@ -61,5 +62,57 @@ async fn wrong_credentials_are_refused_with_a_remedy() {
         let said = destination.manifest().await.map(drop);
         let Err(DestinationError::Refused { reason, .. }) = &said else { panic!("{wrong}: {said:?}") };
         assert!(reason.contains("credentials") || reason.contains("allow"), "{wrong}: {reason}");
+    }
+}
+
+/// Writes a manifest, a small object and a large one, and returns what each request that begins or holds an object says.
+async fn writes(server: &Server, encryption: Option<Encryption>) -> Vec<HeaderMap> {
+    let bucket = server.bucket().await;
+    let name = encryption.as_ref().map_or("plain", |encryption| encryption.name()).replace(':', "-");
+    let destination = bucket.with(&S3Options { encryption, ..bucket.options(&format!("{name}/")) });
+    let (stager, _folder) = stager();
+    destination.probe().await.unwrap();
+    destination.publish(b"manifest", None).await.unwrap();
+    destination.put("epoch=1/snapshot-0_1.jsonl", &staged(&stager, b"1")).await.unwrap();
+    destination.put("epoch=1/snapshot-0_2.jsonl", &staged(&stager, &noise(17 << 20))).await.unwrap();
+    let heads = server.heads().await;
+    let writes = heads.into_iter().filter(|head| head.method == "PUT" || head.uri.query() == Some("uploads"));
+    writes.map(|head| head.headers).collect()
+}
+
+/// A bucket with Object Lock refuses what comes without.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_written_has_a_checksum() {
+    let server = Server::start().await;
+    let writes = writes(&server, None).await;
+    assert!(writes.len() > 5, "{writes:?}");
+    for headers in writes {
+        assert!(headers.keys().any(|name| name.as_str().starts_with("x-amz-checksum-")), "{headers:?}");
+    }
+}
+
+/// A part of a large object has the encryption of its beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_written_is_encrypted_as_the_options_say() {
+    let server = Server::start().await;
+    let key = "arn:aws:kms:eu-west-1:1:key/2";
+    for encryption in [
+        Encryption::Store,
+        Encryption::Kms(None),
+        Encryption::Kms(Some(key.to_owned())),
+        Encryption::KmsTwice(Some(key.to_owned())),
+    ] {
+        let (name, key) = (encryption.name(), encryption.key_id().map(str::to_owned));
+        let writes = writes(&server, Some(encryption)).await;
+        let said = |headers: &HeaderMap, name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let encrypted: Vec<_> = writes
+            .iter()
+            .filter(|headers| said(headers, "x-amz-server-side-encryption").as_deref() == Some(name))
+            .collect();
+        // The manifest, an object, the beginning of a large one, and what the probe wrote; its parts say nothing.
+        assert!(encrypted.len() >= 4, "{name}: {writes:?}");
+        for headers in encrypted {
+            assert_eq!(said(headers, "x-amz-server-side-encryption-aws-kms-key-id"), key, "{name}: {headers:?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -70,6 +71,8 @@ struct Desk {
     turn: Mutex<()>,
     trouble: Option<Trouble>,
     requests: AtomicUsize,
+    /// The heads of all requests, in their order.
+    heads: Mutex<Vec<Parts>>,
     inspect: Inspect,
     /// What was found wrong first.
     found: Mutex<Option<String>>,
@@ -89,8 +92,16 @@ impl Server {
         builder.set_auth(SimpleAuth::from_single(keys().access_key_id(), keys().secret_access_key()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (turn, requests, found) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
-        let desk = Arc::new(Desk { service: builder.build(), bucket, turn, trouble, requests, inspect, found });
+        let desk = Arc::new(Desk {
+            service: builder.build(),
+            bucket,
+            turn: Mutex::default(),
+            trouble,
+            requests: AtomicUsize::new(0),
+            heads: Mutex::default(),
+            inspect,
+            found: Mutex::default(),
+        });
         let serving = tokio::spawn(serve(listener, desk.clone()));
         Server { url, desk, serving, folder }
     }
@@ -101,6 +112,11 @@ impl Server {
 
     pub(crate) async fn bucket(&self) -> Bucket {
         Bucket::new(self.url.clone(), keys()).await
+    }
+
+    /// Takes the heads of the requests since it was asked last.
+    pub(crate) async fn heads(&self) -> Vec<Parts> {
+        std::mem::take(&mut *self.desk.heads.lock().await)
     }
 
     /// Whether there were so many requests that one has failed. Panics if anything was found wrong after one.
@@ -134,6 +150,7 @@ impl Desk {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        self.heads.lock().await.push(parts.clone());
         let how = self.trouble.filter(|trouble| trouble.request == number).map(|trouble| trouble.how);
         match how {
             None => self.handle(Request::from_parts(parts, Body::from(body))).await,
