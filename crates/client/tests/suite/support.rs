@@ -24,30 +24,28 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-pub type Responses = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
+pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 type Script = Box<dyn Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync>;
 
 /// How long a test waits for what must happen.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub struct Server {
-    pub url: String,
-    pub requests: Arc<Mutex<Vec<SyncRequest>>>,
-    /// Answers to checks.
-    pub reports: Arc<Mutex<Vec<ReportChecksumRequest>>>,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) requests: Arc<Mutex<Vec<SyncRequest>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
     /// Answers the n-th request (from 0) as the script says.
-    pub async fn start(
+    pub(crate) async fn start(
         script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
     ) -> Server {
         Server::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
     }
 
     /// Tells [`history`], and cuts each stream after so many messages, in turn; perhaps it is two servers that take turns.
-    pub async fn cutting(cuts: Vec<usize>, another_server: bool) -> Server {
+    pub(crate) async fn cutting(cuts: Vec<usize>, another_server: bool) -> Server {
         Server::start(move |number, request| {
             let journal = if another_server && number % 2 == 1 { history().on_another_server() } else { history() };
             let mut messages = journal.answer(&request);
@@ -63,7 +61,7 @@ impl Server {
     }
 
     /// As [`Server::start`], on a server that may want TLS.
-    pub async fn start_on(
+    pub(crate) async fn start_on(
         mut transport: tonic::transport::Server,
         host: &str,
         script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
@@ -71,21 +69,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{host}:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let reports = Arc::new(Mutex::new(Vec::new()));
-        let service = Service {
-            script: Box::new(script),
-            count: AtomicUsize::new(0),
-            requests: requests.clone(),
-            reports: reports.clone(),
-        };
+        let service = Service { script: Box::new(script), count: AtomicUsize::new(0), requests: requests.clone() };
         let server = transport.add_service(LaredoReplicationServiceServer::new(service));
         let task = tokio::spawn(async move {
             server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
-        Server { url, requests, reports, task }
+        Server { url, requests, task }
     }
 
-    pub fn replica(&self) -> ReplicaBuilder {
+    pub(crate) fn replica(&self) -> ReplicaBuilder {
         Replica::builder(&self.url, TableName::new("public", "t"))
             .lookup(["name"])
             .index("by_group", ["group"], Unique::No)
@@ -103,7 +95,6 @@ struct Service {
     script: Script,
     count: AtomicUsize,
     requests: Arc<Mutex<Vec<SyncRequest>>>,
-    reports: Arc<Mutex<Vec<ReportChecksumRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -141,38 +132,37 @@ impl LaredoReplicationService for Service {
 
     async fn report_checksum(
         &self,
-        request: Request<ReportChecksumRequest>,
+        _: Request<ReportChecksumRequest>,
     ) -> Result<Response<ReportChecksumResponse>, Status> {
-        self.reports.lock().unwrap().push(request.into_inner());
         Ok(Response::new(ReportChecksumResponse {}))
     }
 }
 
 /// These messages, then an end.
-pub fn then_cut(messages: Vec<SyncResponse>) -> Responses {
+pub(crate) fn then_cut(messages: Vec<SyncResponse>) -> Responses {
     let cut = stream::iter([Err(Status::unavailable("cut by the script"))]);
     stream::iter(messages).map(Ok).chain(cut).boxed()
 }
 
 /// These messages, then nothing.
-pub fn then_hang(messages: Vec<SyncResponse>) -> Responses {
+pub(crate) fn then_hang(messages: Vec<SyncResponse>) -> Responses {
     stream::iter(messages).map(Ok).chain(stream::pending()).boxed()
 }
 
 /// These messages, then what is sent.
-pub fn then_fed(messages: Vec<SyncResponse>) -> (tokio::sync::mpsc::UnboundedSender<SyncResponse>, Responses) {
+pub(crate) fn then_fed(messages: Vec<SyncResponse>) -> (tokio::sync::mpsc::UnboundedSender<SyncResponse>, Responses) {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let fed = stream::poll_fn(move |context| receiver.poll_recv(context)).map(Ok);
     (sender, stream::iter(messages).map(Ok).chain(fed).chain(stream::pending()).boxed())
 }
 
 /// A table `t (id int8 primary key, name text, "group" text)`, perhaps with more columns.
-pub fn table_schema(extra: &[&str]) -> Arc<Schema> {
+pub(crate) fn table_schema(extra: &[&str]) -> Arc<Schema> {
     table_schema_with("name", extra)
 }
 
 /// As [`table_schema`], with another name for `name`.
-pub fn table_schema_with(name: &str, extra: &[&str]) -> Arc<Schema> {
+pub(crate) fn table_schema_with(name: &str, extra: &[&str]) -> Arc<Schema> {
     let column = |(name, oid, type_name): (&str, u32, &str)| Column {
         name: name.to_owned(),
         type_oid: oid,
@@ -187,39 +177,39 @@ pub fn table_schema_with(name: &str, extra: &[&str]) -> Arc<Schema> {
     Arc::new(Schema::new(columns, KeyColumns::new([0]), BTreeMap::new()))
 }
 
-pub fn row(id: i64, cells: &[&str]) -> Tuple {
+pub(crate) fn row(id: i64, cells: &[&str]) -> Tuple {
     let mut row = TupleBuf::new();
     row.push(Cell::Value(&id.to_be_bytes()));
     cells.iter().for_each(|cell| row.push(Cell::Value(cell.as_bytes())));
     row.as_ref().to_tuple()
 }
 
-pub fn insert(id: i64, name: &str, group: &str) -> Change {
+pub(crate) fn insert(id: i64, name: &str, group: &str) -> Change {
     Change::Insert(row(id, &[name, group]))
 }
 
-pub fn update(id: i64, name: &str, group: &str) -> Change {
+pub(crate) fn update(id: i64, name: &str, group: &str) -> Change {
     Change::Update(row(id, &[name, group]))
 }
 
-pub fn delete(id: i64) -> Change {
+pub(crate) fn delete(id: i64) -> Change {
     Change::Delete(Key::new([Cell::Value(&id.to_be_bytes())]))
 }
 
 /// What a server knows: a state, and the transactions since.
-pub struct Journal {
-    pub instance: String,
-    pub first_sequence: u64,
-    pub entries_per_batch: usize,
+pub(crate) struct Journal {
+    pub(crate) instance: String,
+    pub(crate) first_sequence: u64,
+    pub(crate) entries_per_batch: usize,
     /// How many transactions a client that resumes by position gets again.
-    pub repeats: usize,
+    pub(crate) repeats: usize,
     base: TableState,
     base_position: Lsn,
     transactions: Vec<Transaction>,
 }
 
 impl Journal {
-    pub fn new(base: &[Tuple]) -> Journal {
+    pub(crate) fn new(base: &[Tuple]) -> Journal {
         let mut state = TableState::new(table_schema(&[]), &[], 0).unwrap();
         base.iter().for_each(|row| drop(state.put(row.clone())));
         Journal {
@@ -234,7 +224,7 @@ impl Journal {
     }
 
     /// The same history as another server tells it, which does not know every commit's position.
-    pub fn on_another_server(&self) -> Journal {
+    pub(crate) fn on_another_server(&self) -> Journal {
         Journal {
             instance: "another".to_owned(),
             first_sequence: 77,
@@ -246,7 +236,7 @@ impl Journal {
         }
     }
 
-    pub fn commit(&mut self, changes: Vec<Change>) -> Lsn {
+    pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Lsn {
         let position = Lsn(self.head().0 + 0x100);
         self.transactions.push(Transaction {
             position,
@@ -257,16 +247,16 @@ impl Journal {
         position
     }
 
-    pub fn head(&self) -> Lsn {
+    pub(crate) fn head(&self) -> Lsn {
         self.transactions.last().map_or(self.base_position, |t| t.position)
     }
 
-    pub fn head_sequence(&self) -> Sequence {
+    pub(crate) fn head_sequence(&self) -> Sequence {
         self.sequence_after(self.transactions.len())
     }
 
     /// The rows at every commit.
-    pub fn states(&self) -> BTreeMap<Lsn, BTreeSet<Vec<u8>>> {
+    pub(crate) fn states(&self) -> BTreeMap<Lsn, BTreeSet<Vec<u8>>> {
         let mut state = self.base.clone();
         let mut states = BTreeMap::from([(self.base_position, rows_of(&state)), (Lsn::ZERO, BTreeSet::new())]);
         for transaction in &self.transactions {
@@ -277,7 +267,7 @@ impl Journal {
     }
 
     /// A whole stream for a request, to the head.
-    pub fn answer(&self, request: &SyncRequest) -> Vec<SyncResponse> {
+    pub(crate) fn answer(&self, request: &SyncRequest) -> Vec<SyncResponse> {
         match self.resumed(request) {
             Some(from) => {
                 let mut messages = vec![self.handshake_in(SyncMode::Delta, self.state_at(from).schema())];
@@ -313,7 +303,7 @@ impl Journal {
         state
     }
 
-    pub fn snapshot_at(&self, count: usize) -> Vec<SyncResponse> {
+    pub(crate) fn snapshot_at(&self, count: usize) -> Vec<SyncResponse> {
         let state = self.state_at(count);
         let before = count.checked_sub(1).map_or(self.base_position, |i| self.transactions[i].position);
         let sequence = self.sequence_after(count).to_wire();
@@ -340,7 +330,7 @@ impl Journal {
         messages
     }
 
-    pub fn handshake_in(&self, mode: SyncMode, of: &Schema) -> SyncResponse {
+    pub(crate) fn handshake_in(&self, mode: SyncMode, of: &Schema) -> SyncResponse {
         message(sync_response::Message::Handshake(SyncHandshake {
             mode: mode.into(),
             server_current_sequence: self.head_sequence().to_wire(),
@@ -353,7 +343,7 @@ impl Journal {
     }
 
     /// The messages of one transaction.
-    pub fn batches(&self, index: usize) -> Vec<SyncResponse> {
+    pub(crate) fn batches(&self, index: usize) -> Vec<SyncResponse> {
         let transaction = &self.transactions[index];
         let mut sequence = self.sequence_after(index);
         let mut header = BatchHeader {
@@ -393,7 +383,7 @@ impl Journal {
 }
 
 /// A table's history in which everything happens once.
-pub fn history() -> Journal {
+pub(crate) fn history() -> Journal {
     let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![insert(4, "d", "y")]);
     journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
@@ -410,7 +400,7 @@ pub fn history() -> Journal {
     journal
 }
 
-pub fn heartbeat(current_sequence: Sequence, position: Option<Lsn>) -> SyncResponse {
+pub(crate) fn heartbeat(current_sequence: Sequence, position: Option<Lsn>) -> SyncResponse {
     message(sync_response::Message::Heartbeat(Heartbeat {
         current_sequence: current_sequence.to_wire(),
         server_time: None,
@@ -419,7 +409,7 @@ pub fn heartbeat(current_sequence: Sequence, position: Option<Lsn>) -> SyncRespo
     }))
 }
 
-pub fn message(message: sync_response::Message) -> SyncResponse {
+pub(crate) fn message(message: sync_response::Message) -> SyncResponse {
     SyncResponse { message: Some(message) }
 }
 
@@ -429,16 +419,16 @@ fn finish(builder: &mut BatchBuilder, header: &BatchHeader) -> SyncResponse {
     SyncResponse::decode(&bytes[frame::PREFIX_LENGTH..]).unwrap()
 }
 
-pub fn rows_of(state: &TableState) -> BTreeSet<Vec<u8>> {
+pub(crate) fn rows_of(state: &TableState) -> BTreeSet<Vec<u8>> {
     state.rows().map(|row| row.as_ref().bytes().to_vec()).collect()
 }
 
-pub fn rows_in(view: &View<'_>) -> BTreeSet<Vec<u8>> {
+pub(crate) fn rows_in(view: &View<'_>) -> BTreeSet<Vec<u8>> {
     view.rows().map(|row| row.tuple().as_ref().bytes().to_vec()).collect()
 }
 
 /// Whether all indexes of a view tell the same as its rows.
-pub fn check_indexes(view: &View<'_>) {
+pub(crate) fn check_indexes(view: &View<'_>) {
     let mut groups: BTreeMap<String, usize> = BTreeMap::new();
     for row in view.rows() {
         let (id, name, group): (i64, &str, &str) =
@@ -453,7 +443,7 @@ pub fn check_indexes(view: &View<'_>) {
 }
 
 /// Waits until a view is as it should be.
-pub async fn until(replica: &Replica, mut is_so: impl FnMut(&View<'_>) -> bool) {
+pub(crate) async fn until(replica: &Replica, mut is_so: impl FnMut(&View<'_>) -> bool) {
     let mut transactions = replica.transactions();
     let waited = tokio::time::timeout(LONG, async {
         while !is_so(&replica.view()) {

@@ -209,7 +209,7 @@ async fn newcomers_cost_the_table_and_not_its_past() {
     }
     let end = database.end();
     let journal = server.engine.tables()[0].journal().unwrap();
-    support::within(journal.watch_head().wait_for(|head| head.position >= end), "the changes").await.unwrap();
+    crate::support::within(journal.watch_head().wait_for(|head| head.position >= end), "the changes").await.unwrap();
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..50 {
         let incoming = match number % 2 {

@@ -207,7 +207,7 @@ async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
     let database = SimDatabase::new(1);
     let mut table = laredo_testkit::sim_table(TABLE);
     table.journal.entries_max = 100;
-    let server = support::start(database.clone(), vec![table], |_| {}).await;
+    let server = crate::support::start(database.clone(), vec![table], |_| {}).await;
     server.ready().await;
     let mut client = oam(&server).await;
     let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
@@ -374,6 +374,6 @@ async fn each_mistake_is_named_and_the_fan_out_port_takes_no_orders() {
     let fanout = Channel::from_shared(format!("http://{}", server.fanout)).unwrap().connect().await.unwrap();
     let mut there = LaredoOamServiceClient::new(fanout.clone());
     said(there.get_status(GetStatusRequest {}).await.map(drop), Code::Unimplemented, "");
-    let mut client = support::Client::new(fanout);
+    let mut client = crate::support::Client::new(fanout);
     assert!(client.sync(request(RowEncoding::Struct)).await.is_ok(), "the fan-out itself is there");
 }

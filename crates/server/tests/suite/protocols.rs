@@ -233,7 +233,7 @@ async fn the_head_of_a_stream_is_sent_at_once() {
     let (copy, may_copy) = tokio::sync::watch::channel(false);
     let source = Held { database: database.clone(), may_copy };
     let patient = |options: &mut ServerOptions| options.waits.ready = LONG;
-    let server = support::start(source, vec![laredo_testkit::sim_table("t0")], patient).await;
+    let server = crate::support::start(source, vec![laredo_testkit::sim_table("t0")], patient).await;
     let mut streams = Vec::new();
     for content_type in ["application/connect+proto", "application/grpc-web"] {
         // This returns when the head has come, and there is nothing yet that a body could hold.

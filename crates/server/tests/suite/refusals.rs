@@ -84,7 +84,7 @@ async fn bytes_that_are_not_one_message_are_refused() {
 /// Requests that mean something, to be damaged.
 fn requests(database: &SimDatabase) -> Vec<SyncRequest> {
     let position = database.end().to_string();
-    let filters = vec![support::prefix("a"), support::prefix("")];
+    let filters = vec![crate::support::prefix("a"), crate::support::prefix("")];
     vec![
         request(RowEncoding::Struct),
         request(RowEncoding::PostgresBinary),

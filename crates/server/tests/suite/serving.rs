@@ -49,7 +49,7 @@ async fn nothing_is_ready_before_the_first_copy() {
     let (copy, may_copy) = tokio::sync::watch::channel(false);
     let source = Held { database: database.clone(), may_copy };
     let change = |options: &mut ServerOptions| options.waits.ready = Duration::from_millis(40);
-    let server = support::start(source, vec![laredo_testkit::sim_table("t0")], change).await;
+    let server = crate::support::start(source, vec![laredo_testkit::sim_table("t0")], change).await;
     let channel = server.channel().await;
     let check = |service: &str| {
         let (channel, service) = (channel.clone(), service.to_owned());
@@ -93,7 +93,7 @@ async fn a_table_that_cannot_be_copied_says_why() {
     let database = table(1).await;
     let mut table = laredo_testkit::sim_table("t0");
     table.folder = "/nonexistent".into();
-    let server = support::start(database, vec![table], |_| {}).await;
+    let server = crate::support::start(database, vec![table], |_| {}).await;
     let ended = next(&mut server.sync(request(RowEncoding::Struct)).await).await.unwrap_err();
     // The folder may come, so the table tries again.
     assert!(ended.code() == Code::Unavailable && ended.message().contains("/nonexistent"), "{ended:?}");

@@ -68,7 +68,7 @@ async fn fetch(client: &mut Client, snapshot_id: &str) -> Result<(SimRows, i64, 
         match answer.chunk.unwrap() {
             Chunk::Begin(message) => assert!(begin.replace(message).is_none()),
             Chunk::Row(row) => {
-                let (id, body) = support::parse(&row.row.unwrap());
+                let (id, body) = crate::support::parse(&row.row.unwrap());
                 assert!(rows.insert(id, body).is_none() && begin.is_some() && end.is_none());
             }
             Chunk::End(message) => assert!(end.replace(message).is_none()),
@@ -255,7 +255,7 @@ async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
     let database = SimDatabase::new(1);
     let rows = (0..300).map(|id| Insert(id, format!("{id}").repeat(300))).collect();
     database.commit(0, rows);
-    let server = support::serve(&database, "a").await;
+    let server = crate::support::serve(&database, "a").await;
     server.ready().await;
     let mut clients = Vec::new();
     for number in 0..500 {

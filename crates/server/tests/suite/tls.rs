@@ -75,8 +75,8 @@ async fn curl_is_served_in_either_http() {
         curl.args(["--silent", "--show-error", flag, "--cacert"]).arg(&ca);
         curl.args(["--header", "Content-Type: application/json", "--data", r#"{"schema":"public","table":"t0"}"#]);
         curl.args(["--write-out", "\\n%{http_version} %{http_code}"]);
-        curl.arg(format!("https://localhost:{}{}", server.grpc.port(), support::http::STATUS));
-        let output = support::within(curl.output(), "curl").await.unwrap();
+        curl.arg(format!("https://localhost:{}{}", server.grpc.port(), crate::support::http::STATUS));
+        let output = crate::support::within(curl.output(), "curl").await.unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let (answer, outcome) = text.rsplit_once('\n').unwrap();
         assert_eq!(outcome, format!("{version} 200"), "{text} {}", String::from_utf8_lossy(&output.stderr));
