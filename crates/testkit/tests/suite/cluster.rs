@@ -125,7 +125,7 @@ async fn part_that_is_killed() {
 #[tokio::test]
 async fn nothing_is_left_when_the_test_process_is_killed() {
     let mut part = Command::new(std::env::current_exe().unwrap());
-    part.args(["part_that_is_killed", "--exact", "--ignored", "--nocapture"]);
+    part.args(["cluster::part_that_is_killed", "--exact", "--ignored", "--nocapture"]);
     let part = Process::spawn(part).unwrap();
     let line = part.wait_for_line("dir=").await.unwrap();
     let dir = PathBuf::from(line.split_once("dir=").unwrap().1);

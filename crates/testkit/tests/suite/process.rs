@@ -94,7 +94,7 @@ fn a_clean_command_has_no_variables_that_would_configure_laredo() {
         print!("{}", String::from_utf8_lossy(&output.stdout));
         return;
     }
-    let name = "a_clean_command_has_no_variables_that_would_configure_laredo";
+    let name = "process::a_clean_command_has_no_variables_that_would_configure_laredo";
     let mut inside = Command::new(std::env::current_exe().unwrap());
     let output = inside.args([name, "--exact", "--nocapture"]).env(INSIDE, "1").env("KEPT", "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
