@@ -113,7 +113,7 @@ pub enum DestinationError {
     Unsuitable {
         /// The place.
         at: String,
-        /// What it lacks, and what to do.
+        /// The missing feature, and what to do.
         reason: String,
     },
     /// There is no such object.

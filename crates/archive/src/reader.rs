@@ -284,7 +284,7 @@ impl Archive {
     /// Opens an archive, of `table` if one is given, with all epochs that it keeps.
     ///
     /// # Errors
-    /// When there is none, or when its manifest or a sealed one cannot be used.
+    /// If the archive is missing, or its manifest or a sealed one cannot be used.
     pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
         let Archive { destination, manifest, key } = Archive::open_newest(destination, table).await?;
         let manifest = sealed::with_all_epochs(&destination, manifest).await?;
@@ -295,7 +295,7 @@ impl Archive {
     /// [`At::Latest`]; other states may be in older epochs.
     ///
     /// # Errors
-    /// When there is none, or when its manifest cannot be used.
+    /// If the archive is missing, or its manifest cannot be used.
     pub async fn open_newest(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
         let at = destination.uri(MANIFEST);
         let Some(there) = destination.manifest().await? else { return Err(ReadError::NoManifest { at }) };

@@ -49,7 +49,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// An object that no manifest names is deleted after this, so that whoever reads an older manifest can finish.
 pub const GRACE: Duration = Duration::from_secs(3600);
-/// How many epochs `manifest.json` names unless something else is set.
+/// The default number of epochs that `manifest.json` names.
 pub const MANIFEST_EPOCHS: u32 = 8;
 /// The most diffs of a chain unless something else is set.
 pub const MAX_DIFFS: u64 = 1000;
@@ -73,11 +73,11 @@ pub struct Options {
     pub thresholds: Thresholds,
     /// How many epochs stay; all unless set.
     pub keep_epochs: Option<usize>,
-    /// How many epochs `manifest.json` names at most, the newest; older ones are in sealed manifests.
+    /// The maximum number of epochs that `manifest.json` names, the newest. Older ones are in sealed manifests.
     pub manifest_epochs: u32,
     /// How long an object stays that no manifest names; [`GRACE`] is a good while.
     pub grace: Duration,
-    /// Whether a first destination that refuses is tried again at the start, as it is later.
+    /// At the start, waits for a first destination that refuses, and tries again as it does later.
     pub waits_at_start: bool,
     /// Makes the waits before what failed is tried again repeatable.
     pub seed: u64,

@@ -24,7 +24,7 @@ use run::{Core, Run, Slot, catching};
 /// Orders that may wait for the source.
 const ORDERS: usize = 4;
 
-/// One source and its tables. It follows the source as long as it runs, whatever the database answers.
+/// One source and its tables. The engine follows the source as long as it runs, whatever the database answers.
 pub struct Engine<S> {
     core: Core<S>,
     orders: mpsc::Receiver<ResetOrder>,
@@ -212,7 +212,7 @@ impl<S: Source> Engine<S> {
     /// Begins the first run, so that [`Engine::run`] does not have to.
     ///
     /// # Errors
-    /// As those of [`Engine::prepare`].
+    /// The errors of [`Engine::prepare`].
     pub async fn prepared(mut self) -> Result<Engine<S>, SourceError> {
         self.prepared = Some(self.core.begin().await?);
         Ok(self)

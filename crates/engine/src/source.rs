@@ -41,7 +41,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// Events are sent by this future itself, not by tasks that it spawns: they are taken when it has been polled.
     ///
-    /// It reports its state, and waits by itself for whatever may pass or be fixed in the database.
+    /// The source reports its state, and waits by itself for faults that may pass or be fixed in the database.
     ///
     /// # Errors
     /// When it has to be prepared again: another process holds the slot before anything was received.

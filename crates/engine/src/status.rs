@@ -28,7 +28,7 @@ pub enum TablePhase {
     Live,
     /// The last attempt failed for a reason that may pass without an operator. Readers keep the rows that they have.
     Retrying {
-        /// What failed.
+        /// The error.
         error: String,
         /// The time of the next attempt.
         next_at: Instant,
@@ -36,7 +36,7 @@ pub enum TablePhase {
     /// The table cannot be followed until an operator acts. The server tries again when the catalogue changes and on
     /// `laredo reload`. Other tables are not affected.
     Failed {
-        /// What failed, and what to do.
+        /// The error, and what to do.
         error: String,
     },
 }
@@ -213,7 +213,7 @@ pub struct TableHandle {
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     /// The way to the table's task. It is closed while the source is not followed.
     pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
-    /// Its snapshots, once its folder is open.
+    /// The table's snapshots, once its folder is open.
     pub(crate) snapshots: Arc<RwLock<Option<Arc<Snapshots>>>>,
     pub(crate) index: TableIndex,
     pub(crate) looks: watch::Receiver<DefinitionLooks>,
@@ -262,7 +262,7 @@ pub enum ReloadError {
     /// The copy failed at once, for a reason that may pass.
     #[error("{error}; the next attempt is in {} ms", .next.as_millis())]
     Retrying {
-        /// What failed.
+        /// The error.
         error: String,
         /// The time until the next attempt.
         next: Duration,
@@ -333,7 +333,7 @@ impl TableHandle {
         }
     }
 
-    /// Its snapshots, if it has any and its source was reached.
+    /// The table's snapshots, if they are configured and the source was reached.
     #[must_use]
     pub fn snapshots(&self) -> Option<Arc<Snapshots>> {
         self.snapshots.read().clone()

@@ -274,7 +274,7 @@ impl Table {
         matches!(self.phase, Phase::Live)
     }
 
-    /// The journal's writer, unless there is none yet or the table is stopped.
+    /// The journal's writer; `None` before the first copy, and after the table has stopped.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
         match self.phase {
             Phase::Stopped => None,

@@ -66,7 +66,7 @@ pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Re
     }))
 }
 
-/// Returns a sentence about the process that streams from the slot; `None` where there is none.
+/// Returns a sentence about the process that streams from the slot, if one does.
 pub(crate) async fn holder(connection: &mut Connection, mode: &SlotMode) -> Result<Option<String>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);

@@ -68,7 +68,7 @@ pub struct PostgresSource {
     tolerates_broken_tables: bool,
 }
 
-/// What a run was prepared with; the next one replaces it.
+/// The facts that a run was prepared with; the next one replaces them.
 #[derive(Debug, Default)]
 struct PreparedRun {
     /// `None` before the first run.

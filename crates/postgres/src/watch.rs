@@ -97,7 +97,7 @@ struct Watcher<'a> {
     unexplained: Vec<Option<(Definition, Lsn)>>,
     /// The reason why the last look at a table failed.
     errors: Vec<Option<String>>,
-    /// What the catalogue said of a table after it could not be added to the publication. The statement is not repeated for that.
+    /// The facts about a table that could not be added to the publication. The statement is not repeated while they stay.
     unpublished: Vec<Option<Facts>>,
 }
 

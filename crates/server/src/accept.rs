@@ -22,7 +22,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
 /// The wait before the next attempt to accept, when the last one failed for a reason of this machine.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How often a lack of descriptors that lasts is logged.
+/// The interval at which a lasting lack of descriptors is logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// The time in which a client has to say which protocol it speaks.
 const PREFACE_MAX: Duration = Duration::from_secs(10);

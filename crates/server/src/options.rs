@@ -108,13 +108,13 @@ pub enum TlsFile {
 /// Paths of the HTTP endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
-    /// Whether the process is alive.
+    /// The path of liveness.
     pub liveness_path: String,
-    /// Whether the server serves what it can.
+    /// The path of readiness.
     pub readiness_path: String,
-    /// Whether the first copies are over.
+    /// The path that answers 200 once the first copies are over.
     pub startup_path: String,
-    /// Numbers for Prometheus.
+    /// The path of the metrics.
     pub metrics_path: String,
     /// True where the server is ready only while every table is.
     pub strict_readiness: bool,

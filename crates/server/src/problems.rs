@@ -33,7 +33,7 @@ pub(crate) enum ProblemKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableProblem {
     pub(crate) kind: ProblemKind,
-    /// What happened, and what to do where an operator has to.
+    /// The problem, and what to do if an operator has to.
     pub(crate) detail: String,
 }
 

@@ -197,7 +197,7 @@ impl Folder {
 
     fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
         let path = self.path(MANIFEST);
-        // Nobody comes between the comparison and the swap.
+        // No other writer comes between the comparison and the swap.
         let _lock = self.lock().map_err(failed("lock", &self.0.join(WORK)))?;
         let there = self.manifest()?;
         if there.as_ref().map(|there| &there.tag) != over {

@@ -48,11 +48,11 @@ pub struct S3Options {
     pub endpoint: Option<String>,
     /// Names the bucket in the path and not in the host.
     pub force_path_style: bool,
-    /// How the store encrypts objects; as the bucket says if not given.
+    /// The encryption of objects; that of the bucket if not given.
     pub encryption: Option<Encryption>,
 }
 
-/// How a store encrypts objects.
+/// The encryption of objects by a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
     /// With keys of the store (SSE-S3).
@@ -105,7 +105,7 @@ pub struct S3 {
     store: AmazonS3,
     /// The same store, which deletes objects one by one.
     single: AmazonS3,
-    /// Whether the store lacks the request that deletes many.
+    /// Set once the store has refused the request that deletes many objects.
     deletes_singly: Arc<AtomicBool>,
     bucket: Arc<str>,
     prefix: Arc<str>,

@@ -54,7 +54,7 @@ fn checked(
 /// the archive keeps nothing older.
 ///
 /// # Errors
-/// As of [`read_sealed`].
+/// The errors of [`read_sealed`].
 pub(crate) async fn walk_sealed(
     destination: &Arc<dyn Destination>,
     manifest: &Manifest,
@@ -76,7 +76,7 @@ pub(crate) async fn walk_sealed(
 /// Returns the manifest with the artifacts of all epochs that the archive keeps.
 ///
 /// # Errors
-/// As of [`read_sealed`], and when the parts do not fit together.
+/// The errors of [`read_sealed`], and an error if the parts do not fit together.
 pub(super) async fn with_all_epochs(
     destination: &Arc<dyn Destination>,
     manifest: Manifest,

@@ -20,7 +20,7 @@ use crate::manifest::{Artifact, Manifest, WriterId};
 use crate::reader::ReadError;
 use crate::reader::sealed::walk_sealed;
 
-/// How many objects one call deletes at most: as many as S3 takes.
+/// The maximum number of objects that one call deletes: the limit of S3.
 const BATCH: usize = 1000;
 
 /// Objects that no manifest names.

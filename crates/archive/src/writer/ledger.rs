@@ -30,7 +30,7 @@ struct Place {
     destination: Arc<dyn Destination>,
     /// `None` where it was not looked at yet, or has to be looked at again.
     seen: Option<Seen>,
-    /// Whether the destination is known to keep two writers apart.
+    /// Set once a probe has shown that the destination keeps two writers apart.
     is_probed: bool,
     /// The SHA-256 of a sealed manifest that is here with everything that it leads to.
     sealed: Option<String>,
@@ -435,7 +435,7 @@ impl Place {
     }
 }
 
-/// Returns true for what may pass by itself or by somebody's hand: permissions, buckets and disks.
+/// Returns true for errors that may pass without a restart: those of permissions, buckets and disks.
 fn may_pass(error: &DestinationError) -> bool {
     match error {
         DestinationError::Unavailable { .. } | DestinationError::Refused { .. } => true,

@@ -1,5 +1,5 @@
-//! What a writer does while it collects changes: one thing at a time with the ledger, and beside
-//! that the deleting of what nobody names, which never holds an artifact up.
+//! The writer's tasks while it collects changes: one at a time with the ledger, and in addition
+//! the deletion of unnamed objects, which never delays an artifact.
 
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ impl Work {
         }));
     }
 
-    /// Deletes what nobody names, if it is time for it, whatever else is being done.
+    /// Deletes unnamed objects if a collection is due, also while another task runs.
     pub(super) fn collect(&mut self, tools: &Arc<Tools>, report: &Report) {
         if self.collected.elapsed() < self.collection.grace / 4 {
             return;

@@ -1,4 +1,4 @@
-//! One run: a source that is ready, its tables, and what is dealt to them until the source has to be prepared again.
+//! One run: dispatches the events of a source to its tables until the source has to be prepared again.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -25,7 +25,7 @@ const STREAM_QUEUE: usize = 64;
 /// A table's journal of a later run counts from so far behind the one that readers have seen.
 const SEQUENCES_SKIPPED: u64 = 1 << 32;
 
-/// What stays from one run to the next.
+/// The state that outlives a run.
 pub(super) struct Core<S> {
     pub(super) source: Arc<S>,
     pub(super) tables: Vec<Slot>,
@@ -256,7 +256,7 @@ impl Workers<'_> {
 /// Resets the source when an operator orders it, one order after the other. Never returns while a handle is left, and the engine has one.
 async fn follow_orders<S: Source>(source: &S, orders: &mut mpsc::Receiver<ResetOrder>) {
     while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
-        // Whoever asked may have gone away.
+        // The caller may have gone away.
         let _ = answer.send(source.reset(drop_publication).await);
     }
 }

@@ -15,7 +15,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 pub struct SourceClock(Arc<Mutex<Option<(CommitTime, Instant)>>>);
 
 impl SourceClock {
-    /// Notes the time that the database has told between the question and its answer.
+    /// Records the time that the database gave between the question and its answer.
     pub fn note(&self, told: CommitTime, asked: Instant, answered: Instant) {
         let took = answered.saturating_duration_since(asked);
         let mut known = self.0.lock();
@@ -24,7 +24,7 @@ impl SourceClock {
         }
     }
 
-    /// Returns the time on the database's clock; `own`, the time on this machine's, where the database has told none.
+    /// Returns the time on the database's clock. Before the database has given one, this is `own`, the time on this machine's.
     #[must_use]
     pub fn now(&self, own: CommitTime) -> CommitTime {
         let Some((told, at)) = *self.0.lock() else { return own };

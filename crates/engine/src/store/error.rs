@@ -71,7 +71,7 @@ pub enum StoreError {
         /// What is wrong there.
         what: String,
     },
-    /// The disk takes nothing, and as much waits for it as may. What is not on disk is acknowledged to nobody.
+    /// The disk is full, and the queue before it too. Changes that are not on disk are not acknowledged.
     #[error("the journal cannot be kept ({0}); make room on its disk: the table goes on by itself then")]
     Stalled(String),
     /// A write or an fsync has failed. What was served since the last good one is not on disk, and PostgreSQL is asked to keep it.

@@ -20,7 +20,7 @@ use crate::retry_delay::RetryDelay;
 
 /// Serving may run ahead of the disk by so many bytes, and one transaction beyond. Then the table waits.
 pub(super) const UNSYNCED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// What a full disk refuses is written again after this, doubled each time up to the maximum.
+/// The first delay before a refused write is repeated on a full disk; doubled each time up to the maximum.
 const DISK_RETRY: Duration = Duration::from_millis(100);
 const DISK_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Written in one go.
@@ -185,10 +185,10 @@ impl Job {
     }
 }
 
-/// Does what comes, until no more does or something fails.
+/// Does the jobs of the queue until it is closed or a job fails.
 ///
-/// What a full disk refuses is written again, all of it since the last good fsync, until it is on disk. Any other failed write or
-/// fsync is the end: nobody knows what the kernel has dropped, so a later success would prove nothing.
+/// On a full disk, everything since the last good fsync is written again until it is on disk. Any other failed write or fsync ends
+/// this: the kernel may have dropped pages, so a later success would prove nothing.
 pub(super) fn run(queue: &Queue, store: &Store) {
     while let Some(jobs) = queue.take() {
         let bytes = jobs.iter().map(Job::bytes).sum();

@@ -141,7 +141,7 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
     /// Removes a row. One that was displaced by a row of the state takes its place.
     fn remove_from(&mut self, place: Place, key: &Key) -> Result<(), ApplyError> {
         if let Place::Displaced(at) = place {
-            // Nothing was told of it.
+            // No change was published for it.
             self.displaced.remove(key, at);
             return Ok(());
         }

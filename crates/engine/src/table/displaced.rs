@@ -9,7 +9,7 @@ use laredo_core::{Key, Tuple};
 pub(super) struct DisplacedRow {
     /// The row.
     pub(super) row: Tuple,
-    /// Whether the source sent every value of the row.
+    /// True if the source sent every value of the row.
     pub(super) is_whole: bool,
 }
 

@@ -23,7 +23,7 @@ use crate::store::{StoreError, StoreStatus};
 
 /// Chunks of a copy that may wait for the table.
 const COPY_QUEUE: usize = 8;
-/// What failed is tried again after this, doubled each time up to the maximum.
+/// The first delay before another attempt; doubled each time up to the maximum.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(15);
 /// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.

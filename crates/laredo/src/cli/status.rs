@@ -38,7 +38,7 @@ struct Health {
     sources: Vec<Source>,
 }
 
-/// What it says of a source.
+/// The server's answer about a source.
 #[derive(Debug, Default, Deserialize)]
 struct Source {
     source: String,
@@ -216,7 +216,7 @@ fn detail(table: &Table) -> String {
     let differing = table.verify.differing.filter(|differing| *differing > 0);
     let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
     let next = table.next_attempt_ms.map(|ms| format!("next attempt in {}", duration(ms)));
-    // The others are told by fields of their own.
+    // The other problems have fields of their own.
     let is_news = |problem: &&Problem| {
         matches!(problem.reason.as_str(), "drained" | "stale" | "journal_not_kept" | "stream_down")
     };

@@ -12,7 +12,7 @@ pub(crate) fn check(schema: &Schema, root: &Node, problems: &mut Vec<Problem>) {
     Checker { schema, problems }.block(root, schema.root, &KeyPath::default());
 }
 
-/// Returns true if a text holds what looks like a substitution. HOCON takes it as it is, and nobody means that.
+/// Returns true if a text seems to hold a substitution. HOCON keeps it as text, which is never meant.
 fn has_placeholder(text: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     text.split("${").skip(1).any(|rest| {

@@ -23,14 +23,14 @@ use crate::program::{Failure, reserve_descriptors, until};
 /// Projections of one table that are kept for other clients who want the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
 
-/// What becomes of a source that is refused.
+/// The consequence of a source that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartMode {
-    /// It is tried again, while the others are served.
+    /// The source is tried again, while the others are served.
     Lenient,
-    /// It ends the start.
+    /// The start fails.
     Strict,
-    /// It ends the start, and later the server.
+    /// The start fails, and later the server ends.
     Once,
 }
 

@@ -26,7 +26,7 @@ const PENDING_BYTES_MAX: u32 = 8 << 20;
 pub(super) struct Table {
     pub(super) config: Arc<TableConfig>,
     state: Arc<Mutex<State>>,
-    /// How the writer is doing, from its opening on.
+    /// The writer's status, from its opening on.
     status: watch::Sender<Status>,
 }
 
@@ -72,7 +72,7 @@ impl Table {
         self.config.source.name()
     }
 
-    /// How its writer is doing. While the archive is opened, this says what stands in the way.
+    /// The writer's status. While the archive is being opened, it has the last error.
     pub(super) fn status(&self) -> Status {
         self.status.borrow().clone()
     }

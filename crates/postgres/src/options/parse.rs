@@ -62,7 +62,7 @@ const UNSUPPORTED: &[&str] = &[
     "target_session_attrs",
 ];
 
-/// What was sent to a server that vanished is given up after this, where the connection string says nothing else.
+/// The time after which unacknowledged bytes count as lost, where the connection string sets none.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where libpq looks for a socket on Debian.
@@ -159,7 +159,7 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsEr
     Ok(pairs)
 }
 
-/// What follows a password may be the rest of it, and is not shown.
+/// The text after a password may be the rest of it, and is not shown.
 fn without_password(error: OptionsError, has_password: bool) -> OptionsError {
     match error {
         OptionsError::UnknownKey { .. } | OptionsError::Unsupported(_) if has_password => syntax(

@@ -89,7 +89,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Notes the number of the server process, and returns true if the login told another one, as through a pooler.
+    /// Records the number of the server process. Returns true if it differs from that of the login, as it does through a pooler.
     pub(super) fn set_process_id(&mut self, process_id: i32) -> bool {
         std::mem::replace(&mut self.process_id, process_id) != process_id
     }

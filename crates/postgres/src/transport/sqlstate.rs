@@ -1,6 +1,6 @@
 //! SQLSTATEs by what they say about another attempt. This is the only place that judges them by class.
 
-/// What another attempt at the same statement may bring.
+/// The prospects of another attempt at the same statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outlook {
     /// It may succeed without an operator: a lack of resources, a time limit, a conflict, a server that starts, stops or is a

@@ -28,7 +28,7 @@ const CONNECTIONS_MIN: usize = 2;
 /// The time in which a request has to come, and a connection may be idle.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 
-/// Serves a router on a port until it is told to close. Then requests that have begun are answered, and this returns.
+/// Serves a router on a port until `closing` is set. Then requests that have begun are answered, and this returns.
 ///
 /// The number of connections is bounded. One more ends the oldest, so that idle connections keep no probe from its answer.
 pub async fn serve_http(listener: TcpListener, router: Router, closing: CancellationToken) {

@@ -14,7 +14,7 @@ use super::methods::Method;
 use super::stream::Translated;
 use super::{connect, end, json};
 
-/// The header by which a response tells a proxy whether to buffer it.
+/// The header that asks a proxy not to buffer a response.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Says it in the protocol's words. `method` may be missing only from a refusal.

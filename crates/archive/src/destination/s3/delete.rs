@@ -11,7 +11,7 @@ use super::S3;
 use super::answer::{Answer, Doing};
 use crate::destination::DestinationError;
 
-/// How many objects are deleted at a time where each takes a request.
+/// The number of objects that are deleted at a time where each takes a request.
 const AT_ONCE: usize = 16;
 
 impl S3 {

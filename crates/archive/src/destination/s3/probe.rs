@@ -1,4 +1,4 @@
-//! Whether a store honors the conditions that keep two writers apart.
+//! A probe of the conditions that keep two writers apart: some stores ignore them.
 
 use object_store::{ObjectStore, PutMode, PutPayload, UpdateVersion};
 

@@ -14,7 +14,7 @@ use crate::reader::sealed::{read_sealed, walk_sealed};
 use crate::writer::report::Report;
 use crate::writer::{Tools, WriterError};
 
-/// What is known of sealed manifests without reading them again.
+/// The facts about sealed manifests that are kept so that they are not read again.
 #[derive(Debug, Default)]
 pub(super) struct SealedCache {
     /// The newest sealed manifest and its SHA-256.

@@ -122,7 +122,7 @@ fn rows_of(state: &TableState) -> Vec<Vec<u8>> {
     rows
 }
 
-/// Does with a reader's rows what it is told: every change has to fit them.
+/// Applies published changes to a reader's rows: every change has to fit them.
 fn tell(reader: &mut TableState, applied: Applied<'_>) {
     match applied {
         Applied::Row { old: None, new: Some(new), .. } => assert!(reader.put(new.clone()).is_none(), "inserted twice"),

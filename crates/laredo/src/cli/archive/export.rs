@@ -31,7 +31,7 @@ use crate::program::{Failure, random};
 use crate::serve::{StartMode, serve_at};
 use crate::snapshot::feed::Subscribed;
 
-/// What the ids of these writers begin with.
+/// The beginning of these writers' ids.
 const WRITER: &str = "laredo archive export";
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -131,7 +131,7 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     Ok(written)
 }
 
-/// Checks that nobody else writes the archive, unless it is to be taken over.
+/// Checks that no other program writes the archive, unless it is to be taken over.
 async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> Result<(), CliError> {
     let Some(there) = destination.manifest().await? else { return Ok(()) };
     let at = destination.uri(MANIFEST);

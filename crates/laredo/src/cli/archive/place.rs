@@ -56,7 +56,7 @@ impl ReadArgs {
     /// Opens the archive with what a state needs.
     ///
     /// # Errors
-    /// As of [`ReadArgs::open`].
+    /// The errors of [`ReadArgs::open`].
     pub(super) async fn open_for(&self, state: StateArg) -> Result<Archive, CliError> {
         if state != (StateArg { history: None, at: At::Latest }) {
             return self.open().await;

@@ -31,7 +31,7 @@ pub struct S3Config {
     pub prefix: String,
     /// Whether the bucket stands in the path of URLs rather than in the host's name. Default false.
     pub force_path_style: bool,
-    /// How the store encrypts objects; `None`, the default, is as the bucket says.
+    /// The encryption of objects; `None`, the default, is that of the bucket.
     pub encryption: Option<Encryption>,
     /// How the store is reached.
     pub aws: AwsConfig,

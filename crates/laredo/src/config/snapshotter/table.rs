@@ -37,7 +37,7 @@ pub struct TableConfig {
     pub events: Vec<EventConfig>,
     /// How many epochs are kept; `None`, the default, is all.
     pub keep_epochs: Option<u32>,
-    /// How many epochs `manifest.json` names. Default 8.
+    /// The maximum number of epochs that `manifest.json` names. Default 8.
     pub manifest_epochs: u32,
 }
 
