@@ -8,6 +8,7 @@ mod aws;
 mod cluster;
 pub mod conformance;
 mod data_dir;
+mod disk;
 mod error;
 mod full;
 mod installation;
@@ -25,13 +26,14 @@ pub mod workload;
 
 pub use aws::Moto;
 pub use cluster::{Cluster, ClusterOptions, StopMode, StorageCopy};
+pub use disk::{Filler, SmallDisk};
 pub use error::Error;
 pub use full::is_full;
 pub use port::free_port;
 pub use process::{Process, clean_command};
 pub use proxy::{Direction, Proxy};
 pub use python::programs;
-pub use sim::{SimChange, SimDatabase, SimRows, sim_table};
+pub use sim::{SimChange, SimDatabase, SimFault, SimRows, sim_table};
 pub use tls::Tls;
 pub use wait::eventually;
 

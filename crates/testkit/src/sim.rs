@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::Retention;
@@ -18,8 +19,10 @@ use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, Receipt};
 use tokio::sync::{mpsc, watch};
 
-/// How often it asks what may be forgotten.
-const ASKING_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
+/// The interval at which the engine is asked what may be forgotten.
+const ASKING_INTERVAL: Duration = Duration::from_millis(5);
+/// The delay before a source that failed is prepared again.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Rows of the simulated table: id and text.
 pub type SimRows = BTreeMap<i64, String>;
@@ -39,6 +42,21 @@ pub enum SimChange {
     Delete(i64),
     /// All rows go.
     Truncate,
+}
+
+/// A fault of the source's task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimFault {
+    /// Preparing the source panics.
+    PanicAtStart,
+    /// Preparing the source is refused.
+    Refused,
+    /// Another process holds the slot.
+    Held,
+    /// The stream panics after its first event.
+    Panic,
+    /// The stream ends after its first event: the source has to be prepared again.
+    Ended,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +114,9 @@ pub struct SimDatabase {
     part_yields: Arc<AtomicU64>,
     /// The reason for which copies of tables fail, and how many did.
     refused_copies: Arc<Mutex<BTreeMap<usize, (SourceError, u64)>>>,
+    are_copies_held: Arc<watch::Sender<bool>>,
+    /// The fault of the source's task, and the number of times that it is still to happen.
+    fault: Arc<Mutex<Option<(SimFault, u32)>>>,
 }
 
 impl SimCommit {
@@ -128,7 +149,32 @@ impl SimDatabase {
             kept: Arc::default(),
             part_yields: Arc::new(AtomicU64::new(1)),
             refused_copies: Arc::default(),
+            are_copies_held: Arc::default(),
+            fault: Arc::default(),
         }
+    }
+
+    /// Has the source's task fail the next `times`.
+    pub fn fail(&self, fault: SimFault, times: u32) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, times));
+    }
+
+    /// Returns the fault that happens now, if it is one of these.
+    fn failure(&self, faults: &[SimFault]) -> Option<SimFault> {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, left) = fault.as_mut().filter(|(fault, left)| faults.contains(fault) && *left > 0)?;
+        *left -= 1;
+        Some(*fault)
+    }
+
+    /// Has copies wait from now on.
+    pub fn hold_copies(&self) {
+        self.are_copies_held.send_replace(true);
+    }
+
+    /// Lets copies begin again, and those that wait.
+    pub fn release_copies(&self) {
+        self.are_copies_held.send_replace(false);
     }
 
     /// Has copies of a table fail from now on.
@@ -522,10 +568,20 @@ impl SimDatabase {
 
 impl Source for SimDatabase {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+        match self.failure(&[SimFault::PanicAtStart, SimFault::Refused, SimFault::Held]) {
+            None => {}
+            Some(SimFault::Refused) => return Err(SourceError::Definite(vec!["fix it".to_owned()])),
+            Some(SimFault::Held) => return Err(SourceError::Held("process 7 has it".to_owned())),
+            Some(fault) => panic!("a fault of the test: {fault:?}"),
+        }
         if tables.len() > self.state.borrow().tables {
             return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
         }
         Ok(self.identity())
+    }
+
+    fn retry_delay(&self, _: u32) -> Option<Duration> {
+        Some(RETRY_DELAY)
     }
 
     async fn written(&self) -> Result<Lsn, SourceError> {
@@ -561,7 +617,16 @@ impl Source for SimDatabase {
         acknowledged: Acknowledged,
         reporter: StateReporter,
     ) -> Result<(), SourceError> {
-        reporter.report(SourceState::Following);
+        match self.failure(&[SimFault::Panic, SimFault::Ended]) {
+            None => reporter.report(SourceState::Following),
+            Some(fault) => {
+                let _ = events.send(SourceEvent::Progress(Lsn(1000))).await;
+                match fault {
+                    SimFault::Ended => return Err(SourceError::Transient("it ended".to_owned())),
+                    _ => panic!("a fault of the test: {fault:?}"),
+                }
+            }
+        }
         tokio::select! {
             ended = self.tell(events) => ended,
             never = self.ask(acknowledged) => match never {},
@@ -583,6 +648,11 @@ impl Source for SimDatabase {
         {
             *count += 1;
             return Err(error.clone());
+        }
+        let mut are_held = self.are_copies_held.subscribe();
+        tokio::select! {
+            _ = are_held.wait_for(|are_held| !are_held) => {}
+            () = rows.closed() => return Ok(()),
         }
         let log = self.state.subscribe();
         let looked =
@@ -664,7 +734,7 @@ pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
         pipeline: laredo_engine::PipelineOptions::default(),
         journal: laredo_engine::journal::JournalOptions {
             entries_max: 100_000,
-            age_max: std::time::Duration::from_secs(3600),
+            age_max: Duration::from_secs(3600),
             bytes_max: 1 << 30,
             memory_bytes_max: 1 << 28,
             folder: folder.clone(),

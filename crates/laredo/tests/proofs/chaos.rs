@@ -16,7 +16,7 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{Cluster, ClusterOptions, Proxy, StopMode, StorageCopy, is_full};
+use laredo_testkit::{Cluster, ClusterOptions, Proxy, SmallDisk, StopMode, StorageCopy, is_full};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -31,7 +31,7 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 use archive::Archiver;
 use client::Client;
 use fault::{CONTINUITY, Fault, everything, handful};
-use outage::{Disk, PASSWORD, ROLE};
+use outage::{PASSWORD, ROLE};
 
 /// The least time of each half of a run at full size.
 const CONTINUITY_TIME: Duration = Duration::from_secs(30);
@@ -149,7 +149,7 @@ struct Chaos {
     /// The way of each server to PostgreSQL.
     routes: [Proxy; 2],
     /// The file system of each server's folder, where one of its own could be mounted.
-    disks: [Option<Disk>; 2],
+    disks: [Option<SmallDisk>; 2],
     clients: Vec<Client>,
     copy: StorageCopy,
     cluster: Cluster,
@@ -183,7 +183,8 @@ impl Chaos {
         cluster.psql(&format!("CREATE ROLE {ROLE} SUPERUSER REPLICATION LOGIN PASSWORD '{PASSWORD}'")).unwrap();
         let postgres = format!("127.0.0.1:{}", cluster.port());
         let routes = [Proxy::start(&postgres).await.unwrap(), Proxy::start(&postgres).await.unwrap()];
-        let disks = [0, 1].map(|number| Disk::mount(&folders.path().join(format!("disk-{number}"))));
+        let disks =
+            [0, 1].map(|number| SmallDisk::mount(&folders.path().join(format!("disk-{number}")), "1500m").unwrap());
         let mut random = StdRng::seed_from_u64(seed);
         // Sometimes changes of definitions are noticed at once, by one server or by both.
         let watch = [random.random_bool(0.3), random.random_bool(0.3)];
@@ -392,7 +393,7 @@ fn slot_of(number: usize) -> String {
 fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -> ServerConfig {
     let path = |what: &str| serde_json::Value::from(folder.join(what).to_string_lossy());
     let keys = format!(
-        "journal {{ max_entries = 1000000, store = local, store_config {{ path = {} }} }}
+        "journal {{ max_entries = 1000000, max_bytes = 128MiB, store = local, store_config {{ path = {} }} }}
          snapshot {{ interval = 3s, store = local, retention {{ keep_count = 2 }}, store_config {{ path = {} }} }}",
         path("journal"),
         path("snapshots")

@@ -1,15 +1,12 @@
 //! One table that cannot be followed leaves the others alone, says what is wrong, and is followed again once its cause is gone.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use laredo_client::Replica;
 use laredo_core::TableName;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
-use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use laredo_testkit::{Cluster, ClusterOptions, SmallDisk, eventually};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -204,48 +201,19 @@ async fn a_drained_table_is_seen_to_be_drained() {
     }
 }
 
-/// A small file system of its own. Mounting one takes root.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> SmallDisk {
-        std::fs::create_dir_all(at).unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status().unwrap();
-        assert!(mounted.success(), "this test mounts a small tmpfs, which takes root");
-        SmallDisk(at.to_owned())
-    }
-
-    /// Leaves no byte.
-    fn fill(&self) {
-        let mut ballast = File::create(self.0.join("ballast")).unwrap();
-        while ballast.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 /// The journal's disk is full: for a while, for so long that as much waits for it as may, and while the server is stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_a_journal_is_lived_through() {
     let (cluster, sql, [a, b]) = two_tables().await;
     let folder = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::mount(&folder.path().join("disk"), "96m");
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), "96m").unwrap() else { return };
     let mut config = config(&cluster, &[a.clone(), b.clone()]);
-    config = config.target(&format!("journal {{ store = local, store_config.path = \"{}\" }}", disk.0.display()));
+    config = config.target(&format!("journal {{ store = local, store_config.path = \"{}\" }}", disk.path().display()));
     let mut server = config.start().await;
     let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));
     is_equal(&sql, &server, &follows_a, &a).await;
     let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'laredo_tables'";
-    disk.fill();
+    let filler = disk.fill().unwrap();
     sql.batch_execute("INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1000, 1200) i").await.unwrap();
     server.process.wait_for_line("the journal cannot be kept for now").await.unwrap();
     let before = cluster.psql(confirmed).unwrap();
@@ -255,13 +223,13 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     assert_eq!(report(&server, &a).await["problems"][0]["reason"], "journal_not_kept");
     assert_eq!(code(&server, "/health/ready").await, 200);
     assert_eq!(cluster.psql(confirmed).unwrap(), before);
-    disk.free();
+    drop(filler);
     server.process.wait_for_line("the journal is kept again").await.unwrap();
     let moved = async || cluster.psql(confirmed).unwrap() > before;
     sql.batch_execute("INSERT INTO b SELECT i, 'more' FROM generate_series(1000, 1100) i").await.unwrap();
     eventually(PATIENCE, moved).await.unwrap();
     // Stopped while it is full, and started when there is room: nothing is copied.
-    disk.fill();
+    let filler = disk.fill().unwrap();
     sql.batch_execute("UPDATE a SET v = 'unkept' WHERE id < 50; INSERT INTO b SELECT i, repeat('y', 9000) FROM generate_series(2000, 2200) i")
         .await
         .unwrap();
@@ -269,7 +237,7 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     server.process.terminate();
     let ended = server.process.wait(PATIENCE).await.expect("a full disk does not keep the server from ending");
     assert_eq!(ended.code(), Some(0), "{}", server.process.output().join("\n"));
-    disk.free();
+    drop(filler);
     server.restart().await;
     is_equal(&sql, &server, &follows_a, &a).await;
     is_equal(&sql, &server, &follows_b, &b).await;
@@ -283,7 +251,7 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
 async fn a_table_whose_disk_stays_full_holds_up_no_other() {
     let (cluster, sql, [a, b]) = two_tables().await;
     let folder = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::mount(&folder.path().join("disk"), "300m");
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), "300m").unwrap() else { return };
     let of_a = folder.path().join("disk/a");
     let kept_elsewhere = folder.path().join("elsewhere");
     std::fs::create_dir_all(&kept_elsewhere).unwrap();
@@ -298,7 +266,7 @@ async fn a_table_whose_disk_stays_full_holds_up_no_other() {
     let url = format!("http://127.0.0.1:{}", server.ports.fanout);
     let follows_a = Replica::builder(url.as_str(), a.clone()).start().unwrap();
     is_equal(&sql, &server, &follows_a, &a).await;
-    disk.fill();
+    let filler = disk.fill().unwrap();
     let next = AtomicI64::new(10_000);
     let has_stopped = async || {
         let id = next.fetch_add(1000, Ordering::Relaxed);
@@ -316,7 +284,7 @@ async fn a_table_whose_disk_stays_full_holds_up_no_other() {
         text.parse::<laredo_core::Lsn>().is_ok_and(|reached| reached >= position)
     };
     eventually(PATIENCE, is_past).await.expect("the other table goes on");
-    disk.free();
+    drop(filler);
     is_in(&server, &a, "live").await;
     is_equal(&sql, &server, &follows_a, &a).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::http::{Frames, Reply, STATUS, SYNC, frame, http1, http2, message};
-use crate::support::{Held, LONG, Replica, Running, request, serve_with};
+use crate::support::{LONG, Replica, Running, request, serve_with};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use laredo_core::Lsn;
@@ -230,16 +230,15 @@ async fn the_operators_service_is_asked_and_watched_in_json_and_is_not_on_the_fa
 async fn the_head_of_a_stream_is_sent_at_once() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
-    let (copy, may_copy) = tokio::sync::watch::channel(false);
-    let source = Held { database: database.clone(), may_copy };
+    database.hold_copies();
     let patient = |options: &mut ServerOptions| options.waits.ready = LONG;
-    let server = crate::support::start(source, vec![laredo_testkit::sim_table("t0")], patient).await;
+    let server = crate::support::start(database.clone(), vec![laredo_testkit::sim_table("t0")], patient).await;
     let mut streams = Vec::new();
     for content_type in ["application/connect+proto", "application/grpc-web"] {
         // This returns when the head has come, and there is nothing yet that a body could hold.
         streams.push(post(&server, SYNC, content_type, &ask(RowEncoding::Struct)).await.frames());
     }
-    copy.send_replace(true);
+    database.release_copies();
     for frames in &mut streams {
         let first = message(&frames.next().await.unwrap()).message.unwrap();
         assert!(matches!(first, Message::Handshake(_)), "{first:?}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Held, LONG, Replica, Running, next, request, serve, serve_with};
+use crate::support::{Client, LONG, Replica, Running, next, request, serve, serve_with};
 use laredo_engine::journal::BufferPolicy;
 use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding, SyncRequest};
 use laredo_server::{BufferOptions, ServerOptions};
@@ -46,10 +46,9 @@ async fn reflection_names_the_services() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_ready_before_the_first_copy() {
     let database = table(1).await;
-    let (copy, may_copy) = tokio::sync::watch::channel(false);
-    let source = Held { database: database.clone(), may_copy };
+    database.hold_copies();
     let change = |options: &mut ServerOptions| options.waits.ready = Duration::from_millis(40);
-    let server = crate::support::start(source, vec![laredo_testkit::sim_table("t0")], change).await;
+    let server = crate::support::start(database.clone(), vec![laredo_testkit::sim_table("t0")], change).await;
     let channel = server.channel().await;
     let check = |service: &str| {
         let (channel, service) = (channel.clone(), service.to_owned());
@@ -69,7 +68,7 @@ async fn nothing_is_ready_before_the_first_copy() {
     let status = server.client().await.get_replication_status(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
 
-    copy.send_replace(true);
+    database.release_copies();
     server.ready().await;
     eventually(LONG, || async { check("").await && check(SERVICE).await }).await.unwrap();
     assert_eq!(server.get("/health/startup").await.0, 200);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Client, Held, LONG, Replica, Running, http, request, start, within};
+use crate::support::{Client, LONG, Replica, Running, http, request, start, within};
 use laredo_engine::{SnapshotFormat, SnapshotOptions};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::{
@@ -17,7 +17,6 @@ use laredo_proto::replication::{
 use laredo_testkit::SimChange::{Delete, Insert};
 use laredo_testkit::{SimDatabase, SimRows, eventually, sim_table};
 use prost_types::value::Kind;
-use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -228,14 +227,13 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     }
     another.commit(0, vec![Insert(1, "stays".to_owned())]);
     assert!(another.end() > newest.position);
-    let (may_copy, copying) = watch::channel(false);
-    let source = Held { database: another.clone(), may_copy: copying };
+    another.hold_copies();
     another.redefine("another");
     let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
     // What filters leave cannot be followed from, so the table is copied.
     let test = laredo_core::Match::Prefix(String::new());
     table.pipeline.filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
-    let server = start(source, vec![table], |_| {}).await;
+    let server = start(another.clone(), vec![table], |_| {}).await;
     let restore = RestoreSnapshotRequest { snapshot_id: id, confirm: true, skip_meta_check: false };
     let restored = oam(&server).await.restore_snapshot(restore).await.unwrap().into_inner();
     assert!(restored.accepted && restored.warnings[0].contains(&newest.position.to_string()), "{restored:?}");
@@ -244,7 +242,7 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     let mut replica = Replica::default();
     replica.read_to(&mut stream, newest.position).await;
     assert_eq!(replica.rows, database.rows_at(0, newest.position));
-    may_copy.send_replace(true);
+    another.release_copies();
     replica.read_to(&mut stream, another.end()).await;
     assert_eq!((&replica.rows, replica.snapshots), (&another.rows_at(0, another.end()), 1));
 }

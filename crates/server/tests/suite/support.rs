@@ -19,11 +19,9 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-mod held;
 pub(crate) mod http;
 mod replica;
 
-pub(crate) use held::Held;
 pub(crate) use replica::{Replica, parse};
 
 /// How long a test waits for what must happen.

@@ -1,8 +1,6 @@
 //! Outages: something that a server needs is unavailable for a moment and then returns. Nobody restarts a server. The time from
 //! the end of an outage until both servers show the newest commit in every table is measured.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use laredo_core::Lsn;
@@ -186,9 +184,9 @@ impl Chaos {
         let Some(disk) = &self.disks[server] else {
             return self.say("left out: no disk of its own could be mounted (run the test as root)");
         };
-        let filler = disk.fill();
+        let filler = disk.fill().unwrap();
         self.endure().await;
-        std::fs::remove_file(filler).unwrap();
+        drop(filler);
     }
 
     /// Waits until both servers show a commit after the outage in every table, and counts a recovery that took too long.
@@ -221,33 +219,5 @@ impl Chaos {
         self.work().await;
         let sql = self.cluster.connect().await.unwrap();
         flushed(&sql).await.unwrap()
-    }
-}
-
-/// A small file system of its own for a server's folder.
-pub(super) struct Disk(PathBuf);
-
-impl Disk {
-    /// Mounts one. Returns `None` where that is not allowed.
-    pub(super) fn mount(path: &Path) -> Option<Disk> {
-        std::fs::create_dir_all(path).unwrap();
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(path).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Disk(path.to_owned()))
-    }
-
-    /// Takes all its room with a file, and returns that.
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        // It ends when there is no room, which is what is wanted.
-        let output = format!("of={}", filler.display());
-        let _ = Command::new("dd").args(["if=/dev/zero", "bs=4096", "status=none"]).arg(output).output();
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
 }

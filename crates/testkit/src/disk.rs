@@ -1,0 +1,69 @@
+//! Disks that can be full.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small file system of the test's own. It is unmounted when this is dropped.
+#[derive(Debug)]
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts one of a size such as `96m` on a folder, which is made. Returns `None`, and says so, where the test may not
+    /// mount: that takes root, or a `sudo` that asks nothing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn mount(at: &Path, size: &str) -> std::io::Result<Option<SmallDisk>> {
+        std::fs::create_dir_all(at)?;
+        let options = format!("size={size},mode=0777");
+        let arguments = ["mount", "-t", "tmpfs", "-o", &options, "tmpfs"];
+        let is_mounted =
+            [&arguments[..], &[&["sudo", "-n"], &arguments[..]].concat()].iter().any(|command| run(command, at));
+        if !is_mounted {
+            eprintln!("left out: this test mounts a small file system, which takes root");
+        }
+        Ok(is_mounted.then(|| SmallDisk(at.to_owned())))
+    }
+
+    /// Returns the folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes all its room, until what this returns is dropped.
+    ///
+    /// # Errors
+    /// When there was no room at all.
+    pub fn fill(&self) -> std::io::Result<Filler> {
+        let filler = Filler(self.0.join("filler"));
+        let mut file = File::create(&filler.0)?;
+        while file.write_all(&[0; 4096]).is_ok() {}
+        Ok(filler)
+    }
+}
+
+/// A file that leaves no room on a [`SmallDisk`]. Dropping this removes it.
+#[derive(Debug)]
+pub struct Filler(PathBuf);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmount = ["umount", "--lazy"];
+        let _ = run(&unmount, &self.0) || run(&[&["sudo", "-n"], &unmount[..]].concat(), &self.0);
+    }
+}
+
+/// Runs a command on a folder, and returns true if it succeeded.
+fn run(command: &[&str], at: &Path) -> bool {
+    let mut program = Command::new(command[0]);
+    program.args(&command[1..]).arg(at).output().is_ok_and(|output| output.status.success())
+}
