@@ -566,6 +566,7 @@ impl SimDatabase {
     }
 }
 
+#[expect(clippy::panic, reason = "a fault that tests ask for")]
 impl Source for SimDatabase {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         match self.failure(&[SimFault::PanicAtStart, SimFault::Refused, SimFault::Held]) {
