@@ -45,6 +45,6 @@ pub use net::{Net, NetChange, NotTaken};
 pub use reader::{Archive, At, Boundary, Damage, ReadError, ReadProgress, Rebuilt};
 pub use rebase::{Due, Progress, Reason, Thresholds};
 pub use writer::{
-    DestinationStatus, GRACE, Handle, MANIFEST_EPOCHS, MAX_DIFFS, NoSnapshot, Options, Phase, Start, Status,
-    Surroundings, Writer, WriterError, Written,
+    DestinationStatus, GRACE, Handle, MANIFEST_EPOCHS, NoSnapshot, Options, Phase, Start, Status, Surroundings, Writer,
+    WriterError, Written,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// When a new base is written instead of a diff. What is absent never is a reason.
+/// When a new base is written instead of a diff. A threshold that is absent is no reason, except the number of diffs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     /// Never more often than this.
@@ -17,9 +17,18 @@ pub struct Thresholds {
     pub max_churn_records: Option<u64>,
     /// The same as a fraction of the rows that the base has.
     pub max_churn_fraction: Option<f64>,
-    /// The most diffs of a chain; a base takes the place of the next one.
+    /// The maximum number of diffs of a chain; a base takes the place of the next one. If absent, see
+    /// [`Thresholds::diffs_max`].
     pub max_diffs: Option<u64>,
 }
+
+/// The smallest and the largest number of diffs of a chain, unless a maximum is set.
+const DIFFS_MIN: u64 = 128;
+const DIFFS_MAX: u64 = 1000;
+/// The bytes of one artifact in a manifest, about.
+const ENTRY_BYTES: u64 = 600;
+/// A byte of a base costs as much as so many of a manifest: the base is encoded, and its rows are read again by readers.
+const BASE_FACTOR: u64 = 4;
 
 /// How far an archive is since its newest base.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,7 +77,7 @@ pub enum Reason {
     ChurnRecords,
     /// `max_churn_fraction` is reached.
     ChurnFraction,
-    /// `max_diffs` is reached.
+    /// The chain has [`Thresholds::diffs_max`] diffs.
     Diffs,
     /// Somebody asked for it.
     Asked,
@@ -114,6 +123,16 @@ impl Thresholds {
         limits.min().map(|limit| limit.saturating_sub(progress.diff_bytes).max(1))
     }
 
+    /// Returns the maximum number of diffs of a chain whose base has so many bytes.
+    ///
+    /// Each artifact writes the names of its whole chain again, so that a chain of `n` diffs costs `n * n / 2` names. Unless a
+    /// maximum is set, a chain ends where that reaches the cost of a base.
+    #[must_use]
+    pub fn diffs_max(&self, base_bytes: u64) -> u64 {
+        let affordable = || (base_bytes / ENTRY_BYTES * (2 * BASE_FACTOR)).isqrt().clamp(DIFFS_MIN, DIFFS_MAX);
+        self.max_diffs.unwrap_or_else(affordable)
+    }
+
     fn reached(&self, progress: &Progress, since_base: Duration) -> Option<Reason> {
         let Progress { diff_bytes, base_bytes, churn_records, base_rows, diffs, has_changes, .. } = *progress;
         let at_least = |count: u64, limit: Option<u64>| limit.is_some_and(|limit| count > 0 && count >= limit);
@@ -128,7 +147,7 @@ impl Thresholds {
             (Reason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
             (Reason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
             // A chain to which nothing comes costs nothing more.
-            (Reason::Diffs, has_changes && at_least(diffs, self.max_diffs)),
+            (Reason::Diffs, has_changes && diffs >= self.diffs_max(base_bytes)),
         ];
         reasons.into_iter().find_map(|(reason, is_reached)| is_reached.then_some(reason))
     }
@@ -164,6 +183,7 @@ mod tests {
             (Thresholds { max_churn_fraction: Some(0.05), ..none.clone() }, Due::Base(Reason::ChurnFraction)),
             (Thresholds { max_diffs: Some(7), ..none.clone() }, Due::Base(Reason::Diffs)),
             (Thresholds { max_diffs: Some(8), ..none.clone() }, Due::Diff),
+            (Thresholds { max_diffs: Some(1000), ..none.clone() }, Due::Diff),
             (Thresholds { max_diffs: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
             (Thresholds { max_churn_records: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
         ];
@@ -182,5 +202,28 @@ mod tests {
         assert_eq!(bounded.due(&idle, seconds(30)), Due::Nothing, "an idle chain does not grow");
         let eager = Thresholds { max_interval: Some(seconds(100)), max_churn_records: Some(0), ..none };
         assert_eq!(eager.due(&idle, seconds(30)), Due::Base(Reason::MaxInterval), "an idle table is re-based, too");
+    }
+
+    #[test]
+    fn a_chain_ends_where_a_base_is_cheaper_than_its_names() {
+        let none = Thresholds::default();
+        for (base_bytes, diffs) in
+            [(0, 128), (1 << 20, 128), (10 << 20, 373), (64 << 20, 945), (1 << 30, 1000), (u64::MAX, 1000)]
+        {
+            assert_eq!(none.diffs_max(base_bytes), diffs, "{base_bytes}");
+        }
+        let set = Thresholds { max_diffs: Some(5000), ..none.clone() };
+        assert_eq!((set.diffs_max(0), set.diffs_max(1 << 40)), (5000, 5000));
+        let at = |diffs, base_bytes| Progress {
+            since_base: Some(Duration::from_secs(9)),
+            since_artifact: Duration::from_secs(9),
+            diffs,
+            base_bytes,
+            has_changes: true,
+            ..Progress::default()
+        };
+        assert_eq!(none.due(&at(127, 1000), Duration::ZERO), Due::Diff);
+        assert_eq!(none.due(&at(128, 1000), Duration::ZERO), Due::Base(Reason::Diffs));
+        assert_eq!(none.due(&at(128, 10 << 20), Duration::ZERO), Due::Diff);
     }
 }

@@ -51,8 +51,6 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 pub const GRACE: Duration = Duration::from_secs(3600);
 /// The default number of epochs that `manifest.json` names.
 pub const MANIFEST_EPOCHS: u32 = 8;
-/// The most diffs of a chain unless something else is set.
-pub const MAX_DIFFS: u64 = 1000;
 
 /// What a writer shall do.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::{MAX_DIFFS, Thresholds};
+use laredo_archive::Thresholds;
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
@@ -44,7 +44,7 @@ pub(super) fn read_thresholds(fields: &Fields, problems: &mut Vec<Problem>) -> T
         max_diff_fraction: fields.ratio("max_diff_fraction"),
         max_churn_records: fields.count("max_churn_records"),
         max_churn_fraction: fields.ratio("max_churn_fraction"),
-        max_diffs: Some(fields.count("max_diffs").unwrap_or(MAX_DIFFS)),
+        max_diffs: fields.count("max_diffs"),
     };
     if let (Some(least), Some(most)) = (thresholds.min_interval, thresholds.max_interval)
         && least > most

@@ -151,7 +151,7 @@ fn thresholds(thresholds: &Thresholds, progress: &Progress) -> Value {
     put("max_interval", since_base, seconds(thresholds.max_interval));
     put("max_diff_bytes", progress.diff_bytes.into(), thresholds.max_diff_bytes.map(Value::from));
     put("max_churn_records", progress.churn_records.into(), thresholds.max_churn_records.map(Value::from));
-    put("max_diffs", progress.diffs.into(), thresholds.max_diffs.map(Value::from));
+    put("max_diffs", progress.diffs.into(), Some(thresholds.diffs_max(progress.base_bytes).into()));
     let fraction = |part: u64, whole: u64| if whole == 0 { Value::Null } else { (part as f64 / whole as f64).into() };
     let of_bytes = fraction(progress.diff_bytes, progress.base_bytes);
     put("max_diff_fraction", of_bytes, thresholds.max_diff_fraction.map(Value::from));

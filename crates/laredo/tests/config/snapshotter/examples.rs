@@ -53,7 +53,6 @@ fn the_minimal_configuration_loads_as_printed() {
         min_interval: Some(Duration::from_secs(30)),
         max_interval: Some(Duration::from_secs(600)),
         max_churn_records: Some(1000),
-        max_diffs: Some(1000),
         ..Thresholds::default()
     };
     assert_eq!(*thresholds, expected);
@@ -122,7 +121,7 @@ fn defaults_are_filled_in() {
     assert_eq!((&table.source.tls, &table.source.token, &table.source.local_snapshot_path), (&None, &None, &None));
     assert_eq!((table.key_prefix.as_str(), table.key_fields.len()), ("t/", 0));
     assert_eq!(table.diff_interval, Duration::from_secs(30));
-    assert_eq!(table.thresholds, Thresholds { max_diffs: Some(1000), ..Thresholds::default() });
+    assert_eq!(table.thresholds, Thresholds::default());
     assert_eq!((&table.formats.snapshot, &table.formats.diff), (&formats(&["jsonl"]), &formats(&["jsonl"])));
     assert_eq!((table.events.len(), table.keep_epochs, table.manifest_epochs), (0, None, 8));
 }
