@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use regex::Regex;
+
 /// What a crate must not need, even by way of others. See the rooms in ARCHITECTURE.md for the reasons.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("laredo-client", &["laredo-engine", "laredo-postgres", "laredo-archive"]),
@@ -262,4 +264,27 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
         fenced ^= fence;
         !fenced && !fence
     })
+}
+
+/// A term whose type was renamed would mislead.
+#[test]
+fn the_glossary_is_sorted_and_names_types_that_exist() {
+    let text = read(Path::new("docs/glossary.md")).expect("the page is there");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let terms: Vec<&str> = rows.iter().skip(1).map(|row| row[1]).collect();
+    assert!(terms.len() > 30 && terms.is_sorted(), "{terms:?}");
+    let sources: Vec<_> = files().into_iter().filter_map(|path| Some((read(&path)?, path))).collect();
+    let path = Regex::new(r"`(\w+)(?:::\w+)*::(\w+)`").unwrap();
+    for row in &rows[1..] {
+        let found = path.captures(row[3]).unwrap_or_else(|| panic!("{} has no type", row[1]));
+        let declared = Regex::new(&format!(r"(?m)^pub(\(crate\))? (struct|enum|trait) {}\b", &found[2])).unwrap();
+        let folder = format!("crates/{}/src", &found[1]);
+        let is_there =
+            |(text, path): &(String, PathBuf)| path.to_string_lossy().contains(&folder) && declared.is_match(text);
+        assert!(sources.iter().any(is_there), "{}: there is no {}", row[1], &found[0]);
+    }
 }
