@@ -1,4 +1,5 @@
-//! A live copy of a PostgreSQL table in your own process: typed rows, indexes, and whole transactions only.
+//! A live copy of a PostgreSQL table in the memory of your process. Rows are typed, lookups use
+//! indexes, and readers see only whole transactions.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -7,7 +8,9 @@
 //! use laredo_client::{Predicate, Replica, Row, TableName, Unique};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let replica = Replica::builder("http://laredo-server:4002", TableName::new("public", "config_document"))
+//! ```
+//! let table = TableName::new("public", "config_document");
+//! let replica = Replica::builder("http://laredo-server:4002", table)
 //!     .client_id("myapp-instance-abc123")
 //!     .local_snapshot_path("/var/lib/myapp/laredo-cache")
 //!     .lookup(["instance_id", "key"])
@@ -16,7 +19,7 @@
 //!     .start()?;
 //! replica.ready(Duration::from_secs(30)).await?;
 //!
-//! // One row, by the look-up fields or by primary key. It stays as it was; the table moves on.
+//! // One row, by the lookup columns or by primary key. Later changes of the table do not change it.
 //! let row: Option<Row> = replica.lookup(("inst_abc", "rulesets/default"));
 //! let row = row.or_else(|| replica.get(42));
 //! if let Some(row) = row {
@@ -25,43 +28,57 @@
 //!     println!("{id}: {note:?}");
 //! }
 //!
-//! // One state: rows and indexes of one commit, however many look-ups it takes.
+//! // A view shows the rows and indexes of one commit, however many lookups you make in it.
 //! let view = replica.view();
 //! let documents = view.index("by_instance", "inst_abc").count();
-//! println!("{documents} of {} rows, as of {}, {:?} old", view.len(), view.position(), view.age());
+//! let (rows, position, age) = (view.len(), view.position(), view.age());
+//! println!("{documents} of {rows} rows, as of {position}, {age:?} old");
+//! ```
 //! drop(view);
 //!
-//! // Every change, with the old row and the new one …
-//! let listener = replica.listen(|old: Option<&Row>, new: Option<&Row>| println!("{old:?} -> {new:?}"));
+//! ```
+//! // A listener receives every change, with the old row and the new row.
+//! let listener = replica.listen(|old: Option<&Row>, new: Option<&Row>| {
+//!     println!("{old:?} -> {new:?}");
+//! });
 //! drop(listener);
 //!
-//! // … or every transaction. A consumer that is too slow is told so.
+//! // A stream has every transaction. A consumer that is too slow receives an error.
 //! let mut transactions = replica.transactions();
 //! while let Some(transaction) = transactions.next().await {
+//! ```
 //!     match transaction {
-//!         Ok(transaction) => println!("{}: {} changes", transaction.position, transaction.changes.len()),
+//! ```
+//!         Ok(t) => println!("{}: {} changes", t.position, t.changes.len()),
+//! ```
 //!         Err(lagged) => println!("{lagged}"),
 //!     }
 //! }
 //!
-//! // Saves the local snapshot, from which the next start goes on.
+//! ```
+//! // Saves the local snapshot, from which the next start resumes.
+//! ```
 //! replica.stop().await;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The replica connects anew by itself and goes on from the last commit it has, on whichever server answers. Until then, and while
-//! it takes a full snapshot, it serves what it had; the new state takes its place in one step.
+//! The replica reconnects by itself and resumes from the last commit that it has, on whichever
+//! server answers. While it is disconnected or loads a full snapshot, it continues to serve its old
+//! rows. The new rows then replace them in one step.
 //!
-//! A [`Subscription`] is what a replica stands on, for those who keep the state themselves and need no more memory than for one copy
-//! of the table: the same stream, in whole transactions.
+//! A [`Subscription`] is the stream that a replica is built on, without the table in memory. Use it
+//! to keep the rows in a form of your own. Its events are whole transactions.
 //!
 //! ```no_run
 //! use laredo_client::{Subscription, SubscriptionEvent, TableName};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let table = TableName::new("public", "config_document");
-//! let mut subscription = Subscription::builder("http://laredo-server:4002", table).client_id("archive").start()?;
+//! ```
+//! let mut subscription =
+//!     Subscription::builder("http://laredo-server:4002", table).client_id("archive").start()?;
+//! ```
 //! let mut state = None;
 //! loop {
 //!     match subscription.next().await {
@@ -72,9 +89,11 @@
 //!                 subscription.start_over(error);
 //!             }
 //!         }
-//!         SubscriptionEvent::Resumed { position, .. } => println!("goes on from {position}"),
+//! ```
+//!         SubscriptionEvent::Resumed { position, .. } => println!("resumed from {position}"),
 //!         SubscriptionEvent::Current { position, at, checksum } => {
-//!             println!("{:?} ago {position} was all there was", at.elapsed());
+//!             println!("up to date at {position}, {:?} ago", at.elapsed());
+//! ```
 //!             if let (Some(table), Some(theirs)) = (&state, checksum)
 //!                 && subscription.compare(position, table.checksum(), theirs)
 //!             {

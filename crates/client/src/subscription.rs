@@ -1,4 +1,4 @@
-//! A table's stream for those who keep the state themselves.
+//! A table's stream of whole transactions, for consumers that keep the rows themselves.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,102 +15,116 @@ use crate::health::Health;
 use crate::intake::{Feedback, Input, Intake, Resume, Taken};
 use crate::status::Status;
 
-/// One table's changes in whole transactions, each once and in the order of their commits, on whatever connection: what a
-/// [`crate::Replica`] stands on. It keeps no rows but those of a snapshot that is still coming in.
+/// A stream of one table's transactions: whole, each delivered exactly once, in commit order,
+/// across reconnections.
 ///
-/// It connects, and connects anew, by itself, and goes on from the last thing that it handed out. Nothing that it hands out is older than
-/// what it handed out before, unless the server has come to follow another database or another line of its history. It ends when it
-/// is dropped.
+/// A [`crate::Replica`] is built on the same stream. The subscription itself keeps no rows, except
+/// those of a snapshot that is still arriving.
+///
+/// It connects and reconnects by itself, and resumes from the last event that it returned. No event
+/// is older than an earlier one, unless the server now follows another database or another history.
+/// The subscription ends when it is dropped.
 pub struct Subscription {
-    /// Dropped first: the session shall be stopped before there is nobody to take what it brings.
+    /// Stops the session when dropped. It is the first field, so the session stops before the
+    /// receiver of its messages is dropped.
     _stop_when_dropped: DropGuard,
     table: TableName,
     health: Arc<Health>,
     inputs: mpsc::UnboundedReceiver<Input>,
     intake: Intake,
-    /// Whether the consumer has, or had, a state.
+    /// True if the consumer has or had the rows of the table.
     has_begun: bool,
 }
 
-/// What a subscription shall be.
+/// The settings of a [`Subscription`] that is not started yet.
 #[must_use = "a subscription runs once it is started"]
 pub struct SubscriptionBuilder {
     connect: Connect,
     resume: Option<ResumePoint>,
 }
 
-/// A state that its consumer has already, and would go on from.
+/// Rows that the consumer already has, and from which a subscription can resume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResumePoint {
-    /// The schema of its rows. Where the server's is another one at this position, all rows come anew.
+    /// The schema of the rows. If the server's schema at this position differs, it sends all rows
+    /// again.
     pub schema: Arc<Schema>,
-    /// Every commit up to here is in it.
+    /// Every commit up to this position is in the rows.
     pub position: Lsn,
-    /// Which database's WAL the position is of. Without it only the server's word stands for that it is its own.
+    /// The database whose WAL the position belongs to. Without it the server cannot check that the
+    /// position belongs to its own database.
     pub source: Option<SourceIdentity>,
-    /// The definition that its rows are of, as [`Subscription::definition`] said; unknown where nobody has said so.
+    /// The definition version of the rows, from [`Subscription::definition`].
+    /// [`DefinitionVersion::UNKNOWN`] if none was reported.
     pub definition: DefinitionVersion,
-    /// The newest commit at or before the position, as [`Subscription::mark`] said. With it a server of the same database can tell
-    /// whether the position is of another history.
+    /// The newest commit at or before the position, from [`Subscription::mark`]. A server of the
+    /// same database uses it to detect a position of another history.
     pub mark: Option<CommitMark>,
 }
 
-/// Something that a subscription brings.
+/// An event of a [`Subscription`].
 #[derive(Debug)]
 pub enum SubscriptionEvent {
-    /// All rows are about to come, and no change of those from before will: whoever has them may make room.
+    /// All rows will be sent again, and no more changes to the previous rows will follow. The
+    /// consumer may free the previous rows.
     Restart {
-        /// Why, in the server's words.
+        /// The server's reason.
         reason: String,
-        /// The newest position up to which the history of the rows before and that of the new ones are known to be the same. `u64::MAX`:
-        /// it is one history. Zero: nothing is known of that.
+        /// The newest position up to which the previous rows and the new ones are known to share
+        /// one history. `u64::MAX` means that both are of one history. Zero means that nothing is
+        /// known.
         shared_until: Lsn,
     },
-    /// All rows.
+    /// All rows of the table.
     State {
         /// The rows.
         table: Box<TableState>,
-        /// Every commit up to here is in them.
+        /// Every commit up to this position is in the rows.
         position: Lsn,
-        /// Which database's WAL this position, and those that follow, are of.
+        /// The database whose WAL this position and the following ones belong to.
         source: Option<SourceIdentity>,
     },
-    /// The stream goes on from the state that the consumer has. It comes with every new connection for which this is so.
+    /// The stream continues from the rows that the consumer has. This event follows each new
+    /// connection that can resume.
     Resumed {
-        /// The state's position.
+        /// The position of the consumer's rows.
         position: Lsn,
-        /// As of [`SubscriptionEvent::State`].
+        /// The database, as in [`SubscriptionEvent::State`].
         source: Option<SourceIdentity>,
     },
     /// Changes that became visible together.
     Transaction(Transaction),
-    /// Everything that was committed at the source up to a moment has come.
+    /// Everything that was committed in the database before `at` has been delivered.
     Current {
-        /// The consumer's state is the table at this position, from which it may go on later: no change of it was before.
+        /// The consumer's rows are the table at this position, and a later subscription may resume
+        /// from it. No change to the table is missing before it.
         position: Lsn,
-        /// The moment.
+        /// The moment, by the subscription's clock.
         at: Instant,
-        /// The checksum of the server's rows at the position, where it sent one: compare it with that of the consumer's rows, and say by
-        /// [`Subscription::compare`] what that is.
+        /// The server's checksum of the rows at the position, if the server sent one. Compare it
+        /// with the checksum of your rows, using [`Subscription::compare`].
         checksum: Option<Checksum>,
     },
-    /// Nothing will come any more, nor will ever again. It is not for want of a server.
+    /// The subscription has ended permanently; reconnecting will not help.
     Ended {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Subscription {
-    /// A subscription to a table that this server (`http://HOST:PORT`, or `https://` for TLS) has.
+    /// Returns a builder for a subscription to a table of this server: `http://HOST:PORT`, or
+    /// `https://HOST:PORT` for TLS.
     pub fn builder(server: impl Into<String>, table: TableName) -> SubscriptionBuilder {
         SubscriptionBuilder { connect: Connect::new(server.into(), table), resume: None }
     }
 
-    /// The next event. It waits as long as nothing happens, through lost connections too ([`Subscription::status`] tells of them).
+    /// Waits for the next event and returns it. The wait continues while the connection is lost;
+    /// [`Subscription::status`] reports the cause.
     ///
-    /// It may be dropped while it waits without losing anything. What comes is decoded inside; while nobody calls it no more is read
-    /// than [`SubscriptionBuilder::pending_bytes_max`], and the server may in the end part with a client so slow.
+    /// The future may be dropped while it waits, without losing an event. Messages are decoded in
+    /// this call. Between calls, at most [`SubscriptionBuilder::pending_bytes_max`] bytes are read
+    /// ahead. A server may end the stream of a client that stays behind for long.
     pub async fn next(&mut self) -> SubscriptionEvent {
         loop {
             while let Some(taken) = self.intake.pop() {
@@ -128,50 +142,57 @@ impl Subscription {
         }
     }
 
-    /// What came does not fit the consumer's state: it is of no use any more, and all rows come anew.
+    /// Discards the rows of the consumer, because an event did not fit them. The server then sends
+    /// all rows again.
     pub fn start_over(&mut self, error: StateError) {
         self.intake.start_over(error.into());
     }
 
-    /// Compares the checksum of the consumer's rows at a position with the server's, as a [`SubscriptionEvent::Current`] brought it. Where they
-    /// differ it is logged and counted. A server whose operator asked for the checksum is sent it. Returns true where the consumer's rows are to be dropped, for all come again; where that
-    /// helped nothing lately, they are not asked for again so soon.
+    /// Compares the checksum of the consumer's rows at a position with the server's, from
+    /// [`SubscriptionEvent::Current`]. A difference is logged and counted. If the server asked for
+    /// the client's checksum, this call also answers it.
+    ///
+    /// Returns true if the consumer must drop its rows, because all of them are loaded again. If a
+    /// recent load did not fix a difference, the rows are not loaded again until a pause has
+    /// passed.
     pub fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
         self.intake.compare(position, (ours, None), theirs)
     }
 
-    /// How it is doing. [`Status::last_error`] says why nothing comes; [`Status::position`] is that of what was handed out.
+    /// Returns the current status. [`Status::last_error`] says why no events arrive.
+    /// [`Status::position`] is the position of the last returned event.
     #[must_use]
     pub fn status(&self) -> Status {
         Status { position: self.intake.resume().position, ..self.health.status.borrow().clone() }
     }
 
-    /// Returns the definition that the consumer's rows are of, with everything that was handed out so far. It belongs to the
-    /// position, wherever that is kept: [`ResumePoint::definition`].
+    /// Returns the definition version of the consumer's rows after the last returned event. Store
+    /// it together with the position, for [`ResumePoint::definition`].
     #[must_use]
     pub fn definition(&self) -> DefinitionVersion {
         self.intake.resume().definition
     }
 
-    /// Returns the newest commit at or before the position of everything that was handed out so far, where it is known. It belongs to
-    /// the position, wherever that is kept: [`ResumePoint::mark`].
+    /// Returns the newest known commit at or before the position of the last returned event. Store
+    /// it together with the position, for [`ResumePoint::mark`].
     #[must_use]
     pub fn mark(&self) -> Option<CommitMark> {
         self.intake.resume().mark
     }
 
-    /// Tells whenever the connection's state changes, wherever the subscription itself is. The position is not kept current in it.
+    /// Returns a receiver that is notified when the state of the connection changes. It may be used
+    /// on any task or thread. Its copy of the status does not keep the position current.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.health.status.subscribe()
     }
 
-    /// From here on it counts as what the consumer has.
+    /// Turns a taken item into an event. From here on, the consumer counts as having it.
     fn hand_out(&mut self, taken: Taken) -> Option<SubscriptionEvent> {
         let event = match taken {
             Taken::GivenUp { .. } => return None,
             Taken::Promised { reason, shared_until } => {
-                // The consumer need not keep what it had, so that no stream can go on from there.
+                // The consumer may discard its rows now, so no stream can resume from them.
                 self.intake.forget();
                 SubscriptionEvent::Restart { reason, shared_until }
             }
@@ -223,65 +244,68 @@ impl fmt::Debug for Subscription {
 }
 
 impl SubscriptionBuilder {
-    /// How the server's operator sees this client.
+    /// Sets the name under which the server's operator sees this client.
     pub fn client_id(mut self, client_id: impl Into<String>) -> SubscriptionBuilder {
         self.connect.client_id = client_id.into();
         self
     }
 
-    /// As [`crate::ReplicaBuilder::ca_pem`].
+    /// Sets the certificates of trusted authorities, as [`crate::ReplicaBuilder::ca_pem`].
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> SubscriptionBuilder {
         self.connect.ca_pem = Some(pem.into());
         self
     }
 
-    /// As [`crate::ReplicaBuilder::identity_pem`].
+    /// Sets the client's certificate and key, as [`crate::ReplicaBuilder::identity_pem`].
     pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> SubscriptionBuilder {
         self.connect.identity = Some(Identity::from_pem(certificate, key));
         self
     }
 
-    /// As [`crate::ReplicaBuilder::token`].
+    /// Sets the token that is sent with each request, as [`crate::ReplicaBuilder::token`].
     pub fn token(mut self, token: impl Into<String>) -> SubscriptionBuilder {
         self.connect.token = Some(token.into());
         self
     }
 
-    /// As [`crate::ReplicaBuilder::message_bytes_max`].
+    /// Sets the largest accepted message in bytes, as [`crate::ReplicaBuilder::message_bytes_max`].
     pub fn message_bytes_max(mut self, bytes: usize) -> SubscriptionBuilder {
         self.connect.message_bytes_max = bytes;
         self
     }
 
-    /// How many bytes may wait to be taken (64 MiB unless set). At this bound the stream is not read. A transaction and a snapshot
-    /// that are coming in do not count: they are held until they are whole.
+    /// Sets how many bytes of messages may wait for [`Subscription::next`] (64 MiB unless set). At
+    /// this bound the client stops reading the stream. Transactions and snapshots that are still
+    /// incomplete do not count; they are held until they are complete.
     pub fn pending_bytes_max(mut self, bytes: u32) -> SubscriptionBuilder {
         self.connect.pending_bytes_max = bytes.max(1);
         self
     }
 
-    /// The clock for [`SubscriptionEvent::Current`]; it must never go back.
+    /// Sets the clock for [`SubscriptionEvent::Current`]. It must never go back.
     pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> SubscriptionBuilder {
         self.connect.now = Box::new(now);
         self
     }
 
-    /// Makes the waits between attempts to connect repeatable.
+    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
     pub fn seed(mut self, seed: u64) -> SubscriptionBuilder {
         self.connect.seed = Some(seed);
         self
     }
 
-    /// Begins with a state that the consumer has. Without one, all rows come first.
+    /// Resumes from rows that the consumer already has. Without a resume point, the subscription
+    /// begins with all rows.
     pub fn resume(mut self, from: ResumePoint) -> SubscriptionBuilder {
         self.resume = Some(from);
         self
     }
 
-    /// Starts it. It connects, and connects anew, in the background.
+    /// Starts the subscription. It connects, and reconnects after failures, in the background.
     ///
     /// # Errors
-    /// When the address is none, or there is no runtime for it.
+    /// When the server address or the token is invalid, or when the caller is not inside a tokio
+    /// runtime.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
         let Line { runtime, session, health, inputs, feedback, .. } = self.connect.line(Vec::new())?;

@@ -1,4 +1,5 @@
-//! The demo as a user runs it. It needs the server and the snapshotter of the same build: `cargo build -p laredo` where this crate is tested alone.
+//! The demo as a user runs it. It needs the server and the snapshotter of the same build. Run
+//! `cargo build -p laredo` first if this crate is tested alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +31,7 @@ async fn it_ends_with_clients_equal_to_the_database() {
 
 #[tokio::test]
 async fn its_archive_is_written_and_rebased_and_rebuilds_the_table() {
-    // A new base comes after ten seconds at the latest.
+    // A new base follows within ten seconds.
     let demo = demo(&["--seconds", "13", "--rate", "50"]);
     let line = demo.wait_for_line(r"archive: epoch +1, +\d+ artifacts, head [0-9A-F]+/[0-9A-F]+$").await.unwrap();
     assert!(line.contains("commits/s"), "{line}");
@@ -41,7 +42,7 @@ async fn its_archive_is_written_and_rebased_and_rebuilds_the_table() {
     assert_eq!((&verdict["equal"], &archive["equal"]), (&true.into(), &true.into()), "{verdict}");
     let number = |name: &str| archive[name].as_u64().unwrap();
     assert!(number("epochs") >= 2 && number("artifacts") > 2 * number("epochs"), "{verdict}");
-    // The clients have two of three rows, roughly; the archive has all.
+    // The clients have roughly two thirds of the rows; the archive has all.
     assert!(number("rows") > verdict["rows"].as_u64().unwrap() / 2, "{verdict}");
 }
 
@@ -65,13 +66,13 @@ async fn ctrl_c_ends_it_quietly_and_leaves_nothing() {
     eventually(PATIENCE, gone).await.unwrap();
 }
 
-/// The folders of PostgreSQL and of the programs' configuration, as a command names them.
+/// Returns the folder of PostgreSQL, or of a program's configuration, that a command names.
 fn folders(command: &[String]) -> Option<PathBuf> {
     let at = command.iter().position(|argument| argument == "-D" || argument == "--config")?;
     Some(Path::new(command.get(at + 1)?).parent()?.to_owned())
 }
 
-/// The processes that a process has started, and those that they have: each with its command.
+/// Returns all descendants of a process, each with its command.
 fn descendants(ancestor: u32) -> BTreeMap<u32, Vec<String>> {
     let names = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let parents: BTreeMap<u32, u32> =
@@ -90,10 +91,10 @@ fn command(pid: u32) -> Vec<String> {
     words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The parent of a process that has not ended.
+/// Returns the parent of a process that has not ended.
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name comes before, in parentheses, and may hold anything.
+    // The program's name precedes the state. It is in parentheses and may contain any characters.
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     let state = fields.next()?;
     fields.next().filter(|_| state != "Z")?.parse().ok()

@@ -1,4 +1,4 @@
-//! What a replica promises, each against a scripted server.
+//! The guarantees of a replica, each tested against a scripted server.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -177,7 +177,7 @@ async fn a_full_snapshot_takes_the_place_of_the_old_state_in_one_step() {
     let gone: Vec<i64> = told.changes.iter().filter(|c| c.new.is_none()).map(|c| id(c.old.as_ref())).collect();
     assert_eq!(gone, [2]);
     assert_eq!(told.changes.len(), 191, "rows that did not change are not told of");
-    // The rows are shown before the status tells of them.
+    // The rows are visible before the status reports them.
     status.wait_for(|s| s.resyncs == 1).await.unwrap();
 }
 
@@ -216,7 +216,7 @@ async fn a_change_that_does_not_fit_ends_in_a_full_snapshot_while_the_old_state_
     }
 }
 
-/// What the small journal should have gone on with.
+/// Returns the small journal with the transactions that should have followed it.
 fn mended() -> Journal {
     let mut journal = small();
     journal.commit(vec![update(3, "c3", "y")]);
@@ -226,7 +226,7 @@ fn mended() -> Journal {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_frames_end_in_a_full_snapshot() {
-    // All at once, for a replica waits a little before it tries again.
+    // All attacks run at once, because a replica waits a little before it tries again.
     let attacks = (0..24).map(|number| async move {
         let server = Server::start(move |stream, request| match stream {
             0 => Ok(then_hang(attack(number))),
@@ -246,8 +246,8 @@ async fn hostile_frames_end_in_a_full_snapshot() {
     futures::future::join_all(attacks).await;
 }
 
-/// A snapshot with a batch inside or after it that looks like one more and more: random bytes, unknown actions, lengths past the end,
-/// torn cells.
+/// Returns a snapshot with a damaged batch inside or after it. The higher the number, the more it
+/// resembles a batch: random bytes, unknown actions, lengths past the end, torn cells.
 fn attack(number: usize) -> Vec<laredo_proto::replication::SyncResponse> {
     let mut messages = small().snapshot_at(0);
     let random = |i: usize| (number.wrapping_mul(31).wrapping_add(i * i * 17) % 251) as u8;
@@ -335,7 +335,8 @@ async fn the_old_stream_is_read_until_another_server_has_granted_one() {
     .await;
     let replica = server.replica().start().unwrap();
     let mut transactions = replica.transactions();
-    // Refused once, then granted but not answered: the old one goes on.
+    // The server refuses the first attempt, then accepts one without an answer. The old stream
+    // continues.
     for _ in 0..2 {
         requests.recv().await.unwrap();
     }
@@ -344,7 +345,8 @@ async fn the_old_stream_is_read_until_another_server_has_granted_one() {
     old.into_iter().flatten().for_each(|m| to_old.send(m).unwrap());
     until(&replica, |view| view.position() == last[1]).await;
     assert_eq!((replica.status().connects, replica.status().connected), (1, true));
-    // The new one tells again what came since it was asked for; that is not applied twice.
+    // The new stream repeats the transactions since its request. The replica does not apply them
+    // twice.
     newer.answer(&resume).into_iter().for_each(|m| to_new.send(m).unwrap());
     until(&replica, |view| view.position() == end).await;
     assert_eq!(rows_in(&replica.view()), states[&end]);
@@ -398,7 +400,8 @@ async fn a_snapshot_older_than_what_was_shown_is_caught_up_out_of_sight() {
     let mut newer = small();
     newer.commit(vec![delete(2)]);
     newer.batches(0).into_iter().for_each(|m| send(&sender, m));
-    // Nothing differs from what was shown at this position, and it comes in one step.
+    // Nothing differs from the rows shown at this position, and the snapshot becomes visible in one
+    // step.
     let told = transactions.next().await.unwrap().unwrap();
     assert_eq!((told.position, told.changes.len()), (Lsn(0x200), 0));
     assert_eq!(rows_in(&replica.view()), states[&Lsn(0x200)]);
@@ -435,7 +438,7 @@ async fn changes_of_another_definition_are_not_read_as_the_replicas_own() {
     renamed.commit(vec![Change::Schema(table_schema_with("title", &[])), update(1, "b", "x")]);
     let server = Server::start(move |number, request| match number {
         0 => Ok(then_cut(Journal::new(&[row(1, &["a", "x"])]).answer(&request))),
-        // This server had the new definition before the position that both are at.
+        // This server had the new definition before the position that both servers are at.
         1 => {
             let mut messages = vec![renamed.handshake_in(SyncMode::Delta, &table_schema_with("title", &[]))];
             let mut later = Journal::new(&[row(1, &["a", "x"])]);
@@ -472,7 +475,8 @@ async fn a_consumer_that_lags_is_told() {
     let mut slow = replica.transactions();
     (0..20).flat_map(|i| journal.batches(i)).for_each(|m| send(&sender, m));
     until(&replica, |view| view.position() == head).await;
-    // The view may show transactions that the stream is about to be told of, so what it says now is all of them in parts.
+    // The view may show transactions before the stream reports them. So the test waits until all
+    // are delivered or counted as left out.
     let (mut left_out, mut told) = (0, 0);
     while left_out + told < 20 {
         match slow.next().await.unwrap() {
@@ -539,7 +543,7 @@ async fn a_held_view_stops_the_stream_and_its_end_lets_it_go_on() {
     let held = replica.view();
     let (position, rows) = (held.position(), rows_in(&held));
     (2..400).flat_map(|i| journal.batches(i)).for_each(|m| send(&sender, m));
-    // Others see one newer state at most while it is held.
+    // While the view is held, other readers see at most one newer state.
     let seen: BTreeSet<Lsn> = (0..1000).map(|_| replica.view().position()).collect();
     assert!(seen.iter().all(|p| *p >= position) && !seen.contains(&head) && seen.len() <= 2, "{seen:?} {position}");
     assert_eq!((held.position(), rows_in(&held)), (position, rows));
@@ -564,7 +568,7 @@ async fn a_stream_that_ended_is_told_of_while_a_view_holds_the_replica_up() {
     let held = replica.view();
     feed(mended().batches(0));
     until(&replica, |view| view.position() == Lsn(0x200)).await;
-    // The next state takes the place of the one that is held.
+    // The replica builds the next state while the test holds the older view.
     feed(mended().batches(1));
     let mut status = replica.watch_status();
     assert!(status.borrow().connected);
@@ -642,7 +646,7 @@ fn id(row: Option<&Row>) -> i64 {
 
 type Sender = Arc<Mutex<Option<tokio::sync::mpsc::UnboundedSender<laredo_proto::replication::SyncResponse>>>>;
 
-/// A script of one stream: first these messages, then what the test sends.
+/// Returns a script of one stream: first these messages, then the messages that the test sends.
 fn feeder(
     messages: impl Fn() -> Vec<laredo_proto::replication::SyncResponse> + Send + Sync + 'static,
 ) -> (Sender, impl Fn(usize, laredo_proto::replication::SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static)

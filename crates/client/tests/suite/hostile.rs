@@ -1,6 +1,8 @@
-//! Whatever a server sends: a replica never panics, and never shows rows that its indexes do not know.
+//! A replica never panics on any server input, and never shows rows that its indexes do not
+//! contain.
 //!
-//! Whole streams are damaged in every way, some seconds long; a minute with `LAREDO_TEST_FULL=1`.
+//! Whole streams are damaged in many ways, at first for some seconds. With `LAREDO_TEST_FULL=1` the
+//! test runs for a minute.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,10 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Replicas at the same time.
+/// The number of replicas that run at the same time.
 const ABREAST: usize = 8;
 
-/// What the damaged streams are made from.
+/// Returns the journal whose streams are damaged.
 fn history() -> Journal {
     let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![insert(4, "d", "y")]);
@@ -38,7 +40,7 @@ async fn damaged_streams_never_harm() {
     let until = Instant::now() + Duration::from_secs(if is_full() { 60 } else { 3 });
     let seeds = (0_u64..).take_while(|seed| *seed < 50 || Instant::now() < until);
     let refused = futures::stream::iter(seeds).map(|seed| async move {
-        // The seed is all that it takes to see a failure again.
+        // The seed alone reproduces a failure.
         tokio::spawn(run(seed)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"))
     });
     let refused: Vec<bool> = refused.buffer_unordered(ABREAST).collect().await;
@@ -47,7 +49,7 @@ async fn damaged_streams_never_harm() {
     assert!(count > 10 && count < refused.len(), "{count} of {}: damage is too little or too much", refused.len());
 }
 
-/// Shows a replica a damaged stream; whether it refused it.
+/// Sends a damaged stream to a replica. Returns true if the replica refused the stream.
 async fn run(seed: u64) -> bool {
     let server = Server::start(move |number, _| {
         let mut messages = history().answer(&SyncRequest::default());
@@ -63,7 +65,7 @@ async fn run(seed: u64) -> bool {
     let looked_at = async {
         while status.borrow_and_update().last_error.is_none() {
             check(&replica.view());
-            // Also between the changes of the status.
+            // Also check between the changes of the status.
             let _ = tokio::time::timeout(Duration::from_millis(1), status.changed()).await;
         }
     };
@@ -76,7 +78,8 @@ async fn run(seed: u64) -> bool {
     !matches!(error, ReplicaError::Ended { .. })
 }
 
-/// Rows, their number and the indexes agree. Cells may be nonsense, and so may be what the server says of the columns.
+/// Checks that the rows, their number and the indexes agree. The cells and the server's description
+/// of the columns may be nonsense.
 fn check(view: &View<'_>) {
     let rows: Vec<_> = view.rows().collect();
     assert_eq!(rows.len(), view.len());
@@ -103,7 +106,8 @@ fn damage(messages: &mut Vec<SyncResponse>, rng: &mut StdRng) {
         1 if messages.len() > 1 => drop(messages.remove(at)),
         2 => messages.insert(other, messages[at].clone()),
         _ => {
-            // What is no message any more is not delivered at all, so that only what is one matters here.
+            // Bytes that do not decode are never delivered as a message. Only damage that still
+            // decodes counts.
             for _ in 0..100 {
                 if let Ok(changed) = SyncResponse::decode(flipped(&messages[at], &messages[other], rng).as_slice()) {
                     messages[at] = changed;
@@ -114,7 +118,7 @@ fn damage(messages: &mut Vec<SyncResponse>, rng: &mut StdRng) {
     }
 }
 
-/// The bytes of a message, changed.
+/// Returns the damaged bytes of a message.
 fn flipped(message: &SyncResponse, other: &SyncResponse, rng: &mut StdRng) -> Vec<u8> {
     let mut bytes = message.encode_to_vec();
     let at = rng.random_range(0..bytes.len().max(1));
@@ -122,7 +126,7 @@ fn flipped(message: &SyncResponse, other: &SyncResponse, rng: &mut StdRng) -> Ve
         0 => bytes.truncate(at),
         1 if !bytes.is_empty() => bytes[at] ^= 1 << rng.random_range(0..8),
         2 if !bytes.is_empty() => bytes[at] = rng.random(),
-        // A length or a count that means something.
+        // A length or a count with a special value.
         3 if bytes.len() > at + 4 => {
             let values = [0, 1, u32::MAX, i32::MAX.cast_unsigned(), 0xffff];
             bytes[at..at + 4].copy_from_slice(&values[rng.random_range(0..values.len())].to_be_bytes());

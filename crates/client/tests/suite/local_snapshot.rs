@@ -1,4 +1,4 @@
-//! Replicas that were stopped, and start again from what they have saved.
+//! Replicas that are stopped, and start again from their local snapshot.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn journal() -> Journal {
     journal
 }
 
-/// What has come in meanwhile, on a server of the same history.
+/// Returns the journal of another server with the same history and one more transaction.
 fn later() -> Journal {
     let mut journal = journal().on_another_server();
     journal.commit(vec![delete(2), insert(4, "d", "y")]);
@@ -26,7 +26,7 @@ fn with_file(builder: ReplicaBuilder, folder: &TempDir) -> ReplicaBuilder {
     builder.local_snapshot_path(folder.path().join("cache"))
 }
 
-/// A replica that has run, and was stopped.
+/// Runs a replica until it is ready and stops it. Returns the folder of its local snapshot.
 async fn stopped() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(|_, request| {
@@ -37,7 +37,7 @@ async fn stopped() -> TempDir {
     .await;
     let replica = with_file(server.replica(), &folder).start().unwrap();
     replica.ready(LONG).await.unwrap();
-    // It has heard that this is all, too.
+    // The replica has also received the heartbeat that confirms the head.
     eventually(LONG, async || replica.view().age() < LONG).await.unwrap();
     replica.stop().await;
     folder
@@ -79,7 +79,7 @@ async fn what_was_saved_is_served_at_once_where_it_is_asked_for() {
     assert!(view.age() < LONG, "as old as the last word of a server: {:?}", view.age());
     drop(view);
     assert!(!replica.status().ready, "no server has said that this is all");
-    // It was not confirmed, so that it stays as old as it is.
+    // No server confirmed the state, so its recorded age stays the same.
     let before = std::fs::read(folder.path().join("cache")).unwrap();
     replica.stop().await;
     assert_eq!(std::fs::read(folder.path().join("cache")).unwrap(), before);
@@ -105,7 +105,7 @@ async fn a_process_that_is_killed_has_what_was_saved_from_time_to_time() {
     let server = Server::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
     let replica = with_file(server.replica(), &folder).local_snapshot_interval(Duration::ZERO).start().unwrap();
     replica.ready(LONG).await.unwrap();
-    // The file of a replica that runs on, as a killed process leaves it.
+    // Copy the file of a running replica: a killed process leaves the same file.
     let copy = tempfile::tempdir().unwrap();
     let copied = async || std::fs::copy(folder.path().join("cache"), copy.path().join("cache")).is_ok();
     eventually(LONG, copied).await.unwrap();

@@ -1,4 +1,4 @@
-//! Streams that are cut anywhere and gone on from: nothing is lost, nothing is half, nothing is applied twice.
+//! Streams that are cut anywhere and then resumed. No transaction is lost, torn or applied twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::support::*;
 use laredo_client::Replica;
 use laredo_core::Lsn;
 
-/// Looks at the replica again and again, and compares what it sees with what was committed.
+/// Reads the replica repeatedly, and compares each view with the committed rows.
 fn watch(
     replica: Replica,
     states: BTreeMap<Lsn, BTreeSet<Vec<u8>>>,
@@ -28,7 +28,7 @@ fn watch(
     })
 }
 
-/// Runs a replica against servers that cut each stream after so many messages, in turn.
+/// Runs a replica against servers that cut the n-th stream after `cuts[n]` messages.
 async fn run(cuts: Vec<usize>, another_server: bool) {
     let (states, head) = (history().states(), history().head());
     let name = format!("{cuts:?} another={another_server}");
@@ -74,7 +74,8 @@ async fn a_resume_names_only_commits() {
     let server = Server::start(|number, request| {
         let mut messages = history().answer(&request);
         if number == 0 {
-            // The handshake, the snapshot's four messages, one whole transaction, and a part of the next.
+            // The handshake, the snapshot's four messages, one whole transaction, and a part of the
+            // next.
             messages.truncate(7);
             return Ok(then_cut(messages));
         }

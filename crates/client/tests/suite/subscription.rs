@@ -1,4 +1,5 @@
-//! The stream that a replica stands on, for a consumer that keeps the state itself: whatever is cut, it has each transaction once.
+//! The stream under a replica, for a consumer that keeps the rows itself. The consumer receives
+//! each transaction once, wherever the stream is cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,12 +17,12 @@ fn table() -> TableName {
     TableName::new("public", "t")
 }
 
-/// Keeps the state, as whoever subscribes does.
+/// A consumer that keeps the table state itself.
 struct Consumer {
     subscription: Subscription,
     state: Option<Box<TableState>>,
     position: Lsn,
-    /// What the rows were at every commit.
+    /// The rows at every commit.
     states: BTreeMap<Lsn, BTreeSet<Vec<u8>>>,
     snapshots: usize,
 }
@@ -73,7 +74,7 @@ impl Consumer {
     }
 }
 
-/// Runs a consumer against servers that cut each stream after so many messages, in turn.
+/// Runs a consumer against servers that cut the n-th stream after `cuts[n]` messages.
 async fn run(cuts: Vec<usize>, another_server: bool) {
     let (states, head, snapshot) = (history().states(), history().head(), history().snapshot_at(0).len());
     let is_whole = cuts.iter().any(|cut| *cut >= snapshot);
@@ -82,7 +83,7 @@ async fn run(cuts: Vec<usize>, another_server: bool) {
     consumer.reach(head).await;
     assert_eq!(consumer.snapshots, 1);
     let requests = server.requests.lock().unwrap().clone();
-    // Where nothing was left to come, it need not have asked again yet.
+    // If nothing was left to send, the client need not have asked again yet.
     if let [_, .., last] = requests.as_slice() {
         assert_eq!(last.last_known_source_position.is_empty(), !is_whole, "{requests:?}");
     }
@@ -155,7 +156,7 @@ async fn what_keeps_it_is_told_elsewhere() {
     assert!(matches!(refused, Some(ReplicaError::Refused { code: Code::NotFound, .. })), "{refused:?}");
 }
 
-/// The transport's own windows are beyond it, so that the bound is not exact.
+/// The transport's own windows come on top, so the bound is not exact.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_takes_nothing_is_sent_no_more() {
     const ROW: usize = 1 << 20;

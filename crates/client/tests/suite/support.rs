@@ -1,4 +1,4 @@
-//! A server that follows a script, and a journal to write scripts from.
+//! A server that follows a script, and a journal from which scripts are written.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 
@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status};
 pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 type Script = Box<dyn Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync>;
 
-/// How long a test waits for what must happen.
+/// The longest time that a test waits for an expected event.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) struct Server {
@@ -37,14 +37,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers the n-th request (from 0) as the script says.
+    /// Answers the n-th request (from 0) as the script requires.
     pub(crate) async fn start(
         script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
     ) -> Server {
         Server::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
     }
 
-    /// Tells [`history`], and cuts each stream after so many messages, in turn; perhaps it is two servers that take turns.
+    /// Sends [`history`] and cuts the n-th stream after `cuts[n]` messages. With `another_server`,
+    /// two servers take turns.
     pub(crate) async fn cutting(cuts: Vec<usize>, another_server: bool) -> Server {
         Server::start(move |number, request| {
             let journal = if another_server && number % 2 == 1 { history().on_another_server() } else { history() };
@@ -60,7 +61,7 @@ impl Server {
         .await
     }
 
-    /// As [`Server::start`], on a server that may want TLS.
+    /// Does the same as [`Server::start`], on a transport that may require TLS.
     pub(crate) async fn start_on(
         mut transport: tonic::transport::Server,
         host: &str,
@@ -138,30 +139,31 @@ impl LaredoReplicationService for Service {
     }
 }
 
-/// These messages, then an end.
+/// Sends these messages, then an error that ends the stream.
 pub(crate) fn then_cut(messages: Vec<SyncResponse>) -> Responses {
     let cut = stream::iter([Err(Status::unavailable("cut by the script"))]);
     stream::iter(messages).map(Ok).chain(cut).boxed()
 }
 
-/// These messages, then nothing.
+/// Sends these messages, then nothing more.
 pub(crate) fn then_hang(messages: Vec<SyncResponse>) -> Responses {
     stream::iter(messages).map(Ok).chain(stream::pending()).boxed()
 }
 
-/// These messages, then what is sent.
+/// Sends these messages, then the messages that the test sends.
 pub(crate) fn then_fed(messages: Vec<SyncResponse>) -> (tokio::sync::mpsc::UnboundedSender<SyncResponse>, Responses) {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let fed = stream::poll_fn(move |context| receiver.poll_recv(context)).map(Ok);
     (sender, stream::iter(messages).map(Ok).chain(fed).chain(stream::pending()).boxed())
 }
 
-/// A table `t (id int8 primary key, name text, "group" text)`, perhaps with more columns.
+/// Returns the schema of `t (id int8 primary key, name text, "group" text)`, with the extra
+/// columns.
 pub(crate) fn table_schema(extra: &[&str]) -> Arc<Schema> {
     table_schema_with("name", extra)
 }
 
-/// As [`table_schema`], with another name for `name`.
+/// Does the same as [`table_schema`], with another name for the column `name`.
 pub(crate) fn table_schema_with(name: &str, extra: &[&str]) -> Arc<Schema> {
     let column = |(name, oid, type_name): (&str, u32, &str)| Column {
         name: name.to_owned(),
@@ -196,12 +198,12 @@ pub(crate) fn delete(id: i64) -> Change {
     Change::Delete(Key::new([Cell::Value(&id.to_be_bytes())]))
 }
 
-/// What a server knows: a state, and the transactions since.
+/// The data of a scripted server: a base, and the transactions after it.
 pub(crate) struct Journal {
     pub(crate) instance: String,
     pub(crate) first_sequence: u64,
     pub(crate) entries_per_batch: usize,
-    /// How many transactions a client that resumes by position gets again.
+    /// The number of transactions that the server repeats to a client that resumes by position.
     pub(crate) repeats: usize,
     base: TableState,
     base_position: Lsn,
@@ -223,7 +225,8 @@ impl Journal {
         }
     }
 
-    /// The same history as another server tells it, which does not know every commit's position.
+    /// Returns the same history on another server, which does not know the position of every
+    /// commit.
     pub(crate) fn on_another_server(&self) -> Journal {
         Journal {
             instance: "another".to_owned(),
@@ -255,7 +258,7 @@ impl Journal {
         self.sequence_after(self.transactions.len())
     }
 
-    /// The rows at every commit.
+    /// Returns the rows at every commit.
     pub(crate) fn states(&self) -> BTreeMap<Lsn, BTreeSet<Vec<u8>>> {
         let mut state = self.base.clone();
         let mut states = BTreeMap::from([(self.base_position, rows_of(&state)), (Lsn::ZERO, BTreeSet::new())]);
@@ -266,7 +269,7 @@ impl Journal {
         states
     }
 
-    /// A whole stream for a request, to the head.
+    /// Returns the complete stream that answers a request, up to the head.
     pub(crate) fn answer(&self, request: &SyncRequest) -> Vec<SyncResponse> {
         match self.resumed(request) {
             Some(from) => {
@@ -282,7 +285,8 @@ impl Journal {
         }
     }
 
-    /// How many transactions a request has, if that can be said.
+    /// Returns the number of transactions that the client already has, if the request identifies
+    /// it.
     fn resumed(&self, request: &SyncRequest) -> Option<usize> {
         let sequence = Sequence::from_wire(request.last_known_sequence);
         if request.instance_id == self.instance {
@@ -291,7 +295,8 @@ impl Journal {
         let position: Lsn = request.last_known_source_position.parse().ok()?;
         assert!(position >= self.base_position && position <= self.head());
         let known = self.transactions.iter().filter(|t| t.position <= position).count();
-        // What was sent in another schema is not repeated: the client would be told of a schema that it has no more.
+        // Transactions before a schema change are not repeated. Otherwise the client would receive
+        // a schema older than its own.
         let changes_schema = |t: &Transaction| t.changes.iter().any(|change| matches!(change, Change::Schema(_)));
         let changed = self.transactions[..known].iter().rposition(changes_schema).map_or(0, |i| i + 1);
         Some(known.saturating_sub(self.repeats).max(changed))
@@ -342,7 +347,7 @@ impl Journal {
         }))
     }
 
-    /// The messages of one transaction.
+    /// Returns the messages of one transaction.
     pub(crate) fn batches(&self, index: usize) -> Vec<SyncResponse> {
         let transaction = &self.transactions[index];
         let mut sequence = self.sequence_after(index);
@@ -382,7 +387,7 @@ impl Journal {
     }
 }
 
-/// A table's history in which everything happens once.
+/// Returns a table's history in which each kind of change occurs.
 pub(crate) fn history() -> Journal {
     let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![insert(4, "d", "y")]);
@@ -427,7 +432,7 @@ pub(crate) fn rows_in(view: &View<'_>) -> BTreeSet<Vec<u8>> {
     view.rows().map(|row| row.tuple().as_ref().bytes().to_vec()).collect()
 }
 
-/// Whether all indexes of a view tell the same as its rows.
+/// Checks that all indexes of a view agree with its rows.
 pub(crate) fn check_indexes(view: &View<'_>) {
     let mut groups: BTreeMap<String, usize> = BTreeMap::new();
     for row in view.rows() {
@@ -442,7 +447,7 @@ pub(crate) fn check_indexes(view: &View<'_>) {
     }
 }
 
-/// Waits until a view is as it should be.
+/// Waits until a view fulfills a condition.
 pub(crate) async fn until(replica: &Replica, mut is_so: impl FnMut(&View<'_>) -> bool) {
     let mut transactions = replica.transactions();
     let waited = tokio::time::timeout(LONG, async {

@@ -1,4 +1,4 @@
-//! Over TLS: a client shows its certificate, and checks the server's.
+//! TLS: a client shows its certificate, and checks the server's.
 
 use crate::support::*;
 use laredo_client::{Replica, ReplicaError, StartError, TableName};
@@ -16,14 +16,14 @@ impl Authority {
         Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    /// A certificate and its key.
+    /// Returns a certificate and its key.
     fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    /// A server that serves nobody without a certificate of this authority.
+    /// Starts a server that refuses clients without a certificate of this authority.
     async fn serve(&self) -> Server {
         let (certificate, key) = self.issue("localhost");
         let tls = ServerTlsConfig::new()
@@ -76,7 +76,7 @@ async fn a_broken_certificate_is_told_at_the_start() {
 #[tokio::test]
 async fn without_an_authority_of_ones_own_it_is_the_systems() {
     let started = Replica::builder("https://localhost:1", TableName::new("public", "t")).start();
-    // Not every machine that tests has any: then that is said.
+    // Some test machines have no system authorities. Then the error must say so.
     let is_told = |error: &StartError| error.to_string().to_lowercase().contains("native certs");
     assert!(started.as_ref().map_or_else(is_told, |_| true), "{started:?}");
 }

@@ -1,20 +1,20 @@
-//! Types, values, and where PostgreSQL says what they look like.
+//! Types, their values, and the SQL that yields PostgreSQL's own form of them.
 
-/// What the projection must equal.
+/// The form that the projection must equal.
 pub(crate) enum Expect {
     /// The text form.
     Text,
-    /// The string that `to_jsonb` makes of it.
+    /// The string that `to_jsonb` returns for the value.
     IsoText,
-    /// What `to_jsonb` makes of it.
+    /// The JSON that `to_jsonb` returns for the value.
     Json,
-    /// The number of the text form, or that text where it is not finite.
+    /// The number of the text form, or the text itself if it is not finite.
     Number,
     /// The text of an expression, in which `{}` is the column.
     Sql(&'static str),
 }
 
-/// A type and values of it.
+/// A type and some of its values.
 pub(crate) struct Case {
     pub(crate) sql_type: &'static str,
     pub(crate) expect: Expect,
@@ -23,7 +23,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The SQL expression of what is expected.
+    /// Returns the SQL expression of the expected form.
     pub(crate) fn expression(&self, column: &str) -> String {
         match self.expect {
             Expect::Text | Expect::Number => format!("{column}::text"),
@@ -44,7 +44,7 @@ const TIMETZ: Expect = Sql(r"regexp_replace({}::text, '([+-]\d\d)$', '\1:00')");
 const BASE64: Expect = Sql(r"replace(encode({}, 'base64'), E'\n', '')");
 const OBJECT_NUMBER: Expect = Sql("{}::oid");
 
-/// The user-defined types of the cases.
+/// The SQL that creates the user-defined types of the cases.
 pub(crate) const TYPES: &str = r#"
 CREATE EXTENSION citext;
 CREATE EXTENSION hstore;
@@ -280,7 +280,8 @@ const NUMERICS: &[&str] = &[
     "1e-16383",
 ];
 
-/// Short enough for a `name`, with characters of every plane (psql drops those that Unicode calls no characters).
+/// Texts that are short enough for a `name`, with characters of every plane. Unicode noncharacters
+/// are left out because psql drops them.
 const TEXTS: &[&str] = &["", "plain", "it's \"q\" \\ {}", "\t\n", "é漢\u{1F600}", "\u{2FFFD}\u{E0001}\u{10FFFD}"];
 
 const DATES: &[&str] = &[

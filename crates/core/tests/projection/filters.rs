@@ -1,4 +1,4 @@
-//! Filters against what SQL's `=`, `IN` and `LIKE` say of the same values.
+//! Filters, compared with the results of SQL's `=`, `IN` and `LIKE` on the same values.
 
 use laredo_core::{Filter, FilterError, Match, Predicate, Schema, TupleBuf, Value};
 use laredo_testkit::Cluster;
@@ -12,9 +12,10 @@ struct Comparison {
     /// The type that SQL reads a literal as.
     literal_type: &'static str,
     values: &'static [&'static str],
-    /// These mean the same here and in SQL, or are refused in both.
+    /// Literals that mean the same in a filter and in SQL, or are refused by both.
     literals: &'static [&'static str],
-    /// Spellings that PostgreSQL reads, and a filter does not: their meaning depends on the session, or is a surprise.
+    /// Spellings that PostgreSQL accepts and a filter refuses. Their meaning depends on the session
+    /// or is surprising.
     refused: &'static [&'static str],
 }
 
@@ -392,7 +393,7 @@ const CASES: &[Comparison] = &[
     ),
 ];
 
-/// Types that a filter refuses, whatever it is compared with.
+/// The types that a filter always refuses.
 const INCOMPARABLE: &[&str] = &[
     "json",
     "xml",
@@ -423,7 +424,7 @@ fn matching(filter: &Filter, rows: &[TupleBuf]) -> Vec<bool> {
     rows.iter().map(|row| filter.matches(row.as_ref())).collect()
 }
 
-/// What SQL says of a condition on each row, or its error.
+/// Returns the result of an SQL condition for each row, or its error.
 fn said(cluster: &Cluster, condition: &str) -> Result<Vec<bool>, String> {
     let sql = format!("SELECT json_agg(coalesce({condition}, false) ORDER BY n) FROM t");
     cluster.psql(&sql).map(|json| serde_json::from_str(&json).unwrap()).map_err(|error| error.to_string())
@@ -501,7 +502,7 @@ fn a_prefix_is_that_of_text() {
     }
 }
 
-/// A row's own value, as it is shown, finds the row.
+/// The projected value of a row finds the row.
 #[test]
 fn a_projected_value_finds_its_row() {
     let cluster = cluster();

@@ -1,4 +1,5 @@
-//! Keys that PostgreSQL holds distinct are distinct in every projection, and come back to the byte.
+//! Keys that PostgreSQL holds distinct are distinct in every projection, and round-trip to the
+//! byte.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use laredo_core::{HexCells, JsonRows, Value, project_cell, project_row, unprojec
 
 use super::{cluster, copy, schema};
 
-/// Types that can be a key, and values of each that are different from one another.
+/// The types that can be a key, each with distinct values.
 const KEYS: &[(&str, &[&str])] = &[
     ("int4[]", &["{1}", "[5:5]={1}", "[0:0]={1}", "{{1}}", "[1:1][2:2]={{1}}", "{}", "{1,2}", "[2:3]={1,2}"]),
     ("text[]", &["{a}", "[2:2]={a}", "{NULL}", r#"{"NULL"}"#, r#"{""}"#, r#"{"[2:2]={a}"}"#, "{{a}}", r#"{"{a}"}"#]),
@@ -101,7 +102,7 @@ fn keys_stay_apart_and_come_back() {
     for (sql_type, values) in KEYS {
         let mut sql = format!("DROP TABLE IF EXISTS t; CREATE TABLE t (n serial, c0 {sql_type} PRIMARY KEY);");
         values.iter().for_each(|value| sql += &format!("INSERT INTO t (c0) VALUES ($v${value}$v$);"));
-        // PostgreSQL itself says that they are different.
+        // PostgreSQL itself accepts them as distinct.
         cluster.psql(&sql).unwrap();
         let schema = Arc::new(schema(&cluster, |_| true));
         let lines = JsonRows::new(schema.clone());

@@ -1,4 +1,4 @@
-//! What PostgreSQL says of its own values, against the projection of their binary COPY.
+//! The projection of binary COPY, compared with PostgreSQL's own output.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 
@@ -53,8 +53,8 @@ fn random_values_are_shown_as_postgresql_shows_them() {
     compare(&cluster, RANDOM);
 }
 
-/// Compares every cell of table `t`, whose columns are `c0`, `c1`... for the cases, both with and without definitions
-/// of the built-in types.
+/// Compares every cell of table `t`, whose columns are `c0`, `c1`... for the cases. The comparison
+/// runs with and without definitions of the built-in types.
 fn compare(cluster: &Cluster, cases: &[Case]) {
     let rows = copy(cluster, cases.len());
     let schema = schema(cluster, |_| true);
@@ -98,7 +98,7 @@ fn assert_same(case: &Case, shown: &Value, expected: Option<&str>) {
     }
 }
 
-/// No beginning of a real cell is fatal, and neither is one with a flipped byte.
+/// Checks that the projection survives every prefix of a cell and every flipped byte.
 fn torn_cells_are_refused_or_shown(schema: &Schema, row: TupleRef<'_>) {
     for (number, cell) in row.cells().enumerate() {
         let Some(bytes) = cell.value() else { continue };
@@ -111,7 +111,7 @@ fn torn_cells_are_refused_or_shown(schema: &Schema, row: TupleRef<'_>) {
     }
 }
 
-/// Copies the columns out in binary. The server writes the file, into its own directory.
+/// Copies the columns in binary format. The server writes the file into its own directory.
 fn copy(cluster: &Cluster, columns: usize) -> Vec<TupleBuf> {
     const HEADER_BYTES: usize = 19;
     let path = cluster.socket_dir().join("copy");
@@ -130,7 +130,8 @@ fn copy(cluster: &Cluster, columns: usize) -> Vec<TupleBuf> {
     rows
 }
 
-/// The schema of table `t` without `n`, with the definitions of the types whose number is wanted.
+/// Returns the schema of table `t` without the column `n`. It defines the types whose OID is
+/// wanted.
 fn schema(cluster: &Cluster, wanted: impl Fn(Oid) -> bool) -> Schema {
     let query = |sql: &str| -> Vec<Json> { serde_json::from_str(&cluster.psql(sql).unwrap()).unwrap() };
     let columns = query(
@@ -165,7 +166,7 @@ fn schema(cluster: &Cluster, wanted: impl Fn(Oid) -> bool) -> Schema {
 
 fn type_def(definition: &Json) -> TypeDef {
     let kind = match (text(&definition["kind"]).as_str(), text(&definition["category"]).as_str()) {
-        // The cluster is of the C locale.
+        // The cluster uses the C locale.
         ("b", _) if definition["name"] == "citext" => TypeKind::Ascii,
         ("b", "A") => TypeKind::Array(oid(&definition["element"])),
         ("e", _) => TypeKind::Enum(definition["labels"].as_array().unwrap().iter().map(text).collect()),

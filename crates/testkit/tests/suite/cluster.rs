@@ -113,7 +113,7 @@ fn nothing_is_left_when_it_is_dropped_or_the_test_panics() {
     }
 }
 
-/// Started by the test below as a process of its own, to be killed.
+/// Runs as a process of its own, which the test below starts and kills.
 #[tokio::test]
 #[ignore = "only a part of the next test"]
 async fn part_that_is_killed() {
@@ -141,7 +141,8 @@ fn postmaster(data_dir: &Path) -> String {
     file.lines().next().unwrap().to_owned()
 }
 
-/// A zombie is not running; whether one is ever reaped depends on the container's first process.
+/// Returns true if the process exists and is not a zombie. The container's first process may never
+/// reap zombies.
 fn is_running(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

@@ -1,4 +1,4 @@
-//! The simulated database keeps to the contract of a source.
+//! The simulated database fulfills the contract of a source.
 
 use laredo_core::Lsn;
 use laredo_testkit::conformance::{Bed, keeps_to_the_contract};

@@ -1,4 +1,4 @@
-//! The tests of what other tests are made of.
+//! The tests of the test kit.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 

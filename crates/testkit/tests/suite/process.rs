@@ -1,4 +1,4 @@
-//! Child processes are watched line by line, measured, and end with the test.
+//! Child processes are watched line by line, are measured, and end with the test.
 
 use std::process::Command;
 use std::time::Duration;
@@ -85,7 +85,8 @@ async fn eventually_polls_until_it_holds_or_the_time_is_up() {
     assert!(matches!(never, Err(Error::Timeout { .. })));
 }
 
-/// The variable is set for a child of this test, for a test must not change its own environment: others run beside it.
+/// The variable is set for a child of this test. A test must not change its own environment,
+/// because other tests run in the same process.
 #[test]
 fn a_clean_command_has_no_variables_that_would_configure_laredo() {
     const INSIDE: &str = "LAREDO_TEST_CLEAN_COMMAND";

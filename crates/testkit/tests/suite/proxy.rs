@@ -1,4 +1,4 @@
-//! The proxy forwards faithfully, and misbehaves exactly as told.
+//! The proxy forwards faithfully, and misbehaves exactly as configured.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Sends back what it gets.
+/// Starts a server that sends back all bytes it receives.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -25,7 +25,8 @@ async fn echo() -> SocketAddr {
     addr
 }
 
-/// Long enough for a byte that is not held back to arrive: loopback round trips of somebody else.
+/// Waits for the duration of many loopback round trips on another connection. A byte that is not
+/// held back arrives in this time.
 async fn a_while() {
     let mut other = TcpStream::connect(echo().await).await.unwrap();
     for _ in 0..1000 {
@@ -46,7 +47,7 @@ async fn round_trip(client: &mut TcpStream, message: &[u8]) {
     assert_eq!(answer, message);
 }
 
-/// Whether the connection is over, by an end of stream or a reset.
+/// Returns true if the connection has ended, by an end of stream or a reset.
 async fn is_over(client: &mut TcpStream) -> bool {
     let read = tokio::time::timeout(PATIENCE, client.read(&mut [0])).await.unwrap();
     !matches!(read, Ok(1..))

@@ -1,4 +1,4 @@
-//! The workload does what it is for: all its statements are accepted, and it stands still when it is told to.
+//! The database accepts all statements of the workload, and the workload stops when it is paused.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ async fn a_mark_is_set_whole_and_left_alone() {
     for table in TABLES {
         client.batch_execute(&table.mark(1)).await.unwrap();
         client.batch_execute(&format!("UPDATE {} SET category = 'b'", table.name().quoted())).await.unwrap();
-        // Divisible by whatever picks rows by their number.
+        // The number is divisible by every modulus that picks rows.
         client.batch_execute(&table.mark(-21_000)).await.unwrap();
     }
     let mut script = Script::new(1, 0, &WorkloadOptions::default());
@@ -52,7 +52,7 @@ async fn it_writes_every_type_and_stands_still_when_paused() {
     let workload = Workload::start(&cluster.url("postgres"), 1, WorkloadOptions::default());
     let mut missing = everything(&client).await;
     let deadline = Instant::now() + PATIENCE;
-    // At any one time a table may just have been truncated, so what it had at other times counts too.
+    // A table may just have been truncated, so counts of earlier reads count too.
     while !missing.is_empty() {
         assert!(Instant::now() < deadline, "never seen: {missing:?}");
         let counts = workload.counts();
@@ -92,7 +92,7 @@ async fn it_writes_every_type_and_stands_still_when_paused() {
     assert!(counts.failed * 3 < counts.committed, "{counts:?} {errors:?}");
 }
 
-/// Each table's columns.
+/// Returns the columns of each table.
 async fn everything(client: &tokio_postgres::Client) -> BTreeSet<(String, String)> {
     let mut columns = BTreeSet::new();
     for table in TABLES {
