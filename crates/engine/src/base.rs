@@ -1,4 +1,4 @@
-//! An immutable run of all rows at a position: what newcomers get first.
+//! Bases: immutable runs of all rows at a position. New clients receive a base first.
 
 use std::fs::File;
 use std::io;
@@ -22,72 +22,73 @@ use kept::Target;
 pub(crate) use kept::{Bases, KeptAs};
 pub(crate) use merge::merge;
 
-/// Bytes read or written in one go.
+/// The number of bytes read or written at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// All rows at a position, as frames in a file. Without a store the file has no name, and goes with the last reader.
+/// All rows at a position, as frames in a file. Without a store, the file has no name and is
+/// removed when its last reader closes it.
 #[derive(Debug)]
 pub struct Base {
     sequence: Sequence,
     position: Lsn,
     committed_at: CommitTime,
     mark: CommitMark,
-    /// The checksum of the state that the base was made from, so that clients can compare these rows with that state.
+    /// The checksum of the state that the base was made from. Clients compare the rows with it.
     checksum: Option<Checksum>,
     schema: Arc<Schema>,
     rows: u64,
     bytes: u64,
     file: File,
-    /// With a store.
+    /// The path and checksums of the file, if it has a name.
     kept: Option<KeptAs>,
 }
 
-/// Why a base could not be made.
+/// An error of making a base.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    /// The temporary file.
+    /// An I/O error of a temporary file.
     #[error("writing a base snapshot: {0}")]
     Io(#[from] io::Error),
-    /// The journal or the older base is not what was written.
+    /// An invalid entry in the journal or in the older base.
     #[error("reading what a base snapshot is made of: {0}")]
     Batch(#[from] BatchError),
-    /// The store.
+    /// An error of the store.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-    /// A schema in the journal is not one.
+    /// An invalid schema in the journal.
     #[error("reading what a base snapshot is made of: {0}")]
     Schema(#[from] laredo_proto::schema::SchemaError),
-    /// The journal is none that we write.
+    /// A journal that changes the key of a table with rows. Laredo never writes such a journal.
     #[error("the journal changes the key of a table that has rows; reload the table, and report this")]
     KeyChanged,
 }
 
 impl Base {
-    /// The last journal entry that it covers.
+    /// Returns the last journal entry that the base covers.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
         self.sequence
     }
 
-    /// The commit that it shows.
+    /// Returns the position of the base: the end of the last commit in it.
     #[must_use]
     pub fn position(&self) -> Lsn {
         self.position
     }
 
-    /// When that committed.
+    /// Returns the time of that commit.
     #[must_use]
     pub fn committed_at(&self) -> CommitTime {
         self.committed_at
     }
 
-    /// The checksum of its rows; `None` where the file that it was read from does not have it.
+    /// Returns the checksum of the rows; `None` if it is unknown.
     #[must_use]
     pub fn checksum(&self) -> Option<Checksum> {
         self.checksum
     }
 
-    /// The state that it shows, as a journal's head.
+    /// Returns the state of the base as the head of a journal.
     #[must_use]
     pub fn head(&self) -> Head {
         Head {
@@ -99,32 +100,33 @@ impl Base {
         }
     }
 
-    /// The schema of its rows.
+    /// Returns the schema of the rows.
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         &self.schema
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Bytes of its frames.
+    /// Returns the number of bytes of the frames.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Its name in one journal.
+    /// Returns the name of the base as a snapshot of one journal.
     #[must_use]
     pub fn snapshot_id(&self, instance: &InstanceId) -> String {
         instance.snapshot_id(self.sequence)
     }
 
-    /// Up to a megabyte of frames from `at` on, empty at the end. Slices need not begin or end with a frame; one after the
-    /// other they are all frames.
+    /// Reads up to a megabyte of frames from `at` on. Returns no bytes at the end.
+    ///
+    /// The result need not begin or end with a frame. Consecutive results together are all frames.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -133,7 +135,7 @@ impl Base {
         self.read_range(at, length)
     }
 
-    /// Bytes that are what was written: with a store they are checked.
+    /// Reads bytes. Verifies their checksum if the file has checksums.
     fn read_range(&self, at: u64, length: usize) -> io::Result<Bytes> {
         if let Some(kept) = &self.kept {
             return kept.read(&self.file, self.bytes, at, length);
@@ -143,7 +145,7 @@ impl Base {
         Ok(bytes.freeze())
     }
 
-    /// One whole frame (without its entries decoded) from `at` on, empty at the end.
+    /// Reads one whole frame at `at`, without decoding its entries. Returns no bytes at the end.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -188,7 +190,7 @@ impl Base {
     }
 }
 
-/// Writes a base row by row.
+/// A writer of a base, row by row.
 #[derive(Debug)]
 pub struct BaseWriter {
     batch: BatchBuilder,
@@ -199,10 +201,10 @@ pub struct BaseWriter {
 }
 
 impl BaseWriter {
-    /// Begins one in `folder`.
+    /// Begins a base in a temporary file in `folder`.
     ///
     /// # Errors
-    /// When no file can be made there.
+    /// When no file can be created there.
     pub fn new(folder: &Path) -> Result<BaseWriter, BaseError> {
         Ok(BaseWriter::to(Target::Unnamed(temporary_file(folder)?)))
     }
@@ -227,7 +229,7 @@ impl BaseWriter {
         Ok(())
     }
 
-    /// The base is complete; it shows this state.
+    /// Completes the base, whose rows are the state at `head`.
     ///
     /// # Errors
     /// When the file cannot be written.

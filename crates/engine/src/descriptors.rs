@@ -1,8 +1,9 @@
-//! File descriptors that are kept for files, so that sockets cannot use up all of them.
+//! A reserve of file descriptors for files, so that sockets cannot use up all descriptors.
 //!
-//! A process has one table of descriptors, so the reserve is one for the process. It consists of open handles of the null
-//! device. A file that cannot be opened for lack of a descriptor takes one of them ([`with_reserve`]), and whoever accepts
-//! connections asks first whether the reserve is complete ([`refill`]).
+//! A process has one table of descriptors, so there is one reserve for the process. It consists of
+//! open handles of the null device. If a file cannot be opened for lack of a descriptor,
+//! [`with_reserve`] frees one of them. A task that accepts connections first checks that the
+//! reserve is complete ([`refill`]).
 
 use std::fs::File;
 use std::io;
@@ -10,11 +11,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// `EMFILE`: the process has as many descriptors as it may have.
+/// The error code `EMFILE`: the process has reached its limit of descriptors.
 const PROCESS_LIMIT: i32 = 24;
-/// `ENFILE`: the machine has.
+/// The error code `ENFILE`: the system has reached its limit.
 const SYSTEM_LIMIT: i32 = 23;
-/// The wait before a file is opened again when the reserve is empty too, and the number of such waits.
+/// The wait before a file is opened again if the reserve is empty, too, and the number of such
+/// waits.
 const AGAIN: Duration = Duration::from_millis(50);
 const WAITS_MAX: usize = 20;
 
@@ -37,7 +39,7 @@ impl Reserve {
     }
 }
 
-/// Sets how many descriptors are kept from now on, and returns true if all of them could be opened.
+/// Sets the size of the reserve, and returns true if all its descriptors could be opened.
 pub fn reserve(wanted: usize) -> bool {
     let mut reserve = RESERVE.lock();
     reserve.wanted = wanted;
@@ -45,18 +47,20 @@ pub fn reserve(wanted: usize) -> bool {
     reserve.refill()
 }
 
-/// Returns how many descriptors are kept; 0 without a reserve.
+/// Returns the configured size of the reserve; 0 if there is none.
 #[must_use]
 pub fn reserved() -> usize {
     RESERVE.lock().wanted
 }
 
-/// Completes the reserve, and returns true if it is complete. Without one ([`reserve`]) it always is.
+/// Completes the reserve, and returns true if it is complete. A process without a reserve
+/// ([`reserve`]) always gets true.
 pub fn refill() -> bool {
     RESERVE.lock().refill()
 }
 
-/// Gives one descriptor of the reserve to the caller's next attempt, and returns true if there was one.
+/// Closes one descriptor of the reserve for the caller's next attempt. Returns true if there was
+/// one.
 pub fn release() -> bool {
     RESERVE.lock().handles.pop().is_some()
 }
@@ -66,7 +70,8 @@ pub fn release() -> bool {
 pub fn is_exhausted(error: &io::Error) -> bool {
     let code = |code: i32| {
         error.raw_os_error().map_or_else(
-            // `tempfile` adds the path and keeps of the cause only its text, in which the standard library names the code.
+            // `tempfile` adds the path and keeps only the text of the cause, which contains the
+            // error code.
             || error.to_string().contains(&format!("(os error {code})")),
             |found| found == code,
         )
@@ -74,18 +79,19 @@ pub fn is_exhausted(error: &io::Error) -> bool {
     code(PROCESS_LIMIT) || code(SYSTEM_LIMIT)
 }
 
-/// Opens a file, with a descriptor of the reserve where no other is left. The call may block for a second while there is
-/// none at all.
+/// Opens a file, and takes a descriptor of the reserve if no other is left. May block for a second
+/// if there is a reserve and it is empty, too.
 ///
 /// # Errors
-/// Those of `open`, also for lack of descriptors after all.
+/// The errors of `open`, including the lack of descriptors if there still are none.
 pub fn with_reserve<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..WAITS_MAX {
         match open() {
             Err(error) if is_exhausted(&error) => {}
             result => return result,
         }
-        // The lock is held until the file is open, so that nothing refills the reserve in between.
+        // The lock is held until the file is open, so that no refill takes the descriptor in
+        // between.
         let mut reserve = RESERVE.lock();
         while reserve.handles.pop().is_some() {
             match open() {
@@ -111,7 +117,8 @@ mod tests {
     fn a_file_takes_a_descriptor_of_the_reserve_and_a_refill_puts_it_back() {
         assert!(refill(), "without a reserve nothing is missing");
         assert!(reserve(2));
-        // Two attempts fail: the first one, and the first one with a descriptor of the reserve, which another one took.
+        // Two attempts fail. The first has no descriptor. The second has one of the reserve, which
+        // another thread takes.
         let mut failures = 2;
         let opened = with_reserve(|| {
             failures -= 1;

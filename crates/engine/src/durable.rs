@@ -1,43 +1,47 @@
-//! What may be forgotten, as types: a position is acknowledged only by whoever shows that nothing needs what lies before.
+//! Types that prove that a position may be acknowledged. A caller must show that no table needs the
+//! WAL before it.
 
 use std::fs::File;
 use std::io;
 
 use laredo_core::Lsn;
 
-/// Proof that an fsync has completed. There is no other way to one than [`sync`].
+/// The proof that an fsync has completed. Only [`sync`] returns one.
 #[derive(Debug)]
 pub(crate) struct Synced(());
 
-/// Waits until what was written to a file is on its disk.
+/// Waits until everything written to a file is on disk.
 ///
 /// # Errors
-/// When the disk says no. What was written since the last success may be lost then, and trying again proves nothing.
+/// When the fsync fails. Anything written since the last successful one may be lost then, and a
+/// later success proves nothing.
 pub(crate) fn sync(file: &File) -> io::Result<Synced> {
     file.sync_all().map(|()| Synced(()))
 }
 
-/// A position up to which the source may forget, as far as one table is concerned.
+/// A position up to which the source may forget its WAL, as far as one table is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Durable(Lsn);
 
 impl Durable {
-    /// What a table's files have: an fsync has completed since all up to here was written.
+    /// Returns the position of a table's files. An fsync has completed since everything up to it
+    /// was written.
     pub(crate) fn kept(_: &Synced, position: Lsn) -> Durable {
         Durable(position)
     }
 
-    /// Of a table without a store nothing survives, and every start copies it: what was applied will not be asked for.
+    /// Returns the position of a table without a store. Every start copies such a table, so it
+    /// never requests applied changes again.
     pub(crate) fn not_kept(position: Lsn) -> Durable {
         Durable(position)
     }
 
-    /// Of tables that owe a copy: none of them can use what the source has kept for it.
+    /// Returns the position of tables that must be copied. Those tables cannot use earlier WAL.
     pub(crate) fn of_nobody(position: Lsn) -> Durable {
         Durable(position)
     }
 
-    /// The position.
+    /// Returns the position.
     #[must_use]
     pub fn position(self) -> Lsn {
         self.0

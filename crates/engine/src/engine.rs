@@ -1,4 +1,4 @@
-//! The engine: a source and its tables, and what may be asked of them.
+//! The engine: a source and its tables, and the operations on them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,25 +21,26 @@ mod run;
 
 use run::{Core, Run, Slot, catching};
 
-/// Orders that may wait for the source.
+/// The number of reset orders that may wait for the source.
 const ORDERS: usize = 4;
 
-/// One source and its tables. The engine follows the source as long as it runs, whatever the database answers.
+/// A source and its tables. The engine follows the source as long as it runs, whatever the database
+/// answers.
 pub struct Engine<S> {
     core: Core<S>,
     orders: mpsc::Receiver<ResetOrder>,
-    /// A run that was begun already.
+    /// The first run, if it has already begun.
     prepared: Option<Run<S>>,
 }
 
-/// Somebody wants the source to be reset.
+/// An order to reset the source.
 #[derive(Debug)]
 struct ResetOrder {
     drop_publication: bool,
     answer: oneshot::Sender<Result<(), SourceError>>,
 }
 
-/// What others may see and ask of an engine; cheap to clone.
+/// A handle to an engine: its state, and the operations on it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
@@ -54,61 +55,63 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Its tables.
+    /// Returns the engine's tables.
     #[must_use]
     pub fn tables(&self) -> &[TableHandle] {
         &self.tables
     }
 
-    /// One of them.
+    /// Returns the table with this name, if the engine has it.
     #[must_use]
     pub fn table(&self, name: &TableName) -> Option<&TableHandle> {
         self.tables.iter().find(|table| table.name() == name)
     }
 
-    /// The source, as it is now.
+    /// Returns the present identity of the source.
     #[must_use]
     pub fn identity(&self) -> Arc<SourceIdentity> {
         self.history.identity()
     }
 
-    /// What the source may forget; it hears so when it next asks.
+    /// Returns the acknowledged position. The source reads it when it next reports to the database.
     #[must_use]
     pub fn acknowledged(&self) -> Lsn {
         self.forgetting.acknowledged(&self.tables)
     }
 
-    /// Pauses all its tables, or lets them go on. While paused, what commits stays in the source, which keeps it for the slot; a copy
-    /// that is being made does not end.
+    /// Pauses all tables of the source, or resumes them. While they are paused, commits stay in the
+    /// database, which retains them for the slot. A copy that is being made cannot complete.
     pub fn pause(&self, paused: bool) {
         self.paused.send_replace(paused);
     }
 
-    /// Whether its tables are paused.
+    /// Returns true if the tables are paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
 
-    /// The copies that run and those that wait.
+    /// Returns the number of copies that run, and of those that wait.
     #[must_use]
     pub fn copies(&self) -> CopyCounts {
         self.copy_turns.counts()
     }
 
-    /// The connections of the database that the source takes at most; zero where it takes none.
+    /// Returns the maximum number of database connections that the source uses; zero if it uses
+    /// none.
     #[must_use]
     pub fn connections_max(&self) -> usize {
         self.connections_max
     }
 
-    /// Returns the time on the database's clock, where `own` is the time on this machine's.
+    /// Returns the time on the database's clock. `own` is the time on this machine's clock, which
+    /// is returned until the database has given a time.
     #[must_use]
     pub fn source_time(&self, own: CommitTime) -> CommitTime {
         self.history.source_time(own)
     }
 
-    /// Returns what the source is doing, and why.
+    /// Returns the state of the source, and the reason for it.
     #[must_use]
     pub fn source_status(&self) -> SourceStatus {
         let mut status = self.reporter.status();
@@ -130,22 +133,22 @@ impl EngineHandle {
         refused.map(|status| status.state.reason().unwrap_or_default().to_owned()).unwrap_or_default()
     }
 
-    /// Has a source that waits for its next attempt make it now.
+    /// Makes a source that waits for its next attempt try again now.
     pub fn retry_now(&self) {
         self.reporter.retry();
     }
 
-    /// What the source keeps for it.
+    /// Returns what the database retains for the source.
     #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention.borrow().clone()
     }
 
-    /// Has the source give up what it keeps, and keep anew ([`Source::reset`]); then every table is copied anew, and readers get what
-    /// differs.
+    /// Resets the source: it drops what the database retains, and makes it retain WAL again
+    /// ([`Source::reset`]). Then every table is copied again, and readers receive the differences.
     ///
     /// # Errors
-    /// Why the source did not, or that the engine has stopped.
+    /// When the source could not be reset, or the engine has stopped.
     pub async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
         let (answer, answered) = oneshot::channel();
         let stopped = || SourceError::Transient("the server is stopping".to_owned());
@@ -155,7 +158,8 @@ impl EngineHandle {
 }
 
 impl<S: Source> Engine<S> {
-    /// Returns an engine that does nothing before [`Engine::run`]. `name` is that of the source, for the log.
+    /// Returns an engine that does nothing before [`Engine::run`]. `name` is the name of the
+    /// source, for the log.
     #[must_use]
     pub fn new(name: &str, source: S, tables: Vec<TableOptions>, clock: Clock) -> Engine<S> {
         let source = Arc::new(source);
@@ -201,10 +205,12 @@ impl<S: Source> Engine<S> {
         Engine { core: Core { source, tables: slots, clock, handle, verify_turns }, orders, prepared: None }
     }
 
-    /// Returns an engine whose tables were checked and whose source is ready. Nothing runs before [`Engine::run`].
+    /// Returns an engine whose tables were checked and whose source is ready. Nothing runs before
+    /// [`Engine::run`].
     ///
     /// # Errors
-    /// Everything that keeps a table from being followed, each as a sentence that says how to mend it.
+    /// All problems that prevent a table from being followed, each as a sentence that says how to
+    /// fix it.
     pub async fn prepare(source: S, tables: Vec<TableOptions>, clock: Clock) -> Result<Engine<S>, SourceError> {
         Engine::new("", source, tables, clock).prepared().await
     }
@@ -218,14 +224,14 @@ impl<S: Source> Engine<S> {
         Ok(self)
     }
 
-    /// The handle.
+    /// Returns a handle to the engine.
     #[must_use]
     pub fn handle(&self) -> EngineHandle {
         self.core.handle.clone()
     }
 
-    /// Follows the source until `stop` resolves. Whatever the database answers, and a panic in its task, is reported as the state of the
-    /// source, and tried again.
+    /// Follows the source until `stop` resolves. Database errors, and a panic in the source's task,
+    /// are reported as the state of the source. The engine then tries again.
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
         let mut stop = pin!(stop);
         let reporter = self.core.handle.reporter.clone();
@@ -256,7 +262,7 @@ impl<S: Source> Engine<S> {
         }
     }
 
-    /// Begins a run, unless one was prepared. Orders that come meanwhile are refused.
+    /// Begins a run, unless one was prepared. Orders that arrive meanwhile are refused.
     async fn begin(&mut self) -> Result<Run<S>, SourceError> {
         if let Some(prepared) = self.prepared.take() {
             return Ok(prepared);
@@ -271,7 +277,8 @@ impl<S: Source> Engine<S> {
 }
 
 impl<S: Source> Core<S> {
-    /// Returns the state of a source of which `failed` attempts in a row had failed before this one.
+    /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
+    /// row before this one.
     fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
         let reason = error.to_string();
         match error {
@@ -282,51 +289,58 @@ impl<S: Source> Core<S> {
     }
 }
 
-/// Answers orders of a source that is not followed. Returns when no more of them can come.
+/// Refuses the orders to a source that is not followed, and makes the source try again. Returns
+/// when no more orders can arrive.
 async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &StateReporter) {
     while let Some(ResetOrder { answer, .. }) = orders.recv().await {
         let state = reporter.status().state;
         let reason = state.reason().unwrap_or("the database has not answered yet");
-        // The client may have gone away.
+        // The receiver of the answer may have been dropped.
         let _ = answer.send(Err(SourceError::Transient(format!("the source is {}: {reason}", state.name()))));
         reporter.retry();
     }
 }
 
-/// What may be forgotten. Nobody is told when that changes: the source asks when it has something to say to the database.
+/// The acknowledged position. It is not pushed: the source polls it when it reports to the
+/// database.
 #[derive(Debug, Default)]
 struct Forgetting {
-    /// Everything up to here is in the tables' queues.
+    /// The position up to which everything is in the tables' queues.
     dealt: Mutex<Lsn>,
-    /// The furthest that was ever said since the last fork of the database's history, and how many forks there were.
+    /// The number of forks of the database's history, and the highest position that was
+    /// acknowledged since the last fork.
     known: Mutex<(u64, Lsn)>,
 }
 
 impl Forgetting {
-    /// Begins a run: its tables count forks from the beginning again. The source says nothing below what it has said before.
+    /// Begins a run. Its tables count forks from zero again. The source itself never reports a
+    /// position below an earlier one.
     fn begin_again(&self) {
         *self.dealt.lock() = Lsn::ZERO;
         *self.known.lock() = (0, Lsn::ZERO);
     }
 
-    /// The least position of all tables that can still be followed. Where none can, nobody needs what was dealt (a failed table owes a
-    /// copy), and keeping it would fill the source's disk.
+    /// Returns the lowest position that the tables which can still be followed have released. If
+    /// there is no such table, nothing that was dispatched is needed, because a failed table owes a
+    /// copy. Retaining it would fill the source's disk.
     fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {
-        // Before the tables are looked at: one that is followed again has all that comes after this.
+        // Read before the tables' states: a table that is followed again receives everything after
+        // this position.
         let dealt = *self.dealt.lock();
         let statuses: Vec<_> = tables.iter().map(TableHandle::status).collect();
         let is_live = |status: &&TableStatus| !matches!(status.phase, TablePhase::Failed { .. });
         let forks = statuses.iter().filter(is_live).map(|status| status.forks);
         let (fewest, most) = (forks.clone().min().unwrap_or(0), forks.max().unwrap_or(0));
         if fewest < most {
-            // A table has not noted the fork yet: its positions are of another history.
+            // A table has not noted the fork yet, so its positions belong to another history.
             return Lsn::ZERO;
         }
         let least = statuses.iter().filter_map(|status| status.releasable).min();
         self.release(least.unwrap_or(Durable::of_nobody(dealt)), most)
     }
 
-    /// The only place where the acknowledged position moves.
+    /// Advances the acknowledged position, which starts at zero again after a fork. No other
+    /// function advances it.
     fn release(&self, until: Durable, forks: u64) -> Lsn {
         let mut known = self.known.lock();
         if known.0 < forks {

@@ -1,4 +1,4 @@
-//! Histories of one database: the newest commits that a source has sent, and the forks that were noted.
+//! The histories of a database: the newest commits that a source has sent, and the noted forks.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -13,23 +13,26 @@ use tokio::time::Instant;
 
 use crate::source::{SourceClock, SourceError, SourceIdentity};
 
-/// Commits that a source remembers one by one: 2 MiB.
+/// The number of commits that a source remembers. They take up to 3 MiB.
 const MARKS_MAX: usize = 1 << 16;
-/// Journals of other histories that are remembered by name.
+/// The maximum number of journals of other histories that are remembered by name.
 const STRANGERS_MAX: usize = 1024;
 
-/// A point where a database's history parted from the one that laredo was sent, or may have parted.
+/// A point where the database's history parted, or may have parted, from the one that laredo
+/// received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fork {
-    /// The newest position that both histories are known to share; zero where none is known.
+    /// The newest position that both histories are known to share; zero if none is known.
     pub common: Lsn,
-    /// No position of the abandoned history is known beyond this.
+    /// The highest known position of the abandoned history.
     pub abandoned: Lsn,
-    /// True where the histories differ for certain. Otherwise only the proof that they do not is missing.
+    /// True if the histories certainly differ. Otherwise, there is only no proof that they are the
+    /// same.
     pub is_certain: bool,
 }
 
-/// Lets a source wait until every table has noted a fork on disk: each drops its copy of the receipt then.
+/// A receipt for a fork. Each table drops its copy once it has noted the fork on disk, and the
+/// source waits for all of them.
 #[derive(Clone, Debug)]
 pub struct Receipt(mpsc::Sender<Infallible>);
 
@@ -38,59 +41,59 @@ pub struct Receipt(mpsc::Sender<Infallible>);
 pub struct Receipts(mpsc::Receiver<Infallible>);
 
 impl Receipt {
-    /// Returns a receipt and the end that waits for all its copies.
+    /// Returns a receipt, and the end that waits for all its copies.
     #[must_use]
     pub fn new() -> (Receipt, Receipts) {
         let (sender, receiver) = mpsc::channel(1);
         (Receipt(sender), Receipts(receiver))
     }
 
-    /// Returns a receipt that nothing waits for.
+    /// Returns a receipt that no source waits for.
     #[must_use]
     pub fn unawaited() -> Receipt {
         Receipt::new().0
     }
 
-    /// Gives the receipt back: the fork is noted.
+    /// Returns the receipt to the source: the fork is noted.
     pub(crate) fn give(self) {
         drop(self.0);
     }
 }
 
 impl Receipts {
-    /// Waits until all copies of the receipt are given back.
+    /// Waits until all copies of the receipt are returned.
     pub async fn all(mut self) {
         while self.0.recv().await.is_some() {}
     }
 }
 
-/// The judgment of a client's mark by the source's commits.
+/// The verdict on a client's mark, by the source's commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// The marked commit is part of this history.
     Same,
     /// The marked commit is part of another history.
     Other,
-    /// The commits that are remembered do not reach so far.
+    /// The remembered commits do not decide it.
     #[default]
     Unknown,
 }
 
-/// The newest commits that a source has sent, without gaps, of all its tables.
+/// The newest commits of all tables that a source has sent, without gaps.
 #[derive(Debug, Default)]
 struct CommitLog {
     marks: VecDeque<CommitMark>,
-    /// Every commit after this, up to `until`, is in `marks`.
+    /// The position after which `marks` has every commit, up to `until`.
     from: Lsn,
     until: Lsn,
-    /// The newest commit at or before `from`; unknown where it was never sent.
+    /// The newest commit at or before `from`; unknown if it was never sent.
     before: CommitMark,
 }
 
 impl CommitLog {
     fn note(&mut self, mark: CommitMark) {
         if self.until == Lsn::ZERO {
-            // What was committed before is not known; the commit itself is.
+            // Earlier commits are unknown, but this commit is known.
             (self.from, self.before) = (mark.end, mark);
         }
         if mark.end <= self.until {
@@ -135,16 +138,16 @@ impl CommitLog {
     }
 }
 
-/// Asks a source where the database's WAL ends.
+/// A function that asks a source for the end of the database's WAL.
 pub(crate) type AskWritten =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Lsn, SourceError>> + Send>> + Send + Sync>;
 
-/// A source's history, as far as it is known; shared by the source's tables and their readers.
+/// The history of a source, as far as it is known. The source's tables and their readers share it.
 pub struct SourceHistory {
     identity: RwLock<Arc<SourceIdentity>>,
     log: Mutex<CommitLog>,
     scope: u64,
-    /// Journals whose positions were found to be of another history.
+    /// The journals whose positions were found to belong to another history.
     strangers: Mutex<HashSet<String>>,
     written: tokio::sync::Mutex<(Lsn, Option<Instant>)>,
     ask_written: AskWritten,
@@ -175,13 +178,13 @@ impl SourceHistory {
         }
     }
 
-    /// Returns the time on the database's clock, where `own` is the time on this machine's.
+    /// Returns the time on the database's clock when this machine's clock shows `own`.
     #[must_use]
     pub fn source_time(&self, own: CommitTime) -> CommitTime {
         self.clock.now(own)
     }
 
-    /// Returns which database this is, and which timelines led to it.
+    /// Returns the identity of the database, with the timelines that led to it.
     #[must_use]
     pub fn identity(&self) -> Arc<SourceIdentity> {
         self.identity.read().clone()
@@ -191,21 +194,21 @@ impl SourceHistory {
         *self.identity.write() = Arc::new(identity);
     }
 
-    /// Returns a number for the tables whose commits are remembered: other servers' marks are comparable only where it is
-    /// the same.
+    /// Returns a number that identifies the set of tables whose commits are remembered. Marks of
+    /// two servers are comparable only if their scopes are equal.
     #[must_use]
     pub fn scope(&self) -> u64 {
         self.scope
     }
 
-    /// Says what the remembered commits make of a mark. `scope` is that of the server it comes from, or zero for a commit
-    /// of one of the tables.
+    /// Returns the verdict of the remembered commits on a mark. `scope` is the scope of the server
+    /// that sent the mark, or zero for a commit of one of the tables.
     #[must_use]
     pub fn judge(&self, mark: CommitMark, scope: u64) -> Verdict {
         self.log.lock().judge(mark, scope == 0 || scope == self.scope)
     }
 
-    /// Remembers that the positions of a journal are of another history.
+    /// Remembers that the positions of a journal belong to another history.
     pub fn note_stranger(&self, instance: &str) {
         let mut strangers = self.strangers.lock();
         if !instance.is_empty() && strangers.len() < STRANGERS_MAX {
@@ -213,18 +216,20 @@ impl SourceHistory {
         }
     }
 
-    /// Returns true if the positions of a journal were found to be of another history.
+    /// Returns true if the positions of a journal were found to belong to another history.
     #[must_use]
     pub fn is_stranger(&self, instance: &str) -> bool {
         self.strangers.lock().contains(instance)
     }
 
-    /// Returns true if the database's WAL ends before a position, so that it can only be another history's; `None` where the
-    /// database cannot be asked. Those who ask at the same time share one answer.
+    /// Returns true if the database's WAL ends before a position, which then belongs to another
+    /// history.
+    ///
+    /// Returns `None` if the database cannot be asked. Concurrent callers share one answer.
     pub async fn is_beyond_wal(&self, position: Lsn) -> Option<bool> {
         let asked_at = Instant::now();
         let mut written = self.written.lock().await;
-        // An answer from before the question may be out of date.
+        // An answer from before this call may be out of date.
         if written.0 < position && written.1.is_none_or(|at| at < asked_at) {
             let at = Instant::now();
             match (self.ask_written)().await {
@@ -250,23 +255,24 @@ impl SourceHistory {
         self.log.lock().newest()
     }
 
-    /// Begins again: commits may be missing, or are of another history.
+    /// Forgets all commits, because some may be missing or belong to another history.
     pub(crate) fn forget_commits(&self) {
         *self.log.lock() = CommitLog::default();
     }
 
-    /// Begins with the newest commit at or before the position that the stream resumes after.
+    /// Starts with the newest commit at or before the position after which the stream resumes.
     pub(crate) fn seed(&self, position: Lsn, newest: CommitMark) {
         *self.log.lock() = CommitLog { marks: VecDeque::new(), from: position, until: position, before: newest };
     }
 
-    /// Forgets what was learned of the WAL's end: the database's storage was put back.
+    /// Forgets the known end of the WAL, because the database's storage was restored.
     pub(crate) async fn forget_written(&self) {
         *self.written.lock().await = (Lsn::ZERO, None);
     }
 }
 
-/// Returns a hash of the tables' names that is the same in every server and version (FNV-1a), and never zero.
+/// Returns a hash (FNV-1a) of the tables' names. It is the same in every server and version, and
+/// never zero.
 fn scope_of(tables: &[TableName]) -> u64 {
     let mut names: Vec<String> = tables.iter().map(|table| format!("{}\0{}\0", table.schema, table.table)).collect();
     names.sort();
@@ -277,12 +283,12 @@ fn scope_of(tables: &[TableName]) -> u64 {
     hash.max(1)
 }
 
-/// A mark as clients and servers exchange it: with the scope of the server that it comes from.
+/// A mark as clients and servers exchange it, with the scope of the server that sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScopedMark {
     /// The commit.
     pub mark: CommitMark,
-    /// The scope of the server that named it; zero for a commit of the table.
+    /// The scope of the server that named the commit; zero for a commit of the table.
     pub scope: u64,
 }
 

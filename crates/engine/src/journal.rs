@@ -1,8 +1,9 @@
-//! A table's journal: a log of ready frames that any number of readers share.
+//! A table's journal: a log of encoded frames that any number of readers share.
 //!
-//! One writer appends each transaction once, encoded as the frames that go on the wire. A reader is a [`Cursor`] that takes
-//! slices of what is there; a slow reader is just a cursor far behind. What a reader may see is what [`Head`] covers, and it
-//! moves by whole transactions.
+//! The writer appends each transaction once, encoded as the frames that are sent to clients. A
+//! reader uses a [`Cursor`], which returns consecutive pieces of the log. A slow reader is a cursor
+//! that is far behind. Readers see everything up to the [`Head`], which moves by whole
+//! transactions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -45,30 +46,33 @@ use resolve::resolve;
 pub(crate) use segment::{Data, Segment};
 pub(crate) use stored::{DataFile, Part, Stored};
 
-/// How much of the past a journal keeps, and where.
+/// The limits of a journal: how much of the past it keeps, and where.
+///
+/// Entries after the newest base, or after a pinned base, are kept beyond the limits.
 #[derive(Clone, Debug)]
 pub struct JournalOptions {
-    /// Entries kept.
+    /// The maximum number of entries kept.
     pub entries_max: u64,
-    /// How long entries are kept.
+    /// The maximum age of an entry.
     pub age_max: Duration,
-    /// Bytes kept, in memory and in files together.
+    /// The maximum number of bytes kept, in memory and in files together.
     pub bytes_max: u64,
-    /// Bytes kept in memory; beyond it the oldest go to temporary files.
+    /// The maximum number of bytes kept in memory. Beyond it, the oldest bytes stay only in files:
+    /// those of the store, or else temporary files.
     pub memory_bytes_max: u64,
     /// The folder for temporary files.
     pub folder: PathBuf,
 }
 
-/// A pin may keep the journal at this many times its limits.
+/// The multiple of its limits that a journal may reach because of pins.
 const PINNED_FACTOR: u64 = 2;
 
-/// Names one journal: its sequences mean something only together with this.
+/// The name of one journal. Sequences mean something only together with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstanceId(pub String);
 
 impl InstanceId {
-    /// Returns the id of a journal that is begun on a timeline, after so many forks of it in one run.
+    /// Returns the ID of a journal that begins on `timeline` after `forks` forks in this run.
     #[must_use]
     pub(crate) fn on(&self, timeline: u32, forks: u64) -> InstanceId {
         match forks {
@@ -77,12 +81,13 @@ impl InstanceId {
         }
     }
 
-    /// Returns the timeline on which a journal was begun, from its id or from the id of one of its snapshots.
+    /// Returns the timeline on which a journal began, from its ID or the ID of one of its
+    /// snapshots.
     pub(crate) fn timeline_of(id: &str) -> Option<u32> {
         id.split('-').next()?.split('.').nth(1)?.parse().ok()
     }
 
-    /// The id of the snapshot that this journal issues at a sequence.
+    /// Returns the ID of the snapshot that this journal issues at a sequence.
     #[must_use]
     pub fn snapshot_id(&self, sequence: Sequence) -> String {
         format!("{}-{sequence}", self.0)
@@ -92,37 +97,38 @@ impl InstanceId {
 /// The newest state that readers may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The last visible entry.
+    /// The sequence of the last visible entry.
     pub sequence: Sequence,
-    /// Every commit up to here is visible, or touched another table.
+    /// The position up to which every commit of the table is visible.
     pub position: Lsn,
-    /// When the newest visible transaction committed.
+    /// The time when the newest visible transaction committed.
     pub committed_at: CommitTime,
-    /// The newest commit of any of the source's tables at or before the position; all zeros where it is unknown.
+    /// The newest commit of any of the source's tables at or before the position; all zeros if
+    /// unknown.
     pub mark: CommitMark,
-    /// The checksum of the rows that readers have here; `None` where it is unknown.
+    /// The checksum of the visible rows; `None` if unknown.
     pub checksum: Option<Checksum>,
 }
 
-/// A name that a journal had when an earlier run opened it. Its sequences are this journal's up to `last`.
+/// A name that a journal had in an earlier run. Its sequences are this journal's up to `last`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EarlierInstance {
     pub(crate) id: InstanceId,
-    /// The last entry that is known to have been the same under that name.
+    /// The last entry that is known to be the same under that name.
     pub(crate) last: Sequence,
 }
 
-/// The journal of an earlier run, of which a snapshot was made that this journal begins with.
+/// The journal of an earlier run that issued the snapshot with which this journal begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) instance: InstanceId,
     /// The snapshot's position.
     pub(crate) position: Lsn,
-    /// The table is the same at every position from this one to the snapshot's.
+    /// The first position from which on the table did not change until the snapshot's position.
     pub(crate) unchanged_since: Lsn,
 }
 
-/// The reader's side of a journal; cheap to clone.
+/// The readers' side of a journal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -131,12 +137,12 @@ pub struct Journal {
 #[derive(Debug)]
 struct Shared {
     instance: InstanceId,
-    /// Names that this journal had before.
+    /// The names that this journal had in earlier runs.
     earlier: Vec<EarlierInstance>,
     predecessor: Option<Predecessor>,
-    /// Set where the rows are of a history that the database has abandoned.
+    /// True once the database has abandoned the history of the rows.
     parted: AtomicBool,
-    /// Set once another journal has taken this one's place.
+    /// True once another journal has replaced this one.
     closed: watch::Sender<bool>,
     options: JournalOptions,
     head: watch::Sender<Head>,
@@ -144,45 +150,50 @@ struct Shared {
     readers: Readers,
     gaps: Gaps,
     requests: BaseRequests,
-    /// Readers may outlive the store: they must not keep it from the next one.
+    /// The status of the store. Readers may outlive the store, and must not keep its folder locked.
     store: Option<watch::Receiver<StoreStatus>>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// In order. None holds entries on both sides of the head: what is joined was visible before.
+    /// The segments in order. None has entries on both sides of the head: only visible ones are
+    /// joined.
     segments: VecDeque<Segment>,
-    /// The newest transaction that is no longer kept: a reader that has it can go on.
+    /// The end of the newest transaction that is no longer kept. A reader that has it can resume.
     pruned: Boundary,
     base: Arc<Base>,
-    /// The base's state was the head at this time or later; `None` for the base that the journal was opened with.
+    /// The earliest time at which the base's state can have been the head. `None` for the base that
+    /// the journal was opened with.
     base_shown_at: Option<Instant>,
-    /// Since it was opened.
+    /// The number of bases since the journal was opened.
     bases: u64,
     schema: Arc<Schema>,
-    /// What the rows at the head are rows of.
+    /// The table definition that the rows at the head were copied under.
     definition: Definition,
-    /// Which definition the rows are of at each position that is kept.
+    /// The definition of the rows at each position that is kept.
     definitions: Definitions,
-    /// Where one transaction stands for everything in (from, to]: nobody may go on from inside.
+    /// The spans (from, to], each of which became visible as one transaction. No reader can resume
+    /// inside.
     spans: Vec<(Lsn, Lsn)>,
-    /// Positions up to here may be those of a history that the database has abandoned.
+    /// The highest position that may belong to a history that the database has abandoned.
     abandoned: Lsn,
-    /// The journals of abandoned histories, each with the newest position that its history is known to share with this one.
+    /// The journals of abandoned histories. Each has the newest position that its history is known
+    /// to share with this one.
     abandoned_journals: Vec<(InstanceId, Lsn)>,
-    /// Readers that are being sent a base need everything after it.
+    /// The pins, by the sequence of the base. Everything after a pinned base is kept.
     pins: BTreeMap<Sequence, BasePins>,
     memory_bytes: u64,
     bytes: u64,
-    /// Of those, what the base covers.
+    /// The bytes of segments that the base covers, out of `bytes`.
     covered_bytes: u64,
-    /// No more bytes than this are in small segments at the end, which may be joined.
+    /// An upper bound of the bytes in small segments at the end, which may be joined.
     unjoined_bytes: u64,
     encoded_entries: u64,
     oversized: Oversized,
 }
 
-/// The newest transaction that alone may be larger than the limits: the entries after `before`, up to `last`.
+/// The newest transaction that may exceed the limits by itself: the entries after `before`, up to
+/// `last`.
 #[derive(Clone, Copy, Debug)]
 struct Oversized {
     before: Sequence,
@@ -193,18 +204,19 @@ struct Oversized {
 #[derive(Clone, Copy, Debug)]
 struct BasePins {
     readers: usize,
-    /// Bytes of the base.
+    /// The size of the base in bytes.
     bytes: u64,
 }
 
-/// What a journal begins with: a base alone, or what an earlier one left.
+/// The contents that a journal begins with: a base alone, or what an earlier journal left.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) instance: InstanceId,
     pub(crate) earlier: Vec<EarlierInstance>,
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) abandoned: Lsn,
-    /// The journals of abandoned histories, each with the newest position that its history is known to share with this one.
+    /// The journals of abandoned histories. Each has the newest position that its history is known
+    /// to share with this one.
     pub(crate) abandoned_journals: Vec<(InstanceId, Lsn)>,
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
@@ -215,12 +227,12 @@ pub(crate) struct Beginning {
     pub(crate) gaps: Gaps,
     pub(crate) pruned: Boundary,
     pub(crate) head: Head,
-    /// The last sequence that may have been given.
+    /// The last sequence that may have been assigned.
     pub(crate) taken: Sequence,
 }
 
 impl Beginning {
-    /// Nothing but a base.
+    /// Returns the beginning of a journal that has only a base.
     pub(crate) fn at(instance: InstanceId, base: Arc<Base>, definition: Definition) -> Beginning {
         let head = base.head();
         let Head { sequence, position, .. } = head;
@@ -243,7 +255,7 @@ impl Beginning {
         }
     }
 
-    /// Lets readers go on from every position at which the table was what it is in the snapshot.
+    /// Lets readers resume from every position at which the table was the same as in the snapshot.
     pub(crate) fn follow(&mut self, predecessor: Predecessor) {
         let since = predecessor.unchanged_since.min(self.pruned.position);
         self.pruned.position = since;
@@ -252,56 +264,59 @@ impl Beginning {
     }
 }
 
-/// A point between two transactions.
+/// The point between two transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Boundary {
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
 }
 
-/// What a journal holds, for people and metrics.
+/// The size of a journal's contents, for operators and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalInfo {
     /// The newest visible state.
     pub head: Head,
-    /// The first entry that is still kept (one past the head when none is).
+    /// The first entry that is still kept. If none is kept, this is the head's sequence plus one.
     pub oldest_sequence: Sequence,
-    /// Entries kept.
+    /// The number of entries kept.
     pub entries: u64,
-    /// Bytes kept.
+    /// The number of bytes kept.
     pub bytes: u64,
-    /// Bytes of them in memory.
+    /// The number of those bytes in memory.
     pub memory_bytes: u64,
-    /// Entries encoded since the journal began: each change exactly once, however many readers there are.
+    /// The number of entries encoded since the journal was opened. Each change is encoded once,
+    /// independent of the number of readers.
     pub encoded_entries: u64,
-    /// Rows in the newest base.
+    /// The number of rows in the newest base.
     pub base_rows: u64,
-    /// Bases since the journal was opened, the first included: each is encoded once, however many readers there are.
+    /// The number of bases since the journal was opened, including the first. Each is encoded once,
+    /// independent of the number of readers.
     pub bases: u64,
 }
 
-/// What the next base is made of.
+/// The parts from which the next base is merged.
 pub(crate) struct Merging {
     pub(crate) base: Arc<Base>,
     pub(crate) after: Vec<Segment>,
     pub(crate) head: Head,
-    /// Of the rows at the head, or of earlier ones.
+    /// The definition of the rows at the head, or of earlier rows.
     pub(crate) definition: Definition,
     /// The newest visible segment that is kept.
     last: Option<Segment>,
-    /// The table has not changed after this, except in the kept segments.
+    /// The position after which the table changed only in the kept segments.
     settled: Lsn,
 }
 
 impl Merging {
-    /// Returns the first position from which on the table is what it is at the head. Blocks where that is in a file.
+    /// Returns the first position from which on the table is the same as at the head. Blocks if the
+    /// last segment is in a file.
     pub(crate) fn unchanged_since(&self) -> Lsn {
         let last = self.last.as_ref().map(|last| last.last_position().unwrap_or(last.position));
         last.unwrap_or_default().max(self.settled)
     }
 }
 
-/// A base that is being sent, and the promise that everything after it stays until this is dropped.
+/// A base that is being sent to a reader. Everything after the base is kept until this is dropped.
 #[derive(Debug)]
 pub struct PinnedBase {
     journal: Journal,
@@ -310,13 +325,14 @@ pub struct PinnedBase {
 }
 
 impl Journal {
-    /// A journal that goes on from `base`, and its one writer.
+    /// Creates a journal that continues from `base`, and its one writer.
     #[must_use]
     pub fn new(instance: InstanceId, options: JournalOptions, base: Arc<Base>) -> (Journal, JournalWriter) {
         Journal::open(Beginning::at(instance, base, Definition::default()), options, None)
     }
 
-    /// A journal that goes on from what there is, in a store's files if there is one.
+    /// Opens a journal that continues from `beginning`, and its one writer. `appender` writes it to
+    /// a store, if there is one.
     pub(crate) fn open(
         beginning: Beginning,
         options: JournalOptions,
@@ -357,7 +373,7 @@ impl Journal {
             covered_bytes: 0,
             unjoined_bytes: 0,
             encoded_entries: 0,
-            // One of an earlier run may be there.
+            // A transaction of an earlier run may exceed the limits, and may end at the head.
             oversized: Oversized { before: head.sequence, last: head.sequence },
         };
         inner.count_covered();
@@ -380,72 +396,75 @@ impl Journal {
         (journal, writer)
     }
 
-    /// How far its files are; `None` for a journal that does not outlive the process.
+    /// Returns the status of the journal's store. Returns `None` if the journal is not kept on
+    /// disk.
     #[must_use]
     pub fn store_status(&self) -> Option<StoreStatus> {
         self.shared.store.as_ref().map(|status| status.borrow().clone())
     }
 
-    /// Visible entries after a sequence.
+    /// Returns the number of visible entries after a sequence.
     #[must_use]
     pub fn entries_after(&self, sequence: Sequence) -> u64 {
         self.shared.gaps.entries(sequence, self.head().sequence)
     }
 
-    /// Its name.
+    /// Returns the name of the journal.
     #[must_use]
     pub fn instance(&self) -> &InstanceId {
         &self.shared.instance
     }
 
-    /// Notes that the database has abandoned the history of its rows.
+    /// Notes that the database has abandoned the history of the journal's rows.
     pub(crate) fn part(&self) {
         self.shared.parted.store(true, Ordering::Release);
     }
 
-    /// Returns true if the database has abandoned the history of the rows. Another journal takes its place once the table is copied.
+    /// Returns true if the database has abandoned the history of the rows. Another journal replaces
+    /// this one once the table is copied again.
     #[must_use]
     pub fn is_parted(&self) -> bool {
         self.shared.parted.load(Ordering::Acquire)
     }
 
-    /// Ends the journal for its readers: another one has taken its place.
+    /// Notifies readers that another journal has replaced this one.
     pub(crate) fn close(&self) {
         self.shared.closed.send_replace(true);
     }
 
-    /// Waits until another journal takes this one's place.
+    /// Waits until another journal has replaced this one.
     pub async fn closed(&self) {
         let mut closed = self.shared.closed.subscribe();
-        // The sender lives as long as `self`.
+        // The sender lives as long as `self`, so this cannot fail.
         let _ = closed.wait_for(|closed| *closed).await;
     }
 
-    /// Notes that positions up to here may be another history's.
+    /// Notes that positions up to `position` may belong to another history.
     pub(crate) fn abandon_up_to(&self, position: Lsn) {
         let mut inner = self.shared.inner.write();
         inner.abandoned = inner.abandoned.max(position);
     }
 
-    /// The newest visible state.
+    /// Returns the newest visible state.
     #[must_use]
     pub fn head(&self) -> Head {
         *self.shared.head.borrow()
     }
 
-    /// Tells of every move of the head. Ends when the writer is gone.
+    /// Returns a receiver that is notified of every move of the head. It ends once all handles of
+    /// the journal are dropped.
     #[must_use]
     pub fn watch_head(&self) -> watch::Receiver<Head> {
         self.shared.head.subscribe()
     }
 
-    /// The schema of the newest rows.
+    /// Returns the schema of the newest rows.
     #[must_use]
     pub fn schema(&self) -> Arc<Schema> {
         self.shared.inner.read().schema.clone()
     }
 
-    /// What it holds.
+    /// Returns the size of the journal's contents.
     #[must_use]
     pub fn info(&self) -> JournalInfo {
         let inner = self.shared.inner.read();
@@ -462,13 +481,13 @@ impl Journal {
         }
     }
 
-    /// The newest base.
+    /// Returns the newest base.
     #[must_use]
     pub fn base(&self) -> Arc<Base> {
         self.shared.inner.read().base.clone()
     }
 
-    /// The newest base, pinned: what came after it is kept until the pin is dropped.
+    /// Returns the newest base, pinned. Everything after it is kept until the pin is dropped.
     #[must_use]
     pub fn pin_base(&self) -> PinnedBase {
         let mut inner = self.shared.inner.write();
@@ -478,15 +497,17 @@ impl Journal {
         PinnedBase { journal: self.clone(), base, shown_at }
     }
 
-    /// The sequence of the oldest base that is pinned, where the journal is beyond twice its limits, and more than they allow is
-    /// covered by a newer base and kept for pins alone. Whoever holds it should let it go: the disk is not for one slow reader.
+    /// Returns the sequence of the oldest pinned base if its pin is overdue.
+    ///
+    /// That is the case if the journal exceeds twice its limits, and a newer base covers more than
+    /// the limits allow. The caller should release the pin: one slow reader must not fill the disk.
     #[must_use]
     pub fn overdue_pin(&self) -> Option<Sequence> {
         let inner = self.shared.inner.read();
         let oldest = *inner.pins.keys().next()?;
         let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
         let covered_entries = self.shared.gaps.entries(from, base);
-        // A transaction that alone is larger than the limits is kept for all who read it.
+        // A transaction that exceeds the limits by itself is kept for all its readers.
         let (large_entries, large_bytes) = inner.oversized_size(&self.shared.gaps);
         let entries = self.entries_after(from).saturating_sub(large_entries);
         let bytes = inner.bytes.saturating_sub(large_bytes);
@@ -497,7 +518,8 @@ impl Journal {
         (is_over && oldest < base).then_some(oldest)
     }
 
-    /// Decides how a request goes on: see the rules of [`Resolution`]. Blocks where what it asks for is in a file.
+    /// Decides from where a client resumes, and returns that [`Resolution`]. Blocks if a segment
+    /// that is needed is in a file.
     #[must_use]
     pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
         self.with_facts(request, |facts, floor, commit| {
@@ -505,8 +527,9 @@ impl Journal {
         })
     }
 
-    /// Returns the newest position up to which the history of a request's rows and this journal's are known to be the same;
-    /// zero where nothing is known. Blocks where what it needs is in a file.
+    /// Returns the newest position up to which a request's history and this journal's are known to
+    /// be the same. Returns zero if nothing is known. Blocks if a segment that is needed is in a
+    /// file.
     #[must_use]
     pub fn shared_position(&self, request: &ResumeRequest) -> Lsn {
         let Some(position) = request.position else { return Lsn::ZERO };
@@ -518,13 +541,14 @@ impl Journal {
         known.map_or(Lsn::ZERO, |(_, common)| position.min(*common))
     }
 
-    /// Calls with what a request is resolved by. Blocks where that is in a file.
+    /// Calls `call` with the facts that resolve a request. `call` blocks if it reads a segment from
+    /// a file.
     fn with_facts<T>(
         &self,
         request: &ResumeRequest,
         call: impl FnOnce(&resolve::Facts<'_>, &dyn Fn(Lsn) -> resolve::Floor, &resolve::CommitAt) -> T,
     ) -> T {
-        // Files are read when the lock is free again: the writer must not wait for them.
+        // Files are read after the lock is released: the writer must not wait for them.
         let marked = request.mark.mark.end;
         let (inner, head, floor, commit) = {
             let inner = self.shared.inner.read();
@@ -557,31 +581,34 @@ impl Journal {
         call(&facts, &floor, &commit)
     }
 
-    /// Returns the definition that the rows are of at a position; unknown where that is older than what is kept.
+    /// Returns the definition of the rows at a position; unknown for positions older than those
+    /// kept.
     #[must_use]
     pub fn definition_at(&self, position: Lsn) -> DefinitionVersion {
         self.shared.inner.read().definitions.at(position)
     }
 
-    /// A reader of everything after `after`.
+    /// Returns a cursor that reads everything after `after`.
     #[must_use]
     pub fn cursor(&self, after: Sequence) -> Cursor {
         Cursor::new(self.clone(), after)
     }
 
-    /// Registers a reader, to be seen in the status and held to its buffer policy.
+    /// Registers a reader at sequence `at`. The reader is listed in the status and is held to its
+    /// buffer policy.
     #[must_use]
     pub fn register(&self, options: ReaderOptions, at: Sequence) -> Reader {
         self.add_reader(options, at)
     }
 
-    /// Everybody who reads.
+    /// Returns all registered readers.
     #[must_use]
     pub fn readers(&self) -> Vec<ReaderInfo> {
         self.shared.readers.list()
     }
 
-    /// Puts a newer base in place, whose state was the head at `shown_at` or later; what only the older one needed may go.
+    /// Replaces the base by a newer one whose state was the head at `shown_at` or later. Then
+    /// removes the entries that only the older base needed.
     pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
         let reading = self.shared.reading();
         let mut inner = self.shared.inner.write();
@@ -592,16 +619,17 @@ impl Journal {
         inner.prune(&self.shared.options, &self.shared.gaps, self.head().sequence, &reading);
     }
 
-    /// The newest base and all visible segments after it: what the next base is made of.
+    /// Returns the newest base and all visible segments after it, from which the next base is
+    /// merged.
     pub(crate) fn base_and_after(&self) -> Merging {
         let inner = self.shared.inner.read();
-        // Read under the lock: no segment that is here now then holds entries on both sides of it.
+        // Read under the lock: then no segment has entries on both sides of the head.
         let head = self.head();
         let from = inner.base.sequence();
         let after = inner.segments.iter().filter(|s| s.last > from && s.last <= head.sequence);
         let last = inner.segments.iter().rev().find(|segment| segment.last <= head.sequence);
         let span = inner.spans.last().map_or(Lsn::ZERO, |(_, to)| *to);
-        // Behind the newest transaction that is not kept nothing else was pruned.
+        // If a visible segment is kept, everything that was pruned is older than it.
         let pruned = if last.is_some() { Lsn::ZERO } else { inner.pruned.position };
         Merging {
             base: inner.base.clone(),
@@ -613,23 +641,24 @@ impl Journal {
         }
     }
 
-    /// What the rows at the head are rows of.
+    /// Returns the table definition that the rows at the head were copied under.
     pub(crate) fn definition(&self) -> Definition {
         self.shared.inner.read().definition.clone()
     }
 
-    /// Returns true if another definition has changed rows after the newest base. Newcomers should not have to go through that.
+    /// Returns true if another definition has changed rows after the newest base. New clients
+    /// should not receive that change in addition to the base.
     pub(crate) fn is_base_outdated(&self) -> bool {
         let inner = self.shared.inner.read();
         inner.definitions.change_rows_after(inner.base.position())
     }
 
-    /// How much it keeps.
+    /// Returns the journal's limits.
     pub(crate) fn options(&self) -> &JournalOptions {
         &self.shared.options
     }
 
-    /// How old the first segment is that the newest base does not cover.
+    /// Returns the age of the first segment that the newest base does not cover.
     pub(crate) fn oldest_age_after_base(&self) -> Option<Duration> {
         let inner = self.shared.inner.read();
         let from = inner.base.sequence();
@@ -637,7 +666,7 @@ impl Journal {
         inner.segments.get(index).map(|segment| segment.appended_at.elapsed())
     }
 
-    /// Bytes of the newest base, and bytes and entries of the journal after it.
+    /// Returns the bytes of the newest base, and the bytes and entries of the journal after it.
     pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
         let inner = self.shared.inner.read();
         let head = self.head();
@@ -646,8 +675,10 @@ impl Journal {
 }
 
 impl Shared {
-    /// Returns the sequences that readers have taken, where the journal may keep a transaction larger than its limits. Taken
-    /// before the lock on what is kept: a reader that moves holds its own first.
+    /// Returns the sequences that readers have taken. Returns an empty list if the journal keeps no
+    /// transaction larger than its limits.
+    ///
+    /// Must be called before `inner` is locked: the locks of readers are never acquired under it.
     fn reading(&self) -> Vec<Sequence> {
         let is_oversized = {
             let inner = self.inner.read();
@@ -658,13 +689,14 @@ impl Shared {
 }
 
 impl PinnedBase {
-    /// The base.
+    /// Returns the base.
     #[must_use]
     pub fn base(&self) -> &Arc<Base> {
         &self.base
     }
 
-    /// Its state was the head at this time or later; `None` where that is not known.
+    /// Returns the earliest time at which the base's state can have been the head. The state was
+    /// the head at that time or later. Returns `None` if the time is unknown.
     #[must_use]
     pub fn shown_at(&self) -> Option<Instant> {
         self.shown_at

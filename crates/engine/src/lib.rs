@@ -1,6 +1,8 @@
-//! From a source's transactions to frames that readers share: table states, journals, bases, copies.
+//! The path from a source's transactions to the frames that readers share: table states, journals,
+//! bases and copies.
 //!
-//! No gRPC and no PostgreSQL here: a source is a [`source::Source`], a reader a [`journal::Journal`] cursor.
+//! This crate contains no gRPC and no PostgreSQL. A source is a [`source::Source`], and a reader
+//! has a cursor in a [`journal::Journal`].
 
 pub mod base;
 pub mod descriptors;

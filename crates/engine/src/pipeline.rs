@@ -1,4 +1,4 @@
-//! What of a table its readers get: filters on rows, then transforms of columns.
+//! The part of a table that its readers receive: filters on rows, then transforms of columns.
 
 use std::io;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use laredo_core::{
 
 use crate::spool::{RawChange, Spool, SpoolEntry};
 
-/// One step that changes columns.
+/// A step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transform {
-    /// Leaves columns out.
+    /// The removal of columns.
     DropFields(Vec<String>),
-    /// Gives columns other names: (old, new).
+    /// The renaming of columns: (old, new).
     RenameFields(Vec<(String, String)>),
-    /// Adds a column with the time of the commit that last wrote the row.
+    /// The addition of a column with the time of the commit that last wrote the row.
     AddTimestamp(String),
 }
 
-/// What of a table its readers get.
+/// The filters and transforms of a configured table.
 #[derive(Clone, Debug, Default)]
 pub struct PipelineOptions {
-    /// Rows that do not match all of these are left out.
+    /// The filters. A row that does not match all of them is left out.
     pub filters: Vec<Predicate>,
-    /// Applied in their order.
+    /// The transforms, applied in this order.
     pub transforms: Vec<Transform>,
 }
 
 impl PipelineOptions {
-    /// Whether readers get the table as it is.
+    /// Returns true if readers receive the table as it is.
     pub(crate) fn is_plain(&self) -> bool {
         self.filters.is_empty() && self.transforms.is_empty()
     }
@@ -39,27 +39,28 @@ impl PipelineOptions {
     /// Checks that every filter and transform fits a table.
     ///
     /// # Errors
-    /// The first one that does not.
+    /// The first filter or transform that does not fit.
     pub fn check(&self, table: &Arc<Schema>) -> Result<(), PipelineError> {
         Pipeline::bind(self, table).map(drop)
     }
 
-    /// Returns a text that tells it apart from others; empty where readers get the table as it is.
+    /// Returns a text that distinguishes the pipeline from others; empty if readers receive the
+    /// table as it is.
     pub(crate) fn description(&self) -> String {
         if self.is_plain() { String::new() } else { format!("{:?} {:?}", self.filters, self.transforms) }
     }
 
-    /// Returns true where every server makes the same rows of a table, so that their checksums can be compared. An added timestamp
-    /// is that of each server's own copy.
+    /// Returns true if every server makes the same rows of a table, so that their checksums can be
+    /// compared. An added timestamp depends on each server's own copy.
     pub(crate) fn is_repeatable(&self) -> bool {
         !self.transforms.iter().any(|transform| matches!(transform, Transform::AddTimestamp(_)))
     }
 }
 
-/// A pipeline that does not fit its table.
+/// An error of a pipeline that does not fit its table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PipelineError {
-    /// A name that no column has.
+    /// A name that is not the name of any column.
     #[error("{step} names column `{column}`, which the table does not have")]
     UnknownColumn {
         /// The filter or transform.
@@ -67,13 +68,13 @@ pub enum PipelineError {
         /// The name.
         column: String,
     },
-    /// A filter that means nothing for its column.
+    /// A filter that is invalid for its column.
     #[error("filters[{index}]: {0}", index = .0.index)]
     Filter(#[from] FilterError),
-    /// Readers identify rows by the key.
+    /// A dropped column that is part of the key. Readers identify rows by the key.
     #[error("drop-fields names column `{0}`, which is part of the key; readers could not tell rows apart without it")]
     KeyColumn(String),
-    /// Two columns of one name.
+    /// A second column with the same name.
     #[error("{step} would make a second column named `{column}`; choose another name")]
     Duplicate {
         /// The transform.
@@ -87,16 +88,17 @@ pub enum PipelineError {
 #[derive(Clone, Debug)]
 pub(crate) struct Pipeline {
     source: Arc<Schema>,
-    /// The composites in the source's rows: their types can change without an announcement.
+    /// The form of the composites in the source's rows. Their types can change without an
+    /// announcement.
     form: NestedForm,
     state: Arc<Schema>,
     out: Arc<Schema>,
     filter: Filter,
-    /// Columns of the state that readers get; `None` where they get all as they are.
+    /// The columns of the state that readers receive; `None` if they receive all columns unchanged.
     columns: Option<Vec<usize>>,
 }
 
-/// `timestamptz`.
+/// The OID of the type `timestamptz`.
 const TIMESTAMPTZ_OID: u32 = 1184;
 
 impl Pipeline {
@@ -161,13 +163,14 @@ impl Pipeline {
         Ok(Pipeline { source: source.clone(), form, state, out, filter, columns: Some(from) })
     }
 
-    /// The schema of the source's rows.
+    /// Returns the schema of the source's rows.
     pub(crate) fn source(&self) -> &Arc<Schema> {
         &self.source
     }
 
-    /// Returns true if all rows of a transaction are rows of the source's schema: they have its columns, and their composites
-    /// have the fields of its types. Reads the rows only where a column contains composites.
+    /// Returns true if all rows of a transaction are rows of the source's schema. They then have
+    /// its columns, and their composites have the fields of its types. Reads the rows only if a
+    /// column contains composites.
     ///
     /// # Errors
     /// When the spool's file cannot be read.
@@ -179,7 +182,8 @@ impl Pipeline {
         spool.read::<io::Error>(|entry| {
             let new = match entry {
                 SpoolEntry::Change(RawChange::Insert { new } | RawChange::Update { new, .. }) => Some(new),
-                // Of an old row only the key is used. A key of another form is not found, and the table is copied again then.
+                // Only the key of an old row is used. A key of another form is not found, and the
+                // table is then copied again.
                 SpoolEntry::Change(RawChange::Delete { .. } | RawChange::Truncate) | SpoolEntry::Shape(_) => None,
             };
             fits = fits && new.is_none_or(|row| self.form.fits(row));
@@ -188,12 +192,13 @@ impl Pipeline {
         Ok(fits)
     }
 
-    /// The schema of the state's rows: the source's, and a commit time where a transform wants one.
+    /// Returns the schema of the state's rows: the source's columns, and a commit time if a
+    /// transform needs one.
     pub(crate) fn state(&self) -> &Arc<Schema> {
         &self.state
     }
 
-    /// The schema of what readers get.
+    /// Returns the schema of the rows that readers receive.
     pub(crate) fn out(&self) -> &Arc<Schema> {
         &self.out
     }
@@ -202,12 +207,13 @@ impl Pipeline {
         !self.filter.is_empty()
     }
 
-    /// Returns true where readers get the rows of the state as they are.
+    /// Returns true if readers receive the rows of the state as they are.
     pub(crate) fn is_plain(&self) -> bool {
         self.filter.is_empty() && self.columns.is_none()
     }
 
-    /// The checksums of what readers get of a state; `None` where those are the state's own.
+    /// Returns the checksums of the rows that readers receive of a state; `None` if they are the
+    /// state's own checksums.
     pub(crate) fn checksums_of(&self, state: &TableState) -> Option<ChecksumBuckets> {
         if self.is_plain() {
             return None;
@@ -221,12 +227,12 @@ impl Pipeline {
         Some(sums)
     }
 
-    /// What readers see of a change of a state row.
+    /// Returns the change that readers see when a row of the state changes.
     pub(crate) fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> Seen {
         self.filter.classify(old, new)
     }
 
-    /// A row of the source as one of the state.
+    /// Converts a row of the source to a row of the state.
     pub(crate) fn state_row<'a>(&self, row: TupleRef<'a>, at: CommitTime, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
         if self.state.columns().len() == self.source.columns().len() {
             return row;
@@ -237,14 +243,14 @@ impl Pipeline {
         scratch.as_ref()
     }
 
-    /// Whether two rows of the state are one row of the source.
+    /// Returns true if two rows of the state are the same row of the source.
     pub(crate) fn same_source_row(&self, one: TupleRef<'_>, other: TupleRef<'_>) -> bool {
         let count = self.source.columns().len();
         one.bytes() == other.bytes()
             || (self.state.columns().len() > count && one.cells().take(count).eq(other.cells().take(count)))
     }
 
-    /// A row of the state as readers get it.
+    /// Converts a row of the state to the row that readers receive.
     pub(crate) fn out_row<'a>(&self, row: TupleRef<'a>, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
         let Some(columns) = &self.columns else { return row };
         let cells: Vec<Cell<'_>> = row.cells().collect();

@@ -1,4 +1,4 @@
-//! What a database keeps for a stream, and how long it still will.
+//! The WAL that a database retains for a stream, and the time until it is lost.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,56 +6,60 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use tokio::time::Instant;
 
-/// What a database keeps for a stream.
+/// The WAL that a database retains for a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The slot's name; empty before there is one.
+    /// The name of the slot; empty before there is one.
     pub slot: String,
-    /// How the slot stands; `None` while the database cannot be asked, or has no such slot.
+    /// The state of the slot; `None` while the database cannot be queried, or has no such slot.
     pub standing: Option<SlotStanding>,
-    /// How often since the start a slot could not be gone on with, so that every table was copied anew.
+    /// The number of times since the start that the stream could not resume from its slot, so that
+    /// every table was copied again.
     pub losses: u64,
-    /// What happened the last time.
+    /// The reason for the last loss.
     pub last_loss: Option<String>,
-    /// The number of times since the start that the database turned out to have another history, so that every table was copied again.
+    /// The number of times since the start that the database turned out to have another history, so
+    /// that every table was copied again.
     pub forks: u64,
-    /// What happened the last time.
+    /// The reason for the last fork.
     pub last_fork: Option<String>,
 }
 
-/// How a replication slot stands, as the database says. The numbers are of a moment, and some seconds old.
+/// The state of a replication slot, as the database reports it. The numbers are some seconds old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotStanding {
-    /// What becomes of the WAL that it needs.
+    /// The state of the WAL that the slot needs.
     pub wal_status: WalStatus,
-    /// Bytes of WAL between what we have acknowledged and the end.
+    /// The number of bytes of WAL between the acknowledged position and the end.
     pub lag_bytes: u64,
-    /// Bytes of WAL on the database's disk that are kept for it.
+    /// The number of bytes of WAL that are kept for the slot on the database's disk.
     pub retained_bytes: u64,
-    /// Bytes of WAL that may be written before it is lost; `None` where there is no limit (`max_slot_wal_keep_size = -1`).
+    /// The number of bytes of WAL that may be written before the slot is lost; `None` if there is
+    /// no limit (`max_slot_wal_keep_size = -1`).
     pub safe_bytes: Option<u64>,
-    /// An estimate of the time until it is lost, if we acknowledged nothing more: [`time_left`].
+    /// An estimate of the time until the slot is lost, if nothing more is acknowledged:
+    /// [`time_left`].
     pub left: Option<Duration>,
 }
 
-/// What becomes of the WAL that a slot needs: `wal_status` of `pg_replication_slots`.
+/// The state of the WAL that a slot needs: `wal_status` of `pg_replication_slots`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalStatus {
-    /// It is within `max_wal_size`.
+    /// The WAL is within `max_wal_size`.
     Reserved,
-    /// It is beyond `max_wal_size`, and kept for the slot.
+    /// The WAL is beyond `max_wal_size`, and kept for the slot.
     Extended,
-    /// It is beyond `max_slot_wal_keep_size`, and removed at the next checkpoint.
+    /// The WAL is beyond `max_slot_wal_keep_size`, and removed at the next checkpoint.
     Unreserved,
-    /// Some of it was removed: the slot is of no use any more.
+    /// Some of the WAL was removed, so the slot is unusable.
     Lost,
 }
 
 impl WalStatus {
-    /// All of them, from the best to the worst.
+    /// All states, from the best to the worst.
     pub const ALL: [WalStatus; 4] = [WalStatus::Reserved, WalStatus::Extended, WalStatus::Unreserved, WalStatus::Lost];
 
-    /// PostgreSQL's word for it.
+    /// Returns PostgreSQL's name for the state.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,21 +71,22 @@ impl WalStatus {
     }
 }
 
-/// How fast a database writes WAL, from where its end was seen during the last minute.
+/// The speed at which a database writes WAL, from observations of its end during the last minute.
 #[derive(Clone, Debug, Default)]
 pub struct WalRate {
     seen: VecDeque<(Instant, Lsn)>,
 }
 
-/// What "recent" means.
+/// The time that the observations cover.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Two looks that are closer together say nothing about a rate.
+/// The shortest time between two observations. Closer ones say nothing about a speed.
 const APART_MIN: Duration = Duration::from_secs(1);
 
 impl WalRate {
-    /// Notes where the end of the WAL is. Looks that follow each other too soon count once.
+    /// Notes the present end of the WAL. Observations that follow each other too soon count once.
     pub fn note(&mut self, now: Instant, end: Lsn) {
-        // Another history: what was seen before says nothing about this one.
+        // The end has moved back, so the history is another one. Earlier observations do not apply
+        // to it.
         if self.seen.back().is_some_and(|(_, last)| end < *last) {
             self.seen.clear();
         }
@@ -93,7 +98,8 @@ impl WalRate {
         }
     }
 
-    /// Bytes written in a time; `None` before there are two looks.
+    /// Returns the number of bytes written recently, and the time that this took; `None` before
+    /// there are two observations.
     #[must_use]
     pub fn recent(&self) -> Option<(u64, Duration)> {
         let ((first_at, first), (last_at, last)) = (self.seen.front()?, self.seen.back()?);
@@ -102,13 +108,13 @@ impl WalRate {
     }
 }
 
-/// How long it takes until `safe_bytes` more are written, where `written.0` bytes were in the time `written.1`. `None` where nothing is
-/// written: then it takes for ever.
+/// Estimates the time until `safe_bytes` more are written, if `written.0` bytes were written in the
+/// time `written.1`. Returns `None` if nothing was written, because the time is then unlimited.
 #[must_use]
 pub fn time_left(safe_bytes: u64, written: (u64, Duration)) -> Option<Duration> {
     let (bytes, over) = written;
     let seconds = safe_bytes as f64 * over.as_secs_f64() / bytes as f64;
-    // Zero over zero is no number, and some estimates are no time that a clock can tell.
+    // Zero divided by zero is not a number, and some estimates are too large for a `Duration`.
     Duration::try_from_secs_f64(seconds).ok().filter(|_| bytes > 0)
 }
 

@@ -1,7 +1,7 @@
-//! Snapshots of a table in a folder of their own: for the next start, for those who fetch them, and for operators.
+//! Snapshots of a table in a folder of their own. The next start, downloads and operators use them.
 //!
-//! Each is made of the newest base and the journal since, which nobody writes to: serving and the writer never wait for it.
-//! `docs/snapshot-format.md` draws the files.
+//! A snapshot is made of the newest base and the later journal, which are immutable. So the server
+//! and the writer never wait for it. `docs/snapshot-format.md` describes the files.
 
 mod about;
 mod error;
@@ -33,32 +33,32 @@ pub use error::SnapshotError;
 pub use folder::Snapshots;
 pub(crate) use schedule::write_when_due;
 
-/// Where a table's snapshots are, how often one is written, and how many are kept.
+/// The settings of a table's snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotOptions {
-    /// A folder for them alone.
+    /// The folder of the snapshots. It must be used for nothing else.
     pub folder: PathBuf,
-    /// The format of new ones. Those of the other format are read all the same.
+    /// The format of new snapshots. Snapshots of the other format can still be read.
     pub format: SnapshotFormat,
-    /// How often one is written, where anything has been committed since the last one.
+    /// The interval between snapshots. None is written if nothing was committed since the last one.
     pub interval: Duration,
-    /// The most that are kept.
+    /// The maximum number of snapshots kept. The newest one is always kept.
     pub keep_count: u32,
-    /// How long they are kept; `None` for as long as there are no more than that. The newest one always is.
+    /// The maximum age of snapshots kept; `None` for no maximum. The newest one is always kept.
     pub age_max: Option<Duration>,
 }
 
-/// How rows are written.
+/// The format of a snapshot's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotFormat {
-    /// As the frames that clients are sent.
+    /// The frames that clients receive.
     Native,
-    /// As lines of JSON.
+    /// Lines of JSON.
     Jsonl,
 }
 
 impl SnapshotFormat {
-    /// Its name, in configurations and in the names of files.
+    /// Returns the name of the format in configurations and file names.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,61 +68,62 @@ impl SnapshotFormat {
     }
 }
 
-/// What is known of a snapshot without reading its rows.
+/// The properties of a snapshot that are known without reading its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotInfo {
-    /// Names it: the journal that issued it, and its sequence.
+    /// The ID of the snapshot: the journal that issued it, and its sequence.
     pub id: String,
-    /// The last journal entry that it covers.
+    /// The last journal entry that the snapshot covers.
     pub sequence: Sequence,
-    /// Every commit up to here is in it.
+    /// The position of the snapshot: every commit up to it is included.
     pub position: Lsn,
-    /// When the last of them committed.
+    /// The time of the last of these commits.
     pub committed_at: CommitTime,
-    /// The newest commit of any of the source's tables up to there; all zeros where it is unknown.
+    /// The newest commit of any of the source's tables up to the position; all zeros if unknown.
     pub mark: CommitMark,
-    /// When it was written.
+    /// The time when the snapshot was written.
     pub taken_at: CommitTime,
-    /// Its rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Bytes of its file.
+    /// The size of the file in bytes.
     pub size_bytes: u64,
-    /// How its rows are written.
+    /// The format of the rows.
     pub format: SnapshotFormat,
-    /// What whoever asked for it has noted: a JSON object.
+    /// The metadata that was given when the snapshot was requested: a JSON object.
     pub user_meta: Option<serde_json::Value>,
-    /// Its file.
+    /// The path of the file.
     pub path: PathBuf,
 }
 
-/// How the writing of snapshots goes.
+/// The status of writing snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotStatus {
-    /// The position of the newest one that is known to be whole and on disk: where a restart without a kept journal goes on from.
+    /// The position of the newest snapshot that is known to be valid and on disk. A restart without
+    /// a kept journal resumes from it.
     pub durable: Durable,
-    /// Written since the start.
+    /// The number of snapshots written since the start.
     pub writes: u64,
-    /// Failures since the start: of writing one, of reading one, or of removing an old one.
+    /// The number of failures since the start: of writing, reading or removing a snapshot.
     pub errors: u64,
-    /// Why the last one was not written; `None` when the last one was.
+    /// The error of the last attempt to write a snapshot; `None` if it succeeded.
     pub error: Option<String>,
-    /// When the next one is due.
+    /// The time when the next snapshot is due.
     pub next_at: Option<CommitTime>,
 }
 
-/// A table as a snapshot has it.
+/// A table recovered from a snapshot.
 pub(crate) struct Recovered {
     pub(crate) info: SnapshotInfo,
     pub(crate) rows: TableState,
     pub(crate) definition: Definition,
-    /// The table is the same at every position from this one to the snapshot's.
+    /// The first position from which on the table did not change until the snapshot's position.
     pub(crate) unchanged_since: Lsn,
-    /// True where PostgreSQL was not restarted since.
+    /// True if PostgreSQL has not restarted since.
     pub(crate) is_of_same_server: bool,
 }
 
 impl Recovered {
-    /// What the source is told of it.
+    /// Returns the recovered state for the source, which resumes from it.
     pub(crate) fn known(&self) -> KnownTable {
         let (position, mark) = (self.info.position, self.info.mark);
         let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
@@ -131,11 +132,13 @@ impl Recovered {
 }
 
 impl Snapshots {
-    /// Writes one now, of everything that is visible in the table's journal. `user_meta` is kept with it; without one, that of an
-    /// earlier snapshot of the same entries is.
+    /// Writes a snapshot of everything that is visible in the table's journal.
+    ///
+    /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
+    /// entries is used.
     ///
     /// # Errors
-    /// When it cannot be written. Nothing else is harmed.
+    /// When the snapshot cannot be written. Other snapshots are not affected.
     pub async fn take(
         self: &Arc<Self>,
         journal: Journal,
@@ -144,31 +147,32 @@ impl Snapshots {
         self.change(move |snapshots| snapshots.write(&journal, user_meta)).await
     }
 
-    /// The rows of one, to be read frame by frame; they are checked as they are read.
+    /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
+    /// read.
     ///
     /// # Errors
-    /// When there is no such snapshot, or it cannot be read, or is not what was written.
+    /// When there is no such snapshot, or it cannot be read, or is damaged.
     pub async fn fetch(self: &Arc<Self>, id: String) -> Result<Arc<Base>, SnapshotError> {
         let snapshots = self.clone();
         blocking(move || snapshots.base(&id)).await
     }
 
-    /// Reads a whole snapshot, and tells what it is if it is what was written.
+    /// Reads a whole snapshot to verify it, and returns its properties.
     ///
     /// # Errors
-    /// When there is no such snapshot, or it cannot be read, or is not what was written.
+    /// When there is no such snapshot, or it cannot be read, or is damaged.
     pub async fn verify(self: &Arc<Self>, id: String) -> Result<SnapshotInfo, SnapshotError> {
         let snapshots = self.clone();
         blocking(move || snapshots.read_whole(&id)).await
     }
 
-    /// One with all its rows, checked.
+    /// Returns a snapshot with all its rows, verified.
     pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<Recovered, SnapshotError> {
         let snapshots = self.clone();
         blocking(move || snapshots.recover_now(&id)).await
     }
 
-    /// Removes one. The newest cannot be removed: a restart goes on from it.
+    /// Removes a snapshot. The newest one cannot be removed, because a restart resumes from it.
     ///
     /// # Errors
     /// When there is no such snapshot, when it is the newest, or when its file cannot be removed.
@@ -176,7 +180,8 @@ impl Snapshots {
         self.change(move |snapshots| snapshots.remove(&id)).await
     }
 
-    /// Removes all but the newest `keep` (and at least one); tells how many those were.
+    /// Removes all snapshots except the newest `keep`, but never the newest one. Returns the number
+    /// of removed snapshots.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -184,7 +189,8 @@ impl Snapshots {
         self.change(move |snapshots| snapshots.remove_beyond(keep, None)).await
     }
 
-    /// Changes what is in the folder, one change after another. One that has begun is completed, though nobody waits for it any more.
+    /// Changes the contents of the folder, one change at a time. A change that has begun is
+    /// completed even if the caller is dropped.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Snapshots) -> Result<T, SnapshotError> + Send + 'static,
@@ -197,13 +203,13 @@ impl Snapshots {
         .await
     }
 
-    /// Tells of every change of its status.
+    /// Returns a receiver that is notified of every change of the status.
     pub(crate) fn watch(&self) -> watch::Receiver<SnapshotStatus> {
         self.status.subscribe()
     }
 }
 
-/// On a thread that may block, to its end.
+/// Runs `work` on a thread that may block. It is completed even if the caller is dropped.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {

@@ -1,4 +1,4 @@
-//! What the engine asks of a database.
+//! The interface between the engine and a database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,31 +20,44 @@ pub use state::{SourceState, SourceStatus, StateReporter};
 
 /// A database that can be copied and followed.
 ///
-/// One implementation is PostgreSQL's, the other the tests' simulated one.
+/// There are two implementations: PostgreSQL, and the simulated database of the tests.
 pub trait Source: Send + Sync + 'static {
-    /// Checks that every table can be followed, and makes ready what following needs (publication, slot). The order of
-    /// `tables` gives them their [`TableIndex`]. May be called again when the stream has ended: the source forgets the run before.
+    /// Checks that every table can be followed, and creates what following needs (publication,
+    /// slot).
+    ///
+    /// The order of `tables` gives them their [`TableIndex`]. May be called again when the stream
+    /// has ended: the source then forgets the earlier run.
     ///
     /// # Errors
-    /// Everything that is wrong, at once, each as a sentence that says how to mend it; or the process that holds the slot.
+    /// All problems at once, each as a sentence that says how to fix it; or the process that holds
+    /// the slot.
     fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
 
-    /// Takes up what an earlier run has left of the tables: where their states stand, and what they were copied under. Tells of each,
-    /// in the same order, how it goes on. The stream then sends everything after the least of the positions that are followed from.
+    /// Resumes the tables from the state that an earlier run has left: their positions, and the
+    /// definitions that they were copied under.
+    ///
+    /// Returns for each table, in the same order, how it continues. The stream then sends
+    /// everything after the lowest position that a table is followed from.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database cannot be queried.
     fn resume(&self, tables: &[Option<KnownTable>]) -> impl Future<Output = Result<Vec<Resume>, SourceError>> + Send;
 
-    /// Sends every commit in commit order, until `events` is closed. Connections that break are made again inside; the
-    /// stream goes on after the last commit sent. `acknowledged` says what may be forgotten.
+    /// Sends every commit in commit order, until `events` is closed.
     ///
-    /// Events are sent by this future itself, not by tasks that it spawns: they are taken when it has been polled.
+    /// The source makes broken connections again by itself. The stream then resumes after the last
+    /// commit that was sent. `acknowledged` returns the position up to which the database may
+    /// forget its WAL.
     ///
-    /// The source reports its state, and waits by itself for faults that may pass or be fixed in the database.
+    /// This future itself sends the events, not tasks that it spawns. The engine receives them
+    /// right after it has polled the future.
+    ///
+    /// The source reports its state. It waits by itself for faults that may pass, or that an
+    /// operator may fix in the database.
     ///
     /// # Errors
-    /// When it has to be prepared again: another process holds the slot before anything was received.
+    /// When the source has to be prepared again: another process holds the slot before anything was
+    /// received.
     fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
@@ -52,29 +65,37 @@ pub trait Source: Send + Sync + 'static {
         reporter: StateReporter,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// The most copies that run at the same time: each takes a connection that others may need.
+    /// Returns the maximum number of copies that run at the same time. Each takes a connection that
+    /// others may need.
     fn copies_max(&self) -> usize {
         4
     }
 
-    /// The connections of the database that the source takes at most, those of copies included; zero where it takes none.
+    /// Returns the maximum number of database connections that the source uses, those of copies
+    /// included; zero if it uses none.
     fn connections_max(&self) -> usize {
         0
     }
 
-    /// Returns how long to wait after `failed` attempts in a row; `None` where the configuration allows no more of them. The
-    /// source is refused then, and still looked at again.
+    /// Returns the delay after `failed` failed attempts in a row; `None` if the configuration
+    /// allows no more of them. The source is then refused, but still tried again at the longest
+    /// interval.
     fn retry_delay(&self, failed: u32) -> Option<Duration> {
         Some(Duration::from_millis(500) * 2_u32.saturating_pow(failed.min(5)))
     }
 
-    /// Copies one table under an ordinary snapshot that `admits` accepts (it is taken again until then). `before` is what the last
-    /// copy was made under, if its rows are known. Before [`CopyEvent::End`] it sees to it that the stream comes to a position beyond all that it told before the copy began, on an
-    /// idle database, too. Ends early when `rows` is closed. In either case it returns when what the copy took of the
-    /// database is free again.
+    /// Copies one table under an ordinary snapshot that `admits` accepts. The source takes new
+    /// snapshots until one is accepted.
+    ///
+    /// `before` is the definition that the last copy was made under, if its rows are known. Before
+    /// [`CopyEvent::End`], the source makes the stream pass every position that it sent before the
+    /// copy began, even on an idle database.
+    ///
+    /// The copy ends early when `rows` is closed. In either case the future returns only when the
+    /// database has released the resources of the copy.
     ///
     /// # Errors
-    /// When the copy did not end; nothing of it counts then.
+    /// When the copy did not end. Its rows must then be discarded.
     fn copy(
         &self,
         table: TableIndex,
@@ -83,8 +104,8 @@ pub trait Source: Send + Sync + 'static {
         rows: mpsc::Sender<CopyEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// Reads parts of one table as they are ordered, until `orders` is closed: one after the other, each under an
-    /// ordinary snapshot of its own that the order admits.
+    /// Reads parts of one table in the order of `orders`, until `orders` is closed. Each part is
+    /// read under an ordinary snapshot of its own that the order admits.
     ///
     /// # Errors
     /// When a part could not be read to its end.
@@ -95,202 +116,222 @@ pub trait Source: Send + Sync + 'static {
         parts: mpsc::Sender<PartEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// What the database keeps for the stream. It is told beside the events, for it matters most while nobody takes those.
+    /// Returns what the database retains for the stream. The values do not pass through the
+    /// stream's events, because they matter most while nothing receives those.
     fn retention(&self) -> watch::Receiver<Retention>;
 
-    /// The times at which the source last read each table's definition. A source that is notified of every change need not.
+    /// Returns the times at which the source last read each table's definition. A source that is
+    /// notified of every change may keep the default, which is empty.
     fn looks(&self) -> watch::Receiver<DefinitionLooks> {
         watch::channel(DefinitionLooks::default()).1
     }
 
-    /// Returns the database's clock. By default it is this machine's.
+    /// Returns the database's clock. The default is this machine's clock.
     fn clock(&self) -> SourceClock {
         SourceClock::default()
     }
 
-    /// Asks the database where its WAL ends now. Every position of its history is at or before that.
+    /// Asks the database for the current end of its WAL. Every position of its history is at or
+    /// before that end.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database cannot be queried.
     fn written(&self) -> impl Future<Output = Result<Lsn, SourceError>> + Send;
 
-    /// Gives up what the database keeps for the stream, and has it kept anew from now on: the stream tells
-    /// [`SourceEvent::Restarted`] where it does. With `drop_publication`, what decides which tables are sent is made anew, too. Returns when
-    /// that is done and the rest is begun; the stream tries it until it is done.
+    /// Drops what the database retains for the stream, and makes it retain WAL from now on. The
+    /// stream reports the gap with [`SourceEvent::Restarted`].
+    ///
+    /// With `drop_publication`, the publication that decides which tables are sent is made again,
+    /// too. Returns when that is done and the rest has begun. The stream retries the rest until it
+    /// is done.
     ///
     /// # Errors
-    /// When it may not be done, or the database cannot be asked; nothing has changed then.
+    /// When the reset is not permitted, or the database cannot be queried. Nothing has changed
+    /// then.
     fn reset(&self, drop_publication: bool) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
-/// Whether a snapshot may be copied under: it must see every transaction that was applied already.
+/// A check of snapshots. It accepts one that sees every transaction that was already applied.
 pub type Admission = Arc<dyn Fn(&Snapshot) -> bool + Send + Sync>;
 
-/// What may be forgotten by now. It is asked whenever the database is told, which must be from time to time on an idle one, too.
+/// A function that returns the acknowledged position. The source calls it for each report to the
+/// database. It must report from time to time on an idle database, too.
 pub type Acknowledged = Arc<dyn Fn() -> Lsn + Send + Sync>;
 
-/// A table's place in the list that the engine was made with.
+/// The index of a table in the list that the engine was created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableIndex(pub usize);
 
 /// A table to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableRequest {
-    /// Its name.
+    /// The name of the table.
     pub name: TableName,
-    /// What identifies a row where the table's replica identity does not say; empty otherwise.
+    /// The columns that identify a row, if the table's replica identity does not; empty otherwise.
     pub key_fields: Vec<String>,
 }
 
-/// What is left of a table from an earlier run.
+/// The state of a table that an earlier run has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownTable {
-    /// Every commit up to here is in it.
+    /// The position of the state: every commit up to here is in it.
     pub position: Lsn,
-    /// The newest commit of any of the source's tables at or before the position; all zeros where it is unknown.
+    /// The newest commit of any of the source's tables at or before the position; all zeros if it
+    /// is unknown.
     pub mark: CommitMark,
-    /// What its last copy was made under, as [`CopyEvent::End`] said.
+    /// The definition that the last copy was made under, as in [`CopyEvent::End`].
     pub definition: String,
-    /// True where the database's server runs since then: its storage cannot have been put back.
+    /// True if the database server has run without a restart since then. Its storage cannot have
+    /// been restored in that case.
     pub is_of_same_server: bool,
 }
 
-/// How a table goes on from what an earlier run has left.
+/// The way in which a table continues from the state that an earlier run has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// It is followed. (Where nothing is left this says nothing, and it is copied.)
+    /// The table is followed. A table without such a state is copied even then.
     Follow,
-    /// It is followed, and copied once the stream is past what was written by now: its definition is another one, for this reason. Readers
-    /// who had come further than what is left have caught up by then, and are not sent back.
+    /// The table is followed, and copied once the stream is past the present end of the WAL,
+    /// because its definition has changed. The string is the reason. Readers that were further than
+    /// the state that was left have caught up by then, and do not move back in time.
     FollowThenCopy(String),
-    /// It is copied, because the stream lacks something, for this reason.
+    /// The table is copied, because the stream lacks something. The string is the reason.
     Copy(String),
 }
 
-/// Which database this is, and which line of its history.
+/// The identity of a database and of its history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceIdentity {
     /// The cluster's system identifier.
     pub system_identifier: String,
-    /// The database's name.
+    /// The name of the database.
     pub database: String,
-    /// The timeline it writes.
+    /// The timeline that the database writes.
     pub timeline: u32,
-    /// Earlier timelines and where each was left, oldest first.
+    /// The earlier timelines, oldest first, each with the position at which it was left.
     pub history: Vec<(u32, Lsn)>,
-    /// How far its WAL was written when it was asked.
+    /// The end of the WAL when the identity was read.
     pub written: Lsn,
-    /// When the server was started: the storage of one that runs is not put back. Empty where that is not known.
+    /// The time at which the server was started; empty if it is unknown. The storage of a running
+    /// server cannot be restored.
     pub server_started: String,
 }
 
 impl SourceIdentity {
-    /// Returns true if this is the named database of that cluster, whatever has become of its history.
+    /// Returns true if this is the named database of that cluster, whatever has happened to its
+    /// history.
     #[must_use]
     pub fn is_database(&self, system_identifier: &str, database: &str) -> bool {
         self.system_identifier == system_identifier && self.database == database
     }
 
-    /// Returns the position at which an earlier timeline was left; zero where it is not part of this database's history.
+    /// Returns the position at which an earlier timeline was left; zero if the timeline is not part
+    /// of this database's history.
     #[must_use]
     pub fn left_at(&self, timeline: u32) -> Lsn {
         self.history.iter().find(|(of, _)| *of == timeline).map_or(Lsn::ZERO, |(_, at)| *at)
     }
 }
 
-/// What a stream says, in order.
+/// An event of a stream. Events are in order.
 #[derive(Debug)]
 pub enum SourceEvent {
     /// A transaction that changed at least one of the tables.
     Commit(SourceCommit),
-    /// Every commit that ends here or before has been sent or touched none of the tables.
+    /// The position of the stream. Every commit that ends here or before has been sent, or changed
+    /// none of the tables.
     Progress(Lsn),
-    /// The table's definition may no longer be the one that was copied: it owes a copy from here on.
+    /// The table's definition may have changed since the last copy. The table owes a copy from here
+    /// on.
     Moved {
         /// The table.
         table: TableIndex,
-        /// What was seen, for the log.
+        /// The reason, for the log.
         reason: String,
-        /// The definition that was seen, as [`CopyEvent::End`] says it: a copy that ends with it owes nothing. `None` where only a copy that
-        /// begins later is good.
+        /// The definition that was seen, in the form of [`CopyEvent::End`]. A copy that ends with
+        /// it is the copy that is owed. `None` if only a copy that begins later is.
         definition: Option<String>,
     },
-    /// The table cannot be followed any more: dropped, or without a key.
+    /// The table cannot be followed any more, because it was dropped or has no key.
     Broken {
         /// The table.
         table: TableIndex,
-        /// What happened and how to mend it.
+        /// The error, and how to fix it.
         error: String,
     },
-    /// The table's definition is another one, and nothing happened that was not told: its rows are what the stream has made of them.
+    /// The table's definition has changed, but every change of its rows was sent. The rows that the
+    /// stream has made are rows of the new definition.
     Redefined {
         /// The table.
         table: TableIndex,
-        /// The definition, as [`CopyEvent::End`] would say it now.
+        /// The definition, in the form of [`CopyEvent::End`].
         definition: String,
-        /// Where the WAL ended when that was read: it is true of the rows once every commit up to here is told.
+        /// The end of the WAL when the definition was read. The rows have this definition once
+        /// every commit up to here is applied.
         from: Lsn,
-        /// The values that rows have by then. A row with another one was sent under a definition in between, and the table owes a
-        /// copy.
+        /// The values that rows may have by then. A row with another value was sent under a
+        /// definition in between, and the table then owes a copy.
         values: Vec<ColumnValues>,
     },
-    /// The stream could not go on where it was (its slot is gone): whatever committed in between was never sent, so
-    /// every table owes a copy.
+    /// The stream could not resume at its position, because its slot is gone. The commits in
+    /// between were never sent, so every table owes a copy.
     Restarted {
-        /// What happened, for the log.
+        /// The reason, for the log.
         reason: String,
-        /// Set where nothing proves that the database still contains what was sent before.
+        /// The possible fork, if nothing proves that the database still contains what was sent
+        /// before.
         fork: Option<Fork>,
     },
-    /// The database no longer contains what was sent: its storage was put back, or it was promoted or restored without
-    /// the newest commits. Every table notes the fork on disk, gives the receipt back, and begins again with a copy.
+    /// The database no longer contains everything that was sent. Its storage was restored, or it
+    /// was promoted without the newest commits. Every table notes the fork on disk, gives the
+    /// receipt back, and begins again with a copy.
     Forked {
-        /// The database as it is now.
+        /// The present identity of the database.
         identity: SourceIdentity,
-        /// Where the histories parted.
+        /// The point where the histories parted.
         fork: Fork,
-        /// What happened, for the log.
+        /// The reason, for the log.
         reason: String,
-        /// Given back once the fork is noted.
+        /// The receipt that a table gives back once it has noted the fork.
         noted: Receipt,
     },
-    /// The database writes another timeline now, and contains everything that was sent.
+    /// The database now writes another timeline, which contains everything that was sent.
     Promoted {
-        /// The database as it is now.
+        /// The present identity of the database.
         identity: SourceIdentity,
     },
 }
 
-/// When a source looked at the tables' definitions.
+/// The times at which a source read the tables' definitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DefinitionLooks {
-    /// When the last look began that succeeded.
+    /// The start of the last successful read of each table's definition.
     pub seen: BTreeMap<TableIndex, Instant>,
-    /// The reason why the last look failed, where it did.
+    /// The error of the last read of a table's definition, if that read failed.
     pub errors: BTreeMap<TableIndex, String>,
-    /// True if the database writes changes of definitions into the stream.
+    /// True if the database writes definition changes into the stream.
     pub is_triggered: bool,
 }
 
 /// The values that a column may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnValues {
-    /// The column's name.
+    /// The name of the column.
     pub column: String,
-    /// All of them but NULL.
+    /// All of the values except NULL.
     pub values: BTreeSet<Vec<u8>>,
 }
 
 /// A committed transaction.
 #[derive(Debug)]
 pub struct SourceCommit {
-    /// Its top-level id.
+    /// The top-level transaction ID.
     pub xid: Xid,
-    /// The end of its commit record.
+    /// The end of the commit record.
     pub end: Lsn,
-    /// When it committed.
+    /// The time of the commit.
     pub committed_at: CommitTime,
-    /// Its changes, table by table.
+    /// The changes, table by table.
     pub tables: Vec<(TableIndex, Spool)>,
 }
 
@@ -302,15 +343,15 @@ impl SourceCommit {
     }
 }
 
-/// The columns of a table as the stream announces them.
+/// The columns of a table, as the stream announces them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationShape {
-    /// Name, type and type modifier of each, in the order of a row's cells.
+    /// The name, type and type modifier of each column, in the order of a row's cells.
     pub columns: Vec<(String, Oid, i32)>,
 }
 
 impl RelationShape {
-    /// Whether rows announced so are rows of this schema.
+    /// Returns true if rows with these columns are rows of this schema.
     #[must_use]
     pub fn fits(&self, schema: &Schema) -> bool {
         let announced = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
@@ -318,50 +359,55 @@ impl RelationShape {
     }
 }
 
-/// Which transactions a copy has seen.
+/// A snapshot: the transactions that a copy sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Every id below is finished and seen.
+    /// The lower bound. Every transaction ID below it has finished and is seen.
     pub xmin: Xid,
-    /// No id from here on is seen.
+    /// The upper bound. No transaction ID from here on is seen.
     pub xmax: Xid,
-    /// Ids between the two that were still running, in order.
+    /// The transaction IDs between the two bounds that were still running, in ascending order.
     pub in_progress: Vec<Xid>,
 }
 
 impl Snapshot {
-    /// Whether a committed transaction is seen.
+    /// Returns true if the snapshot sees a committed transaction.
     #[must_use]
     pub fn sees(&self, xid: Xid) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
 }
 
-/// A copy as it arrives.
+/// An event of a copy that is being made.
 #[derive(Debug)]
 pub enum CopyEvent {
-    /// The copy begins. A second one discards what came before it: the source had to start over.
+    /// The copy begins. A second such event discards everything before it, because the source had
+    /// to start over.
     Begin {
-        /// The schema of its rows.
+        /// The schema of the copy's rows.
         schema: Arc<Schema>,
-        /// What it sees: less need be held while it is made.
+        /// The snapshot of the copy. Transactions that it sees need not be held while the copy is
+        /// made.
         snapshot: Snapshot,
-        /// Rows to expect, as PostgreSQL estimates them.
+        /// The number of rows to expect, as PostgreSQL estimates it.
         rows_estimated: u64,
-        /// Bytes to expect, as the table's size on disk says.
+        /// The number of bytes to expect: the table's size on disk.
         bytes_estimated: u64,
     },
     /// Whole rows, each a native-endian `u32` length and the row's cells.
     Rows(Vec<u8>),
     /// The copy is complete.
     End {
-        /// The end of the WAL, read after the snapshot was taken: everything that the copy sees lies before.
+        /// The end of the WAL, read after the snapshot was taken. Everything that the copy sees is
+        /// before it.
         inserted: Lsn,
-        /// The table's definition, in words that the source understands: a later run asks with them whether it is still the same.
-        /// Clients know it by a version that is made of the first line.
+        /// The table's definition, in a form that only the source understands. A later run compares
+        /// it with the definition at that time. Clients know the definition by a version that is
+        /// computed from the first line.
         definition: String,
-        /// Whether nothing but transactions that the stream tells can have changed rows between the definition `before` and this one. (It
-        /// tells most truncations; rewriting a table for its size alone changes none.)
+        /// True if, between the definition `before` and this one, only transactions in the stream
+        /// can have changed rows. The stream contains most truncations. Rewriting a table only for
+        /// its size changes no row.
         is_told: bool,
     },
 }
@@ -370,60 +416,63 @@ pub enum CopyEvent {
 pub struct PartOrder {
     /// The part.
     pub part: TablePart,
-    /// Decides which snapshots the part may be read under.
+    /// The check of the snapshots that the part may be read under.
     pub admits: Admission,
 }
 
 /// A part of a table's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TablePart {
-    /// The rows of some blocks of the table's file, or of the files of all its partitions. A row changes its block only
-    /// when a transaction changes the row.
+    /// The rows in some blocks of the table's file, or of the files of all its partitions. A row
+    /// moves to another block only when a transaction changes it.
     Blocks {
         /// The first block.
         from: u64,
-        /// Bytes of the files to read, roughly. At least one block is read.
+        /// The approximate number of bytes of the files to read. At least one block is read.
         bytes: u64,
     },
-    /// The rows of these keys. Others may be read with them.
+    /// The rows with these keys. Other rows may be read with them.
     Keys(Vec<Key>),
 }
 
-/// A part of a table as it is read.
+/// An event of a part that is being read.
 #[derive(Debug)]
 pub enum PartEvent {
     /// The part begins.
     Begin {
-        /// The schema of its rows.
+        /// The schema of the part's rows.
         schema: Arc<Schema>,
-        /// The snapshot that it is read under.
+        /// The snapshot that the part is read under.
         snapshot: Snapshot,
-        /// The end of the WAL, read after the snapshot was taken. The stream comes past it, on an idle database, too.
+        /// The end of the WAL, read after the snapshot was taken. The stream will pass it, even on
+        /// an idle database.
         inserted: Lsn,
-        /// The blocks of the table's file; of the longest one, where there are several.
+        /// The number of blocks of the table's file; of the longest file, if there are several.
         blocks: u64,
     },
     /// Whole rows, as in [`CopyEvent::Rows`].
     Rows(Vec<u8>),
     /// The part is complete.
     End {
-        /// The first block after it; nothing at the end of the table and for keys.
+        /// The first block after the part; `None` at the end of the table, and for keys.
         next: Option<u64>,
     },
-    /// The part cannot be compared with rows of the last copy, because the table's definition is another one.
+    /// The part cannot be compared with rows of the last copy, because the table's definition has
+    /// changed. The string is the reason.
     Changed(String),
 }
 
-/// Why a source failed.
+/// The reason why a source failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// Another process holds the slot or a folder, for as long as it runs. The sentence names it.
+    /// Another process holds the slot or a folder, for as long as that process runs. The message
+    /// names it.
     #[error("{0}")]
     Held(String),
-    /// Trying again may help: a lost connection, a server that starts.
+    /// An error that may pass: a lost connection, or a server that is starting.
     #[error("{0}")]
     Transient(String),
-    /// A person has to mend it; each entry is a sentence that says how.
+    /// Errors that an operator must fix. Each entry is a sentence that says how.
     #[error("{}", .0.join("\n"))]
     Definite(Vec<String>),
 }

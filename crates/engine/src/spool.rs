@@ -1,5 +1,5 @@
-//! One transaction's changes to one table, kept until it commits: in memory while small, in an unnamed temporary file
-//! beyond that.
+//! Spools: the changes of one transaction to one table, kept until it commits. A small spool is in
+//! memory, a larger one in a temporary file without a name.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,36 +13,38 @@ use laredo_core::{Schema, TupleRef};
 use crate::descriptors::with_reserve;
 use crate::source::RelationShape;
 
-/// Where and when a spool leaves memory.
+/// The limits and the folder of spools.
 #[derive(Clone, Debug)]
 pub struct SpoolOptions {
-    /// Bytes kept in memory.
+    /// The number of bytes beyond which a spool is moved from memory to a file.
     pub memory_bytes_max: usize,
     /// The folder for temporary files.
     pub folder: PathBuf,
 }
 
-/// A change as a source tells it: rows may lack large values that did not change, and an old row may be its key only.
+/// A change as a source reports it. Rows may lack large values that did not change, and an old row
+/// may have only its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawChange<'a> {
-    /// A new row, whole.
+    /// An insert of a whole row.
     Insert {
         /// The row.
         new: TupleRef<'a>,
     },
-    /// A changed row.
+    /// An update of a row.
     Update {
-        /// The row before, at least its key; absent where the key stayed and the source did not tell.
+        /// The old row, with at least its key. `None` if the key did not change and the source did
+        /// not send the old row.
         old: Option<TupleRef<'a>>,
-        /// The row after; [`laredo_core::Cell::Unchanged`] where a large value stayed.
+        /// The new row. A large value that did not change is [`laredo_core::Cell::Unchanged`].
         new: TupleRef<'a>,
     },
-    /// A row that went.
+    /// A delete of a row.
     Delete {
-        /// The row before, at least its key.
+        /// The old row, with at least its key.
         old: TupleRef<'a>,
     },
-    /// All rows went.
+    /// A truncate, which removes all rows.
     Truncate,
 }
 
@@ -53,7 +55,7 @@ const DELETE: u8 = b'D';
 const TRUNCATE: u8 = b'T';
 const SHAPE: u8 = b'S';
 
-/// Takes changes as they arrive.
+/// A writer of a spool, which receives changes as they arrive.
 #[derive(Debug)]
 pub struct SpoolWriter {
     options: Arc<SpoolOptions>,
@@ -65,7 +67,7 @@ pub struct SpoolWriter {
     changes: u64,
 }
 
-/// A committed transaction's changes to one table, in order.
+/// The changes of a committed transaction to one table, in order.
 #[derive(Debug)]
 pub struct Spool {
     shapes: Vec<Arc<RelationShape>>,
@@ -80,27 +82,28 @@ enum Records {
     File { file: Arc<File>, at: u64, bytes: u64 },
 }
 
-/// A file for transactions that have to wait, one behind the other: thousands of them must not take a descriptor each.
+/// A file that holds the spools of waiting transactions one after another. Thousands of them must
+/// not take a descriptor each.
 #[derive(Debug)]
 pub(crate) struct SharedFile {
     file: Arc<File>,
     end: u64,
 }
 
-/// Spools larger than this keep the file that they have; smaller ones are moved to the shared one.
+/// The size above which a spool keeps its own file. Smaller ones are moved to the shared file.
 const OWN_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What reading a spool gives.
+/// An entry of a spool.
 #[derive(Clone, Copy, Debug)]
 pub enum SpoolEntry<'a> {
-    /// The rows that follow look like this.
+    /// The shape of the rows that follow.
     Shape(&'a Arc<RelationShape>),
     /// A change.
     Change(RawChange<'a>),
 }
 
 impl SpoolWriter {
-    /// An empty spool.
+    /// Creates an empty spool.
     #[must_use]
     pub fn new(options: Arc<SpoolOptions>) -> SpoolWriter {
         SpoolWriter {
@@ -114,7 +117,7 @@ impl SpoolWriter {
         }
     }
 
-    /// Says what the rows that follow look like; said again, it does nothing.
+    /// Sets the shape of the rows that follow. Does nothing if it is the current shape already.
     pub fn push_shape(&mut self, shape: &Arc<RelationShape>) {
         if self.shapes.last().is_some_and(|last| Arc::ptr_eq(last, shape)) {
             return;
@@ -128,7 +131,7 @@ impl SpoolWriter {
     /// Adds a change of the (sub)transaction `xid`.
     ///
     /// # Errors
-    /// When the temporary file cannot be written: a full disk, mostly.
+    /// When the temporary file cannot be written, usually because the disk is full.
     pub fn push(&mut self, xid: u32, change: RawChange<'_>) -> io::Result<()> {
         let (kind, old, new) = match change {
             RawChange::Insert { new } => (INSERT, None, Some(new)),
@@ -151,12 +154,12 @@ impl SpoolWriter {
         Ok(())
     }
 
-    /// Forgets what a subtransaction did.
+    /// Discards the changes of a subtransaction: they are skipped when the spool is read.
     pub fn abort(&mut self, xid: u32) {
         self.aborted.insert(xid);
     }
 
-    /// The transaction has committed.
+    /// Completes the spool when the transaction has committed.
     ///
     /// # Errors
     /// When the temporary file cannot be written.
@@ -184,13 +187,13 @@ impl SpoolWriter {
     }
 }
 
-/// An unnamed file that vanishes with its last handle.
+/// Creates a file without a name. It is removed when its last handle is closed.
 pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
     with_reserve(|| tempfile::tempfile_in(folder))
         .map_err(|error| io::Error::new(error.kind(), format!("temporary file in {}: {error}", folder.display())))
 }
 
-/// The early end of a search for a change.
+/// The reason for which a search for a change ends early.
 enum Search {
     Found,
     Failed(io::Error),
@@ -203,22 +206,22 @@ impl From<io::Error> for Search {
 }
 
 impl Spool {
-    /// Whether all its rows are rows of this schema.
+    /// Returns true if all rows have this schema.
     #[must_use]
     pub fn fits(&self, schema: &Schema) -> bool {
         self.shapes.iter().all(|shape| shape.fits(schema))
     }
 
-    /// Number of changes, those of aborted subtransactions included.
+    /// Returns the number of changes, including those of aborted subtransactions.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Returns true if there is no change but those of aborted subtransactions.
+    /// Returns true if there are no changes except those of aborted subtransactions.
     ///
     /// # Errors
-    /// When its file cannot be read.
+    /// When the file cannot be read.
     pub fn is_void(&mut self) -> io::Result<bool> {
         if self.aborted.is_empty() || self.changes == 0 {
             return Ok(self.changes == 0);
@@ -234,7 +237,7 @@ impl Spool {
         }
     }
 
-    /// Bytes that it holds in memory.
+    /// Returns the number of bytes in memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         match &self.records {
@@ -243,7 +246,7 @@ impl Spool {
         }
     }
 
-    /// Bytes that it holds in all.
+    /// Returns the number of bytes, in memory or in a file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match &self.records {
@@ -252,10 +255,11 @@ impl Spool {
         }
     }
 
-    /// Moves it to a file that it shares with others, for a transaction that has to wait. A very large one keeps its own.
+    /// Moves the spool of a waiting transaction to a file that it shares with others. A very large
+    /// spool keeps its own file.
     ///
     /// # Errors
-    /// When a file cannot be read or written; the spool stays as it was.
+    /// When a file cannot be read or written. The spool is unchanged in this case.
     pub(crate) fn move_to(&mut self, shared: &mut SharedFile) -> io::Result<()> {
         let at = match &self.records {
             Records::Memory(buffer) => shared.append(buffer)?,
@@ -270,7 +274,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Calls `each` with every entry in order, leaving out aborted subtransactions.
+    /// Calls `each` with every entry in order, except changes of aborted subtransactions.
     ///
     /// # Errors
     /// The first error of `each`, or of reading the file.
@@ -291,7 +295,7 @@ impl Spool {
     }
 }
 
-/// Read from a file in one go.
+/// The number of bytes read from a file at once.
 const READ_BYTES: usize = 256 * 1024;
 
 impl SharedFile {
@@ -299,7 +303,7 @@ impl SharedFile {
         Ok(SharedFile { file: Arc::new(temporary_file(folder)?), end: 0 })
     }
 
-    /// Returns where the bytes are.
+    /// Appends bytes, and returns their offset.
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = self.end;
         self.file.write_all_at(bytes, at)?;
@@ -308,7 +312,7 @@ impl SharedFile {
     }
 }
 
-/// A part of a file, whatever else others read from it.
+/// A part of a file. Other parts may be read at the same time.
 struct Part<'a> {
     file: &'a File,
     at: u64,

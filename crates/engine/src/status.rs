@@ -1,4 +1,4 @@
-//! What a table is doing, for health, metrics and status services.
+//! The status of a table, for health, metrics and status services.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
 use crate::source::{DefinitionLooks, TableIndex};
 use crate::verify::{VerifyError, VerifyReport, VerifyStatus, VerifyTerms};
 
-/// The state of a table. It does not survive a restart: the store decides how the next start begins.
+/// The state of a table. It does not survive a restart: the store decides how the next start
+/// begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TablePhase {
     /// The table is being copied. Readers, if there are any, keep the rows that they have.
@@ -26,15 +27,16 @@ pub enum TablePhase {
     },
     /// The table follows its source.
     Live,
-    /// The last attempt failed for a reason that may pass without an operator. Readers keep the rows that they have.
+    /// The last attempt failed for a reason that may pass without an operator. Readers keep the
+    /// rows that they have.
     Retrying {
         /// The error.
         error: String,
         /// The time of the next attempt.
         next_at: Instant,
     },
-    /// The table cannot be followed until an operator acts. The server tries again when the catalogue changes and on
-    /// `laredo reload`. Other tables are not affected.
+    /// The table cannot be followed until an operator acts. The server tries again when the catalog
+    /// changes and on `laredo reload`. Other tables are not affected.
     Failed {
         /// The error, and what to do.
         error: String,
@@ -56,7 +58,7 @@ impl TablePhase {
         }
     }
 
-    /// Returns what failed, if the last attempt to copy or follow the table did.
+    /// Returns the error of the last attempt to copy or follow the table, if it failed.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         match self {
@@ -75,24 +77,25 @@ impl TablePhase {
     }
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyProgress {
-    /// Rows so far.
+    /// The number of rows received so far.
     pub rows: u64,
-    /// Bytes of cells so far.
+    /// The number of bytes in the cells received so far.
     pub bytes: u64,
-    /// Rows to expect, as the database estimates them; zero when it does not know.
+    /// The number of rows to expect, as the database estimates it; zero if it is unknown.
     pub rows_estimated: u64,
-    /// Bytes on the source's disk.
+    /// The size of the table on the source's disk, in bytes.
     pub bytes_estimated: u64,
-    /// When it began.
+    /// The time at which the copy began.
     pub started_at: Instant,
 }
 
 impl CopyProgress {
-    /// How long the rest takes at the pace so far, as the estimated rows have it, or the bytes on disk where nobody has counted rows
-    /// yet; `None` before the first row.
+    /// Returns an estimate of the remaining time, at the speed so far; `None` before the first row.
+    /// It uses the estimated rows, or the bytes on disk if the database has no estimate of the
+    /// rows.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         self.left_after(self.started_at.elapsed())
@@ -108,34 +111,35 @@ impl CopyProgress {
     }
 }
 
-/// A copy's session of the database.
+/// The database session that a copy has or waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopySession {
     /// The number of the copy among those of the table.
     pub(crate) copy: u64,
     /// True while the copy waits for its turn and has no session yet.
     pub is_waiting: bool,
-    /// When the wait or the session began.
+    /// The time at which the wait or the session began.
     pub since: Instant,
 }
 
-/// A table's counters and state.
+/// The counters and the state of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableStatus {
-    /// What it is doing.
+    /// The state of the table.
     pub phase: TablePhase,
-    /// Rows of the source table.
+    /// The number of rows in the table.
     pub rows: u64,
-    /// Bytes of their cells.
+    /// The number of bytes in the cells of those rows.
     pub row_bytes: u64,
-    /// Every commit up to here is applied.
+    /// The position of the table: every commit up to here is applied.
     pub position: Lsn,
-    /// What the source may forget for this table's sake; `None` where the table holds nothing back, for it has failed and owes a copy.
+    /// The position up to which the source may forget, as far as this table is concerned. `None` if
+    /// the table holds nothing back, because it owes a copy in any case.
     pub releasable: Option<Durable>,
-    /// When the newest applied transaction committed.
+    /// The time of the newest applied commit.
     pub committed_at: CommitTime,
-    /// When the table was last known to be the source's: the time of the newest applied commit, or of the source's word that
-    /// there is no newer one.
+    /// The time at which the table was last known to equal the source's. This is the time of the
+    /// newest applied commit, or of the source's report that there is no newer one.
     pub current_at: CommitTime,
     /// Inserts applied since the start.
     pub inserts: u64,
@@ -149,13 +153,13 @@ pub struct TableStatus {
     pub copies: u64,
     /// Forks of the database's history that were noted since the start.
     pub forks: u64,
-    /// The copy that is under way.
+    /// The progress of the copy that is under way.
     pub copy: Option<CopyProgress>,
-    /// The session that the copy has, or waits for.
+    /// The session that the copy has or waits for.
     pub copy_session: Option<CopySession>,
-    /// Bytes of transactions held while it is.
+    /// The number of bytes of transactions that are held during the copy.
     pub held_bytes: u64,
-    /// Its verifications.
+    /// The verifications of the table.
     pub verify: VerifyStatus,
 }
 
@@ -183,10 +187,10 @@ impl Default for TableStatus {
     }
 }
 
-/// Commits of which a table remembers which transaction each was.
+/// The number of commits whose transaction IDs a table remembers.
 const COMMITS_MAX: usize = 8192;
 
-/// The newest commits that were applied, oldest first.
+/// The newest applied commits, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Commits(VecDeque<(Lsn, Xid)>);
 
@@ -204,14 +208,14 @@ impl Commits {
     }
 }
 
-/// What others may see and ask of a table; cheap to clone.
+/// A handle to a table: its state, and the operations on it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TableHandle {
     pub(crate) name: TableName,
     pub(crate) status: Arc<Mutex<TableStatus>>,
     pub(crate) commits: Arc<Mutex<Commits>>,
     pub(crate) journal: watch::Receiver<Option<Journal>>,
-    /// The way to the table's task. It is closed while the source is not followed.
+    /// The channel to the table's task. It is closed while the source is not followed.
     pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
     /// The table's snapshots, once its folder is open.
     pub(crate) snapshots: Arc<RwLock<Option<Arc<Snapshots>>>>,
@@ -220,36 +224,36 @@ pub struct TableHandle {
     pub(crate) history: Arc<SourceHistory>,
 }
 
-/// When a table's definition was last seen in the source's catalogue.
+/// The results of the last reads of a table's definition from the source's catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefinitionStatus {
-    /// The time since the last look that succeeded began; `None` before the first one.
+    /// The time since the last successful read began; `None` before the first one.
     pub verified_age: Option<Duration>,
-    /// The reason why the last look failed, if it did.
+    /// The error of the last read, if it failed.
     pub error: Option<String>,
-    /// True if the source writes changes of definitions into the stream, too.
+    /// True if the source writes definition changes into the stream, too.
     pub is_triggered: bool,
 }
 
-/// What may be asked of a table.
+/// A command to a table's task.
 pub(crate) enum TableCommand {
-    /// Copies the table again.
+    /// An order to copy the table again.
     Reload(ReloadCommand),
-    /// Serve the rows of a snapshot until the first copy is complete.
+    /// An order to serve the rows of a snapshot until the first copy is complete.
     Restore {
         /// The snapshot.
         recovered: Box<Recovered>,
-        /// Whether it is so.
+        /// The sender for the outcome.
         answer: oneshot::Sender<Result<(), SnapshotError>>,
     },
-    /// Compare its rows with the source's.
+    /// An order to compare the table's rows with the source's.
     Verify(VerifyCommand),
 }
 
 /// An order to copy a table again.
 pub(crate) struct ReloadCommand {
     pub(crate) reason: String,
-    /// Receives the outcome of the first attempt.
+    /// The sender for the outcome of the first attempt.
     pub(crate) answer: oneshot::Sender<Result<(), ReloadError>>,
 }
 
@@ -279,38 +283,40 @@ pub(crate) struct VerifyCommand {
 }
 
 impl TableHandle {
-    /// Its name.
+    /// Returns the table's name.
     #[must_use]
     pub fn name(&self) -> &TableName {
         &self.name
     }
 
-    /// What it is doing.
+    /// Returns the table's status.
     #[must_use]
     pub fn status(&self) -> TableStatus {
         self.status.lock().clone()
     }
 
-    /// The transaction that ended at a position, if it was applied lately.
+    /// Returns the ID of the transaction that ended at a position, if it was applied recently.
     #[must_use]
     pub fn xid_of(&self, position: Lsn) -> Option<Xid> {
         self.commits.lock().xid_of(position)
     }
 
-    /// Its journal, once the first copy is complete.
+    /// Returns the table's journal, once the first copy is complete.
     #[must_use]
     pub fn journal(&self) -> Option<Journal> {
         self.journal.borrow().clone()
     }
 
-    /// Waits for a journal of the database's present history; `None` when the engine has stopped.
+    /// Waits for a journal of the database's present history. Returns `None` when the engine has
+    /// stopped.
     pub async fn wait_journal(&self) -> Option<Journal> {
         let mut journal = self.journal.clone();
         let is_there = |journal: &Option<Journal>| journal.as_ref().is_some_and(|journal| !journal.is_parted());
         journal.wait_for(is_there).await.ok()?.clone()
     }
 
-    /// Returns the time on the database's clock, which [`TableStatus`] counts in, where `own` is the time on this machine's.
+    /// Returns the time on the database's clock, which the times in [`TableStatus`] refer to. `own`
+    /// is the time on this machine's clock.
     #[must_use]
     pub fn source_time(&self, own: CommitTime) -> CommitTime {
         self.history.source_time(own)
@@ -322,7 +328,7 @@ impl TableHandle {
         &self.history
     }
 
-    /// When its definition was last seen in the source's catalogue.
+    /// Returns the results of the last reads of the table's definition from the source's catalog.
     #[must_use]
     pub fn definition(&self) -> DefinitionStatus {
         let looks = self.looks.borrow();
@@ -333,7 +339,7 @@ impl TableHandle {
         }
     }
 
-    /// The table's snapshots, if they are configured and the source was reached.
+    /// Returns the table's snapshots, if they are configured and the source was reached.
     #[must_use]
     pub fn snapshots(&self) -> Option<Arc<Snapshots>> {
         self.snapshots.read().clone()
@@ -343,11 +349,13 @@ impl TableHandle {
         self.commands.read().clone()
     }
 
-    /// Serves the rows of a snapshot of a table that is being copied for the first time. Readers have them, as old as they are, until the
-    /// copy is complete, and are told then what differs.
+    /// Serves the rows of a snapshot of a table that is being copied for the first time. Readers
+    /// have these rows, whatever their age, until the copy is complete. They then receive the
+    /// differences.
     ///
     /// # Errors
-    /// When the table is served already, or has failed; when there is no such snapshot, or it is not what was written.
+    /// When the table is already served, or has failed. When the snapshot does not exist, or is not
+    /// what was written.
     pub async fn restore_snapshot(&self, id: String) -> Result<SnapshotInfo, SnapshotError> {
         let Some(snapshots) = self.snapshots() else { return Err(SnapshotError::Unknown(id)) };
         if let Some(journal) = self.journal() {
@@ -361,12 +369,13 @@ impl TableHandle {
         Ok(info)
     }
 
-    /// Compares the table with the source's: every row, as it was at the position of a snapshot. A table that is being
-    /// copied is verified when the copy is complete. Dropping the future ends the pass. [`TableStatus::verify`] has its
-    /// progress.
+    /// Compares every row of the table with the source's row, as of the position of a snapshot. A
+    /// table that is being copied is verified when the copy is complete. Dropping the future ends
+    /// the pass. [`TableStatus::verify`] has its progress.
     ///
     /// # Errors
-    /// When another pass was asked for before, the table has failed, or the pass could not be completed.
+    /// When another pass was requested before, the table has failed, or the pass could not be
+    /// completed.
     pub async fn verify(&self, terms: VerifyTerms) -> Result<Arc<VerifyReport>, VerifyError> {
         let (answer, answered) = oneshot::channel();
         let command = TableCommand::Verify(VerifyCommand { terms, answer });
@@ -374,14 +383,15 @@ impl TableHandle {
         answered.await.map_err(|_| VerifyError::Stopping)?
     }
 
-    /// Orders a new copy of the table; readers are sent what differs. Returns false if the engine has stopped.
+    /// Orders a new copy of the table. Readers receive the differences. Returns false if the engine
+    /// has stopped.
     pub async fn reload(&self, reason: impl Into<String> + Send) -> bool {
         let command = ReloadCommand { reason: reason.into(), answer: oneshot::channel().0 };
         self.commands().send(TableCommand::Reload(command)).await.is_ok()
     }
 
-    /// Orders a new copy of the table, and waits until rows of it arrive. That may take as long as another session holds a
-    /// lock on the table. Dropping the future does not withdraw the order.
+    /// Orders a new copy of the table, and waits until it begins. That may take as long as another
+    /// session holds a lock on the table. Dropping the future does not withdraw the order.
     ///
     /// # Errors
     /// When the first attempt fails, or the engine has stopped.

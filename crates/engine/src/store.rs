@@ -1,6 +1,6 @@
-//! A table's folder on disk: its journal in files, and its newest base. A restart goes on with both.
+//! A table's folder on disk, with its journal and its newest base. A restart continues from both.
 //!
-//! `docs/journal-format.md` draws the files.
+//! `docs/journal-format.md` describes the files.
 
 mod append;
 mod error;

@@ -1,4 +1,4 @@
-//! One table: its state, its journal, and the copies that begin it or mend it.
+//! A table: its state, its journal, and the copies that begin or repair it.
 
 use std::io;
 use std::path::PathBuf;
@@ -58,33 +58,35 @@ pub(crate) use turns::{CopyTurns, VerifyTurns};
 use verification::Verification;
 pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
 
-/// What a table is asked to be.
+/// The configuration of a table.
 #[derive(Clone, Debug)]
 pub struct TableOptions {
-    /// Which table, and what identifies its rows.
+    /// The name of the table, and the columns that identify its rows.
     pub request: TableRequest,
-    /// What of it readers get.
+    /// The filters and transforms between the table and its readers.
     pub pipeline: PipelineOptions,
-    /// How much of the past is kept.
+    /// The options of the journal, which limit how much of the past is kept.
     pub journal: JournalOptions,
-    /// Bytes of transactions held during a copy before the stream is no longer read.
+    /// The number of bytes of transactions that are held during a copy before the stream is no
+    /// longer read.
     pub held_bytes_max: u64,
-    /// Names the journal.
+    /// The name of the journal.
     pub instance: InstanceId,
-    /// Where the journal's sequences begin: a random number below 2^52, so that a sequence of another journal is never taken
-    /// for one of this.
+    /// The first sequence of the journal. It is a random number below 2^52, so that a sequence of
+    /// another journal is never mistaken for one of this journal.
     pub first_sequence: Sequence,
     /// The folder for temporary files.
     pub folder: PathBuf,
-    /// The folder in which its journal is kept for the next start, and nothing else; `None` to keep it in memory and temporary files.
+    /// The folder that keeps the journal for the next start, and contains nothing else. `None`
+    /// keeps the journal in memory and temporary files.
     pub store: Option<PathBuf>,
-    /// Its snapshots, if any are to be written.
+    /// The options of the snapshots; `None` if none are written.
     pub snapshots: Option<SnapshotOptions>,
-    /// Its verifications in the background, if any are to be made.
+    /// The schedule of verifications in the background; `None` if there are none.
     pub verify: Option<VerifySchedule>,
 }
 
-/// Tells the time of day.
+/// A function that returns the time of day.
 pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
 
 /// A table as a state machine: events in, journal out. It never waits.
@@ -95,36 +97,39 @@ pub(crate) struct Table {
     phase: Phase,
     /// The table as it was last known; absent before the first copy.
     live: Option<Live>,
-    /// What a copy's snapshot must see.
+    /// The transactions that a copy's snapshot must see.
     recent: Recent,
-    /// True from a fork of the history until a copy has begun the new journal: the one there is, is of the abandoned history.
+    /// True from a fork of the history until a copy has begun the new journal. Until then the
+    /// journal belongs to the abandoned history.
     is_forked: bool,
-    /// When the state was last known to be the source's.
+    /// The time at which the state was last known to equal the source's.
     current_at: CommitTime,
-    /// A copy was asked for while one was being made.
+    /// The copy that was requested while another one was being made.
     owes_copy: Option<OwedCopy>,
-    /// A copy is to be begun once the stream is here.
+    /// The position that the stream has to reach before a copy begins, and the reason for the copy.
     copy_due: Option<(Lsn, String)>,
     /// The reason for the copy that is being made, or was made last.
     copy_reason: String,
-    /// A fork of the history that could not be noted on disk. Nothing else is done before it is.
+    /// A fork of the history that could not be noted on disk. The table is not followed again
+    /// before it is noted.
     fork_due: Option<Box<fork::UnnotedFork>>,
-    /// A definition that the rows have once the stream is there.
+    /// A definition that the rows will have once the stream reaches its position.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
     commits: Arc<Mutex<Commits>>,
     journal: watch::Sender<Option<Journal>>,
     bases: Bases,
-    /// What a new journal in the store is said to be of.
+    /// The identity of the source, which a new journal in the store is labeled with.
     identity: SourceIdentity,
     /// The first sequence of the next journal.
     first_sequence: Sequence,
-    /// Positions up to here may be those of a history that the database has abandoned.
+    /// Positions up to here may belong to a history that the database has abandoned.
     abandoned: Lsn,
-    /// The journals of those histories, each with the newest position that its history is known to share with the present one.
+    /// The journals of those histories. Each has the newest position that its history is known to
+    /// share with the present one.
     abandoned_journals: Vec<(InstanceId, Lsn)>,
     snapshots: Option<Arc<Snapshots>>,
-    /// The comparison with the source that is being made.
+    /// The verification pass that is running.
     verification: Option<Box<Verification>>,
 }
 
@@ -140,8 +145,8 @@ impl std::fmt::Debug for ClockHandle {
 enum Phase {
     Copying(Box<Copying>),
     Live,
-    /// The table is not followed: transactions are only remembered, and a copy has to see them. The status says whether
-    /// another attempt is scheduled.
+    /// The table is not followed. Transactions are only remembered, because the next copy has to
+    /// see them. The status says whether another attempt is scheduled.
     Stopped,
 }
 
@@ -151,36 +156,37 @@ struct Live {
     pipeline: Pipeline,
     writer: JournalWriter,
     known: Known,
-    /// The checksums of what readers get, where that is not the state as it is.
+    /// The checksums of the rows that readers receive; `None` if those are the rows of the state.
     shown: Option<ChecksumBuckets>,
-    /// True where readers get the checksum.
+    /// True if readers receive the checksum.
     is_compared: bool,
 }
 
-/// What the rows of a state are.
+/// The origin of the rows in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
-    /// The source's, and readers have what the pipeline makes of them.
+    /// The source's rows. Readers have what the pipeline makes of them.
     Source,
-    /// Those that readers have: what a journal has kept behind filters and transforms. Only a copy has the others.
+    /// The rows that readers have, as a journal has kept them after filters and transforms. Only a
+    /// copy has the source's rows.
     Readers,
-    /// Neither: only a reset mends that.
+    /// Unknown rows. The next copy has to send all rows.
     Nothing,
 }
 
-/// What a table wants done, after an event.
+/// The action that a table needs after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wants {
     Nothing,
-    /// Begin a copy (and give up the one that is under way).
+    /// A copy. One that is under way is given up.
     Copy,
-    /// The same after a pause, longer each time: the last copy could not be used.
+    /// A copy after a delay that grows each time, because the last copy could not be used.
     CopyLater,
-    /// Begin the next attempt at the copy that is owed.
+    /// The next attempt at the copy that is owed.
     Retry,
 }
 
-/// A committed transaction's part in one table.
+/// The changes of a committed transaction to one table.
 #[derive(Debug)]
 pub(crate) struct TableCommit {
     pub(crate) xid: Xid,
@@ -239,32 +245,33 @@ impl Table {
         &self.options.request.name
     }
 
-    /// The status that others see.
+    /// Returns the status, which the table shares with its handles.
     pub(crate) fn shared_status(&self) -> Arc<Mutex<TableStatus>> {
         self.status.clone()
     }
 
-    /// What a copy's snapshot must see.
+    /// Returns the transactions that a copy's snapshot must see.
     pub(crate) fn recent(&self) -> &Recent {
         &self.recent
     }
 
-    /// Whether so much is held that the stream should wait for the copy.
+    /// Returns true if so many bytes are held that the stream should wait for the copy.
     pub(crate) fn is_holding_enough(&self) -> bool {
         matches!(&self.phase, Phase::Copying(copying) if copying.is_full(self.options.held_bytes_max))
     }
 
-    /// What the rows of the last copy are rows of, as the source said; nothing where there are none that are the source's.
+    /// Returns the definition that the last copy was made under, as the source gave it; `None` if
+    /// the rows are not the source's.
     pub(crate) fn copied_under(&self) -> Option<String> {
         self.live.as_ref().and_then(Live::definition)
     }
 
-    /// Whether a copy is being made.
+    /// Returns true if the table is being copied, or waits for the next attempt at a copy.
     pub(crate) fn is_copying(&self) -> bool {
         matches!(self.phase, Phase::Copying(_))
     }
 
-    /// Returns true if rows of a copy have arrived that is being made.
+    /// Returns true if the copy that is being made has begun to arrive.
     pub(crate) fn has_copied_rows(&self) -> bool {
         matches!(&self.phase, Phase::Copying(copying) if copying.progress().is_some())
     }
@@ -274,7 +281,7 @@ impl Table {
         matches!(self.phase, Phase::Live)
     }
 
-    /// The journal's writer; `None` before the first copy, and after the table has stopped.
+    /// Returns the journal's writer; `None` before the first copy, and after the table has stopped.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
         match self.phase {
             Phase::Stopped => None,
@@ -282,11 +289,11 @@ impl Table {
         }
     }
 
-    /// A transaction has committed.
+    /// Handles a committed transaction.
     pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
         match &mut self.phase {
             Phase::Stopped => {
-                // The next copy has to see it.
+                // The next copy has to see this transaction.
                 self.recent.remember(commit.xid);
                 Ok(Wants::Nothing)
             }
@@ -308,14 +315,15 @@ impl Table {
         }
     }
 
-    /// Returns true if a transaction's rows are rows of the schema that the table was copied under. A transaction that the
-    /// table has already is not looked into.
+    /// Returns true if a transaction's rows are rows of the schema that the table was copied under.
+    /// A transaction that the table already has is not examined.
     fn fits(&self, commit: &mut TableCommit) -> io::Result<bool> {
         let Some(live) = &self.live else { return Ok(false) };
         Ok(commit.end <= live.writer.committed().position || live.pipeline.fits(&mut commit.spool)?)
     }
 
-    /// Every commit up to `position` has been told; the last of them at `current_at`, or there is no other one now.
+    /// Handles the progress of the stream: every commit up to `position` has been sent.
+    /// `current_at` is the time of the last of them; `None` if the source has no newer commit now.
     /// `mark` is the newest of those commits, of any table.
     pub(crate) fn on_progress(
         &mut self,
@@ -338,12 +346,14 @@ impl Table {
         }
     }
 
-    /// Commits may be missing before this point of the stream: a copy that is under way may lack them too.
-    /// `fork` is set where nothing proves that the history is still the one that was followed.
+    /// Handles a gap in the stream. Commits before this point may be missing, also in a copy that
+    /// is under way. `fork` is set if nothing proves that the history is still the one that was
+    /// followed.
     pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<Wants, TableError> {
         if let Some(fork) = fork {
             self.note_or_owe_fork(None, fork, reason)?;
-            // PostgreSQL was started again. What it kept has been visible since, and what it lost will never be.
+            // PostgreSQL was restarted. Everything that it kept has been visible since, and what it
+            // lost will never be.
             self.recent = Recent::default();
         }
         match &mut self.phase {
@@ -360,13 +370,13 @@ impl Table {
         }
     }
 
-    /// Returns true if the table should be tried again by itself after this error.
+    /// Returns true if the table should be retried automatically after this error.
     pub(crate) fn may_retry(&self, error: &TableError) -> bool {
         error.may_pass() && self.store_failure().is_none()
     }
 
-    /// Stops following the table. Readers keep what they have. `next_at` is the time of the next attempt, if one is
-    /// scheduled.
+    /// Stops following the table. Readers keep their rows. `next_at` is the time of the next
+    /// attempt, if one is scheduled.
     pub(crate) fn stop(&mut self, error: &TableError, next_at: Option<Instant>) {
         let error = error.to_string();
         // The positions that the store lost are only in the source, which must not forget them.
@@ -391,7 +401,7 @@ impl Table {
         status.releasable = status.releasable.filter(|_| is_kept);
     }
 
-    /// Tries to follow a table again that is stopped.
+    /// Tries again to follow a table that is stopped.
     pub(crate) fn retry(&mut self) -> Result<Wants, TableError> {
         match self.phase {
             Phase::Stopped => self.revive(&self.copy_reason.clone()),
@@ -400,7 +410,8 @@ impl Table {
         }
     }
 
-    /// Shows that an attempt to copy the table begins. What commits from now on is held for it.
+    /// Reports that an attempt to copy the table begins. Transactions that commit from now on are
+    /// held for it.
     pub(crate) fn begin_attempt(&mut self) {
         if let Phase::Copying(copying) = &mut self.phase {
             copying.begin_attempt();
@@ -408,7 +419,7 @@ impl Table {
         }
     }
 
-    /// Shows that an attempt to copy the table has failed, and when the next one comes.
+    /// Reports that an attempt to copy the table has failed, and the time of the next one.
     pub(crate) fn on_attempt_failed(&mut self, error: &str, next_at: Instant) {
         if let Phase::Copying(copying) = &mut self.phase {
             copying.start_over();
@@ -419,7 +430,8 @@ impl Table {
         }
     }
 
-    /// Gives up what is held for a copy while none is being made, so that no other table waits for this one.
+    /// Drops the transactions that are held for a copy while none is being made. Other tables then
+    /// do not wait for this one.
     pub(crate) fn stop_holding(&mut self) {
         let Phase::Copying(copying) = &mut self.phase else { return };
         tracing::info!(
@@ -430,7 +442,7 @@ impl Table {
         self.status.lock().releasable = None;
     }
 
-    /// Part of a copy has arrived.
+    /// Handles an event of a copy.
     pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<Wants, TableError> {
         let Phase::Copying(copying) = &mut self.phase else {
             return Ok(Wants::Nothing);
@@ -442,7 +454,7 @@ impl Table {
         self.after_copying(received)
     }
 
-    /// The copy ended without success; another one has to be made.
+    /// Handles a copy that ended without success. Another one has to be made.
     pub(crate) fn on_copy_lost(&mut self) -> Wants {
         match &mut self.phase {
             Phase::Copying(copying) if !copying.has_ended() => {
@@ -456,7 +468,7 @@ impl Table {
     /// Follows a stopped table again, by a copy.
     ///
     /// # Errors
-    /// When the table's store does not take anything.
+    /// When the table's store accepts no writes.
     fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
         if let Some(error) = self.store_failure() {
             return Err(StoreError::Failed(error).into());
@@ -483,7 +495,7 @@ impl Table {
         self.live.as_ref().is_some_and(|live| live.writer.is_ahead_of_disk())
     }
 
-    /// Makes a full disk the end of what is kept, and not something to wait for: the table ends.
+    /// Makes a full disk a failure of the store, and not a reason to wait, because the table ends.
     pub(crate) fn stop_waiting_for_disk(&mut self) {
         if let Some(live) = &self.live {
             live.writer.stop_waiting_for_disk();
@@ -496,7 +508,7 @@ impl Table {
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
     }
 
-    /// Begins the copy that waits for the stream, if it has come so far.
+    /// Begins the copy that waits for the stream, if the stream has come so far.
     fn copy_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
         let Some(Live { writer, .. }) = &self.live else { return Ok(wants) };
         let reached = writer.committed().position;
@@ -506,7 +518,7 @@ impl Table {
         }
     }
 
-    /// Copies it again where commits may be missing after the last position known.
+    /// Copies the table again, because commits may be missing after the last known position.
     fn copy_after_a_gap(&mut self, reason: &str) -> Result<Wants, TableError> {
         let wants = self.copy_again(reason)?;
         if let Phase::Copying(copying) = &mut self.phase {
@@ -522,7 +534,7 @@ impl Table {
         };
         live.writer.publish()?;
         (self.copy_due, self.definition_due) = (None, None);
-        // The copy compares every row.
+        // The copy compares every row, so the pass is not needed.
         self.verification = None;
         let copying = match self.is_forked {
             true => Copying::after_fork(),
@@ -539,7 +551,7 @@ impl Table {
         if commit.end <= live.writer.committed().position {
             return Ok(Wants::Nothing);
         }
-        // Whatever comes of it, a later copy has to see it.
+        // A later copy has to see the transaction, even if it cannot be applied.
         self.recent.remember(commit.xid);
         match live.apply(&mut commit, self.verification.as_deref_mut()) {
             Ok(counts) => {
@@ -609,7 +621,7 @@ impl Table {
         tracing::info!(table = %self.options.request.name, rows, %position, seconds, "table copied");
     }
 
-    /// Shows what is known, once per burst of events.
+    /// Updates the status, once per burst of events.
     pub(crate) fn report(&mut self) {
         #[cfg(debug_assertions)]
         if let Some(live) = &mut self.live {
@@ -624,10 +636,10 @@ impl Table {
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
             if matches!(&self.phase, Phase::Copying(copying) if copying.is_after_fork()) {
-                // Positions of another history say nothing of what the source may forget.
+                // Positions of another history say nothing about what the source may forget.
                 status.releasable = Some(Durable::default());
             } else if matches!(&self.phase, Phase::Copying(copying) if copying.is_waiting()) {
-                // The copy that is owed shows what the source would have to keep.
+                // The copy that is owed decides what the source has to keep.
                 status.releasable = None;
             } else if !matches!(self.phase, Phase::Stopped) {
                 status.releasable = Some(match (live.writer.journal().store_status(), &self.snapshots) {
@@ -646,7 +658,7 @@ impl Table {
 }
 
 impl Live {
-    /// Applies a transaction and journals it.
+    /// Applies a transaction, and writes it to the journal.
     fn apply(
         &mut self,
         commit: &mut TableCommit,
@@ -674,13 +686,14 @@ impl Live {
         Ok(counts)
     }
 
-    /// What the last copy was made under, if its rows are the source's.
+    /// Returns the definition that the last copy was made under, if the rows are the source's.
     fn definition(&self) -> Option<String> {
         (self.known == Known::Source).then(|| self.writer.journal().definition().source)
     }
 }
 
-/// The checksum of what readers get of a state: its own, unless it is kept apart.
+/// Returns the checksum of the rows that readers receive: that of the state, unless it is kept
+/// separately.
 fn checksum(state: &TableState, shown: Option<&ChecksumBuckets>) -> Checksum {
     shown.map_or_else(|| state.checksum(), ChecksumBuckets::total)
 }
@@ -725,7 +738,8 @@ struct Scratch {
     key: TupleBuf,
 }
 
-/// Writes what readers see of a change into the journal, and into the checksums of what they have.
+/// Writes the change that readers see to the journal, and to the checksums of the rows that they
+/// have.
 fn emit(
     writer: &mut JournalWriter,
     pipeline: &Pipeline,

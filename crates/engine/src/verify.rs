@@ -1,4 +1,4 @@
-//! Verification: a table's rows compared with those of the database.
+//! Verification: the comparison of a table's rows with those of the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Key, Lsn, Schema, Tuple};
 use tokio::time::Instant;
 
-/// When a table is verified in the background.
+/// The schedule of a table's verifications in the background.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifySchedule {
-    /// The time from the end of one pass to the next. The first pass begins a tenth of it after the start.
+    /// The time from the end of one pass to the next. The first pass begins a tenth of it after the
+    /// start.
     pub interval: Duration,
     /// The terms of each pass.
     pub terms: VerifyTerms,
@@ -18,22 +19,22 @@ pub struct VerifySchedule {
 /// The terms of one pass over a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyTerms {
-    /// Bytes of rows a second; `None` for as fast as the database reads.
+    /// The maximum number of bytes of rows per second; `None` for as fast as the database reads.
     pub bytes_per_second: Option<u64>,
-    /// Whether the table is copied again when rows differ.
+    /// True if the table is copied again when rows differ.
     pub heals: bool,
 }
 
 /// The progress of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyProgress {
-    /// Rows compared so far.
+    /// The number of rows compared so far.
     pub rows: u64,
-    /// Bytes of their cells.
+    /// The number of bytes in their cells.
     pub bytes: u64,
-    /// Blocks of the table's file that are read.
+    /// The number of blocks of the table's file that were read.
     pub blocks: u64,
-    /// Blocks that there are; zero until the first part is read.
+    /// The total number of blocks; zero until the first part is read.
     pub blocks_total: u64,
     /// The start of the pass.
     pub started_at: Instant,
@@ -69,20 +70,21 @@ pub struct VerifyReport {
     pub rows: u64,
     /// Bytes of their cells.
     pub bytes: u64,
-    /// Rows that differ. Where `is_cut`, there may be more.
+    /// The number of rows that differ. If `is_cut`, there may be more.
     pub differing: u64,
-    /// Whether so many rows differ that the pass ended before the table did.
+    /// True if so many rows differ that the pass ended before the end of the table.
     pub is_cut: bool,
-    /// Rows that differed when the scan came across them, before they were looked up. A row that the lookup does not
-    /// confirm does not differ.
+    /// The number of rows that differed when the scan read them, before they were looked up. A row
+    /// that the lookup does not confirm does not differ.
     pub suspects: u64,
-    /// Rows that changed while the pass ran and could not be compared.
+    /// The number of rows that the scan did not see, and that were too many to be looked up. They
+    /// were not compared.
     pub unverified: u64,
     /// The first rows that differ, at most [`VerifyReport::DIFFERENCES_MAX`].
     pub differences: Vec<RowDifference>,
-    /// The schema of their rows.
+    /// The schema of those rows.
     pub schema: Arc<Schema>,
-    /// Whether the table is copied again for them.
+    /// True if the table is copied again because of the differences.
     pub heals: bool,
 }
 
@@ -96,16 +98,16 @@ impl VerifyReport {
 pub struct RowDifference {
     /// The row's key.
     pub key: Key,
-    /// The columns that differ, by name; none where one side lacks the row.
+    /// The names of the columns that differ; empty if one side lacks the row.
     pub columns: Vec<String>,
-    /// The server's row; `None` where the server lacks it.
+    /// The server's row; `None` if the server lacks it.
     pub held: Option<Tuple>,
-    /// The database's row; `None` where the database lacks it.
+    /// The database's row; `None` if the database lacks it.
     pub stored: Option<Tuple>,
 }
 
 impl RowDifference {
-    /// The kind of the difference in one word.
+    /// Returns the kind of the difference in one word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match (&self.held, &self.stored) {
@@ -119,7 +121,7 @@ impl RowDifference {
 /// The reason why a pass has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// Another pass was asked for before.
+    /// Another pass was requested before.
     #[error("a verification of the table is running already")]
     Busy,
     /// The table has failed.
@@ -128,7 +130,7 @@ pub enum VerifyError {
     /// The pass could not be completed.
     #[error("the verification could not be completed: {0}")]
     GivenUp(String),
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
 }

@@ -1,4 +1,4 @@
-//! A base in a table's folder: the same frames, and behind them a footer that says what they are.
+//! Bases in a table's folder: the same frames, followed by a footer that describes them.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,19 +15,20 @@ use crate::descriptors::with_reserve;
 use crate::journal::{Head, InstanceId};
 use crate::store::{BaseFooter, Definition, KeptMark, SUMMED_BYTES, Store, StoreError, Sums, unsealed};
 
-/// Where a file lies, and the checksum of each megabyte of what it holds: of a kept base, its frames.
+/// The path of a file, and the checksum of each megabyte of its contents. For a base, the contents
+/// are its frames.
 #[derive(Debug)]
 pub(crate) struct KeptAs {
     pub(crate) path: PathBuf,
     pub(crate) checksums: Vec<u32>,
 }
 
-/// Where a base is written to.
+/// The destination of a base that is being written.
 #[derive(Debug)]
 pub(super) enum Target {
     /// A temporary file.
     Unnamed(File),
-    /// A store.
+    /// A file of a store.
     Kept(Box<Keeping>),
 }
 
@@ -40,10 +41,10 @@ pub(super) struct Keeping {
     sums: Sums,
 }
 
-/// Where a table's bases are written.
+/// The place where a table's bases are written.
 #[derive(Clone, Debug)]
 pub(crate) struct Bases {
-    /// For those without a name.
+    /// The folder for bases without a name.
     pub(crate) folder: PathBuf,
     pub(crate) store: Option<(Arc<Store>, InstanceId)>,
 }
@@ -52,7 +53,7 @@ impl Bases {
     /// Begins a base.
     ///
     /// # Errors
-    /// When no file can be made.
+    /// When no file can be created.
     pub(crate) fn writer(&self) -> Result<BaseWriter, BaseError> {
         match &self.store {
             Some((store, instance)) => BaseWriter::kept(store.clone(), instance.clone(), Definition::default()),
@@ -61,13 +62,15 @@ impl Bases {
     }
 }
 
-/// A footer's length stands at the very end, in so many bytes.
+/// The size of the footer's length, which is at the end of the file.
 const LENGTH_BYTES: u64 = 8;
-/// One that claims more is none: a schema, and four bytes for each megabyte of rows.
+/// The maximum length of a footer: a schema, and four bytes for each megabyte of rows. A larger
+/// stated length is invalid.
 const FOOTER_BYTES_MAX: usize = 64 << 20;
 
 impl BaseWriter {
-    /// Begins one in a store: it gets its name once it is whole and on disk, and takes the place of all others then.
+    /// Begins a base in a store. Once it is complete and on disk, it gets its name and replaces all
+    /// others.
     pub(crate) fn kept(
         store: Arc<Store>,
         instance: InstanceId,
@@ -78,7 +81,7 @@ impl BaseWriter {
         Ok(BaseWriter::to(Target::Kept(Box::new(Keeping { store, instance, definition, file, sums }))))
     }
 
-    /// Says what its rows are rows of, where that is known only after they were copied.
+    /// Sets the definition of the rows, if it is known only after they were copied.
     pub(crate) fn define(&mut self, definition: Definition) {
         if let Target::Kept(keeping) = &mut self.target {
             keeping.definition = definition;
@@ -126,7 +129,7 @@ impl Target {
         };
         file.write_all(&footer.ending())?;
         let name = Store::base_name(head.position);
-        // Until it has its name, the folder must stay that of its journal.
+        // The folder must belong to the same journal until the base has its name.
         let owner = store.owner();
         if owner.as_ref().is_some_and(|owner| *owner != instance_of_base) {
             return Err(StoreError::Replaced(store.folder().path().to_owned()).into());
@@ -139,7 +142,8 @@ impl Target {
 }
 
 impl KeptAs {
-    /// Reads a part of the `bytes` bytes that were summed. Each megabyte of which something is asked for is read whole, and checked.
+    /// Reads `length` bytes at `at`, out of `bytes` bytes with checksums. Reads and verifies every
+    /// megabyte that overlaps the range.
     pub(crate) fn read(&self, file: &File, bytes: u64, at: u64, length: usize) -> io::Result<Bytes> {
         let summed = SUMMED_BYTES as u64;
         let (first, end) = (at / summed, at + length as u64);
@@ -161,10 +165,11 @@ impl KeptAs {
 }
 
 impl Base {
-    /// Opens a base by its path, and tells what else its end says. Its rows are checked as they are read.
+    /// Opens a base by its path, and returns it with its footer. The rows are verified when they
+    /// are read.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what was written.
+    /// When the file cannot be read, or is damaged.
     pub(crate) fn open(path: &Path) -> Result<(Base, BaseFooter), StoreError> {
         let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
         let damaged = |at, what: &str| StoreError::damaged(path, at, what);

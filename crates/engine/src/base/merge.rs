@@ -1,7 +1,8 @@
-//! The next base, of an older one and the journal after it.
+//! The merging of an older base and the later journal into the next base.
 //!
-//! What changed is collected by key before the older base is gone through. Where that would take much memory, changes and rows
-//! are first dealt out to files by a hash of their key, and one file after the other is merged by itself.
+//! Changes are first collected by key, and then the rows of the older base are read. If that would
+//! take much memory, changes and rows are first distributed to files by a hash of their key. These
+//! files are then merged one after another.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -17,17 +18,17 @@ use super::{Base, BaseError, BaseWriter};
 use crate::journal::{self, Head, Segment};
 use crate::spool::temporary_file;
 
-/// Changes that are merged at once take about this much memory.
+/// The approximate amount of memory for changes that are merged at once, in bytes.
 const PARTITION_BYTES: u64 = 32 * 1024 * 1024;
-/// More files than this are not open at once; beyond it they grow.
+/// The maximum number of files open at once. Beyond it, the files grow.
 const PARTITIONS_MAX: u64 = 256;
-/// What a change takes in memory beside its bytes.
+/// The memory that a change takes in addition to its bytes.
 const ENTRY_BYTES: u64 = 128;
-/// Bytes read or written in one go, per file.
+/// The number of bytes read or written at once, per file.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// The next base: `base` and what the journal holds after it, up to `head`. Reads immutable things only, so it can take its
-/// time beside the writer.
+/// Returns the next base: the rows of `base` with all later entries of the journal, up to `head`.
+/// Reads only immutable data, so it can run for long without delaying the writer.
 pub(crate) fn merge(
     base: &Base,
     after: &[Segment],
@@ -38,7 +39,8 @@ pub(crate) fn merge(
     merge_in(base, after, head, folder, writer, partitions(after))
 }
 
-/// How many parts a journal's changes are merged in, so that one fits into [`PARTITION_BYTES`] even if no row changes twice.
+/// Returns the number of parts in which a journal's changes are merged. Each part then takes about
+/// [`PARTITION_BYTES`] even if no row changes twice, unless the number is at its maximum.
 pub(super) fn partitions(after: &[Segment]) -> usize {
     let bytes: u64 = after.iter().map(|s| s.data.frames_bytes() as u64 + s.entries() * ENTRY_BYTES).sum();
     usize::try_from(bytes.div_ceil(PARTITION_BYTES).clamp(1, PARTITIONS_MAX)).unwrap_or(1)
@@ -76,7 +78,7 @@ enum Step<'a> {
     Entry(Entry<'a>),
 }
 
-/// Calls `each` with everything that these segments hold.
+/// Calls `each` with every entry and change of the schema in these segments.
 fn each_step(
     schema: &Arc<Schema>,
     after: &[Segment],
@@ -97,13 +99,13 @@ fn each_step(
     Ok(())
 }
 
-/// Net changes since a base.
+/// The net changes since a base.
 struct Net {
     schema: Arc<Schema>,
     rows: HashMap<Key, Option<Tuple>, RandomState>,
-    /// How rows of the base become rows of today's schema.
+    /// The casts of a row of the base to the current schema, in order.
     casts: Vec<RowCast>,
-    /// All that came before is gone, the rows of the base too.
+    /// True if all earlier rows were removed, including those of the base.
     truncated: bool,
 }
 
@@ -127,8 +129,10 @@ impl Net {
         }
     }
 
+    /// Casts the collected rows to another schema.
+    ///
     /// # Errors
-    /// Where the key is another one, and rows are there.
+    /// When the key is another one, and there are rows.
     fn cast(&mut self, schema: Arc<Schema>) -> Result<(), BaseError> {
         let is_empty = self.truncated && self.rows.is_empty();
         check_keys(&self.schema, &schema, is_empty)?;
@@ -141,7 +145,8 @@ impl Net {
         Ok(())
     }
 
-    /// A row of the older base, after all changes: writes what became of it.
+    /// Writes the final version of a row of the older base, if it still exists. Called after all
+    /// changes.
     fn base_row(&mut self, row: TupleRef<'_>, writer: &mut BaseWriter) -> Result<(), BaseError> {
         let mut cast = None;
         for step in &self.casts {
@@ -155,24 +160,25 @@ impl Net {
         }
     }
 
-    /// The rows that the older base did not have.
+    /// Writes the rows that the older base did not have.
     fn write_rest(&mut self, writer: &mut BaseWriter) -> Result<(), BaseError> {
         self.rows.drain().filter_map(|(_, row)| row).try_for_each(|row| writer.push(row.as_ref()))
     }
 }
 
-/// Changes, and behind them the rows of a base, in files by a hash of the key. A record is its kind, a length and a row.
+/// Changes, followed by the rows of a base, in files by a hash of the key. A record is its kind, a
+/// length and a row.
 struct Partitions {
     files: Vec<BufWriter<File>>,
     hasher: RandomState,
-    /// Of the first change that is in the files.
+    /// The schema of the first change in the files.
     first_schema: Arc<Schema>,
-    /// In the order of their records.
+    /// The changes of the schema, in the order of their records.
     schemas: Vec<Arc<Schema>>,
     schema: Arc<Schema>,
-    /// The rows of the base are gone, and what came before.
+    /// True if the rows of the base and all earlier changes were removed.
     truncated: bool,
-    /// And nothing came since.
+    /// True if no row was added since the last truncate.
     is_empty: bool,
 }
 
@@ -235,7 +241,7 @@ impl Partitions {
         self.files.iter_mut().try_for_each(|file| record(file, SCHEMA, TupleRef::trusted(&[])))
     }
 
-    /// Everything is gone, the rows of the base too.
+    /// Removes all rows, including those of the base.
     fn clear(&mut self) -> io::Result<()> {
         (self.truncated, self.is_empty) = (true, true);
         self.schemas.clear();
@@ -246,13 +252,13 @@ impl Partitions {
         })
     }
 
-    /// Merges one file after the other; the schema of the rows.
+    /// Merges one file after another. Returns the schema of the rows.
     fn merge(self, writer: &mut BaseWriter) -> Result<Arc<Schema>, BaseError> {
         for file in self.files {
             let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.seek(SeekFrom::Start(0))?;
             let mut net = Net::new(self.first_schema.clone());
-            // Beside the rows of the base, which stand behind everything else, there are only those since the last truncate.
+            // After a truncate, the rows of the base are not in the files.
             net.truncated = self.truncated;
             let mut schemas = self.schemas.iter();
             each_record(file, |kind, row| {
@@ -275,8 +281,13 @@ impl Partitions {
     }
 }
 
-/// Whether rows of one schema have, cast to the other, the keys that they had; otherwise there must be none. A journal changes the key
-/// only behind a truncate, so that a key always means one row, and the changes of a row are merged in one part.
+/// Checks that rows keep their keys when they are cast from one schema to the other.
+///
+/// A journal changes the key only after a truncate. So a key always means one row, and all changes
+/// of a row are merged in one part.
+///
+/// # Errors
+/// When the keys differ, and there are rows.
 fn check_keys(old: &Schema, new: &Schema, is_empty: bool) -> Result<(), BaseError> {
     let columns = |schema: &Schema| {
         let columns = schema.key().columns().iter().filter_map(|&i| schema.columns().get(i));

@@ -1,4 +1,5 @@
-//! A base that is merged, in one part and in several, against a state that the same changes were applied to.
+//! Tests that compare a base, merged in one part and in several, with a state that has the same
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ enum Op {
     Put(i64, u8),
     Delete(i64),
     Truncate,
-    /// The table has these columns beside its key from now on.
+    /// A change of the table's columns to these, in addition to the key.
     Columns(BTreeSet<u8>),
     Commit,
     Merge(usize),
@@ -36,7 +37,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..150)
 }
 
-/// `id`, at a place that moves with the others, and texts.
+/// Returns a schema with text columns, and with `id` in the middle of them.
 fn schema(columns: &BTreeSet<u8>) -> Arc<Schema> {
     let simple = SimDatabase::schema();
     let id = simple.columns()[0].clone();
@@ -57,7 +58,7 @@ fn key(id: i64) -> Key {
     Key::new([Cell::Value(&id.to_be_bytes())])
 }
 
-/// A journal, and the state that it tells of.
+/// A journal, and the state with the same changes.
 struct Both {
     journal: Journal,
     writer: JournalWriter,
@@ -107,7 +108,7 @@ impl Both {
         }
     }
 
-    /// The next base is put in place.
+    /// Makes the next base and replaces the current one with it.
     fn merge(&self, partitions: usize) -> Arc<Base> {
         let crate::journal::Merging { base, after, head, .. } = self.journal.base_and_after();
         let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
@@ -132,7 +133,7 @@ fn rows_of_state(state: &TableState) -> BTreeSet<Vec<u8>> {
     state.rows().map(|row| row.as_ref().bytes().to_vec()).collect()
 }
 
-/// The state of somebody who gets a base and everything after it.
+/// Returns the state of a new client that receives a base and everything after it.
 fn newcomer(journal: &Journal, base: &Base) -> TableState {
     let mut state = TableState::new(base.schema().clone(), &[], 0).unwrap();
     base.for_each_row::<BaseError>(|row| {
@@ -183,7 +184,7 @@ proptest! {
     }
 }
 
-/// The same columns with another key.
+/// Returns a schema with the same columns and another key.
 fn with_another_key(schema: &Schema) -> Arc<Schema> {
     let mut columns = schema.columns().to_vec();
     columns[0].type_modifier = 7;

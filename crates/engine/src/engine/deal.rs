@@ -1,4 +1,4 @@
-//! The stream, dealt out to the tables.
+//! The dispatch of the events of a stream to the tables.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,28 +14,31 @@ use crate::source::{SourceCommit, SourceEvent};
 use crate::spool::Spool;
 use crate::table::{OwedCopy, Progress, Queued, Redefinition, TableCommit, TableEvent};
 
-/// Bytes that may wait for one table; beyond, its neighbours wait for it.
+/// The number of bytes that may wait for one table. Beyond it, the other tables wait for this one.
 const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
-/// What an event counts beside its changes.
+/// The number of bytes that an event counts, in addition to its changes.
 const EVENT_BYTES: u32 = 512;
-/// What a transaction counts that waits in a file of its own: a few dozen may, for files are scarce, too.
+/// The number of bytes that a transaction in its own file counts. A few dozen may wait, because
+/// open files are scarce, too.
 const FILE_BYTES: u32 = 256 * 1024;
-/// How far the stream is, is told to all tables after this many events, and whenever no other waits.
+/// The number of events after which all tables receive the progress of the stream. They also
+/// receive it whenever no other event waits.
 const PROGRESS_EVENTS: u32 = 256;
 
-/// The way to one table: a queue of what it must not miss, and beside it the latest of how far the stream is, which waits for
-/// nobody.
+/// The sending side of one table: a queue of the events that the table must not miss, and the
+/// latest progress of the stream. The progress never waits for the queue.
 pub(super) struct Outlet {
     name: TableName,
     queue: mpsc::UnboundedSender<Queued>,
-    /// Bytes that may still be put into the queue. Each event holds its own until it is taken.
+    /// The number of bytes that may still enter the queue. Each event holds its own bytes until the
+    /// table takes it.
     room: Arc<Semaphore>,
-    /// Events put into the queue.
+    /// The number of events put into the queue.
     sent: u64,
     progress: watch::Sender<Progress>,
 }
 
-/// The way to one table, and its other end.
+/// Creates the sending side of one table, and the receiving end of its queue.
 pub(super) fn outlet(name: TableName) -> (Outlet, mpsc::UnboundedReceiver<Queued>) {
     let (queue, events) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
@@ -43,7 +46,7 @@ pub(super) fn outlet(name: TableName) -> (Outlet, mpsc::UnboundedReceiver<Queued
 }
 
 impl Outlet {
-    /// How far the stream is.
+    /// Returns a receiver of the stream's progress.
     pub(super) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
@@ -60,14 +63,16 @@ impl Outlet {
             }
         };
         self.sent += 1;
-        // A table whose task is gone has said why in its status; its neighbours go on.
+        // A table whose task has ended has reported the reason in its status. The other tables
+        // continue.
         let _ = self.queue.send(Queued { event, _room: room });
     }
 }
 
-/// Sends each event to the tables that it concerns, and tells all of them how far the stream is; up to `dealt` everything is in their
-/// queues. To be polled by the task that sends
-/// the events, after it has.
+/// Sends each event to the tables that it concerns, and the progress of the stream to all tables.
+/// Updates `dealt`, the position up to which everything is in the tables' queues.
+///
+/// Must be polled by the task that sends the events, after it has sent them.
 pub(super) async fn deal(
     mut events: mpsc::Receiver<SourceEvent>,
     mut paused: watch::Receiver<bool>,
@@ -77,7 +82,8 @@ pub(super) async fn deal(
 ) {
     let mut dealer = Dealer { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
     while let Some(event) = sent(&mut events).await {
-        // The next events wait in their queue, and when that is full, nothing more is read of the stream.
+        // The next events wait in their queue. When it is full, nothing more is read from the
+        // stream.
         let _ = paused.wait_for(|paused| !paused).await;
         dealer.deal(event).await;
         dealer.untold += 1;
@@ -88,8 +94,9 @@ pub(super) async fn deal(
     }
 }
 
-/// The next event, without waking anybody when there is one: the sender is this task, which is about to look. Were it woken by itself,
-/// the runtime would wake a second thread to share the work, in the middle of each transaction's way.
+/// Returns the next event, without registering a waker. The sender is this task, which polls again
+/// after it has sent. If it woke itself, the runtime would wake a second thread to share the work,
+/// in the middle of each transaction.
 async fn sent(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEvent> {
     poll_fn(|_| match events.try_recv() {
         Ok(event) => Poll::Ready(Some(event)),
@@ -102,12 +109,12 @@ async fn sent(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEvent> {
 struct Dealer<'a> {
     tables: &'a mut [Outlet],
     history: &'a SourceHistory,
-    /// Everything up to here is in the tables' queues.
+    /// The position up to which everything is in the tables' queues.
     reached: Lsn,
     current_at: Option<CommitTime>,
-    /// Events since all tables were told how far the stream is.
+    /// The number of events since all tables received the progress of the stream.
     untold: u32,
-    /// Forks of the database's history so far.
+    /// The number of forks of the database's history so far.
     forks: u64,
 }
 
@@ -146,7 +153,8 @@ impl Dealer<'_> {
                 self.history.forget_commits();
                 self.history.forget_written().await;
                 self.history.set_identity(identity.clone());
-                // Positions may be lower from here on. A table must not take an old one for progress after the fork.
+                // Positions may be lower from here on. A table must not mistake an old position for
+                // progress after the fork.
                 (self.reached, self.current_at) = (Lsn::ZERO, None);
                 self.forks += 1;
                 self.tell_progress();
@@ -174,7 +182,7 @@ impl Dealer<'_> {
 
     async fn tell(&mut self, index: usize, event: TableEvent, bytes: u32) {
         if self.tables[index].room.available_permits() < bytes as usize {
-            // Its neighbours need not wait for it to hear what is known.
+            // The other tables receive the known progress now, and need not wait for this table.
             self.tell_progress();
         }
         self.tables[index].send(event, bytes).await;
@@ -190,7 +198,8 @@ impl Dealer<'_> {
     }
 }
 
-/// What a transaction counts while it waits: what it holds of memory, or of files. One alone may be larger than the queue.
+/// Returns the number of bytes that a transaction counts while it waits: its memory, or a fixed
+/// number for its file. A transaction that is larger than the queue counts as the whole queue.
 fn queued_bytes(spool: &Spool) -> u32 {
     let changes = match spool.memory_bytes() {
         0 => FILE_BYTES,
@@ -219,7 +228,7 @@ mod tests {
         SourceEvent::Commit(SourceCommit { xid: Xid(end), end: Lsn(end), committed_at: CommitTime(0), tables })
     }
 
-    /// Deals as much as can be dealt now.
+    /// Dispatches events until one has to wait. Returns the number of events that were dispatched.
     async fn deal_all(dealer: &mut Dealer<'_>, events: impl IntoIterator<Item = SourceEvent>) -> usize {
         let mut dealt = 0;
         for event in events {
@@ -244,7 +253,7 @@ mod tests {
         let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked), SourceClock::default());
         let (reached, current_at) = (Lsn::ZERO, None);
         let mut dealer = Dealer { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
-        // Far more small ones than fit into any queue that counts them.
+        // Far more small events than would fit into any queue that counts events.
         let small = (1..=10_000).map(|end| commit(end, 0, 10));
         assert_eq!(deal_all(&mut dealer, small).await, 10_000);
         assert_eq!(deal_all(&mut dealer, [commit(10_001, 1, 10)]).await, 1);
@@ -252,7 +261,7 @@ mod tests {
         let large = (0..1000).map(|end| commit(20_000 + end, 0, 100 * 1024));
         let dealt = deal_all(&mut dealer, large).await;
         assert!((50..164).contains(&dealt), "{dealt} of 100 KiB wait beside the small ones");
-        // Of one that is larger than the whole queue, nothing is waited for but an empty queue.
+        // A transaction larger than the whole queue waits only for an empty queue.
         while queues[0].try_recv().is_ok() {}
         assert_eq!(deal_all(&mut dealer, [commit(30_000, 0, 2 * QUEUE_BYTES as usize)]).await, 1);
     }

@@ -9,25 +9,26 @@ use crate::source::{KnownTable, SourceError, SourceIdentity};
 use crate::store::{self, About, Forks, Restored, Store, StoreError};
 use crate::table::{Clock, TableOptions};
 
-/// A table's folders, and what was in them.
+/// The opened folders of a table, and what was in them.
 #[derive(Default)]
 pub(super) struct Opened {
     pub(super) store: Option<Arc<Store>>,
     pub(super) snapshots: Option<Arc<Snapshots>>,
     pub(super) left: Option<Left>,
-    /// Positions up to here may be those of a history that the database has abandoned.
+    /// Positions up to here may belong to a history that the database has abandoned.
     pub(super) abandoned: Lsn,
 }
 
-/// What the table can go on from.
+/// The state from which a table can continue.
 pub(super) enum Left {
     Journal(Box<Restored>),
-    /// Only where there is no journal: it is newer, and readers know its sequences.
+    /// A snapshot, used only if there is no journal: a journal is newer, and readers know its
+    /// sequences.
     Snapshot(Box<Recovered>),
 }
 
 impl Left {
-    /// What the source is told of it.
+    /// Returns what the source needs to know to resume the table.
     pub(super) fn known(&self) -> KnownTable {
         match self {
             Left::Journal(restored) => restored.known(),
@@ -36,10 +37,10 @@ impl Left {
     }
 }
 
-/// Opens the tables' folders, each table's on a thread that may block.
+/// Opens the folders of all tables, each table's on a thread that may block.
 ///
 /// # Errors
-/// Everything that is wrong with them, at once; or the process that has one of them.
+/// All problems at once; or the process that holds one of the folders.
 pub(super) async fn open_folders(
     tables: &[TableOptions],
     source: &SourceIdentity,
@@ -64,13 +65,13 @@ pub(super) async fn open_folders(
     }
     match held {
         _ if !problems.is_empty() => Err(SourceError::Definite(problems)),
-        // What was opened is closed again: the process that has the others may need it.
+        // Opened folders are closed again, because the process that holds the others may need them.
         Some(holder) => Err(SourceError::Held(holder)),
         None => Ok(opened),
     }
 }
 
-/// Returns true if another process has the folder.
+/// Returns true if another process holds the folder.
 fn is_held(error: &StoreError) -> bool {
     matches!(error, StoreError::Locked { .. })
 }

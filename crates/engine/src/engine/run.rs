@@ -1,4 +1,5 @@
-//! One run: dispatches the events of a source to its tables until the source has to be prepared again.
+//! A run: it dispatches the events of a source to its tables until the source has to be prepared
+//! again.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -20,9 +21,11 @@ use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, Sourc
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{Clock, Table, TableOptions, VerifyTurns, Worker};
 
-/// Events of the stream that may wait; a transaction among them holds little memory (it spools).
+/// The number of stream events that may wait. A transaction among them holds little memory, because
+/// it spools.
 const STREAM_QUEUE: usize = 64;
-/// A table's journal of a later run counts from so far behind the one that readers have seen.
+/// The number of sequences that the journal of a later run skips after the last one that readers
+/// have seen.
 const SEQUENCES_SKIPPED: u64 = 1 << 32;
 
 /// The state that outlives a run.
@@ -31,16 +34,16 @@ pub(super) struct Core<S> {
     pub(super) tables: Vec<Slot>,
     pub(super) clock: Clock,
     pub(super) handle: EngineHandle,
-    /// Verifications take connections of the source in turns.
+    /// The turns in which verifications take connections of the source.
     pub(super) verify_turns: VerifyTurns,
 }
 
-/// A table of an engine, from one run to the next.
+/// A table of an engine. It outlives the runs.
 pub(super) struct Slot {
     options: TableOptions,
     handle: TableHandle,
     journal: watch::Sender<Option<Journal>>,
-    /// Runs that had a journal, and the first sequence that none of them has used.
+    /// The number of runs that had a journal, and the first sequence that none of them has used.
     served: Mutex<(u64, Option<Sequence>)>,
 }
 
@@ -53,7 +56,8 @@ impl Slot {
         &self.handle
     }
 
-    /// The options of the next run: no sequence that was served is given again, and no name of a journal.
+    /// Returns the options of the next run. It repeats no sequence that was served, and no
+    /// instance.
     fn options(&self) -> TableOptions {
         let mut options = self.options.clone();
         let (runs, sequence) = *self.served.lock();
@@ -64,7 +68,7 @@ impl Slot {
         options
     }
 
-    /// Ends what a run has served: its readers come again, and its files are closed.
+    /// Ends what a run has served: readers have to reconnect, and files are closed.
     fn close(&self) {
         *self.handle.snapshots.write() = None;
         if let Some(journal) = self.journal.send_replace(None) {
@@ -80,17 +84,17 @@ impl Slot {
     }
 }
 
-/// A source that is ready, and its tables.
+/// A source that is ready, and the tables of the run.
 pub(super) struct Run<S> {
     workers: Vec<Worker<S>>,
     outlets: Vec<Outlet>,
 }
 
 impl<S: Source> Core<S> {
-    /// Checks the tables, makes the source ready, and opens what an earlier run has left.
+    /// Checks the tables, prepares the source, and opens what an earlier run has left.
     ///
     /// # Errors
-    /// Everything that keeps the source from being followed.
+    /// All problems that prevent the source from being followed.
     pub(super) async fn begin(&self) -> Result<Run<S>, SourceError> {
         let begun = self.open().await;
         if begun.is_err() {
@@ -179,7 +183,8 @@ impl<S: Source> Run<S> {
         let (paused, dealt) = (handle.paused.subscribe(), &handle.forgetting.dealt);
         let work = async {
             tokio::select! {
-                // In this order: what the stream has sent is dealt before this task waits.
+                // The order matters: everything that the stream has sent is dispatched before this
+                // task waits.
                 biased;
                 ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
                 () = deal(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
@@ -200,7 +205,8 @@ impl<S: Source> Run<S> {
     }
 }
 
-/// Does it, and returns the text of a panic where there was one: a fault in one source's task must not end the others.
+/// Runs a future, and returns the message of a panic as an error. A fault in one source's task must
+/// not end the others.
 pub(super) async fn catching<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let mut work = pin!(work);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
@@ -215,7 +221,8 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// The least position that a table is followed from, and the newest commit at or before it.
+/// Returns the lowest position that a table is followed from, and the newest commit at or before
+/// it.
 fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Lsn, CommitMark)> {
     let followed = known.iter().zip(resumes).filter_map(|(known, resume)| match resume {
         Resume::Follow | Resume::FollowThenCopy(_) => known.as_ref().map(|known| (known.position, known.mark)),
@@ -224,14 +231,15 @@ fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Ls
     followed.min_by_key(|(position, _)| *position)
 }
 
-/// The tables' tasks.
+/// The tasks of the tables.
 struct Workers<'a> {
     ids: Vec<Id>,
     tables: &'a [TableHandle],
 }
 
 impl Workers<'_> {
-    /// Sees each end. Never returns: when all have ended there is still a source to tell what it may forget.
+    /// Handles the end of each task. Never returns: after all tasks have ended, the source still
+    /// has to report acknowledged positions.
     async fn watch(&self, running: &mut JoinSet<()>) {
         while let Some(ended) = running.join_next_with_id().await {
             self.ended(ended.map(|(id, ())| id));
@@ -239,7 +247,8 @@ impl Workers<'_> {
         std::future::pending().await
     }
 
-    /// A task that ends by itself does so at the end of the stream; another one has taken its table with it.
+    /// Marks the table of a task that panicked as failed. A task that returned has reached the end
+    /// of the stream.
     fn ended(&self, task: Result<Id, JoinError>) {
         let Err(panic) = task else { return };
         let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
@@ -253,10 +262,11 @@ impl Workers<'_> {
     }
 }
 
-/// Resets the source when an operator orders it, one order after the other. Never returns while a handle is left, and the engine has one.
+/// Resets the source when an operator orders it, one order after the other. Never returns while a
+/// handle exists, and the engine has one.
 async fn follow_orders<S: Source>(source: &S, orders: &mut mpsc::Receiver<ResetOrder>) {
     while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
-        // The caller may have gone away.
+        // The receiver of the answer may have been dropped.
         let _ = answer.send(source.reset(drop_publication).await);
     }
 }

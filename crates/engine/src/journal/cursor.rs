@@ -1,4 +1,4 @@
-//! Reading a journal.
+//! Cursors, which read a journal.
 
 use std::io;
 use std::sync::Arc;
@@ -13,45 +13,48 @@ use prost::Message;
 use super::segment::{Data, Mark};
 use super::{Inner, Journal};
 
-/// Small segments are joined up to this size, so that a reader a little behind does not get them one by one.
+/// The size up to which small segments are joined, so that a reader slightly behind reads them
+/// together.
 const JOIN_BYTES: usize = 64 * 1024;
 
-/// A place in a journal.
+/// A position of a reader in a journal.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     journal: Journal,
     after: Sequence,
 }
 
-/// What a cursor takes in one step: whole frames, and the old rows that belong to them.
+/// The result of one step of a cursor: whole frames, and the old rows that belong to them.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// The frames as they go on the wire.
+    /// The frames as they are sent to clients.
     pub frames: Bytes,
-    /// Per frame a big-endian `u32` length and the old rows of its updates and deletes, each with such a length.
+    /// The old rows. Each frame has a big-endian `u32` length, followed by the old rows of its
+    /// updates and deletes. Each old row has such a length, too.
     pub olds: Bytes,
-    /// Where a reader is that has everything before the piece.
+    /// The position of a reader that has everything before the piece.
     pub before: Lsn,
     /// The schema before the first frame.
     pub schema: Arc<Schema>,
-    /// What comes in `frames` up to here the reader has already (it stopped inside a frame).
+    /// The last entry that the reader has already. `frames` may begin with entries up to this one,
+    /// if the reader stopped inside a frame.
     pub after: Sequence,
     /// The last entry.
     pub last: Sequence,
-    /// The last entry before the transaction that the piece begins in (or begins).
+    /// The last entry before the transaction in which the piece begins.
     pub began_after: Sequence,
     /// The commit end of the last transaction.
     pub position: Lsn,
-    /// Whether that transaction ends here.
+    /// True if that transaction ends here.
     pub ends: bool,
 }
 
-/// What a reader stands on before it reads.
+/// The state of a reader before it reads.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The schema of its rows.
+    /// The schema of the reader's rows.
     pub schema: Arc<Schema>,
-    /// Every commit up to here it has whole.
+    /// The position up to which the reader has every commit completely.
     pub position: Lsn,
 }
 
@@ -62,13 +65,13 @@ struct Located {
     index: usize,
 }
 
-/// Why a cursor cannot go on.
+/// An error that prevents a cursor from continuing.
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
-    /// What comes next is no longer kept.
+    /// The entries that follow are no longer kept.
     #[error("the journal no longer holds what follows sequence {0}")]
     Pruned(Sequence),
-    /// A temporary file cannot be read.
+    /// A file of the journal could not be read.
     #[error("reading the journal: {0}")]
     Io(#[from] io::Error),
 }
@@ -78,16 +81,16 @@ impl Cursor {
         Cursor { journal, after }
     }
 
-    /// The last entry taken.
+    /// Returns the last entry taken.
     #[must_use]
     pub fn after(&self) -> Sequence {
         self.after
     }
 
-    /// What comes next, or nothing at the head. Blocks where it is in a file.
+    /// Returns the next piece, or `None` at the head. Blocks if the piece is in a file.
     ///
     /// # Errors
-    /// When it is no longer kept, or cannot be read.
+    /// When the piece is no longer kept, or cannot be read.
     pub fn next_piece(&mut self) -> Result<Option<Piece>, CursorError> {
         let head = self.journal.head();
         if self.after >= head.sequence {
@@ -119,7 +122,7 @@ impl Cursor {
         Ok(Some(piece))
     }
 
-    /// The segment that holds what comes next, visible or not.
+    /// Returns the segment that holds the next entry, visible or not.
     fn locate(&self, inner: &Inner) -> Result<Option<Located>, CursorError> {
         if self.after < inner.pruned.sequence {
             return Err(CursorError::Pruned(self.after));
@@ -129,7 +132,7 @@ impl Cursor {
             return Ok(None);
         };
         let mark = segment.mark_for(self.after);
-        // A mark stands before a transaction, but the start of a segment may lie inside a large one.
+        // A mark is before a transaction. But a segment may start inside a large transaction.
         let earlier = || inner.segments.range(..index).rev().find(|s| s.begins);
         let began_after = match segment.begins {
             true => mark.after,
@@ -150,10 +153,11 @@ impl Cursor {
         Ok(Some(Located { piece, data, mark, index }))
     }
 
-    /// What a reader stands on that has everything up to here. Blocks where that is in a file.
+    /// Returns the state of a reader that has everything up to the cursor. Blocks if the next
+    /// segment is in a file.
     ///
     /// # Errors
-    /// When what comes next is no longer kept, or cannot be read.
+    /// When the next piece is no longer kept, or cannot be read.
     pub fn origin(&self) -> Result<Origin, CursorError> {
         let head = self.journal.head();
         let (mut piece, data, mark) = {
@@ -165,14 +169,16 @@ impl Cursor {
         };
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
-        // It may stop inside a frame that begins with a change of the schema, and knows of the change then.
+        // The reader may have stopped inside a frame that begins with a change of the schema. It
+        // has received that change already.
         let changed = frames(piece.frames).next().filter(|frame| frame.first() <= self.after);
         let changed = changed.and_then(|frame| frame.batch.schema);
         let changed = changed.and_then(|schema| laredo_proto::schema::from_wire(schema).ok());
         Ok(Origin { schema: changed.map_or(piece.schema, Arc::new), position: piece.before })
     }
 
-    /// [`Cursor::next_piece`], without blocking the caller's thread while a file is read.
+    /// Returns the result of [`Cursor::next_piece`] without blocking the caller's thread while a
+    /// file is read.
     ///
     /// # Errors
     /// As [`Cursor::next_piece`].
@@ -194,7 +200,7 @@ impl Cursor {
     }
 }
 
-/// Leaves out whole frames that the reader has already.
+/// Removes whole frames that the reader has already.
 fn skip_known(piece: &mut Piece) {
     let (after, mut frames_at, mut olds_at, mut schema) = (piece.after, 0, 0, None);
     for frame in frames(piece.frames.clone()) {
@@ -235,19 +241,19 @@ fn join(piece: &mut Piece, rest: &[super::Segment]) -> Result<(), CursorError> {
     Ok(())
 }
 
-/// One frame of a run.
+/// A frame of a run.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// What stands beside its entries.
+    /// The frame's fields other than its entries.
     pub header: BatchHeader,
-    /// The whole message; its entries share the run's memory.
+    /// The whole message. Its entries share the memory of the run.
     pub batch: RowBatch,
-    /// Bytes of the frame, prefix included.
+    /// The length of the frame in bytes, including the prefix.
     pub length: usize,
 }
 
 impl Frame {
-    /// The sequence of its first entry, or of its change of the schema.
+    /// Returns the sequence of the first entry, or of the change of the schema before it.
     #[must_use]
     pub fn first(&self) -> Sequence {
         let count = u64::from(self.batch.count) + u64::from(self.batch.schema.is_some());
@@ -255,7 +261,7 @@ impl Frame {
     }
 }
 
-/// The frames of a run that a journal or a base made.
+/// Returns the frames of a run that a journal or a base wrote. Ends at the first invalid frame.
 pub fn frames(mut run: Bytes) -> impl Iterator<Item = Frame> {
     std::iter::from_fn(move || {
         let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;

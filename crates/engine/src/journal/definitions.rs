@@ -1,4 +1,4 @@
-//! The definitions that a journal's rows are of, and from which position on each of them holds.
+//! The definitions of a journal's rows, and the positions from which they apply.
 
 use std::collections::VecDeque;
 
@@ -15,35 +15,36 @@ pub(crate) struct Definitions {
 
 #[derive(Clone, Copy, Debug)]
 struct DefinitionPoint {
-    /// The first position at which the rows are of it.
+    /// The first position at which the rows have this definition.
     since: Lsn,
     version: DefinitionVersion,
-    /// Whether rows of the definition before are rows of this one, too.
+    /// True if rows of the previous definition are also rows of this one.
     keeps_rows: bool,
 }
 
-/// What a change of the definition does to the rows at its position.
+/// The effect of a change of the definition on the rows at its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DefinitionChange {
-    /// Nothing: the stream has told everything that happened to them.
+    /// No effect: the stream has contained every change of the rows.
     KeepsRows,
-    /// Some differ from what the stream has told.
+    /// A change of some rows that the stream did not contain.
     ChangesRows,
 }
 
 impl Definitions {
-    /// Returns those of a journal that knows of none.
+    /// Returns the definitions of a journal that knows none.
     #[cfg(test)]
     pub(super) const fn none() -> Definitions {
         Definitions { points: VecDeque::new() }
     }
 
-    /// Begins with the definition of the rows at a position.
+    /// Creates the list with the definition of the rows at a position.
     pub(crate) fn new(position: Lsn, version: DefinitionVersion) -> Definitions {
         Definitions { points: [DefinitionPoint { since: position, version, keeps_rows: false }].into() }
     }
 
-    /// Notes that the rows are of a definition from a position on, which is not before any noted so far.
+    /// Notes that the rows have a definition from `since` on. `since` must not be below any
+    /// position noted so far.
     pub(crate) fn push(&mut self, since: Lsn, version: DefinitionVersion, change: DefinitionChange) {
         if self.newest() == version && !self.points.is_empty() {
             return;
@@ -62,7 +63,7 @@ impl Definitions {
         self.points.back().map_or(DefinitionVersion::UNKNOWN, |point| point.version)
     }
 
-    /// Returns the position from which on the newest definition holds.
+    /// Returns the position from which on the newest definition applies.
     pub(super) fn newest_since(&self) -> Lsn {
         self.points.back().map_or(Lsn::ZERO, |point| point.since)
     }
@@ -77,8 +78,10 @@ impl Definitions {
         self.points.partition_point(|point| point.since <= position).checked_sub(1)
     }
 
-    /// Returns true if rows of a definition at a position are the rows of this journal there: the definition is the one at the
-    /// position, or one between which and that no row changed. Servers notice such changes at different positions.
+    /// Returns true if rows of a definition at a position are the rows of this journal there.
+    ///
+    /// That is the case if it is the definition at the position, or if no row changed between the
+    /// two definitions. Servers notice such changes at different positions.
     fn has_rows_of(&self, version: DefinitionVersion, position: Lsn) -> bool {
         let Some(index) = self.index_at(position) else { return false };
         let first = self.points.range(..=index).rposition(|point| !point.keeps_rows).unwrap_or(0);
@@ -91,7 +94,7 @@ impl Definitions {
         self.points.iter().any(|point| point.since > position && !point.keeps_rows)
     }
 
-    /// Forgets what no position from this one on needs.
+    /// Removes the definitions that no position from this one on needs.
     pub(super) fn forget_before(&mut self, position: Lsn) {
         while self.points.get(1).is_some_and(|point| point.since <= position) {
             self.points.pop_front();
@@ -100,22 +103,23 @@ impl Definitions {
 }
 
 impl InstanceId {
-    /// Returns the id of the snapshot that this journal issues at a sequence, with the definition that the rows are of. The
-    /// client brings it back, to this server or another one.
+    /// Returns the ID of the snapshot that this journal issues at a sequence, including the
+    /// definition of its rows. The client sends the ID back, to this server or another one.
     #[must_use]
     pub fn snapshot_id_under(&self, sequence: Sequence, definition: DefinitionVersion) -> String {
         let id = self.snapshot_id(sequence);
         if definition.is_known() { format!("{id}{DEFINITION_MARK}{definition}") } else { id }
     }
 
-    /// Returns the sequence of a snapshot that this journal issued; `None` for another journal's id.
+    /// Returns the sequence of a snapshot that this journal issued. Returns `None` for another ID.
     #[must_use]
     pub fn issued_sequence(&self, snapshot_id: &str) -> Option<Sequence> {
         let (instance, sequence) = InstanceId::parse_snapshot_id(snapshot_id)?;
         (instance == self.0).then_some(sequence)
     }
 
-    /// Returns the instance that issued a snapshot id, and the snapshot's sequence; `None` for what is no such id.
+    /// Returns the instance that issued a snapshot ID, and the snapshot's sequence. Returns `None`
+    /// for an invalid ID.
     #[must_use]
     pub fn parse_snapshot_id(snapshot_id: &str) -> Option<(&str, Sequence)> {
         let issued = snapshot_id.rsplit_once(DEFINITION_MARK).map_or(snapshot_id, |(issued, _)| issued);
@@ -124,24 +128,27 @@ impl InstanceId {
     }
 }
 
-/// The reason of a full snapshot for rows of a definition that this journal does not have at their position.
+/// The reason of a full snapshot if the client's rows have a different definition at their
+/// position.
 pub const DEFINITION_DIFFERS: &str = "definition differs";
 
-/// Stands before the definition in a snapshot id. A sequence has decimal digits alone.
+/// The separator before the definition in a snapshot ID. A sequence has only decimal digits.
 const DEFINITION_MARK: &str = "-d";
 
-/// Returns the definition in a snapshot id of whatever journal.
+/// Returns the definition in a snapshot ID of any journal; unknown if the ID has none.
 fn definition_in(snapshot_id: &str) -> DefinitionVersion {
     let version = snapshot_id.rsplit_once(DEFINITION_MARK).and_then(|(_, version)| version.parse().ok());
     version.unwrap_or_default()
 }
 
-/// Checks that the rows of a client that comes from elsewhere are of the definition that this journal has at their position.
+/// Checks that the rows of a client of another journal have this journal's definition at their
+/// position.
 ///
-/// A server learns of some changes of a definition only some time after they were made, and copies the table then. Until it
-/// does, its clients have other rows at the same position than those of a server that has done so. Where a client's rows are of
-/// this journal, they are continued whatever happened since: the journal holds the difference. A client that sends nothing but
-/// a position does not say where its rows are from, and is believed.
+/// A server notices some changes of a definition only some time later, and then copies the table
+/// again. Until then, its clients have different rows at the same position than those of a server
+/// that has done so. A client with rows of this journal always resumes: the journal contains the
+/// difference. A client that sends only a position does not say where its rows are from, and is
+/// trusted.
 ///
 /// # Errors
 /// The reason for which the client needs a snapshot.
@@ -205,7 +212,7 @@ mod tests {
             }
         }
         assert!(definitions.change_rows_after(Lsn(299)) && !definitions.change_rows_after(Lsn(300)));
-        // Two changes at one position are one.
+        // Two changes at one position count as one.
         definitions.push(Lsn(700), DefinitionVersion(7), ChangesRows);
         definitions.push(Lsn(700), DefinitionVersion(8), KeepsRows);
         assert!(!definitions.has_rows_of(DefinitionVersion(5), Lsn(700)));

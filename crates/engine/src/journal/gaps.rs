@@ -1,30 +1,35 @@
-//! Sequences that a journal leaves out.
+//! The sequences that a journal skips.
 
 use laredo_core::Sequence;
 
-/// Runs of sequences that no entry has: after a restart a journal goes on beyond whatever may have been served before and was
-/// lost with the process. Known when the journal is opened, and the same ever after.
+/// Runs of sequences that no entry has.
+///
+/// After a restart, a journal continues beyond all sequences that may have been served before and
+/// were lost with the process. The gaps are known when the journal is opened, and never change
+/// after that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gaps {
-    /// The last entry before each, and the last sequence that is left out.
+    /// The last entry before each gap, and the last sequence in it.
     runs: Vec<(Sequence, Sequence)>,
 }
 
 impl Gaps {
-    /// Adds one behind the others.
+    /// Adds a gap after the existing ones, from `after` (exclusive) up to `until`. Does nothing if
+    /// the gap is empty.
     pub(crate) fn push(&mut self, after: Sequence, until: Sequence) {
         if until > after {
             self.runs.push((after, until));
         }
     }
 
-    /// Entries after `from`, up to `to`.
+    /// Returns the number of entries after `from`, up to `to`.
     pub(crate) fn entries(&self, from: Sequence, to: Sequence) -> u64 {
         let left_out = self.runs.iter().map(|(after, until)| to.min(*until).entries_since(from.max(*after)));
         to.entries_since(from).saturating_sub(left_out.sum())
     }
 
-    /// Whether no entry has this sequence: who holds it was served something that was lost.
+    /// Returns true if no entry has this sequence. A client that has it was served an entry that
+    /// was lost.
     pub(crate) fn contain(&self, sequence: Sequence) -> bool {
         self.runs.iter().any(|(after, until)| *after < sequence && sequence <= *until)
     }

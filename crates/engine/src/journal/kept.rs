@@ -1,4 +1,4 @@
-//! What a journal keeps, and what it lets go.
+//! Appending, joining and pruning of a journal's segments.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::segment::{Data, SEGMENT_BYTES, Segment};
 use super::{Boundary, Inner, JournalOptions, Oversized};
 
 impl Inner {
-    /// Adds a segment, visible or not, and returns the bytes in memory.
+    /// Adds a segment, visible or not. Returns the number of bytes in memory.
     pub(super) fn append(&mut self, segment: Segment, schema: &Arc<Schema>) -> u64 {
         self.bytes += segment.data.bytes() as u64;
         self.memory_bytes += segment.data.bytes() as u64;
@@ -21,10 +21,13 @@ impl Inner {
         self.memory_bytes
     }
 
-    /// Small neighbours at the end become one once they are large enough, so that a reader far behind takes large slices.
-    /// Only what is visible: a segment with entries on both sides of the head could be neither shown nor left out.
+    /// Merges small segments at the end once they are large enough together. A reader that is far
+    /// behind then takes large pieces.
+    ///
+    /// Merges only visible segments: one with entries on both sides of the head could be neither
+    /// shown nor omitted.
     pub(super) fn join_small(&mut self, head: Sequence) {
-        // To look for them each time would take longer than most transactions do.
+        // A search on each call would take longer than most transactions do.
         if self.unjoined_bytes < SEGMENT_BYTES as u64 / 2 {
             return;
         }
@@ -48,7 +51,7 @@ impl Inner {
         }
     }
 
-    /// What of it the base covers, after that has become another one.
+    /// Counts the bytes that the base covers. Called after the base was replaced.
     pub(super) fn count_covered(&mut self) {
         let covered = self.segments.iter().take_while(|segment| segment.last <= self.base.sequence());
         self.covered_bytes = covered.map(|segment| segment.data.bytes() as u64).sum();
@@ -76,7 +79,7 @@ impl Inner {
         }
     }
 
-    /// The oldest segment in memory, while more than `bound` bytes are there.
+    /// Returns the oldest segment in memory while more than `bound` bytes are in memory.
     pub(super) fn oldest_in_memory(&self, bound: u64) -> Option<(Sequence, Data)> {
         if self.memory_bytes <= bound {
             return None;
@@ -91,8 +94,11 @@ impl Inner {
         }
     }
 
-    /// Forgets the oldest transactions beyond the limits, as far as a base covers them and no reader needs them. `reading` are
-    /// the sequences that readers have taken, where the journal may have transactions larger than its limits.
+    /// Removes the oldest transactions beyond the limits, if a base covers them and no reader needs
+    /// them.
+    ///
+    /// `reading` has the sequences that readers have taken. It may be empty if the journal has no
+    /// transactions larger than its limits.
     pub(super) fn prune(&mut self, limits: &JournalOptions, gaps: &Gaps, head: Sequence, reading: &[Sequence]) {
         let now = Instant::now();
         let covered = self.base.sequence();
@@ -113,8 +119,11 @@ impl Inner {
         }
     }
 
-    /// Returns true if the oldest transaction alone is larger than the limits, and a reader takes it, or is about to. It is kept
-    /// until the entries behind it are more than the limits allow: a reader that has stopped must not fill the disk.
+    /// Returns true if the oldest transaction exceeds the limits by itself, and a reader is reading
+    /// it or will read it next.
+    ///
+    /// It is kept only until the entries after it exceed the limits: a reader that has stopped must
+    /// not fill the disk.
     fn is_being_read(
         &self,
         group_end: usize,
@@ -132,7 +141,8 @@ impl Inner {
         is_large(gaps.entries(before, last), bytes) && !is_large(gaps.entries(last, head), self.bytes - bytes)
     }
 
-    /// Returns the entries and bytes of the newest transaction that alone may be larger than the limits, if it is kept.
+    /// Returns the entries and bytes of the newest transaction that may exceed the limits by
+    /// itself, or zeros if it is no longer kept.
     pub(super) fn oversized_size(&self, gaps: &Gaps) -> (u64, u64) {
         let Oversized { before, last } = self.oversized;
         if before < self.pruned.sequence {
@@ -143,7 +153,8 @@ impl Inner {
         (gaps.entries(before, last), bytes)
     }
 
-    /// The index of the segment that ends the oldest transactions which go together.
+    /// Returns the index of the segment that ends the oldest group: transactions that are pruned
+    /// together.
     fn oldest_group(&self) -> Option<usize> {
         self.segments.iter().position(|s| s.ends)
     }
@@ -151,7 +162,7 @@ impl Inner {
     fn forget_oldest(&mut self, count: usize) {
         for _ in 0..count {
             let gone = self.segments.pop_front();
-            // Nothing is forgotten that the base does not cover.
+            // Only segments that the base covers are removed.
             self.covered_bytes -= gone.as_ref().map_or(0, |gone| gone.data.bytes() as u64);
             self.uncount(gone);
         }

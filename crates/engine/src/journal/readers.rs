@@ -1,4 +1,4 @@
-//! Who reads a journal, and how far behind each may be.
+//! The readers of a journal, and the limit on how far each may fall behind.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,58 +15,58 @@ use super::gaps::Gaps;
 #[cfg(test)]
 mod tests;
 
-/// How long a reader may slow the source down before it is cut.
+/// The maximum time for which a reader may slow the source down before it is cut.
 const SLOW_DOWN_MAX: Duration = Duration::from_secs(30);
 
-/// What happens to a live reader that falls too far behind.
+/// The treatment of a live reader that falls too far behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BufferPolicy {
-    /// It is cut; it can come back and go on where it was.
+    /// The reader is cut at once. The client can reconnect and resume where it was.
     DropDisconnect,
-    /// The source is read no faster than the slowest such reader for at most 30 s; then it is cut.
+    /// The source waits for the reader for at most 30 s. Then the reader is cut.
     SlowDown,
 }
 
-/// What a reader says of itself.
+/// The properties with which a reader registers.
 #[derive(Clone, Debug)]
 pub struct ReaderOptions {
-    /// A name for people.
+    /// The name of the client, for operators.
     pub client_id: String,
-    /// Entries that it may be behind once it is live.
+    /// The maximum number of entries that the reader may be behind once it is live.
     pub behind_max: u64,
-    /// What happens beyond.
+    /// The treatment of the reader beyond that number.
     pub policy: BufferPolicy,
 }
 
-/// Names a reader for as long as it reads.
+/// The number of a registered reader. Unique within the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(u64);
 
-/// What a reader is doing. None of this survives a restart.
+/// The state of a reader. It is not kept across a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReaderState {
-    /// It is sent a base, or what came since.
+    /// The reader receives a base, or the entries after it.
     CatchingUp,
-    /// It has been at the head.
+    /// The reader has reached the head.
     Live,
-    /// It is live and so far behind that the source waits for it.
+    /// The reader is live, and so far behind that the source waits for it.
     Backpressured,
-    /// It has been asked to leave.
+    /// The reader has been asked to leave.
     Draining,
 }
 
-/// A reader, as the status shows it.
+/// A reader as shown in the status.
 #[derive(Clone, Debug)]
 pub struct ReaderInfo {
-    /// Its number.
+    /// The number of the reader.
     pub id: ReaderId,
-    /// Its name.
+    /// The name of the client.
     pub client_id: String,
-    /// The last entry handed to it.
+    /// The last entry handed to the reader.
     pub sequence: Sequence,
-    /// When it came.
+    /// The time when the reader registered.
     pub since: Instant,
-    /// What it is doing.
+    /// The state of the reader.
     pub state: ReaderState,
 }
 
@@ -74,13 +74,14 @@ pub struct ReaderInfo {
 pub(super) struct Readers {
     list: Mutex<BTreeMap<ReaderId, Arc<Entry>>>,
     next: AtomicU64,
-    /// The smallest bound that any reader ever had: transactions up to this size need not be remembered.
+    /// The smallest `behind_max` of all readers so far. Transactions up to this size are not
+    /// recorded.
     behind_min: AtomicU64,
-    /// Transactions that are larger than that, as long as a live reader has not taken them and the journal keeps them.
+    /// Larger transactions that a live reader has not taken yet and that the journal still keeps.
     large: Mutex<VecDeque<Large>>,
 }
 
-/// A transaction's entries: those after `before`, up to `last`.
+/// The entries of one transaction: those after `before`, up to `last`.
 #[derive(Clone, Copy, Debug)]
 struct Large {
     before: Sequence,
@@ -91,9 +92,10 @@ struct Large {
 struct Entry {
     options: ReaderOptions,
     since: Instant,
-    /// Sequence and stage go together: who sees that a reader is slow, and waits for it, is told of the move that mends it.
+    /// The sequence and the stage, under one lock. If the writer sees a slow reader and waits for
+    /// it, it is notified of the move that ends the slowness.
     progress: Mutex<Progress>,
-    /// It has been asked to leave.
+    /// True once the reader has been asked to leave.
     draining: AtomicBool,
     cut: AtomicBool,
     cut_notice: Notify,
@@ -110,11 +112,11 @@ struct Progress {
 enum Stage {
     CatchingUp,
     Live,
-    /// The source has been waiting for it since then.
+    /// A stage in which the source has been waiting for the reader since this time.
     Slow(Instant),
 }
 
-/// A registered reader; dropping it takes it off the list.
+/// A registered reader. Dropping it removes it from the list.
 #[derive(Debug)]
 pub struct Reader {
     id: ReaderId,
@@ -122,7 +124,7 @@ pub struct Reader {
     journal: super::Journal,
 }
 
-/// The writer should wait until the reader has come closer, or the time is up.
+/// A wait of the writer until a reader has moved, or until the time is up.
 #[derive(Debug)]
 pub struct Patience {
     entry: Arc<Entry>,
@@ -130,7 +132,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Waits until the reader has moved, at the longest until it is to be cut.
+    /// Waits until the reader has moved, but no longer than until it is due to be cut.
     pub async fn wait(self) {
         let _ = tokio::time::timeout_at(self.until, self.entry.moved.notified()).await;
     }
@@ -167,18 +169,18 @@ impl Readers {
         self.list.lock().values().map(|entry| entry.progress.lock().sequence).collect()
     }
 
-    /// A transaction was committed, of the entries after `before` up to `last`.
+    /// Notes a committed transaction that has the entries after `before`, up to `last`.
     pub(super) fn committed(&self, before: Sequence, last: Sequence) {
         if last.entries_since(before) > self.behind_min.load(Ordering::Relaxed) {
             self.large.lock().push_back(Large { before, last });
         }
     }
 
-    /// Cuts live readers that are too far behind `head`, and says whom to wait for. `pruned` is the newest entry that the
-    /// journal does not keep any more.
+    /// Cuts live readers that are too far behind `head`. Returns the wait for a slow reader, if
+    /// any. `pruned` is the newest entry that the journal no longer keeps.
     ///
-    /// A transaction that is larger than a reader's bound does not count while the reader has not taken it: nobody could
-    /// have taken it before it was there.
+    /// A transaction larger than a reader's bound does not count while the reader has not taken it.
+    /// No reader could have taken it before it was published.
     pub(super) fn enforce(&self, head: Sequence, pruned: Sequence, gaps: &Gaps, now: Instant) -> Option<Patience> {
         let list = self.list.lock();
         let mut large = self.large.lock();
@@ -216,14 +218,15 @@ impl Readers {
     }
 }
 
-/// Forgets the transactions that end up to here.
+/// Removes the transactions that end at or before `until`.
 fn forget(large: &mut VecDeque<Large>, until: Sequence) {
     while large.front().is_some_and(|transaction| transaction.last <= until) {
         large.pop_front();
     }
 }
 
-/// Entries that a reader at `at` has not taken, without those of transactions larger than its bound.
+/// Returns the number of entries that a reader at `at` has not taken. Entries of transactions
+/// larger than its bound do not count.
 fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, gaps: &Gaps, behind_max: u64) -> u64 {
     let untaken = large.iter().rev().take_while(|transaction| transaction.last > at);
     let excused: u64 = untaken
@@ -253,13 +256,14 @@ impl super::Journal {
 }
 
 impl Reader {
-    /// Its number.
+    /// Returns the number of the reader.
     #[must_use]
     pub fn id(&self) -> ReaderId {
         self.id
     }
 
-    /// It has taken everything up to here; `live` once it has been at the head.
+    /// Notes that the reader has taken everything up to `sequence`. `live` is true once the reader
+    /// has been at the head.
     pub fn moved(&self, sequence: Sequence, live: bool) {
         let Entry { progress, options, moved, .. } = &*self.entry;
         let mut progress = progress.lock();
@@ -276,7 +280,8 @@ impl Reader {
         }
     }
 
-    /// It has been asked to leave. Unless it `follows` on, it takes nothing more, and nobody waits for it.
+    /// Notes that the reader has been asked to leave. Unless `follows` is true, it takes nothing
+    /// more, and the writer no longer waits for it.
     pub fn drain(&self, follows: bool) {
         self.entry.draining.store(true, Ordering::Relaxed);
         if !follows {
@@ -285,13 +290,13 @@ impl Reader {
         }
     }
 
-    /// Whether it was cut for being too far behind.
+    /// Returns true if the reader was cut for being too far behind.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.entry.cut.load(Ordering::Acquire)
     }
 
-    /// Waits until it is cut.
+    /// Waits until the reader is cut.
     pub async fn cut(&self) {
         while !self.is_cut() {
             self.entry.cut_notice.notified().await;

@@ -1,4 +1,4 @@
-//! Bases on request: what newcomers say to the task that makes a table's bases, and what it answers.
+//! Requests of new clients for a base, and the answers of the task that makes a table's bases.
 
 use std::time::Duration;
 
@@ -7,71 +7,79 @@ use tokio::time::Instant;
 
 use super::{Inner, Journal, PinnedBase};
 
-/// A base is fresh for this long, as long as little was written since.
+/// The time for which a base is fresh if little was written since it was made.
 const FRESH: Duration = Duration::from_millis(250);
-/// A base stays fresh for so many times the time that it took to make, as long as little was written since. It bounds the share of
-/// a processor that newcomers can claim for bases of a large table.
+/// The time for which a base is fresh if little was written, as a multiple of the time that it took
+/// to make. This bounds the share of a processor that new clients can use for bases of a large
+/// table.
 const FRESH_FACTOR: u32 = 4;
-/// Little is this part of the base.
+/// The fraction of the base up to which later bytes count as little: one eighth.
 const FRESH_SHARE: u64 = 8;
-/// At first this many bytes are little as well, so that a small table that is written all the time needs no base for each newcomer.
+/// The number of bytes that also counts as little during [`FRESH`]. So a small table that is
+/// written all the time does not need a base for each new client.
 const FRESH_BYTES: u64 = 64 * 1024;
-/// Older bases that readers still hold may take this many bytes of disk, or [`HELD_FACTOR`] times the newest base.
+/// The bytes of disk that older bases held by readers may take, or [`HELD_FACTOR`] times the newest
+/// base if that is more.
 const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const HELD_FACTOR: u64 = 3;
 
-/// The newcomers' side and the maker's side of one journal.
+/// The requests for bases of one journal, and the progress of the task that makes them.
 #[derive(Debug, Default)]
 pub(super) struct BaseRequests {
     wanted: Notify,
     rounds: watch::Sender<BaseRounds>,
 }
 
-/// What the maker has done.
+/// The progress of the task that makes bases, in rounds.
 #[derive(Clone, Copy, Debug, Default)]
 struct BaseRounds {
-    /// The number of rounds that have begun. Each takes the head as it is then.
+    /// The number of rounds that have begun. Each uses the head at its beginning.
     begun: u64,
-    /// The number of rounds that have ended, with a new base or without. All requests from before such a round are answered.
+    /// The number of rounds that have ended, with or without a new base. The end of a round answers
+    /// all requests from before its beginning.
     answered: u64,
-    /// When the last attempt began, and how long it took.
+    /// The time when the last attempt began, and its duration.
     last: Option<(Instant, Duration)>,
-    /// The maker has ended.
+    /// True once the task has ended.
     is_closed: bool,
 }
 
 impl Journal {
-    /// The newest base, pinned, if it is fresh enough for a newcomer. `None` where [`Journal::fresh_base`] would have one made.
+    /// Returns the newest base, pinned, if it is fresh enough for a new client. Returns `None` if
+    /// [`Journal::fresh_base`] would request another one.
     #[must_use]
     pub fn fresh_base_now(&self) -> Option<PinnedBase> {
         self.has_fresh_base().then(|| self.pin_base())
     }
 
-    /// A base for a newcomer, pinned: the newest if it is fresh enough, or else one that is made of the head now. All newcomers of
-    /// that time share it.
+    /// Returns a base for a new client, pinned. This is the newest base if it is fresh enough, or
+    /// else one that is made of the current head. All clients that wait at the same time share it.
     ///
-    /// Where none can be made, because the disk is full or because readers hold too many older ones, it is the newest there is.
+    /// If no base can be made, this returns the newest one. That happens if the disk is full, or if
+    /// readers hold too many older bases.
     pub async fn fresh_base(&self) -> PinnedBase {
         let requests = &self.shared.requests;
         let mut rounds = requests.rounds.subscribe();
-        // Read before the base is looked at: a round that begins in between counts. One that has begun already may have taken a
-        // head of long ago.
+        // Read before the base is checked, so that a round that begins in between counts. A round
+        // that has begun already may use an old head.
         let begun = rounds.borrow().begun;
         if !self.has_fresh_base() {
             requests.wanted.notify_one();
-            // The journal has the sender, so there is an end of it only by an answer.
+            // The journal owns the sender, so this ends only with an answer.
             let _ = rounds.wait_for(|rounds| rounds.answered > begun || self.has_fresh_base_in(*rounds)).await;
         }
         self.pin_base()
     }
 
-    /// Whether the newest base shows the head, or was made a moment ago, or has to do.
+    /// Returns true if new clients should get the newest base: it shows the head, was made
+    /// recently, or no other one can be made.
     pub(crate) fn has_fresh_base(&self) -> bool {
         let rounds = *self.shared.requests.rounds.borrow();
         self.has_fresh_base_in(rounds)
     }
 
-    /// For a caller that has the rounds borrowed, and must not borrow them again.
+    /// Does the same for a caller that has borrowed the rounds already and must not borrow them
+    /// again.
     fn has_fresh_base_in(&self, rounds: BaseRounds) -> bool {
         let inner = self.shared.inner.read();
         let (written, little) = (inner.bytes_after_base(), inner.base.bytes() / FRESH_SHARE);
@@ -85,12 +93,12 @@ impl Journal {
             || inner.holds_enough()
     }
 
-    /// Asks for the next base.
+    /// Requests the next base.
     pub(crate) fn request_base(&self) {
         self.shared.requests.wanted.notify_one();
     }
 
-    /// Waits until a base is asked for.
+    /// Waits until a base is requested.
     pub(crate) async fn base_requested(&self) {
         self.shared.requests.wanted.notified().await;
     }
@@ -103,7 +111,8 @@ impl Journal {
         });
     }
 
-    /// Ends the round; `last` where a base was made, or was tried to be.
+    /// Ends the round. `last` is the time and duration of the attempt to make a base, if there was
+    /// one.
     pub(crate) fn answer_requests(&self, last: Option<(Instant, Duration)>) {
         self.shared.requests.rounds.send_modify(|rounds| {
             rounds.answered += 1;
@@ -111,14 +120,14 @@ impl Journal {
         });
     }
 
-    /// No more bases are made.
+    /// Notes that no more bases will be made.
     pub(crate) fn close_requests(&self) {
         self.shared.requests.rounds.send_modify(|rounds| rounds.is_closed = true);
     }
 }
 
 impl Inner {
-    /// Whether readers hold so many older bases that newcomers share the newest as it is.
+    /// Returns true if readers hold so many older bases that new clients must share the newest one.
     fn holds_enough(&self) -> bool {
         let newest = self.base.sequence();
         let held: u64 = self.pins.range(..newest).map(|(_, pins)| pins.bytes).sum();
@@ -168,13 +177,13 @@ mod tests {
         assert!(!journal.has_fresh_base(), "a newcomer would be sent 100 kB for a table of one row");
     }
 
-    /// An older base would have the server send everything that was written since as well.
+    /// With an older base, the server would also have to send everything that was written since.
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_waits_for_a_round_that_begins_after_it_came() {
         let (journal, mut writer) = journal(options());
         commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
         let round = |began| journal.answer_requests(Some((began, FRESH)));
-        // A round is under way, and takes so long that its base is old when it is there.
+        // A round has begun. It takes so long that its base is old when it ends.
         journal.begin_round();
         let began = Instant::now();
         merge_base(&journal);
@@ -185,7 +194,8 @@ mod tests {
         round(began);
         assert!(poll_once(newcomer.as_mut()).is_none(), "that base lacks what had been committed");
         assert!(poll_once(pin!(journal.base_requested())).is_some(), "the next one is asked for");
-        // The next one began after it had come, and is good however much is written meanwhile.
+        // The next round begins after the client's request. Its base is good no matter how much is
+        // written meanwhile.
         journal.begin_round();
         let (began, head) = (Instant::now(), journal.head().sequence);
         merge_base(&journal);

@@ -1,4 +1,4 @@
-//! Where a request goes on: one pure function.
+//! The decision from where a client resumes, as a pure function.
 
 use std::sync::Arc;
 
@@ -11,58 +11,62 @@ use super::{Boundary, EarlierInstance, Head, Inner, InstanceId, Predecessor};
 use crate::history::{ScopedMark, Verdict};
 use crate::source::SourceIdentity;
 
-/// What a client says of itself.
+/// A client's statement of what it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResumeRequest {
-    /// The journal whose sequence it holds; empty when it does not say.
+    /// The journal that the client's sequence belongs to; empty if the client does not name one.
     pub instance: String,
-    /// The last sequence it has; zero for none.
+    /// The last sequence that the client has; zero for none.
     pub sequence: Sequence,
-    /// The snapshot it has loaded; empty for none.
+    /// The snapshot that the client has loaded; empty for none.
     pub snapshot_id: String,
-    /// The position it has applied everything up to.
+    /// The position up to which the client has applied everything.
     pub position: Option<Lsn>,
-    /// The newest commit that it knows at or before its position; all zeros where it does not say.
+    /// The newest commit that the client knows at or before its position; all zeros if it names
+    /// none.
     pub mark: ScopedMark,
-    /// The judgment of that mark by the source's newest commits.
+    /// The verdict on that mark, by the source's newest commits.
     pub verdict: Verdict,
-    /// True where the named journal was found to be of another history.
+    /// True if the named journal was found to belong to another history.
     pub is_stranger: bool,
-    /// The source that its position belongs to, when it says so.
+    /// The source that the client's position belongs to, if the client names it.
     pub source: Option<SourceIdentity>,
     /// The source of this journal.
     pub own_source: Arc<SourceIdentity>,
-    /// The definition that its rows are of, when it says so.
+    /// The definition of the client's rows, if the client names it.
     pub definition: DefinitionVersion,
-    /// Whether it takes whole transactions only, so that it cannot go on inside one.
+    /// True if the client takes only whole transactions, and cannot resume inside one.
     pub whole_transactions: bool,
 }
 
-/// The reason of a [`Resolution::Delta`] from a position: what comes first may be a repeat.
+/// The reason of a [`Resolution::Delta`] from a position. The first entries may be repeats.
 pub const BY_POSITION: &str = "source position";
 
-/// How it goes on.
+/// The way in which a client resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// With a snapshot, because of this.
+    /// A full snapshot, for this reason.
     Full(&'static str),
-    /// With a snapshot, because its position is of another history: the snapshot's position may be lower.
+    /// A full snapshot, because the client's position belongs to another history. The snapshot's
+    /// position may be lower than the client's.
     AnotherHistory(&'static str),
-    /// With everything after a sequence, because of this.
+    /// A delta: everything after this sequence, for this reason.
     Delta(Sequence, &'static str),
-    /// It is ahead of this journal: wait until the head is past this position, then ask again.
+    /// A wait, because the client is ahead of this journal. It must ask again once the head has
+    /// reached this position.
     Wait(Lsn),
 }
 
-/// What a position is in a journal.
+/// The place of a position in a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Floor {
-    /// After this entry, the last of the newest transaction at or before the position. The transaction is named where it is
-    /// kept; a span has no id.
+    /// The last entry of the newest transaction at or before the position, with the transaction's
+    /// mark. The mark is `None` if the transaction is no longer kept. The mark of a span has no
+    /// transaction ID.
     Commit(Sequence, Option<CommitMark>),
-    /// Inside a span that became visible in one step.
+    /// A place inside a span, which became visible in one step.
     InsideSpan,
-    /// Older than what is kept.
+    /// A place older than everything that is kept.
     Pruned,
 }
 
@@ -72,16 +76,17 @@ pub(super) struct Facts<'a> {
     pub(super) predecessor: Option<&'a Predecessor>,
     pub(super) head: Head,
     pub(super) pruned: Boundary,
-    /// Positions up to here may be those of a history that the database has abandoned.
+    /// The highest position that may belong to a history that the database has abandoned.
     pub(super) abandoned: Lsn,
-    /// The request's mark lies in a span, or at its end.
+    /// True if the request's mark is inside a span or at its end.
     pub(super) has_mark_in_span: bool,
     pub(super) gaps: &'a Gaps,
     pub(super) definitions: &'a Definitions,
 }
 
 impl Facts<'_> {
-    /// The last sequence up to which an instance's entries are this journal's; `None` for another journal's instance.
+    /// Returns the last sequence up to which an instance's entries are this journal's. Returns
+    /// `None` for an instance of another journal.
     fn reach(&self, instance: &str) -> Option<Sequence> {
         if instance == self.instance {
             return Some(self.head.sequence);
@@ -89,7 +94,7 @@ impl Facts<'_> {
         self.earlier.iter().find(|earlier| earlier.id.0 == instance).map(|earlier| earlier.last)
     }
 
-    /// The reach of the instance that issued a snapshot, and the snapshot's own sequence.
+    /// Returns the reach of the instance that issued a snapshot, and the snapshot's own sequence.
     fn reach_of_snapshot(&self, snapshot_id: &str) -> Option<(Sequence, u64)> {
         let (instance, at) = InstanceId::parse_snapshot_id(snapshot_id)?;
         Some((self.reach(instance)?, at.0))
@@ -100,8 +105,8 @@ impl Facts<'_> {
         self.reach(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
     }
 
-    /// Returns true if the client followed the journal that this one's snapshot was made of, and no further than the snapshot:
-    /// its rows are the snapshot's.
+    /// Returns true if the client has the rows of the snapshot with which this journal begins. It
+    /// followed the journal that issued the snapshot, and no further than the snapshot.
     pub(super) fn has_rows_of_snapshot(&self, request: &ResumeRequest, position: Lsn) -> bool {
         let issuer = InstanceId::parse_snapshot_id(&request.snapshot_id).map(|(instance, _)| instance);
         self.predecessor.is_some_and(|predecessor| {
@@ -112,14 +117,18 @@ impl Facts<'_> {
     }
 }
 
-/// Resolves a request; the first rule that matches decides.
+/// Resolves a request. The first rule that matches decides.
 ///
-/// 1. It names this journal, and the journal reaches its sequence: exactly there, if its position fits that sequence. One
-///    that was lost with a crash is not reached.
-/// 2. A position: the newest commit at or before it. Of another history: a full snapshot. Above the head: wait. Inside a
-///    span, pruned, or with rows of another definition: a full snapshot.
-/// 3. A snapshot of this journal and a sequence not below the snapshot's own: exactly there.
-/// 4. Otherwise a full snapshot; never a delta from sequence 0, nor from a sequence that may be somebody else's.
+/// 1. The request names this journal, and its position fits its sequence: a delta from exactly
+///    there. The journal must reach the sequence, which excludes sequences that were lost in a
+///    crash.
+/// 2. The request has a position: a delta from the newest commit at or before it. If the position
+///    is above the head: a wait. If it belongs to another history, is inside a span, is pruned, or
+///    has rows of another definition: a full snapshot.
+/// 3. The request names a snapshot of this journal, and a sequence not below the snapshot's own: a
+///    delta from exactly there.
+/// 4. Otherwise a full snapshot. A delta never begins at sequence 0, nor at a sequence that may
+///    belong to another journal.
 pub(super) fn resolve(
     request: &ResumeRequest,
     facts: &Facts<'_>,
@@ -155,7 +164,7 @@ pub(super) fn resolve(
     Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
 }
 
-/// Returns true if a request's position and mark are those of its sequence.
+/// Returns true if a request's position and mark belong to its sequence.
 fn fits(
     request: &ResumeRequest,
     facts: &Facts<'_>,
@@ -171,7 +180,7 @@ fn fits(
     }
     match floor(position) {
         Floor::Commit(sequence, _) if sequence == request.sequence => true,
-        // A client that was cut inside a transaction is before the transaction's end.
+        // A client that was cut inside a transaction has a position before the transaction's end.
         Floor::Commit(sequence, _) => sequence < request.sequence && !is_commit(request.sequence),
         Floor::InsideSpan | Floor::Pruned => false,
     }
@@ -194,8 +203,11 @@ fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor:
     }
 }
 
-/// Checks that a position is part of this journal's history. A commit that both know proves it; without one, the timeline and the
-/// names of journals must do.
+/// Checks that a position is part of this journal's history. A commit that both know proves it.
+/// Without such a commit, the timeline and the names of journals decide.
+///
+/// # Errors
+/// The reason for which the position is not part of the history.
 fn history(
     request: &ResumeRequest,
     facts: &Facts<'_>,
@@ -212,7 +224,8 @@ fn history(
         Verdict::Other => return Err("commit of another history of the database"),
         Verdict::Unknown => {}
     }
-    // The journal's own order is right for those who followed it, whatever became of the database.
+    // For clients that followed this journal its own order is right, even if the database has
+    // forked.
     if facts.is_own(request) {
         return request.source.as_ref().map_or(Ok(()), |theirs| timeline(ours, theirs.timeline, position));
     }
@@ -233,8 +246,8 @@ fn history(
     Ok(())
 }
 
-/// Returns true if a position is known to be part of this journal's history: by its mark, or because the client followed this
-/// journal.
+/// Returns true if a position is known to be part of this journal's history: by its mark, or
+/// because the client followed this journal.
 pub(super) fn is_proven(
     request: &ResumeRequest,
     facts: &Facts<'_>,
@@ -246,7 +259,7 @@ pub(super) fn is_proven(
     is_known && history(request, facts, position, &floor).is_ok()
 }
 
-/// Checks that a position on another server's timeline is part of our own history.
+/// Checks that a position on the timeline `theirs` is part of our own history.
 fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
     if theirs == ours.timeline {
         return Ok(());
@@ -258,15 +271,15 @@ fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'s
     }
 }
 
-/// Compares a request's mark, the newest commit that the client knows at or before its position, with what the journal and
-/// the source know.
+/// Compares a request's mark with what the journal and the source know. The mark is the newest
+/// commit that the client knows at or before its position.
 fn judge_mark(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: &impl Fn(Lsn) -> Floor) -> Verdict {
     let Some(ScopedMark { mark, scope }) = request.mark.at(position) else { return Verdict::Unknown };
     let kept = |position: Lsn| match (position <= facts.head.position).then(|| floor(position)) {
         Some(Floor::Commit(_, kept)) => kept.and_then(CommitMark::known),
         Some(Floor::InsideSpan | Floor::Pruned) | None => None,
     };
-    // The client knows of no commit between its mark and its position.
+    // The client knows no commit between its mark and its position.
     if kept(position).is_some_and(|kept| kept.end > mark.end) {
         return Verdict::Other;
     }
@@ -277,29 +290,31 @@ fn judge_mark(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: 
     }
     let is_covered = mark.end > facts.pruned.position && mark.end <= facts.head.position && !facts.has_mark_in_span;
     match request.verdict {
-        // All commits of the table are in its journal.
+        // The journal has all commits of the table in this range, and not this one.
         Verdict::Unknown if scope == 0 && is_covered => Verdict::Other,
         verdict => verdict,
     }
 }
 
-/// Where a position is floored to; what has to be read for it is taken along.
+/// The commit that a position is floored to, or the segments that must be read to find it. Segments
+/// are read after the lock of the journal is released.
 pub(super) enum FloorAt {
     Known(Floor),
-    /// To a commit in this segment, or if there is none before the position, to the one before.
+    /// The last commit in this segment at or before the position. If there is none, the one before
+    /// the segment.
     Within(Box<Segment>, Before),
     Before(Before),
 }
 
 /// The last commit before a segment.
 pub(super) enum Before {
-    /// The newest transaction that is no longer kept.
+    /// The end of the newest transaction that is no longer kept.
     Pruned(Sequence),
     EndOf(Box<Segment>),
 }
 
 impl Before {
-    /// Blocks where the segment is in a file.
+    /// Returns the floor. Blocks if the segment is in a file.
     fn read(&self) -> Floor {
         match self {
             Before::Pruned(sequence) => Floor::Commit(*sequence, None),
@@ -310,14 +325,15 @@ impl Before {
     }
 }
 
-/// Whether a transaction ends somewhere; what has to be read for it is taken along.
+/// The answer to the question if a transaction ends at a sequence, or the segment that must be read
+/// to find it.
 pub(super) enum CommitAt {
     Known(bool),
     Within(Box<Segment>),
 }
 
 impl FloorAt {
-    /// Blocks where the segment is in a file.
+    /// Returns the floor of `position`. Blocks if a segment is in a file.
     pub(super) fn read(&self, position: Lsn) -> Floor {
         match self {
             FloorAt::Known(floor) => *floor,
@@ -331,7 +347,7 @@ impl FloorAt {
 }
 
 impl CommitAt {
-    /// Blocks where the segment is in a file.
+    /// Returns true if a transaction ends at `sequence`. Blocks if the segment is in a file.
     pub(super) fn read(&self, sequence: Sequence) -> bool {
         match self {
             CommitAt::Known(known) => *known,
@@ -343,7 +359,7 @@ impl CommitAt {
 }
 
 impl Inner {
-    /// Floors a position, at or below the head, to a commit.
+    /// Floors a position at or below the head to a commit.
     pub(super) fn floor_at(&self, position: Lsn) -> FloorAt {
         if position < self.pruned.position {
             return FloorAt::Known(Floor::Pruned);
@@ -362,7 +378,7 @@ impl Inner {
         }
     }
 
-    /// Whether a transaction ends with this sequence.
+    /// Finds out if a transaction ends at a sequence.
     pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitAt {
         if sequence == self.pruned.sequence || sequence == head {
             return CommitAt::Known(true);
@@ -376,16 +392,18 @@ impl Inner {
 }
 
 impl Segment {
-    /// Returns the position of the last transaction that ends in here. Blocks where the segment is in a file.
+    /// Returns the position of the last transaction that ends in the segment. Blocks if it is in a
+    /// file. Returns `None` if no transaction ends there, or the file cannot be read.
     pub(super) fn last_position(&self) -> Option<Lsn> {
         let bytes = self.data.read_frames().ok()?;
         super::frames(bytes).filter(|frame| frame.header.ends).map(|frame| frame.header.position).last()
     }
 
-    /// The last sequence of the newest transaction in here of which `wanted` (its position and last sequence) holds, and its
-    /// mark.
+    /// Returns the last sequence and the mark of the newest transaction in the segment for which
+    /// `wanted` is true. `wanted` receives a transaction's position and last sequence. It must be
+    /// true for a prefix.
     fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
-        // An unreadable file is as good as a pruned one here: the reader meets the error when it reads.
+        // An unreadable file counts as pruned here: the reader gets the error when it reads.
         let bytes = self.data.read_frames().ok()?;
         super::frames(bytes)
             .filter(|frame| frame.header.ends)
@@ -423,7 +441,7 @@ mod tests {
         resolve(&request, &facts(&gaps, &[]), |_| Floor::Commit(Sequence(5), None), |_| true)
     }
 
-    /// A journal that holds everything after position 0, up to position 1000.
+    /// Returns the facts of a journal that has everything after position 0, up to position 1000.
     fn facts<'a>(gaps: &'a Gaps, earlier: &'a [EarlierInstance]) -> Facts<'a> {
         static DEFINITIONS: Definitions = Definitions::none();
         let committed_at = laredo_core::CommitTime(0);
@@ -439,7 +457,8 @@ mod tests {
         CommitMark { end: Lsn(end), xid: laredo_core::Xid(xid), committed_at: laredo_core::CommitTime(3) }
     }
 
-    /// Commits at 100, 200, …, 900, with the sequences 1 to 9; the one at 500 is a span.
+    /// Returns the floor of a position in a journal with commits at 100, 200, …, 900, which have
+    /// the sequences 1 to 9. The commit at 500 is a span.
     fn floor(position: Lsn) -> Floor {
         let number = (position.0 / 100).min(9);
         let xid = if number == 5 { 0 } else { number };
@@ -498,7 +517,7 @@ mod tests {
         }
     }
 
-    /// Presents a mark and a position to the journal of [`floor`].
+    /// Resolves a request with a mark and a position against the journal of [`floor`].
     fn present(
         marked: CommitMark,
         scope: u64,
@@ -539,13 +558,13 @@ mod tests {
             let expected = if is_ours { delta(at) } else { other };
             assert_eq!(found, expected, "{what}");
         }
-        // The source knows commits of all its tables.
+        // The source knows the commits of all its tables.
         let verdict = |verdict| move |_: &mut Facts<'_>, request: &mut ResumeRequest| request.verdict = verdict;
         assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Other)), other);
         assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Same)), delta(3));
         assert_eq!(present(mark(1100, 11), 0, 1100, verdict(Verdict::Other)), other);
         assert_eq!(present(mark(1100, 11), 0, 1100, unchanged), Resolution::Wait(Lsn(1100)));
-        // What is not kept any more refutes nothing.
+        // A pruned range cannot refute a mark.
         let pruned = |facts: &mut Facts<'_>, _: &mut ResumeRequest| facts.pruned.position = Lsn(360);
         assert_eq!(present(mark(350, 3), 0, 365, pruned), delta(3));
     }

@@ -1,4 +1,4 @@
-//! A contiguous run of frames, in memory or in a file.
+//! Contiguous runs of frames, in memory or in a file.
 
 use std::io;
 use std::sync::Arc;
@@ -9,31 +9,32 @@ use tokio::time::Instant;
 
 use super::stored::Stored;
 
-/// A segment is closed, and small ones are merged, at this size: large enough to send in one go, small enough to
-/// forget in steps.
+/// The size at which a piece of a large transaction is closed. Small segments are merged once they
+/// have half of it together. It is large enough to be sent at once, and small enough to be pruned
+/// in steps.
 pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
 
-/// Whole transactions, or a piece of one that is too large for one segment. Immutable.
+/// A run of whole transactions, or a piece of one that is too large for one segment. Immutable.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) first: Sequence,
     pub(crate) last: Sequence,
-    /// Where a reader is that has everything before this.
+    /// The position of a reader that has everything before the segment.
     pub(crate) before: Lsn,
-    /// The commit end of its last transaction.
+    /// The commit end of the last transaction.
     pub(crate) position: Lsn,
-    /// Set where its one transaction stands for all of (span_from, position].
+    /// The start of the span (span_from, position] if the segment's one transaction is a span.
     pub(crate) span_from: Option<Lsn>,
     pub(crate) begins: bool,
     pub(crate) ends: bool,
-    /// The schema before its first frame.
+    /// The schema before the first frame.
     pub(crate) schema: Arc<Schema>,
     pub(crate) marks: Vec<Mark>,
     pub(crate) appended_at: Instant,
     pub(crate) data: Data,
 }
 
-/// The place in a segment of the frame that begins after `after`: a sparse index.
+/// An entry of the sparse index of a segment: the place of the frame that begins after `after`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     pub(crate) after: Sequence,
@@ -42,13 +43,13 @@ pub(crate) struct Mark {
     pub(crate) olds_at: usize,
 }
 
-/// Marks stand at least this many bytes of frames apart.
+/// The minimum distance between two marks, in bytes of frames.
 const MARK_BYTES: usize = 4096;
 
-/// The frames, and beside them the old rows that projections need.
+/// The frames of a segment, and the old rows that projections need.
 #[derive(Clone, Debug)]
 pub(crate) enum Data {
-    /// With a store they are on their way to a file, too, or there.
+    /// Data in memory. With a store, the same bytes are in a file or are being written to it.
     Memory {
         frames: Bytes,
         olds: Bytes,
@@ -76,7 +77,7 @@ impl Data {
         matches!(self, Data::Memory { .. })
     }
 
-    /// Where it is in files.
+    /// Returns the place in a file, if there is one.
     pub(crate) fn stored(&self) -> Option<&Stored> {
         match self {
             Data::Memory { stored, .. } => stored.as_ref(),
@@ -84,7 +85,7 @@ impl Data {
         }
     }
 
-    /// The frames alone. Blocks where they are in a file.
+    /// Returns the frames alone. Blocks if they are in a file.
     pub(crate) fn read_frames(&self) -> io::Result<Bytes> {
         match self {
             Data::Memory { frames, .. } => Ok(frames.clone()),
@@ -92,7 +93,8 @@ impl Data {
         }
     }
 
-    /// Frames and old rows from these places on. Blocks where they are in a file.
+    /// Returns the frames from `frames_at` on, and the old rows from `olds_at` on. Blocks if they
+    /// are in a file.
     pub(crate) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
         match self {
             Data::Memory { frames, olds, .. } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
@@ -106,14 +108,15 @@ impl Segment {
         self.last.entries_since(self.first) + 1
     }
 
-    /// The last mark from which a reader that has everything up to `after` finds what comes next.
+    /// Returns the last mark at or before the next entry of a reader that has everything up to
+    /// `after`.
     pub(crate) fn mark_for(&self, after: Sequence) -> Mark {
         let index = self.marks.partition_point(|mark| mark.after <= after);
         let start = Mark { after: Sequence(self.first.0 - 1), before: self.before, frames_at: 0, olds_at: 0 };
         index.checked_sub(1).and_then(|i| self.marks.get(i)).copied().unwrap_or(start)
     }
 
-    /// Whether [`Segment::merge`] can join it with its successor.
+    /// Returns true if [`Segment::merge`] can merge this segment with its successor.
     pub(crate) fn joins(&self, next: &Segment) -> bool {
         match (self.data.stored(), next.data.stored()) {
             (None, None) => true,
@@ -122,7 +125,8 @@ impl Segment {
         }
     }
 
-    /// One segment out of several neighbours, each of whole transactions and in memory, and of which each joins the next.
+    /// Merges neighboring segments into one. All must be in memory and have whole transactions, and
+    /// each must join the next. Returns `None` for an empty slice, or if one is in a file.
     pub(crate) fn merge(parts: &[Segment]) -> Option<Segment> {
         let (first, last) = (parts.first()?, parts.last()?);
         let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.frames_bytes()).sum());

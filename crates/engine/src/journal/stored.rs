@@ -1,4 +1,4 @@
-//! Where the data of segments is in files.
+//! The places of segments' data in files.
 
 use std::fs::File;
 use std::io;
@@ -11,41 +11,42 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::store::StoreError;
 
-/// A file that segments have their data in: a temporary one without a name, or one of a store.
+/// A file with the data of segments: a temporary file without a name, or a file of a store.
 #[derive(Debug)]
 pub(crate) struct DataFile {
     file: File,
     path: Option<PathBuf>,
-    /// Bytes that are there to be read.
+    /// The number of bytes that can be read from the file.
     pub(crate) written: AtomicU64,
-    /// Bytes that an fsync has completed for.
+    /// The number of bytes that an fsync has completed for.
     pub(crate) synced: AtomicU64,
 }
 
-/// Frames and old rows in one file: parts that follow each other there.
+/// Frames and old rows in one file, in parts that are read one after another.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     file: Arc<DataFile>,
     parts: Vec<Part>,
 }
 
-/// Frames, and right behind them their old rows.
+/// Frames, directly followed by their old rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) at: u64,
     pub(crate) frames: usize,
     pub(crate) olds: usize,
-    /// Of both together. Temporary files have none: they do not outlive what wrote them.
+    /// The checksum of both together. Parts in temporary files have none: such a file does not
+    /// outlive the process that wrote it.
     pub(crate) checksum: Option<u32>,
 }
 
 impl DataFile {
-    /// A file without a name.
+    /// Wraps a temporary file without a name.
     pub(crate) fn temporary(file: File) -> DataFile {
         DataFile { file, path: None, written: AtomicU64::new(u64::MAX), synced: AtomicU64::new(0) }
     }
 
-    /// A file of a store, of which so much is there.
+    /// Wraps a file of a store, of which `written` bytes are on disk.
     pub(crate) fn of_store(file: File, path: PathBuf, written: u64) -> DataFile {
         DataFile { file, path: Some(path), written: AtomicU64::new(written), synced: AtomicU64::new(written) }
     }
@@ -64,7 +65,7 @@ impl DataFile {
         Ok(bytes.freeze())
     }
 
-    /// What a part holds, if it is what was written.
+    /// Reads a part and verifies its checksum.
     fn read_part(&self, part: &Part, checksum: u32) -> io::Result<Bytes> {
         let bytes = self.read_at(part.at, part.frames + part.olds)?;
         if crc32fast::hash(&bytes) != checksum {
@@ -89,7 +90,7 @@ impl Stored {
         self.parts.iter().map(|part| part.frames).sum()
     }
 
-    /// Whether it can be read from the file by now.
+    /// Returns true if the data can be read from the file already.
     pub(crate) fn is_written(&self) -> bool {
         let end = self.parts.last().map_or(0, |part| part.at + (part.frames + part.olds) as u64);
         end <= self.file.written.load(Ordering::Acquire)
@@ -99,7 +100,7 @@ impl Stored {
         Arc::ptr_eq(&self.file, &next.file)
     }
 
-    /// Adds what follows in the same file.
+    /// Adds the parts of `next`, which must be in the same file.
     pub(crate) fn extend(&mut self, next: &Stored) {
         self.parts.extend_from_slice(&next.parts);
     }
@@ -117,7 +118,7 @@ impl Stored {
             let olds_bytes = self.file.read_at(at + (frames + olds_at) as u64, olds - olds_at)?;
             return Ok((frames_bytes, olds_bytes));
         }
-        // A checksum is of a whole part, so all of it is read.
+        // A checksum covers a whole part, so whole parts are read.
         let mut frames = BytesMut::with_capacity(self.frames_bytes());
         let mut olds = BytesMut::with_capacity(self.bytes() - self.frames_bytes());
         for part in &self.parts {

@@ -1,4 +1,4 @@
-//! What only the writer, the merging of bases and readers together can break.
+//! Tests of the writer, the merging of bases and readers together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Merging, frames};
 use crate::base::{self, Base, BaseWriter};
 
-/// Ids and texts.
+/// The texts of rows by their IDs.
 pub(crate) type Rows = BTreeMap<i64, String>;
 
 pub(crate) fn options() -> JournalOptions {
@@ -25,7 +25,7 @@ pub(crate) fn options() -> JournalOptions {
     }
 }
 
-/// An empty table at sequence 1000 and position 500.
+/// Returns the journal of an empty table at sequence 1000 and position 500.
 pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
     let (committed_at, mark) = (CommitTime(0), CommitMark::default());
     let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
@@ -67,7 +67,7 @@ pub(crate) fn rows_of_base(base: &Base) -> Rows {
     rows
 }
 
-/// What a newcomer has that gets this base and everything after it.
+/// Returns the rows of a new client that receives this base and everything after it.
 pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
     let mut rows = rows_of_base(base);
     let mut cursor = journal.cursor(base.sequence());
@@ -78,7 +78,7 @@ pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
     rows
 }
 
-/// Applies what comes after `after`, and returns how many entries that were.
+/// Applies the entries after `after`, and returns their number.
 pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut Rows) -> u64 {
     let mut applied = 0;
     for frame in frames(run).filter(|frame| frame.header.last_sequence > after) {
@@ -101,7 +101,7 @@ pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut Rows) 
     applied
 }
 
-/// Makes the next base and puts it in place.
+/// Makes the next base and replaces the current one with it.
 pub(crate) fn merge_base(journal: &Journal) {
     let Merging { base, after, head, .. } = journal.base_and_after();
     let writer = BaseWriter::new(&journal.options().folder).unwrap();
@@ -116,7 +116,8 @@ fn what_is_visible_is_never_joined_with_what_is_not() {
         commit(&mut writer, |writer| insert(writer, id, &"v".repeat(30_000)));
     }
     let head = journal.head();
-    // Committed and small, so it waits; the large one after it moves both into the journal, where they cannot be seen yet.
+    // The first transaction is committed and small, so it waits. The large one after it moves both
+    // into the journal, where they are not visible yet.
     begin(&mut writer);
     insert(&mut writer, 10, &"w".repeat(250_000));
     writer.commit().unwrap();
@@ -140,7 +141,7 @@ fn what_is_visible_is_never_joined_with_what_is_not() {
 fn bases_that_are_made_beside_a_busy_writer_show_what_they_claim() {
     const IDS: i64 = 40;
     const TRANSACTIONS: i64 = 4000;
-    // The nth transaction has two entries, so a sequence tells which transactions a base has to show.
+    // The nth transaction has two entries, so a sequence determines the transactions in a base.
     let truth = |sequence: Sequence| {
         let transactions = i64::try_from(sequence.entries_since(Sequence(1000)) / 2).unwrap();
         let rows = (1..=transactions).map(|n| (n % IDS, format!("{n} {}", "b".repeat(3000))));
@@ -215,7 +216,7 @@ fn memory_is_counted_as_it_is_used() {
     let length = frames.len();
     drop(inner);
     drop((journal, writer));
-    // The only owner gets its own buffer back, with what it reserved.
+    // The only owner gets its buffer back, with the reserved capacity.
     assert_eq!(frames.try_into_mut().unwrap().capacity(), length);
 }
 
@@ -252,7 +253,8 @@ fn what_a_base_covers_is_pruned_beyond_the_limit_of_bytes() {
     assert!(info.bytes <= 5_000_000 && info.entries == 4, "{info:?}");
 }
 
-/// Small transactions that are joined, large ones in pieces, taken back or not, bases in between, and pruning.
+/// Covers small transactions that are joined, large ones in pieces, aborted ones, bases in between,
+/// and pruning.
 #[test]
 fn bytes_after_the_base_are_those_that_came_after_it() {
     let (all, mut writer_of_all) = journal(options());
@@ -385,7 +387,8 @@ impl Taking {
     }
 }
 
-/// Transactions beyond a limit, each by itself: by their entries, and by their bytes in one segment and in many.
+/// Returns limits and transactions that exceed them by themselves: by their entries, by their bytes
+/// in one segment, and by their bytes in several segments.
 fn oversized() -> [(JournalOptions, i64, usize); 3] {
     [
         (JournalOptions { entries_max: 100, ..options() }, 1000, 5000),
@@ -402,7 +405,7 @@ fn a_transaction_larger_than_the_limits_is_kept_for_those_who_read_it() {
         let (mut early, mut late) = (Taking::start(&journal), Taking::start(&journal));
         commit(&mut writer, |writer| (0..entries).for_each(|id| insert(writer, id, &"x".repeat(bytes))));
         assert!(early.take().unwrap());
-        // The newest base covers it, and more is committed; each would have it forgotten.
+        // The newest base covers the transaction, and more is committed. Each would have it pruned.
         merge_base(&journal);
         commit(&mut writer, |writer| insert(writer, -2, "after"));
         merge_base(&journal);
@@ -411,7 +414,7 @@ fn a_transaction_larger_than_the_limits_is_kept_for_those_who_read_it() {
             while taking.take().unwrap() {}
             assert_eq!(taking.entries, u64::try_from(entries).unwrap() + 2, "{entries} entries of {bytes} bytes");
         }
-        // Both have it.
+        // Both readers have the transaction.
         commit(&mut writer, |writer| insert(writer, -4, "after"));
         let pruned = journal.info().oldest_sequence;
         assert!(pruned > Sequence(1001 + u64::try_from(entries).unwrap()), "it is kept for nobody: {pruned:?}");

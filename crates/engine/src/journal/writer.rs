@@ -1,4 +1,4 @@
-//! The one who appends.
+//! The writer of a journal.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,32 +15,33 @@ use super::{DefinitionChange, Head, Journal, Oversized};
 use crate::spool::temporary_file;
 use crate::store::{Appender, Definition, Kind, RecordHead, StoreError};
 
-/// Transactions that arrive together are published together up to this size.
+/// Transactions that arrive together are published together up to this many bytes.
 const PUBLISH_BYTES: usize = 256 * 1024;
-/// A new temporary file is begun at this size, so that forgetting frees the disk in steps.
+/// The size at which a new temporary file begins. Disk space is freed file by file.
 const SPILL_FILE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Appends transactions to a journal; there is only one per journal.
+/// The only writer of a journal. Appends transactions.
 ///
-/// `begin`, then `push` for each change, then `commit` or `abort`; nothing is visible before `publish`.
+/// Call `begin`, then `push` for each change, then `commit` or `abort`. Readers see nothing before
+/// `publish`.
 #[derive(Debug)]
 pub struct JournalWriter {
     journal: Journal,
     batch: BatchBuilder,
-    /// Old rows of the batch's entries, in the entries' order.
+    /// The old rows of the batch's entries, in the order of the entries.
     batch_olds: Vec<u8>,
     frames: Vec<u8>,
     olds: Vec<u8>,
-    /// The last entry given a sequence, visible or not.
+    /// The last sequence that was assigned, visible or not.
     sequence: Sequence,
-    /// The last committed state, visible or not.
+    /// The newest committed state, visible or not.
     committed: Head,
     schema: Arc<Schema>,
-    /// Facts of what stands in `frames`.
+    /// Facts about the contents of `frames`.
     piece: Piece,
     open: Option<Open>,
     spill: Option<(Arc<DataFile>, u64)>,
-    /// With a store.
+    /// The appender of the store; `None` if the journal is not kept on disk.
     appender: Option<Appender>,
 }
 
@@ -56,21 +57,21 @@ struct Piece {
 #[derive(Clone, Debug)]
 struct Open {
     header: BatchHeader,
-    /// To go back to, should it be aborted.
+    /// The lengths and values to restore if the transaction is aborted, down to `schema`.
     frames: usize,
     olds: usize,
     sequence: Sequence,
     schema: Arc<Schema>,
-    /// What its rows are rows of, where that changes with it.
+    /// The definition of its rows, if the transaction changes it.
     definition: Option<DefinitionVersion>,
-    /// Whether pieces of it are in the journal already (not visible).
+    /// True if pieces of the transaction are in the journal already. They are not visible.
     pieces: bool,
-    /// The checksum of the rows after it.
+    /// The checksum of the rows after the transaction.
     checksum: Option<Checksum>,
 }
 
 impl JournalWriter {
-    /// Entries get sequences after `taken`.
+    /// Creates a writer that assigns sequences after `taken`.
     pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<Appender>) -> JournalWriter {
         let committed = journal.head();
         let schema = journal.schema();
@@ -91,13 +92,13 @@ impl JournalWriter {
         }
     }
 
-    /// The journal.
+    /// Returns the journal.
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// The newest committed state, visible or not yet.
+    /// Returns the newest committed state, which may not be visible yet.
     #[must_use]
     pub fn committed(&self) -> Head {
         self.committed
@@ -106,17 +107,20 @@ impl JournalWriter {
     /// Begins a transaction of the source.
     ///
     /// # Errors
-    /// When older segments could not be moved to a temporary file.
+    /// Returns the errors of [`JournalWriter::begin`], which has none for a transaction without a
+    /// span.
     pub fn begin_commit(&mut self, mark: CommitMark) -> io::Result<()> {
         self.begin(mark.end, mark.committed_at, None)?;
         self.open.iter_mut().for_each(|open| open.header.xid = mark.xid);
         Ok(())
     }
 
-    /// Begins a transaction that ends at `position`; `span_from` where it stands for all of (`span_from`, `position`].
+    /// Begins a transaction that ends at `position`. With `span_from`, it contains all changes of
+    /// (`span_from`, `position`] in one step, and earlier transactions are published first.
     ///
     /// # Errors
-    /// When older segments could not be moved to a temporary file.
+    /// When an earlier transaction could not be handed to the store, or older segments could not be
+    /// moved to a temporary file.
     pub fn begin(&mut self, position: Lsn, committed_at: CommitTime, span_from: Option<Lsn>) -> io::Result<()> {
         debug_assert!(self.open.is_none(), "one transaction at a time");
         if span_from.is_some() {
@@ -137,15 +141,19 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Adds a change: a whole row for insert and update, the key's cells for delete; `old` is the whole row before, of an
-    /// update or delete.
+    /// Adds a change.
+    ///
+    /// `row` is the whole row for an insert and an update, and the key's cells for a delete. `old`
+    /// is the whole row before an update or delete.
     ///
     /// # Errors
-    /// When older segments could not be moved to a temporary file.
+    /// When a piece of the transaction could not be handed to the store, or older segments could
+    /// not be moved to a temporary file.
     pub fn push(&mut self, action: Action, row: TupleRef<'_>, old: Option<TupleRef<'_>>) -> io::Result<()> {
         debug_assert_eq!(old.is_some(), matches!(action, Action::Update | Action::Delete), "old rows by action");
-        // A full batch is closed when the next entry comes, so that a transaction's last batch is never an empty one.
-        // Old rows count by themselves: those of a batch may be large where its entries are not, as a delete's.
+        // A full batch is closed when the next entry comes. So a transaction's last batch is never
+        // empty. Old rows count separately: those of deletes may be large while the entries are
+        // small.
         if self.batch.is_full() || self.batch_olds.len() >= BATCH_BYTES {
             self.close_batch(false);
             if self.frames.len() + self.olds.len() >= SEGMENT_BYTES {
@@ -161,7 +169,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// From here on rows have this schema. Takes a sequence of its own.
+    /// Changes the schema of the rows that follow. The change takes a sequence of its own.
     pub fn change_schema(&mut self, schema: &Arc<Schema>) {
         if !self.batch.is_empty() {
             self.close_batch(false);
@@ -171,8 +179,8 @@ impl JournalWriter {
         self.schema = schema.clone();
     }
 
-    /// Says which definition the rows are of from the open transaction on. Comes before its changes; readers get it with the
-    /// first of them.
+    /// Sets the definition of the rows from the open transaction on. Must be called before the
+    /// changes of the transaction. Readers receive the definition with the first of them.
     pub(crate) fn begin_definition(&mut self, definition: DefinitionVersion) {
         let newest = self.journal.shared.inner.read().definitions.newest();
         let Some(open) = self.open.as_mut().filter(|_| newest != definition) else { return };
@@ -180,17 +188,20 @@ impl JournalWriter {
         self.batch.set_definition(definition);
     }
 
-    /// Notes the checksum of the rows that readers will have after the open transaction. Without it the next head has none.
+    /// Notes the checksum of the rows that readers have after the open transaction. Without it, the
+    /// next head has no checksum.
     pub fn note_checksum(&mut self, checksum: Checksum) {
         if let Some(open) = &mut self.open {
             open.checksum = Some(checksum);
         }
     }
 
-    /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which comes at once when much waits.
+    /// Ends the transaction. It becomes visible at the next [`JournalWriter::publish`], which this
+    /// calls itself once many bytes are waiting.
     ///
     /// # Errors
-    /// When older segments could not be moved to a temporary file; the transaction is in the journal all the same.
+    /// When a transaction could not be handed to the store, or older segments could not be moved to
+    /// a temporary file. The transaction is in the journal nevertheless.
     pub fn commit(&mut self) -> io::Result<()> {
         let Some(open) = self.open.clone() else { return Ok(()) };
         let position = open.header.position;
@@ -204,11 +215,11 @@ impl JournalWriter {
             };
             self.journal.shared.inner.write().definitions.push(position, definition, change);
         }
-        // What a span's newest commit was is said when the writer is advanced to its end.
+        // The newest commit of a span is noted when the writer is advanced to the span's end.
         let mark = open.header.mark().known().unwrap_or_default();
         if self.sequence == open.sequence {
             self.open = None;
-            // Nobody is told of it by a batch that there is not.
+            // An empty transaction has no batch that could carry the definition to readers.
             self.batch.set_definition(DefinitionVersion::UNKNOWN);
             self.advance(position, mark);
             self.committed.checksum = open.checksum;
@@ -236,7 +247,7 @@ impl JournalWriter {
         closed
     }
 
-    /// Takes the open transaction back.
+    /// Discards the open transaction.
     pub fn abort(&mut self) {
         let Some(open) = self.open.take() else { return };
         self.batch = BatchBuilder::default();
@@ -255,8 +266,10 @@ impl JournalWriter {
         }
     }
 
-    /// Every commit up to `position` is known and touched other tables only, if it is not in the journal. `mark` is the
-    /// newest of them, of any table; all zeros where it is unknown.
+    /// Advances the committed position. Every commit up to `position` must be known: it is in the
+    /// journal, or changed only other tables.
+    ///
+    /// `mark` is the newest of these commits, of any table; all zeros if unknown.
     pub fn advance(&mut self, position: Lsn, mark: CommitMark) {
         if position > self.committed.position
             || (position == self.committed.position && mark.end > self.committed.mark.end)
@@ -268,10 +281,12 @@ impl JournalWriter {
         }
     }
 
-    /// Makes all committed transactions visible, and waits for readers that may slow the source down.
+    /// Makes all committed transactions visible. Does not wait for readers: the caller does so with
+    /// [`JournalWriter::patience`].
     ///
     /// # Errors
-    /// When older segments could not be moved to a temporary file; everything is visible all the same.
+    /// When a transaction could not be handed to the store, or older segments could not be moved to
+    /// a temporary file. All committed transactions are visible nevertheless.
     pub fn publish(&mut self) -> io::Result<()> {
         let spilled = if self.frames.is_empty() { Ok(()) } else { self.close_piece(true) };
         let head = self.committed;
@@ -292,7 +307,8 @@ impl JournalWriter {
         spilled
     }
 
-    /// Holds readers to their buffer policy; how long the writer should wait for slow ones, if at all.
+    /// Applies the buffer policies: cuts readers that are too far behind. Returns a wait if the
+    /// writer should wait for a slow reader.
     #[must_use]
     pub fn patience(&self) -> Option<Patience> {
         let pruned = self.journal.shared.inner.read().pruned.sequence;
@@ -308,8 +324,9 @@ impl JournalWriter {
         self.olds.append(&mut self.batch_olds);
     }
 
-    /// Moves what the open transaction has so far into the journal, and before it, apart, whatever was committed earlier:
-    /// a segment holds whole transactions or a piece of one, never both.
+    /// Moves the changes of the open transaction so far into the journal. Earlier committed
+    /// transactions are moved first, into a segment of their own. A segment has whole transactions
+    /// or a piece of one, never both.
     fn close_part_of_open(&mut self) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let earlier = (!open.pieces && open.frames > 0).then(|| {
@@ -327,7 +344,7 @@ impl JournalWriter {
         self.close_piece(false)
     }
 
-    /// Moves what is in `frames` into the journal.
+    /// Moves the contents of `frames` into the journal as one segment.
     fn close_piece(&mut self, ends: bool) -> io::Result<()> {
         let (position, span_from) = match &self.open {
             Some(open) => (open.header.position, open.header.span_from),
@@ -336,7 +353,7 @@ impl JournalWriter {
         let piece = self.piece.clone();
         let (frames, olds) = (without_spare(&mut self.frames), without_spare(&mut self.olds));
         let stored = self.store_piece(&piece, ends, (position, span_from), &frames, &olds);
-        // Readers get it all the same: it is the table that ends then.
+        // If the store fails, readers still receive the piece. The caller ends the table.
         let (stored, kept) = match stored.transpose() {
             Ok(stored) => (stored, Ok(())),
             Err(error) => (None, Err(io::Error::other(error))),
@@ -367,8 +384,11 @@ impl JournalWriter {
 }
 
 impl JournalWriter {
-    /// Moves the oldest segments out of memory until it is within its bound: to temporary files, or with a store to where they are
-    /// already. What is not written yet stays; that is bounded by itself.
+    /// Moves the oldest segments out of memory until the memory is within its bound.
+    ///
+    /// Without a store, they are written to temporary files. With a store, they are read from its
+    /// files from then on. A segment that the store has not written yet stays in memory. The queue
+    /// of the store bounds such segments.
     fn spill(&mut self) -> io::Result<()> {
         let bound = self.journal.shared.options.memory_bytes_max;
         loop {
@@ -407,16 +427,16 @@ impl JournalWriter {
         self.appender.as_ref().expect("a journal with a store").store()
     }
 
-    /// Says what the rows that were committed last are rows of.
+    /// Sets the definition of the newest committed rows.
     pub(crate) fn define(&mut self, definition: Definition) {
         self.appender.iter_mut().for_each(|appender| appender.define(&definition));
         let (mut inner, position) = (self.journal.shared.inner.write(), self.committed.position);
-        // Where rows changed with it, the transaction has said so already.
+        // If rows changed with the definition, the transaction has noted that already.
         inner.definitions.push(position, definition.version(), DefinitionChange::KeepsRows);
         inner.definition = definition;
     }
 
-    /// Writes the newest position into the store, if it is due there.
+    /// Writes the newest position to the store if it is due.
     pub(crate) fn mark_if_due(&mut self, now: Instant) {
         let committed = self.committed;
         if self.frames.is_empty()
@@ -427,17 +447,17 @@ impl JournalWriter {
         }
     }
 
-    /// When [`JournalWriter::mark_if_due`] should be asked again.
+    /// Returns the time when [`JournalWriter::mark_if_due`] should be called again.
     pub(crate) fn mark_due_at(&self) -> Option<Instant> {
         self.appender.as_ref()?.mark_due_at(self.committed)
     }
 
-    /// Makes a full disk the end of what is kept, and not something to wait for.
+    /// Stops waiting for a full disk: from now on, a write that finds the disk full fails for good.
     pub(crate) fn stop_waiting_for_disk(&self) {
         self.appender.iter().for_each(Appender::stop_waiting_for_disk);
     }
 
-    /// Whether the disk is so far behind that the table should wait for it.
+    /// Returns true if the store is so far behind that the table should wait for it.
     pub(crate) fn is_ahead_of_disk(&self) -> bool {
         self.appender.as_ref().is_some_and(Appender::is_behind)
     }
@@ -473,8 +493,9 @@ impl JournalWriter {
 }
 
 impl Drop for JournalWriter {
-    /// The last position is kept, so that a restart asks for no more than it has to. Not where transactions before it are not: they were
-    /// not shown to anybody yet, and the source has them.
+    /// Writes the last position to the store, so that a restart requests only what follows it. Does
+    /// not do so if transactions before it are still unpublished: no reader saw them, and the
+    /// source has them.
     fn drop(&mut self) {
         let committed = self.committed;
         if !self.frames.is_empty() {
@@ -486,7 +507,7 @@ impl Drop for JournalWriter {
     }
 }
 
-/// What was written so far, without what was reserved beyond it: the bounds of memory count bytes that are used.
+/// Returns the contents without spare capacity: the memory bounds count only used bytes.
 fn without_spare(bytes: &mut Vec<u8>) -> Bytes {
     let mut bytes = std::mem::take(bytes);
     bytes.shrink_to_fit();

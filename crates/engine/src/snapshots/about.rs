@@ -1,4 +1,4 @@
-//! Whose snapshot a file is, in words that a person can read too. Both formats have it.
+//! The description of a snapshot as readable text, which both formats contain.
 
 use std::path::Path;
 
@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Manifest, StoreError, check_format};
 
-/// What every snapshot says of itself beside its position and its rows.
+/// The properties of a snapshot other than its position and its rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct About {
     /// The journal that issued it, the table and the source.
     #[serde(flatten)]
     pub(super) manifest: Manifest,
-    /// When it was written, in microseconds since 2000-01-01.
+    /// The time when it was written, in microseconds since 2000-01-01.
     taken_at: i64,
-    /// The table is the same at every position from this one to the snapshot's. Missing in files of earlier versions.
+    /// The first position from which on the table did not change until the snapshot's position.
+    /// Missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unchanged_since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +33,7 @@ impl About {
         About { manifest, taken_at: taken_at.0, unchanged_since: Some(unchanged_since.to_string()), user_meta }
     }
 
-    /// Returns the first position from which on the table is what it is in the snapshot.
+    /// Returns the first position from which on the table is the same as in the snapshot.
     pub(super) fn unchanged_since(&self) -> Option<Lsn> {
         self.unchanged_since.as_ref()?.parse().ok()
     }
@@ -42,14 +43,14 @@ impl About {
     }
 }
 
-/// Reads what a file says of itself.
+/// Parses the description in a file.
 ///
 /// # Errors
-/// When it is of a format that this version does not know, or is no such text.
+/// When it has a format that this version does not know, or is invalid.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8], path: &Path) -> Result<T, StoreError> {
     let damaged =
         |error: serde_json::Error| StoreError::damaged(path, 0, format!("it does not say whose it is: {error}"));
-    // The format comes first: another one may have other keys.
+    // The format is checked first: another one may have other keys.
     let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
     check_format(&value, path)?;
     serde_json::from_value(value).map_err(damaged)

@@ -3,43 +3,44 @@ use laredo_core::{Lsn, ProjectError};
 use crate::base::BaseError;
 use crate::store::StoreError;
 
-/// Why something could not be done with a snapshot.
+/// An error of an operation on snapshots.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// There is none of this id.
+    /// A snapshot ID that does not exist.
     #[error("there is no snapshot `{0}`")]
     Unknown(String),
-    /// It is the newest one.
+    /// An attempt to remove the newest snapshot.
     #[error("`{0}` is the newest snapshot, from which a restart goes on; it can be removed when there is a newer one")]
     Newest(String),
-    /// The folder, or a file in it.
+    /// An error of the folder, or of a file in it.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What it is made of, or what it holds.
+    /// An error of merging or reading the rows of a snapshot.
     #[error(transparent)]
     Base(#[from] BaseError),
-    /// A row that JSON has no words for.
+    /// A row that cannot be written as JSON.
     #[error("a row cannot be written as JSON: {0}")]
     Project(#[from] ProjectError),
-    /// The table is served with rows that are at least as new.
+    /// A table that is served already, with rows that are at least as new.
     #[error("the table is served as of {0} already, and its rows never go back in time; to copy it anew, reload it")]
     Served(Lsn),
-    /// The table has failed, and nothing of it is served.
+    /// A table that has failed and is not served.
     #[error("the table cannot be followed, and is not served: {0}")]
     Failed(String),
-    /// The journal's rows are of a history that the database has abandoned.
+    /// A journal whose rows belong to a history that the database has abandoned.
     #[error("the database's history has forked, and the table is being copied; ask again once it is")]
     Forked,
-    /// The table's task has ended.
+    /// A table whose task has ended.
     #[error("the server is stopping")]
     Stopping,
-    /// A fault of laredo.
+    /// A panic in a task, which is a bug in laredo.
     #[error("the task failed ({0}); report this")]
     Panicked(String),
 }
 
 impl SnapshotError {
-    /// Whether it is the file that is at fault: it was damaged, or is not the table's.
+    /// Returns true if the file is at fault: it is damaged, belongs to another table or history, or
+    /// has an unknown format.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! A table's folder of snapshots, and what is known of them.
+//! The folder of a table's snapshots, and the list of those in it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -19,20 +19,21 @@ use crate::source::SourceIdentity;
 use crate::store::{Folder, Forks, Manifest, StoreError, io_error, rows_of};
 use crate::table::Clock;
 
-/// A table's snapshots: written, listed, read and removed. No other server may use their folder as long as this lives.
+/// The snapshots of a table, which can be written, listed, read and removed. No other server can
+/// use their folder while this lives.
 pub struct Snapshots {
     pub(super) folder: Folder,
     pub(super) options: SnapshotOptions,
-    /// For files without a name.
+    /// The folder for temporary files.
     pub(super) temporary: PathBuf,
     pub(super) table: TableName,
     pub(super) source: Mutex<SourceIdentity>,
-    /// The forks of the database's history that were noted here.
+    /// The forks of the database's history that were noted in this folder.
     pub(super) forks: Mutex<Forks>,
     pub(super) clock: Clock,
-    /// The newest first. Only those that are the table's, and of its source's past.
+    /// The known snapshots, newest first. All belong to this table and to its source's history.
     pub(super) known: Mutex<Vec<SnapshotInfo>>,
-    /// Held by whoever changes what is in the folder.
+    /// The lock for changes of the folder's contents.
     pub(super) changing: Arc<tokio::sync::Mutex<()>>,
     pub(super) status: watch::Sender<SnapshotStatus>,
 }
@@ -44,11 +45,11 @@ impl std::fmt::Debug for Snapshots {
 }
 
 impl Snapshots {
-    /// Takes a folder, which is made if there is none, and looks at what is in it. A file that is of no use is named in the log and
-    /// left where it is.
+    /// Opens the folder, creates it if it is missing, and lists its snapshots. An unusable file is
+    /// logged and left in place.
     ///
     /// # Errors
-    /// When another server has the folder, or when it cannot be read or written.
+    /// When another server uses the folder, or when it cannot be read or written.
     pub(crate) fn open(
         options: SnapshotOptions,
         temporary: PathBuf,
@@ -69,7 +70,8 @@ impl Snapshots {
             }
         }
         newest_first(&mut found);
-        // One of the same entries, as of a later position, has taken its place; the server ended before it was removed.
+        // A snapshot of the same entries at a later position has replaced this one. The server
+        // ended before it removed this one.
         let twice = |info: &SnapshotInfo| {
             found.iter().find(|first| first.id == info.id).is_some_and(|first| first.path != info.path)
         };
@@ -79,30 +81,30 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Those that there are, the newest first.
+    /// Returns all known snapshots, newest first.
     #[must_use]
     pub fn list(&self) -> Vec<SnapshotInfo> {
         self.known.lock().clone()
     }
 
-    /// The newest one.
+    /// Returns the newest snapshot.
     #[must_use]
     pub fn newest(&self) -> Option<SnapshotInfo> {
         self.known.lock().first().cloned()
     }
 
-    /// How writing them goes.
+    /// Returns the status of writing snapshots.
     #[must_use]
     pub fn status(&self) -> SnapshotStatus {
         self.status.borrow().clone()
     }
 
-    /// The rows of one.
+    /// Returns the rows of a snapshot.
     pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
         self.look(id, |info| self.open_base(info).map(Arc::new))
     }
 
-    /// Reads all of one.
+    /// Reads a whole snapshot to verify it.
     pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
         self.look(id, |info| {
             let base = self.open_base(info)?;
@@ -110,12 +112,13 @@ impl Snapshots {
         })
     }
 
-    /// One with all its rows.
+    /// Returns a snapshot with all its rows.
     pub(super) fn recover_now(&self, id: &str) -> Result<Recovered, SnapshotError> {
         self.look(id, |info| self.load(info))
     }
 
-    /// The newest one that is what was written; what proves not to be is named in the log.
+    /// Returns the newest valid snapshot with all its rows. Logs newer ones that are invalid or
+    /// cannot be read, and no longer lists them.
     pub(crate) fn recover_newest(&self) -> Option<Recovered> {
         loop {
             let info = self.newest()?;
@@ -131,7 +134,7 @@ impl Snapshots {
         }
     }
 
-    /// Removes one that is not the newest.
+    /// Removes a snapshot that is not the newest.
     pub(super) fn remove(&self, id: &str) -> Result<(), SnapshotError> {
         let info = self.find(id)?;
         if self.newest().is_some_and(|newest| newest.id == info.id) {
@@ -141,7 +144,7 @@ impl Snapshots {
         Ok(remove_file(&info.path)?)
     }
 
-    /// Removes what is beyond a number or an age; tells how many those were.
+    /// Removes the snapshots beyond a number or an age. Returns their number.
     pub(super) fn remove_beyond(
         &self,
         keep_count: u32,
@@ -164,7 +167,8 @@ impl Snapshots {
         self.known.lock().retain(|info| info.id != id);
     }
 
-    /// Opens a file that an earlier run has left. What this run writes may well be ahead of what its source had written then.
+    /// Opens a file of an earlier run. Files of this run are not checked: they may be ahead of the
+    /// end of the WAL that the source reported at the start.
     fn admit(&self, path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
         let opened = open::open(path, format)?;
         let manifest = &opened.about.manifest;
@@ -177,7 +181,7 @@ impl Snapshots {
         Ok(opened)
     }
 
-    /// Checks that a snapshot is of the database's past, and notes where the two have parted if it is not.
+    /// Checks that a snapshot is part of the database's history. If it is not, notes the fork.
     fn check_history(&self, manifest: &Manifest, position: Lsn) -> Result<(), String> {
         self.forks.lock().check(manifest.forks(), position)?;
         let source = self.source.lock().clone();
@@ -191,10 +195,10 @@ impl Snapshots {
         })
     }
 
-    /// Notes a fork of the database's history. Snapshots of the other history are used no more.
+    /// Notes a fork of the database's history. Snapshots of the other history are no longer used.
     ///
     /// # Errors
-    /// When it cannot be noted.
+    /// When the fork cannot be noted.
     pub(crate) fn note_fork(&self, fork: &Fork, reason: &str) -> Result<(), StoreError> {
         Forks::note(&self.folder, fork, reason)?;
         *self.forks.lock() = Forks::read(&self.folder)?;
@@ -206,12 +210,12 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The database is on another line of its history now.
+    /// Sets the identity of the source after the database's timeline has changed.
     pub(crate) fn identify(&self, source: SourceIdentity) {
         *self.source.lock() = source;
     }
 
-    /// Positions up to here may be those of a history that the database has abandoned.
+    /// Returns the highest position that may belong to a history that the database has abandoned.
     pub(crate) fn abandoned(&self) -> Lsn {
         self.forks.lock().abandoned()
     }
@@ -235,7 +239,8 @@ impl Snapshots {
         self.folder.sync_names()
     }
 
-    /// Looks at one. A file that is not what was written is not looked at again.
+    /// Reads a snapshot with `read`. If its file turns out to be damaged, the snapshot is no longer
+    /// listed.
     fn look<T>(
         &self,
         id: &str,
@@ -244,7 +249,7 @@ impl Snapshots {
         let info = self.find(id)?;
         let looked = read(&info);
         if let Err(error) = &looked {
-            // It may have gone meanwhile, as old ones do.
+            // It may have been removed in the meantime, as old ones are.
             self.find(id)?;
             if error.is_damage() {
                 self.distrust(&info, error);
@@ -264,7 +269,7 @@ impl Snapshots {
     }
 }
 
-/// Goes through all rows, and sees whether they are as many as there should be.
+/// Reads all rows, and checks that their number is right.
 fn count_rows(base: &Base, info: &SnapshotInfo) -> Result<(), SnapshotError> {
     let mut rows = 0;
     base.for_each_row::<BaseError>(|_| {
@@ -279,7 +284,7 @@ fn count_rows(base: &Base, info: &SnapshotInfo) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// Positions order what one source has written.
+/// Sorts snapshots by position, which orders everything that one source has written.
 pub(super) fn newest_first(known: &mut [SnapshotInfo]) {
     known.sort_by_key(|info| std::cmp::Reverse((info.position, info.taken_at)));
 }

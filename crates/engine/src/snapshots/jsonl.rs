@@ -1,7 +1,8 @@
-//! The JSON format: a line that says what the file is, a line for each row, and a line with the checksums of all before it.
+//! The JSON format: a line that describes the file, a line for each row, and a line with checksums.
 //!
-//! A row stands there twice: as others read it, and as its bytes. The projection alone does not give every row back as it was
-//! (how a `json` document was spelled, an array's lower bounds), and a restart must not change what a table holds.
+//! Each row is written twice: as readable JSON, and as its bytes. The JSON alone does not restore
+//! every row exactly: for example, the spelling of a `json` document or the lower bounds of an
+//! array. A restart must not change the contents of a table.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -34,7 +35,7 @@ pub(super) struct Header {
     pub(super) about: About,
     sequence: u64,
     position: String,
-    /// Microseconds since 2000-01-01.
+    /// The time of the last commit, in microseconds since 2000-01-01.
     committed_at: i64,
     /// The newest commit of any of the source's tables up to the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,19 +48,19 @@ pub(super) struct Header {
     /// The checksum of the rows in hexadecimal digits; missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
-    /// For people.
+    /// The columns, for human readers.
     #[serde(skip_deserializing)]
     columns: Vec<ColumnLine>,
-    /// The same with all that reading the cells takes: a `TypedSchema` in base64.
+    /// The columns with everything needed to decode the cells: a `TypedSchema` in base64.
     typed_schema: String,
 }
 
-/// A commit's mark.
+/// The mark of a commit.
 #[derive(Serialize, Deserialize)]
 struct NewestCommit {
     end: String,
     xid: u64,
-    /// Microseconds since 2000-01-01.
+    /// The time of the commit, in microseconds since 2000-01-01.
     committed_at: i64,
 }
 
@@ -83,7 +84,7 @@ struct ColumnLine {
     key: bool,
 }
 
-/// What is read of a line between the first and the last: the row's cells in base64.
+/// The part of a row's line that is read back: the row's cells in base64.
 #[derive(Deserialize)]
 struct CellsLine<'a> {
     #[serde(borrow)]
@@ -93,16 +94,16 @@ struct CellsLine<'a> {
 /// The last line.
 #[derive(Serialize, Deserialize)]
 struct End {
-    /// Of the lines before it.
+    /// The number of bytes of the lines before it.
     bytes: u64,
-    /// CRC-32 of each megabyte of them.
+    /// The CRC-32 of each megabyte of those lines.
     checksums: Vec<u32>,
 }
 
-/// Writes the rows of a base as those of a state.
+/// Writes the rows of a base as the state at `head`.
 ///
 /// # Errors
-/// When the base cannot be read, a row has no words in JSON, or the file cannot be written.
+/// When the base cannot be read, a row cannot be written as JSON, or the file cannot be written.
 pub(super) fn write(
     base: &Base,
     head: Head,
@@ -134,7 +135,7 @@ pub(super) fn write(
     };
     let mut lines = Writer { out, sums: Sums::default(), bytes: 0 };
     lines.put(&line(&header)?)?;
-    // The cells come with each row, so whoever reads the file back does not need the values.
+    // The cells follow each row, so a program that reads the file back does not need the values.
     let hex = HexCells::default();
     let (rows, mut line_of_row) = (JsonRows::new(schema.clone()), Vec::new());
     base.for_each_row::<SnapshotError>(|row| {
@@ -173,7 +174,7 @@ fn line(value: &impl Serialize) -> Result<Vec<u8>, SnapshotError> {
 /// Reads the last and the first line of a file.
 ///
 /// # Errors
-/// When it cannot be read, or is not what was written.
+/// When the file cannot be read, or is damaged.
 pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let io = read_error(path);
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), last_line(&file)?, file)));
@@ -207,17 +208,17 @@ impl Header {
     }
 }
 
-/// The rows of a file whose first line was read.
+/// The rows of a file whose first line has been read.
 pub(super) struct Rows {
     lines: Lines,
     schema: Arc<Schema>,
 }
 
 impl Rows {
-    /// The rows as frames, in a temporary file.
+    /// Writes the rows as frames to a temporary file.
     ///
     /// # Errors
-    /// When the file cannot be read or is not what was written, or when the temporary file cannot be written.
+    /// When the file cannot be read or is damaged, or when the temporary file cannot be written.
     pub(super) fn into_base(mut self, head: Head, folder: &Path) -> Result<Base, SnapshotError> {
         let mut writer = BaseWriter::new(folder)?;
         while let Some(line) = self.lines.next()? {
@@ -233,15 +234,15 @@ impl Rows {
     }
 }
 
-/// The lines before the last, checked.
+/// The lines before the last one, verified.
 struct Lines {
     file: File,
     kept: KeptAs,
-    /// Of all of them.
+    /// The number of bytes of all of them.
     bytes: u64,
     at: u64,
     read: BytesMut,
-    /// So much of `read` has no end of a line.
+    /// The number of bytes of `read` that contain no end of a line.
     searched: usize,
 }
 
@@ -268,11 +269,12 @@ impl Lines {
     }
 }
 
-/// The last line is looked for in so many bytes at first, and in no more than this at last: checksums of a petabyte fit.
+/// The number of bytes at the end in which the last line is first searched, and the maximum. The
+/// maximum suffices for the checksums of a petabyte.
 const TAIL_BYTES: u64 = 64 << 10;
 const TAIL_BYTES_MAX: u64 = 64 << 20;
 
-/// Where the last line begins, and what it is; `None` where there is no such line.
+/// Returns the offset and the contents of the last line. Returns `None` if there is no such line.
 fn last_line(file: &File) -> io::Result<Option<(u64, Vec<u8>)>> {
     let length = file.metadata()?.len();
     let mut taken = TAIL_BYTES;

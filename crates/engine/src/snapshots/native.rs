@@ -1,4 +1,4 @@
-//! The native format: a base, whose end says whose it is as well.
+//! The native format: a base whose footer also has the description of the snapshot.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::base::{Base, BaseError};
 use crate::journal::Head;
 use crate::store::{BaseFooter, Definition, KeptMark, StoreError, Sums};
 
-/// Writes the rows of a base as those of a state.
+/// Writes the rows of a base as the state at `head`.
 ///
 /// # Errors
 /// When the base cannot be read, or the file cannot be written.
@@ -48,10 +48,10 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Reads the end of a file.
+/// Reads the footer of a file.
 ///
 /// # Errors
-/// When it cannot be read, or is not what was written.
+/// When the file cannot be read, or is damaged.
 pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let (base, footer) = Base::open(path)?;
     let about: About = about::parse(footer.about.as_bytes(), path)?;

@@ -1,4 +1,4 @@
-//! A snapshot's file, of which only its ends were read.
+//! Opened files of snapshots, of which only the beginning or the end has been read.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::base::Base;
 use crate::journal::Head;
 use crate::store::{Definition, StoreError};
 
-/// What a file says of itself, and the way to its rows.
+/// The description of a snapshot, and access to its rows.
 pub(super) struct Opened {
     pub(super) about: About,
     pub(super) definition: Definition,
@@ -23,7 +23,7 @@ enum Contents {
     Jsonl(Box<jsonl::Rows>),
 }
 
-/// The format of a file, as its name has it; `None` for a file that is no snapshot.
+/// Returns the format of a file by its name. Returns `None` if the file is not a snapshot.
 pub(super) fn format_of(path: &Path) -> Option<SnapshotFormat> {
     let extension = path.extension()?.to_str()?;
     [SnapshotFormat::Native, SnapshotFormat::Jsonl].into_iter().find(|format| format.name() == extension)
@@ -32,7 +32,7 @@ pub(super) fn format_of(path: &Path) -> Option<SnapshotFormat> {
 /// Opens a file.
 ///
 /// # Errors
-/// When it cannot be read, is not what was written, or is of a format that this version does not know.
+/// When the file cannot be read, is damaged, or has a format that this version does not know.
 pub(super) fn open(path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
     match format {
         SnapshotFormat::Native => native::open(path),
@@ -72,10 +72,10 @@ impl Opened {
         }
     }
 
-    /// Its rows as frames; those of the native format are checked only as they are read.
+    /// Returns the rows as frames. Rows of the native format are verified only when they are read.
     ///
     /// # Errors
-    /// When they cannot be read, or are not what was written.
+    /// When the rows cannot be read, or are damaged.
     pub(super) fn into_base(self, path: &Path, temporary: &Path) -> Result<Base, SnapshotError> {
         let base = match self.contents {
             Contents::Native(base) => base,

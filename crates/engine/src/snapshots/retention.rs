@@ -1,4 +1,4 @@
-//! Which snapshots go: one function of what there is.
+//! The retention of snapshots: a pure function that selects those to remove.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use laredo_core::CommitTime;
 
 use super::SnapshotInfo;
 
-/// Those that go, of snapshots in their order, the newest first. The newest never does.
+/// Returns the snapshots to remove. `known` must be sorted newest first. The newest is never
+/// removed.
 pub(super) fn beyond(
     known: &[SnapshotInfo],
     keep_count: u32,
@@ -56,7 +57,7 @@ mod tests {
         assert_eq!(gone(4, Some(20)), ["30"]);
         assert_eq!(gone(2, Some(9)), ["10", "20", "30"]);
         assert_eq!(gone(0, Some(0)), ["10", "20", "30"]);
-        // A clock that went back makes nothing old.
+        // A clock that was set back makes no snapshot old.
         assert!(super::beyond(&known, 4, Some(Duration::ZERO), CommitTime(-100 * second)).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! When snapshots are written.
+//! The schedule of snapshots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::{SnapshotError, Snapshots};
 use crate::journal::Journal;
 
-/// After a failure the next attempt comes after this, or sooner where the interval is shorter.
+/// The maximum wait before the next attempt after a failure.
 const RETRY: Duration = Duration::from_secs(15);
 
-/// Until a table is copied after a fork of the database's history, it is looked at again after this.
+/// The maximum wait before the next attempt while a table is copied after a fork.
 const FORKED: Duration = Duration::from_secs(1);
 
-/// Writes a snapshot at every interval in which anything was committed, until the other side of `ended` is dropped. One that is being
-/// written then is completed.
+/// Writes a snapshot at every interval in which anything was committed, until the sender of `ended`
+/// is dropped. A snapshot that is being written at that time is completed.
 pub(crate) async fn write_when_due(
     snapshots: Arc<Snapshots>,
     mut journal: watch::Receiver<Option<Journal>>,
@@ -39,7 +39,7 @@ pub(crate) async fn write_when_due(
             () = sleep(wait) => {}
         }
         let began = Instant::now();
-        // Another one takes its place where the database's history forks.
+        // Another journal replaces this one if the database's history forks.
         let Some(of) = journal.borrow().clone() else { return };
         let interval = snapshots.options.interval;
         wait = match snapshots.change(move |snapshots| snapshots.write_if_moved(&of)).await {
@@ -61,7 +61,7 @@ pub(crate) async fn write_when_due(
 }
 
 impl Snapshots {
-    /// The rest of the interval since the newest one; nothing where there is none.
+    /// Returns the rest of the interval since the newest snapshot; zero if there is none.
     fn first_wait(&self) -> Duration {
         let now = self.clock.as_ref()();
         let age = self.newest().map(|newest| age(newest.taken_at, now));
@@ -75,7 +75,7 @@ impl Snapshots {
     }
 }
 
-/// Nothing where the clock has gone back.
+/// Returns the age of a snapshot; zero if the clock was set back.
 fn age(taken_at: CommitTime, now: CommitTime) -> Duration {
     Duration::from_micros(u64::try_from(now.0.saturating_sub(taken_at.0)).unwrap_or(0))
 }

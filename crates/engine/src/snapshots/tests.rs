@@ -1,4 +1,5 @@
-//! Snapshots are written, harmed in every way, and read again: what comes back is what was written, or nothing and a word about why.
+//! Tests that write snapshots, damage them in every way, and read them again. The result must be
+//! the same contents, or nothing and an error message.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ type Rows = BTreeMap<i64, String>;
 
 const FORMATS: [SnapshotFormat; 2] = [SnapshotFormat::Native, SnapshotFormat::Jsonl];
 
-/// Where an fsync costs nothing, if there is such a place.
+/// Returns a folder where an fsync costs nothing, if possible.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -60,7 +61,7 @@ fn rows(of: &[(i64, &str)]) -> Rows {
     of.iter().map(|(id, body)| (*id, (*body).to_owned())).collect()
 }
 
-/// The files in a folder that are snapshots.
+/// Returns the snapshot files in a folder.
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     let all = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = all.filter(|path| open::format_of(path).is_some()).collect();
@@ -68,7 +69,7 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
-/// A journal in which something happened.
+/// Returns a journal with some changes.
 fn some_journal() -> (Journal, JournalWriter) {
     let (journal, mut writer) = tests::journal(tests::options());
     commit(&mut writer, |writer| {
@@ -93,7 +94,7 @@ fn what_is_written_comes_back_in_either_format() {
         commit(&mut writer, |writer| insert(writer, 3, &"long".repeat(500_000)));
         let later = snapshots.write(&journal, None).unwrap();
         drop(snapshots);
-        // Whichever format is written now, both are read.
+        // Both formats are read, independent of the format that is written.
         let snapshots = opened(folder.path(), SnapshotFormat::Native);
         assert_eq!(snapshots.list(), [later.clone(), info.clone()]);
         assert_eq!(snapshots.list()[1].user_meta, Some(meta));
@@ -122,7 +123,8 @@ fn lines_of_json_are_what_others_read() {
     assert_eq!(end["bytes"], text.trim_end().rfind('\n').unwrap() + 1);
 }
 
-/// Every byte of a file is flipped, and every length of it left: a snapshot is whole, or it is not there.
+/// Flips a bit of every byte of a file, and truncates it to every length. A snapshot must be
+/// complete or missing.
 #[test]
 fn a_harmed_file_is_left_out_and_an_older_one_counts() {
     for format in FORMATS {
@@ -144,7 +146,7 @@ fn a_harmed_file_is_left_out_and_an_older_one_counts() {
             bytes[at] ^= 0x10;
             let (newest, left, errors) = look(&bytes);
             let newest = newest.unwrap();
-            // White space in the last line of JSON means nothing, whichever it is.
+            // White space in the last line of JSON has no meaning, and such a flip does no damage.
             if newest.0 == newer.id {
                 assert_eq!(newest.1, rows(&[(2, "two, \"\u{e9}\"\n"), (3, "three")]), "{format:?} byte {at}");
             } else {
@@ -173,7 +175,7 @@ fn what_is_of_another_table_or_history_is_left_where_it_is() {
         is_refused("u", source());
         is_refused("t", elsewhere);
         assert_eq!(opened(folder.path(), format).list(), std::slice::from_ref(&info));
-        // A fork is noted: the file stays, and is of no use to any later run.
+        // The fork is noted. The file stays, but later runs do not use it.
         is_refused("t", restored);
         assert!(info.path.exists());
         is_refused("t", source());
@@ -184,7 +186,7 @@ fn what_is_of_another_table_or_history_is_left_where_it_is() {
 fn a_newer_format_is_named_and_left_out() {
     let folder = folder();
     let info = opened(folder.path(), SnapshotFormat::Jsonl).write(&some_journal().0, None).unwrap();
-    // As a newer version would write it, with checksums that are right.
+    // The file is as a newer version would write it, with right checksums.
     let text = fs::read_to_string(&info.path).unwrap().replacen("\"format\":1", "\"format\":9", 1);
     let end = text.trim_end().rfind('\n').unwrap() + 1;
     let checksum = crc32fast::hash(&text.as_bytes()[..end]);
@@ -233,7 +235,7 @@ fn what_a_server_that_ended_was_doing_is_cleared_up() {
     writer.advance(Lsn(first.position.0 + 1000), CommitMark::default());
     writer.publish().unwrap();
     let second = opened(folder.path(), SnapshotFormat::Native).write(&journal, None).unwrap();
-    // It ended before the one that is replaced was removed, and while it wrote another one.
+    // The server ended before it removed the replaced snapshot, and while it wrote another one.
     fs::write(&first.path, bytes).unwrap();
     fs::write(folder.path().join(".writing-x"), "half").unwrap();
     let snapshots = opened(folder.path(), SnapshotFormat::Native);
@@ -260,7 +262,7 @@ fn a_disk_that_fails_is_told_of_and_the_next_attempt_counts() {
     assert_eq!((snapshots.status().error, snapshots.status().durable.position()), (None, journal.head().position));
 }
 
-/// A transaction that is being written is in no snapshot.
+/// A snapshot never contains a transaction that is being written.
 #[test]
 fn only_whole_transactions_are_in_it() {
     let folder = folder();

@@ -1,4 +1,4 @@
-//! Writing a snapshot: a function of what nobody changes any more.
+//! Writing of snapshots from immutable data.
 
 use std::io::{BufWriter, IntoInnerError};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::durable::Durable;
 use crate::journal::{Journal, Merging};
 use crate::store::{Manifest, io_error};
 
-/// Bytes written in one go.
+/// The number of bytes written at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
 impl Snapshots {
-    /// Writes one, unless the newest shows just what there is.
+    /// Writes a snapshot, unless the newest one has the same entries and position.
     pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
         let head = journal.head();
         let id = journal.instance().snapshot_id(head.sequence);
@@ -23,7 +23,7 @@ impl Snapshots {
         if is_known { Ok(()) } else { self.write(journal, None).map(drop) }
     }
 
-    /// Writes one of everything that is visible.
+    /// Writes a snapshot of everything that is visible.
     pub(super) fn write(
         &self,
         journal: &Journal,
@@ -41,7 +41,7 @@ impl Snapshots {
         written
     }
 
-    /// Notes why there is no new one.
+    /// Notes the reason why a snapshot could not be written.
     pub(super) fn failed(&self, error: &SnapshotError) {
         self.status.send_modify(|status| {
             status.errors += 1;
@@ -54,7 +54,7 @@ impl Snapshots {
         journal: &Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        // In this order: a fork that is noted later is seen when the file is there.
+        // The order matters: a fork that is noted later is detected after the file was written.
         let forks = self.forks.lock().count();
         if journal.is_parted() {
             return Err(SnapshotError::Forked);
@@ -115,7 +115,7 @@ impl Snapshots {
             status.writes += 1;
             status.error = None;
         });
-        // The new one is there whatever becomes of the old ones.
+        // The new snapshot is valid even if old ones cannot be removed.
         if let Err(error) = self.make_room(earlier.as_ref().filter(|earlier| earlier.path != info.path)) {
             self.status.send_modify(|status| status.errors += 1);
             tracing::warn!(table = %self.table, %error, "an old snapshot cannot be removed");

@@ -7,15 +7,16 @@ use laredo_core::CommitTime;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// An answer that took longer says too little of the time at which it was given, where there is another one.
+/// The longest time that an answer may take. A slower answer is used only if there is no other one.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// The clock of a database. Lag is the difference of two of its times: the clock of this machine may be hours away. Cheap to clone.
+/// The clock of a database. Lag is the difference of two times of this clock, because this
+/// machine's clock may be hours away. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct SourceClock(Arc<Mutex<Option<(CommitTime, Instant)>>>);
 
 impl SourceClock {
-    /// Records the time that the database gave between the question and its answer.
+    /// Records a time that the database returned between `asked` and `answered`.
     pub fn note(&self, told: CommitTime, asked: Instant, answered: Instant) {
         let took = answered.saturating_duration_since(asked);
         let mut known = self.0.lock();
@@ -24,7 +25,8 @@ impl SourceClock {
         }
     }
 
-    /// Returns the time on the database's clock. Before the database has given one, this is `own`, the time on this machine's.
+    /// Returns the time on the database's clock. Before the database has returned a time, this is
+    /// `own`, the time on this machine's clock.
     #[must_use]
     pub fn now(&self, own: CommitTime) -> CommitTime {
         let Some((told, at)) = *self.0.lock() else { return own };

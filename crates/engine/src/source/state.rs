@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// The longest time between two attempts: a fault that is gone is noticed within it.
+/// The longest time between two attempts. A fault that has passed is noticed within this time.
 const ATTEMPT_INTERVAL_MAX: Duration = Duration::from_secs(10);
-/// The time between two looks at what another process holds.
+/// The time between two attempts to take over from another process.
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of a source.
@@ -18,7 +18,7 @@ pub enum SourceState {
     Connecting,
     /// Transactions are received as they commit.
     Following,
-    /// Nothing is received, because nothing is taken. The database keeps what commits.
+    /// The engine takes no events, so nothing is received. The database keeps what commits.
     Paused {
         /// The reason.
         reason: String,
@@ -27,19 +27,20 @@ pub enum SourceState {
     Standby {
         /// The process that holds it, and what it holds.
         reason: String,
-        /// The time of the next look.
+        /// The time of the next attempt.
         next_attempt: Instant,
     },
-    /// The database cannot be followed for now. No person is needed if the fault passes.
+    /// The database cannot be followed for now. No operator is needed if the fault passes.
     Retrying {
         /// The last error.
         reason: String,
         /// The time of the next attempt.
         next_attempt: Instant,
     },
-    /// The database refuses to be followed. A person fixes the cause, and the next attempt notices.
+    /// The database refuses to be followed. An operator has to fix the cause; the next attempt
+    /// notices the fix.
     Refused {
-        /// The last error, with what to do.
+        /// The last error, and what to do.
         reason: String,
         /// The time of the next attempt.
         next_attempt: Instant,
@@ -63,7 +64,7 @@ impl SourceState {
         }
     }
 
-    /// Returns the reason for the state, where it needs one.
+    /// Returns the reason for the state, if it has one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -75,7 +76,7 @@ impl SourceState {
         }
     }
 
-    /// Returns the time of the next attempt, where one is planned.
+    /// Returns the time of the next attempt, if one is scheduled.
     #[must_use]
     pub fn next_attempt(&self) -> Option<Instant> {
         match self {
@@ -92,8 +93,8 @@ impl SourceState {
         SourceState::Standby { reason, next_attempt: Instant::now() + STANDBY_INTERVAL }
     }
 
-    /// Returns the state of a source that tries again after a delay. Where the configuration allows no more attempts, there is
-    /// none, and the source is refused.
+    /// Returns the state of a source that tries again after a delay. `None` means that the
+    /// configuration allows no more attempts, and the source is refused.
     #[must_use]
     pub fn retrying(reason: String, delay: Option<Duration>) -> SourceState {
         match delay {
@@ -105,7 +106,8 @@ impl SourceState {
         }
     }
 
-    /// Returns the state of a source that is refused, and is looked at again after a delay; without one, after the longest.
+    /// Returns the state of a source that is refused, and tried again after a delay. Without a
+    /// delay, this is after the longest interval.
     #[must_use]
     pub fn refused(reason: String, delay: Option<Duration>) -> SourceState {
         SourceState::Refused { reason, next_attempt: attempt_after(delay.unwrap_or(ATTEMPT_INTERVAL_MAX)) }
@@ -127,13 +129,13 @@ fn attempt_after(delay: Duration) -> Instant {
 pub struct SourceStatus {
     /// The state.
     pub state: SourceState,
-    /// The time at which the source came into this state.
+    /// The time at which the source entered this state.
     pub since: Instant,
     /// The time at which the source was last known to be followed; `None` if it never was.
     pub followed_at: Option<Instant>,
 }
 
-/// Reports the state of one source, and waits for its attempts. Cheap to clone.
+/// The reported state of one source, and the wait for its attempts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StateReporter {
     source: Arc<str>,
@@ -142,7 +144,8 @@ pub struct StateReporter {
 }
 
 impl StateReporter {
-    /// Returns a reporter of a source that is being connected. `source` is its name in the configuration.
+    /// Returns a reporter for a source that is connecting. `source` is its name in the
+    /// configuration.
     #[must_use]
     pub fn new(source: &str) -> StateReporter {
         let status = SourceStatus { state: SourceState::Connecting, since: Instant::now(), followed_at: None };
@@ -153,13 +156,13 @@ impl StateReporter {
         }
     }
 
-    /// Returns the state as it changes.
+    /// Returns a receiver of the state and its changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<SourceStatus> {
         self.status.subscribe()
     }
 
-    /// Returns the state as it is now.
+    /// Returns the present state.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
         self.status.borrow().clone()
@@ -185,9 +188,11 @@ impl StateReporter {
         });
     }
 
-    /// Changes the state, and waits for its next attempt, or until [`StateReporter::retry`] is called.
+    /// Changes the state, and waits for its next attempt or a call of [`StateReporter::retry`].
+    /// Returns at once if the state has no next attempt.
     pub async fn wait(&self, state: SourceState) {
-        // Before the state is visible: an order that is given because of it must not be missed.
+        // Registered before the state is visible: an order that is given because of the state must
+        // not be missed.
         let retry = self.retry.notified();
         let until = state.next_attempt();
         self.report(state);
@@ -198,7 +203,7 @@ impl StateReporter {
         }
     }
 
-    /// Has a source that waits for its next attempt make it now.
+    /// Makes a source that waits for its next attempt try again now.
     pub fn retry(&self) {
         self.retry.notify_waiters();
     }

@@ -1,4 +1,4 @@
-//! The end of a journal's files that is written.
+//! The appending side of a journal's files.
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
@@ -21,19 +21,20 @@ use crate::descriptors::with_reserve;
 use crate::durable::sync;
 use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
 
-/// Where nothing happens but time, its position is written no more often than this.
+/// The minimum time between two marks if the position moves without changes to the table.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Appends to a journal's files. Nothing waits for the disk here: a thread of its own writes and syncs what comes.
+/// Appends to a journal's files. A separate thread writes and syncs the records, so callers
+/// normally do not wait for the disk.
 #[derive(Debug)]
 pub(crate) struct Appender {
     store: Arc<Store>,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
-    /// All that there are, oldest first; the last one is written.
+    /// All files, oldest first. The last one is being written.
     files: VecDeque<JournalFile>,
     state: Begun,
-    /// The position that was written last.
+    /// The last position that was written.
     marked: Lsn,
     /// The newest commit that was written with it.
     marked_commit: CommitMark,
@@ -44,27 +45,30 @@ pub(crate) struct Appender {
 #[derive(Clone, Debug)]
 pub(crate) struct JournalFile {
     pub(super) file: Arc<DataFile>,
-    /// The last entry before it.
+    /// The last entry before the file.
     pub(super) before: Sequence,
     pub(super) bytes: u64,
-    /// Whether it has anything that the header of a later one does not say.
+    /// True if the file has contents that the header of a later file does not repeat.
     pub(super) is_needed: bool,
 }
 
-/// Where appending begins, and later how far it is.
+/// The state with which appending begins, updated with every record.
 #[derive(Clone, Debug)]
 pub(crate) struct Begun {
     pub(crate) instance: InstanceId,
-    /// The last transaction.
+    /// The end of the last transaction.
     pub(crate) head: Head,
-    /// The last sequence that is taken.
+    /// The last sequence that was assigned.
     pub(crate) taken: Sequence,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: Definition,
 }
 
 impl Appender {
-    /// Begins a file behind `files`. It is on disk when this returns, and so is that no sequence up to `begun.taken` is given again.
+    /// Begins a new file after `files`.
+    ///
+    /// When this returns, the file is on disk. Its header ensures that no sequence up to
+    /// `begun.taken` is assigned again.
     pub(crate) fn begin(store: Arc<Store>, files: VecDeque<JournalFile>, begun: Begun) -> Result<Appender, StoreError> {
         let queue = Arc::new(Queue::new());
         let (marked, marked_commit) = (begun.head.position, begun.head.mark);
@@ -76,7 +80,8 @@ impl Appender {
         let written = std::os::unix::fs::FileExt::write_all_at(file.file(), &header, 0).map_err(failed("writing"));
         let synced = written.and_then(|()| sync(file.file()).map_err(failed("syncing")));
         if let (Err(_), Some(path)) = (&synced, file.path()) {
-            // The next attempt makes the same file. What is left of it if this fails, too, is a torn file without entries.
+            // The next attempt creates the same file. If the removal fails, too, a torn file
+            // without entries remains.
             let _ = std::fs::remove_file(path);
         }
         let synced = synced?;
@@ -94,12 +99,12 @@ impl Appender {
         Ok(appender)
     }
 
-    /// Returns the first sequence that may stand in the file that is written.
+    /// Returns the first sequence that the file being written can contain.
     pub(crate) fn begun_at(&self) -> Sequence {
         self.state.taken.plus(1)
     }
 
-    /// Removes files in which nothing happened: a server that starts again and again must not fill its folder.
+    /// Removes files without changes. A server that restarts repeatedly must not fill its folder.
     fn drop_unneeded(&mut self) -> Result<(), StoreError> {
         for path in self.files.iter().filter(|file| !file.is_needed).filter_map(|file| file.file.path()) {
             std::fs::remove_file(path).map_err(io_error("removing", path))?;
@@ -112,7 +117,11 @@ impl Appender {
         &self.store
     }
 
-    /// Adds frames; once they are on disk, so is everything up to `head`.
+    /// Adds frames. Once they are on disk, so is everything up to `head`.
+    ///
+    /// # Errors
+    /// When the disk is full and the queue is, too, or when no new file can be begun. A full disk
+    /// fails only pieces of large transactions.
     pub(crate) fn append(
         &mut self,
         piece: RecordHead,
@@ -122,7 +131,8 @@ impl Appender {
         head: Option<Head>,
     ) -> Result<Stored, StoreError> {
         if !piece.ends {
-            // Whole transactions are taken however long the disk is full: they are visible already, and few more come.
+            // Whole transactions are accepted even if the disk is full: they are visible already,
+            // and few follow.
             self.queue.wait_for_place().map_err(StoreError::Stalled)?;
         }
         if piece.begins {
@@ -140,12 +150,13 @@ impl Appender {
         Ok(part)
     }
 
-    /// The pieces since the last transaction came to nothing.
+    /// Records that the pieces since the last transaction were discarded.
     pub(crate) fn abort(&mut self) {
         self.record(self.plain(Kind::Abort), &Bytes::new(), &Bytes::new(), None);
     }
 
-    /// Nothing happened up to a position, or in a span nothing that differed.
+    /// Records the position of `head`, up to which the table did not change. With `span_from`,
+    /// records a span without changes.
     pub(crate) fn mark(&mut self, head: Head, span_from: Option<Lsn>) {
         (self.state.head.position, self.state.head.mark) = (head.position, head.mark);
         let mark = RecordHead { span_from, ..self.plain(Kind::Mark) };
@@ -153,30 +164,30 @@ impl Appender {
         self.record(mark, &newest, &Bytes::new(), Some(self.state.head));
     }
 
-    /// The rows are now rows of this.
+    /// Records the definition of the rows from here on.
     pub(crate) fn define(&mut self, definition: &Definition) {
         self.state.definition = definition.clone();
         let bytes = Bytes::from(definition.encode_to_vec());
         self.record(self.plain(Kind::Definition), &bytes, &Bytes::new(), Some(self.state.head));
     }
 
-    /// When a position that is not written yet should be; `None` where there is nothing to write.
+    /// Returns the time when the position must be written. Returns `None` if it is written already.
     pub(crate) fn mark_due_at(&self, head: Head) -> Option<Instant> {
         let is_news = head.position > self.marked || head.mark != self.marked_commit;
         is_news.then(|| self.marked_at + MARK_INTERVAL)
     }
 
-    /// Whether the disk is so far behind that the table should wait for it.
+    /// Returns true if the disk is so far behind that the table should wait for it.
     pub(crate) fn is_behind(&self) -> bool {
         self.queue.is_behind()
     }
 
-    /// Makes a full disk the end of what is kept, and not something to wait for.
+    /// Stops waiting for a full disk: from now on, a write that finds the disk full fails for good.
     pub(crate) fn stop_waiting_for_disk(&self) {
         self.queue.end_waiting();
     }
 
-    /// Removes files that hold nothing after `pruned`.
+    /// Removes files that have no entries after `pruned`.
     pub(crate) fn forget(&mut self, pruned: Sequence) {
         while self.files.get(1).is_some_and(|next| next.before <= pruned) {
             let Some(gone) = self.files.pop_front() else { return };
@@ -225,7 +236,8 @@ impl Appender {
         Stored::new(file, Part { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
     }
 
-    /// Between two transactions: each stays in one file.
+    /// Begins the next file if the current one is full. Called between transactions, so that each
+    /// stays in one file.
     fn begin_file_if_full(&mut self) -> Result<(), StoreError> {
         if self.files.back().is_some_and(|file| file.bytes < self.store.file_bytes) {
             return Ok(());
@@ -237,7 +249,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Makes the next file; its header has to be written.
+    /// Creates the next file, and returns its header, which the caller must write.
     fn begin_file(&mut self) -> Result<Bytes, StoreError> {
         let Begun { instance, head, taken, schema, definition } = &self.state;
         let first = taken.plus(1);
@@ -265,11 +277,11 @@ impl Appender {
 }
 
 impl Drop for Appender {
-    /// What was appended is on disk, or has failed, when this returns.
+    /// Waits until everything that was appended is on disk or has failed.
     fn drop(&mut self) {
         self.queue.close();
         if let Some(thread) = self.thread.take() {
-            // It reports its failures itself; a panic of it has been printed.
+            // The thread reports its failures itself, and a panic has been printed already.
             let _ = thread.join();
         }
     }

@@ -5,20 +5,20 @@ use laredo_core::TableName;
 
 use super::format::VERSION;
 
-/// Why a table's folder cannot be used.
+/// An error that makes a table's folder unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Reading or writing.
+    /// An error of reading or writing.
     #[error("{what} {}: {error}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// To which file.
+        /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         error: io::Error,
     },
-    /// Somebody else has it.
+    /// A lock that another server holds.
     #[error(
         "{} is in use by another laredo-server ({holder}); stop that one, or give each its own folder (store_config.path)",
         path.display()
@@ -26,10 +26,10 @@ pub enum StoreError {
     Locked {
         /// The folder.
         path: PathBuf,
-        /// The process that has it, as it has written into the lock.
+        /// The process that holds the lock, as it wrote into the lock file.
         holder: String,
     },
-    /// A newer version wrote it.
+    /// A file of another format, which a newer version wrote.
     #[error(
         "{} is of format {found}, and this version knows format {VERSION}; start the version that wrote it, or move the folder away to copy \
          the table anew", path.display()
@@ -37,50 +37,51 @@ pub enum StoreError {
     Version {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The format of the file.
         found: u32,
     },
-    /// It is of another table.
+    /// Contents of another table.
     #[error("{} holds what was kept of table {found}, not of {wanted}; move it away, or name another folder", path.display())]
     Table {
         /// The folder or file.
         path: PathBuf,
-        /// Whose it is.
+        /// The table that the contents belong to.
         found: Box<TableName>,
-        /// Whose it should be.
+        /// The table that was expected.
         wanted: Box<TableName>,
     },
-    /// It is of another database, or of a past that the database does not have any more.
+    /// Contents of another database, or of a history that the database no longer has.
     #[error("{} is of another history: {why}", path.display())]
     History {
         /// The folder or file.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         why: String,
     },
-    /// Another journal has taken the place of the one that was written for.
+    /// A write for a journal that another one has replaced.
     #[error("{} belongs to a newer journal: the database's history has forked", .0.display())]
     Replaced(PathBuf),
-    /// It is not what was written.
+    /// Contents that are not what was written.
     #[error("{} is damaged at byte {at}: {what}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// The offset of the damage in bytes.
         at: u64,
-        /// What is wrong there.
+        /// The problem at that offset.
         what: String,
     },
-    /// The disk is full, and the queue before it too. Changes that are not on disk are not acknowledged.
+    /// A full disk, with a full queue before it. Changes that are not on disk are not acknowledged.
     #[error("the journal cannot be kept ({0}); make room on its disk: the table goes on by itself then")]
     Stalled(String),
-    /// A write or an fsync has failed. What was served since the last good one is not on disk, and PostgreSQL is asked to keep it.
+    /// A failed write or fsync. Entries that were served since the last successful one are not on
+    /// disk, and PostgreSQL keeps them.
     #[error("the journal cannot be kept ({0}); see to the disk and restart laredo: it goes on where the journal ends")]
     Failed(String),
 }
 
 impl StoreError {
-    /// Returns true if the same may succeed later without an operator.
+    /// Returns true if the operation may succeed later without an operator.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             StoreError::Io { error, .. } => error.kind() != io::ErrorKind::InvalidData,
@@ -95,12 +96,13 @@ impl StoreError {
         }
     }
 
-    /// Whether the table can only begin anew, and what is in the folder is of no use but for looking at it.
+    /// Returns true if the table can only be copied again, and the contents are kept only for
+    /// inspection.
     pub(super) fn is_of_no_use(&self) -> bool {
         matches!(self, StoreError::Damaged { .. } | StoreError::History { .. })
     }
 
-    /// Returns the error of the disk, if it was one.
+    /// Returns the I/O error, or wraps another error.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             StoreError::Io { error, .. } => error,
@@ -113,7 +115,8 @@ impl StoreError {
     }
 }
 
-/// What reading a file of a store has failed with: damage, as the reader found it, or the disk.
+/// Converts an error of reading a file: into the damage that the reader found, or into an I/O
+/// error.
 pub(crate) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| match error.downcast::<StoreError>() {
         Ok(error) => error,
@@ -121,7 +124,7 @@ pub(crate) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     }
 }
 
-/// Says what was being done to which file.
+/// Adds the operation and the file to an I/O error.
 pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Io { what, path: path.to_owned(), error }
 }

@@ -1,4 +1,4 @@
-//! A folder that one server uses, and files that are in it whole or not at all.
+//! A folder that only one server uses, and in which files appear completely or not at all.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -8,25 +8,26 @@ use super::error::{StoreError, io_error};
 use crate::descriptors::with_reserve;
 use crate::durable::{Synced, sync};
 
-/// A folder that nobody else may use as long as this lives.
+/// A folder that no other server can use while this lives.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Held for its lock, which ends with the process at the latest.
+    /// The lock file. The lock ends with the process at the latest.
     _lock: File,
 }
 
 const TEMPORARY: &str = ".writing-";
 const ASIDE: &str = "set-aside";
 const LOCK: &str = "lock";
-/// More of a lock's text is not read.
+/// The maximum number of bytes that are read from a lock file.
 const HOLDER_BYTES_MAX: u64 = 200;
 
 impl Folder {
-    /// Takes a folder, which is made if there is none. What an earlier run was writing goes.
+    /// Opens and locks a folder, and creates it if it is missing. Removes the files that an earlier
+    /// run did not finish.
     ///
     /// # Errors
-    /// When another server has it, or when it cannot be written to.
+    /// When another server uses the folder, or when it cannot be written to.
     pub(crate) fn open(path: &Path) -> Result<Folder, StoreError> {
         fs::create_dir_all(path).map_err(io_error("making the folder", path))?;
         let lock_path = path.join(LOCK);
@@ -48,18 +49,18 @@ impl Folder {
         &self.path
     }
 
-    /// Where a new file is written before it gets its name.
+    /// Creates a file that gets its name later.
     ///
     /// # Errors
-    /// When no file can be made there.
+    /// When no file can be created in the folder.
     pub(crate) fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
         with_reserve(|| tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.path))
     }
 
-    /// Gives a file that was written and synced its name, so that it is there whole or not at all.
+    /// Syncs a written file and gives it its name, so that it appears completely or not at all.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the file cannot be synced, or the folder cannot be written.
     pub(crate) fn put(&self, file: tempfile::NamedTempFile, name: &str) -> Result<(File, Synced), StoreError> {
         let path = self.path.join(name);
         sync(file.as_file()).map_err(io_error("syncing", &path))?;
@@ -68,13 +69,14 @@ impl Folder {
         Ok((file, synced))
     }
 
-    /// Makes names that came or went last.
+    /// Syncs the folder, so that added and removed names are on disk.
     pub(crate) fn sync_names(&self) -> Result<Synced, StoreError> {
         let folder = with_reserve(|| File::open(&self.path)).and_then(|folder| sync(&folder));
         folder.map_err(io_error("syncing the folder", &self.path))
     }
 
-    /// The files with an extension, by name; a file's name begins with a number, so that their order is that of their contents.
+    /// Returns the files with an extension, ordered by name. A name begins with a number, so this
+    /// is the order of the contents.
     pub(crate) fn files(&self, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
         let mut found = self.list()?;
         found.retain(|path| path.extension().is_some_and(|found| found == extension));
@@ -82,7 +84,7 @@ impl Folder {
         Ok(found)
     }
 
-    /// Removes the files whose names are unwanted.
+    /// Removes the files for whose names `unwanted` returns true.
     pub(super) fn remove(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         let names = self.list()?;
         for path in names.iter().filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(&unwanted)) {
@@ -91,7 +93,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Puts everything aside, in place of what was put aside before: one is enough to look at, and more would fill the disk.
+    /// Moves all files into a subfolder, and removes what was set aside there before. One set of
+    /// files is enough to inspect, and more would fill the disk.
     pub(super) fn set_aside(&self) -> Result<PathBuf, StoreError> {
         let aside = self.path.join(ASIDE);
         match fs::remove_dir_all(&aside) {
@@ -109,10 +112,10 @@ impl Folder {
         Ok(aside)
     }
 
-    /// What is in it.
+    /// Returns the paths of all files and folders in the folder.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the folder cannot be read.
     pub(crate) fn list(&self) -> Result<Vec<PathBuf>, StoreError> {
         let entries = with_reserve(|| fs::read_dir(&self.path)).map_err(io_error("listing", &self.path))?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -120,17 +123,18 @@ impl Folder {
     }
 }
 
-/// Writes into the lock who has it. Only people read that, so a full disk does not matter.
+/// Writes the name of this process into the lock file. Only operators read it, so a full disk does
+/// not matter.
 fn note_holder(lock: &mut File) {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let holder = format!("process {} on {}\n", std::process::id(), host.trim());
     let _ = lock.set_len(0).and_then(|()| lock.write_all(holder.as_bytes()));
 }
 
-/// Reads who has the lock.
+/// Returns the process that is named in the lock file.
 fn read_holder(lock: &mut File) -> String {
     let mut holder = String::new();
-    // An older version writes nothing, and what is no text is left out.
+    // An older version writes no name. Bytes that are not text are ignored.
     let _ = lock.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
     match holder.lines().next() {
         Some(line) if !line.is_empty() => line.to_owned(),

@@ -1,4 +1,5 @@
-//! Forks of the database's history, noted in the folder of what was kept. People can read the file, too.
+//! Forks of the database's history, noted in a folder of journals or snapshots. The file is
+//! readable text.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,15 +11,15 @@ use super::error::{StoreError, io_error};
 use super::folder::Folder;
 use crate::history::Fork;
 
-/// The file. It stays where it is when what was kept is put aside.
+/// The name of the file. It stays in place when the other files are set aside.
 pub(super) const NAME: &str = "history.json";
-/// So many of the newest forks are remembered.
+/// The maximum number of forks that are remembered. The newest are kept.
 const FORKS_MAX: usize = 64;
 
 /// The forks that were noted in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Forks {
-    /// Forks noted since the folder was first used, those included that are no longer listed.
+    /// The number of forks noted since the folder was first used, including those no longer listed.
     #[serde(default)]
     count: u64,
     forks: Vec<NotedFork>,
@@ -37,7 +38,7 @@ impl Forks {
     /// Reads the forks of a folder.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not what was written.
+    /// When the file cannot be read, or is damaged.
     pub(crate) fn read(folder: &Folder) -> Result<Forks, StoreError> {
         let path = folder.path().join(NAME);
         let text = match fs::read(&path) {
@@ -48,7 +49,7 @@ impl Forks {
         serde_json::from_slice(&text).map_err(|error| StoreError::damaged(&path, 0, error.to_string()))
     }
 
-    /// Notes a fork on disk, behind those that are known. It is there when this returns.
+    /// Adds a fork to the file. It is on disk when this returns.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
@@ -71,18 +72,21 @@ impl Forks {
         folder.put(file, NAME).map(drop)
     }
 
-    /// Returns how many forks were noted.
+    /// Returns the number of forks noted so far.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Returns the position up to which positions may be those of an abandoned history.
+    /// Returns the highest position that may belong to an abandoned history.
     pub(crate) fn abandoned(&self) -> Lsn {
         self.forks.iter().map(|fork| lsn(&fork.abandoned)).max().unwrap_or_default()
     }
 
-    /// Checks that what was kept up to `position`, when `known` forks were noted, is not of a history that was abandoned
-    /// since.
+    /// Checks that contents up to `position` do not belong to a history that was abandoned later.
+    /// `known` is the number of forks that were noted when the contents began.
+    ///
+    /// # Errors
+    /// The reason if they do.
     pub(crate) fn check(&self, known: u64, position: Lsn) -> Result<(), String> {
         let parted =
             self.forks.iter().find(|fork| fork.number > known && fork.is_certain && lsn(&fork.common) < position);

@@ -1,7 +1,8 @@
 //! Checks that the rows of a kept journal have the form of their schema.
 //!
-//! A composite type can change without an announcement. Versions that did not notice it wrote rows of two forms under one
-//! schema. Readers of values cannot use such a journal, so the table is copied again instead.
+//! A composite type can change without an announcement. Earlier versions that did not notice this
+//! wrote rows of two forms under one schema. Clients cannot decode such rows, so the table is
+//! copied again.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::journal::{Frame, Segment, frames};
 /// The reason for which rows of two forms under one schema are refused.
 pub(super) const MIXED: &str = "it holds composite values that do not have the fields of their type";
 
-/// Checks all rows that readers may still be sent, the old ones too. Reads nothing where no column contains composites.
+/// Checks all rows that readers may still receive, including old rows. Reads nothing if no column
+/// contains composites.
 ///
 /// # Errors
 /// When a row has another form, or a file cannot be read.
@@ -77,7 +79,7 @@ fn check_frame(form: &NestedForm, frame: &Frame, mut olds: Bytes) -> Result<(), 
     Ok(())
 }
 
-/// The next bytes that have their length before them.
+/// Returns the next bytes, which are preceded by their length.
 fn sized(bytes: &mut Bytes) -> Option<Bytes> {
     let length = u32::from_be_bytes(*bytes.first_chunk::<4>()?) as usize;
     bytes.advance(4);

@@ -1,4 +1,4 @@
-//! The bytes of a journal's files. `docs/journal-format.md` draws them.
+//! The bytes of a journal's files. `docs/journal-format.md` describes them.
 
 use bytes::Bytes;
 use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence, Xid};
@@ -6,60 +6,64 @@ use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use ring::digest::{Context, SHA256};
 
-/// The format that this version writes, and the only one so far.
+/// The format that this version writes. It is the only one so far.
 pub(crate) const VERSION: u32 = 1;
 
-/// After a restart sequences go on so much further than what is on disk. What was served and not yet synced is bounded in bytes
-/// ([`super::queue::UNSYNCED_BYTES_MAX`], and one transaction beyond), and each entry takes at least five of them: so many entries
-/// would be 20 GiB of one transaction. A journal can be opened two thousand million times before it runs out.
+/// The number of sequences that are skipped after a restart, so that none is assigned twice.
+///
+/// Entries that were served but not synced are lost with the process. Their bytes are bounded by
+/// [`super::queue::UNSYNCED_BYTES_MAX`] and one transaction beyond. Each entry takes at least five
+/// bytes, so this many entries would be 20 GiB of one transaction. A journal can be opened at least
+/// two billion times before sequences run out.
 pub(crate) const SKIPPED: u64 = 1 << 32;
 
 const FILE_MAGIC: &[u8; 8] = b"laredo-j";
 const RECORD_MAGIC: &[u8; 4] = b"lrec";
-/// Magic, format, length and checksum of the header that follows.
+/// The length of the prefix: magic, format, length and checksum of the message that follows.
 pub(crate) const PREFIX_BYTES: usize = 20;
-/// Bytes before a record's contents.
+/// The length of a record's head, which precedes its contents.
 pub(crate) const HEAD_BYTES: usize = 80;
-/// A header is a schema; one that claims more is not a header.
+/// The maximum length of a header, which is mostly a schema. A larger stated length is invalid.
 pub(crate) const HEADER_BYTES_MAX: usize = 64 << 20;
 
-/// What a file begins with: where it goes on, so that it can be read without those before it.
+/// The header of a file. It states where the file continues, so that the file can be read without
+/// those before it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FileHeader {
-    /// The journal.
+    /// The name of the journal.
     #[prost(string, tag = "1")]
     pub(crate) instance: String,
-    /// The last entry before it.
+    /// The last entry before the file.
     #[prost(uint64, tag = "2")]
     pub(crate) before_sequence: u64,
-    /// Its own first entry, which may be much further on.
+    /// The first entry of the file. There may be a large gap before it.
     #[prost(uint64, tag = "3")]
     pub(crate) first_sequence: u64,
-    /// The commit end before it.
+    /// The commit end before the file.
     #[prost(uint64, tag = "4")]
     pub(crate) before_position: u64,
-    /// When that committed, in PostgreSQL's count.
+    /// The time of that commit, in microseconds since 2000-01-01.
     #[prost(int64, tag = "5")]
     pub(crate) committed_at: i64,
-    /// The schema of its first rows.
+    /// The schema of the first rows.
     #[prost(message, optional, tag = "6")]
     pub(crate) schema: Option<TypedSchema>,
-    /// What the rows were defined by.
+    /// The definition of the first rows.
     #[prost(message, optional, tag = "7")]
     pub(crate) definition: Option<Definition>,
-    /// The newest commit of any of the source's tables before it.
+    /// The newest commit of any of the source's tables before the file.
     #[prost(message, optional, tag = "8")]
     pub(crate) mark: Option<KeptMark>,
 }
 
-/// A commit that is known to lie at or before a position.
+/// A commit that is known to be at or before a position.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct KeptMark {
     #[prost(uint64, tag = "1")]
     pub(crate) end: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) xid: u64,
-    /// In PostgreSQL's count.
+    /// The time of the commit, in microseconds since 2000-01-01.
     #[prost(int64, tag = "3")]
     pub(crate) committed_at: i64,
 }
@@ -79,23 +83,27 @@ impl KeptMark {
     }
 }
 
-/// What the rows of a table are rows of.
+/// The table definition that the rows were copied under.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub(crate) struct Definition {
-    /// Whether they are the source's own: all of them, all their columns. The state can be rebuilt from such rows alone.
+    /// True if the rows are the source's own: all rows with all columns. Only from such rows can
+    /// the state be rebuilt.
     #[prost(bool, tag = "1")]
     pub(crate) is_whole: bool,
-    /// The source's word for the table's definition, which only the source understands.
+    /// The source's description of the table's definition. Only the source interprets it.
     #[prost(string, tag = "2")]
     pub(crate) source: String,
-    /// The filters and transforms that the rows have passed; empty where there are none.
+    /// The filters and transforms that were applied to the rows; empty if there are none.
     #[prost(string, tag = "3")]
     pub(crate) pipeline: String,
 }
 
 impl Definition {
-    /// Returns the version that names it to clients: the first eight bytes of the SHA-256 of the first line of the source's word, with
-    /// the pipeline behind it if there is one. Every server that follows the table in this way computes the same.
+    /// Returns the version that identifies the definition to clients.
+    ///
+    /// It is the first eight bytes of a SHA-256 hash. The hash is of the first line of the source's
+    /// description, followed by the pipeline if there is one. All servers that follow the table
+    /// with the same pipeline compute the same version.
     pub(crate) fn version(&self) -> DefinitionVersion {
         if self.source.is_empty() {
             return DefinitionVersion::UNKNOWN;
@@ -107,12 +115,12 @@ impl Definition {
             digest.update(self.pipeline.as_bytes());
         }
         let first = digest.finish().as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        // Zero stands for an unknown one.
+        // Zero means unknown.
         DefinitionVersion(first.max(1))
     }
 }
 
-/// What a base ends with.
+/// The footer of a base.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BaseFooter {
     #[prost(string, tag = "1")]
@@ -125,29 +133,30 @@ pub(crate) struct BaseFooter {
     pub(crate) committed_at: i64,
     #[prost(uint64, tag = "5")]
     pub(crate) rows: u64,
-    /// Bytes of the frames before it.
+    /// The number of bytes of the frames before the footer.
     #[prost(uint64, tag = "6")]
     pub(crate) bytes: u64,
     #[prost(message, optional, tag = "7")]
     pub(crate) schema: Option<TypedSchema>,
     #[prost(message, optional, tag = "8")]
     pub(crate) definition: Option<Definition>,
-    /// Of each megabyte of the frames.
+    /// The CRC-32 of each megabyte of the frames.
     #[prost(fixed32, repeated, tag = "9")]
     pub(crate) checksums: Vec<u32>,
-    /// Of a snapshot: whose it is, as JSON. A base in a journal's folder has its manifest beside it.
+    /// The description of a snapshot as JSON. It is empty in a journal's base, which has the
+    /// manifest in the same folder.
     #[prost(string, tag = "10")]
     pub(crate) about: String,
     /// The newest commit of any of the source's tables at or before the position.
     #[prost(message, optional, tag = "11")]
     pub(crate) mark: Option<KeptMark>,
-    /// The checksum of the rows, 16 bytes; empty where it is unknown.
+    /// The checksum of the rows, 16 bytes; empty if unknown.
     #[prost(bytes = "vec", tag = "20")]
     pub(crate) contents: Vec<u8>,
 }
 
 impl BaseFooter {
-    /// Its bytes, and how many they are.
+    /// Returns the bytes of the footer, followed by their number.
     pub(crate) fn ending(&self) -> Vec<u8> {
         let mut bytes = sealed(self);
         let length = bytes.len() as u64;
@@ -156,7 +165,7 @@ impl BaseFooter {
     }
 }
 
-/// A message with what it takes to know it again: magic, format, length, checksum.
+/// Encodes a message with the prefix that identifies it: magic, format, length, checksum.
 pub(crate) fn sealed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).expect("schemas are far below 4 GiB");
@@ -172,14 +181,15 @@ pub(crate) fn sealed(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// The format and the length of the message that a prefix announces.
+/// Returns the format, and the length of the message that follows, from a prefix. Returns `None` if
+/// the prefix is invalid.
 pub(crate) fn prefix(bytes: &[u8]) -> Option<(u32, usize)> {
     let number = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
     let length = number(12)? as usize;
     (bytes.get(..8)? == FILE_MAGIC && length <= HEADER_BYTES_MAX).then_some((number(8)?, length))
 }
 
-/// The message behind a prefix, if both are what was written.
+/// Decodes a message with its prefix. Returns `None` if the checksum or anything else is wrong.
 pub(crate) fn unsealed<M: Message + Default>(bytes: &[u8]) -> Option<M> {
     let (_, length) = prefix(bytes)?;
     let stated = u32::from_be_bytes(bytes.get(16..20)?.try_into().ok()?);
@@ -190,42 +200,42 @@ pub(crate) fn unsealed<M: Message + Default>(bytes: &[u8]) -> Option<M> {
     (checksum.finalize() == stated).then(|| M::decode(message).ok())?
 }
 
-/// What a record holds.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
     /// Frames: whole transactions, or a piece of one.
     Frames = 1,
-    /// Nothing happened up to its position.
+    /// A mark: the table did not change up to the record's position.
     Mark = 2,
-    /// Another definition of the rows before it.
+    /// A new definition of the rows before it.
     Definition = 3,
-    /// The pieces before it came to nothing.
+    /// An abort: the pieces before it were discarded.
     Abort = 4,
 }
 
-/// What stands before a record's contents.
+/// The head of a record, which precedes the contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
     pub(crate) kind: Kind,
     pub(crate) begins: bool,
     pub(crate) ends: bool,
-    /// Whether a frame of it changes the schema.
+    /// True if one of its frames changes the schema.
     pub(crate) has_schema: bool,
     pub(crate) first: Sequence,
     pub(crate) last: Sequence,
-    /// The commit end before it.
+    /// The commit end before the record.
     pub(crate) before: Lsn,
     /// The commit end of its last transaction.
     pub(crate) position: Lsn,
     pub(crate) span_from: Option<Lsn>,
     pub(crate) committed_at: CommitTime,
-    /// So many bytes of the file were on disk for sure when this was written: damage before here is damage, and not a write that
-    /// was torn.
+    /// The number of bytes of the file that were on disk when this was written. An error before
+    /// that offset is damage, and not a torn write.
     pub(crate) synced: u64,
     pub(crate) frames: usize,
     pub(crate) olds: usize,
-    /// Of its contents.
+    /// The CRC-32 of the contents.
     pub(crate) checksum: u32,
 }
 
@@ -255,7 +265,7 @@ impl RecordHead {
         bytes.into()
     }
 
-    /// `None` where the bytes are not a record's head as it was written.
+    /// Decodes a head. Returns `None` if the bytes are not a valid head.
     pub(crate) fn decode(bytes: &[u8]) -> Option<RecordHead> {
         let bytes = bytes.first_chunk::<HEAD_BYTES>()?;
         let short = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);

@@ -13,50 +13,51 @@ use crate::journal::InstanceId;
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: Folder,
-    /// A new journal file is begun at this size.
+    /// The size at which a new journal file begins.
     pub(super) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
-    /// The journal that the folder is of; bases of another one are not put into it.
+    /// The journal that the folder belongs to. Bases of other journals are not added.
     owner: Mutex<Option<InstanceId>>,
 }
 
-/// How far a store is.
+/// The progress of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// The position that a restart would go on from: every commit up to here is on disk.
+    /// The position from which a restart would continue. Every commit up to it is on disk.
     pub durable: Durable,
-    /// The last entry of those.
+    /// The last entry up to that position.
     pub sequence: Sequence,
-    /// Times that an fsync was waited for since the start.
+    /// The number of fsyncs of journal files that the writing thread has completed.
     pub syncs: u64,
-    /// Bytes of the journal's files.
+    /// The size of the journal's files in bytes.
     pub journal_bytes: u64,
-    /// Why nothing is kept for now: the disk is full. It is tried again.
+    /// The reason why nothing can be written for now. Writes are repeated until they succeed.
     pub stalled: Option<String>,
-    /// Why nothing is kept any more.
+    /// The reason why writing has ended.
     pub failed: Option<String>,
 }
 
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const BASE: &str = "base";
 
-/// A journal is in about so many files: forgetting frees the disk in steps, and each takes a descriptor.
+/// The approximate number of files of a journal. Pruning frees disk space file by file, and each
+/// file takes a descriptor.
 const FILES: u64 = 16;
 const FILE_BYTES_MIN: u64 = 4 << 20;
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 impl Store {
-    /// Takes a folder, which is made if there is none, for a journal of so many bytes.
+    /// Opens a folder for a journal of `bytes_max` bytes, and creates it if it is missing.
     ///
     /// # Errors
-    /// When another server has it, or when it cannot be written to.
+    /// When another server uses the folder, or when it cannot be written to.
     pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Store, StoreError> {
         let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
         let (folder, status, owner) = (Folder::open(path)?, watch::Sender::default(), Mutex::default());
         Ok(Store { folder, file_bytes, status, owner })
     }
 
-    /// The journal that the folder is of. It cannot change while the guard is held.
+    /// Returns the journal that the folder belongs to. It cannot change while the guard is held.
     pub(crate) fn owner(&self) -> MutexGuard<'_, Option<InstanceId>> {
         self.owner.lock()
     }
@@ -65,7 +66,7 @@ impl Store {
         &self.folder
     }
 
-    /// How far it is.
+    /// Returns a receiver of the status.
     pub(crate) fn status(&self) -> watch::Receiver<StoreStatus> {
         self.status.subscribe()
     }
@@ -74,17 +75,18 @@ impl Store {
         self.status.send_modify(change);
     }
 
-    /// Forgets that an earlier journal could not be kept: another one takes its place.
+    /// Clears the failure of an earlier journal when another one replaces it.
     pub(crate) fn forget_failure(&self) {
         self.tell(|status| (status.stalled, status.failed) = (None, None));
     }
 
-    /// Says how far the files reach; only an fsync gives what it takes to say it.
+    /// Updates how far the files reach. The [`Synced`] proves that an fsync has completed.
     pub(super) fn reached(&self, synced: &Synced, sequence: Sequence, position: Lsn) {
         self.tell(|status| (status.durable, status.sequence) = (Durable::kept(synced, position), sequence));
     }
 
-    /// Blocks until an entry is on disk; `false` if it never will be.
+    /// Blocks until an entry is on disk. Returns false if the store has failed. Must be called on a
+    /// thread with a Tokio runtime, outside of async code.
     pub(crate) fn wait_for(&self, sequence: Sequence) -> bool {
         let mut status = self.status.subscribe();
         let waited = tokio::runtime::Handle::current()
@@ -92,17 +94,16 @@ impl Store {
         waited.is_ok_and(|status| status.failed.is_none())
     }
 
-    /// The name of the base at a position.
+    /// Returns the name of the base at a position.
     pub(crate) fn base_name(position: Lsn) -> String {
         format!("{:016X}.{BASE}", position.0)
     }
 
-    /// Removes all bases but the one of this name.
+    /// Removes all bases except the one with this name.
     pub(crate) fn keep_base(&self, name: &str) -> Result<(), StoreError> {
         self.folder.remove(|found| found.ends_with(&format!(".{BASE}")) && found != name)
     }
 
-    /// Removes the journal's files.
     pub(super) fn remove_journal(&self) -> Result<(), StoreError> {
         self.folder.remove(|name| name.ends_with(&format!(".{JOURNAL}")))
     }

@@ -1,4 +1,4 @@
-//! Whose journal a folder holds, in words that a person can read too.
+//! The manifest of a folder, a readable text that says which journal the folder belongs to.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,10 +15,10 @@ use crate::source::SourceIdentity;
 
 const NAME: &str = "manifest.json";
 
-/// Whose journal a folder holds.
+/// The description of the journal in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    /// The format of all files beside it.
+    /// The format of all files in the folder.
     pub(super) format: u32,
     instance: String,
     schema: String,
@@ -26,16 +26,17 @@ pub(crate) struct Manifest {
     system_identifier: String,
     database: String,
     timeline: u32,
-    /// When PostgreSQL was started that it was last written from; empty where that is not known.
+    /// The start time of the PostgreSQL server at the last write; empty if unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     server_started: String,
-    /// Forks that were noted when it was begun.
+    /// The number of forks that were noted when the journal began.
     #[serde(default)]
     forks: u64,
-    /// The name of a journal in the run that opened it last; `instance` where this is empty.
+    /// The name of the journal in the run that opened it last. If empty, the name is `instance`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     opened_as: String,
-    /// The names of a journal in earlier runs, the oldest first, and how far each is known to be the same.
+    /// The names of the journal in earlier runs, oldest first, and the last entry that each shares
+    /// with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Opening>,
     /// The first sequence of the journal file that the last run began with.
@@ -43,14 +44,14 @@ pub(crate) struct Manifest {
     begun_at: Option<u64>,
 }
 
-/// A run's name of a journal.
+/// The name of a journal in one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Opening {
     instance: String,
     last: u64,
 }
 
-/// So many earlier names of a journal are remembered.
+/// The maximum number of earlier names that are remembered.
 const EARLIER_MAX: usize = 64;
 
 impl Manifest {
@@ -71,7 +72,7 @@ impl Manifest {
         }
     }
 
-    /// Reads it; `None` where there is none.
+    /// Reads the manifest of a folder. Returns `None` if there is none.
     pub(crate) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
         let path = store.folder().path().join(NAME);
         let text = match fs::read(&path) {
@@ -79,14 +80,14 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("reading", &path)(error)),
         };
-        // The format comes first: another one may have other keys.
+        // The format is checked first: another one may have other keys.
         let damaged = |error: serde_json::Error| StoreError::damaged(&path, 0, error.to_string());
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
         check_format(&value, &path)?;
         serde_json::from_value(value).map(Some).map_err(damaged)
     }
 
-    /// Puts it in place of an older one.
+    /// Writes the manifest, and replaces an older one.
     pub(crate) fn write(&self, store: &Store) -> Result<(), StoreError> {
         let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
@@ -99,13 +100,15 @@ impl Manifest {
         InstanceId(self.instance.clone())
     }
 
-    /// Returns how many forks were noted when it was begun.
+    /// Returns the number of forks that were noted when the journal began.
     pub(crate) fn forks(&self) -> u64 {
         self.forks
     }
 
-    /// Renames a journal for the run that opens it. The earlier names stay known up to what the files hold now: `last` is
-    /// the last entry, and nothing before `pruned` is kept.
+    /// Renames a journal for the run that opens it.
+    ///
+    /// The earlier names stay valid up to the contents of the files now: `last` is the last entry,
+    /// and nothing before `pruned` is kept.
     pub(super) fn open_as(
         &mut self,
         instance: &InstanceId,
@@ -136,27 +139,28 @@ impl Manifest {
         self.earlier.iter().map(earlier).collect()
     }
 
-    /// Notes the file that a run begins with.
+    /// Notes the first sequence of the file that a run begins with.
     pub(super) fn begin_at(&mut self, first: Sequence) {
         self.begun_at = Some(first.0);
     }
 
-    /// The first sequence of the file that the last run began with.
+    /// Returns the first sequence of the file that the last run began with.
     pub(super) fn begun_at(&self) -> Option<Sequence> {
         self.begun_at.map(Sequence)
     }
 
-    /// Returns true if it was written from the same run of PostgreSQL, so that the history is the same.
+    /// Returns true if the manifest was written during the current run of PostgreSQL, which implies
+    /// the same history.
     pub(crate) fn is_of_server(&self, source: &SourceIdentity) -> bool {
         !self.server_started.is_empty() && self.server_started == source.server_started
     }
 
-    /// Returns the timeline that it was written on.
+    /// Returns the timeline that the manifest was written on.
     pub(crate) fn timeline(&self) -> u32 {
         self.timeline
     }
 
-    /// Notes the timeline that the database writes now.
+    /// Updates the timeline to the one that the database writes now.
     pub(crate) fn promote(&mut self, source: &SourceIdentity) {
         self.timeline = source.timeline;
     }
@@ -165,12 +169,16 @@ impl Manifest {
         TableName::new(&self.schema, &self.table)
     }
 
-    /// Returns true if it was written on the same database, whatever has become of that database's history.
+    /// Returns true if the manifest was written on the same database, even if that database's
+    /// history has forked.
     pub(crate) fn is_of_database(&self, source: &SourceIdentity) -> bool {
         source.is_database(&self.system_identifier, &self.database)
     }
 
-    /// Whether what was kept up to a position is part of the source's past; why not, if not.
+    /// Checks that contents up to `position` are part of the source's history.
+    ///
+    /// # Errors
+    /// The reason if they are not.
     pub(crate) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
         if !self.is_of_database(source) {
             return Err(format!(
@@ -199,7 +207,10 @@ impl Manifest {
     }
 }
 
-/// Whether this version knows the format that a manifest names.
+/// Checks that this version knows the format that a manifest names.
+///
+/// # Errors
+/// When the format is another one.
 pub(crate) fn check_format(manifest: &serde_json::Value, path: &Path) -> Result<(), StoreError> {
     match manifest.get("format").and_then(serde_json::Value::as_u64) {
         Some(found) if found != u64::from(VERSION) => {

@@ -1,4 +1,5 @@
-//! What waits to be written, and the thread that writes it: one fsync for all that arrived meanwhile.
+//! The queue of bytes to be written, and the thread that writes them. One fsync covers everything
+//! that arrived in the meantime.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,42 +19,45 @@ use crate::durable::{Synced, sync};
 use crate::journal::{DataFile, Head};
 use crate::retry_delay::RetryDelay;
 
-/// Serving may run ahead of the disk by so many bytes, and one transaction beyond. Then the table waits.
+/// The number of unsynced bytes beyond which jobs wait. A table waits at half of it. One
+/// transaction may exceed the limit.
 pub(super) const UNSYNCED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The first delay before a refused write is repeated on a full disk; doubled each time up to the maximum.
+/// The first delay before a write to a full disk is repeated. It doubles each time, up to the
+/// maximum.
 const DISK_RETRY: Duration = Duration::from_millis(100);
 const DISK_RETRY_MAX: Duration = Duration::from_secs(2);
-/// Written in one go.
+/// The number of bytes written at once.
 const WRITE_BYTES: usize = 1024 * 1024;
 
-/// Something to be done, in order.
+/// A job for the thread. Jobs are done in order.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Write these bytes, one behind the other. Once they are on disk, so is everything up to `head`.
+    /// A write of these bytes, one after another. Once they are on disk, so is everything up to
+    /// `head`.
     Write { file: Arc<DataFile>, at: u64, bytes: [Bytes; 3], head: Option<Head> },
-    /// Forget a file, which holds so many bytes.
+    /// The removal of a file of this size.
     Remove { path: PathBuf, bytes: u64 },
 }
 
-/// The way to the thread.
+/// The queue between an appender and the thread that writes.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
-    /// There is something to do.
+    /// Notified of new jobs, and of the end.
     filled: Condvar,
-    /// Something was done.
+    /// Notified when jobs are done, when the disk becomes full or has room again, and of a failure.
     emptied: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
-    /// Bytes that wait, or are being written.
+    /// The number of bytes that wait or are being written.
     bytes: u64,
     is_closed: bool,
-    /// Why nothing can be written for now.
+    /// The reason why nothing can be written for now.
     stalled: Option<String>,
-    /// Nothing waits for a full disk any more.
+    /// True once the thread no longer waits for a full disk.
     is_ending: bool,
     has_failed: bool,
 }
@@ -63,14 +67,17 @@ impl Queue {
         Queue { waiting: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
-    /// Adds a job. Blocks while far too much waits: who adds so much does so in a place where that harms nobody else, for who
-    /// adds little asks [`Queue::is_behind`] before. While the disk is full it does not block.
+    /// Adds a job. Blocks while more than [`UNSYNCED_BYTES_MAX`] bytes are waiting, unless the disk
+    /// is full.
+    ///
+    /// Only callers that add large transactions block. They run where that delays no other table.
+    /// Other callers check [`Queue::is_behind`] first.
     pub(super) fn push(&self, job: Job) {
         let mut waiting = self.waiting.lock();
         while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed && waiting.stalled.is_none() {
             self.emptied.wait(&mut waiting);
         }
-        // After a failure nothing is kept any more, and nothing must pile up.
+        // After a failure nothing is written any more, so jobs must not accumulate.
         if !waiting.has_failed {
             waiting.bytes += job.bytes();
             waiting.jobs.push_back(job);
@@ -78,10 +85,10 @@ impl Queue {
         }
     }
 
-    /// Blocks while far too much waits.
+    /// Blocks while more than [`UNSYNCED_BYTES_MAX`] bytes are waiting.
     ///
     /// # Errors
-    /// The reason why nothing can be written for now, where so much waits already.
+    /// The reason why nothing can be written for now, if that many bytes are waiting.
     pub(super) fn wait_for_place(&self) -> Result<(), String> {
         let mut waiting = self.waiting.lock();
         while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed {
@@ -93,26 +100,26 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether so much waits that the table should, too.
+    /// Returns true if so many bytes are waiting that the table should wait, too.
     pub(super) fn is_behind(&self) -> bool {
         let waiting = self.waiting.lock();
         waiting.bytes > UNSYNCED_BYTES_MAX / 2 && !waiting.has_failed
     }
 
-    /// No job follows. The thread does what waits, and ends.
+    /// Notes that no job follows. The thread does the waiting jobs and ends.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();
         (waiting.is_closed, waiting.is_ending) = (true, true);
         self.filled.notify_one();
     }
 
-    /// From now on a full disk is not waited for: what cannot be written then is not kept.
+    /// Stops waiting for a full disk. A write that finds the disk full fails for good from now on.
     pub(super) fn end_waiting(&self) {
         self.waiting.lock().is_ending = true;
         self.filled.notify_one();
     }
 
-    /// Notes why nothing can be written, or that it can again.
+    /// Notes the reason why nothing can be written, or `None` if writing works again.
     fn stall(&self, store: &Store, reason: Option<String>) {
         let mut waiting = self.waiting.lock();
         if waiting.stalled == reason {
@@ -132,12 +139,12 @@ impl Queue {
         store.tell(|status| status.stalled = reason);
     }
 
-    /// Waits before the next attempt to write. Returns false if that one is the last.
+    /// Waits before the next attempt to write. Returns false if that attempt is the last one.
     fn wait_for_disk(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut waiting = self.waiting.lock();
         while !waiting.is_ending {
-            // It is notified of jobs, too.
+            // The condition is also notified of new jobs.
             if self.filled.wait_until(&mut waiting, until).timed_out() {
                 return true;
             }
@@ -145,7 +152,8 @@ impl Queue {
         false
     }
 
-    /// All jobs that have come by now; `None` when there are none and none follow.
+    /// Waits for jobs and returns all that have arrived. Returns `None` if there are none and none
+    /// follow.
     fn take(&self) -> Option<VecDeque<Job>> {
         let mut waiting = self.waiting.lock();
         while waiting.jobs.is_empty() {
@@ -162,7 +170,7 @@ impl Queue {
         self.emptied.notify_all();
     }
 
-    /// Nothing is kept from here on.
+    /// Ends the writing of the journal: nothing is written from now on.
     pub(super) fn give_up(&self, store: &Store, error: &str) {
         tracing::error!(
             folder = %store.folder().path().display(), error,
@@ -187,8 +195,9 @@ impl Job {
 
 /// Does the jobs of the queue until it is closed or a job fails.
 ///
-/// On a full disk, everything since the last good fsync is written again until it is on disk. Any other failed write or fsync ends
-/// this: the kernel may have dropped pages, so a later success would prove nothing.
+/// If the disk is full, everything since the last successful fsync is written again until it is on
+/// disk. Any other failed write or fsync ends the loop. The kernel may have dropped pages, so a
+/// later success would prove nothing.
 pub(super) fn run(queue: &Queue, store: &Store) {
     while let Some(jobs) = queue.take() {
         let bytes = jobs.iter().map(Job::bytes).sum();
@@ -197,12 +206,12 @@ pub(super) fn run(queue: &Queue, store: &Store) {
             return;
         }
         queue.done(bytes);
-        // Who waits for it to come closer looks again.
+        // Wakes tasks that wait for the queue to shrink.
         store.tell(|_| {});
     }
 }
 
-/// Does a group of jobs, again and again while the disk is full.
+/// Does a group of jobs, and repeats it while the disk is full.
 fn work_patiently(queue: &Queue, jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
     let mut delay = RetryDelay::new(DISK_RETRY, DISK_RETRY_MAX);
     let mut is_last = false;
@@ -211,7 +220,7 @@ fn work_patiently(queue: &Queue, jobs: &VecDeque<Job>, store: &Store) -> io::Res
             Err(error) if is_exhaustion(&error) && !is_last => {
                 queue.stall(store, Some(error.to_string()));
                 is_last = !queue.wait_for_disk(delay.after_failure());
-                // Files that are not needed any more make room.
+                // Removing files that are no longer needed makes room.
                 remove_files(jobs, store)?;
             }
             done => {
@@ -224,7 +233,8 @@ fn work_patiently(queue: &Queue, jobs: &VecDeque<Job>, store: &Store) -> io::Res
     }
 }
 
-/// Returns true if something has run out that may be there again later: room on a disk, a quota, descriptors.
+/// Returns true if a resource is exhausted that may become available again: disk space, a quota, or
+/// descriptors.
 pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
@@ -244,7 +254,7 @@ fn remove_files(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a group, and syncs it with as few calls as there are files.
+/// Writes a group of jobs. Each file is synced once.
 fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
     let mut open: Option<Run<'_>> = None;
     let mut head = None;
@@ -253,7 +263,8 @@ fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
             Job::Write { file, at, bytes, head: reached } => {
                 let is_next = open.as_ref().is_some_and(|run| Arc::ptr_eq(run.file, file));
                 if !is_next && let Some(before) = open.take() {
-                    // Before anything stands in the next file: only the last one may be torn.
+                    // A file is synced before the next one is written. So only the last file can be
+                    // torn.
                     before.sync(store)?;
                 }
                 let run = open.get_or_insert_with(|| Run { file, at: *at, buffer: Vec::new() });
@@ -272,7 +283,7 @@ fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
     remove_files(jobs, store)
 }
 
-/// Bytes for one file.
+/// Consecutive bytes for one file.
 struct Run<'a> {
     file: &'a Arc<DataFile>,
     at: u64,

@@ -1,4 +1,4 @@
-//! A journal's files, read back: every record checked, a torn end cut, and damage named.
+//! Reading of a journal's files: checks every record, cuts off a torn end, and reports damage.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -21,13 +21,13 @@ use super::recover::Kept;
 use crate::durable::sync;
 use crate::journal::{DataFile, Part, Stored};
 
-/// Read in one go.
+/// The number of bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// Reads all files of a journal in their order.
+/// Reads all files of a journal in order.
 ///
 /// # Errors
-/// When one cannot be read, or is not what was written.
+/// When a file cannot be read, or is damaged.
 pub(super) fn journal(
     store: &Store,
     instance: &str,
@@ -58,7 +58,7 @@ pub(super) fn journal(
     Ok(files)
 }
 
-/// Removes files at the end whose header never came to the disk: nothing that they held was ever acknowledged.
+/// Removes files at the end whose header is not on disk. No entry in them was ever acknowledged.
 fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
     while let Some(path) = paths.back() {
         let file = File::open(path).map_err(io_error("opening", path))?;
@@ -76,7 +76,7 @@ fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A file's header, and where its records begin.
+/// Returns a file's header, and the offset of its first record.
 fn header(file: &File, path: &Path) -> Result<(FileHeader, u64), StoreError> {
     let damaged = || StoreError::damaged(path, 0, "it does not begin as a journal does");
     let mut bytes = vec![0; PREFIX_BYTES];
@@ -86,14 +86,14 @@ fn header(file: &File, path: &Path) -> Result<(FileHeader, u64), StoreError> {
     let is_whole = read_at(file, &mut bytes, 0, path)?;
     let header = is_whole.then(|| unsealed(&bytes)).flatten();
     match header {
-        // Its checksum fits, so it is no accident.
+        // The checksum is right, so this is not damage.
         Some(_) if version != VERSION => Err(StoreError::Version { path: path.to_owned(), found: version }),
         Some(header) => Ok((header, bytes.len() as u64)),
         None => Err(damaged()),
     }
 }
 
-/// Whether all the bytes asked for are there.
+/// Reads bytes at an offset. Returns false if the file ends before them.
 fn read_at(file: &File, bytes: &mut [u8], at: u64, path: &Path) -> Result<bool, StoreError> {
     match file.read_exact_at(bytes, at) {
         Ok(()) => Ok(true),
@@ -111,8 +111,10 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads all records, cuts what is torn at the end of the last file, and returns where the file ends, and whether it has anything
-    /// that a later file's header does not say.
+    /// Reads all records, and cuts off a torn end of the last file.
+    ///
+    /// Returns the end of the file, and true if it has contents that a later file's header does not
+    /// repeat.
     fn read(&self, begins_at: u64, kept: &mut Kept) -> Result<(u64, bool), StoreError> {
         let failed = || io_error("reading", self.path);
         let mut reader = BufReader::with_capacity(READ_BYTES, self.data.file());
@@ -149,7 +151,7 @@ impl Reading<'_> {
         Ok((whole, is_needed))
     }
 
-    /// The next record; `None` where there is no whole one.
+    /// Returns the next record, or `None` if there is no complete and valid one.
     fn record(&self, reader: &mut impl Read, at: u64) -> io::Result<Option<(RecordHead, Bytes)>> {
         let mut head = [0; HEAD_BYTES];
         if self.bytes - at < HEAD_BYTES as u64 {
@@ -173,7 +175,7 @@ impl Reading<'_> {
                 kept.frames(head, contents.slice(..head.frames), Stored::new(self.data.clone(), part))
             }
             Kind::Mark => {
-                // One of an earlier version names no commit.
+                // A mark of an earlier version names no commit.
                 let mark = KeptMark::decode(contents.as_ref()).map_err(|error| error.to_string())?;
                 kept.mark(head, mark)
             }
@@ -188,7 +190,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Cuts what is torn, for good: this will not be the last file any more.
+    /// Truncates the file to its first `whole` bytes. This is necessary because the file will not
+    /// be the last one any more.
     fn cut(&self, whole: u64, kept: &mut Kept) -> Result<(), StoreError> {
         kept.abort();
         tracing::warn!(
@@ -200,8 +203,8 @@ impl Reading<'_> {
     }
 }
 
-/// Whether a record further on says that byte `at` was on disk: then what is wrong there is damage, and not a torn write. Disks may
-/// write what is not synced in any order.
+/// Returns true if a later record states that byte `at` was on disk. An error at `at` is then
+/// damage, and not a torn write. Disks may write unsynced bytes in any order.
 fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
     let (mut window, mut begins) = (vec![0; READ_BYTES + HEAD_BYTES], at);
     loop {
@@ -223,7 +226,10 @@ fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
     }
 }
 
-/// Where a kept position and a header's must agree.
+/// Checks that a file's header continues from the entry and position of the file before it.
+///
+/// # Errors
+/// The reason if it does not.
 pub(super) fn follows(known: (Sequence, Lsn), header: &FileHeader) -> Result<(), String> {
     let (sequence, position) = known;
     if header.before_sequence != sequence.0

@@ -1,4 +1,4 @@
-//! From a folder back to a table: its newest base, its journal, and the rows that both make.
+//! Recovery of a table from a folder: its newest base, its journal, and the rows of both.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -26,32 +26,32 @@ use crate::journal::{
 };
 use crate::source::{KnownTable, SourceIdentity};
 
-/// What a folder is opened for.
+/// The table and settings that a folder is opened for.
 pub(crate) struct About<'a> {
     pub(crate) table: &'a TableName,
     pub(crate) source: &'a SourceIdentity,
-    /// This run's name of the journal.
+    /// The name of the journal in this run.
     pub(crate) instance: &'a InstanceId,
     pub(crate) now: CommitTime,
-    /// How much the journal may keep.
+    /// The maximum number of bytes of the journal.
     pub(crate) bytes_max: u64,
 }
 
-/// A table as it was.
+/// A table restored from its folder.
 pub(crate) struct Restored {
     pub(crate) beginning: Beginning,
     pub(crate) appender: Appender,
     /// The rows that readers have.
     pub(crate) rows: TableState,
     pub(crate) definition: Definition,
-    /// The journal's own name, which its files carry.
+    /// The original name of the journal, which its files carry.
     pub(crate) lineage: InstanceId,
-    /// True where PostgreSQL was not restarted since, so that its history is the same.
+    /// True if PostgreSQL has not restarted since, so that its history is the same.
     pub(crate) is_of_same_server: bool,
 }
 
 impl Restored {
-    /// What the source is told of it.
+    /// Returns the restored state for the source, which resumes from it.
     pub(crate) fn known(&self) -> KnownTable {
         let Head { position, mark, .. } = self.beginning.head;
         let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
@@ -59,10 +59,12 @@ impl Restored {
     }
 }
 
-/// Opens a table's folder, and restores what is in it. What is of no use is put aside, and the table begins anew.
+/// Opens a table's folder and restores its contents. Damaged contents and those of another history
+/// are set aside, and the table is copied again.
 ///
 /// # Errors
-/// When the folder is somebody else's, cannot be read or written, or is of a format that this version does not know.
+/// When the folder belongs to another server or table, cannot be read or written, or has a format
+/// that this version does not know.
 pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Option<Restored>), StoreError> {
     let store = Arc::new(Store::open(folder, about.bytes_max)?);
     match restore(&store, about) {
@@ -79,10 +81,11 @@ pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Opti
     }
 }
 
-/// Makes a folder that of a new journal.
+/// Prepares a folder for a new journal: removes the files of the old journal, and writes a
+/// manifest.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the folder cannot be written.
 pub(crate) fn claim(
     store: &Store,
     instance: &InstanceId,
@@ -96,16 +99,16 @@ pub(crate) fn claim(
     Ok(manifest)
 }
 
-/// Notes which file a journal is written to from now on, so that its absence is noticed.
+/// Notes the journal file that this run begins with, so that a later run notices if it is missing.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the manifest cannot be written.
 pub(crate) fn note_beginning(store: &Store, mut manifest: Manifest, appender: &Appender) -> Result<(), StoreError> {
     manifest.begin_at(appender.begun_at());
     manifest.write(store)
 }
 
-/// Checks that a journal is of the database's past, and notes on disk where the two have parted if it is not.
+/// Checks that a journal is part of the database's history. If it is not, notes the fork on disk.
 fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position: Lsn) -> Result<(), StoreError> {
     let error = |why| StoreError::History { path: store.folder().path().to_owned(), why };
     let forks = Forks::read(store.folder())?;
@@ -115,7 +118,7 @@ fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position
             return error(why);
         }
         let fork = Fork { common: about.source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
-        // What cannot be noted is put aside all the same: nothing of it is served.
+        // The contents are set aside even if the fork cannot be noted: none of them is served.
         if let Err(error) = Forks::note(store.folder(), &fork, &why) {
             tracing::error!(table = %about.table, %error, "the fork of the database's history cannot be noted");
         }
@@ -153,7 +156,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let head = base.head();
     let mut kept = match kept {
         Some(kept) if kept.head.sequence >= base.sequence() => kept,
-        // The base is ahead of the journal where that has lost its end, and stands alone then.
+        // The base is ahead of a journal that has lost its end. It is used alone then.
         kept => {
             store.remove_journal()?;
             files.clear();
@@ -179,12 +182,12 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     let names = (about.instance.clone(), manifest.earlier());
     let mut restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
     restored.is_of_same_server = is_of_same_server;
-    // The timeline may be a later one by now, of which this is the past.
+    // The source may be on a later timeline now, with the journal in its history.
     note_beginning(store, manifest, &restored.appender)?;
     Ok(Some(restored))
 }
 
-/// Checks that the file is there which the last run began with, or one behind it.
+/// Checks that the journal file that the last run began with exists, or a later one.
 fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), StoreError> {
     let Some(begun_at) = manifest.begun_at() else { return Ok(()) };
     let newest = store.folder().files(JOURNAL)?.pop();
@@ -198,7 +201,8 @@ fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), St
     Err(StoreError::damaged(base, 0, what))
 }
 
-/// The rows of a base after everything that the journal holds behind it.
+/// Returns the rows of a base with all later entries of the journal applied. Verifies the number
+/// and the checksum of the base's rows.
 pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
     let damaged = |what: String| StoreError::damaged(path, 0, what);
     let capacity = usize::try_from(base.rows()).unwrap_or(0);
@@ -232,7 +236,7 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
     }
 }
 
-/// Applies what comes after an entry: a segment may begin before a base, and end behind it.
+/// Applies the entries after `after`. A segment may begin before a base and end after it.
 fn replay(state: &mut TableState, run: Bytes, after: Sequence) -> Result<(), String> {
     for frame in frames(run).filter(|frame| frame.header.last_sequence > after) {
         if let Some(schema) = frame.batch.schema {
@@ -248,30 +252,30 @@ fn replay(state: &mut TableState, run: Bytes, after: Sequence) -> Result<(), Str
     Ok(())
 }
 
-/// A journal as its files tell it, up to the record read last.
+/// The state of a journal up to the last record read from its files.
 pub(super) struct Kept {
     pub(super) head: Head,
     pub(super) pruned: Boundary,
     pub(super) segments: VecDeque<Segment>,
-    /// When the last transaction of each segment committed.
+    /// The commit time of the last transaction of each segment.
     committed: VecDeque<CommitTime>,
-    /// Pieces of a transaction that has not ended.
+    /// The pieces of a transaction that has not ended.
     open: Vec<Segment>,
     open_schema: Arc<Schema>,
-    /// The last sequence that may have been given.
+    /// The last sequence that may have been assigned.
     taken: Sequence,
     spans: Vec<(Lsn, Lsn)>,
     gaps: Gaps,
     schema: Arc<Schema>,
     definition: Definition,
     definitions: Definitions,
-    /// Of the transaction that has not ended, where it begins another one.
+    /// The definition that the open transaction begins; unknown if it begins none.
     open_definition: DefinitionVersion,
-    /// The position of the last transaction, if that is a new copy.
+    /// The position of the last transaction if that is a new copy of the table.
     copied_at: Option<Lsn>,
 }
 
-/// Small records become one segment up to this size.
+/// The size up to which small records are joined into one segment.
 const JOINED_BYTES: usize = 512 * 1024;
 
 impl Kept {
@@ -294,7 +298,7 @@ impl Kept {
         }
     }
 
-    /// Where the oldest file begins.
+    /// Returns the state at the beginning of the oldest file.
     pub(super) fn begin(header: &FileHeader) -> Result<Kept, String> {
         let schema = laredo_proto::schema::from_wire(header.schema.clone().unwrap_or_default());
         let head = Head {
@@ -313,7 +317,7 @@ impl Kept {
         self.head.position = Lsn(header.before_position);
         self.head.mark = KeptMark::known(header.mark);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
-        // The same as before says nothing: rows behind the record that named it may be of another one by now.
+        // The same definition as before proves nothing: a later copy may have begun another one.
         let definition = header.definition.clone().unwrap_or_default();
         if definition != self.definition {
             self.define_now(definition);
@@ -321,7 +325,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Whether a transaction has begun and not ended.
+    /// Returns true if a transaction has begun and not ended.
     pub(super) fn is_inside(&self) -> bool {
         !self.open.is_empty()
     }
@@ -354,8 +358,8 @@ impl Kept {
                 self.open_schema = Arc::new(schema);
             }
         }
-        // Only a new copy of the table begins another definition inside a transaction. The record that says the whole of it comes
-        // behind, and may be lost.
+        // Only a new copy of the table begins another definition inside a transaction. The record
+        // with the whole definition follows it, and may be lost.
         if record.span_from.is_some() {
             let begun = frames(run.clone()).map(|frame| frame.batch.definition).find(|definition| *definition != 0);
             self.open_definition = begun.map_or(self.open_definition, DefinitionVersion);
@@ -414,7 +418,7 @@ impl Kept {
     }
 
     fn define_now(&mut self, definition: Definition) {
-        // Earlier versions did not say in the copy that it was made under another definition.
+        // Earlier versions did not note in the copy that it was made under another definition.
         let change = match self.copied_at == Some(self.head.position) {
             true => DefinitionChange::ChangesRows,
             false => DefinitionChange::KeepsRows,
@@ -423,14 +427,14 @@ impl Kept {
         self.definition = definition;
     }
 
-    /// Lets go of the transaction that has not ended.
+    /// Discards the transaction that has not ended.
     pub(super) fn abort(&mut self) {
         self.open.clear();
         self.open_definition = DefinitionVersion::UNKNOWN;
         self.open_schema = self.schema.clone();
     }
 
-    /// Gives each segment the age that its last commit has now.
+    /// Sets the age of each segment to the current age of its last commit.
     fn date_segments(&mut self, now: CommitTime) {
         let today = Instant::now();
         for (segment, committed_at) in self.segments.iter_mut().zip(&self.committed) {
@@ -476,7 +480,8 @@ impl Kept {
     }
 }
 
-/// Whether two segments of whole transactions may become one: a new copy of the table stands by itself.
+/// Returns true if two segments of whole transactions may be joined. A new copy of the table always
+/// stays separate.
 fn joins(last: &Segment, next: &Segment) -> bool {
     let is_plain = |s: &Segment| s.begins && s.ends && s.span_from.is_none();
     is_plain(last)

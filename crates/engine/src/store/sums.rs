@@ -1,9 +1,9 @@
-//! Checksums of a file, piece by piece, so that damage can be named by its place.
+//! Checksums of a file, one for each megabyte, so that errors can name the place of the damage.
 
-/// Bytes that share a checksum.
+/// The number of bytes that share a checksum.
 pub(crate) const SUMMED_BYTES: usize = 1024 * 1024;
 
-/// CRC-32 of each megabyte of what is written.
+/// The CRC-32 of each megabyte written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
     hasher: crc32fast::Hasher,
@@ -12,7 +12,7 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Takes what was written next.
+    /// Adds the bytes written next.
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(SUMMED_BYTES - self.filled));
@@ -26,7 +26,7 @@ impl Sums {
         }
     }
 
-    /// The checksums; the last one may be of less than a megabyte.
+    /// Returns the checksums. The last one may cover less than a megabyte.
     pub(crate) fn finish(mut self) -> Vec<u32> {
         if self.filled > 0 {
             self.done.push(self.hasher.finalize());

@@ -1,5 +1,5 @@
-//! Journals are written, harmed in every way, and opened again: what comes back is what was there up to some commit, or nothing at
-//! all and a word about why.
+//! Tests that write journals, damage them in every way, and open them again. The result must be the
+//! contents up to some commit, or nothing and an error message.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,12 +19,12 @@ use crate::journal::tests::{begin, delete, insert, options};
 use crate::journal::{Beginning, Head, InstanceId, Journal, JournalWriter, Resolution, ResumeRequest};
 use crate::source::SourceIdentity;
 
-/// Ids and texts.
+/// The texts of rows by their IDs.
 type Rows = BTreeMap<i64, String>;
 
 const BYTES_MAX: u64 = 1 << 30;
 
-/// Where an fsync costs nothing, if there is such a place.
+/// Returns a folder where an fsync costs nothing, if possible.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -49,7 +49,7 @@ fn with_about<T>(work: impl FnOnce(&About<'_>) -> T) -> T {
     work(&About { table: &table(), source: &source(), instance: &instance, now: CommitTime(2), bytes_max: BYTES_MAX })
 }
 
-/// A journal of an empty table, at sequence 1000 and position 500.
+/// Begins the journal of an empty table, at sequence 1000 and position 500.
 fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     let (store, restored) = with_about(|about| open(folder, about)).unwrap();
     assert!(restored.is_none());
@@ -65,7 +65,7 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     Journal::open(beginning, options(), Some(appender))
 }
 
-/// Opens what is there.
+/// Opens the journal of a folder again.
 fn reopen(folder: &Path) -> Option<(Journal, JournalWriter, TableState)> {
     let (_, restored) = with_about(|about| open(folder, about)).unwrap();
     let Restored { beginning, appender, rows, .. } = restored?;
@@ -77,7 +77,8 @@ fn rows_of(state: &TableState) -> Rows {
     state.rows().map(|row| SimDatabase::parse(row.as_ref()).unwrap()).collect()
 }
 
-/// Commits each list of changes (`None` deletes), and returns the rows after each commit by its sequence.
+/// Commits each list of changes (`None` deletes). Returns the rows after each commit by its
+/// sequence.
 fn write(
     writer: &mut JournalWriter,
     rows: &mut Rows,
@@ -113,7 +114,8 @@ fn sync(journal: &Journal, store: &Store) {
     assert!(store.wait_for(journal.head().sequence));
 }
 
-/// A small journal of a few transactions, each on disk before the next; what was in it after each.
+/// Writes a small journal of a few transactions, each on disk before the next. Returns the rows
+/// after each.
 fn small(folder: &Path) -> BTreeMap<Sequence, Rows> {
     let (journal, mut writer) = begin_journal(folder);
     let mut rows = Rows::new();
@@ -147,7 +149,7 @@ fn only_file(folder: &Path, extension: &str) -> PathBuf {
     found[0].clone()
 }
 
-/// Nothing but a commit that there was, or nothing, and then everything that there was lies aside.
+/// Checks that the journal has the rows of some commit, or that everything was set aside.
 fn is_a_prefix(folder: &Path, truth: &BTreeMap<Sequence, Rows>, what: &str) -> Option<Sequence> {
     match reopen(folder) {
         Some((journal, _, rows)) => {
@@ -195,7 +197,7 @@ fn a_flipped_bit_is_found_wherever_it_is() {
             fs::write(copy.path().join(path.file_name().unwrap()), &harmed).unwrap();
             let what = format!("{extension}, bit {} of byte {at}", at % 8);
             match with_about(|about| open(copy.path(), about)) {
-                // Another table's, or of another format: a person is asked.
+                // The manifest names another table or format. An operator must decide.
                 Err(error) => assert!(extension == "json", "{what}: {error}"),
                 Ok((_, None)) => assert!(copy.path().join("set-aside").is_dir(), "{what}"),
                 Ok((_, Some(restored))) => {
@@ -213,7 +215,7 @@ fn damage_before_what_is_on_disk_for_sure_is_named() {
     small(original.path());
     let path = only_file(original.path(), "journal");
     let mut bytes = fs::read(&path).unwrap();
-    // Inside the first transaction, of which the last record says that it is on disk.
+    // Damages the first transaction. The last record states that it is on disk.
     let first = bytes.windows(4).position(|window| window == b"lrec").unwrap();
     bytes[first + 100] ^= 4;
     fs::write(&path, &bytes).unwrap();
@@ -243,7 +245,7 @@ fn a_journal_without_its_base_is_put_aside() {
     assert!(folder.path().join("set-aside").join(journal.file_name().unwrap()).is_file());
 }
 
-/// Rows that were wrong before they were written: no checksum of bytes tells of them.
+/// The rows were wrong before they were written, so checksums of bytes are right.
 #[test]
 fn a_base_without_the_checksum_of_its_rows_is_put_aside() {
     for canary in [None].into_iter().chain(Canary::ALL.map(Some)) {
@@ -296,7 +298,7 @@ fn starting_again_and_again_leaves_one_file() {
         let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
         writer.advance(Lsn(journal.head().position.0 + 1), CommitMark::default());
         assert_eq!((files(), Some(&rows_of(&rows))), (before, truth.values().next_back()));
-        // A server that ended at once may have served it all the same.
+        // A server that crashed at once may have served it nevertheless.
         begin(&mut writer);
         insert(&mut writer, 50, "never committed");
         assert!(writer.sequence() > taken);
@@ -325,7 +327,7 @@ fn what_a_disk_refuses_is_not_durable() {
     let status = store.status().borrow().clone();
     assert_eq!((status.durable.position(), status.sequence, status.syncs), (Lsn::ZERO, Sequence(0), 0));
     assert!(status.failed.as_ref().is_some_and(|error| error.contains("No space left")), "{status:?}");
-    // Nothing piles up behind it.
+    // Jobs do not accumulate after the failure.
     (0..100).for_each(|_| queue.push(write()));
     assert!(!queue.is_behind());
 }
@@ -351,7 +353,7 @@ fn a_full_disk_is_waited_for_until_the_table_ends() {
     let stalled = runtime.block_on(status.wait_for(|status| status.stalled.is_some())).unwrap().stalled.clone();
     assert!(stalled.is_some_and(|reason| reason.contains("No space left")));
     assert!(!queue.is_behind() && queue.wait_for_place().is_ok());
-    // Whole transactions never block, and a piece of a large one is refused.
+    // Whole transactions never block. A piece of a large one is refused.
     (0..70).for_each(|_| queue.push(write()));
     assert!(queue.is_behind() && queue.wait_for_place().is_err());
     assert_eq!(status.borrow().failed, None);
@@ -410,13 +412,13 @@ fn who_was_served_what_was_lost_waits_for_it() {
         journal.resolve(&ResumeRequest { instance, sequence, position, ..ResumeRequest::default() })
     };
     assert!(matches!(ask(&journal, last, position.0), Resolution::Delta(at, _) if at == last));
-    // Three entries that were never synced, and are lost.
+    // Three entries that were never synced and are lost.
     let lost = (last.plus(3), position.0 + 30);
     assert_eq!(ask(&journal, lost.0, lost.1), Resolution::Wait(Lsn(lost.1)));
     write(&mut writer, &mut rows_of(&rows), &[vec![some(7, "again")], vec![some(8, "again")], vec![some(9, "again")]]);
     assert!(writer.committed().sequence > last.plus(SKIPPED), "no sequence is given twice");
     assert_eq!(writer.committed().position, Lsn(lost.1));
-    // By position, not by a sequence that stands for something else now.
+    // The client resumes by its position. Its sequence may now belong to another entry.
     let all = writer.committed().sequence;
     assert!(matches!(ask(&journal, lost.0, lost.1), Resolution::Delta(at, _) if at == all));
     assert_eq!((journal.info().entries, journal.entries_after(last)), (10, 3), "what is left out does not count");
@@ -471,7 +473,7 @@ fn the_definition_of_each_position_comes_back() {
     let (_, mut writer) = begin_journal(folder.path());
     writer.define(one.clone());
     writer.advance(Lsn(600), CommitMark::default());
-    // A copy that differs, and a definition that no transaction begins.
+    // A copy with differences, and a definition that no transaction begins.
     writer.begin(Lsn(700), CommitTime(1), Some(Lsn(600))).unwrap();
     writer.begin_definition(two.version());
     insert(&mut writer, 1, "x");
@@ -484,7 +486,7 @@ fn the_definition_of_each_position_comes_back() {
     writer.commit().unwrap();
     writer.publish().unwrap();
     writer.define(three.clone());
-    // A copy that comes to nothing, and one whose record of the definition is lost.
+    // A copy that is aborted, and one whose record of the definition is lost.
     for is_lost in [false, true] {
         writer.begin(Lsn(900), CommitTime(1), Some(Lsn(810))).unwrap();
         writer.begin_definition(one.version());
@@ -501,7 +503,7 @@ fn the_definition_of_each_position_comes_back() {
     }
 }
 
-/// As a version wrote it that did not notice when a composite type changed.
+/// Writes a journal like a version that did not notice the change of a composite type.
 #[test]
 fn a_journal_with_rows_of_two_forms_is_put_aside() {
     use laredo_core::{Cell, Column, KeyColumns, Schema, TupleBuf, TypeDef, TypeKind};
@@ -523,7 +525,7 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         let pair = [fields.to_be_bytes().to_vec(), null.repeat(usize::try_from(fields).unwrap())].concat();
         [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(&pair)].into_iter().collect()
     };
-    // The row of the base, then that before and after an update.
+    // The number of fields in the row of the base, and in the rows before and after an update.
     for (base_fields, old, new, is_whole) in [(2, 2, 2, true), (2, 2, 3, false), (2, 1, 2, false), (3, 3, 2, false)] {
         let folder = folder();
         let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
@@ -572,7 +574,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..30)
 }
 
-/// The next base, in the store.
+/// Makes the next base in the store.
 fn merge_base(journal: &Journal, store: &Arc<Store>) {
     sync(journal, store);
     let crate::journal::Merging { base, after, head, definition, .. } = journal.base_and_after();
@@ -620,7 +622,8 @@ proptest! {
         let base = journal.pin_base();
         let of_newcomer = crate::journal::tests::rows_of_newcomer(&journal, base.base());
         prop_assert_eq!(&of_newcomer, &rows);
-        // Whoever was somewhere goes on from there: so many entries, and to the same rows.
+        // A client at any commit resumes from there: it gets the right number of entries and the
+        // same rows.
         for (sequence, then) in commits {
             let (mut had, mut entries) = (then, 0);
             let mut cursor = journal.cursor(sequence);

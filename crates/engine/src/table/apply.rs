@@ -1,4 +1,4 @@
-//! From what a source tells to what happened to the state.
+//! The application of a source's changes to a table state.
 
 use std::io;
 
@@ -8,41 +8,45 @@ use super::displaced::{Displaced, DisplacedRow, Place};
 use crate::pipeline::Pipeline;
 use crate::spool::{RawChange, Spool, SpoolEntry};
 
-/// What happened to a state.
+/// The effect of a change on a state.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied<'a> {
-    /// A row came (no old), changed, or went (no new).
+    /// A row was added (no old row), changed, or removed (no new row).
     Row {
-        /// The row before.
+        /// The row before the change.
         old: Option<&'a Tuple>,
-        /// The row since.
+        /// The row after the change.
         new: Option<&'a Tuple>,
-        /// Whether the source sent every value of the new row, so that none was kept from the old one.
+        /// True if the source sent every value of the new row, so that none was kept from the old
+        /// one.
         is_whole: bool,
     },
-    /// All rows went.
+    /// All rows were removed.
     Truncate,
 }
 
-/// Why a transaction could not be applied.
+/// The reason why a transaction could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
-    /// A spool, or the journal's temporary file.
+    /// An error of a spool, or of the journal's temporary file.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The copy is not the table's any more.
+    /// The copy no longer matches the source's table.
     #[error("the copy has diverged: {0}")]
     Diverged(#[from] StateError),
-    /// An update that moved a row into a filtered publication comes as an insert, without the large values that it left alone:
-    /// only a copy has them.
+    /// An insert without large values that only a copy has. PostgreSQL sends an update that moves a
+    /// row into a filtered publication as an insert. It leaves out the large values that the update
+    /// did not change.
     #[error("a row came without a large value, which only the table has")]
     Incomplete,
 }
 
-/// Applies a transaction's changes to a state, filling in what the source left out, and tells what each did.
+/// Applies a transaction's changes to a state, and fills in the values that the source left out.
+/// Calls `each` with the effect of each change.
 ///
-/// A deferrable key is checked at commit, so two rows may share it until then. A row whose key is taken is displaced until the
-/// row that has the key goes: what is told of each change fits the state at any time.
+/// A deferrable key is checked at commit, so two rows may share it until then. A row whose key is
+/// taken is displaced until the row that has the key is removed. The effect of each change thus
+/// fits the state at any time.
 pub(crate) fn apply_spool(
     state: &mut TableState,
     pipeline: &Pipeline,
@@ -53,7 +57,7 @@ pub(crate) fn apply_spool(
     let (displaced, scratch) = (Displaced::default(), TupleBuf::new());
     let mut applier = Applier { state, pipeline, at: committed_at, displaced, scratch, each };
     spool.read(|entry| match entry {
-        // The caller has made sure that every shape is the schema's.
+        // The caller has checked that every shape is the schema's.
         SpoolEntry::Shape(_) => Ok(()),
         SpoolEntry::Change(change) => applier.apply(change),
     })?;
@@ -93,7 +97,7 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
         }
     }
 
-    /// Adds a row. One whose key is taken is displaced.
+    /// Adds a row. A row whose key is taken is displaced.
     fn insert(&mut self, row: Tuple, is_whole: bool) -> Result<(), ApplyError> {
         match self.state.put(row.clone()) {
             None => (self.each)(Applied::Row { old: None, new: Some(&row), is_whole })?,
@@ -107,8 +111,9 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
 
     /// Changes a row.
     ///
-    /// An old key does not mean that the key changed (a large key value brings one too), and a large key value that stayed
-    /// may be left out of the new row: so it is filled from the old row first, and only then are the two compared.
+    /// An old key does not mean that the key changed, because a large key value brings one, too.
+    /// The new row may lack a large key value that did not change. It is therefore completed from
+    /// the old row before the two keys are compared.
     fn update(&mut self, old: Option<TupleRef<'_>>, new: TupleRef<'_>) -> Result<(), ApplyError> {
         let is_whole = !new.has_unchanged();
         let key = self.state.schema().key().key_of(old.unwrap_or(new));
@@ -138,10 +143,10 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
         self.remove_from(place, &key)
     }
 
-    /// Removes a row. One that was displaced by a row of the state takes its place.
+    /// Removes a row. A row that is displaced from the same key takes its place in the state.
     fn remove_from(&mut self, place: Place, key: &Key) -> Result<(), ApplyError> {
         if let Place::Displaced(at) = place {
-            // No change was published for it.
+            // No effect was reported for this row.
             self.displaced.remove(key, at);
             return Ok(());
         }
@@ -158,8 +163,9 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
         Ok(())
     }
 
-    /// Finds the row that a change is of. Where several have its key, the whole old row tells: a key that may be shared is no
-    /// replica identity, so the source sends old rows as a whole.
+    /// Finds the row that a change applies to. If several rows have its key, the whole old row
+    /// decides. A key that may be shared cannot be a replica identity, so the source sends whole
+    /// old rows.
     fn place_of(&self, key: &Key, old: Option<TupleRef<'_>>) -> Result<Place, StateError> {
         if !self.displaced.has(key) {
             return Ok(Place::State);

@@ -1,4 +1,5 @@
-//! The task that makes a table's bases. The table's own task may be busy with a large transaction, or wait for a reader.
+//! The task that makes a table's bases. The table's own task may be busy with a large transaction,
+//! or wait for a reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +13,21 @@ use crate::base::{self, Base, BaseError, Bases};
 use crate::journal::{Journal, Merging};
 use crate::retry_delay::RetryDelay;
 
-/// A new base is made when the journal after the last one is larger than it, and than this many bytes.
+/// The number of bytes that the journal after the last base has to exceed before a new base is
+/// made. The journal also has to be larger than that base.
 const BASE_DEBT_BYTES: u64 = 64 * 1024 * 1024;
-/// A base that could not be made is tried again after this, doubled each time up to the maximum.
+/// The delay before another attempt at a base that could not be made. It doubles each time, up to
+/// the maximum.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
 /// A running task that makes bases.
 #[derive(Debug)]
 pub(super) struct BaseMaker {
-    /// The journal that it makes bases of.
+    /// The journal that the task makes bases of.
     journal: Journal,
     task: JoinHandle<()>,
-    /// Dropped to end it.
+    /// The sender whose drop ends the task.
     running: oneshot::Sender<()>,
 }
 
@@ -35,20 +38,23 @@ impl BaseMaker {
         BaseMaker { journal, task, running }
     }
 
-    /// Returns true if it makes the bases of this journal, and not of one that another history has replaced.
+    /// Returns true if the task makes the bases of this journal, and not of one that was replaced
+    /// after a fork.
     pub(super) fn serves(&self, journal: &Journal) -> bool {
         self.journal.instance() == journal.instance()
     }
 
-    /// Ends it. A base that is being made is completed: until then the table's folder is in use.
+    /// Ends the task. A base that is being made is completed first, because the table's folder is
+    /// in use until then.
     pub(super) async fn end(self) {
         drop(self.running);
-        // A panic has been printed.
+        // A panic has already been printed.
         let _ = self.task.await;
     }
 }
 
-/// Newcomers wait for no maker that has ended, however it did.
+/// A guard that closes the base requests when the task ends, for whatever reason. New clients then
+/// do not wait for it.
 struct Closing(Journal);
 
 impl Drop for Closing {
@@ -57,18 +63,21 @@ impl Drop for Closing {
     }
 }
 
-/// Whether the journal since the newest base has grown large, or has to be pruned.
+/// Returns true if a new base is due. The journal since the newest base has grown large or must be
+/// pruned soon, or the base is outdated.
 pub(super) fn is_base_due(journal: &Journal) -> bool {
     let (base_bytes, after_bytes, after_entries) = journal.base_debt();
     let limits = journal.options();
     let grown = after_bytes > base_bytes.max(BASE_DEBT_BYTES);
     let over = after_entries > limits.entries_max / 2 || after_bytes > limits.bytes_max / 2;
-    // Age alone: half of it, so that a base is there before the limit asks for pruning.
+    // For age alone, half of the limit counts: a base then exists before the limit requires
+    // pruning.
     let aged = || journal.oldest_age_after_base().is_some_and(|age| age > limits.age_max / 2);
     grown || over || aged() || journal.is_base_outdated()
 }
 
-/// Makes a base whenever one is asked for and due, or a newcomer wants a fresh one: one at a time.
+/// Makes a base whenever one is requested and due, or a new client needs a fresh one. Makes one
+/// base at a time.
 async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended: oneshot::Receiver<()>) {
     let _closing = Closing(journal.clone());
     let mut retry_delay = RetryDelay::new(RETRY, RETRY_MAX);
@@ -92,7 +101,7 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
                 journal.replace_base(Arc::new(next), began);
                 false
             }
-            // The table says why.
+            // The table reports the reason.
             Ok(Ok(None)) => true,
             Ok(Err(error)) => {
                 tracing::error!(%table, %error, "no new base snapshot; the journal grows");
@@ -112,8 +121,8 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
     }
 }
 
-/// Makes the next base. In a store none may be ahead of the journal, or clients in between could not go on after a restart: `None`
-/// where the journal will never be that far.
+/// Makes the next base. A base in a store must not be ahead of the journal, or clients in between
+/// could not resume after a restart. Returns `None` if the journal on disk will never be that far.
 fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
     let Merging { base, after, head, definition, .. } = journal.base_and_after();
     if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {

@@ -1,4 +1,5 @@
-//! How a table's journal begins: with what an earlier run has left, or with a first copy.
+//! The beginning of a table's journal: with the state that an earlier run has left, or with a first
+//! copy.
 
 use std::sync::Arc;
 
@@ -16,21 +17,23 @@ use crate::status::TablePhase;
 use crate::store::{self, Appender, Begun, Definition, Restored, Store, StoreStatus};
 
 impl Table {
-    /// Goes on with what an earlier run left; by a copy where there is a reason for one. Readers have what there is at once. `written` is
-    /// a position that no reader can have been told anything beyond.
+    /// Continues with the state that an earlier run has left. Copies the table if `resume` gives a
+    /// reason. Readers have the rows that are left at once. No reader can have received anything
+    /// beyond the position `written`.
     pub(crate) fn restore(&mut self, restored: Restored, resume: Resume, written: Lsn) -> Result<(), TableError> {
         let Restored { mut beginning, appender, rows, definition, lineage, is_of_same_server } = restored;
         self.bases.store = self.bases.store.take().map(|(store, _)| (store, lineage));
         if let Resume::Copy(reason) = &resume
             && !is_of_same_server
         {
-            // Without what the slot would have sent, nothing proves that the history is still the one that was followed.
+            // Without the changes that the slot would have sent, nothing proves that the history is
+            // still the one that was followed.
             let fork = Fork { common: Lsn::ZERO, abandoned: beginning.head.position, is_certain: false };
             self.note_fork(&fork, reason)?;
             beginning.abandoned = self.abandoned;
         }
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
-        // Only the source has what filters and transforms leave out.
+        // Only the source has the rows and columns that filters and transforms leave out.
         let filtered = || Resume::Copy("what is kept are the rows that filters and transforms leave".to_owned());
         let resume = if is_whole { resume } else { filtered() };
         let pipeline = Pipeline::bind(&PipelineOptions::default(), rows.schema())?;
@@ -50,8 +53,9 @@ impl Table {
         self.go_on(resume, written)
     }
 
-    /// Begins a journal at a snapshot, where the source has everything after it. Where it has not, the table is copied as if there
-    /// were none: rows that may be of any age are served only if somebody asks for it. `written` as above.
+    /// Begins a journal at a snapshot, if the source has everything after it. Otherwise the table
+    /// is copied as if there were no snapshot, because rows of any age are served only on request.
+    /// `written` is the same as in `restore`.
     pub(crate) fn begin_at_snapshot(
         &mut self,
         recovered: Recovered,
@@ -71,10 +75,11 @@ impl Table {
         self.go_on(resume, written)
     }
 
-    /// Serves the rows of a snapshot until the first copy is complete, which then tells what differs.
+    /// Serves the rows of a snapshot until the first copy is complete. Readers then receive the
+    /// differences.
     ///
     /// # Errors
-    /// When the table is served already, or has failed.
+    /// When the table is already served, or has failed.
     pub(crate) fn restore_snapshot(&mut self, recovered: Recovered) -> Result<(), SnapshotError> {
         if let Some(live) = &self.live {
             return Err(SnapshotError::Served(live.writer.committed().position));
@@ -97,7 +102,7 @@ impl Table {
     fn serve_snapshot(&mut self, recovered: Recovered) -> Result<(), TableError> {
         let Recovered { info, rows: state, definition, unchanged_since, is_of_same_server: _ } = recovered;
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
-        // They are what the pipeline made of the source's rows.
+        // These rows have already passed the pipeline.
         let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;
         let (to, committed_at) = (info.position, info.committed_at);
         let source = definition.source.clone();
@@ -112,12 +117,13 @@ impl Table {
         Ok(())
     }
 
-    /// Positions up to here may be those of a history that the database has abandoned, as earlier runs have noted.
+    /// Sets the position up to which positions may belong to an abandoned history, as earlier runs
+    /// have noted it.
     pub(crate) fn set_abandoned(&mut self, position: Lsn) {
         self.abandoned = position;
     }
 
-    /// The table is served, and is followed or copied again.
+    /// Serves the table, and follows or copies it again.
     fn go_on(&mut self, resume: Resume, written: Lsn) -> Result<(), TableError> {
         self.phase = Phase::Live;
         self.status.lock().phase = TablePhase::Live;
@@ -131,37 +137,37 @@ impl Table {
         Ok(())
     }
 
-    /// Its snapshots, if it has any.
+    /// Returns the table's snapshots, if it has any.
     pub(crate) fn snapshots(&self) -> Option<&Arc<Snapshots>> {
         self.snapshots.as_ref()
     }
 
-    /// Tells of the journal.
+    /// Returns a receiver of the journal.
     pub(crate) fn watch_journal(&self) -> watch::Receiver<Option<Journal>> {
         self.journal.subscribe()
     }
 
-    /// Where its bases go.
+    /// Returns the place where the table's bases are made.
     pub(crate) fn bases(&self) -> &Bases {
         &self.bases
     }
 
-    /// How far its store is, if it has one.
+    /// Returns the status of the table's store, if it has one.
     pub(crate) fn store_status(&self) -> Option<watch::Receiver<StoreStatus>> {
         self.bases.store.as_ref().map(|(store, _)| store.status())
     }
 
-    /// Why nothing is kept any more, if it is so.
+    /// Returns the error of the store, if it has failed.
     pub(super) fn store_failure(&self) -> Option<String> {
         self.store_status().and_then(|status| status.borrow().failed.clone())
     }
 
-    /// Returns why the store takes nothing for now, if it is so.
+    /// Returns the reason why the store accepts no writes for now, if it does not.
     pub(super) fn store_stall(&self) -> Option<String> {
         self.store_status().and_then(|status| status.borrow().stalled.clone())
     }
 
-    /// Returns what the rows of a copy are rows of.
+    /// Returns the definition of a copy's rows. `source` is the definition that the source gave.
     pub(super) fn definition(&self, source: String) -> Definition {
         let pipeline = &self.options.pipeline;
         Definition { is_whole: pipeline.is_plain(), source, pipeline: pipeline.description() }
@@ -175,7 +181,8 @@ impl Table {
         predecessor: Option<Predecessor>,
     ) -> Result<Live, TableError> {
         let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
-        // Before the base has a name: a folder that has one is said to be somebody's.
+        // The folder is claimed before the base has a name: a folder with a base must have an
+        // owner.
         let claim = |(store, _): &(Arc<Store>, _)| store::claim(store, &instance, (self.name(), &self.identity));
         let manifest = self.bases.store.as_ref().map(claim).transpose()?;
         let shown = done.pipeline.checksums_of(&done.state);

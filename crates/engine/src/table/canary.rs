@@ -1,14 +1,15 @@
-//! Plants a fault into a table's state where a test asks for it. Not in release builds.
+//! Faults that are planted into a table's state for a test. Not in release builds.
 //!
-//! `LAREDO_TEST_CANARY` names a file. Where it holds a table's name and a [`Canary`], as in `public.items changed-cell`, that table takes
-//! the file away and plants the fault. It looks whenever it shows what it has handled, so a commit to any table is enough.
+//! `LAREDO_TEST_CANARY` names a file. If the file contains a table's name and a [`Canary`], as in
+//! `public.items changed-cell`, that table removes the file and plants the fault. The table looks
+//! for the file whenever it updates its status, so a commit to any table is enough.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use laredo_core::{Canary, TableName, TableState};
 
-/// Plants what the file asks this table for, if anything.
+/// Plants the fault that the file requests for this table, if any.
 pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let Some(file) = FILE.get_or_init(|| std::env::var_os("LAREDO_TEST_CANARY").map(PathBuf::from)) else { return };
@@ -16,7 +17,7 @@ pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
     let Some((name, canary)) = order.trim().split_once(' ').filter(|(name, _)| *name == table.to_string()) else {
         return;
     };
-    // What is taken away is planted once, and what cannot be is not planted again and again.
+    // The file is removed first, so that each fault is tried once only.
     if let Err(error) = std::fs::remove_file(file) {
         tracing::error!(file = %file.display(), %error, "the canary's file cannot be removed");
         return;

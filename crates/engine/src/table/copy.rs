@@ -1,4 +1,5 @@
-//! A copy under way: what arrives, what is held meanwhile, and what both make together.
+//! A copy under way: the rows that arrive, the transactions that are held meanwhile, and the table
+//! that both make together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,33 +17,37 @@ use crate::source::{CopyEvent, Snapshot};
 use crate::status::CopyProgress;
 use crate::store::Definition;
 
-/// How often a copy says in the log how far it is.
+/// The interval at which a copy logs its progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A copy under way.
 ///
-/// A transaction that commits before the snapshot is known, or while rows arrive, is held. One that the snapshot sees is let go,
-/// and once all rows are there the others are put on top of them, as they come. Whatever is let go is remembered, so that a later
-/// copy has to see it, should this one come to nothing.
+/// A transaction that commits before the snapshot is known, or while rows arrive, is held. A held
+/// transaction that the snapshot sees is released. Once all rows have arrived, the others are
+/// applied to them, in their order. Each released transaction is remembered. If this copy fails, a
+/// later one has to see it.
 ///
-/// All of them are kept beside, to be told one by one where the copy shows nothing that they do not explain.
+/// All of these transactions are also kept apart. They are published one by one if they explain
+/// everything that the copy shows.
 #[derive(Debug)]
 pub(crate) struct Copying {
-    /// The last position known before; `None` for the first copy.
+    /// The last position that was known before the copy; `None` for the first copy.
     from: Option<Lsn>,
     held: Waiting,
-    /// Every transaction after `from` that is not held; nothing where some were not sent, or where they are too many.
+    /// Every transaction after `from` that is not held; `None` if some were not sent, or if they
+    /// are too many.
     told: Option<Waiting>,
     incoming: Option<Incoming>,
-    /// All rows are there, and the stream has to be read up to here.
+    /// The position that the stream has to reach; `None` before all rows have arrived.
     ended: Option<Lsn>,
-    /// Every commit up to here is known.
+    /// The position up to which every commit is known.
     reached: Lsn,
-    /// The newest commit of any table up to there.
+    /// The newest commit of any table up to `reached`.
     mark: CommitMark,
-    /// The rows that are known are of another history: the copy begins a new journal.
+    /// True if the known rows are of another history. The copy then begins a new journal.
     is_after_fork: bool,
-    /// No copy is being made, and transactions are not held for one: the next copy has to see them.
+    /// True if no copy is being made, and transactions are not held for one. The next copy has to
+    /// see them.
     is_waiting: bool,
 }
 
@@ -51,23 +56,24 @@ struct Incoming {
     snapshot: Snapshot,
     pipeline: Pipeline,
     state: TableState,
-    /// Written while rows arrive, until a transaction changes them.
+    /// The base, written while rows arrive; `None` once a transaction has changed them.
     base: Option<BaseWriter>,
     progress: CopyProgress,
     logged_at: Instant,
     copied_at: CommitTime,
-    /// When the newest transaction that it shows committed.
+    /// The time of the newest transaction that the copy shows.
     committed_at: CommitTime,
-    /// What its rows were defined by, as the source says once all are there.
+    /// The definition of the rows, which the source reports after the last row.
     definition: String,
-    /// Whether nothing but transactions can have changed rows since the last copy, as the source says then.
+    /// True if only transactions can have changed rows since the last copy. The source reports it
+    /// after the last row.
     is_told: bool,
 }
 
-/// Why a copy does not go on.
+/// The reason why a copy cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CopyStop {
-    /// It cannot be used; another one may be.
+    /// This copy cannot be used, but another one may be.
     #[error("{0}")]
     StartOver(&'static str),
     /// The table cannot be followed.
@@ -81,12 +87,12 @@ impl From<std::io::Error> for CopyStop {
     }
 }
 
-/// The table at a position.
+/// A complete copy: the table at a position.
 pub(crate) struct Done {
     pub(crate) from: Option<Lsn>,
     pub(crate) to: Lsn,
     pub(crate) committed_at: CommitTime,
-    /// The newest commit of any table up to there.
+    /// The newest commit of any table up to `to`.
     pub(crate) mark: CommitMark,
     pub(crate) definition: String,
     pub(crate) pipeline: Pipeline,
@@ -111,7 +117,7 @@ impl Copying {
         }
     }
 
-    /// A copy that takes the place of rows of another history.
+    /// Returns a copy that replaces rows of another history.
     pub(crate) fn after_fork() -> Copying {
         Copying { is_after_fork: true, ..Copying::new(None) }
     }
@@ -121,7 +127,8 @@ impl Copying {
         self.is_after_fork
     }
 
-    /// What is held stays: a later copy tells which of it it sees.
+    /// Discards the rows that have arrived. Held transactions stay: the next snapshot shows which
+    /// of them it sees.
     pub(crate) fn start_over(&mut self) {
         self.incoming = None;
         self.ended = None;
@@ -132,7 +139,8 @@ impl Copying {
         self.is_waiting = false;
     }
 
-    /// Lets go of what is held, and holds no more until the next attempt begins, whose snapshot has to see all of it.
+    /// Releases the held transactions, and holds no more until the next attempt begins. Its
+    /// snapshot has to see all of them.
     pub(crate) fn stop_holding(&mut self, recent: &mut Recent) {
         self.abandon(recent);
         self.misses_some();
@@ -144,17 +152,19 @@ impl Copying {
         self.is_waiting
     }
 
-    /// Forgets what is held: PostgreSQL was started again, so every later snapshot shows it, or it has never happened.
+    /// Forgets the held transactions. PostgreSQL was restarted, so every later snapshot shows them,
+    /// or they have never happened.
     pub(crate) fn forget_held(&mut self) {
         self.held = Waiting::default();
     }
 
-    /// Transactions may be missing from the stream: what it tells cannot be told on.
+    /// Notes that transactions may be missing from the stream. Those that were kept cannot be
+    /// published one by one.
     pub(crate) fn misses_some(&mut self) {
         self.told = None;
     }
 
-    /// A transaction has committed.
+    /// Handles a committed transaction.
     pub(crate) fn commit(
         &mut self,
         commit: TableCommit,
@@ -176,11 +186,12 @@ impl Copying {
         self.catch_up(options, recent)
     }
 
-    /// Keeps one that is not held, unless there is no use in it.
+    /// Keeps a transaction that is not held, if it may be published by itself later.
     fn keep_told(&mut self, commit: TableCommit, options: &TableOptions) {
         let Some(told) = self.told.as_mut().filter(|_| self.from.is_none_or(|from| commit.end > from)) else { return };
         let error = told.push(commit, &options.folder).err();
-        // They will come all at once: a reader that is at the head must not lose them, because the journal cannot hold so much.
+        // The transactions will be published all at once. The journal must hold all of them, or a
+        // reader at the head would lose some.
         let (changes_max, bytes_max) = (options.journal.entries_max / 4, options.journal.bytes_max / 4);
         if error.is_some() || told.changes() > changes_max || told.bytes() > bytes_max.min(options.held_bytes_max) {
             tracing::info!(
@@ -191,8 +202,8 @@ impl Copying {
         }
     }
 
-    /// Lets go of what the copy sees. What stays in a file keeps it; what comes next goes to another one, so that this one
-    /// can go.
+    /// Releases the held transactions that the snapshot sees. The others keep their file. Later
+    /// ones go to another file, so that this one can be removed.
     fn let_go(&mut self, snapshot: &Snapshot, options: &TableOptions, recent: &mut Recent) {
         for commit in self.held.take() {
             match snapshot.sees(commit.xid) {
@@ -205,7 +216,7 @@ impl Copying {
         }
     }
 
-    /// Puts what is held on top of the copy, once all of its rows are there.
+    /// Applies the held transactions to the copy, once all of its rows have arrived.
     fn catch_up(&mut self, options: &TableOptions, recent: &mut Recent) -> Result<(), CopyStop> {
         if self.ended.is_none() {
             return Ok(());
@@ -229,7 +240,8 @@ impl Copying {
         }
     }
 
-    /// The rows as of a position are known meanwhile: what differs from them is what counts.
+    /// Notes that readers have received rows as of a position meanwhile. The copy is then published
+    /// as the difference from these rows.
     pub(crate) fn go_on_from(&mut self, position: Lsn) {
         self.from = Some(position);
         self.incoming.iter_mut().for_each(|incoming| incoming.base = None);
@@ -243,7 +255,8 @@ impl Copying {
         self.ended.is_some()
     }
 
-    /// Once the copy has ended nothing is held any more, and the stream has to be read on, or it would never be complete.
+    /// Returns true if the stream should wait for the copy. Once the copy has ended, nothing is
+    /// held any more. The stream must then be read, or the copy would never be complete.
     pub(crate) fn is_full(&self, held_bytes_max: u64) -> bool {
         self.ended.is_none() && self.held.bytes() > held_bytes_max
     }
@@ -252,7 +265,7 @@ impl Copying {
         self.incoming.as_ref().map(|incoming| incoming.progress)
     }
 
-    /// Says how far the copy is, now and then.
+    /// Logs the progress of the copy from time to time.
     pub(crate) fn log_progress(&mut self, table: &TableName) {
         let Some(Incoming { progress, logged_at, .. }) = &mut self.incoming else { return };
         if logged_at.elapsed() < LOG_INTERVAL {
@@ -299,16 +312,20 @@ impl Copying {
         Ok(())
     }
 
-    /// The table at the position that the stream has reached, once that is past all that the copy may have seen. It is past all
-    /// that readers have been told, too: a change that was not announced gets a position of its own, or a reader that has the
-    /// last one would go on behind it.
+    /// Returns the table at the position that the stream has reached, once that is past everything
+    /// that the copy may have seen.
+    ///
+    /// The position is also past everything that readers have received. A change that was not
+    /// announced gets a position of its own. Otherwise a reader at the last position would never
+    /// receive it.
     pub(crate) fn complete(&mut self) -> Option<Done> {
         self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
         let Incoming { pipeline, state, base, committed_at, definition, is_told, .. } = self.incoming.take()?;
         self.ended = None;
         let told = self.told.take().filter(|_| is_told).map(|mut told| {
             let mut commits = Vec::from(told.take());
-            // Those that the copy saw were let go before others that had committed earlier.
+            // Transactions that the copy saw were released before others that had committed
+            // earlier.
             commits.sort_by_key(|commit| commit.end);
             commits
         });
@@ -316,7 +333,7 @@ impl Copying {
         Some(Done { from, to, committed_at, mark, definition, pipeline, state, told, base })
     }
 
-    /// The copy is given up: whatever was held has to be seen by the next one.
+    /// Gives up the copy. The next one has to see every transaction that was held.
     pub(crate) fn abandon(&mut self, recent: &mut Recent) {
         self.held.take().into_iter().for_each(|held| recent.remember(held.xid));
     }
@@ -332,7 +349,8 @@ impl Incoming {
         copied_at: CommitTime,
     ) -> Result<Incoming, TableError> {
         let pipeline = Pipeline::bind(&options.pipeline, schema)?;
-        // An estimate only saves growing; a wrong one must not cost the memory of a table that is not there.
+        // The estimate only saves growing. A wrong one must not cost the memory of rows that do not
+        // exist.
         let capacity = usize::try_from(progress.rows_estimated.min(progress.bytes_estimated / 32)).unwrap_or(0);
         let state = TableState::new(pipeline.state().clone(), &[], capacity)?;
         let logged_at = progress.started_at;
@@ -352,7 +370,7 @@ impl Incoming {
         })
     }
 
-    /// Puts a transaction that the snapshot does not see on top.
+    /// Applies a transaction that the snapshot does not see.
     fn apply(&mut self, held: &mut TableCommit) -> Result<(), CopyStop> {
         if !self.pipeline.fits(&mut held.spool)? {
             return Err(CopyStop::StartOver("the table's columns or types changed again"));
@@ -376,7 +394,8 @@ impl Incoming {
         let same_schema = known.filter(|(_, pipeline)| pipeline.state() == self.pipeline.state());
         for row in rows(chunk) {
             let row = self.pipeline.state_row(row, self.copied_at, &mut with_time);
-            // A row that did not change is shared with the state that readers have, and keeps its commit time.
+            // An unchanged row is shared with the state that readers have, and keeps its commit
+            // time.
             let unchanged = same_schema.and_then(|(state, _)| {
                 state.get_like(row).filter(|old| self.pipeline.same_source_row(old.as_ref(), row))
             });
@@ -408,7 +427,8 @@ pub(super) fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
 }
 
 impl Done {
-    /// The first base, and the state that it shows; `checksum` is that of the rows that readers get, if they get it.
+    /// Returns the first base, and the state that it shows. `checksum` is that of the rows that
+    /// readers receive, if they receive it.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,

@@ -1,4 +1,4 @@
-//! What differs between the table as readers know it and a new copy of it, as one transaction.
+//! The differences between the table as readers know it and a new copy of it, as one transaction.
 
 use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, Seen, TupleBuf, TupleRef};
 use laredo_proto::batch::Action;
@@ -7,10 +7,11 @@ use super::copy::Done;
 use super::{Applied, Known, Live, Scratch, TableError, checksum, emit};
 use crate::journal::JournalWriter;
 
-/// Publishes a new copy: a transaction that stands for everything since the last position known.
+/// Publishes a new copy as one transaction, in place of everything since the last known position.
 ///
 /// # Errors
-/// When the journal cannot be written. Readers may have the copy all the same, so the next one is told by all rows.
+/// When the journal cannot be written. Readers may have the copy nevertheless, so the next copy
+/// sends all rows.
 pub(super) fn publish(live: &mut Live, done: Done, definition: DefinitionVersion) -> Result<(), TableError> {
     match write(live, &done, definition) {
         Ok(shown) => {
@@ -25,7 +26,8 @@ pub(super) fn publish(live: &mut Live, done: Done, definition: DefinitionVersion
     }
 }
 
-/// Returns the checksums of what readers have then, where that is not the state as it is.
+/// Writes the transaction. Returns the checksums of the rows that readers then have; `None` if
+/// those are the rows of the state.
 fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<Option<ChecksumBuckets>, TableError> {
     let from = done.from.unwrap_or(live.writer.committed().position);
     live.writer.begin(done.to, done.committed_at, Some(from))?;
@@ -48,8 +50,11 @@ fn write(live: &mut Live, done: &Done, definition: DefinitionVersion) -> Result<
     Ok(shown)
 }
 
-/// Brings the known rows to the new schema, as readers do; `false` where only starting anew is right: the key is another, or a filter, ours or a reader's own, would judge cast rows otherwise than it judged
-/// them before: a row that matched would stay with a reader who is never told that it went.
+/// Converts the known rows to the new schema, as readers do. Returns false if all rows have to be
+/// sent: the key has changed, or a filter may judge converted rows differently.
+///
+/// The filter may be the pipeline's or a reader's own. A row that it matched before would stay with
+/// a reader that never receives its removal.
 fn cast_known(live: &mut Live, done: &Done) -> bool {
     let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
     if live.pipeline.state() == done.pipeline.state() {
@@ -67,10 +72,12 @@ fn cast_known(live: &mut Live, done: &Done) -> bool {
     true
 }
 
-/// Returns true if columns were only added or moved: each old column is there, and its cells are read as before.
+/// Returns true if columns were only added or moved. Each old column still exists, and its cells
+/// are read as before.
 ///
-/// A composite that has other fields is read otherwise. Its old cells must not become old rows under the new schema, even
-/// where their bytes would be the same, as of a field that was renamed.
+/// A composite that has other fields is read differently. Its old cells must not become old rows
+/// under the new schema. That is true even if their bytes would be the same, as after the renaming
+/// of a field.
 fn keeps_columns(old: &Schema, new: &Schema) -> bool {
     let facts = |c: &Column| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text);
     let is_kept = |was: &Column| new.columns().iter().any(|is| facts(is) == facts(was));
@@ -106,7 +113,7 @@ fn write_differences(
     Ok(())
 }
 
-/// The same where the known rows are those of readers, as a journal has kept them.
+/// Writes the differences if the known rows are those of readers, as a journal has kept them.
 fn write_differences_to_readers(
     writer: &mut JournalWriter,
     known: &laredo_core::TableState,
@@ -114,7 +121,7 @@ fn write_differences_to_readers(
 ) -> Result<(), TableError> {
     let has = |row: TupleRef<'_>| done.pipeline.classify(None, Some(row)) == Seen::Insert;
     for old in known.rows() {
-        // Transforms leave keys as they are.
+        // Transforms do not change keys.
         let key = known.schema().key().key_of(old.as_ref());
         if !done.state.get(&key).is_some_and(|row| has(row.as_ref())) {
             writer.push(Action::Delete, key.as_ref(), Some(old.as_ref()))?;

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use laredo_core::{Key, Tuple};
 
-/// A row whose key another row has.
+/// A row whose key another row has in the state.
 #[derive(Debug)]
 pub(super) struct DisplacedRow {
-    /// The row.
     pub(super) row: Tuple,
     /// True if the source sent every value of the row.
     pub(super) is_whole: bool,
@@ -18,12 +17,12 @@ pub(super) struct DisplacedRow {
 pub(super) enum Place {
     /// The row is in the state.
     State,
-    /// The row is the one of this number among those that are displaced from its key.
+    /// The row has this number among the rows that are displaced from its key.
     Displaced(usize),
 }
 
-/// The rows that have no place in the state until the row that has their key goes. Empty unless a deferrable key is
-/// violated at the moment.
+/// The rows that are not in the state until the row that has their key is removed. Empty unless a
+/// deferrable key is violated at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Displaced(HashMap<Key, Vec<DisplacedRow>>);
 

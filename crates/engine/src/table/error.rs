@@ -10,7 +10,7 @@ use crate::pipeline::PipelineError;
 use crate::source::SourceError;
 use crate::store::StoreError;
 
-/// The reason why a table cannot be followed further.
+/// The reason why a table can no longer be followed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TableError {
     #[error(transparent)]
@@ -30,8 +30,8 @@ pub(crate) enum TableError {
 }
 
 impl TableError {
-    /// Returns true if the same may succeed later without an operator: a full disk gets room, a server accepts sessions
-    /// again.
+    /// Returns true if the same may succeed later without an operator. For example, a full disk
+    /// gets room, or a server accepts sessions again.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             TableError::Io(error) | TableError::Base(BaseError::Io(error)) => {

@@ -1,4 +1,5 @@
-//! A fork of the database's history, as a table sees it: noted on disk first, then followed by a copy into a new journal.
+//! A fork of the database's history, as a table handles it: noted on disk first, then followed by a
+//! copy into a new journal.
 
 use laredo_core::Sequence;
 
@@ -12,14 +13,15 @@ use crate::store::{Definition, Forks, Manifest, SKIPPED};
 /// A fork that could not be noted on disk.
 #[derive(Debug)]
 pub(super) struct UnnotedFork {
-    /// The database as it is since; nothing where the history may still be the same.
+    /// The present identity of the database; `None` if the history may still be the same.
     identity: Option<SourceIdentity>,
     fork: Fork,
     reason: String,
 }
 
 impl Table {
-    /// Notes a fork on disk, or remembers that it has to be noted before the table is followed again.
+    /// Notes a fork on disk, or remembers that it has to be noted before the table is followed
+    /// again.
     pub(super) fn note_or_owe_fork(
         &mut self,
         identity: Option<&SourceIdentity>,
@@ -34,7 +36,7 @@ impl Table {
         noted
     }
 
-    /// Notes a fork that could not be noted before, and begins the copy that it asks for.
+    /// Notes a fork that could not be noted before, and begins the copy that it requires.
     pub(super) fn on_fork_due(&mut self, due: UnnotedFork) -> Result<Wants, TableError> {
         let UnnotedFork { identity, fork, reason } = due;
         match identity {
@@ -53,7 +55,8 @@ impl Table {
                 self.abandoned_journals.push((journal.instance().clone(), fork.common));
             }
         }
-        // First: no snapshot of the other history may be taken for one of this.
+        // This must be first: no snapshot of the other history may be mistaken for one of this
+        // history.
         if let Some(journal) = self.journal.borrow().as_ref().filter(|_| fork.is_certain) {
             journal.part();
         }
@@ -69,8 +72,9 @@ impl Table {
         Ok(())
     }
 
-    /// The database no longer contains what the rows were made of. Once that is noted, the table begins again with a copy and
-    /// a new journal. Readers keep what they have until then.
+    /// Handles a fork: the database no longer contains what the rows were made of. Once the fork is
+    /// noted, the table begins again with a copy and a new journal. Readers keep their rows until
+    /// then.
     ///
     /// # Errors
     /// When the fork cannot be noted.
@@ -102,10 +106,10 @@ impl Table {
         Ok(Wants::Copy)
     }
 
-    /// The database writes another timeline, which contains everything that was followed.
+    /// Handles a new timeline of the database, which contains everything that was followed.
     ///
     /// # Errors
-    /// When that cannot be noted on disk.
+    /// When the timeline cannot be noted on disk.
     pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<Wants, TableError> {
         if let Some((store, _)) = &self.bases.store
             && let Some(mut manifest) = Manifest::read(store)?
@@ -124,9 +128,9 @@ impl Table {
         self.identity = identity;
     }
 
-    /// Puts a new journal in the place of the one of another history.
+    /// Replaces the journal of another history with a new one.
     pub(super) fn replace_journal(&mut self, done: copy::Done, definition: Definition) -> Result<(), TableError> {
-        // Its files are removed: nothing may write them any more.
+        // The files of the old journal are removed, so nothing may write to them any more.
         drop(self.live.take());
         if let Some((store, _)) = &self.bases.store {
             store.forget_failure();
@@ -134,7 +138,8 @@ impl Table {
         let before = self.journal.borrow().clone();
         let begun = self.begin_journal(done, definition, None);
         if begun.is_err() {
-            // The old journal's readers keep its removed files open, and with them the space that the next attempt may need.
+            // The old journal's readers keep its removed files open, and with them the space that
+            // the next attempt may need.
             self.journal.send_replace(None);
         }
         if let Some(before) = before {

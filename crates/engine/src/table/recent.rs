@@ -1,4 +1,4 @@
-//! Which transactions a copy's snapshot has to see.
+//! The transactions that a copy's snapshot has to see.
 
 use std::collections::VecDeque;
 
@@ -6,15 +6,15 @@ use laredo_core::Xid;
 
 use crate::source::Snapshot;
 
-/// How many ids are remembered one by one: 2 MiB. A commit is not visible yet for a moment after it is logged, longer only while it
-/// waits for a synchronous standby.
+/// The number of transaction IDs that are remembered one by one: 2 MiB. A commit becomes visible a
+/// moment after it is logged. It takes longer only if the commit waits for a synchronous standby.
 const RECENT_MAX: usize = 1 << 18;
 
-/// The newest transactions that were applied, or let go because a copy showed them.
+/// The newest transactions that were applied, or released because a copy showed them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     xids: VecDeque<Xid>,
-    /// The least and the greatest of those that are remembered no more.
+    /// The lowest and the highest transaction ID that are no longer remembered.
     forgotten: Option<(Xid, Xid)>,
 }
 
@@ -29,14 +29,15 @@ impl Recent {
         }
     }
 
-    /// Every later snapshot sees what lies below the `xmin` of this one.
+    /// Forgets the transactions below the `xmin` of a snapshot, because every later snapshot sees
+    /// them.
     pub(crate) fn forget_below(&mut self, xmin: Xid) {
         self.xids.retain(|xid| *xid >= xmin);
         self.forgotten = self.forgotten.filter(|(_, greatest)| *greatest >= xmin);
     }
 
-    /// Whether this snapshot is known to see all of them. Any transaction that runs, and is as old as those that are forgotten, may be one
-    /// of them that nobody sees yet.
+    /// Returns true if this snapshot is known to see all of the transactions. A running transaction
+    /// whose ID is in the range of the forgotten ones may be one of them that is not visible yet.
     pub(crate) fn admits(&self, snapshot: &Snapshot) -> bool {
         let runs_since = |(least, greatest): (Xid, Xid)| {
             greatest >= snapshot.xmax || snapshot.in_progress.iter().any(|xid| (least..=greatest).contains(xid))
@@ -61,7 +62,7 @@ mod tests {
         assert!(!recent.admits(&snapshot(10, newest + 1, &[10])));
         assert!(!recent.admits(&snapshot(12, newest + 1, &[12])));
         assert!(!recent.admits(&snapshot(9, 11, &[])));
-        // Neither older nor newer ones were any of them.
+        // Older and newer transactions are not in the range of the forgotten ones.
         assert!(recent.admits(&snapshot(9, newest + 9, &[9, newest + 1])));
         recent.forget_below(Xid(newest + 1));
         assert!(recent.admits(&snapshot(12, newest + 1, &[12])));

@@ -1,4 +1,4 @@
-//! Definitions that change while a table is followed: copies that are owed for it, and those that are not.
+//! Definition changes while a table is followed: those that require a copy, and those that do not.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +12,19 @@ use crate::source::ColumnValues;
 pub(crate) struct OwedCopy {
     /// The reason, for the log.
     pub(crate) reason: String,
-    /// The definition that was seen. A copy that ends with it is the one that was owed.
+    /// The definition that was seen. A copy that ends with it is the one that was owed. `None` if
+    /// only a later copy is.
     pub(crate) definition: Option<String>,
 }
 
-/// A definition that the rows have without a copy.
+/// A new definition that the rows have without a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Redefinition {
-    /// The position from which on the rows are of this definition.
+    /// The position from which on the rows have this definition.
     pub(crate) from: Lsn,
-    /// The definition in the source's words.
+    /// The definition, in the source's form.
     pub(crate) definition: String,
-    /// The values that the rows have by then.
+    /// The values that the rows may have by then.
     pub(crate) values: Vec<ColumnValues>,
 }
 
@@ -35,11 +36,12 @@ impl OwedCopy {
 }
 
 impl Table {
-    /// The copy that is known may not be the table's any more.
+    /// Handles a definition change after which the known copy may no longer match the table.
     pub(crate) fn on_moved(&mut self, owed: OwedCopy) -> Result<Wants, TableError> {
         match &self.phase {
             Phase::Stopped => self.revive(&owed.reason),
-            // The copy under way may have been taken before the move; its definition tells, where that was seen.
+            // The copy under way may have been taken before the change. If a definition was seen,
+            // that of the copy decides.
             Phase::Copying(_) => {
                 if self.owes_copy.as_ref().is_none_or(|owed| owed.definition.is_some()) {
                     self.owes_copy = Some(owed);
@@ -50,11 +52,12 @@ impl Table {
         }
     }
 
-    /// The rows are those of another definition as soon as every commit up to a position is applied. A copy says itself what it is made
-    /// under.
+    /// Handles a new definition that the rows have once every commit up to a position is applied. A
+    /// copy reports its own definition.
     pub(crate) fn on_redefined(&mut self, mut redefinition: Redefinition) -> Result<Wants, TableError> {
         if matches!(self.phase, Phase::Live) {
-            // One that still waits is not written, but what it asks of the rows is asked.
+            // A definition that still waits is not written, but its check of the rows is still
+            // made.
             let mut earlier = self.definition_due.take().map(|due| due.values).unwrap_or_default();
             earlier.retain(|values| !redefinition.values.iter().any(|newer| newer.column == values.column));
             redefinition.values.append(&mut earlier);
@@ -63,12 +66,13 @@ impl Table {
         self.define_if_due(Wants::Nothing)
     }
 
-    /// Returns true if every row is checked when a definition that waits for the stream is due.
+    /// Returns true if every row is checked when the definition that waits for the stream is due.
     pub(crate) fn has_rows_to_check(&self) -> bool {
         self.definition_due.as_ref().is_some_and(|due| !due.values.is_empty())
     }
 
-    /// Writes the definition that waits for the stream, if it has come so far: behind the rows that it is true of.
+    /// Writes the definition that waits for the stream, if the stream has come so far. It is
+    /// written after the rows that it applies to.
     pub(super) fn define_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
         let (Phase::Live, Some(live)) = (&self.phase, &self.live) else { return Ok(wants) };
         let reached = live.writer.committed().position;
@@ -86,7 +90,7 @@ impl Table {
     }
 }
 
-/// Returns true if a column of the rows has these values alone.
+/// Returns true if a column of the rows has no other values than these and NULL.
 fn has_only(state: &TableState, ColumnValues { column, values }: &ColumnValues) -> bool {
     let Some(place) = state.schema().columns().iter().position(|found| found.name == *column) else { return false };
     let is_one = |cell: Cell<'_>, values: &BTreeSet<Vec<u8>>| match cell {

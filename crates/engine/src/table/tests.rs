@@ -39,7 +39,7 @@ fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     (Table::new(options, clock, Default::default(), sender, Default::default(), (None, None)), journal)
 }
 
-/// `id` int8 (the key), and columns of this name and type.
+/// Returns a schema with `id` int8 (the key), and with columns of these names and types.
 fn schema(others: &[(&str, u32)]) -> Arc<Schema> {
     let columns = [("id", 20)].iter().chain(others).map(|&(name, type_oid)| Column {
         name: name.to_owned(),
@@ -56,7 +56,7 @@ fn row(id: i64, body: &[u8]) -> TupleBuf {
     [Cell::Value(&id.to_be_bytes()), Cell::Value(body)].into_iter().collect()
 }
 
-/// A snapshot that sees everything below an id.
+/// Returns a snapshot that sees every transaction ID below `xid`.
 fn below(xid: u64) -> Snapshot {
     Snapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new() }
 }
@@ -73,7 +73,7 @@ fn rows<'a>(rows: impl IntoIterator<Item = &'a TupleBuf>) -> CopyEvent {
     CopyEvent::Rows(bytes.collect())
 }
 
-/// A transaction whose id and end are one number.
+/// Returns a transaction whose ID and end are the same number.
 fn commit<'a>(
     schema: &Schema,
     xid: u64,
@@ -100,7 +100,7 @@ fn a_thousand_held_transactions_share_a_file() {
     let body = vec![b'x'; 64 * 1024];
     for xid in 1..=1000_u64 {
         let row = row(xid.cast_signed(), &body);
-        // Some come in a file of their own, the others leave memory once 32 MiB are full.
+        // Some transactions come in their own file. The others leave memory once 32 MiB are full.
         let memory = if xid % 4 == 0 { 1024 } else { usize::MAX };
         table.on_commit(commit(&schema, xid, memory, [RawChange::Insert { new: row.as_ref() }])).unwrap();
     }
@@ -143,7 +143,7 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
 }
 
-/// A table that was copied with these rows, at position 10.
+/// Returns a table that was copied with these rows, at position 10.
 fn live(options: TableOptions, schema: &Arc<Schema>, of: &[TupleBuf]) -> (Table, Journal) {
     let (mut table, journal) = table(options);
     copy(&mut table, schema, below(10), of);
@@ -159,7 +159,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[Tuple
     table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_told: false }).unwrap();
 }
 
-/// What readers get after `after`, change by change.
+/// Returns the changes that readers receive after `after`.
 fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
     let mut cursor = journal.cursor(after);
     let mut actions = Vec::new();
@@ -176,7 +176,8 @@ fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
     actions
 }
 
-/// What readers have is told by the checksum of what they were sent; a row that went wrong here shows in the next one.
+/// The next checksum shows a row that went wrong in the state: it differs from the checksum of the
+/// rows that readers were sent.
 #[test]
 fn a_row_that_went_wrong_in_the_state_shows_in_the_checksum() {
     let (schema, new) = (schema(&[("body", 25)]), row(3, b"three"));
@@ -205,7 +206,7 @@ fn an_insert_without_a_large_value_is_copied() {
     let insert = || [RawChange::Insert { new: incomplete.as_ref() }];
     assert_eq!(table.on_commit(commit(&schema, 20, 1024, insert())).unwrap(), Wants::Copy);
     assert!(told(&journal, head.sequence).is_empty(), "a row that is not whole goes to nobody");
-    // A copy that does not see it yet is of no use.
+    // A copy that does not see the transaction yet is unusable.
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
     assert_eq!(
@@ -280,7 +281,7 @@ fn a_copy_after_a_failure_has_to_see_what_was_held() {
     assert!(!table.recent().admits(&below(7)) && table.recent().admits(&below(8)));
 }
 
-/// A database that stands still: empty, and copied at position 10.
+/// A database that does not change: it is empty, and copied at position 10.
 struct Still(Arc<Schema>);
 
 impl crate::source::Source for Still {
@@ -341,7 +342,8 @@ impl crate::source::Source for Still {
     }
 }
 
-/// One thread runs both: between two looks the worker takes as many events as tokio lets a task take at once, about a hundred.
+/// The worker and the test share one thread. Between two looks the worker takes as many events as
+/// tokio lets a task take at once, about a hundred.
 #[tokio::test]
 async fn a_queue_that_is_never_empty_hides_nothing() {
     let schema = schema(&[("body", 25)]);
@@ -385,7 +387,8 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");
 }
 
-/// A table whose copy, asked for at position 10, sees the transactions 12 and 14 of three that commit meanwhile.
+/// Returns a table whose copy was requested at position 10. Three transactions commit meanwhile,
+/// and the copy sees 12 and 14 of them.
 fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, Journal, Sequence) {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
@@ -422,7 +425,8 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     assert_ne!(table.journal.borrow().as_ref().unwrap().instance(), journal.instance());
 }
 
-/// A fork that may have been, as the source reports one where PostgreSQL was started again and the slot is gone.
+/// Returns a possible fork, as the source reports it after a restart of PostgreSQL with the slot
+/// gone.
 fn possible_fork() -> Fork {
     Fork { common: Lsn::ZERO, abandoned: Lsn(100), is_certain: false }
 }
@@ -501,7 +505,8 @@ fn what_the_stream_does_not_explain_is_one_transaction() {
     }
 }
 
-/// Told one by one they would push each other out of the journal before anybody has read them.
+/// Published one by one, the transactions would push each other out of the journal before a client
+/// has read them.
 #[test]
 fn more_than_the_journal_holds_is_one_transaction() {
     let schema = schema(&[("body", 25)]);
@@ -531,7 +536,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
 fn what_differs_comes_behind_all_that_was_told() {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"before")]);
-    // The stream passes a change that nobody announces; then somebody notices.
+    // The stream passes a change that is not announced. The change is noticed later.
     table.on_progress(Lsn(15), None, CommitMark::default()).unwrap();
     table.on_moved(owed("rewritten")).unwrap();
     copy(&mut table, &schema, below(12), &[row(1, b"after")]);
@@ -547,7 +552,8 @@ fn owed(reason: &str) -> OwedCopy {
     OwedCopy { reason: reason.to_owned(), definition: None }
 }
 
-/// Of two moves that are seen while a copy is made under "defined", the newer one counts; one without a definition is newer than any.
+/// Two definition changes are seen while a copy is made under "defined": the newer one counts. A
+/// change without a definition is newer than any other.
 #[test]
 fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed() {
     let schema = schema(&[("body", 25)]);
@@ -598,7 +604,7 @@ fn rows_with_another_value_than_the_new_definition_has_are_copied() {
             values: vec![ColumnValues { column: column.to_owned(), values }],
         };
         assert_eq!(table.on_redefined(asked).unwrap(), Wants::Nothing, "not before the stream is there");
-        // What the first asked of rows is asked when a second one follows.
+        // The values of the first definition are still checked when a second one follows.
         let plain = Redefinition { from: Lsn(21), definition: "newest".to_owned(), values: Vec::new() };
         table.on_redefined(plain).unwrap();
         assert_eq!(table.on_progress(Lsn(20), None, CommitMark::default()).unwrap(), Wants::Nothing);

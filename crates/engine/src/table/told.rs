@@ -1,4 +1,5 @@
-//! What readers are told of a new copy: nothing, where it shows what the stream explains; otherwise the differences.
+//! The publication of a new copy: as the transactions of the stream if they explain it, otherwise
+//! as its differences.
 
 use laredo_core::{DefinitionVersion, Tuple};
 
@@ -7,11 +8,12 @@ use super::{ApplyError, Counts, Known, Live, TableCommit, TableError, apply_spoo
 
 /// Publishes a new copy.
 ///
-/// Where it is what the transactions since the last position make of the known rows, they are told one by one, as if there had been
-/// no copy: then every position among them is one to go on from, here and on another server.
+/// The transactions since the last position may turn the known rows into exactly the copy. They are
+/// then published one by one, as if there had been no copy. Readers can then resume from every
+/// position among them, here and on another server.
 ///
 /// # Errors
-/// When the journal or what waits in files cannot be read or written.
+/// When the journal, or a file with waiting transactions, cannot be read or written.
 pub(super) fn publish(live: &mut Live, mut done: Done, definition: DefinitionVersion) -> Result<Counts, TableError> {
     let mut counts = Counts::default();
     let told = done.told.take().filter(|_| live.known == Known::Source);
@@ -27,7 +29,7 @@ pub(super) fn publish(live: &mut Live, mut done: Done, definition: DefinitionVer
     Ok(counts)
 }
 
-/// These transactions, if they make the rows of the copy out of the known ones.
+/// Returns these transactions if they turn the known rows into the rows of the copy.
 fn explain(live: &Live, mut told: Vec<TableCommit>, done: &Done) -> Result<Option<Vec<TableCommit>>, TableError> {
     let Live { state, pipeline, .. } = live;
     if pipeline.state() != done.pipeline.state() {

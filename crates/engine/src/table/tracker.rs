@@ -1,4 +1,4 @@
-//! Recent changes of a table, kept to know its rows as an older snapshot sees them.
+//! Recent changes of a table, kept to find its rows as an older snapshot sees them.
 
 use std::mem::size_of;
 
@@ -8,13 +8,14 @@ use laredo_core::{Key, KeyColumns, Tuple, TupleRef, Xid};
 
 use crate::source::Snapshot;
 
-/// Changes take this much memory at most.
+/// The maximum memory that the changes take, in bytes.
 const BYTES_MAX: usize = 64 << 20;
 
-/// The changes that were applied since the tracker was made, as far as a snapshot may not see them.
+/// The changes that were applied since the tracker was made and that a snapshot may not see.
 ///
-/// The transactions that change a row wait for one another. So of those that changed one key, the ones that a snapshot
-/// does not see come last, and the row as the snapshot sees it is the row before the first of these.
+/// The transactions that change a row wait for one another. Among those that changed one key, the
+/// ones that a snapshot does not see therefore come last. The row that the snapshot sees is the row
+/// before the first of these.
 #[derive(Debug)]
 pub(super) struct Tracker {
     snapshot: Option<Snapshot>,
@@ -22,7 +23,7 @@ pub(super) struct Tracker {
     keys: HashTable<TrackedKey>,
     bytes: usize,
     bytes_max: usize,
-    /// The reason why rows before the changes are not known.
+    /// The reason why rows before the changes are no longer known.
     lost: Option<&'static str>,
 }
 
@@ -34,7 +35,7 @@ struct TrackedKey {
 }
 
 impl Tracker {
-    /// Tracks everything until the snapshot is known.
+    /// Returns a tracker that tracks all changes until the snapshot is known.
     pub(super) fn new() -> Tracker {
         Tracker::with_limit(BYTES_MAX)
     }
@@ -87,7 +88,7 @@ impl Tracker {
         }
     }
 
-    /// Every row went at once.
+    /// Notes that all rows were removed at once.
     pub(super) fn track_truncate(&mut self) {
         self.lose("the table was truncated while a part of it was read");
     }
@@ -97,12 +98,13 @@ impl Tracker {
         self.keys = HashTable::new();
     }
 
-    /// The reason why rows of the snapshot are not known any more.
+    /// Returns the reason why rows of the snapshot are no longer known.
     pub(super) fn lost(&self) -> Option<&'static str> {
         self.lost
     }
 
-    /// The row that the snapshot sees where it is not the current one: `Some(None)` where it sees no row.
+    /// Returns the row that the snapshot sees, if it is not the current one. `Some(None)` means
+    /// that the snapshot sees no row.
     pub(super) fn row_like(&self, columns: &KeyColumns, row: TupleRef<'_>) -> Option<Option<&Tuple>> {
         if self.keys.is_empty() {
             return None;
@@ -112,7 +114,7 @@ impl Tracker {
         tracked.changes.first().map(|(_, before)| before.as_ref())
     }
 
-    /// The same for a key.
+    /// Returns the row with a key that the snapshot sees, as `row_like` does.
     pub(super) fn row_of(&self, key: &Key) -> Option<Option<&Tuple>> {
         let hash = KeyColumns::hash_key(&self.hasher, key.as_ref());
         let tracked = self.keys.find(hash, |tracked| tracked.key == *key)?;

@@ -1,11 +1,13 @@
-//! Turns of a source's copies and verifications: each takes connections of the database, which others need, too.
+//! The turns of a source's copies and verifications. Each takes connections of the database, which
+//! others need, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The copies of one source that may run at the same time. Tables take turns in the order in which they asked.
+/// The limit on the copies of one source that run at the same time. Tables take turns in the order
+/// in which they asked.
 #[derive(Clone, Debug)]
 pub(crate) struct CopyTurns {
     free: Arc<Semaphore>,
@@ -13,13 +15,14 @@ pub(crate) struct CopyTurns {
     waiting: Arc<AtomicUsize>,
 }
 
-/// A permit to open one session for a copy. Dropping it passes it to the table that has waited longest.
+/// A permit to open one session for a copy. Dropping it passes it to the table that has waited
+/// longest.
 #[derive(Debug)]
 pub(crate) struct CopyTurn {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Counts a table that waits for its turn, for as long as it waits.
+/// A guard that counts a table while it waits for its turn.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -35,25 +38,25 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The copies of a source at one moment.
+/// The numbers of copies of a source at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyCounts {
     /// Copies that have a session of the database.
     pub running: usize,
     /// Tables that wait for their turn.
     pub waiting: usize,
-    /// The most that may run at the same time.
+    /// The maximum number of copies that run at the same time.
     pub max: usize,
 }
 
 impl CopyTurns {
-    /// Turns for at most `copies_max` copies at a time; at least one.
+    /// Returns turns for at most `copies_max` copies at a time, but for at least one.
     pub(crate) fn new(copies_max: usize) -> CopyTurns {
         let copies_max = copies_max.clamp(1, Semaphore::MAX_PERMITS);
         CopyTurns { free: Arc::new(Semaphore::new(copies_max)), copies_max, waiting: Arc::default() }
     }
 
-    /// Waits for a turn. Dropping the future gives the place in the line up.
+    /// Waits for a turn. Dropping the future gives up the place in the queue.
     pub(crate) async fn take(&self) -> CopyTurn {
         let _waiting = Waiting::new(&self.waiting);
         // The semaphore is never closed.
@@ -70,16 +73,18 @@ impl CopyTurns {
     }
 }
 
-/// Verifications that read one source at the same time: at most [`VERIFICATIONS_MAX`], one of them in the background.
+/// The limit on the verifications that read one source at the same time: at most
+/// [`VERIFICATIONS_MAX`], one of them in the background.
 #[derive(Clone, Debug)]
 pub(crate) struct VerifyTurns {
-    /// Background passes take turns.
+    /// The permit for a background pass. Background passes take turns.
     pub(crate) background: Arc<Semaphore>,
-    /// Sessions that read parts.
+    /// The permits for sessions that read parts.
     sessions: Arc<Semaphore>,
 }
 
-/// Each takes up to two connections.
+/// The maximum number of verifications that read at the same time. Each takes up to two
+/// connections.
 const VERIFICATIONS_MAX: usize = 2;
 
 impl Default for VerifyTurns {
@@ -89,7 +94,7 @@ impl Default for VerifyTurns {
 }
 
 impl VerifyTurns {
-    /// Waits until another session may read parts.
+    /// Waits for a permit to open a session that reads parts.
     pub(crate) async fn session(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.sessions).acquire_owned().await.ok()

@@ -1,9 +1,10 @@
 //! A pass over a table that compares its rows with the source's, part by part.
 //!
-//! The scan reads the source's rows in the order of their places on disk, so each part is decided by the source alone.
-//! A row changes its place only when a transaction changes it. Every row of the state is therefore compared by the scan,
-//! or changed by a transaction while the pass runs, or is not in the source. Rows of the last two kinds, and those that
-//! the scan finds to differ, are looked up by their keys. Only a difference found there counts.
+//! The scan reads the source's rows in the order of their places on disk, so the source alone
+//! decides the rows of each part. A row changes its place only when a transaction changes it. Every
+//! row of the state is therefore compared by the scan, changed by a transaction during the pass, or
+//! missing in the source. Rows of the last two kinds are looked up by their keys, and so are those
+//! that the scan finds to differ. Only a difference found by the lookup counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,15 +19,17 @@ use super::{Applied, Live};
 use crate::source::{PartEvent, TablePart};
 use crate::verify::{RowDifference, VerifyProgress, VerifyReport, VerifyTerms};
 
-/// Rows that are looked up in one statement.
+/// The number of rows that are looked up in one statement.
 const LOOKUP_KEYS: usize = 100;
-/// Rows that the scan finds to differ before it ends early.
+/// The number of differing rows after which the scan ends early.
 const SUSPECTS_MAX: usize = 1000;
-/// Rows that are looked up in a pass. More are counted as not verified.
+/// The maximum number of rows that the scan did not see and that are looked up. More rows are
+/// counted as not verified.
 const LOOKUPS_MAX: usize = 20_000;
-/// Buckets of the state that are searched in one step: it takes a millisecond or less.
+/// The number of buckets of the state that are searched in one step. A step takes a millisecond or
+/// less.
 const SWEEP_BUCKETS: usize = 16 * 1024;
-/// Bytes of the table's file that one part covers.
+/// The bounds of the bytes of the table's file that one part covers.
 const PART_BYTES_MIN: u64 = 1 << 20;
 const PART_BYTES_MAX: u64 = 32 << 20;
 
@@ -36,12 +39,12 @@ pub(crate) struct Verification {
     heals: bool,
     progress: VerifyProgress,
     hasher: RandomState,
-    /// Hashes of the keys of rows that are in the state and were compared, or came whole from the source, since the
-    /// pass began.
+    /// The hashes of the keys of rows in the state that were compared, or came whole from the
+    /// source, since the pass began.
     seen: HashSet<u64, RandomState>,
     stage: Stage,
     part: Option<Part>,
-    /// Bytes of the next part of the scan.
+    /// The number of bytes in the next part of the scan.
     part_bytes: u64,
     part_bytes_max: u64,
     suspects: HashSet<Key, RandomState>,
@@ -54,13 +57,13 @@ pub(crate) struct Verification {
 
 #[derive(Debug)]
 enum Stage {
-    /// The source's rows are read from this block on.
+    /// The scan reads the source's rows, from this block on.
     Scan { from: u64 },
     /// The state is searched, from this bucket on, for rows that were not seen.
     Sweep { bucket: usize, layout: u64, unseen: HashSet<Key, RandomState>, beyond: u64 },
     /// These rows are looked up.
     LookUp { waiting: Vec<Key> },
-    /// All is compared.
+    /// All rows are compared.
     Done,
 }
 
@@ -68,9 +71,10 @@ enum Stage {
 #[derive(Debug)]
 struct Part {
     tracker: Tracker,
-    /// The stream has to be past this position before rows can be compared; nothing before the part begins.
+    /// The position that the stream has to reach before rows can be compared; `None` before the
+    /// part begins.
     inserted: Option<Lsn>,
-    /// The keys that are looked up, and whether the source has them.
+    /// The keys that are looked up, each with true if the source has the row.
     keys: Option<HashMap<Key, bool, RandomState>>,
 }
 
@@ -84,9 +88,9 @@ pub(crate) enum PartError {
 }
 
 impl Verification {
-    /// A pass over a table that has about so many rows.
+    /// Returns a pass over a table that has about `rows` rows.
     pub(crate) fn new(terms: &VerifyTerms, rows: usize) -> Verification {
-        // About a second's worth, so that no snapshot is held for long.
+        // A part takes about a second, so that no snapshot is held for long.
         let part_bytes_max =
             terms.bytes_per_second.map_or(PART_BYTES_MAX, |bytes| bytes.clamp(PART_BYTES_MIN, PART_BYTES_MAX));
         let started_at = Instant::now();
@@ -94,7 +98,7 @@ impl Verification {
             heals: terms.heals,
             progress: VerifyProgress { rows: 0, bytes: 0, blocks: 0, blocks_total: 0, started_at },
             hasher: RandomState::default(),
-            // Growing it later would hold up the table while everything in it moves.
+            // Growing the set later would stop the table while all hashes move.
             seen: HashSet::with_capacity_and_hasher(rows, RandomState::default()),
             stage: Stage::Scan { from: 0 },
             part: None,
@@ -126,12 +130,13 @@ impl Verification {
         self.part.is_some()
     }
 
-    /// The position that the stream has to reach before the part's rows can be compared.
+    /// Returns the position that the stream has to reach before the part's rows can be compared.
     pub(crate) fn awaited(&self) -> Option<Lsn> {
         self.part.as_ref().and_then(|part| part.inserted)
     }
 
-    /// Begins the next part. From now on changes are tracked, so the part's snapshot must see all that came before.
+    /// Begins the next part. Changes are tracked from now on, so the part's snapshot must see all
+    /// earlier ones.
     pub(crate) fn begin_part(&mut self) -> Option<TablePart> {
         let (part, keys) = match &self.stage {
             Stage::Scan { from } => (TablePart::Blocks { from: *from, bytes: self.part_bytes }, None),
@@ -152,7 +157,7 @@ impl Verification {
         self.part_bytes = (self.part_bytes / 4).max(1);
     }
 
-    /// Takes in a change of the state.
+    /// Notes a change of the state.
     pub(super) fn track(&mut self, xid: Xid, columns: &laredo_core::KeyColumns, applied: Applied<'_>) {
         let mut tracker = self.part.as_mut().map(|part| &mut part.tracker);
         match applied {
@@ -164,7 +169,8 @@ impl Verification {
                     return;
                 }
                 match (old, new) {
-                    // A value that the source left out is as it was, compared or not.
+                    // The source left out an unchanged value, so this change does not show that the
+                    // row was compared.
                     (_, Some(new)) if is_whole => {
                         self.seen.insert(columns.hash_row(&self.hasher, new.as_ref()));
                     }
@@ -182,12 +188,12 @@ impl Verification {
         }
     }
 
-    /// Takes in what the source says of the part.
+    /// Handles an event of the part.
     pub(super) fn on_part(&mut self, event: PartEvent, live: &Live) -> Result<(), PartError> {
         let Some(part) = &mut self.part else { return Ok(()) };
         match event {
             PartEvent::Begin { schema, snapshot, inserted, blocks } => {
-                // A label that was added to an enum changes the schema's types, and no row.
+                // A label that was added to an enum changes the schema's types, but no row.
                 let source = live.pipeline.source();
                 if (schema.columns(), schema.key()) != (source.columns(), source.key()) {
                     return Err(PartError::Retry("the table's columns have changed".to_owned()));
@@ -223,7 +229,7 @@ impl Verification {
             None => current,
         };
         if let Some(keys) = &mut part.keys {
-            // Keys that SQL takes for equal may differ in their bytes: those were not asked for.
+            // Keys that are equal in SQL may differ in their bytes. Such keys were not requested.
             let Some(found) = keys.get_mut(&columns.key_of(row)) else { return };
             *found = true;
         } else {
@@ -277,7 +283,7 @@ impl Verification {
 
     fn end_scan(&mut self, is_cut: bool, live: &Live) {
         self.is_cut = is_cut;
-        // Each hash is of a row of the state, so equal numbers say that every row was seen.
+        // Each hash belongs to a row of the state, so equal numbers mean that every row was seen.
         if is_cut || self.seen.len() >= live.state.len() {
             self.look_up(HashSet::default(), 0);
         } else {
@@ -337,7 +343,7 @@ impl Verification {
         self.differences.push(RowDifference { key, columns, held, stored });
     }
 
-    /// The result of the pass.
+    /// Returns the result of the pass.
     pub(super) fn into_report(self, live: &Live, finished_at: CommitTime) -> VerifyReport {
         VerifyReport {
             finished_at,

@@ -1,4 +1,4 @@
-//! The waiting side of verification: schedules passes, and reads the source part by part.
+//! The waiting side of verification: it schedules passes, and reads the source part by part.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,48 +14,48 @@ use crate::source::{Admission, PartEvent, PartOrder, Snapshot, Source, SourceErr
 use crate::status::VerifyCommand;
 use crate::verify::{VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
 
-/// Chunks of a part that may wait for the table.
+/// The number of chunks of a part that may wait for the table.
 const PART_QUEUE: usize = 4;
-/// A part that failed is read again after this, doubled each time up to the maximum.
+/// The delay before a part that failed is read again. It doubles each time, up to the maximum.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Failures in a row after which a pass is given up.
+/// The number of failures in a row after which a pass is given up.
 const ATTEMPTS_MAX: u32 = 10;
-/// A pass that a copy has interrupted begins again so often.
+/// The number of times that a pass begins again after a copy has interrupted it.
 const RESTARTS_MAX: u32 = 3;
-/// A snapshot is not held open for longer than this while the stream is behind it.
+/// The longest time for which a snapshot is held open while the stream is behind it.
 const STALL: Duration = Duration::from_secs(30);
-/// A background pass that cannot begin or complete is tried again after this.
+/// The delay before another attempt at a background pass that could not begin or complete.
 const POSTPONED: Duration = Duration::from_secs(60);
 
 type Answer = oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>;
 
-/// Verifies one table, on schedule and on request.
+/// The verification of one table, on schedule and on request.
 pub(super) struct Verifier<S> {
     source: Arc<S>,
     index: TableIndex,
     schedule: Option<VerifySchedule>,
     /// The time of the next background pass.
     due: Option<Pin<Box<Sleep>>>,
-    /// Passes of one source take turns.
+    /// The turns that the passes of one source take.
     turns: VerifyTurns,
     pass: Option<Pass>,
 }
 
-/// A pass that was asked for.
+/// A pass that was requested or scheduled.
 struct Pass {
     terms: VerifyTerms,
-    /// The party that asked; nobody for a background pass.
+    /// The sender for the outcome; `None` for a background pass.
     answer: Option<Answer>,
     _turn: Option<OwnedSemaphorePermit>,
     has_begun: bool,
     restarts: u32,
-    /// Failures in a row.
+    /// The number of failures in a row.
     failures: u32,
     inspection: Option<Inspection>,
-    /// Nothing is read before: for the rate, or after a failure.
+    /// The time before which nothing is read, because of the rate or after a failure.
     resume_at: Instant,
-    /// The end of the wait for the stream.
+    /// The time at which the wait for the stream ends.
     stall_at: Instant,
 }
 
@@ -72,7 +72,7 @@ impl Drop for Inspection {
     }
 }
 
-/// The next thing to do for a verification.
+/// The next step of a verification.
 #[derive(Debug)]
 pub(super) enum VerifierEvent {
     /// A background pass is due.
@@ -81,17 +81,17 @@ pub(super) enum VerifierEvent {
     Begin,
     /// The pass was interrupted by a copy or by a failure of the table.
     Interrupted,
-    /// The party that asked has gone.
+    /// The receiver of the outcome was dropped.
     Cancelled,
     /// The next part may be read.
     Order,
-    /// The source says something of the part.
+    /// The source has sent an event of the part.
     Part(PartEvent),
     /// The part cannot be read or compared.
     PartFailed(PartError),
-    /// The state is to be searched.
+    /// The next buckets of the state are due to be searched.
     Sweep,
-    /// All is compared.
+    /// All rows are compared.
     Done,
 }
 
@@ -105,16 +105,17 @@ impl<S: Source> Verifier<S> {
         Verifier { source, index, schedule, due: None, turns, pass: None }
     }
 
-    /// Schedules the first background pass. It comes early, for a server may never run for a whole interval.
+    /// Schedules the first background pass. It comes early, because a server may never run for a
+    /// whole interval.
     pub(super) fn start(&mut self) {
         self.due = self.schedule.as_ref().map(|schedule| timer(schedule.interval / 10));
     }
 
-    /// Takes a request for a pass. A background pass gives way to it.
+    /// Handles a request for a pass. The request replaces a background pass.
     pub(super) fn request(&mut self, command: VerifyCommand, table: &mut Table) {
         let VerifyCommand { terms, answer } = command;
         if self.pass.as_ref().is_some_and(|pass| pass.answer.is_some()) {
-            // The party that asked may have gone.
+            // The receiver of the answer may have been dropped.
             let _ = answer.send(Err(VerifyError::Busy));
             return;
         }
@@ -122,7 +123,7 @@ impl<S: Source> Verifier<S> {
         self.pass = Some(Pass::new(terms, Some(answer), None));
     }
 
-    /// Waits for the next thing to do. May be cancelled: nothing is lost.
+    /// Waits for the next step. Dropping the future loses nothing.
     pub(super) async fn next(&mut self, table: &Table) -> VerifierEvent {
         match (&mut self.pass, &mut self.due) {
             (Some(pass), _) => pass.next(table).await,
@@ -134,7 +135,7 @@ impl<S: Source> Verifier<S> {
         }
     }
 
-    /// Does what [`Verifier::next`] has found.
+    /// Takes the step that [`Verifier::next`] has found.
     pub(super) fn handle(&mut self, event: VerifierEvent, table: &mut Table) -> Result<Wants, TableError> {
         match event {
             VerifierEvent::Due => self.begin_scheduled(table),
@@ -201,7 +202,8 @@ impl<S: Source> Verifier<S> {
             Inspection { orders, events, task }
         });
         pass.stall_at = Instant::now() + STALL;
-        // One part is ordered at a time. A task that has ended says why when it is asked for the part's events.
+        // Only one part is ordered at a time. If the task has ended, the next wait for the part's
+        // events returns its error.
         let _ = inspection.orders.try_send(PartOrder { part, admits });
     }
 
@@ -211,7 +213,7 @@ impl<S: Source> Verifier<S> {
         match error {
             PartError::Retry(reason) if pass.failures < ATTEMPTS_MAX => {
                 tracing::debug!(table = %table.name(), reason, "a part of the verification is read again");
-                // Whatever still comes of the part goes with the task.
+                // Events of the part that are still to come are dropped with the task.
                 pass.inspection = None;
                 table.drop_part();
                 pass.resume_at = Instant::now() + (BACKOFF * 2_u32.pow(pass.failures)).min(BACKOFF_MAX);
@@ -241,7 +243,7 @@ impl<S: Source> Verifier<S> {
             Err(_) => timer(POSTPONED.min(schedule.interval)),
         });
         if let Some(answer) = self.pass.take().and_then(|pass| pass.answer) {
-            // The party that asked may have gone.
+            // The receiver of the answer may have been dropped.
             let _ = answer.send(result);
         }
     }
@@ -277,7 +279,7 @@ impl Pass {
         }
     }
 
-    /// Waits as long as these bytes take at the rate that was asked for.
+    /// Delays the next read by the time that these bytes take at the requested rate.
     fn pace(&mut self, bytes: usize) {
         self.failures = 0;
         if let Some(bytes_per_second) = self.terms.bytes_per_second {

@@ -1,4 +1,4 @@
-//! A table's part in verifying it: passes are begun, fed and ended here.
+//! The table's side of verification: passes begin, receive events and end here.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use crate::source::{PartEvent, TablePart};
 use crate::status::TablePhase;
 use crate::verify::{RowDifference, VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
 
-/// Differences that are logged one by one.
+/// The number of differences that are logged one by one.
 const LOGGED_MAX: usize = 20;
 
 impl Table {
-    /// Returns true if a pass may begin: the rows are the source's and follow it.
+    /// Returns true if a pass may begin: the rows are the source's, and the table follows it.
     pub(super) fn can_verify(&self) -> bool {
         let is_known = self.live.as_ref().is_some_and(|live| live.known == Known::Source);
         is_known && matches!(self.phase, Phase::Live) && self.copy_due.is_none()
     }
 
-    /// Its verifications in the background.
+    /// Returns the schedule of the table's verifications in the background.
     pub(super) fn verify_schedule(&self) -> Option<VerifySchedule> {
         self.options.verify.clone()
     }
 
-    /// The error for which the table is not followed.
+    /// Returns the error of a table that has failed until an operator acts.
     pub(super) fn failure(&self) -> Option<String> {
         match &self.status.lock().phase {
             TablePhase::Failed { error } => Some(error.clone()),
@@ -33,12 +33,11 @@ impl Table {
         }
     }
 
-    /// The pass that is running.
+    /// Returns the pass that is running.
     pub(super) fn verification(&self) -> Option<&Verification> {
         self.verification.as_deref()
     }
 
-    /// Begins a pass.
     pub(super) fn begin_verification(&mut self, terms: &VerifyTerms) {
         let rows = self.live.as_ref().map_or(0, |live| live.state.len());
         self.verification = Some(Box::new(Verification::new(terms, rows)));
@@ -61,12 +60,12 @@ impl Table {
         self.verification.iter_mut().for_each(|verification| verification.drop_part());
     }
 
-    /// Returns true if every commit that a part's snapshot sees is applied.
+    /// Returns true if every commit up to a position is applied.
     pub(super) fn has_reached(&self, position: Lsn) -> bool {
         self.live.as_ref().is_some_and(|live| live.writer.committed().position >= position)
     }
 
-    /// Takes in what the source says of the part.
+    /// Handles an event of the part.
     pub(super) fn on_part(&mut self, event: PartEvent) -> Result<(), PartError> {
         if let PartEvent::Begin { snapshot, .. } = &event {
             self.recent.forget_below(snapshot.xmin);
@@ -77,14 +76,14 @@ impl Table {
         Ok(())
     }
 
-    /// Searches some of the state for rows that were not seen.
+    /// Searches the next buckets of the state for rows that were not seen.
     pub(super) fn sweep_some(&mut self) {
         if let (Some(verification), Some(live)) = (&mut self.verification, &self.live) {
             verification.sweep_some(live);
         }
     }
 
-    /// Ends the pass that is done, and begins a copy if it asks for one.
+    /// Ends the pass that is done, and begins a copy if the pass requires one.
     pub(super) fn end_verification(&mut self) -> Result<(Option<Arc<VerifyReport>>, Wants), TableError> {
         let (Some(verification), Some(live)) = (self.verification.take(), &self.live) else {
             return Ok((None, Wants::Nothing));
@@ -139,7 +138,7 @@ impl Table {
     }
 }
 
-/// A difference's key for people: `id=7, lang=en`.
+/// Returns a difference's key as text for people: `id=7, lang=en`.
 fn key_text(schema: &Schema, difference: &RowDifference) -> String {
     let cell = |(at, cell): (&usize, Cell<'_>)| {
         let name = schema.columns().get(*at).map_or("", |column| column.name.as_str());

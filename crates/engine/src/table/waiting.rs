@@ -7,10 +7,10 @@ use std::path::Path;
 use super::TableCommit;
 use crate::spool::SharedFile;
 
-/// Together they stay in memory up to this many bytes.
+/// The number of bytes that the transactions may take in memory together.
 const MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Transactions in the order in which they came; what is beyond a bound of memory waits in a file.
+/// Transactions in the order in which they came. Those beyond a memory limit wait in a file.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     commits: VecDeque<TableCommit>,
@@ -21,7 +21,8 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Adds one; not where a file has to be written and cannot be.
+    /// Adds a transaction. Returns an error, without adding it, if a file is needed and cannot be
+    /// written.
     pub(super) fn push(&mut self, mut commit: TableCommit, folder: &Path) -> io::Result<()> {
         let memory = commit.spool.memory_bytes() as u64;
         if memory == 0 || self.memory + memory > MEMORY_BYTES {
@@ -35,7 +36,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Takes the first one.
+    /// Removes and returns the first transaction.
     pub(super) fn pop_front(&mut self) -> Option<TableCommit> {
         let commit = self.commits.pop_front()?;
         self.bytes -= cost(&commit);
@@ -44,19 +45,19 @@ impl Waiting {
         Some(commit)
     }
 
-    /// Adds one that waited before, where it waited.
+    /// Adds a transaction that has waited before. Its changes stay in memory or in their file.
     pub(super) fn push_back(&mut self, commit: TableCommit) {
         self.count(&commit);
         self.commits.push_back(commit);
     }
 
-    /// Puts back what [`Waiting::pop_front`] took.
+    /// Puts back a transaction that [`Waiting::pop_front`] has removed.
     pub(super) fn push_front(&mut self, commit: TableCommit) {
         self.count(&commit);
         self.commits.push_front(commit);
     }
 
-    /// Takes all.
+    /// Removes and returns all transactions.
     pub(super) fn take(&mut self) -> VecDeque<TableCommit> {
         std::mem::take(self).commits
     }
@@ -67,18 +68,19 @@ impl Waiting {
         self.memory += commit.spool.memory_bytes() as u64;
     }
 
-    /// Their changes.
+    /// Returns the number of changes in all transactions.
     pub(super) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// What they take, wherever they are.
+    /// Returns the number of bytes of all transactions, in memory and in files.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// What a transaction takes, wherever its changes are: millions of tiny ones are not free.
+/// Returns the number of bytes of a transaction, in memory and in its file. Its fixed size counts,
+/// too, because millions of tiny transactions are not free.
 fn cost(commit: &TableCommit) -> u64 {
     commit.spool.bytes() + size_of::<TableCommit>() as u64
 }

@@ -1,4 +1,4 @@
-//! The task that runs a table: it waits, so that the table itself never has to.
+//! The task that runs a table. It waits, so that the table itself never has to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,26 +21,28 @@ use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceI
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 
-/// Chunks of a copy that may wait for the table.
+/// The number of chunks of a copy that may wait for the table.
 const COPY_QUEUE: usize = 8;
-/// The first delay before another attempt; doubled each time up to the maximum.
+/// The first delay before another attempt. It doubles each time, up to the maximum.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(15);
-/// Under a backlog, what has become of a table is shown after this many events, or fewer large ones.
+/// The number of events after which the table's status is updated under a backlog. A large event
+/// counts as several.
 const SETTLE_EVENTS: u64 = 256;
-/// A larger transaction is applied [`aside`]. For a small one, going there costs more than the work (`./dev bench latency`).
+/// The size of a transaction, in bytes, above which it is applied [`aside`]. For a smaller one, the
+/// switch costs more than the work (`./dev bench latency`).
 const INLINE_BYTES: u64 = 64 * 1024;
-/// As much of a transaction counts as an event.
+/// The number of bytes of a transaction that count as one event.
 const SETTLE_BYTES: u64 = 64 * 1024;
 
-/// What a stream says to one table.
+/// An event of a stream for one table.
 #[derive(Debug)]
 pub(crate) enum TableEvent {
     Commit(TableCommit),
     Moved(OwedCopy),
     Broken(String),
     Redefined(Redefinition),
-    /// Commits may be missing; the fork is set where the history may be another one.
+    /// A gap: commits may be missing. The fork is set if the history may be another one.
     Restarted(String, Option<Fork>),
     Forked(Box<SourceIdentity>, Fork, String, Receipt),
     Promoted(Box<SourceIdentity>),
@@ -53,59 +55,61 @@ pub(crate) struct Queued {
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
-/// How far the stream is; only the latest counts.
+/// The progress of the stream. Only the latest one counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
-    /// Every commit up to here is told.
+    /// The position up to which every commit has been sent.
     pub(crate) position: Lsn,
-    /// When the last of them committed, nothing where the source says that there is no other one.
+    /// The time of the last of these commits; `None` if the source reports that there is no newer
+    /// one.
     pub(crate) current_at: Option<CommitTime>,
-    /// The newest commit up to there, of any table; all zeros where it is unknown.
+    /// The newest commit up to `position`, of any table; all zeros if it is unknown.
     pub(crate) mark: CommitMark,
-    /// It comes behind this many events.
+    /// The number of events that come before this progress.
     pub(crate) after: u64,
-    /// Forks of the database's history of which the table hears by an event.
+    /// The number of forks of the database's history that the table receives as events.
     pub(crate) forks: u64,
 }
 
-/// Runs one table.
+/// The task of one table.
 pub(crate) struct Worker<S> {
     table: Table,
     index: TableIndex,
     source: Arc<S>,
     events: mpsc::UnboundedReceiver<Queued>,
-    /// Events taken.
+    /// The number of events taken from the queue.
     taken: u64,
-    /// Forks among them.
+    /// The number of forks among them.
     forks: u64,
     progress: watch::Receiver<Progress>,
-    /// The latest progress waits for the events before it.
+    /// True if the latest progress waits for the events before it.
     has_progress: bool,
     commands: mpsc::Receiver<TableCommand>,
-    /// Events since the table was last shown.
+    /// The number of events since the table's status was last updated.
     unsettled: u64,
-    /// How far the table's store is, if it has one.
+    /// The status of the table's store, if it has one.
     store: Option<watch::Receiver<StoreStatus>>,
-    /// How its snapshots are, if it has any.
+    /// The status of the table's snapshots, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
     verifier: Verifier<S>,
     copy_turns: CopyTurns,
-    /// Copies that were begun.
+    /// The number of copies that were begun.
     copies: u64,
     retry_delay: RetryDelay,
-    /// The time of the next attempt, where the last one failed.
+    /// The time of the next attempt, if the last one failed.
     retry_at: Option<Instant>,
-    /// Orders to copy the table, whose outcome is not known yet.
+    /// The orders to copy the table whose outcome is not known yet.
     reloads: Vec<oneshot::Sender<Result<(), ReloadError>>>,
 }
 
-/// A copy that runs or waits for its turn. Dropping it gives it up: its task then ends the session, and passes the turn on.
+/// A copy that runs or waits for its turn. Dropping it gives the copy up: its task then ends the
+/// session, and passes the turn on.
 struct RunningCopy {
     events: mpsc::Receiver<CopyEvent>,
     task: JoinHandle<Result<(), SourceError>>,
 }
 
-/// Shows the session of one copy in the table's status, unless a later copy shows its own.
+/// The session of one copy, shown in the table's status unless a later copy shows its own.
 struct SessionReport {
     status: Arc<Mutex<TableStatus>>,
     copy: u64,
@@ -188,7 +192,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Follows the stream until it is closed. What waits then is dropped: none of it was acknowledged.
+    /// Follows the stream until it is closed. Events that still wait are dropped, because none of
+    /// them was acknowledged.
     async fn follow(&mut self) {
         let mut copy = self.table.is_copying().then(|| self.start_copy());
         let mut maker = self.start_maker();
@@ -233,7 +238,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Stops the table; until the next attempt, if it may pass by itself.
+    /// Stops the table. If the error may pass by itself, the table is stopped only until the next
+    /// attempt.
     fn stop(&mut self, error: &TableError) {
         let delay = self.table.may_retry(error).then(|| self.retry_delay.after_failure());
         self.retry_at = delay.map(|delay| Instant::now() + delay);
@@ -246,12 +252,12 @@ impl<S: Source> Worker<S> {
 
     fn answer_reloads(&mut self, outcome: &Result<(), ReloadError>) {
         for answer in self.reloads.drain(..) {
-            // The party that asked may have gone.
+            // The receiver of the answer may have been dropped.
             let _ = answer.send(outcome.clone());
         }
     }
 
-    /// Handles the next thing that happens; `None` when the stream is closed.
+    /// Handles the next event of any kind. Returns `None` when the stream is closed.
     async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying() || self.table.has_rows_to_check();
@@ -261,7 +267,7 @@ impl<S: Source> Worker<S> {
         if copy.is_none() && self.table.is_holding_enough() {
             self.table.stop_holding();
         }
-        // The copy that would let go of what is held may wait for the table to note a fork.
+        // The copy that would release the held transactions may wait for the table to note a fork.
         let holding_enough = self.table.is_holding_enough() && self.progress.borrow().forks == self.forks;
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
@@ -285,7 +291,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// The latest progress, once all events before it are taken. Behind a backlog it is late, but then the events themselves move the table.
+    /// Returns the latest progress, once all events before it are taken. Behind a backlog it is
+    /// late, but then the events themselves move the table.
     fn due_progress(&mut self) -> Option<Progress> {
         let progress = *self.progress.borrow();
         let due = self.has_progress && progress.after <= self.taken;
@@ -301,7 +308,8 @@ impl<S: Source> Worker<S> {
             }
             TableCommand::Restore { recovered, answer } => {
                 let restored = aside(true, || self.table.restore_snapshot(*recovered));
-                // Whoever asked may have gone; it is done all the same.
+                // The receiver of the answer may have been dropped. The rows are served all the
+                // same.
                 let _ = answer.send(restored);
                 Ok(Wants::Nothing)
             }
@@ -314,7 +322,7 @@ impl<S: Source> Worker<S> {
 
     fn reload(&mut self, reason: String) -> Result<Wants, TableError> {
         if self.table.is_copying() && self.retry_at.is_some() {
-            // The attempt that was to come later is the copy that was ordered.
+            // The attempt that was scheduled is now the copy that was ordered.
             return Ok(Wants::Copy);
         }
         let wants = self.table.on_moved(OwedCopy { reason, definition: None })?;
@@ -369,7 +377,7 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Shows what was handled, and makes readers and disk keep up.
+    /// Shows the handled events in the status, and makes readers and the disk keep up.
     async fn settle(&mut self, maker: &mut Option<BaseMaker>) {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
             self.stop(&error.into());
@@ -390,7 +398,8 @@ impl<S: Source> Worker<S> {
         }
         let journal = self.table.writer().map(|writer| writer.journal().clone());
         if let Some(replaced) = maker.take_if(|maker| journal.is_some_and(|journal| !maker.serves(&journal))) {
-            // After a fork: readers of the new journal would wait for its bases for ever.
+            // The journal was replaced after a fork. Readers of the new one would wait forever for
+            // its bases.
             replaced.end().await;
         }
         if maker.is_none() {
@@ -402,16 +411,17 @@ impl<S: Source> Worker<S> {
         self.table.report();
     }
 
-    /// Starts what makes the table's bases, once there is a journal.
+    /// Starts the task that makes the table's bases, once there is a journal.
     fn start_maker(&mut self) -> Option<BaseMaker> {
         let journal = self.table.writer()?.journal().clone();
         Some(BaseMaker::start(self.table.name().clone(), journal, self.table.bases().clone()))
     }
 
-    /// Begins an attempt at a copy.
+    /// Begins an attempt to copy the table.
     fn start_copy(&mut self) -> RunningCopy {
         self.retry_at = None;
-        // A table that was stopped has not heard how far the stream is, and on an idle database it does not move.
+        // A stopped table has not received the stream's progress, and on an idle database there is
+        // no new one.
         self.has_progress = true;
         self.table.begin_attempt();
         let recent = self.table.recent().clone();
@@ -435,7 +445,7 @@ impl<S: Source> Worker<S> {
         RunningCopy { events, task }
     }
 
-    /// The copy's task has ended: well, if the copy is complete.
+    /// Handles the end of the copy's task. The copy has succeeded if it is complete.
     async fn copy_ended(&mut self, copy: &mut Option<RunningCopy>) -> Result<Wants, TableError> {
         let Some(mut ended) = copy.take() else {
             return Ok(Wants::Nothing);
@@ -451,7 +461,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// An attempt at a copy has failed for a reason that may pass. What commits is held for the next one.
+    /// Handles a failed attempt at a copy whose error may pass. Transactions that commit are held
+    /// for the next attempt.
     fn on_attempt_failed(&mut self, error: String) {
         let delay = self.retry_delay.after_failure();
         let next_at = Instant::now() + delay;
@@ -465,7 +476,8 @@ impl<S: Source> Worker<S> {
     }
 }
 
-/// The store has moved, or failed. Without one it never does.
+/// Waits until the store's status changes. Returns an error if the store has failed. Never returns
+/// without a store.
 async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result<Wants, TableError> {
     let Some(status) = store else { return std::future::pending().await };
     if status.changed().await.is_err() {
@@ -477,7 +489,7 @@ async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result
     }
 }
 
-/// The newest snapshot is another one, or why there is none. Without snapshots it never is.
+/// Waits until the snapshots' status changes. Never returns without snapshots.
 async fn snapshot_written(snapshots: &mut Option<watch::Receiver<SnapshotStatus>>) {
     if let Some(status) = snapshots
         && status.changed().await.is_ok()
@@ -494,7 +506,8 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Runs what may take long: the other tasks of this thread go on elsewhere meanwhile.
+/// Runs work that may take long. The runtime moves the other tasks of this thread elsewhere
+/// meanwhile.
 fn aside<T>(heavy: bool, work: impl FnOnce() -> T) -> T {
     match heavy && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         true => tokio::task::block_in_place(work),

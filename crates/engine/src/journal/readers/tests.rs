@@ -1,4 +1,4 @@
-//! Whom the writer waits for, and who is cut, on a clock that only these tests move.
+//! Tests of waits and cuts, on a clock that only the tests advance.
 
 use super::*;
 use crate::journal::tests::{begin, commit, insert, journal, options};
@@ -87,7 +87,8 @@ async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
         assert!(writer.patience().is_none(), "round {round}");
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(journal.readers().iter().all(|reader| reader.state == ReaderState::Live));
-        // Had its first slow time been kept, a reader would be cut at its next one.
+        // If the start of its first slow time were kept, a reader would be cut at its next slow
+        // time.
         tokio::time::advance(SLOW_DOWN_MAX).await;
     }
     assert!(!one.is_cut() && !other.is_cut());

@@ -9,7 +9,8 @@ use crate::pipeline::PipelineOptions;
 use crate::source::RelationShape;
 use crate::spool::{SpoolOptions, SpoolWriter};
 
-/// The key is columns 2 and 0, in this order; column 1 may be left out where it did not change.
+/// Returns a schema whose key is columns 2 and 0, in this order. Column 1 may be left out if it did
+/// not change.
 fn schema() -> Arc<Schema> {
     let column = |name: &str| Column {
         name: name.to_owned(),
@@ -32,9 +33,9 @@ fn tuple((a, v, b): Row) -> TupleBuf {
 #[derive(Clone, Debug)]
 enum Step {
     Insert(Row),
-    /// The row of this number gets these values.
+    /// An update of the row with this number to these values.
     Update(u8, Row),
-    /// Each row gets another key, one after the other.
+    /// A change of every row's key, one row after the other.
     Shift(u8),
     Delete(u8),
     Truncate,
@@ -54,7 +55,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-/// A table with a deferrable key and `REPLICA IDENTITY FULL`: the rows, and the changes that a transaction streams.
+/// A table with a deferrable key and `REPLICA IDENTITY FULL`: the rows, and the changes that a
+/// transaction streams.
 #[derive(Clone, Debug, Default)]
 struct Database(Vec<Row>);
 
@@ -95,7 +97,7 @@ impl Database {
         spool.push(0, RawChange::Update { old: Some(tuple(old).as_ref()), new: new.as_ref() }).unwrap();
     }
 
-    /// True if the transaction may commit.
+    /// Returns true if the transaction may commit.
     fn is_unique(&self) -> bool {
         let keys: std::collections::BTreeSet<_> = self.0.iter().map(|(a, _, b)| (a, b)).collect();
         keys.len() == self.0.len()
@@ -122,7 +124,7 @@ fn rows_of(state: &TableState) -> Vec<Vec<u8>> {
     rows
 }
 
-/// Applies published changes to a reader's rows: every change has to fit them.
+/// Applies a published change to a reader's rows. Every change has to fit them.
 fn tell(reader: &mut TableState, applied: Applied<'_>) {
     match applied {
         Applied::Row { old: None, new: Some(new), .. } => assert!(reader.put(new.clone()).is_none(), "inserted twice"),
@@ -142,8 +144,8 @@ fn tell(reader: &mut TableState, applied: Applied<'_>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever a transaction does to a deferrable key before it commits, the rows are the database's after it, and each
-    /// change that is told fits the rows that a reader has by then.
+    /// A transaction may do anything to a deferrable key before it commits. After the commit, the
+    /// rows are the database's, and each published change fits the rows that a reader has by then.
     #[test]
     fn a_transaction_is_applied_as_it_commits(transactions in prop::collection::vec(steps(), 1..5)) {
         let pipeline = Pipeline::bind(&PipelineOptions::default(), &schema()).unwrap();
@@ -155,7 +157,7 @@ proptest! {
             steps.iter().for_each(|step| after.step(step, &mut changes));
             let mut changes = changes.finish().unwrap();
             if !after.is_unique() {
-                // PostgreSQL rolls it back. A transaction that does not fit is never taken for one that does.
+                // PostgreSQL rolls the transaction back. It must not be accepted as one that fits.
                 let applied = apply_spool(&mut state.clone(), &pipeline, &mut changes, CommitTime(0), |_| Ok(()));
                 prop_assert!(matches!(applied, Err(ApplyError::Diverged(StateError::KeyExists))), "{applied:?}");
                 continue;

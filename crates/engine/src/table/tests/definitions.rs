@@ -1,4 +1,4 @@
-//! Which definition the rows are said to be of, and from where on.
+//! The definition that the rows have, and the position from which on they have it.
 
 use laredo_core::DefinitionVersion;
 
@@ -18,7 +18,7 @@ fn copy_under(table: &mut Table, definition: &str, is_told: bool, xid: u64, of: 
     table.on_progress(Lsn(xid), None, CommitMark::default()).unwrap();
 }
 
-/// A table that was copied under the definition `one`, at position 10.
+/// Returns a table that was copied under the definition `one`, at position 10.
 fn copied_under_one(options: TableOptions) -> (Table, Journal) {
     let (mut table, journal) = table(options);
     copy_under(&mut table, "one", false, 10, &[row(1, b"one")]);
@@ -26,7 +26,7 @@ fn copied_under_one(options: TableOptions) -> (Table, Journal) {
     (table, journal)
 }
 
-/// The definitions that batches bring after `after`.
+/// Returns the definitions that batches carry after `after`.
 fn brought(journal: &Journal, after: Sequence) -> Vec<DefinitionVersion> {
     let mut cursor = journal.cursor(after);
     let mut brought = Vec::new();
@@ -37,7 +37,7 @@ fn brought(journal: &Journal, after: Sequence) -> Vec<DefinitionVersion> {
     brought
 }
 
-/// A client that comes from another server, with rows of a definition.
+/// Resolves the request of a client that comes from another server, with rows of a definition.
 fn comes(journal: &Journal, position: u64, definition: &str) -> Resolution {
     let (instance, position, definition) = ("another".to_owned(), Some(Lsn(position)), version(definition));
     journal.resolve(&ResumeRequest { instance, position, definition, ..ResumeRequest::default() })
@@ -58,7 +58,7 @@ fn a_copy_under_another_definition_brings_it_with_its_first_change() {
     assert!(matches!(comes(&journal, 20, "two"), Resolution::Delta(..)));
     assert_eq!([comes(&journal, 10, "two"), comes(&journal, 20, "one")], [DIFFERS, DIFFERS]);
     assert!(journal.is_base_outdated(), "newcomers need not go through it");
-    // Another copy of the same definition brings nothing.
+    // Another copy of the same definition does not carry it again.
     let head = journal.head();
     table.on_moved(owed("reload")).unwrap();
     copy_under(&mut table, "two", false, 30, &[row(3, b"three")]);
@@ -79,13 +79,13 @@ fn a_definition_counts_also_where_no_row_differs() {
     let at = [10, 20, 29, 30, 39, 40].map(|at| journal.definition_at(Lsn(at)));
     assert_eq!(at, ["one", "two", "two", "three", "three", "four"].map(version));
     assert_eq!(brought(&journal, head.sequence), []);
-    // Another server may have noticed each of them earlier or later: the rows are the same.
+    // Another server may have noticed each of them earlier or later, but the rows are the same.
     for (position, definition) in [(40, "four"), (40, "three"), (40, "one"), (10, "four")] {
         assert!(matches!(comes(&journal, position, definition), Resolution::Delta(..)), "{definition} at {position}");
     }
     assert_eq!(comes(&journal, 40, "five"), DIFFERS);
     assert!(!journal.is_base_outdated());
-    // What comes next does not bring what no transaction began.
+    // The next transaction does not carry a definition that no transaction began.
     let new = row(2, b"two");
     table.on_commit(commit(&schema(&[("body", 25)]), 41, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
     table.writer().unwrap().publish().unwrap();

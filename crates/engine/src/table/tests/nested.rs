@@ -1,4 +1,4 @@
-//! Types inside columns that change while nothing announces it.
+//! Types inside columns that change without an announcement.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ const INT4: Oid = 23;
 const PAIR: Oid = 16_400;
 const OUTER: Oid = 16_401;
 
-/// The kinds of columns that contain the composite.
+/// Returns the kinds of columns that contain the composite.
 fn wrappers() -> Vec<Option<TypeKind>> {
     vec![
         None,
@@ -21,7 +21,7 @@ fn wrappers() -> Vec<Option<TypeKind>> {
     ]
 }
 
-/// `id` and a column whose type contains a composite of these fields, all of type int4.
+/// Returns a schema of `id` and a column whose type contains a composite of these fields, all int4.
 fn nested_schema(wrapper: Option<&TypeKind>, fields: &[&str]) -> Arc<Schema> {
     let def = |kind| TypeDef { name: "t".to_owned(), kind };
     let fields = fields.iter().map(|name| ((*name).to_owned(), INT4)).collect();
@@ -40,7 +40,7 @@ fn composite(fields: &[(Oid, Vec<u8>)]) -> Vec<u8> {
     fields.iter().fold(count, |bytes, (oid, value)| [bytes, oid.to_be_bytes().to_vec(), sized(value)].concat())
 }
 
-/// A row whose composite has so many fields.
+/// Returns a row whose composite has this number of fields.
 fn nested_row(wrapper: Option<&TypeKind>, id: i64, fields: usize) -> TupleBuf {
     let pair = composite(&vec![(INT4, 7_i32.to_be_bytes().to_vec()); fields]);
     let body = match wrapper {
@@ -68,7 +68,8 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
             let (mut table, journal) = live(options(), &old, &[nested_row(wrapper, 1, before)]);
             let head = journal.head();
             let [same, other] = [nested_row(wrapper, 2, before), nested_row(wrapper, 3, after)];
-            // In one transaction: the shape of the columns says nothing.
+            // Both rows are in one transaction, so the shape of the columns does not show the
+            // change.
             let changes = [same.as_ref(), other.as_ref()].map(|new| RawChange::Insert { new });
             assert_eq!(table.on_commit(commit(&old, 20, 1024, changes)).unwrap(), Wants::Copy, "{wrapper:?}");
             assert_eq!(journal.head(), head);
@@ -107,7 +108,7 @@ fn what_is_held_must_have_the_form_of_the_copy() {
     let (old, new) = (nested_schema(None, &["a", "b"]), nested_schema(None, &["a", "b", "c"]));
     let (mut table, journal) = live(options(), &old, &[nested_row(None, 1, 2)]);
     table.on_moved(owed("a type changed")).unwrap();
-    // It wrote before the type changed, and commits when the copy was begun.
+    // The transaction wrote before the type changed, and commits after the copy has begun.
     table.on_copy(begin(&new, below(20))).unwrap();
     table.on_copy(rows(&[nested_row(None, 1, 3)])).unwrap();
     let late = nested_row(None, 2, 2);
@@ -122,7 +123,8 @@ fn what_is_held_must_have_the_form_of_the_copy() {
 
 #[test]
 fn transactions_of_another_form_are_not_told_one_by_one() {
-    // The type was changed, and changed back while the table was copied: the schema is as before.
+    // The type was changed, and changed back while the table was copied, so the schema is as
+    // before.
     let schema = nested_schema(None, &["a", "b"]);
     let (mut table, journal) = live(options(), &schema, &[nested_row(None, 1, 2)]);
     let head = journal.head();
