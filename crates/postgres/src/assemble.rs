@@ -1,8 +1,9 @@
-//! From messages to transactions. Nothing here waits: bytes go in, events come out, and what is open when a connection
-//! breaks is dropped.
+//! Assembles messages into transactions. Nothing here waits: bytes go in and events come out.
+//! Transactions that are open when a connection breaks are dropped.
 //!
-//! A transaction is told at its commit, whole, a spool for each table that it changed. Until then it is either the one
-//! that is being sent right now, or one of those that PostgreSQL streams ahead of their commit in blocks.
+//! A transaction is reported whole at its commit, with a spool for each table that it changed.
+//! Until then it is either the one being sent now, or one that PostgreSQL streams in blocks ahead
+//! of its commit.
 
 mod relation;
 mod transaction;
@@ -23,44 +24,44 @@ use relation::{Catalogue, Known};
 pub use relation::{RelationIdentity, Route, Routes};
 use transaction::Transaction;
 
-/// Assembles the transactions of one stream, over all its connections.
+/// The assembler of the transactions of one stream, over all its connections.
 #[derive(Debug)]
 pub struct Assembler {
     decoder: Decoder,
     state: State,
 }
 
-/// A stream that cannot be followed.
+/// An error that prevents the stream from being followed.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// A message that cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A message where it makes no sense.
+    /// A message that the protocol does not allow at this point.
     #[error("pgoutput sent {message} {place}")]
     Order {
         /// The message.
         message: &'static str,
-        /// Where it came.
+        /// The place in the stream where it arrived.
         place: &'static str,
     },
     /// A change to a table that was not announced.
     #[error("pgoutput sent a change to table {0}, which it has not announced")]
     Unannounced(Oid),
-    /// A row that is not one of its table.
+    /// A row whose number of cells differs from the table's number of columns.
     #[error("pgoutput sent a row of {found} cells for {table}, which has {expected} columns")]
     Cells {
         /// The table.
         table: TableName,
-        /// Cells of the row.
+        /// The number of cells in the row.
         found: usize,
-        /// Columns of the table.
+        /// The number of columns of the table.
         expected: usize,
     },
-    /// The database is not the one that was followed.
+    /// The database is not the one that was followed before.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// The changes could not be kept until their commit.
+    /// The changes could not be stored until their commit.
     #[error("could not keep a transaction until its commit: {0}")]
     Spool(#[from] io::Error),
 }
@@ -70,14 +71,15 @@ struct State {
     spool: Arc<SpoolOptions>,
     catalogue: Catalogue,
     current: Current,
-    /// Transactions that have begun to stream, by their top-level id.
+    /// The open streamed transactions, by their top-level transaction ID.
     streamed: HashMap<u32, Transaction>,
     recent: Xid,
     position: Lsn,
     told: Lsn,
-    /// Which transactions have truncated tables.
+    /// The tables truncated by committed transactions, each with the last (sub)transaction that did
+    /// so.
     truncated: BTreeMap<Oid, u32>,
-    /// The newest commits of the tables.
+    /// The newest commits that changed the tables.
     sent: SentCommits,
     /// The commits that PostgreSQL has yet to send again.
     proof: Option<Proof>,
@@ -85,18 +87,19 @@ struct State {
     ddl: Option<Xid>,
 }
 
-/// What the next change belongs to.
+/// The transaction that the next change belongs to.
 #[derive(Debug)]
 enum Current {
     Nothing,
-    /// Sent at its commit, in one piece.
+    /// A transaction that is sent whole, at its commit.
     Whole(Transaction),
-    /// Sent ahead of its commit; this block ends with a Stream Stop.
+    /// A transaction that is sent ahead of its commit. The current block ends with a Stream Stop.
     Block(Transaction),
 }
 
 impl Assembler {
-    /// For these tables, in the order of their [`laredo_engine::source::TableIndex`].
+    /// Creates an assembler for these tables, in the order of their
+    /// [`laredo_engine::source::TableIndex`].
     #[must_use]
     pub fn new(tables: impl IntoIterator<Item = TableName>, spool: Arc<SpoolOptions>) -> Assembler {
         Assembler {
@@ -117,8 +120,8 @@ impl Assembler {
         }
     }
 
-    /// A connection has begun to stream the commits that end after `from`; `recent` is an id that the server gave out
-    /// lately.
+    /// Begins a connection that streams the commits that end after `from`. `recent` is a recent
+    /// transaction ID of the server.
     pub fn connected(&mut self, from: Lsn, recent: Xid) {
         self.decoder = Decoder::new();
         let state = &mut self.state;
@@ -127,56 +130,58 @@ impl Assembler {
         state.streamed.clear();
         state.recent = recent;
         state.position = from;
-        // On an idle database nothing else would ever say that the stream is there.
+        // On an idle database nothing else would report that the stream is connected.
         state.told = Lsn::ZERO;
         state.proof = None;
     }
 
-    /// The connection begins earlier, so that PostgreSQL sends again what proves that it is the database that was followed.
+    /// Begins a proof. The connection starts at an earlier position, so that PostgreSQL sends again
+    /// the commits that prove it is the database that was followed.
     pub(crate) fn prove(&mut self, proof: Proof) {
         self.state.proof = Some(proof);
     }
 
-    /// Returns true until the proof is complete: nothing may be acknowledged before.
+    /// Returns true until the proof is complete. Nothing may be acknowledged before.
     pub(crate) fn is_proving(&self) -> bool {
         self.state.proof.is_some()
     }
 
-    /// Commits before this position are not known to the run.
+    /// Records that commits before this position are unknown to this run.
     pub(crate) fn begin_at(&mut self, from: Lsn) {
         self.state.sent.begin(from);
     }
 
-    /// The position that may be acknowledged, where `acknowledged` is on disk.
+    /// Returns the position that may be acknowledged to PostgreSQL when `acknowledged` is on disk.
     pub(crate) fn hold(&self, acknowledged: Lsn) -> Lsn {
         self.state.sent.hold(acknowledged)
     }
 
-    /// Everything up to a position is on disk.
+    /// Records that everything up to a position is on disk.
     pub(crate) fn acknowledged(&mut self, position: Lsn) {
         self.state.sent.forget(position);
     }
 
-    /// The newest commits that were sent.
+    /// Returns the newest commits that were sent.
     pub(crate) fn sent(&self) -> &SentCommits {
         &self.state.sent
     }
 
-    /// Takes one message; what it completes is added to `events`.
+    /// Takes one message and appends the events that it completes to `events`.
     ///
     /// # Errors
-    /// When it is not pgoutput, or a spool cannot be written. The connection is of no more use then.
+    /// Fails if the message is not valid pgoutput or a spool cannot be written. The connection is
+    /// unusable afterwards.
     pub fn take(&mut self, message: &[u8], events: &mut VecDeque<SourceEvent>) -> Result<(), AssembleError> {
         let message = self.decoder.decode(message)?;
         self.state.take(message, events)
     }
 
-    /// PostgreSQL says that it has read its WAL up to `wal_end` and sent what it had to send.
+    /// Records that PostgreSQL has read its WAL up to `wal_end` and sent everything before it.
     ///
     /// # Errors
-    /// When something did not come that the database has, if it is the one that was followed.
+    /// Fails if a commit that the followed database contains did not arrive.
     pub fn keepalive(&mut self, wal_end: Lsn) -> Result<(), AssembleError> {
-        // In the middle of a transaction that ends before `wal_end`, not all of it has arrived.
+        // A transaction that ends before `wal_end` may be arriving, so its commit is still to come.
         if !matches!(self.state.current, Current::Whole(_)) {
             self.state.proven_up_to(wal_end)?;
             self.state.position = self.state.position.max(wal_end);
@@ -184,7 +189,8 @@ impl Assembler {
         Ok(())
     }
 
-    /// How far the stream has come, if that was not yet told: by a commit, or by this.
+    /// Returns the position that the stream has reached, unless a commit or an earlier call has
+    /// reported it.
     pub fn progress(&mut self) -> Option<SourceEvent> {
         let State { position, told, .. } = &mut self.state;
         (*position > *told).then(|| {
@@ -193,40 +199,45 @@ impl Assembler {
         })
     }
 
-    /// Every commit that ends here or before has been told or touched none of the tables: where a new connection goes
-    /// on.
+    /// Returns the position where a new connection resumes. Every commit that ends at or before it
+    /// was reported or changed none of the tables.
     #[must_use]
     pub fn position(&self) -> Lsn {
         self.state.position
     }
 
-    /// Whether the next message belongs to a transaction, or block of one, whose end has not come.
+    /// Returns true if the end of the current transaction, or of its current block, has not
+    /// arrived.
     #[must_use]
     pub fn is_inside(&self) -> bool {
         !matches!(self.state.current, Current::Nothing)
     }
 
-    /// An id that the server gave out lately.
+    /// Records a recent transaction ID of the server.
     pub fn set_recent(&mut self, recent: Xid) {
         self.state.recent = self.state.recent.max(recent);
     }
 
-    /// Follows the tables by the numbers that they are copied under. Whatever is decoded from here on is theirs by that number.
+    /// Follows the tables by the OIDs that they are copied under. Changes decoded from here on are
+    /// assigned by these OIDs.
     pub fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) {
         self.state.reroute(routes, events);
     }
 
-    /// The tables that committed transactions have truncated since the last call, and which (sub)transaction did it last.
+    /// Returns the tables that committed transactions have truncated since the last call, each with
+    /// the last (sub)transaction that did so.
     pub fn take_truncated(&mut self) -> BTreeMap<Oid, u32> {
         std::mem::take(&mut self.state.truncated)
     }
 
-    /// The transaction that the last message has ended, if it has changed a definition. Its commit is the last event, if it has one.
+    /// Returns the transaction that the last message ended, if it has changed a definition. If its
+    /// commit is an event, that is the last event.
     pub fn take_ddl(&mut self) -> Option<Xid> {
         self.state.ddl.take()
     }
 
-    /// Whether one of the tables has been announced since the last call, as happens after its definition changed.
+    /// Returns true if a relation with a table's name was announced since the last call. PostgreSQL
+    /// announces a table again after its definition has changed.
     pub fn take_announced(&mut self) -> bool {
         std::mem::take(&mut self.state.catalogue.announced)
     }
@@ -244,7 +255,8 @@ impl State {
             for (oid, known) in &mut transaction.relations {
                 known.table = catalogue.table_of(*oid);
             }
-            // Changes of another table; the copy waits for who wrote its own before.
+            // These changes belong to another relation. The copy waits for the transactions that
+            // wrote its own relation before.
             changed.iter().for_each(|table| _ = transaction.spools.remove(table));
         }
     }
@@ -335,7 +347,7 @@ impl State {
         Ok(())
     }
 
-    /// Inside a streamed block it holds for that transaction alone, until that commits.
+    /// Inside a streamed block, an announcement applies to that transaction alone until it commits.
     fn relation(&mut self, relation: &Relation<'_>, events: &mut VecDeque<SourceEvent>) {
         let known = self.catalogue.announce(relation);
         match &mut self.current {
@@ -381,7 +393,7 @@ impl State {
         let Some(mut transaction) = self.streamed.remove(&xid) else {
             return Err(order("Stream Commit", "of a streamed transaction that has not begun"));
         };
-        // PostgreSQL does not announce again to others what a committed transaction was told.
+        // PostgreSQL does not announce these relations to other transactions again.
         for (oid, known) in std::mem::take(&mut transaction.relations) {
             self.catalogue.adopt(oid, known, events);
         }
@@ -420,7 +432,8 @@ impl State {
         if !tables.is_empty() {
             self.sent.note(begins, mark);
         }
-        // Told before the connection broke: PostgreSQL may send again what was not yet acknowledged.
+        // Reported before the connection broke: PostgreSQL sends commits again that were not
+        // acknowledged.
         if end <= self.position {
             return Ok(());
         }
@@ -433,7 +446,7 @@ impl State {
         Ok(())
     }
 
-    /// Everything up to a position has come.
+    /// Checks the proof when everything up to a position has arrived.
     fn proven_up_to(&mut self, position: Lsn) -> Result<(), AssembleError> {
         if let Some(proof) = &mut self.proof
             && proof.reached(position)?

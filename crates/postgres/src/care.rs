@@ -1,4 +1,5 @@
-//! Looks after the slot: how far it is behind, what PostgreSQL keeps for it, and how long it still will.
+//! Watches the replication slot: its lag, the WAL that PostgreSQL keeps for it, and the time until
+//! that WAL may be removed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,11 +14,13 @@ use crate::options::{ConnectionOptions, Work};
 use crate::stream::Signals;
 use crate::transport::{Connection, Row, TransportError};
 
-/// How often the slot is looked at: a view of shared memory, which costs the server next to nothing.
+/// The interval between reads of the slot. Each reads a view of shared memory, at almost no cost to
+/// the server.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Tells how the slot stands. Never returns: it has a connection of its own, so that it sees the slot when the stream is away or waits
-/// for its consumer, which is when it matters; what breaks that connection is left to the stream to report.
+/// Reports the state of the slot, and never returns. Uses a connection of its own, because the slot
+/// matters most while the stream is disconnected or waits for its consumer. The stream reports the
+/// errors that break this connection.
 pub(crate) async fn watch(options: &ConnectionOptions, signals: &Signals) -> Infallible {
     loop {
         let Err(error) = look(options, signals).await;
@@ -45,14 +48,14 @@ async fn look(options: &ConnectionOptions, signals: &Signals) -> Result<Infallib
         });
         tell(&slot, standing.as_ref(), &mut told);
         signals.retention.send_modify(|known| {
-            // Another one was begun meanwhile: the next look is at that.
+            // If another slot was begun in the meantime, the next read is about that one.
             known.standing = standing.filter(|_| known.slot == slot);
         });
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Asks the database what time it is.
+/// Reads the database's clock.
 pub(crate) async fn read_clock(connection: &mut Connection, clock: &SourceClock) -> Result<(), TransportError> {
     let asked = Instant::now();
     let rows = connection.simple_query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
@@ -63,7 +66,7 @@ pub(crate) async fn read_clock(connection: &mut Connection, clock: &SourceClock)
     Ok(())
 }
 
-/// What the catalogue says of a slot.
+/// The catalog's row for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
     wal_status: WalStatus,
@@ -82,14 +85,14 @@ async fn read(connection: &mut Connection, slot: &str) -> Result<Option<Found>, 
     Ok(connection.simple_query(&sql).await?.first().and_then(found))
 }
 
-/// `None` for a slot of which PostgreSQL cannot say how it stands: one that is being made.
+/// Parses a slot's row. Returns `None` for a slot that is being created, whose state is unknown.
 fn found(row: &Row) -> Option<Found> {
     let text = |column: usize| row.get(column)?.as_deref();
     let lsn = |column: usize| text(column)?.parse().ok();
     let wal_status = text(0)?;
     Some(Found {
         wal_status: WalStatus::ALL.into_iter().find(|known| known.name() == wal_status)?,
-        // Below zero once it is overdue.
+        // PostgreSQL reports a negative size once the WAL is overdue for removal.
         safe_bytes: text(1).and_then(|text| text.parse::<i64>().ok()).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         end: lsn(2)?,
         restart: lsn(3),
@@ -99,7 +102,7 @@ fn found(row: &Row) -> Option<Found> {
 
 impl Found {
     fn standing(self, written: Option<(u64, Duration)>) -> SlotStanding {
-        // A slot that was lost may have no positions; nothing is kept for it.
+        // A lost slot may have no positions; nothing is kept for it.
         let behind = |position: Option<Lsn>| position.map_or(0, |position| self.end.0.saturating_sub(position.0));
         let left = self.safe_bytes.zip(written).and_then(|(safe, written)| time_left(safe, written));
         SlotStanding {
@@ -112,7 +115,7 @@ impl Found {
     }
 }
 
-/// Logs what has changed, as loud as it matters.
+/// Logs a change of the slot's WAL status, at a level that fits its severity.
 fn tell(slot: &str, standing: Option<&SlotStanding>, told: &mut Option<WalStatus>) {
     let Some(SlotStanding { wal_status, retained_bytes, .. }) = standing else { return };
     if told.replace(*wal_status) == Some(*wal_status) {

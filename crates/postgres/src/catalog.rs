@@ -1,4 +1,5 @@
-//! The facts of a table in the catalogue: all that a schema, a check, or a comparison needs, read in one query.
+//! The facts of a table in the catalog: all that a schema, a check or a comparison needs, read in
+//! one query.
 
 mod change;
 mod facts;
@@ -13,11 +14,12 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::transport::{Connection, Row, TransportError};
 
-/// The reason for a copy after PostgreSQL was started again. See [`Facts::changed_after`].
+/// The reason for a copy after PostgreSQL was restarted. See [`Facts::changed_after`].
 pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was started again, and no commit after the newest change of the definition proves \
      that it is the change which was followed";
 
-/// Reads the facts of `tables`, in their order; `None` where there is no such table. How the publication has them is part of them.
+/// Reads the facts of `tables`, in their order, with the publication's settings for each. `None`
+/// for a table that does not exist.
 pub(crate) async fn read(
     connection: &mut Connection,
     publication: &str,
@@ -34,7 +36,7 @@ pub(crate) async fn read(
 /// Prepares a session for [`look`].
 pub(crate) async fn prepare(connection: &mut Connection) -> Result<(), TransportError> {
     let query = query(connection.major_version());
-    // Planning the query takes longer than running it, and compiling it much longer.
+    // Planning the query takes longer than running it, and JIT compilation takes far longer.
     let sql = format!(
         "SET jit = off; SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; \
          PREPARE laredo_facts (name, name, name) AS {query}"
@@ -53,7 +55,8 @@ pub(crate) async fn look(
     connection.simple_query(&sql).await?.first().map(facts_of).transpose()
 }
 
-/// The row filter of a table that is published with one, as an SQL condition. Opens the table: the caller holds a lock on it.
+/// Reads the row filter of a table that is published with one, as an SQL condition. The query opens
+/// the table, so the caller must hold a lock on it.
 pub(crate) async fn row_filter(
     connection: &mut Connection,
     publication: &str,
@@ -67,7 +70,7 @@ pub(crate) async fn row_filter(
     Ok(connection.simple_query(&sql).await?.into_iter().flatten().flatten().next())
 }
 
-/// The query of [`look`], as PostgreSQL of this version has the catalogue.
+/// Returns the query of [`look`] for the catalog of this major version of PostgreSQL.
 fn query(version: u32) -> String {
     // Column lists, row filters and schemas are published from 15 on; generated columns from 18 on.
     let generated = if version >= 18 { "true" } else { "a.attgenerated = ''" };

@@ -17,25 +17,25 @@ use crate::{publication, validate};
 use wait::Wait;
 use writers::Writer;
 
-/// `lock_not_available`: the lock was not granted within `lock_timeout`.
+/// The SQLSTATE `lock_not_available`: the lock was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// The time that a session waits for its lock before it leaves its place to another table.
+/// The time that a session waits for its lock before it lets another table be copied.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A copy that is complete but for its [`CopyEvent::End`].
+/// A copy that is complete except for its [`CopyEvent::End`].
 pub(crate) struct Copied {
-    /// What its rows were defined by.
+    /// The definition that the rows were copied under.
     pub(crate) definition: Definition,
-    /// Everything that it sees lies before.
+    /// A position in the WAL after every commit that the copy's snapshot sees.
     pub(crate) inserted: Lsn,
 }
 
-/// Why an attempt to read a table failed.
+/// An error that made an attempt to read a table fail.
 #[derive(Debug)]
 pub(crate) enum AttemptError {
-    /// The connection or the server.
+    /// An error of the connection or the server.
     Transport(TransportError),
-    /// The table is not one that can be copied, or the reader has gone.
+    /// The table cannot be copied, or the reader has gone.
     Table(SourceError),
 }
 
@@ -61,8 +61,9 @@ impl From<AttemptError> for SourceError {
     }
 }
 
-/// Copies a table, from the start again while its definition moves. `slot` is the number of the slot that keeps what
-/// commits from now on; `route` has the stream follow a definition's table, and returns whether that is another one.
+/// Copies a table, and starts again whenever its definition changes. `slot` is the number of the
+/// slot that keeps commits from now on. `route` makes the stream follow a definition's table, and
+/// returns true if that differs from the table followed before.
 pub(crate) async fn copy_table(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -77,8 +78,8 @@ pub(crate) async fn copy_table(
         let facts = read_facts(connection, publication, request).await?;
         let schema = match schema_of(&facts, options, request) {
             Ok(schema) => Arc::new(schema),
-            // Some of the catalogue's views see more than the query's snapshot does: of a publication that is just being replaced they
-            // show neither the old one nor the new one.
+            // Some catalog views see more than the query's snapshot does. While a publication is
+            // being replaced, they show neither the old one nor the new one.
             Err(_) if read_facts(connection, publication, request).await? != facts => continue,
             Err(error) => return Err(error.into()),
         };
@@ -91,7 +92,8 @@ pub(crate) async fn copy_table(
         if !is_read {
             continue;
         }
-        // Seen from outside the snapshot: enum labels, partitions and publications change under the lock, too.
+        // Read outside the snapshot: enum labels, partitions and publications can change despite
+        // the lock.
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
@@ -102,8 +104,8 @@ pub(crate) async fn copy_table(
     }
 }
 
-/// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if the definition has changed
-/// before.
+/// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if
+/// the definition has changed in the meantime.
 async fn read_rows(
     connection: &mut Connection,
     publication: &str,
@@ -112,7 +114,8 @@ async fn read_rows(
     snapshot: Snapshot,
     rows: &mpsc::Sender<CopyEvent>,
 ) -> Result<bool, AttemptError> {
-    // The snapshot has to be younger than the end of those who wrote before the publication was what it is now.
+    // The snapshot has to be newer than the end of every transaction that wrote before the
+    // publication got its current settings.
     if read_facts(connection, publication, request).await?.definition != *definition {
         connection.simple_query("ROLLBACK").await?;
         return Ok(false);
@@ -124,7 +127,7 @@ async fn read_rows(
     Ok(true)
 }
 
-/// The error of a copy that has held its lock and its snapshot for too long.
+/// Returns the error of a copy that has held its lock and its snapshot for too long.
 fn overdue(options: &PostgresOptions, request: &TableRequest) -> SourceError {
     SourceError::Transient(format!(
         "the copy of table {} was given up: it had held its lock and its snapshot for {:?}; raise copy_timeout if the table is \
@@ -133,17 +136,20 @@ fn overdue(options: &PostgresOptions, request: &TableRequest) -> SourceError {
     ))
 }
 
-/// The error of a copy whose reader has gone.
+/// Returns the error of a copy whose reader has gone.
 pub(crate) fn given_up() -> SourceError {
     SourceError::Transient("the copy was given up by its reader".to_owned())
 }
 
-/// Waits until the transactions have ended that wrote the table before the slot kept what commits, before the stream followed it, or
-/// while the publication had it otherwise: each change is sent, or not, as the publication was when it was made. Of a table that the
-/// name had before, too: a transaction of its own is not one of this.
+/// Waits until every transaction has ended that wrote the table too early to be streamed
+/// completely. It is too early before the slot keeps commits, before the stream follows the table,
+/// and before the publication has its current settings for it. PostgreSQL applies the settings as
+/// of each change. The wait includes writers of the table that had the name before: the changes of
+/// such a transaction are not assigned to this table.
 ///
 /// # Errors
-/// When they do not end soon. The next attempt waits for the same ones; meanwhile another table may be copied.
+/// Fails if they do not end soon. The next attempt waits for the same transactions. Another table
+/// may be copied in the meantime.
 async fn settle(
     connection: &mut Connection,
     table: &Followed,
@@ -212,7 +218,7 @@ pub(crate) async fn read_facts(
     })
 }
 
-/// The error of a session that did not get its lock on the table.
+/// Returns the error of a session that did not get its lock on the table.
 fn locked(request: &TableRequest) -> SourceError {
     SourceError::Transient(format!(
         "table {} has been locked by another session for {} s; see pg_locks for the one that holds AccessExclusiveLock",
@@ -237,8 +243,9 @@ pub(crate) async fn begin(
         LOCK_PATIENCE.as_secs()
     );
     let mut start = format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE");
-    // A role that may read some columns may not do that. The query locks the table, too, but behind the snapshot: what falls between
-    // the two shows when the definition is read again after the copy.
+    // A role that may read only some columns may not run LOCK TABLE. The query locks the table too,
+    // but after the snapshot. A change between the two shows when the definition is read again
+    // after the copy.
     let mut fallback = Some(format!("{begin}; SELECT FROM {table} LIMIT 0"));
     let mut wait = Wait::new();
     loop {
@@ -259,7 +266,7 @@ pub(crate) async fn begin(
             return Ok(snapshot);
         }
         connection.simple_query("ROLLBACK").await?;
-        // That takes microseconds, or as long as a synchronous standby takes.
+        // The wait takes microseconds, or as long as a synchronous standby takes.
         if wait.pause().await {
             tracing::warn!(
                 table = %request.name,
@@ -271,14 +278,15 @@ pub(crate) async fn begin(
     }
 }
 
-/// Marks the copy's end in the WAL and says where that is: behind all that the snapshot sees and behind every position
-/// that the stream had told before, also where nobody else writes.
+/// Marks the copy's end in the WAL and returns the mark's position. It is after everything that the
+/// snapshot sees and after every position that the stream reported before, even on an idle
+/// database.
 ///
-/// PostgreSQL sends what is flushed. The mark is transactional because a commit is flushed at once; other records may
-/// stay in memory for as long as the database is idle. The stream passes over it, where it asks for messages
-/// at all.
+/// PostgreSQL sends only WAL that is flushed. The mark is transactional because a commit is flushed
+/// at once. Other records may stay in memory for as long as the database is idle. The stream
+/// ignores the mark, if it receives messages at all.
 pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
-    // Not for longer than the local flush takes: a standby may be away.
+    // Waits no longer than for the local flush: a synchronous standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
     let rows = connection.simple_query(sql).await?;
@@ -286,7 +294,8 @@ pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportEr
     position.ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not the position of a message")))
 }
 
-/// An inheritance parent is followed without its children, a partitioned table with its partitions.
+/// Returns `ONLY` except for a partitioned table. An inheritance parent is followed without its
+/// children, a partitioned table with its partitions.
 fn only(kind: char) -> &'static str {
     if kind == 'p' { "" } else { "ONLY " }
 }
@@ -296,7 +305,7 @@ fn parse_snapshot(rows: &[Row]) -> Result<Snapshot, TransportError> {
     text.and_then(snapshot_of).ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
 }
 
-/// Reads `xmin:xmax:id,id,…`.
+/// Parses `xmin:xmax:id,id,…`.
 fn snapshot_of(text: &str) -> Option<Snapshot> {
     let xid = |text: &str| text.parse().ok().map(Xid);
     let mut parts = text.split(':');
@@ -307,7 +316,7 @@ fn snapshot_of(text: &str) -> Option<Snapshot> {
     Some(Snapshot { xmin, xmax, in_progress })
 }
 
-/// The statement that copies what is published of a table.
+/// Returns the statement that copies the published rows and columns of a table.
 fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, filter: Option<&str>) -> String {
     // `COPY` of a table refuses generated columns, which PostgreSQL 18 may send.
     let is_generated = definition.sent_columns().any(|column| column.generated);
@@ -322,7 +331,7 @@ fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, fi
     }
 }
 
-/// The query for what is published of a table, as far as it meets all conditions.
+/// Returns the query for the published rows and columns of a table that meet all conditions.
 pub(crate) fn select_statement(
     name: &TableName,
     definition: &Definition,
@@ -346,7 +355,7 @@ pub(crate) async fn row_filter(
     }
 }
 
-/// The columns of a copy.
+/// Returns the column list of a copy.
 fn columns(schema: &Schema) -> String {
     let columns: Vec<String> = schema
         .columns()
@@ -354,7 +363,7 @@ fn columns(schema: &Schema) -> String {
         .map(|column| {
             let name = quoted(&column.name);
             match column.is_text {
-                // The type's own text, as pgoutput sends it; a cast to text may be something else.
+                // The type's own text form, as pgoutput sends it. A cast to text may differ.
                 true => format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"),
                 false => name,
             }

@@ -5,29 +5,31 @@ use postgres_protocol::escape::escape_literal;
 use crate::options::ConnectionOptions;
 use crate::transport::{Connection, TransportError};
 
-/// The statements that create the event trigger, for a role that may: a superuser, or the provider's.
+/// The statements that create the event trigger. They need a superuser, or the role that the
+/// provider allows to create event triggers.
 pub const INSTALL: &str = include_str!("ddl/install.sql");
-/// The statements that drop it.
+/// The statements that drop the event trigger.
 pub const REMOVE: &str = include_str!("ddl/remove.sql");
-/// The prefix of the messages that it writes.
+/// The prefix of the messages that the event trigger writes.
 pub(crate) const PREFIX: &str = "laredo.ddl";
-/// The names of its two halves: changes, and objects that were dropped.
+/// The names of its two parts: for changed objects, and for dropped objects.
 const TRIGGERS: [&str; 2] = ["laredo_ddl", "laredo_ddl_drop"];
 
-/// The way in which changes of a definition are noticed that the stream does not tell.
+/// The way in which definition changes are noticed that the stream does not report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DdlWatch {
-    /// The catalogue is read from time to time.
+    /// The catalog is read at intervals.
     #[default]
     Poll,
-    /// An event trigger writes them into the stream; the catalogue is read from time to time as well.
+    /// An event trigger writes the changes into the stream. The catalog is read at intervals as
+    /// well.
     Trigger,
 }
 
 /// Creates the event trigger.
 ///
 /// # Errors
-/// When the database cannot be reached, or the role may not.
+/// Fails if the database cannot be reached or the role lacks the privilege.
 pub async fn install(options: &ConnectionOptions) -> Result<(), TransportError> {
     Connection::connect(options).await?.simple_query(INSTALL).await.map(drop)
 }
@@ -35,12 +37,12 @@ pub async fn install(options: &ConnectionOptions) -> Result<(), TransportError> 
 /// Drops the event trigger.
 ///
 /// # Errors
-/// When the database cannot be reached, or the role may not.
+/// Fails if the database cannot be reached or the role lacks the privilege.
 pub async fn remove(options: &ConnectionOptions) -> Result<(), TransportError> {
     Connection::connect(options).await?.simple_query(REMOVE).await.map(drop)
 }
 
-/// Returns true if the event trigger is there and fires.
+/// Returns true if both parts of the event trigger exist and fire.
 pub(crate) async fn is_installed(connection: &mut Connection) -> Result<bool, TransportError> {
     let names = TRIGGERS.map(escape_literal).join(", ");
     let sql = format!("SELECT count(*) FROM pg_event_trigger WHERE evtname IN ({names}) AND evtenabled IN ('O', 'A')");

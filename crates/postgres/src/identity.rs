@@ -1,4 +1,4 @@
-//! Which database it is, and which line of its history.
+//! The identity of the database: its system identifier, timeline and history.
 
 use laredo_core::Lsn;
 use laredo_engine::source::SourceIdentity;
@@ -6,15 +6,15 @@ use laredo_engine::source::SourceIdentity;
 use crate::options::{ConnectionOptions, Work};
 use crate::transport::{ReplicationConnection, Row, TransportError};
 
-/// The SQLSTATE for a file that is missing.
+/// The SQLSTATE `undefined_file`: a file is missing.
 const UNDEFINED_FILE: &str = "58P01";
 
-/// Asks a walsender, which also shows that one can be had.
+/// Reads the identity through a new walsender. This also shows that a walsender is available.
 pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
     of(&mut ReplicationConnection::connect(&options.for_work(Work::Check)).await?).await
 }
 
-/// Asks a connection to a walsender.
+/// Reads the identity on a walsender connection.
 pub(crate) async fn of(connection: &mut ReplicationConnection) -> Result<SourceIdentity, TransportError> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
@@ -27,19 +27,20 @@ pub(crate) async fn of(connection: &mut ReplicationConnection) -> Result<SourceI
     Ok(SourceIdentity { system_identifier, database, timeline, history, written, server_started })
 }
 
-/// The earlier timelines of `timeline` and where each was left, oldest first.
+/// Returns the earlier timelines of `timeline` and the position where each was left, oldest first.
 pub(crate) async fn history(
     connection: &mut ReplicationConnection,
     timeline: u32,
 ) -> Result<Vec<(u32, Lsn)>, TransportError> {
-    // The first has no history, and no file that says so.
+    // The first timeline has no history file.
     if timeline <= 1 {
         return Ok(Vec::new());
     }
     let rows = match connection.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await {
         Ok(rows) => rows,
         Err(TransportError::Server(error)) if error.code == UNDEFINED_FILE => {
-            // A position of an earlier timeline is then one of an unknown history, and its tables are copied again.
+            // A position of an earlier timeline then counts as one of an unknown history, and its
+            // tables are copied again.
             tracing::warn!(
                 timeline, %error,
                 "the server has lost the history file of its timeline; positions of earlier timelines cannot be resumed from"
@@ -59,7 +60,7 @@ fn unexpected(rows: &[Row]) -> TransportError {
     TransportError::Protocol(format!("a walsender says of itself: {rows:?}"))
 }
 
-/// Reads lines of a timeline, the position where it was left, and a reason.
+/// Parses lines of a timeline, the position where it was left, and a reason.
 fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     lines

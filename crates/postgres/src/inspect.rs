@@ -1,4 +1,4 @@
-//! Reading a table part by part, to compare it with what a server has.
+//! Reading a table part by part, to compare it with the rows that laredo has.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::source::{Followed, PostgresOptions};
 use crate::stream::Signals;
 use crate::transport::{Connection, Parameter, TransportError};
 
-/// `undefined_function`: a type that has no `=`.
+/// The SQLSTATE `undefined_function`: here, a type without an `=` operator.
 const UNDEFINED_FUNCTION: &str = "42883";
 
-/// Reads the parts that are ordered, until no more are. Each has a transaction of its own.
+/// Reads the ordered parts until the orders end. Each part has a transaction of its own.
 pub(crate) async fn read_parts(
     options: &PostgresOptions,
     table: &Followed,
@@ -38,7 +38,7 @@ struct Inspector<'a> {
     table: &'a Followed,
     signals: &'a Signals,
     connection: Connection,
-    /// Writes marks into the WAL, which a transaction that reads cannot.
+    /// The connection that writes marks into the WAL, which a read-only transaction cannot.
     marker: Option<Connection>,
     equality: Equality,
 }
@@ -46,16 +46,16 @@ struct Inspector<'a> {
 /// The comparison by which rows are looked up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Equality {
-    /// `=`, which an index serves.
+    /// The operator `=`, which can use an index.
     Operator,
-    /// That of the bytes, which every type has.
+    /// Equality of the bytes, which every type has.
     Image,
 }
 
-/// The table's files.
+/// The sizes of a table's files.
 struct Files {
     block_bytes: u64,
-    /// Blocks of the longest one.
+    /// The number of blocks of the longest file.
     blocks: u64,
     count: u64,
 }
@@ -69,7 +69,7 @@ struct PublishedRows<'a> {
 }
 
 impl PublishedRows<'_> {
-    /// Returns the query for those that meet a condition.
+    /// Returns the query for the rows that meet a condition.
     fn select(&self, condition: &str) -> String {
         select_statement(self.name, self.definition, self.schema, [self.filter.as_deref(), Some(condition)])
     }
@@ -115,8 +115,9 @@ impl Inspector<'_> {
         send(parts, PartEvent::End { next }).await
     }
 
-    /// The end of the WAL after the snapshot. PostgreSQL sends what is flushed, and on an idle database nothing may
-    /// flush the rest of it.
+    /// Returns a position after everything that the snapshot sees. PostgreSQL sends only WAL that
+    /// is flushed. If the end of the WAL is not flushed yet, a mark is written, since an idle
+    /// database may not flush it.
     async fn inserted(&mut self) -> Result<Lsn, SourceError> {
         let sql = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
         let rows = self.connection.simple_query(sql).await?;
@@ -154,15 +155,16 @@ impl Inspector<'_> {
         }
     }
 
-    /// Reads the rows of the same blocks of each file. The transaction that a row is read in decides its place: rows
-    /// beyond the last block were written later.
+    /// Reads the rows of the same range of blocks from each file. A row's block is the one that
+    /// this transaction sees; an update may have moved it since another part was read. A row beyond
+    /// the last block was written later.
     async fn read_blocks(
         &mut self,
         (from, next): (u64, u64),
         rows: &PublishedRows<'_>,
         parts: &mpsc::Sender<PartEvent>,
     ) -> Result<(), SourceError> {
-        // The last block number that there can be.
+        // The highest block number is `u32::MAX - 1`.
         let next = next.min(u64::from(u32::MAX - 1));
         let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
         let query = rows.select(&condition);
@@ -193,7 +195,7 @@ impl Inspector<'_> {
     }
 }
 
-/// The condition for rows of these keys.
+/// Returns the condition for the rows of these keys, with its parameters.
 fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: Equality) -> (String, Vec<Parameter<'k>>) {
     let mut parameters = Vec::new();
     let conditions: Vec<String> = keys

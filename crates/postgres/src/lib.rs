@@ -1,4 +1,5 @@
-//! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as transactions.
+//! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as
+//! transactions.
 
 mod care;
 mod catalog;

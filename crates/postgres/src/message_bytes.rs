@@ -1,4 +1,4 @@
-//! Writes pgoutput messages, for tests.
+//! Builders of pgoutput messages, for tests.
 
 /// A cell as pgoutput sends it.
 #[derive(Clone, Copy)]
@@ -72,7 +72,7 @@ pub(crate) fn begin(xid: u32, commit: u64) -> Vec<u8> {
     Bytes::new(b'B').u64(commit).u64(1_000_000).u32(xid).0
 }
 
-/// The commit record takes 8 bytes.
+/// Builds a Commit whose commit record takes 8 bytes.
 pub(crate) fn commit(commit: u64) -> Vec<u8> {
     Bytes::new(b'C').u8(0).u64(commit).u64(commit + 8).u64(1_000_000).0
 }
@@ -85,7 +85,7 @@ pub(crate) fn stream_stop() -> Vec<u8> {
     vec![b'E']
 }
 
-/// The commit record takes 8 bytes.
+/// Builds a Stream Commit whose commit record takes 8 bytes.
 pub(crate) fn stream_commit(xid: u32, commit: u64) -> Vec<u8> {
     let bytes = Bytes::new(b'c').u32(xid).u8(0);
     bytes.u64(commit).u64(commit + 8).u64(1_000_000).0
@@ -95,7 +95,8 @@ pub(crate) fn stream_abort(xid: u32, subtransaction: u32) -> Vec<u8> {
     Bytes::new(b'A').u32(xid).u32(subtransaction).0
 }
 
-/// A table in schema `public` with text columns; those with a `*` before their name are the replica identity.
+/// Builds a Relation of a table in schema `public` with text columns. A `*` before a column's name
+/// makes it part of the replica identity.
 pub(crate) fn relation(xid: Option<u32>, oid: u32, name: &str, identity: u8, columns: &[&str]) -> Vec<u8> {
     let mut bytes = Bytes::new(b'R').xid(xid).u32(oid).text("public").text(name);
     bytes = bytes.u8(identity).u16(columns.len() as u16);

@@ -7,51 +7,53 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How to reach a database: what a connection URL (`postgresql://…`) or a `key=value` string says.
+/// The options of a connection, from a connection URL (`postgresql://…`) or a `key=value` string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionOptions {
-    /// Where the server listens.
+    /// The address or the socket folder where the server listens.
     pub host: Host,
-    /// The address of a host name, given so that it is not looked up; the name is then only what certificates are
-    /// checked against.
+    /// The IP address of the host, used instead of looking up its name. The name is then only used
+    /// to check certificates.
     pub host_address: Option<IpAddr>,
-    /// The port, also part of a Unix socket's name.
+    /// The port, which is also a part of a Unix socket's name.
     pub port: u16,
-    /// The role.
+    /// The role to connect as.
     pub user: String,
-    /// Its password.
+    /// The role's password.
     pub password: Option<Secret>,
-    /// The database.
+    /// The name of the database.
     pub database: String,
-    /// Whether the connection is encrypted and how the server proves who it is.
+    /// The encryption of the connection and the checks of the server's certificate.
     pub tls: TlsOptions,
-    /// Whether the password exchange is tied to the server's certificate.
+    /// The binding of the password exchange to the server's certificate.
     pub channel_binding: ChannelBinding,
-    /// How long one attempt to connect may take, from the first packet until the server takes queries. `None`: forever.
+    /// The longest time that one attempt to connect may take, from the first packet until the
+    /// server accepts queries. `None` is no limit.
     pub connect_timeout: Option<Duration>,
-    /// How long what was sent may stay without an acknowledgement before the connection counts as lost. `None`: as long as
-    /// the system says.
+    /// The longest time that sent data may stay unacknowledged by TCP before the connection counts
+    /// as lost. `None` is the operating system's limit. Only used on Linux.
     pub tcp_user_timeout: Option<Duration>,
-    /// What `pg_stat_activity` shows.
+    /// The name that `pg_stat_activity` shows, before the suffix for the session's work.
     pub application_name: String,
     /// Command-line options for the server process.
     pub server_options: Option<String>,
 }
 
-/// The work that a session does. It is part of the name that `pg_stat_activity` shows.
+/// The work that a session does, which is a part of the name that `pg_stat_activity` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Receives the replication stream.
+    /// Receiving the replication stream.
     Stream,
-    /// Copies a table.
+    /// Copying a table.
     Copy,
-    /// Compares a table's rows with the server's.
+    /// Comparing a table's rows in the database with those that laredo has.
     Verify,
-    /// Watches the tables' definitions.
+    /// Watching the tables' definitions.
     Watch,
-    /// Watches the replication slot.
+    /// Watching the replication slot.
     Slot,
-    /// Checks and prepares the source, or answers a question about it; short.
+    /// Checking and preparing the source, or answering a question about it. These sessions are
+    /// short.
     Check,
 }
 
@@ -68,10 +70,10 @@ impl Work {
     }
 }
 
-/// Where a server listens.
+/// The address where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// A name or an address.
+    /// A host name or an IP address.
     Tcp(String),
     /// The folder of a Unix socket.
     Unix(PathBuf),
@@ -86,53 +88,53 @@ impl fmt::Display for Host {
     }
 }
 
-/// `sslmode` and the files beside it. A Unix socket is never encrypted.
+/// The value of `sslmode` and the certificate files. A Unix socket is never encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// `sslmode`.
+    /// The value of `sslmode`.
     pub mode: SslMode,
-    /// `sslrootcert`. Without it the file `~/.postgresql/root.crt`, where it exists.
+    /// The value of `sslrootcert`. The default is the file `~/.postgresql/root.crt`, if it exists.
     pub roots: Option<RootCertificates>,
-    /// `sslcert`: this client's certificate chain (PEM).
+    /// The value of `sslcert`: this client's certificate chain (PEM).
     pub certificate: Option<PathBuf>,
-    /// `sslkey`: its private key (PEM, not encrypted).
+    /// The value of `sslkey`: this client's private key (PEM, not encrypted).
     pub key: Option<PathBuf>,
 }
 
-/// Whom to trust.
+/// The authorities that are trusted to sign a server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootCertificates {
     /// The authorities that the operating system trusts.
     System,
-    /// Those in a PEM file.
+    /// The authorities in a PEM file.
     File(PathBuf),
 }
 
-/// Whether a connection is encrypted and what is checked of the server's certificate.
+/// The rule for encrypting a connection and for checking the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
     /// Never encrypted.
     Disable,
-    /// Encrypted only where the server insists.
+    /// Encrypted only if the server insists.
     Allow,
-    /// Encrypted where the server can.
+    /// Encrypted if the server supports it.
     Prefer,
-    /// Encrypted. The certificate is checked where root certificates are at hand.
+    /// Encrypted. The certificate is checked if root certificates are available.
     Require,
-    /// Encrypted; the certificate comes from a trusted authority.
+    /// Encrypted. The certificate has to come from a trusted authority.
     VerifyCa,
-    /// Encrypted; the certificate comes from a trusted authority and names the host.
+    /// Encrypted. The certificate has to come from a trusted authority and to name the host.
     VerifyFull,
 }
 
-/// Whether SCRAM has to be bound to the TLS connection.
+/// The rule for binding SCRAM to the TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelBinding {
-    /// Not used.
+    /// Binding is not used.
     Disable,
-    /// Used where both sides can.
+    /// Binding is used if both sides support it.
     Prefer,
-    /// Anything else is refused.
+    /// Binding is required; any other exchange is refused.
     Require,
 }
 
@@ -141,12 +143,12 @@ pub enum ChannelBinding {
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a text that is not to be printed.
+    /// Wraps a text that must not be printed.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself.
+    /// Returns the text itself.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -159,49 +161,50 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A connection string that cannot be used. Never says a password.
+/// An error in a connection string. The message never contains a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// Neither form of a connection string.
+    /// Text that is neither form of a connection string.
     #[error("the connection string is malformed: {0}")]
     Syntax(String),
     /// A key that libpq does not have either.
     #[error("unknown connection parameter `{key}`{}", .nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownKey {
-        /// As written.
+        /// The key as written.
         key: String,
-        /// The nearest known one.
+        /// The known key with the most similar name.
         nearest: Option<&'static str>,
     },
-    /// A key of libpq that means something which laredo cannot do.
+    /// A key of libpq that laredo does not support.
     #[error("connection parameter `{0}` is not supported by laredo: remove it")]
     Unsupported(String),
-    /// A value out of its range.
+    /// A value that is invalid or out of range.
     #[error("connection parameter `{key}`: {problem}")]
     Value {
         /// The key.
         key: &'static str,
-        /// What is wrong and what is possible.
+        /// The problem and the values that are possible.
         problem: String,
     },
 }
 
 impl ConnectionOptions {
-    /// Reads a connection URL or a `key=value` string.
+    /// Parses a connection URL or a `key=value` string.
     ///
     /// # Errors
-    /// When it is malformed, has an unknown key, or lacks a user.
+    /// Fails if the text is malformed, has an unknown or unsupported key or an invalid value, or
+    /// names no user.
     pub fn parse(text: &str) -> Result<ConnectionOptions, OptionsError> {
         parse::connection_string(text)
     }
 
-    /// Returns the options for a session that does this work: its `application_name` says so.
+    /// Returns the options for a session that does this work, with its name in `application_name`.
     pub(crate) fn for_work(&self, work: Work) -> ConnectionOptions {
         let application_name = format!("{} {}", self.application_name, work.name());
         ConnectionOptions { application_name, ..self.clone() }
     }
 
-    /// Where it leads, for people: no user, no password.
+    /// Returns the server's address for people, without user and password.
     #[must_use]
     pub fn address(&self) -> String {
         match &self.host {

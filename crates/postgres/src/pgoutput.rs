@@ -1,8 +1,9 @@
-//! Decodes the messages of PostgreSQL's own logical decoding plugin, protocol 2, cells in binary, or as text where a type has
-//! no binary form.
+//! The decoder of the messages of pgoutput, PostgreSQL's own logical decoding plugin, protocol
+//! version 2. Cells are binary, or text if their type has no binary form.
 //!
-//! Nothing here waits or remembers more than whether a block of a streamed transaction is open: inside one, messages
-//! carry the id of their (sub)transaction. Any bytes give a message or an error.
+//! The decoder does not wait. Its only state is a flag: a block of a streamed transaction is open.
+//! Inside a block, messages carry the ID of their (sub)transaction. Any bytes give a message or an
+//! error.
 
 mod cursor;
 
@@ -11,57 +12,57 @@ use laredo_core::{Cell, CommitTime, Lsn, Oid, TupleBuf, TupleRef};
 use cursor::Cursor;
 pub use cursor::{DecodeError, Problem};
 
-/// One message.
+/// A message of pgoutput.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A transaction begins; its changes follow, then its [`Message::Commit`].
+    /// The begin of a transaction. Its changes follow, and then its [`Message::Commit`].
     Begin {
-        /// Its id.
+        /// The transaction ID.
         xid: u32,
-        /// Where its commit record begins.
+        /// The start of the commit record.
         commit: Lsn,
-        /// When it committed.
+        /// The time of the commit.
         committed_at: CommitTime,
     },
-    /// The transaction is complete.
+    /// The end of a transaction.
     Commit {
-        /// Where its commit record begins.
+        /// The start of the commit record.
         commit: Lsn,
-        /// Where its commit record ends.
+        /// The end of the commit record.
         end: Lsn,
-        /// When it committed.
+        /// The time of the commit.
         committed_at: CommitTime,
     },
-    /// The transaction was replicated to this server from elsewhere.
+    /// The origin of a transaction that was replicated to this server.
     Origin {
-        /// Its commit there.
+        /// The position of its commit on the origin.
         commit: Lsn,
         /// The origin's name.
         name: &'a str,
     },
-    /// What the rows of a table look like from here on.
+    /// The definition of a table's rows from here on.
     Relation {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// The table.
+        /// The relation.
         relation: Relation<'a>,
     },
     /// The name of a type that is not built in.
     Type {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// Its number.
+        /// The OID of the type.
         oid: Oid,
-        /// Its schema; empty for `pg_catalog`.
+        /// The schema of the type; empty for `pg_catalog`.
         schema: &'a str,
-        /// Its name.
+        /// The name of the type.
         name: &'a str,
     },
     /// A new row.
     Insert {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// Its table.
+        /// The OID of the table.
         relation: Oid,
         /// The row.
         new: Row<'a>,
@@ -70,122 +71,122 @@ pub enum Message<'a> {
     Update {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// Its table.
+        /// The OID of the table.
         relation: Oid,
-        /// The row before, where it was sent.
+        /// The row before the change, if it was sent.
         old: Option<Row<'a>>,
-        /// The row after.
+        /// The row after the change.
         new: Row<'a>,
     },
-    /// A row that went.
+    /// A deleted row.
     Delete {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// Its table.
+        /// The OID of the table.
         relation: Oid,
-        /// The row before.
+        /// The row before it was deleted.
         old: Row<'a>,
     },
-    /// All rows of some tables went.
+    /// The removal of all rows of some tables.
     Truncate {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// The tables.
+        /// The OIDs of the tables.
         relations: Oids<'a>,
     },
-    /// What `pg_logical_emit_message` wrote.
+    /// A message that `pg_logical_emit_message` wrote.
     Message {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
-        /// Whether it belongs to its transaction.
+        /// True if the message belongs to its transaction.
         transactional: bool,
-        /// Where it is in the WAL.
+        /// The position of the message in the WAL.
         lsn: Lsn,
-        /// Its prefix.
+        /// The prefix of the message.
         prefix: &'a str,
-        /// Its content.
+        /// The content of the message.
         content: &'a [u8],
     },
-    /// A block of changes of a transaction that has not committed yet begins.
+    /// The start of a block of changes of a transaction that has not committed yet.
     StreamStart {
         /// The top-level transaction.
         xid: u32,
-        /// Whether it is the transaction's first block.
+        /// True for the first block of the transaction.
         first: bool,
     },
-    /// The block ends.
+    /// The end of the block.
     StreamStop,
-    /// A streamed transaction has committed.
+    /// The commit of a streamed transaction.
     StreamCommit {
         /// The top-level transaction.
         xid: u32,
-        /// Where its commit record begins.
+        /// The start of the commit record.
         commit: Lsn,
-        /// Where its commit record ends.
+        /// The end of the commit record.
         end: Lsn,
-        /// When it committed.
+        /// The time of the commit.
         committed_at: CommitTime,
     },
-    /// A streamed transaction or one of its subtransactions was rolled back.
+    /// The rollback of a streamed transaction or of one of its subtransactions.
     StreamAbort {
         /// The top-level transaction.
         xid: u32,
-        /// What was rolled back; the same number for all of it.
+        /// The ID that was rolled back. If it equals `xid`, the whole transaction was.
         subtransaction: u32,
     },
 }
 
-/// A row. Of one that stands for its replica identity only, all other cells are NULL.
+/// A row. If it only carries the replica identity, all other cells are NULL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Its cells.
+    /// The cells of the row.
     pub cells: TupleRef<'a>,
-    /// Their number.
+    /// The number of cells.
     pub columns: usize,
 }
 
-/// What the rows of a table look like.
+/// The definition of a table's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation<'a> {
-    /// The table's number.
+    /// The OID of the table.
     pub oid: Oid,
-    /// Its schema; `pg_catalog` comes as an empty name.
+    /// The schema of the table; an empty name for `pg_catalog`.
     pub schema: &'a str,
-    /// Its name.
+    /// The name of the table.
     pub name: &'a str,
-    /// `pg_class.relreplident`: `d`efault, `i`ndex, `f`ull or `n`othing.
+    /// The value of `pg_class.relreplident`: `d`efault, `i`ndex, `f`ull or `n`othing.
     pub replica_identity: u8,
-    /// Its columns, in the order of a row's cells.
+    /// The columns, in the order of a row's cells.
     pub columns: Vec<RelationColumn<'a>>,
 }
 
 /// A column of a [`Relation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelationColumn<'a> {
-    /// Whether it belongs to the replica identity.
+    /// True if the column belongs to the replica identity.
     pub is_key: bool,
-    /// Its name.
+    /// The name of the column.
     pub name: &'a str,
-    /// Its type.
+    /// The OID of the column's type.
     pub type_oid: Oid,
-    /// Its type modifier, -1 for none.
+    /// The type modifier, or -1.
     pub type_modifier: i32,
 }
 
-/// Table numbers as the message has them.
+/// The OIDs of tables, as encoded in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Oids<'a>(&'a [u8]);
 
 impl Oids<'_> {
-    /// The numbers.
+    /// Returns the OIDs.
     pub fn iter(&self) -> impl Iterator<Item = Oid> {
         let (oids, _) = self.0.as_chunks::<4>();
         oids.iter().map(|oid| Oid::from_be_bytes(*oid))
     }
 }
 
-/// Decodes the messages of one connection, in order. Rows are converted into buffers that it keeps from message to
-/// message: one copy, no allocation.
+/// A decoder of the messages of one connection, in order. It converts rows into buffers that it
+/// reuses for every message: one copy, no allocation.
 #[derive(Debug, Default)]
 pub struct Decoder {
     in_stream: bool,
@@ -194,7 +195,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// For a connection that has just begun to stream.
+    /// Creates a decoder for a connection that has just begun to stream.
     #[must_use]
     pub fn new() -> Decoder {
         Decoder::default()
@@ -203,7 +204,7 @@ impl Decoder {
     /// Decodes one message.
     ///
     /// # Errors
-    /// Which message, where in it, and what is wrong; nothing can be made of the connection then.
+    /// Reports the message, the offset and the problem. The connection is unusable afterwards.
     pub fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Message<'a>, DecodeError> {
         let mut cursor = Cursor::new(bytes);
         let kind = cursor.kind()?;
@@ -302,7 +303,7 @@ impl Decoder {
 }
 
 fn commit(cursor: &mut Cursor<'_>) -> Result<(Lsn, Lsn, CommitTime), DecodeError> {
-    // Flags, none of which exists so far.
+    // Flags, of which PostgreSQL defines none so far.
     cursor.u8()?;
     Ok((cursor.lsn()?, cursor.lsn()?, cursor.time()?))
 }
@@ -324,7 +325,7 @@ fn relation<'a>(cursor: &mut Cursor<'a>) -> Result<Relation<'a>, DecodeError> {
 
 fn truncated<'a>(cursor: &mut Cursor<'a>) -> Result<Oids<'a>, DecodeError> {
     let count = cursor.i32()?;
-    // CASCADE and RESTART IDENTITY; the tables that a cascade reaches are all listed.
+    // The flags CASCADE and RESTART IDENTITY. All tables that a cascade reaches are listed.
     cursor.u8()?;
     match usize::try_from(count).ok().and_then(|count| count.checked_mul(4)) {
         Some(length) => Ok(Oids(cursor.bytes(length)?)),

@@ -1,4 +1,5 @@
-//! The publication: what it carries, and making it carry what is wanted. It is never narrowed: others may read it.
+//! The publication: reading it, and making it contain the tables that are followed. Other clients
+//! may read it. Only a reset by an operator removes tables from it.
 
 use laredo_core::TableName;
 use postgres_protocol::escape::escape_literal;
@@ -7,27 +8,27 @@ use crate::catalog::{self, Facts, quoted};
 use crate::options::ConnectionOptions;
 use crate::transport::{Connection, TransportError};
 
-/// Which publication is followed.
+/// The publication that is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicationOptions {
-    /// Its name.
+    /// The name of the publication.
     pub name: String,
-    /// Whether it may be created, and tables added to it.
+    /// True if laredo may create the publication and add tables to it.
     pub create: bool,
 }
 
-/// What the catalogue says of a publication as a whole.
+/// The catalog's row for a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Publication {
-    /// Whether our role may alter it.
+    /// True if our role may alter it.
     pub(crate) owned: bool,
-    /// Whether inserts, updates, deletes and truncates are all published.
+    /// True if it publishes inserts, updates, deletes and truncates.
     pub(crate) has_all_operations: bool,
-    /// Whether partitions' changes come as their root's.
+    /// True if partitions' changes are sent as their root's.
     pub(crate) via_root: bool,
 }
 
-/// Reads what there is of it.
+/// Reads a publication. Returns `None` if it does not exist.
 pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Option<Publication>, TransportError> {
     let sql = format!(
         "SELECT pg_has_role(pubowner, 'USAGE'), pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot
@@ -41,7 +42,8 @@ pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Opti
     }))
 }
 
-/// The statement that makes the publication carry `tables`, all of which exist; `None` when it does.
+/// Returns the statement that makes the publication contain `tables`, all of which exist. `None` if
+/// it already does.
 pub(crate) fn mending(
     options: &PublicationOptions,
     found: Option<&Publication>,
@@ -56,7 +58,8 @@ pub(crate) fn mending(
     }
 }
 
-/// The statement that adds a table to a publication that exists, where the table is missing and can be added.
+/// Returns the statement that adds a table to an existing publication, if the table is missing
+/// there and can be added.
 pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &Facts) -> Option<String> {
     let definition = &facts.definition;
     let is_missing = definition.published.is_none() && facts.access.publication_via_root.is_some();
@@ -66,7 +69,8 @@ pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &F
     (is_missing && can_be_added).then(|| format!("ALTER PUBLICATION {} ADD TABLE {listed}", quoted(&options.name)))
 }
 
-/// The statements that make the publication anew with `tables`, all of which exist.
+/// Returns the statements that drop the publication and create it again with `tables`, all of which
+/// exist.
 pub(crate) fn remaking(name: &str, tables: &[(&TableName, &Facts)]) -> String {
     let name = quoted(name);
     format!("DROP PUBLICATION IF EXISTS {name}; {}", creation(&name, &listed(tables.iter())))
@@ -93,14 +97,15 @@ fn creation(name: &str, tables: &str) -> String {
 
 fn listed<'a>(tables: impl Iterator<Item = &'a (&'a TableName, &'a Facts)>) -> String {
     let tables = tables.map(|(name, facts)| match facts.definition.kind {
-        // A partitioned table brings its partitions in any case; children by inheritance are tables of their own.
+        // A partitioned table always includes its partitions. Inheritance children are tables of
+        // their own.
         'p' => name.quoted(),
         _ => format!("ONLY {}", name.quoted()),
     });
     tables.collect::<Vec<_>>().join(", ")
 }
 
-/// What is wrong with the publication, each with what to run.
+/// Returns the problems of the publication, each with the statement that fixes it.
 pub(crate) fn problems(
     options: &PublicationOptions,
     found: Option<&Publication>,
@@ -142,7 +147,8 @@ pub(crate) fn problems(
     problems
 }
 
-/// Why a table that was published is not sent as it has to be, with what to run; `None` where it is.
+/// Returns the reason why a table is not published as required, with the statement that fixes it.
+/// `None` if there is no problem.
 pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &Facts) -> Option<String> {
     let definition = &facts.definition;
     if let Some(published) = &definition.published {

@@ -1,4 +1,4 @@
-//! Making the publication anew, on an operator's word.
+//! Dropping and creating the publication again, when an operator asks for it.
 
 use laredo_core::TableName;
 use laredo_engine::source::SourceError;
@@ -9,12 +9,14 @@ use crate::transport::Connection;
 use crate::validate::refused;
 use crate::{catalog, publication};
 
-/// Where statements that lock several tables come all the time, one try in a few meets one.
+/// The number of attempts. If other sessions lock several tables all the time, some attempts end in
+/// a deadlock.
 const TRIES: usize = 10;
 const DEADLOCK: &str = "40P01";
 
-/// Drops the publication and creates it with the tables that are followed, in one transaction: there is no moment without it, in which
-/// another slot that reads it would come to a change that it cannot send.
+/// Drops the publication and creates it with the tables that are followed, in one transaction.
+/// There is no moment without the publication: another slot that reads it would fail at a change
+/// made in between.
 pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) -> Result<(), SourceError> {
     let name = &options.publication.name;
     if !options.publication.create {
@@ -26,14 +28,15 @@ pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) 
     let mut connection = Connection::connect(&options.connection.for_work(Work::Check)).await?;
     let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
     let found = catalog::read(&mut connection, name, &names).await?;
-    // One that does not exist any more has failed, and cannot be published.
+    // A table that no longer exists has failed, and cannot be published.
     let known: Vec<_> = names.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
     let sql = publication::remaking(name, &known);
     tracing::warn!(%sql, "making the publication anew: an operator asked for it");
     for _ in 1..TRIES {
         match connection.simple_query(&sql).await {
             Ok(_) => return Ok(()),
-            // It takes locks on several tables, as somebody's TRUNCATE does. One of the two gives way, which costs nobody anything.
+            // The statement locks several tables, as another session's TRUNCATE may. The session
+            // that gives way to a deadlock can simply try again.
             Err(error) if error.server().is_some_and(|error| error.code == DEADLOCK) => {
                 tracing::info!(%error, "trying again");
             }

@@ -1,4 +1,4 @@
-//! Rows back into a table, all of them or none.
+//! Restoring rows into a table, all of them or none.
 
 mod fit;
 mod replace;
@@ -15,11 +15,12 @@ use replace::Replacement;
 
 pub use replace::TouchedTable;
 
-/// The signature of a binary COPY, its flags, and the length of nothing more.
+/// The signature of a binary COPY, its flags, and the length of its empty header extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
-/// A table that gets rows. Nothing is there before [`Restore::commit`].
+/// A restore of rows into a table, in one transaction. No row is visible before
+/// [`Restore::commit`].
 #[derive(Debug)]
 pub struct Restore {
     connection: Connection,
@@ -39,25 +40,25 @@ pub enum RestoreMode {
     Create,
     /// The table exists and its rows are replaced.
     Replace {
-        /// Rows of other tables may change with them: by a foreign key's action, a trigger or a
-        /// rule.
+        /// True if rows of other tables may change as a result, by a foreign key's action, a
+        /// trigger or a rule.
         allows_cascade: bool,
     },
 }
 
-/// Why rows do not get into a table. The table is as it was.
+/// An error that prevents a restore. The table is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// PostgreSQL cannot be reached, or says no.
+    /// PostgreSQL cannot be reached, or refuses a statement.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// There is no such table.
+    /// The table does not exist.
     #[error("there is no table {0}; create it, or have it created with the columns that the rows have (--create)")]
     NoTable(TableName),
-    /// There is one already.
+    /// The table to create exists already.
     #[error("table {0} is there already; leave --create out")]
     TableExists(TableName),
-    /// It has rows.
+    /// The table to fill has rows.
     #[error("table {0} has rows; empty it first, or have them replaced (--replace)")]
     HasRows(TableName),
     /// Replacing the rows would change rows of other tables.
@@ -72,13 +73,13 @@ pub enum RestoreError {
         /// The tables that would change.
         touched: Vec<TouchedTable>,
     },
-    /// PostgreSQL does not count changed rows, and will not for this role.
+    /// PostgreSQL does not count changed rows, and this role may not turn the counts on.
     #[error(
         "PostgreSQL does not count changed rows here (track_counts is off), so that changes to other tables would not be seen: {0}; \
          turn it on, or restore as a superuser"
     )]
     Uncounted(#[source] TransportError),
-    /// Rows of another table refer to a row that is not among the new ones, or the other way round.
+    /// A foreign key fails: a row refers to a row that would be missing.
     #[error(
         "a foreign key does not hold for the rows that {table} would have: {error}; restore the tables that it connects as of one position, \
          or remove the rows that refer to missing ones"
@@ -89,7 +90,7 @@ pub enum RestoreError {
         /// The constraint, in PostgreSQL's words.
         error: Box<ServerError>,
     },
-    /// The table has another number of rows than it was given.
+    /// The table would have another number of rows than were restored.
     #[error(
         "table {table} would have {found} rows instead of {expected}: its triggers, rules or policies keep rows away or add some; disable \
          them for the time, or restore into another table"
@@ -97,18 +98,18 @@ pub enum RestoreError {
     Rows {
         /// The table that gets the rows.
         table: TableName,
-        /// Rows that it was given.
+        /// The number of rows that were restored.
         expected: u64,
-        /// Rows that it has.
+        /// The number of rows that the table has.
         found: u64,
     },
-    /// A column's values cannot be sent.
+    /// A column whose type has no binary form.
     #[error("column {0} has a type without a binary form, which COPY does not take; write jsonl and load that")]
     NoBinaryForm(String),
-    /// A cell is no value of its type.
+    /// A cell that is invalid for its type.
     #[error(transparent)]
     Cell(#[from] ProjectError),
-    /// A value is none of the type that the column has in the table.
+    /// A value that is invalid for the type that the column has in the table.
     #[error("the table's {0}")]
     Value(#[from] UnprojectError),
 }
@@ -127,7 +128,8 @@ impl Restore {
         if let Some(column) = schema.columns().iter().find(|column| column.is_text) {
             return Err(RestoreError::NoBinaryForm(column.name.clone()));
         }
-        // PostgreSQL reads no rows while a lock or a trigger holds it up, which TCP cannot tell from a server that is gone.
+        // PostgreSQL reads no rows while a lock or a trigger holds it up. To TCP this looks like a
+        // server that is gone.
         let options = ConnectionOptions { tcp_user_timeout: None, ..options.clone() };
         let mut connection = Connection::connect(&options).await?;
         connection.simple_query("BEGIN").await?;
@@ -156,7 +158,8 @@ impl Restore {
         Ok(Restore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
     }
 
-    /// Puts rows into it, of the schema that it was begun with; `done` is told how many went so far.
+    /// Writes rows of the schema that the restore was begun with. Calls `done` with the number of
+    /// rows sent so far after each row. Returns the number of rows.
     ///
     /// # Errors
     /// [`RestoreError`].
@@ -177,7 +180,7 @@ impl Restore {
         for row in rows {
             line.clear();
             line.extend_from_slice(&count);
-            // Cells are what COPY has them as.
+            // The cells are stored in the format that COPY uses.
             let fitting = self.fit.row(schema, row)?;
             line.extend_from_slice(Tuple::as_ref(&fitting).bytes());
             copy.send(&line).await?;
@@ -192,10 +195,11 @@ impl Restore {
         Ok(sent)
     }
 
-    /// Commits, and returns the other tables whose rows changed with this one's.
+    /// Commits, and returns the other tables whose rows changed too.
     ///
     /// # Errors
-    /// [`RestoreError::Transport`]: where the answer was lost, the rows may be there all the same.
+    /// [`RestoreError::Transport`]. If the connection was lost before the reply, the rows may be
+    /// committed nevertheless.
     pub async fn commit(mut self) -> Result<Vec<TouchedTable>, RestoreError> {
         self.connection.simple_query("COMMIT").await?;
         Ok(self.touched)
@@ -206,7 +210,7 @@ fn listed(touched: &[TouchedTable]) -> String {
     touched.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A table's number, and whether it is partitioned.
+/// Returns a table's OID and true if it is partitioned. `None` if it does not exist.
 async fn found(connection: &mut Connection, name: &str) -> Result<Option<(Oid, bool)>, TransportError> {
     let sql = format!("SELECT oid, relkind = 'p' FROM pg_class WHERE oid = to_regclass({})", escape_literal(name));
     let rows = connection.simple_query(&sql).await?;

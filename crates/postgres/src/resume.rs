@@ -1,4 +1,4 @@
-//! Whether tables can be followed from where an earlier run left them.
+//! The decision about each table: follow it from the position of an earlier run, or copy it again.
 
 use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{KnownTable, SourceError, TableRequest};
@@ -10,28 +10,30 @@ use crate::source::PostgresOptions;
 use crate::stream::SlotMode;
 use crate::transport::Connection;
 
-/// What a table was copied under. It goes to the engine as a text, and comes back in a later run.
+/// The settings and the definition that a table was copied under. The engine stores them as a text
+/// and returns them in a later run.
 #[derive(Debug, Serialize, Deserialize)]
 struct CopiedUnder {
     key_fields: Vec<String>,
     definition: Definition,
 }
 
-/// The text of what a table was copied under.
+/// Returns the text of what a table was copied under.
 ///
-/// The first line names the definition to clients. The second has what a truncate changes, which the stream tells: a server that looks at
-/// the catalogue after two of them never sees the file in between.
+/// The first line identifies the definition to clients. The second line holds the numbers that a
+/// truncate changes; the stream reports truncates. A server that reads the catalog after two
+/// truncates never sees the file in between.
 pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String {
     let key_fields = request.key_fields.clone();
     let named = CopiedUnder { key_fields, definition: definition.with_file(File::default()) };
-    // A text that cannot be read is one that nothing is equal to: the next start copies.
+    // If serialization fails, the text equals no other text, so the next start copies the table.
     match (serde_json::to_string(&named), serde_json::to_string(&definition.file)) {
         (Ok(named), Ok(file)) => format!("{named}\n{file}"),
         (Err(_), _) | (_, Err(_)) => String::new(),
     }
 }
 
-/// Reads what [`text_of`] wrote; nothing for any other text.
+/// Parses a text that [`text_of`] wrote. Returns `None` for any other text.
 fn copied_under(text: &str) -> Option<CopiedUnder> {
     let (named, file) = text.split_once('\n')?;
     let mut copied: CopiedUnder = serde_json::from_str(named).ok()?;
@@ -39,25 +41,28 @@ fn copied_under(text: &str) -> Option<CopiedUnder> {
     Some(copied)
 }
 
-/// Whether nothing but transactions can have changed rows between a copy made under `before` and one made under `definition`.
+/// Returns true if only transactions in the stream can have changed rows between a copy made under
+/// `before` and one made under `definition`.
 pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &Definition) -> bool {
     copied_under(before).is_some_and(|CopiedUnder { key_fields, definition: before }| {
         key_fields == request.key_fields && before.differs_in_files_only(definition)
     })
 }
 
-/// A table that was left by an earlier run.
+/// The state of a table that an earlier run has followed.
 pub(crate) enum Left {
-    /// It is what it was.
+    /// The definition is unchanged, and the table can be followed from this position.
     Same(Lsn, Box<Definition>),
-    /// It can be followed from there by this definition, but is defined otherwise now.
+    /// The table can be followed from this position by this definition, but has to be copied for
+    /// this reason. Its definition has changed, or may have changed in another way.
     Redefined(Lsn, Box<Definition>, String),
-    /// Something is missing, or makes following impossible.
+    /// The table cannot be followed from there, for this reason.
     Missing(String),
 }
 
-/// Compares what was left of tables with what there is; `None` where nothing was left. Tells besides why the slot is of no use to some, if it
-/// is so; one that was invalidated is left to the stream to tell of, which has to make it again.
+/// Compares the tables that an earlier run has followed with the database; `None` for tables that
+/// it did not follow. Also returns the reason why the slot is unusable for some tables, if it is.
+/// An invalidated slot is not reported here: the stream creates it again and reports it.
 pub(crate) async fn compare(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -113,7 +118,7 @@ fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<
     Left::Redefined(known.position, Box::new(definition), reason)
 }
 
-/// Why the slot does not have everything after a position.
+/// Returns the reason why the slot does not have every commit after a position.
 fn missing(mode: &SlotMode, standing: Option<&Standing>, position: Lsn) -> Option<String> {
     let SlotMode::Stateful { name } = mode else {
         return Some(format!("the slot is ephemeral, so commits after {position} were kept for nobody"));
@@ -123,7 +128,7 @@ fn missing(mode: &SlotMode, standing: Option<&Standing>, position: Lsn) -> Optio
         Some(Standing { is_lost: true, .. }) => {
             Some(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"))
         }
-        // It would silently begin at its own position.
+        // PostgreSQL would silently begin at the slot's own position.
         Some(Standing { confirmed, .. }) if position < *confirmed => {
             Some(format!("replication slot {name} was moved to {confirmed}; commits after {position} are missing"))
         }

@@ -1,4 +1,5 @@
-//! The replication slot: what the catalogue says of it, and what its creation waits for.
+//! The replication slot: its state in the catalog, and the transactions that its creation waits
+//! for.
 
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use crate::options::{ConnectionOptions, Work};
 use crate::stream::SlotMode;
 use crate::transport::{Connection, Row, TransportError};
 
-/// A slot's creation that takes longer than this is explained, and again after each [`AGAIN`].
+/// The time after which a slow slot creation is explained, and then again every [`AGAIN`].
 const PATIENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// A slot that exists.
+/// An existing replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) plugin: Option<String>,
@@ -21,7 +22,7 @@ pub(crate) struct Slot {
     pub(crate) temporary: bool,
 }
 
-/// Reads what there is of the slot that `mode` names.
+/// Reads the slot that `mode` names. Returns `None` if it does not exist or is ephemeral.
 pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Slot>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
@@ -38,16 +39,17 @@ pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result
     }))
 }
 
-/// What a slot still has.
+/// The part of the WAL that a slot can still send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// It sends nothing that committed before.
+    /// The confirmed position. The slot sends no commit before it.
     pub(crate) confirmed: Lsn,
-    /// PostgreSQL has removed WAL that it needs.
+    /// True if PostgreSQL has removed WAL that the slot needs.
     pub(crate) is_lost: bool,
 }
 
-/// Reads what the slot that `mode` names still has; `None` where there is no such slot.
+/// Reads the state of the slot that `mode` names. Returns `None` if it does not exist or is
+/// ephemeral.
 pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Standing>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
@@ -66,7 +68,7 @@ pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Re
     }))
 }
 
-/// Returns a sentence about the process that streams from the slot, if one does.
+/// Returns a sentence about the process that streams from the slot, if there is one.
 pub(crate) async fn holder(connection: &mut Connection, mode: &SlotMode) -> Result<Option<String>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
@@ -75,7 +77,8 @@ pub(crate) async fn holder(connection: &mut Connection, mode: &SlotMode) -> Resu
     Ok(rows.first().and_then(|row| holder_of(row, name)).map(|(_, sentence)| sentence))
 }
 
-/// Asks for the process that streams from a slot, and for what it says of itself, where this role may see that.
+/// Returns the query for the process that streams from a slot, with its application and address if
+/// this role may see them.
 pub(crate) fn holder_query(name: &str) -> String {
     format!(
         "SELECT s.active_pid, coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(host(a.client_addr), 'a local socket')
@@ -85,7 +88,7 @@ pub(crate) fn holder_query(name: &str) -> String {
     )
 }
 
-/// Reads an answer to [`holder_query`]: the process, and a sentence about it.
+/// Parses an answer to [`holder_query`]: the process ID, and a sentence about the process.
 pub(crate) fn holder_of(row: &Row, name: &str) -> Option<(i32, String)> {
     let text = |column: usize| row.get(column)?.as_deref();
     let (pid, application, address) = (text(0)?.parse().ok()?, text(1)?, text(2)?);
@@ -96,14 +99,14 @@ pub(crate) fn holder_of(row: &Row, name: &str) -> Option<(i32, String)> {
     Some((pid, sentence))
 }
 
-/// What is wrong with the slot, each with what to do.
+/// Returns the problems of the slot, each with a way to fix it.
 pub(crate) fn problems(mode: &SlotMode, found: Option<&Slot>, database: &str) -> Vec<String> {
     let (key, name) = match mode {
         SlotMode::Stateful { name } => ("slot_name", name),
         SlotMode::Ephemeral { name_prefix } => ("slot_name", name_prefix),
     };
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    // An ephemeral slot's name ends with a process number.
+    // The name of an ephemeral slot ends with a process ID.
     let length_max = if matches!(mode, SlotMode::Stateful { .. }) { 63 } else { 50 };
     if name.is_empty() || name.len() > length_max || !name.chars().all(plain) {
         return vec![format!(
@@ -123,8 +126,8 @@ pub(crate) fn problems(mode: &SlotMode, found: Option<&Slot>, database: &str) ->
     vec![format!("replication slot {name} {problem}; choose another slot_name, or run {drop}")]
 }
 
-/// While a walsender makes a slot, logs which transactions it waits for: all that were open, in every database.
-/// Never returns.
+/// Logs the transactions that a walsender waits for while it creates a slot. It waits for all
+/// transactions that were open in any database. Never returns.
 pub(crate) async fn explain_creation(options: &ConnectionOptions, process_id: i32) -> std::convert::Infallible {
     tokio::time::sleep(PATIENCE).await;
     loop {
@@ -171,7 +174,7 @@ mod tests {
         let process_id = walsender.process_id();
         let sql = "CREATE_REPLICATION_SLOT s LOGICAL pgoutput NOEXPORT_SNAPSHOT";
         let making = tokio::spawn(async move { walsender.simple_query(sql).await });
-        // One after the other: each shows up when it is its turn.
+        // The walsender waits for one after the other, so each shows up in its turn.
         let prepared = "prepared transaction 'it''s' of postgres in database postgres since ";
         let said = eventually(Duration::from_secs(60), async || {
             let said = blockers(&options, process_id).await.unwrap();

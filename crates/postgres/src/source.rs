@@ -1,4 +1,4 @@
-//! A PostgreSQL database as the engine sees it.
+//! A PostgreSQL database as a source of the engine.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, Stream
 use crate::transport::Connection;
 use crate::{care, copy, identity, inspect, reset, slot, validate, watch as definitions};
 
-/// How a database is followed.
+/// The options for following a database.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// How to reach it.
+    /// The connection to the database.
     pub connection: ConnectionOptions,
     /// The replication slot.
     pub slot: SlotMode,
@@ -38,44 +38,45 @@ pub struct PostgresOptions {
     pub publication: PublicationOptions,
     /// The way in which changes of definitions are noticed.
     pub ddl: DdlWatch,
-    /// What happens when the connection breaks.
+    /// The retries after a broken connection.
     pub reconnect: ReconnectOptions,
-    /// The most copies that run at the same time; each takes a connection.
+    /// The maximum number of copies that run at the same time. Each takes a connection.
     pub copies_max: usize,
-    /// The longest time that a copy holds its lock and its snapshot.
+    /// The longest time that a copy may hold its lock and its snapshot.
     pub copy_timeout: Duration,
-    /// Where transactions are kept until they commit.
+    /// The storage of transactions until they commit.
     pub spool: Arc<SpoolOptions>,
-    /// Seeds the jitter of reconnects.
+    /// The seed for the jitter of reconnects.
     pub seed: u64,
 }
 
 /// The default of [`PostgresOptions::copy_timeout`].
 pub const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// The connections that a source takes at most, in addition to those of copies: the stream, the watch of definitions, the
-/// watch of the slot, two verifications with two each, and three short ones for questions and for what is made again.
+/// The maximum number of connections in addition to those of copies. They are the stream, the watch
+/// of definitions, the watch of the slot, and two for each of two verifications. Three more are
+/// short, for questions and for creating something again.
 const CONNECTIONS_BESIDE_COPIES: usize = 10;
 
-/// A PostgreSQL database, followed through one replication slot.
+/// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug)]
 pub struct PostgresSource {
     options: PostgresOptions,
     run: Mutex<PreparedRun>,
     random: Mutex<StdRng>,
     signals: Signals,
-    /// True where tables that cannot be followed do not keep the others from being followed.
+    /// True if the other tables are followed even though some tables cannot be.
     tolerates_broken_tables: bool,
 }
 
-/// The facts that a run was prepared with; the next one replaces them.
+/// The state that a run was prepared with. The next run replaces it.
 #[derive(Debug, Default)]
 struct PreparedRun {
-    /// `None` before the first run.
+    /// The followed tables. `None` before the first run.
     tables: Option<Arc<[Followed]>>,
-    /// The position of an earlier run, and what that run has kept.
+    /// The position of an earlier run, and the tables that it kept.
     from: (Option<Lsn>, Vec<KeptTable>),
-    /// The database as it was found at the start.
+    /// The identity of the database at the start.
     identity: Option<SourceIdentity>,
 }
 
@@ -86,42 +87,42 @@ pub(crate) struct Followed {
     pub(crate) progress: Mutex<Progress>,
 }
 
-/// How far copying it has come.
+/// The progress of copying a table.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// What the last complete copy was made under.
+    /// The definition that the last complete copy was made under.
     pub(crate) copied: Option<Arc<Definition>>,
-    /// Since when all earlier writers are known to have ended.
+    /// The state in which all earlier writers are known to have ended.
     pub(crate) settled: Option<Settled>,
     /// The earlier writers that the last attempt to copy has waited for.
     pub(crate) awaited: Option<Awaited>,
-    /// What the catalogue said of the table before its last copy failed for good: when it says something else, copying
-    /// is worth another attempt.
+    /// The facts of the table before its last copy failed permanently. If the catalog has other
+    /// facts, copying is worth another attempt.
     pub(crate) failed: Option<Option<Facts>>,
 }
 
-/// What decides whether a change is streamed.
+/// The state that decides whether a change is streamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
-    /// The slot, by its number in [`Signals::slots`].
+    /// The number of the slot, as in [`Signals::slots`].
     pub(crate) slot: u64,
-    /// How the publication has the table.
+    /// The publication's settings for the table.
     pub(crate) published: Option<Published>,
-    /// The table's number.
+    /// The OID of the table.
     pub(crate) oid: Oid,
 }
 
 /// Transactions that have to end before a table can be copied.
 #[derive(Debug)]
 pub(crate) struct Awaited {
-    /// The state that they were there before.
+    /// The state that these transactions are older than.
     pub(crate) before: Settled,
     /// The transactions that have not ended yet.
     pub(crate) writers: Vec<Writer>,
 }
 
 impl PostgresSource {
-    /// A source that does nothing until it is prepared.
+    /// Creates a source that does nothing until it is prepared.
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
@@ -129,21 +130,23 @@ impl PostgresSource {
         PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
     }
 
-    /// Has [`Source::prepare`] succeed although tables cannot be followed: they are reported as failed, and the others are followed.
+    /// Lets [`Source::prepare`] succeed although some tables cannot be followed. Those are reported
+    /// as failed, and the others are followed.
     #[must_use]
     pub fn tolerating_broken_tables(self) -> PostgresSource {
         PostgresSource { tolerates_broken_tables: true, ..self }
     }
 
-    /// Checks what [`Source::prepare`] would, and changes nothing: a database shall not be changed while another one, of the same
-    /// configuration, is wrong. Returns the tables' schemas, in their order.
+    /// Makes the checks of [`Source::prepare`] without changing anything. So no database is changed
+    /// while another one of the same configuration has a problem. Returns the tables' schemas, in
+    /// their order.
     ///
     /// # Errors
-    /// As those of [`Source::prepare`].
+    /// The same errors as [`Source::prepare`].
     pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
         let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
         let schemas = validate::check(&mut connection, &self.options, tables).await?;
-        // A pooler may pass SQL on, and no replication.
+        // A pooler may accept SQL but no replication connection.
         identity::read(&self.options.connection).await?;
         Ok(schemas)
     }
@@ -153,7 +156,8 @@ impl PostgresSource {
         self.run.lock().tables.clone().ok_or_else(unprepared)
     }
 
-    /// Forgets what tables were copied under whenever the database's history forks: they are copied again.
+    /// Forgets the definitions that tables were copied under whenever the database's history forks.
+    /// The tables are then copied again.
     async fn forget_copies(&self, tables: &[Followed]) -> Infallible {
         let mut forks = self.signals.forks.subscribe();
         while forks.changed().await.is_ok() {
@@ -193,7 +197,7 @@ impl PostgresSource {
         rows.send(end).await.map_err(|_| copy::given_up())
     }
 
-    /// Waits until there is a slot that keeps what commits, and returns its number.
+    /// Waits until a slot exists that keeps commits, and returns its number.
     async fn slot(&self) -> Result<u64, SourceError> {
         let mut has_slot = self.signals.has_slot.subscribe();
         let waited = has_slot.wait_for(|has_slot| *has_slot).await;
@@ -210,7 +214,8 @@ fn find(tables: &[Followed], index: TableIndex) -> Result<&Followed, SourceError
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
-        // First: a server that stands by for another one need not find anything wrong with what that one uses.
+        // This check comes first. A standby server must not report problems with objects that the
+        // active server uses.
         if let Some(holder) = slot::holder(&mut connection, &self.options.slot).await? {
             return Err(SourceError::Held(holder));
         }
@@ -235,7 +240,7 @@ impl Source for PostgresSource {
         if let Some(reason) = lost {
             self.signals.lost(&reason);
         }
-        // The least position that something is followed from.
+        // The lowest position that a table is followed from.
         let mut from: Option<Lsn> = None;
         let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
         let indexed = tables.iter().enumerate().zip(left);
@@ -247,7 +252,7 @@ impl Source for PostgresSource {
                 table.progress.lock().copied = Some(Arc::new(*definition));
                 Resume::Follow
             }
-            // Without a definition it is not watched before it is copied.
+            // Without a definition, the table is not watched before it is copied.
             Some(Left::Redefined(position, definition, reason)) => {
                 follow(position);
                 self.signals.route(TableIndex(index), definition.relation_identity());
@@ -319,7 +324,7 @@ impl Source for PostgresSource {
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        // Before anything is waited for: without a stream there is never a slot.
+        // The index is checked before the wait: without a stream there never is a slot.
         let table = find(&tables, index)?;
         let slot = tokio::select! {
             slot = self.slot() => slot?,
@@ -371,7 +376,8 @@ impl Source for PostgresSource {
         if drop_publication {
             reset::publication(&self.options, &tables).await?;
         }
-        // Until they are copied again, nothing that the catalogue says is compared with what they were copied under.
+        // Until the tables are copied again, the catalog is not compared with their old
+        // definitions.
         tables.iter().for_each(|table| table.progress.lock().copied = None);
         self.signals.resets.send_modify(|resets| *resets += 1);
         Ok(())

@@ -1,8 +1,10 @@
-//! The loop on a replication connection: messages in, events out, and word to PostgreSQL about both.
+//! The loop on a replication connection: it receives messages, sends events, and reports its
+//! position to PostgreSQL.
 //!
-//! Events are sent into a bounded channel. While nobody takes them nothing is read, and PostgreSQL waits; it still
-//! hears from us every second, or it would end the connection. A connection that breaks is made again, and the stream
-//! goes on after the last commit that was told.
+//! Events are sent into a bounded channel. While the consumer takes none, nothing is read, and
+//! PostgreSQL waits. It still gets a status message every second; otherwise it would end the
+//! connection. A connection that breaks is made again, and the stream resumes after the last commit
+//! that was reported.
 
 mod asking;
 mod backoff;
@@ -43,98 +45,105 @@ pub(crate) use proof::{Proof, SentCommits};
 use session::Session;
 pub use start::SlotMode;
 
-/// How often PostgreSQL hears from us, at least; and how often it is asked how far it is while the position stands still.
-/// Its own word may come as rarely as every 20 s while it reads WAL that is not ours.
+/// The interval of status messages to PostgreSQL. If the position does not move, each also asks
+/// PostgreSQL for its position. By itself, PostgreSQL may report it only every 20 s while it reads
+/// WAL that does not concern the stream.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// A server that was asked every second and says nothing for so long is taken for gone.
+/// The silence after which a server counts as gone, although it was asked every second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// A server that shuts down asks again and again until everything is acknowledged, and does not end before. One that
-/// asks so often between two words of ours is let go: what is not acknowledged stays in the slot.
+/// The number of requests between two ticks after which the connection is ended. A server that
+/// shuts down repeats its request until everything is acknowledged, and does not end before.
+/// Commits that are not acknowledged stay in the slot.
 const ASKED_MAX: u32 = 10;
-/// PostgreSQL sends each change in a packet of its own. Of a transaction that is already so large, changes are taken
-/// many at once: to be woken for each costs both sides more than the change itself.
+/// The size of a transaction or block from which changes are read in batches, in bytes. PostgreSQL
+/// sends each change in a packet of its own. Waking up for each costs both sides more than the
+/// change itself.
 const GATHER_BYTES: usize = 64 * 1024;
-/// How long they are gathered.
+/// The time for which such changes are gathered.
 const GATHER: Duration = Duration::from_millis(1);
-/// A connection is given up when nothing was taken of it for so long.
+/// The time without room in the consumer after which the connection is given up.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
-/// A connection that lasted so long was a good one: counting attempts begins anew.
+/// The duration after which a connection counts as good, so that counting attempts starts again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
-/// What following a database needs.
+/// The options for following a database.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
-    /// Where the database is.
+    /// The connection to the database.
     pub connection: ConnectionOptions,
-    /// Which slot to use.
+    /// The replication slot to use.
     pub slot: SlotMode,
     /// The publication's name.
     pub publication: String,
-    /// True if the publication may be created again where it is gone.
+    /// True if the publication may be created again after it was dropped.
     pub creates_publication: bool,
-    /// The tables, in the order of their [`laredo_engine::source::TableIndex`]. The publication may have more.
+    /// The tables, in the order of their [`laredo_engine::source::TableIndex`]. The publication may
+    /// contain more.
     pub tables: Vec<TableName>,
-    /// How a lost connection is made again.
+    /// The retries after a lost connection.
     pub reconnect: ReconnectOptions,
-    /// Where transactions are kept until they commit.
+    /// The storage of transactions until they commit.
     pub spool: Arc<SpoolOptions>,
-    /// Seeds the jitter of reconnects.
+    /// The seed for the jitter of reconnects.
     pub seed: u64,
-    /// What was received in an earlier run; `None` to begin where the slot is.
+    /// The position that an earlier run has received. `None` to begin where the slot is.
     pub from: Option<Lsn>,
     /// The state that an earlier run has kept of each table that is followed from there on.
     pub kept: Vec<KeptTable>,
-    /// The database as it was found at the start; `None` to take what the first connection finds.
+    /// The identity of the database at the start. `None` to accept what the first connection finds.
     pub identity: Option<SourceIdentity>,
     /// The way in which changes of definitions are noticed.
     pub ddl: DdlWatch,
 }
 
-/// What the stream and the source's other connections tell each other.
+/// The values that the stream and the source's other connections share.
 #[derive(Debug)]
 pub struct Signals {
-    /// Counts the slots: the first that was found or made, and each that had to be made (or begun elsewhere) since. From
-    /// one on, whatever commits is kept for the stream.
+    /// The number of slots so far. It starts with the first slot that was found or created, and
+    /// grows when the slot is created again or was moved elsewhere. From one on, commits are kept
+    /// for the stream.
     pub slots: watch::Sender<u64>,
-    /// A transaction id that the server gave out lately.
+    /// A recent transaction ID of the server.
     pub recent: watch::Sender<Xid>,
-    /// The tables that rows are copied from, or were, by their numbers.
+    /// The relations that rows are or were copied from, by their OIDs.
     pub routes: watch::Sender<Routes>,
-    /// One of the tables was announced: its definition may have changed.
+    /// Notifies that a table was announced: its definition may have changed.
     pub announced: Notify,
-    /// When each table's definition was looked at.
+    /// The times at which each table's definition was checked.
     pub looks: watch::Sender<DefinitionLooks>,
-    /// The look that the stream waits for.
+    /// The check that the stream waits for.
     pub look_wanted: watch::Sender<WantedLook>,
-    /// The number of the last look that the stream waited for.
+    /// The number of the last check that the stream waited for and that is done.
     pub looked: watch::Sender<u64>,
-    /// Who last truncated a table, as the stream has told.
+    /// The last transaction that truncated each table, according to the stream.
     pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
-    /// How far the stream has come.
+    /// The position that the stream has reached.
     pub reached: watch::Sender<Lsn>,
-    /// What the slot keeps for the stream.
+    /// The WAL that the slot keeps for the stream.
     pub retention: watch::Sender<Retention>,
-    /// How often somebody wanted the slot to be dropped and made again.
+    /// The number of requests to drop the slot and create it again.
     pub resets: watch::Sender<u64>,
-    /// True once there is a slot of the database's present history: no copy may begin before.
+    /// True if a slot of the database's current history exists. No copy may begin before.
     pub has_slot: watch::Sender<bool>,
     /// The number of forks of the database's history.
     pub forks: watch::Sender<u64>,
-    /// The number of restarts of PostgreSQL, and the newest commit before the last one: those up to it are proven.
+    /// The number of restarts of PostgreSQL, and the newest commit before the last restart. Commits
+    /// up to it are proven.
     pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
-    /// The furthest that the database's WAL was seen to reach.
+    /// The highest end of the database's WAL that was seen.
     pub written: watch::Sender<Lsn>,
     /// The database's clock.
     pub clock: SourceClock,
 }
 
-/// Other servers may have told positions of an abandoned history that lie further ahead than anything seen here.
+/// The distance, in bytes, by which an abandoned history may have gone beyond anything seen here.
+/// Other servers may have reported such positions.
 const ABANDONED_SLACK: u64 = 16 << 20;
 
-/// A look at the definitions that the stream waits for.
+/// A check of the definitions that the stream waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WantedLook {
-    /// Counts them.
+    /// The number of the check.
     pub number: u64,
     /// The transaction that has to be visible.
     pub after: Option<Xid>,
@@ -147,7 +156,7 @@ impl Default for Signals {
 }
 
 impl Signals {
-    /// Nothing told yet.
+    /// Creates signals in their initial state.
     #[must_use]
     pub fn new() -> Signals {
         Signals {
@@ -170,7 +179,7 @@ impl Signals {
         }
     }
 
-    /// Forgets what belongs to the run before: a new one begins, of a database that may be another one.
+    /// Forgets what belongs to the last run. A new run begins, perhaps of another database.
     pub(crate) fn begin_run(&self) {
         self.resets.send_replace(0);
         self.has_slot.send_replace(false);
@@ -182,32 +191,35 @@ impl Signals {
         self.looks.send_replace(DefinitionLooks::default());
     }
 
-    /// Wants a look at the definitions once a transaction is visible, and returns its number.
+    /// Requests a check of the definitions once a transaction is visible. Returns the check's
+    /// number.
     fn want_look(&self, after: Xid) -> u64 {
         self.look_wanted.send_modify(|wanted| *wanted = WantedLook { number: wanted.number + 1, after: Some(after) });
         self.look_wanted.borrow().number
     }
 
-    /// Withdraws a look that is wanted: its transaction may be one of another history, which is never visible in this one.
+    /// Withdraws a requested check. Its transaction may belong to another history, and then never
+    /// becomes visible in this one.
     fn forget_look(&self) {
         self.look_wanted.send_modify(|wanted| wanted.after = None);
         self.looked.send_replace(self.look_wanted.borrow().number);
     }
 
-    /// Waits for a look that is wanted.
+    /// Waits until the check with this number is done.
     async fn looked(&self, number: u64) {
-        // The sender is there as long as we are.
+        // The sender lives as long as `self`.
         let _ = self.looked.subscribe().wait_for(|looked| *looked >= number).await;
     }
 
-    /// Waits until a look is wanted.
+    /// Waits until a check is requested.
     pub(crate) async fn look_is_wanted(&self) {
         let looked = *self.looked.borrow();
-        // As above.
+        // The sender lives as long as `self`.
         let _ = self.look_wanted.subscribe().wait_for(|wanted| wanted.number > looked).await;
     }
 
-    /// Has a table followed by this number. Returns whether it was followed by another one, or its changes went elsewhere.
+    /// Makes the stream follow a table by this identity. Returns true if the table's OID was
+    /// another one, or another table was followed by this OID.
     pub(crate) fn route(&self, table: TableIndex, identity: RelationIdentity) -> bool {
         let mut is_other = false;
         self.routes.send_modify(|routes| {
@@ -220,12 +232,13 @@ impl Signals {
         is_other
     }
 
-    /// The position beyond which none of an abandoned history is expected, where the stream had come to `told`.
+    /// Returns the position beyond which no position of an abandoned history is expected, given the
+    /// highest position that was reported.
     fn abandoned(&self, told: Lsn) -> Lsn {
         Lsn(told.max(*self.written.borrow()).0.saturating_add(ABANDONED_SLACK))
     }
 
-    /// Forgets what was learned of the database, which has another history now.
+    /// Forgets what was learned about the database, which has another history now.
     fn fork(&self, reason: &str) {
         self.has_slot.send_replace(false);
         self.forget_look();
@@ -241,7 +254,7 @@ impl Signals {
         });
     }
 
-    /// Tells, as loud as can be, that a slot could not be gone on with.
+    /// Logs an error, and counts that a slot could not be continued.
     pub(crate) fn lost(&self, reason: &str) {
         tracing::error!(%reason, "every table has to be copied again");
         self.retention.send_modify(|known| {
@@ -251,10 +264,11 @@ impl Signals {
     }
 }
 
-/// Sends every commit into `events` until that is closed. Whatever ends a connection is reported, and another one is made.
+/// Sends every commit into `events` until that is closed. The error that ends a connection is
+/// reported, and another connection is made.
 ///
 /// # Errors
-/// None that the database or the network causes.
+/// Errors of the database or the network are never returned.
 pub async fn follow(
     options: &StreamOptions,
     signals: &Signals,
@@ -264,11 +278,11 @@ pub async fn follow(
 ) -> Result<(), SourceError> {
     let mut resets = signals.resets.subscribe();
     if *resets.borrow() > 0 {
-        // It was asked for before there was a stream.
+        // The reset was requested before there was a stream.
         resets.mark_changed();
     }
     let mut assembler = Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
-    // Those of an earlier run, which a new receiver takes for seen.
+    // Routes of an earlier run, which a new receiver does not see as changed.
     assembler.reroute(&signals.routes.borrow(), &mut VecDeque::new());
     let stream = Stream {
         options,
@@ -301,21 +315,23 @@ struct Stream<'a> {
     routes: watch::Receiver<Routes>,
     resets: watch::Receiver<u64>,
     assembler: Assembler,
-    /// Complete, and not yet taken by the consumer. Survives the connection.
+    /// Items that are complete and that the consumer has not taken yet. They survive the
+    /// connection.
     queue: VecDeque<Pending>,
-    /// Completed by the message that is being taken.
+    /// Events that the current message has completed.
     fresh: VecDeque<SourceEvent>,
-    /// The look that is waited for.
+    /// The number of the check that is waited for.
     looking: Option<u64>,
     events: mpsc::Sender<SourceEvent>,
     acknowledged: Acknowledged,
-    /// What the slot has confirmed already. Nothing below is reported: servers before 18 would go back.
+    /// The position that the slot has already confirmed. No lower position is reported, since
+    /// servers before 18 would go back to it.
     floor: Lsn,
     received: Lsn,
     asking: Asking,
-    /// How often PostgreSQL asked for an answer since it last heard from us by itself.
+    /// The number of requests for an answer since the last tick.
     asked: u32,
-    /// Bytes of the transaction, or block, that is being received.
+    /// The number of bytes received of the current transaction or block.
     unfinished_bytes: usize,
 }
 
@@ -344,7 +360,7 @@ impl Stream<'_> {
             if has_progressed || began.elapsed() >= GOOD_AFTER {
                 attempts = 0;
             }
-            // An operator's reset waits neither for room nor for an attempt.
+            // An operator's reset waits neither for room nor for the next attempt.
             let mut resets = self.resets.clone();
             match error {
                 StreamError::Reset => {}
@@ -365,7 +381,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Hands over what was received, without a connection, until all of it is taken. PostgreSQL keeps what commits meanwhile.
+    /// Delivers what was received, without a connection, until the consumer has taken all of it.
+    /// PostgreSQL keeps new commits in the meantime.
     async fn wait_for_room(&mut self) -> Result<(), StreamError> {
         let reason = format!(
             "the tables have taken nothing for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
@@ -385,7 +402,7 @@ impl Stream<'_> {
                 permit.send(event);
             }
         }
-        // Room for more than what is on its way.
+        // Waits for room beyond what is already on its way.
         let _room = self.events.reserve_many(self.events.max_capacity() / 2).await.map_err(|_| StreamError::Closed)?;
         Ok(())
     }
@@ -407,7 +424,7 @@ impl Stream<'_> {
         }
         let fork = session.unproven;
         if fork.is_some() {
-            // Every table is copied again, whatever a look would find.
+            // Every table is copied again, so a check is not needed.
             self.queue.retain(|pending| matches!(pending, Pending::Event(_)));
             self.looking = None;
             self.signals.forget_look();
@@ -419,14 +436,15 @@ impl Stream<'_> {
         let mut resets = self.resets.clone();
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
-            // What is complete is in the queue; what was being received comes to nothing, as when a connection breaks.
+            // What is complete is in the queue. A transaction that was being received is dropped,
+            // as when a connection breaks.
             Ok(()) = resets.changed() => StreamError::Reset,
         };
         start.ended(self.assembler.position(), !self.assembler.is_proving());
         error
     }
 
-    /// The database has another history than the one that was sent. Begins again once every table has noted that.
+    /// Handles a fork of the history. Begins again once every table has recorded the fork.
     async fn fork(&mut self, start: &mut start::Start<'_>, reason: String, common: Lsn) -> Result<(), StreamError> {
         let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
         self.signals.fork(&reason);
@@ -435,7 +453,7 @@ impl Stream<'_> {
         self.queue.push_back(Pending::Event(SourceEvent::Forked { identity: start.identity(), fork, reason, noted }));
         self.looking = None;
         while let Some(pending) = self.queue.pop_front() {
-            // Every table is copied again, whatever a look would find.
+            // Every table is copied again, so a check is not needed.
             if let Pending::Event(event) = pending {
                 self.events.send(event).await.map_err(|_| StreamError::Closed)?;
             }
@@ -459,7 +477,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Hands over what is complete. While the consumer is slow, PostgreSQL still hears from us.
+    /// Delivers what is complete. While the consumer is slow, PostgreSQL still gets status
+    /// messages.
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
         let mut taken_at = Instant::now();
         while let Some(pending) = self.queue.front() {
@@ -483,7 +502,7 @@ impl Stream<'_> {
                     taken_at = Instant::now();
                 }
                 _ = tick.tick() => {
-                    // PostgreSQL waits for a connection that takes nothing before it shuts down.
+                    // PostgreSQL cannot shut down while a connection does not read.
                     if taken_at.elapsed() >= ROOM_PATIENCE {
                         return Err(StreamError::NoRoom(ROOM_PATIENCE));
                     }
@@ -494,7 +513,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Waits for a message, then takes all that have arrived with it.
+    /// Waits for a message, then takes all messages that have arrived with it.
     async fn read(
         &mut self,
         reader: &mut ReplicationReader,
@@ -529,7 +548,8 @@ impl Stream<'_> {
         if !truncated.is_empty() {
             self.signals.truncated.send_modify(|known| known.append(&mut truncated));
         }
-        // After what was told up to there.
+        // Updated after `truncated`, so that a reader of this position sees every truncate before
+        // it.
         self.signals.reached.send_replace(self.assembler.position());
         if self.assembler.take_announced() {
             self.signals.announced.notify_one();
@@ -545,12 +565,13 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Whether PostgreSQL wants an answer.
+    /// Takes a message. Returns true if PostgreSQL requests an answer.
     fn take(&mut self, message: ReplicationMessage<'_>) -> Result<bool, StreamError> {
         match message {
             ReplicationMessage::XLogData { start, data, .. } => {
                 self.received = self.received.max(start);
-                // A copy says it before it waits for those who write: whatever others write arrives after that.
+                // A copy sets its route before it waits for earlier writers, so later changes
+                // arrive after the route.
                 if self.routes.has_changed().unwrap_or(false) {
                     self.assembler.reroute(&self.routes.borrow_and_update(), &mut self.fresh);
                 }
@@ -570,10 +591,10 @@ impl Stream<'_> {
         }
     }
 
-    /// Says what has arrived and what may be forgotten.
+    /// Reports to PostgreSQL what has arrived and what it may forget.
     async fn status(&self, writer: &mut ReplicationWriter, ask: bool) -> Result<(), StreamError> {
         let position = self.assembler.position();
-        // Never more than has arrived, whatever we are told.
+        // Never more than has arrived, whatever the consumer reports.
         let acknowledged = self.assembler.hold((self.acknowledged)().min(position));
         let is_unknown = acknowledged < self.floor || self.assembler.is_proving();
         let flushed = if is_unknown { Lsn::ZERO } else { acknowledged };
@@ -582,7 +603,8 @@ impl Stream<'_> {
     }
 }
 
-/// Returns the state of a stream that has ended with an error, and tries again after `delay`; `None` where no attempt is left.
+/// Returns the state of a stream that has ended with an error and tries again after `delay`. `None`
+/// if no attempt is left.
 fn state_after(error: &StreamError, delay: Option<Duration>) -> SourceState {
     let reason = error.to_string();
     match error {
@@ -603,8 +625,8 @@ mod tests {
         pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
-    /// A look for a transaction of an abandoned history would hold up the watch for as long as the new history has no
-    /// transaction of that number.
+    /// A check for a transaction of an abandoned history would block the watch until the new
+    /// history has a transaction with that ID.
     #[test]
     fn a_look_that_is_withdrawn_is_not_waited_for_by_anyone() {
         let signals = Signals::new();

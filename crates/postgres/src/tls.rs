@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode` has it, by rustls.
+//! TLS with the semantics of libpq's `sslmode`, implemented with rustls.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::options::{RootCertificates, SslMode, TlsOptions};
 
-/// A client configuration that checks what `options.mode` asks for.
+/// Returns a client configuration with the checks that `options.mode` requires.
 ///
 /// # Errors
-/// A sentence, when a certificate or key file cannot be used.
+/// A sentence, if a certificate or key file cannot be used.
 pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Verifier { check: check(options)?, provider: provider.clone() };
@@ -36,17 +36,18 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, S
     Ok(Arc::new(config))
 }
 
-/// The name that the server's certificate is asked for.
+/// Returns the host name that the server's certificate is checked for.
 pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` is not a host name that TLS can check"))
 }
 
-/// The `tls-server-end-point` hash of a certificate (RFC 5929), by which SCRAM is bound to the TLS session.
-/// `None` where the certificate's signature has no hash of its own (Ed25519).
+/// Returns the `tls-server-end-point` hash of a certificate (RFC 5929), which binds SCRAM to the
+/// TLS session. `None` if the certificate's signature has no hash of its own (Ed25519).
 pub(crate) fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let algorithm = match parsed.signature_algorithm.algorithm.to_id_string().as_str() {
-        // RSA with MD5 and SHA-1, and ECDSA with SHA-1, count as SHA-256; then RSA and ECDSA with SHA-256.
+        // RSA with MD5 or SHA-1, and ECDSA with SHA-1, use SHA-256. The next line is RSA and ECDSA
+        // with SHA-256.
         "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" => &SHA256,
         "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => &SHA256,
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => &SHA384,
@@ -56,7 +57,7 @@ pub(crate) fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(ring::digest::digest(algorithm, certificate).as_ref().to_vec())
 }
 
-/// What is checked of a server's certificate.
+/// The checks of a server's certificate.
 #[derive(Debug)]
 enum Check {
     Nothing,
@@ -87,7 +88,7 @@ fn check(options: &TlsOptions) -> Result<Check, String> {
     }
     Ok(match options.mode {
         SslMode::VerifyFull => Check::AuthorityAndName(store, certificates),
-        // As libpq has it, root certificates turn `require` into `verify-ca`.
+        // As in libpq, root certificates turn `require` into `verify-ca`.
         _ => Check::Authority(store, certificates),
     })
 }
@@ -110,7 +111,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| format!("sslkey {}: {error}", path.display()))
 }
 
-/// Checks certificates as libpq does rather than as browsers do.
+/// A verifier that checks certificates as libpq does, which is not as browsers do.
 #[derive(Debug)]
 struct Verifier {
     check: Check,
@@ -132,8 +133,9 @@ impl ServerCertVerifier for Verifier {
             Check::AuthorityAndName(roots, trusted) => (roots, trusted, true),
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        // PostgreSQL's manual makes a self-signed certificate and trusts just that: an authority in its own right,
-        // which the usual path building refuses as a server's.
+        // The PostgreSQL manual creates a self-signed certificate and trusts exactly that one. It
+        // is a certificate authority itself, which the usual path building refuses as a server's
+        // certificate.
         if trusted.contains(end_entity) {
             in_time(end_entity, now)?;
         } else {

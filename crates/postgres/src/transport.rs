@@ -1,7 +1,8 @@
-//! One connection to PostgreSQL: startup, authentication, plain queries, COPY, replication.
+//! A connection to PostgreSQL: startup, authentication, plain queries, COPY, replication.
 //!
-//! Everything goes over this: the catalogue has to be read in the very transaction that copies a table, and a
-//! replication stream needs its status replies written while nobody reads.
+//! All communication with PostgreSQL uses it. The catalog has to be read in the same transaction
+//! that copies a table. A replication stream needs status messages to be written while nothing is
+//! read.
 
 mod address;
 mod auth;

@@ -1,4 +1,5 @@
-//! Everything that can be wrong before following begins, found at once. Nothing is changed until all of it is right.
+//! The checks before following begins. They report all problems at once, and nothing is changed
+//! until there are none.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub(crate) async fn check(
     schemas.collect()
 }
 
-/// Reads what there is, if all of it is right.
+/// Reads the state of the source, and fails if it has any problem.
 async fn find_valid(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -40,7 +41,7 @@ async fn find_valid(
     if problems.is_empty() { Ok(found) } else { Err(SourceError::Definite(problems)) }
 }
 
-/// Reads what there is, of a server that laredo can work with at all.
+/// Reads the state of the source. Fails only if the server is too old.
 async fn find(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -61,7 +62,7 @@ async fn find(
     })
 }
 
-/// Checks everything, then makes the publication carry the tables where that is allowed.
+/// Checks everything, then makes the publication contain the tables if that is allowed.
 pub(crate) async fn prepare(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -86,8 +87,8 @@ pub(crate) async fn prepare(
     }
 }
 
-/// Checks what all tables need, then makes the publication carry those that it can. A table that cannot be followed is left to its
-/// copy, which says why: it does not stop the others.
+/// Checks what all tables need, then makes the publication contain the tables that it can. A table
+/// that cannot be followed does not stop the others. Its copy reports the reason.
 pub(crate) async fn prepare_what_can_be(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -107,7 +108,7 @@ pub(crate) async fn prepare_what_can_be(
         .collect();
     let publication = found.publication.as_ref();
     if publication.is_none() {
-        // Without one nothing is sent at all.
+        // Without a publication nothing is sent at all.
         let known = if good.is_empty() { found.known(requests) } else { good.clone() };
         problems.extend(publication::problems(&options.publication, None, &known, found.server.may_create));
     }
@@ -128,14 +129,15 @@ pub(crate) async fn prepare_what_can_be(
     Ok(())
 }
 
-/// Tables that are configured twice.
+/// Returns a problem for each table that is configured twice.
 fn twice(requests: &[TableRequest]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let repeated = requests.iter().filter(|request| !seen.insert(&request.name));
     repeated.map(|request| format!("table {} is configured twice", request.name)).collect()
 }
 
-/// A partition that the publication has cannot be followed when it is published as its root.
+/// Returns a problem for each table whose changes are not published under its name. A partition may
+/// be in the publication but published as its root.
 async fn unpublished(
     connection: &mut Connection,
     options: &PostgresOptions,
@@ -157,7 +159,8 @@ async fn unpublished(
         .collect())
 }
 
-/// What has become of a statement that makes the source ready. A deadlock with somebody's `TRUNCATE`, say, is nobody's to mend.
+/// Returns the error of a statement that prepares the source. A transient error, such as a deadlock
+/// with another session's `TRUNCATE`, needs no operator.
 pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
     match error.is_transient() {
         true => error.into(),
@@ -165,7 +168,7 @@ pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
     }
 }
 
-/// What was found.
+/// The state of the source that the checks are about.
 struct Found {
     server: Server,
     slot: Option<Slot>,
@@ -197,7 +200,7 @@ struct Server {
 }
 
 async fn server(connection: &mut Connection) -> Result<Server, TransportError> {
-    // On Amazon RDS the right to replicate is membership of a role.
+    // On Amazon RDS the right to replicate is membership in a role.
     let sql = "SELECT json_build_object(
         'database', current_database(),
         'encoding', current_setting('server_encoding'),
@@ -287,7 +290,7 @@ fn missing(name: &TableName, database: &str) -> String {
     )
 }
 
-/// Why a table cannot be followed, each with what to run.
+/// Returns the reasons why a table cannot be followed, each with the statement that fixes it.
 pub(crate) fn table_problems(
     facts: &Facts,
     request: &TableRequest,
@@ -333,7 +336,7 @@ pub(crate) fn table_problems(
     problems
 }
 
-/// Why rows would be missing from a copy.
+/// Returns the problem that row-level security would hide rows from a copy.
 pub(crate) fn hides_rows(name: &TableName, role: &str) -> String {
     format!(
         "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {} BYPASSRLS",

@@ -1,4 +1,4 @@
-//! Watches the tables' definitions: much that changes them is told by the stream late, or never.
+//! The watch of the tables' definitions. The stream reports many changes of them late, or never.
 
 mod overdue;
 
@@ -21,23 +21,27 @@ use crate::source::Followed;
 use crate::stream::{Signals, StreamOptions, WantedLook};
 use crate::transport::{Connection, TransportError};
 
-/// How often the catalogue is read, besides whenever a table is announced on the stream.
+/// The interval between checks of the catalog. A table's announcement on the stream also causes
+/// one.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// The age at which the connection is replaced: settings of a role or a database, such as `lc_monetary`, reach new sessions only.
+/// The age at which the connection is replaced. Settings of a role or a database, such as
+/// `lc_monetary`, only apply to new sessions.
 const SESSION_MAX: Duration = Duration::from_secs(60);
-/// How long a failed connection is left alone.
+/// The wait before a failed connection is made again.
 const RECONNECT: Duration = Duration::from_secs(2);
-/// A look for which the stream waits is made again after this, and given up after [`LOOK_PATIENCE`]: one table does not hold up the
-/// others for ever.
+/// The wait before a check that the stream waits for is repeated. It is given up after
+/// [`LOOK_PATIENCE`], so that one table does not hold up the others forever.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
-/// A commit is visible microseconds after it is in the stream, or when a synchronous standby has it.
+/// The interval for checking whether a commit is visible. It is visible microseconds after it is in
+/// the stream, or once a synchronous standby has it.
 const VISIBLE_POLL: Duration = Duration::from_millis(2);
-/// A look reads only the catalogue, so it does not wait. Should it have to after all, the other tables come first.
+/// The settings of the session. A check only reads the catalog, so it should not wait. If it does,
+/// the limits let the other tables be checked.
 const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; SET idle_session_timeout = 0";
 
-/// Says of each table when its definition is no longer the one that was copied. Never returns: it has a connection of
-/// its own, and what breaks that is left to the stream to report.
+/// Reports each table whose definition is no longer the one that was copied. Never returns. It has
+/// a connection of its own, and the stream reports the errors that break the connection.
 pub(crate) async fn watch(
     options: &StreamOptions,
     (publication, tables): (&PublicationOptions, &[Followed]),
@@ -84,24 +88,28 @@ struct Watcher<'a> {
     signals: &'a Signals,
     events: &'a mpsc::Sender<SourceEvent>,
     told: Vec<Told>,
-    /// The copy that it was said of. A later one has not heard of it, whatever it was made under.
+    /// The definition of the copy that each last report is about. A later copy gets its own report,
+    /// even if its definition is the same.
     told_of: Vec<Option<Arc<Definition>>>,
-    /// The restart of PostgreSQL, by number, since which a table's newest change was found proven, or said.
+    /// For each table, the number of the restart of PostgreSQL since which its newest change is
+    /// proven or was reported.
     proven: Vec<u64>,
-    /// True if the event trigger was there, where it is wanted.
+    /// True if the event trigger was installed at the last check. `None` before the first check, or
+    /// if the trigger is not wanted.
     has_trigger: Option<bool>,
-    /// The look that the stream waits for, and since when it could not be answered.
+    /// The check that the stream waits for, and the time since which it could not be completed.
     unanswered: Option<(u64, Instant)>,
-    /// Tables with another file, and where the WAL ended when that was seen: if they were truncated, the stream tells it before
-    /// it is past that.
+    /// For each table whose file has changed, the new definition and the end of the WAL when that
+    /// was seen. If the table was truncated, the stream reports it before it passes that position.
     unexplained: Vec<Option<(Definition, Lsn)>>,
-    /// The reason why the last look at a table failed.
+    /// The error of the last check of each table, if it failed.
     errors: Vec<Option<String>>,
-    /// The facts about a table that could not be added to the publication. The statement is not repeated while they stay.
+    /// The facts of a table that could not be added to the publication. The statement is not
+    /// repeated while they are unchanged.
     unpublished: Vec<Option<Facts>>,
 }
 
-/// What was said last about a table. It is not said again.
+/// The last report about a table. The same report is not repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -109,13 +117,13 @@ enum Told {
     Broken(String),
 }
 
-/// A look at one table.
+/// A check of one table.
 struct Look {
     began: Instant,
-    /// The definition of the copy when it began.
+    /// The definition of the copy when the check began.
     copied: Option<Arc<Definition>>,
     facts: Option<Facts>,
-    /// The change since.
+    /// The change since that definition.
     change: Change,
 }
 
@@ -136,7 +144,7 @@ impl Watcher<'_> {
             for index in 0..self.tables.len() {
                 match self.look_and_publish(&mut connection, index).await {
                     Ok(look) => looks.push((index, look)),
-                    // One table that cannot be looked at hides no other one.
+                    // An error with one table does not prevent the checks of the others.
                     Err(error) if connection.is_idle() => self.failed(index, &error),
                     Err(error) => return Err(error),
                 }
@@ -155,7 +163,7 @@ impl Watcher<'_> {
                 continue;
             }
             let next = self.unexplained.iter().flatten().map(|(_, end)| *end).min();
-            // Cancelled or too late, nothing is lost: the next round sees it.
+            // A notification that is missed is no loss: the next round sees the change.
             tokio::select! {
                 () = self.signals.look_is_wanted() => {}
                 _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()) => {}
@@ -171,7 +179,7 @@ impl Watcher<'_> {
         Ok(connection)
     }
 
-    /// Says whether the event trigger that is wanted is there, where that has changed.
+    /// Logs and reports whether the wanted event trigger is installed, whenever that has changed.
     async fn check_trigger(&mut self, connection: &mut Connection) -> Result<(), TransportError> {
         if self.options.ddl == DdlWatch::Poll {
             return Ok(());
@@ -191,7 +199,8 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    /// The look that the stream waits for, once the transaction that it is for is visible.
+    /// Waits until the transaction of a wanted check is visible. Returns the number of the check,
+    /// or `None` if the stream waits for none.
     async fn wanted_look(&self, connection: &mut Connection) -> Result<Option<u64>, TransportError> {
         loop {
             let WantedLook { number, after } = *self.signals.look_wanted.borrow();
@@ -206,7 +215,8 @@ impl Watcher<'_> {
         }
     }
 
-    /// Lets the stream continue after the look that it waited for; `false` where another one is to be made at once.
+    /// Lets the stream continue after the check that it waited for. Returns false if the check has
+    /// to be repeated soon.
     fn answer(&mut self, wanted: Option<u64>, is_settled: bool) -> bool {
         let Some(number) = wanted else { return true };
         let since = match self.unanswered {
@@ -226,13 +236,14 @@ impl Watcher<'_> {
         true
     }
 
-    /// Looks at a table, and adds it to our publication where it is missing because it was created again, or because another table
-    /// has its name now. The table that was copied is missing only after an operator took it out, and stays out.
+    /// Checks a table, and adds it to our publication if it is missing there. It may be missing
+    /// because it was created again or because another table has its name now. The table that was
+    /// copied is only missing if an operator removed it, and is not added.
     async fn look_and_publish(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {
         let look = self.look(connection, index).await?;
         let request = &self.tables[index].request;
         let name = &request.name;
-        // Of a table without a key, PostgreSQL would refuse updates once it is published.
+        // PostgreSQL would refuse updates of a published table without a key.
         let copied = self.tables[index].progress.lock().copied.as_ref().map(|copied| copied.oid);
         let is_good = |facts: &&Facts| {
             self.publication.create
@@ -263,7 +274,8 @@ impl Watcher<'_> {
     async fn look(&mut self, connection: &mut Connection, index: usize) -> Result<Look, TransportError> {
         let (table, proven) = (&self.tables[index], &mut self.proven[index]);
         let began = Instant::now();
-        // Before the catalogue is read, so that a copy that ends meanwhile is not compared with what it replaces.
+        // Read before the catalog, so that a copy that ends in the meantime is not compared with
+        // its predecessor's definition.
         let copied = table.progress.lock().copied.clone();
         let facts = catalog::look(connection, &self.options.publication, &table.request.name).await?;
         let mut change = match (&copied, &facts) {
@@ -281,7 +293,7 @@ impl Watcher<'_> {
         {
             *proven = restart;
             let is_unproven = !matches!(change, Change::Rows(_)) && facts.changed_after(mark);
-            // It may have been copied since.
+            // The table may have been copied in the meantime.
             if is_unproven && table.progress.lock().copied.as_ref().is_some_and(|now| Arc::ptr_eq(now, copied)) {
                 change = Change::Rows(catalog::UNPROVEN_CHANGE.to_owned());
             }
@@ -305,7 +317,8 @@ impl Watcher<'_> {
         });
     }
 
-    /// Whether all that happened to a table is that it was truncated, which the stream tells; `None` where it is not known yet.
+    /// Returns true if the only change to a table is a truncate, which the stream reports. `None`
+    /// if that is not known yet.
     fn was_truncated(
         &mut self,
         index: usize,
@@ -320,7 +333,7 @@ impl Watcher<'_> {
         };
         let definition = &facts.definition;
         let end = before.filter(|(then, _)| then == definition).map_or(end, |(_, end)| end);
-        // Before what it has told, which it tells first.
+        // Read before `truncated`, which the stream updates first.
         let is_past = *self.signals.reached.borrow() >= end;
         let is_told = self.signals.truncated.borrow().get(&definition.oid) == Some(&by);
         if is_told || is_past {
@@ -330,7 +343,8 @@ impl Watcher<'_> {
         None
     }
 
-    /// Takes what a look has found; `false` where a copy has ended meanwhile, so that it says nothing.
+    /// Reports what a check has found. Returns false if a copy has ended in the meantime, so that
+    /// the check is outdated.
     async fn compare(&mut self, index: usize, look: Look, end: Lsn) -> bool {
         let Look { copied, facts, change, .. } = look;
         let was_truncated = self.was_truncated(index, copied.as_deref(), facts.as_ref(), end);
@@ -386,13 +400,14 @@ impl Watcher<'_> {
         }
         (*told, *told_of) = (now_told, copied);
         if let Some(event) = event {
-            // Nobody takes events any more: the stream ends, and this with it.
+            // If sending fails, the consumer is gone, and the stream and this watch end.
             let _ = self.events.send(event).await;
         }
         true
     }
 
-    /// Says that the definition is another one, and that the rows are what the stream has made of them.
+    /// Reports a new definition under which the rows still match what the stream has sent. Returns
+    /// false if a copy has ended in the meantime.
     async fn redefine(&self, index: usize, copied: &Arc<Definition>, newer: &Definition, from: Lsn) -> bool {
         let Some(table) = self.tables.get(index) else { return true };
         let definition = resume::text_of(&table.request, newer);
@@ -406,20 +421,21 @@ impl Watcher<'_> {
         });
         {
             let mut progress = table.progress.lock();
-            // A copy has ended meanwhile, and knows better.
+            // A copy has ended in the meantime, and its definition is newer.
             if progress.copied.as_ref().map(Arc::as_ptr) != Some(Arc::as_ptr(copied)) {
                 return false;
             }
             progress.copied = Some(Arc::new(newer.clone()));
         }
         let event = SourceEvent::Redefined { table: TableIndex(index), definition, from, values: values.collect() };
-        // As above.
+        // If sending fails, the consumer is gone, and the stream and this watch end.
         let _ = self.events.send(event).await;
         true
     }
 }
 
-/// Returns true if tables have no rows; those that are gone may have had some. This query waits for locks, but for a second only.
+/// Returns true if none of the tables has rows. A table that no longer exists counts as having
+/// some. The query may wait for locks, but for at most a second.
 async fn are_empty(connection: &mut Connection, tables: &[Oid]) -> Result<bool, TransportError> {
     if tables.is_empty() {
         return Ok(true);
@@ -432,19 +448,19 @@ async fn are_empty(connection: &mut Connection, tables: &[Oid]) -> Result<bool, 
     Ok(value(connection, &sql).await? == Some(0))
 }
 
-/// The one value that a query has.
+/// Returns the single value of a query's result.
 async fn value<T: FromStr>(connection: &mut Connection, sql: &str) -> Result<Option<T>, TransportError> {
     let rows = connection.simple_query(sql).await?;
     Ok(rows.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()))
 }
 
-/// Waits until the stream is past a position.
+/// Waits until the stream has reached a position.
 async fn reached(signals: &Signals, position: Lsn) {
-    // The sender is there as long as we are.
+    // The sender lives as long as `signals`.
     let _ = signals.reached.subscribe().wait_for(|reached| *reached >= position).await;
 }
 
-/// Why a table cannot be followed as it is, with what to do.
+/// Returns the reason why a table cannot be followed in its current state, with the fix.
 fn problem(facts: Option<&Facts>, table: &Followed, publication: &str) -> Option<String> {
     let name = &table.request.name;
     let Some(facts) = facts else {

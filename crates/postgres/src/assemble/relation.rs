@@ -1,4 +1,4 @@
-//! What the stream has said about tables.
+//! The relations that the stream has announced, and the followed table that each belongs to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,30 +9,33 @@ use laredo_engine::source::{RelationShape, SourceEvent, TableIndex};
 
 use crate::pgoutput::Relation;
 
-/// The tables that are followed, and all that were announced.
+/// The followed tables, and every relation that was announced.
 ///
-/// A table is followed by its number in `pg_class`: the one that it was copied under, or, before the first copy, the one that it was first
-/// announced with. Its changes are its own whatever the table is named meanwhile, and those of another table of its name are not.
+/// A table is followed by its OID. That is the OID it was copied under, or, before the first copy,
+/// the OID of its first announcement. Changes of that OID belong to the table even while it has
+/// another name. Changes of another relation that has taken the name do not.
 #[derive(Debug)]
 pub(super) struct Catalogue {
     tables: Vec<FollowedTable>,
     by_name: HashMap<TableName, TableIndex>,
     by_oid: HashMap<Oid, TableIndex>,
-    /// Announced on this connection, by transactions that have committed.
+    /// The relations announced on this connection by transactions that have committed.
     relations: HashMap<Oid, Known>,
     announcements: u64,
-    /// Whether a table that is followed was announced.
+    /// True if an announcement since the last check named a followed table.
     pub(super) announced: bool,
 }
 
-/// An announced table.
+/// A relation that the stream has announced.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Counts the announcements: what was said later holds.
+    /// The ordinal of the announcement. A later announcement of the same relation replaces this
+    /// one.
     announcement: u64,
-    /// The followed table that its changes belong to; the publication may have more.
+    /// The followed table that the relation's changes belong to. `None` for other relations of the
+    /// publication.
     pub(super) table: Option<TableIndex>,
-    /// The followed table that has its name.
+    /// The followed table that has the relation's name.
     named: Option<TableIndex>,
     pub(super) shape: Arc<RelationShape>,
     identity: RelationIdentity,
@@ -42,32 +45,33 @@ pub(super) struct Known {
 struct FollowedTable {
     name: TableName,
     route: Option<Route>,
-    /// The identity that was announced last.
+    /// The identity in the last announcement.
     announced: Option<RelationIdentity>,
-    /// The number of another table that was announced under its name, and was reported.
+    /// The OID of another relation that was announced under the table's name and has been reported.
     stranger: Option<Oid>,
 }
 
-/// The table that a followed table's rows come from.
+/// The relation that a followed table's rows come from, and the copy that chose it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The number of its copies in this run.
+    /// The number of copies of the table in this run.
     pub copies: u64,
-    /// The number of the table, and the way it tells its rows apart.
+    /// The OID and the replica identity of the relation.
     pub identity: RelationIdentity,
 }
 
 /// The routes of the tables that were copied, in this run or an earlier one.
 pub type Routes = BTreeMap<TableIndex, Route>;
 
-/// A table's number and the way it tells its rows apart.
+/// The OID of a relation and its replica identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationIdentity {
-    /// The table's number in `pg_class`.
+    /// The OID in `pg_class`.
     pub oid: Oid,
-    /// `relreplident`.
+    /// The value of `relreplident`.
     pub replica_identity: u8,
-    /// The columns of the key in the table's order; none for the whole row, of which every column is a part.
+    /// The names of the key columns, in the table's order. Empty for `REPLICA IDENTITY FULL`, where
+    /// every column is part of the identity.
     pub key: Vec<String>,
 }
 
@@ -86,14 +90,16 @@ impl Catalogue {
         }
     }
 
-    /// A new connection announces everything again.
+    /// Forgets the announcements: a new connection announces every relation again.
     pub(super) fn disconnect(&mut self) {
         self.relations.clear();
     }
 
-    /// Follows the tables by these numbers from here on. Returns those that were followed by another number before.
+    /// Follows the tables by the OIDs of these routes from here on. Returns the tables whose OID
+    /// has changed.
     ///
-    /// A table whose number another one has now has moved: nothing of it is sent until it is copied again.
+    /// A table whose OID is now routed to another table has moved. Its changes are not sent until
+    /// the table is copied again.
     pub(super) fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) -> Vec<TableIndex> {
         let mut changed = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
@@ -128,7 +134,7 @@ impl Catalogue {
         changed
     }
 
-    /// The followed table that a relation's changes belong to.
+    /// Returns the followed table that a relation's changes belong to.
     pub(super) fn table_of(&self, oid: Oid) -> Option<TableIndex> {
         self.by_oid.get(&oid).copied()
     }
@@ -141,7 +147,7 @@ impl Catalogue {
         &self.tables[table.0].name
     }
 
-    /// Notes an announcement, without believing it yet.
+    /// Records an announcement. It applies to all transactions only once it is adopted.
     pub(super) fn announce(&mut self, relation: &Relation<'_>) -> Known {
         self.announcements += 1;
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
@@ -155,12 +161,12 @@ impl Catalogue {
             self.by_oid.insert(relation.oid, table);
         }
         let table = self.table_of(relation.oid);
-        // Under another name it may be for a moment only: the next look tells.
+        // A table that was renamed away may get its name back soon. The next catalog check decides.
         self.announced |= named.is_some();
         Known { announcement: self.announcements, table, named, shape: self.shape(relation), identity }
     }
 
-    /// From here on it holds for every transaction, unless something newer does.
+    /// Makes an announcement valid for every transaction, unless a newer one is already valid.
     pub(super) fn adopt(&mut self, oid: Oid, known: Known, events: &mut VecDeque<SourceEvent>) {
         let newer = |held: &Known| held.announcement > known.announcement;
         if self.relations.get(&oid).is_some_and(newer) {
@@ -175,7 +181,8 @@ impl Catalogue {
         self.relations.insert(oid, known);
     }
 
-    /// Tells where the table tells its rows apart by something else than it did when it was announced last, and copied.
+    /// Returns an event if the table's identity is unusable, or differs from the identity that was
+    /// copied or announced last.
     fn identify(&mut self, table: TableIndex, identity: &RelationIdentity) -> Option<SourceEvent> {
         let FollowedTable { name, route, announced, .. } = &mut self.tables[table.0];
         let before = announced.replace(identity.clone());
@@ -195,7 +202,8 @@ impl Catalogue {
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
-    /// Tells of another table that has a followed table's name. Nothing of it is sent until it is copied.
+    /// Returns an event if another relation now has a followed table's name. The changes of that
+    /// relation are not sent until it is copied.
     fn meet(&mut self, table: TableIndex, oid: Oid) -> Option<SourceEvent> {
         let FollowedTable { name, route, stranger, .. } = &mut self.tables[table.0];
         if stranger.replace(oid) == Some(oid) {
@@ -206,7 +214,8 @@ impl Catalogue {
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
-    /// The one already held where nothing changed, so that equal shapes mostly are the same.
+    /// Returns the shape of a relation. An unchanged shape is shared with the earlier announcement,
+    /// so equal shapes mostly share their memory.
     fn shape(&self, relation: &Relation<'_>) -> Arc<RelationShape> {
         let columns = relation.columns.iter();
         let columns = columns.map(|c| (c.name.to_owned(), c.type_oid, c.type_modifier));
@@ -224,7 +233,8 @@ impl RelationIdentity {
         RelationIdentity {
             oid: relation.oid,
             replica_identity: relation.replica_identity,
-            // Of FULL, every column is a part: a column more or less is no news of the identity.
+            // With FULL, every column is part of the key: adding or dropping a column leaves the
+            // identity unchanged.
             key: match relation.replica_identity {
                 b'f' => Vec::new(),
                 _ => key.map(|column| column.name.to_owned()).collect(),

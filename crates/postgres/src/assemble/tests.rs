@@ -4,7 +4,7 @@ use laredo_engine::spool::SpoolEntry;
 use super::*;
 use crate::message_bytes::{self as bytes, Sent};
 
-/// Table 0 is `public.users` (number 10), table 1 `public.orders` (20).
+/// A stream that follows `public.users` (table 0, OID 10) and `public.orders` (table 1, OID 20).
 struct Stream {
     assembler: Assembler,
     events: VecDeque<SourceEvent>,
@@ -34,7 +34,7 @@ impl Stream {
         self.take(bytes::relation(xid, 10, "users", b'd', &["*id", "note"]))
     }
 
-    /// A copy begins of the table of this number.
+    /// Begins a copy of the table with this index.
     fn route(&mut self, table: usize, oid: u32, replica_identity: u8, key: &[&str]) -> &mut Stream {
         let key = key.iter().map(|name| (*name).to_owned()).collect();
         let identity = RelationIdentity { oid, replica_identity, key };
@@ -117,8 +117,8 @@ fn old_rows_come_as_they_were_sent() {
     stream.take(bytes::begin(7, 100)).users(None);
     let key = [Text("1"), Null];
     let update = |old, new: [Sent<'_>; 2]| bytes::update(None, 10, old, &new);
-    // A plain one; one that touched a large value elsewhere; a key in a row whose key stayed; a large key that stayed;
-    // a key that changed; a whole old row.
+    // In this order: a plain update; an unchanged large value; an old key although the key stayed;
+    // a large key that stayed; a changed key; a whole old row.
     stream.take(update(None, [Text("1"), Text("b")]));
     stream.take(update(None, [Text("1"), Unchanged]));
     stream.take(update(Some((b'K', &key)), [Text("1"), Text("c")]));
@@ -137,7 +137,7 @@ fn streamed_transactions_interleave_and_are_told_in_commit_order() {
     stream.take(insert(Some(7), ["1", "seven"])).take(bytes::stream_stop());
     stream.take(bytes::stream_start(8, true)).users(Some(8));
     stream.take(insert(Some(8), ["2", "eight"])).take(bytes::stream_stop());
-    // One that is not streamed commits in between.
+    // A transaction that is not streamed commits in between.
     stream.take(bytes::begin(9, 90)).users(None).take(insert(None, ["3", "nine"])).take(bytes::commit(90));
     stream.take(bytes::stream_start(7, false));
     stream.take(insert(Some(7), ["4", "seven"])).take(bytes::stream_stop());
@@ -161,7 +161,7 @@ fn what_was_rolled_back_is_not_told() {
     stream.take(bytes::stream_start(7, false));
     stream.take(insert(Some(72), ["3", "kept"])).take(bytes::truncate(Some(73), &[10]));
     stream.take(bytes::stream_stop()).take(bytes::stream_abort(7, 73));
-    // All of another one.
+    // All of another transaction.
     stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["4", "gone"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_abort(8, 8));
     stream.take(bytes::stream_commit(7, 100));
@@ -177,14 +177,15 @@ fn a_streamed_transaction_sees_its_own_tables() {
     let mut stream = Stream::new();
     stream.take(bytes::stream_start(7, true)).take(wide(Some(7)));
     stream.take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
-    // For the others it is as it was, until the transaction commits; and then it is not announced again.
+    // Other transactions see the old definition until this transaction commits. The new definition
+    // is then not announced again.
     stream.take(bytes::begin(8, 100)).users(None).take(insert(None, ["2", "a"])).take(bytes::commit(100));
     stream.take(bytes::stream_start(7, false)).take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
     stream.take(bytes::begin(9, 110)).take(insert(None, ["3", "a"])).take(bytes::commit(110));
     assert_eq!(stream.told().len(), 2);
     stream.take(bytes::stream_commit(7, 120));
     assert_eq!(stream.told(), ["7 at 0/80: 0: [id,note,more] +1,b,c +1,b,c"]);
-    // The announcement to number 8 was the later one.
+    // The announcement to transaction 8 was the later one.
     stream.take(bytes::begin(10, 130)).take(insert(None, ["4", "a"])).take(bytes::commit(130));
     assert_eq!(stream.told(), ["10 at 0/8A: 0: [id,note] +4,a"]);
 }
@@ -253,7 +254,7 @@ fn a_keepalive_inside_a_transaction_is_no_progress() {
     assert_eq!(stream.told().len(), 1, "it is not taken for one that was told already");
     stream.assembler.keepalive(Lsn(60)).unwrap();
     assert!(stream.assembler.progress().is_none(), "never backwards");
-    // A transaction that is streamed ahead commits later than what PostgreSQL has read.
+    // A streamed transaction commits later than the position that PostgreSQL has read.
     stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["2", "b"]));
     stream.assembler.keepalive(Lsn(500)).unwrap();
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/1F4"));
@@ -293,13 +294,13 @@ fn a_table_with_another_identity_has_moved() {
     );
     stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
     assert_eq!(stream.told(), ["moved 0: public.users is another table now: its number in pg_class was 10 and is 11"]);
-    // Rows of that one are not rows of the table before a copy says so.
+    // Rows of the new relation are not rows of the table until a copy begins under it.
     let insert = bytes::insert(None, 11, &[Sent::Null, Sent::Text("a")]);
     stream.take(bytes::begin(8, 90)).take(&insert).take(bytes::commit(90));
     assert_eq!(stream.told(), [""; 0]);
     stream.route(0, 11, b'i', &["note"]).take(bytes::begin(9, 95)).take(&insert).take(bytes::commit(95));
     assert_eq!(stream.told(), ["9 at 0/67: 0: [id,note] +-,a"]);
-    // A streamed transaction says so when it commits, before its rows.
+    // A streamed transaction reports the move when it commits, before its rows.
     stream.take(bytes::stream_start(7, true)).take(bytes::relation(Some(7), 11, "users", b'f', &["*id", "*note"]));
     stream.take(bytes::insert(Some(7), 11, &[Sent::Null, Sent::Null])).take(bytes::stream_stop());
     assert!(stream.told().is_empty());
@@ -322,7 +323,8 @@ fn a_table_is_followed_by_its_number_whatever_it_is_named() {
     stream.take(other(None)).take(bytes::begin(6, 90)).take(insert(None, ["1", "a"])).take(bytes::commit(90));
     assert_eq!(stream.told(), [""; 0], "a number that is not known");
     renamed_and_back(stream.users(None));
-    // Known from a copy, of this run or another one; a new connection announces it under the other name first.
+    // The OID is known from a copy, of this run or an earlier one. A new connection announces the
+    // relation under the other name first.
     let mut stream = Stream::new();
     renamed_and_back(stream.route(0, 10, b'd', &["id"]));
     stream.assembler.connected(Lsn(120), Xid(1000));
@@ -337,10 +339,10 @@ fn a_table_announced_before_it_had_the_name_is_followed_once_it_is_copied() {
     let insert = bytes::insert(None, 11, &[Sent::Text("1"), Sent::Text("a")]);
     stream.route(0, 10, b'd', &["id"]).users(None).take(bytes::relation(None, 11, "new", b'd', &["*id", "note"]));
     stream.take(bytes::begin(7, 100)).take(&insert).take(bytes::commit(100));
-    // A transaction that is open was not written for this table.
+    // A transaction that is open did not write this relation.
     stream.take(bytes::stream_start(8, true)).take(self::insert(Some(8), ["2", "b"]));
     stream.take(bytes::stream_stop());
-    // Its schema was renamed: it is not announced again.
+    // The schema of the new relation was renamed, so the relation is not announced again.
     stream.route(0, 11, b'd', &["id"]);
     stream.take(bytes::begin(9, 110)).take(&insert).take(bytes::commit(110)).take(bytes::stream_commit(8, 120));
     assert_eq!(stream.told(), ["9 at 0/76: 0: [id,note] +1,a"]);
@@ -358,7 +360,7 @@ fn tables_that_swap_names_keep_their_rows() {
     assert_eq!(stream.told(), [moved(1, "orders", 20, 10), moved(0, "users", 10, 20)]);
     stream.take(bytes::begin(7, 100)).take(insert(None, ["1", "a"])).take(bytes::commit(100));
     assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"], "it is what was copied");
-    // One is copied under the number of the other, which has to be copied, too.
+    // One table is copied under the OID of the other, which then has to be copied as well.
     stream.route(0, 20, b'd', &["id"]);
     assert_eq!(stream.told(), ["moved 1: public.orders lost its table to another name"]);
     stream.route(1, 10, b'd', &["id"]);
@@ -372,7 +374,7 @@ fn an_identity_that_was_copied_is_no_news() {
     let mut stream = Stream::new();
     stream.route(0, 10, b'd', &["id"]);
     assert!(stream.take(by(b'd', &["*id", "note"])).told().is_empty());
-    // The catalogue was faster than the stream.
+    // The catalog check saw the change before the stream announced it.
     stream.route(0, 10, b'f', &[]);
     assert!(stream.take(by(b'f', &["*id", "*note"])).told().is_empty());
     assert_eq!(stream.take(by(b'd', &["*id", "note"])).told().len(), 1);

@@ -11,16 +11,17 @@ use laredo_engine::spool::{Spool, SpoolOptions, SpoolWriter};
 
 use super::relation::Known;
 
-/// Its changes, and what it alone was told of the tables.
+/// The changes of a transaction, and the relations that were announced to it alone.
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) xid: u32,
-    /// Announced inside its streamed blocks: others see these tables as they were until it commits.
+    /// The relations announced inside its streamed blocks. Other transactions see them only after
+    /// this one commits.
     pub(super) relations: HashMap<Oid, Known>,
     pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
-    /// Tables that it truncates, and the (sub)transaction that does it last.
+    /// The tables that the transaction truncates, each with the last (sub)transaction that does so.
     pub(super) truncated: BTreeMap<Oid, u32>,
-    /// An event trigger says that the transaction has changed a definition.
+    /// True if the event trigger reported that the transaction has changed a definition.
     pub(super) has_ddl: bool,
 }
 
@@ -44,7 +45,8 @@ impl Transaction {
         let mut tables = Vec::with_capacity(self.spools.len());
         for (table, spool) in self.spools {
             let mut spool = spool.finish()?;
-            // What was rolled back is sent or not as PostgreSQL's memory has it: it must not make a commit one of the table.
+            // PostgreSQL may send changes that were rolled back, depending on its memory use. A
+            // table with no other changes must not appear in the commit.
             if !spool.is_void()? {
                 tables.push((table, spool));
             }

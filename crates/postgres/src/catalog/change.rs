@@ -1,38 +1,39 @@
-//! Two definitions of one table compared: what has happened to its rows in between.
+//! The comparison of two definitions of one table, and its consequences for the table's rows.
 
 use laredo_core::Oid;
 
 use super::facts::{ColumnFacts, Definition, Facts, File, KindFacts, Label, Partition, TypeFacts};
 
-/// The meaning of a newer definition for rows that were copied, and followed, under an older one.
+/// The consequence of a newer definition for rows that were copied and followed under an older one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The definitions are the same.
     Nothing,
-    /// The rows are what the stream has made of them, on these conditions.
+    /// The rows match what the stream has sent, on these conditions.
     Harmless(Conditions),
-    /// Rows may have changed without a word of the stream; the reason is for people.
+    /// Rows may have changed without a message in the stream. The reason is for the log.
     Rows(String),
 }
 
-/// Conditions on which a change is harmless, and that the catalogue does not show.
+/// Conditions that make a change harmless, and that the catalog cannot show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Conditions {
-    /// Tables that were attached, and have to be empty.
+    /// The tables that were attached. They have to be empty.
     pub(crate) empty: Vec<Oid>,
-    /// Columns, by name, whose rows have to hold these labels only: another one was renamed in between.
+    /// Columns, by name, with the only labels that their rows may hold. A row with another label
+    /// was written before a rename.
     pub(crate) labels: Vec<(String, Vec<String>)>,
 }
 
-/// The fate of a part of a definition.
+/// The result of comparing one part of a definition.
 enum Parts<T> {
-    /// Nothing that rows depend on, if this is empty or holds.
+    /// The rows are unaffected if each of these conditions holds, or if there are none.
     Kept(Vec<T>),
     Changed,
 }
 
 impl Definition {
-    /// Compares with a newer definition of the table.
+    /// Compares this definition with a newer one of the same table.
     pub(crate) fn change(&self, newer: &Definition) -> Change {
         if self == newer {
             return Change::Nothing;
@@ -72,7 +73,8 @@ impl Definition {
         }
     }
 
-    /// Returns what may have changed rows; `None` where only transactions have.
+    /// Returns the reason why rows may have changed. `None` if only transactions in the stream can
+    /// have changed them.
     pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
         match self.change(newer) {
             Change::Nothing | Change::Harmless(_) => None,
@@ -80,10 +82,11 @@ impl Definition {
         }
     }
 
-    /// The transaction that truncated the table, if that is all that may have happened to its rows.
+    /// Returns the transaction that truncated the table, if nothing else can have changed its rows.
     ///
-    /// That transaction has changed the table's entry last; whatever was rewritten before it is gone with it. What it rewrote after
-    /// the truncate, and wrote while the table was unlogged, shows as another toast table or as counted rows.
+    /// That transaction was the last to change the table's entry. Rows that were rewritten before
+    /// the truncate are gone. If the transaction rewrote the table after the truncate, or wrote it
+    /// while it was unlogged, this shows. The toast table differs, or the entry counts rows.
     pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
         let newer_definition = &newer.definition;
         let (before, after) = (self.file, newer_definition.file);
@@ -93,8 +96,9 @@ impl Definition {
         (is_all && self.has_columns_of(newer_definition) && !is_rewritten).then_some(newer.changed_by)
     }
 
-    /// Returns true if the table, or one above it, may have been attached to another table and detached again. PostgreSQL then sent
-    /// its changes as those of the other. Both change the entry of every column, which hardly anything else does.
+    /// Returns true if the table, or one above it, may have been attached to another table and
+    /// detached again. PostgreSQL sent its changes under the other table's name in the meantime.
+    /// Attaching and detaching change the entry of every column, which hardly anything else does.
     fn may_have_been_attached(&self, newer: &Definition) -> bool {
         let are_all_others = |old: &Option<Vec<u32>>, new: &Option<Vec<u32>>| match (old, new) {
             (Some(old), Some(new)) => old.iter().zip(new).all(|(old, new)| old != new),
@@ -104,8 +108,8 @@ impl Definition {
         both.any(|(old, new)| are_all_others(old, new))
     }
 
-    /// Returns true if rows were moved to other files at most, or truncated. A change that gives them other values changes a column,
-    /// too.
+    /// Returns true if rows were at most moved to other files or truncated. A change that gives
+    /// rows other values also changes a column's entry.
     pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
         let moved = |partition: &Partition| {
             let found = newer.partitions.iter().find(|other| other.oid == partition.oid);
@@ -116,7 +120,8 @@ impl Definition {
         self.has_columns_of(newer) && with_its_files.difference(newer).is_none()
     }
 
-    /// Returns true if no column's entry was changed, as that of one whose values are computed again is.
+    /// Returns true if the columns' entries are unchanged. Recomputing a column's values changes
+    /// its entry.
     fn has_columns_of(&self, newer: &Definition) -> bool {
         self.column_versions.first() == newer.column_versions.first()
     }
@@ -125,7 +130,8 @@ impl Definition {
         Definition { file, ..self.clone() }
     }
 
-    /// Compares the partitions: rows may have come with new ones, or gone with others. Those that have to be empty are named.
+    /// Compares the partitions. Rows may have been added or removed together with a partition.
+    /// Returns the partitions that have to be empty.
     fn partitions_since(&self, newer: &Definition) -> Parts<Oid> {
         let found = |list: &[Partition], oid: Oid| list.binary_search_by_key(&oid, |partition| partition.oid).ok();
         let stayed = |old: &Partition| {
@@ -137,7 +143,8 @@ impl Definition {
         let is_new = |oid: Oid| oid != self.oid && found(&self.partitions, oid).is_none();
         let mut attached = Vec::new();
         for leaf in newer.leaves().filter(|leaf| is_new(leaf.oid)) {
-            // In another file than its first it was rewritten or truncated since.
+            // Another file than the first one means that the partition was rewritten or truncated
+            // since.
             if leaf.file != leaf.oid {
                 return Parts::Changed;
             }
@@ -148,10 +155,10 @@ impl Definition {
         Parts::Kept(attached)
     }
 
-    /// Returns true if a new partition, and each new one above it, was made in its place.
+    /// Returns true if a new partition, and each new table above it, was created as a partition.
     fn grew(&self, partition: &Partition, is_new: impl Fn(Oid) -> bool) -> bool {
         let mut partition = partition;
-        // No tree is deeper than it has tables.
+        // A tree is at most as deep as its number of tables.
         for _ in 0..self.partitions.len() {
             if !partition.born {
                 return false;
@@ -167,7 +174,8 @@ impl Definition {
         false
     }
 
-    /// Compares the types. Columns of an enum that has more labels are named, with the labels that their rows may hold.
+    /// Compares the types. Returns the columns of each enum that has gained labels, with the labels
+    /// that their rows may hold.
     fn types_since(&self, newer: &Definition) -> Parts<(String, Vec<String>)> {
         let mut grown = Vec::new();
         for (old, new) in self.types.iter().zip(&newer.types) {
@@ -193,7 +201,8 @@ impl Definition {
         Parts::Kept(columns)
     }
 
-    /// The columns whose cells are labels of an enum; `None` where values inside others are.
+    /// Returns the columns whose cells are labels of an enum. `None` if labels also occur inside
+    /// other types.
     fn columns_of(&self, enumeration: Oid) -> Option<impl Iterator<Item = &ColumnFacts>> {
         let is_label = move |oid: Oid| self.base_of(oid) == enumeration;
         let is_inside = self.types.iter().any(|facts| match &facts.kind {
@@ -206,7 +215,7 @@ impl Definition {
         (!is_inside).then(|| self.sent_columns().filter(move |column| is_label(column.type_oid)))
     }
 
-    /// The type that a domain is of, or the type itself.
+    /// Returns the base type of a domain, or the type itself.
     fn base_of(&self, oid: Oid) -> Oid {
         let mut oid = oid;
         for _ in 0..self.types.len() {
@@ -225,10 +234,11 @@ impl TypeFacts {
     }
 }
 
-/// The labels that rows may hold if labels were only added; `None` where an older one is gone or was renamed.
+/// Returns the labels that rows may hold if labels were only added. `None` if an older label was
+/// removed or renamed.
 ///
-/// A row with another label was written before that was renamed. Of several new labels one may have had the name of another
-/// before: rows with any of them are copied.
+/// A row with any other label was written before that label was renamed. If there are several new
+/// labels, one of them may have had another's name before. None of them is therefore in the result.
 fn permitted(before: &[Label], after: &[Label]) -> Option<Vec<String>> {
     if !before.iter().all(|label| after.contains(label)) {
         return None;

@@ -3,48 +3,52 @@ use serde::{Deserialize, Serialize};
 
 use crate::assemble::RelationIdentity;
 
-/// A table as the catalogue has it.
+/// A table as the catalog describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Facts {
-    /// The definition of its rows. A copy is good as long as this stays.
+    /// The definition of its rows. A copy stays valid as long as the definition is unchanged.
     pub(crate) definition: Definition,
-    /// The transaction that made the table's entry in `pg_class` what it is.
+    /// The last transaction that changed the table's entry in `pg_class`.
     pub(crate) changed_by: u32,
-    /// The transaction that was the last to change an entry which decides what the rows are.
+    /// The last transaction that changed any entry that decides what the rows are.
     pub(crate) newest_change: u32,
-    /// The table's entry counts rows, so they were there when an index was built or statistics were collected. True where
-    /// there is no index that would show it.
+    /// True if the table's entry counts rows. There were then rows when an index was built or
+    /// statistics were collected. Also true if the table has no index that would show rows.
     pub(crate) counts_rows: bool,
-    /// What matters only for whether it may be followed.
+    /// The facts that only decide whether the table may be followed.
     pub(crate) access: Access,
 }
 
-/// Everything in the catalogue that decides what a table's rows are, by number and by version.
+/// Everything in the catalog that decides what a table's rows are, by OID and by version.
 ///
-/// Anything that goes away and comes back differs: PostgreSQL gives it another number (a table, a column, an attribute, a label, a member of a
-/// publication), or its entry has another version (`xmin`). Two servers that look at one database at one time find the same.
+/// Anything that is removed and created again differs. PostgreSQL gives a new OID or number to a
+/// table, a column, an attribute, a label or a member of a publication. Otherwise the entry has
+/// another version (`xmin`). Two laredo servers that read one database at the same time find the
+/// same definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) oid: Oid,
     pub(crate) file: File,
-    /// `relkind`: `r` table, `p` partitioned table, and what cannot be followed.
+    /// `relkind`: `r` for a table, `p` for a partitioned table; other kinds cannot be followed.
     pub(crate) kind: char,
     /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
     pub(crate) persistence: char,
     pub(crate) identity: Identity,
-    /// The columns of the identity's index in its order; those of the primary key where the identity has no index.
+    /// The columns of the replica identity's index, in its order. Without such an index, the
+    /// columns of the primary key.
     pub(crate) key: Option<Vec<String>>,
-    /// The partitioned tables above it, the nearest first.
+    /// The partitioned tables above it, nearest first.
     pub(crate) ancestors: Vec<Ancestor>,
-    /// The transactions that changed each column's entry last, of the table and of each one above it; `None` without columns.
+    /// For the table and each table above it, the last transaction that changed each column's
+    /// entry. `None` for a table without columns.
     pub(crate) column_versions: Vec<Option<Vec<u32>>>,
-    /// In `attnum` order, dropped ones left out.
+    /// The columns in `attnum` order, without dropped ones.
     pub(crate) columns: Vec<ColumnFacts>,
-    /// The tables below it, by oid: those that hold rows, and the partitioned ones between.
+    /// The tables below it, by OID: those that hold rows, and the partitioned tables in between.
     pub(crate) partitions: Vec<Partition>,
-    /// Every type that a column needs, by oid.
+    /// Every type that a column needs, by OID.
     pub(crate) types: Vec<TypeFacts>,
-    /// How the publication has it; `None` where it does not.
+    /// The publication's settings for the table. `None` if the table is not published.
     pub(crate) published: Option<Published>,
 }
 
@@ -57,16 +61,17 @@ pub(crate) struct Ancestor {
     pub(crate) link: u32,
 }
 
-/// Where a table's rows are.
+/// The file that holds a table's rows, and the toast table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
-    /// `relfilenode`: another one when the table is rewritten or truncated.
+    /// `relfilenode`: changes when the table is rewritten or truncated.
     pub(crate) number: Oid,
-    /// `reltoastrelid`: another one when `ALTER TABLE` rewrites the table, and the same after `TRUNCATE`. Zero where no column needs it.
+    /// `reltoastrelid`: changes when `ALTER TABLE` rewrites the table, but not after `TRUNCATE`.
+    /// Zero if no column needs a toast table.
     pub(crate) toast: Oid,
 }
 
-/// `relreplident`.
+/// The values of `relreplident`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Identity {
     #[serde(rename = "d")]
@@ -90,26 +95,27 @@ pub(crate) struct ColumnFacts {
     pub(crate) generated: bool,
 }
 
-/// A table below a partitioned one.
+/// A table below a partitioned table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Partition {
     pub(crate) oid: Oid,
-    /// The partitioned table above it.
+    /// The partitioned table directly above it.
     pub(crate) parent: Oid,
     /// The transaction that attached it.
     pub(crate) link: u32,
-    /// Made as a partition of its parent, so that it was empty when it was attached.
+    /// True if it was created as a partition of its parent, so that it was empty when it was
+    /// attached.
     pub(crate) born: bool,
-    /// The number of its file; the first one has the table's own number.
+    /// The number of its file. The first file has the table's OID as its number.
     pub(crate) file: Oid,
     pub(crate) schema: String,
     pub(crate) table: String,
     pub(crate) kind: char,
     pub(crate) persistence: char,
-    /// The replica identity of the partition decides what its old rows say.
+    /// The partition's own replica identity, which decides what its old rows contain.
     pub(crate) identity: Identity,
     pub(crate) key: Option<Vec<String>>,
-    /// The number and the version of the index that is its identity; `None` for another identity.
+    /// The OID and the version of its replica identity index. `None` for another identity.
     pub(crate) index: Option<String>,
 }
 
@@ -123,7 +129,7 @@ impl Partition {
         self.kind != 'p'
     }
 
-    /// Returns true if it has held the same rows as part of the same table all the time.
+    /// Returns true if it has held the same rows, as part of the same table, all the time.
     pub(super) fn stayed(&self, newer: &Partition) -> bool {
         let facts = |of: &Partition| {
             let identity = (of.identity, of.key.clone(), of.index.clone());
@@ -137,7 +143,7 @@ impl Partition {
 pub(crate) struct TypeFacts {
     pub(crate) oid: Oid,
     pub(crate) name: String,
-    /// Whether it has a binary form.
+    /// True if the type has a binary form.
     pub(crate) sends: bool,
     pub(crate) kind: KindFacts,
 }
@@ -150,7 +156,7 @@ pub(crate) enum KindFacts {
     Ascii,
     Enum(Vec<Label>),
     Domain(Oid),
-    /// The name, the type and the number of each attribute. A number is never given again.
+    /// The name, the type and the number of each attribute. PostgreSQL never reuses a number.
     Composite(Vec<(String, Oid, i16)>),
     Array(Oid),
     Range(Oid),
@@ -166,10 +172,11 @@ pub(crate) struct Label {
     pub(crate) changed_by: u32,
 }
 
-/// How a publication has a table.
+/// The settings of a publication for one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Published {
-    /// The published columns; `None` before PostgreSQL 15, where all are.
+    /// The published columns. `None` before PostgreSQL 15, which publishes every column that is not
+    /// generated.
     pub(crate) columns: Option<Vec<String>>,
     /// A hash of the row filter.
     pub(crate) filter: Option<String>,
@@ -178,34 +185,37 @@ pub(crate) struct Published {
     pub(crate) delete: bool,
     pub(crate) truncate: bool,
     pub(crate) via_root: bool,
-    /// Changes with every change of the above, also with one that was undone since.
+    /// A version that changes with any of the above, even if the change was undone since.
     pub(crate) version: String,
 }
 
-/// Whether our role may follow the table.
+/// The facts that decide whether our role may follow the table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Access {
     pub(crate) owner: String,
-    /// Whether our role has the owner's rights.
+    /// True if our role has the owner's rights.
     pub(crate) owned: bool,
-    /// On the schema.
+    /// True if our role has `USAGE` on the schema.
     pub(crate) usage: bool,
     pub(crate) select: bool,
-    /// Whether the publication sends partitions' changes as their root's; `None` where there is no such publication.
+    /// True if the publication sends partitions' changes as their root's. `None` if the publication
+    /// does not exist.
     pub(crate) publication_via_root: Option<bool>,
-    /// Row-level security applies to our role.
+    /// True if row-level security applies to our role.
     pub(crate) hides_rows: bool,
-    /// The primary key is deferrable, so PostgreSQL does not take it for a replica identity.
+    /// True if the primary key is deferrable, so that PostgreSQL does not use it as a replica
+    /// identity.
     pub(crate) deferrable_key: bool,
-    /// Column sets of unique indexes.
+    /// The column sets of the unique indexes.
     pub(crate) unique: Vec<Option<Vec<String>>>,
 }
 
 impl Facts {
-    /// Returns true if the definition was changed after a commit that is known to be in the database's history, or if no such
-    /// commit is known. The database may then have been put back, and the change made again in another way.
+    /// Returns true if the definition was changed after `proven`, a commit in the database's
+    /// history, or if no such commit is known. The database may then have been restored, and the
+    /// change made again in another way.
     pub(crate) fn changed_after(&self, proven: CommitMark) -> bool {
-        // Transaction ids of the catalogue are 32 bits of the whole, and go round.
+        // Transaction IDs in the catalog are the lower 32 bits, and wrap around.
         const FIRST_NORMAL_XID: u32 = 3;
         let Some(CommitMark { xid, .. }) = proven.known() else { return true };
         let is_later = self.newest_change.wrapping_sub(xid.0 as u32).cast_signed() > 0;
@@ -214,12 +224,12 @@ impl Facts {
 }
 
 impl Definition {
-    /// The partitions that hold rows.
+    /// Returns the partitions that hold rows.
     pub(crate) fn leaves(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter().filter(|partition| partition.is_leaf())
     }
 
-    /// The table's identity as the stream announces it.
+    /// Returns the table's identity as the stream announces it.
     pub(crate) fn relation_identity(&self) -> RelationIdentity {
         let is_key = |column: &&ColumnFacts| self.key.as_ref().is_some_and(|key| key.contains(&column.name));
         let key = self.columns.iter().filter(is_key).map(|column| column.name.clone());
@@ -232,7 +242,7 @@ impl Definition {
         RelationIdentity { oid: self.oid, replica_identity, key }
     }
 
-    /// The columns that are sent, in the order of a row's cells.
+    /// Returns the columns that are sent, in the order of a row's cells.
     pub(crate) fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
         let named = self.published.as_ref().and_then(|published| published.columns.as_ref());
         self.columns.iter().filter(move |column| match named {

@@ -5,10 +5,10 @@ use laredo_engine::source::TableRequest;
 
 use super::facts::{Access, Definition, Identity, KindFacts, Partition, TypeFacts};
 
-/// The schema of the rows that the copy and the stream send.
+/// Returns the schema of the rows that the copy and the stream send.
 ///
 /// # Errors
-/// Sentences that say why the table cannot be followed and how to mend it.
+/// Sentences that say why the table cannot be followed and how to fix it.
 pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Result<Schema, Vec<String>> {
     let name = &request.name;
     let types: BTreeMap<Oid, &TypeFacts> = definition.types.iter().map(|facts| (facts.oid, facts)).collect();
@@ -46,7 +46,7 @@ pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Resu
     }
 }
 
-/// What is doubtful about the key though PostgreSQL lets it pass; only for the log.
+/// Returns a doubt about the key that PostgreSQL does not reject, for the log.
 pub(crate) fn key_problems(access: &Access, request: &TableRequest) -> Option<String> {
     let fields = &request.key_fields;
     let covered = |index: &Option<Vec<String>>| {
@@ -62,9 +62,10 @@ pub(crate) fn key_problems(access: &Access, request: &TableRequest) -> Option<St
     })
 }
 
-/// The name of the part of a type that keeps it from being sent.
+/// Returns the name of the part of a type that has no binary form and so cannot be sent.
 fn mute(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Option<String> {
-    // A table's row type may not contain itself, but nothing here depends on that.
+    // A table's row type cannot contain itself, but the recursion is bounded without relying on
+    // that.
     if depth > 64 {
         return None;
     }
@@ -163,7 +164,8 @@ fn missing_key_column(definition: &Definition, request: &TableRequest, field: &s
     }
 }
 
-/// Partitions whose rows would be copied and whose changes are never sent.
+/// Returns a problem for each partition whose rows would be copied but whose changes are never
+/// sent.
 fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> {
     let outside = definition.leaves().filter(|leaf| leaf.kind != 'r' || leaf.persistence != 'p');
     let problem = |leaf: &Partition| {
@@ -178,7 +180,8 @@ fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> 
     outside.map(problem).collect()
 }
 
-/// A partitioned table's changes carry the old rows that each partition's own replica identity gives.
+/// Checks that each partition's replica identity contains the key. The old rows in a partitioned
+/// table's changes are those of the partition's own replica identity.
 fn leaves_cover(definition: &Definition, request: &TableRequest, key: &[String]) -> Result<(), String> {
     let poor = definition.leaves().find(|leaf| match (leaf.identity, &leaf.key) {
         (Identity::Full, _) => false,
@@ -217,7 +220,7 @@ pub(crate) fn type_def(facts: &TypeFacts) -> TypeDef {
     }
 }
 
-/// A name as SQL wants it.
+/// Quotes a name as an SQL identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use super::AttemptError;
 use crate::transport::{Connection, TransportError};
 
-/// Rows are handed on in portions of about this size.
+/// The approximate size of the chunks in which rows are passed on.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How binary COPY begins: this, 32 bits of flags, and the length of a header extension.
+/// The signature of binary COPY. After it come 32 bits of flags and the length of a header
+/// extension.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// Copies a table by the statement `sql` within the transaction that the connection is in.
+/// Copies a table with the statement `sql`, within the transaction that is open on the connection.
 pub(super) async fn copy(
     connection: &mut Connection,
     name: &TableName,
@@ -27,7 +28,7 @@ pub(super) async fn copy(
     send_rows(connection, sql, schema, out, CopyEvent::Rows).await
 }
 
-/// Runs a binary `COPY … TO STDOUT` and sends its rows, in portions that `event` makes events of.
+/// Runs a binary `COPY … TO STDOUT` and sends its rows in chunks, which `event` converts to events.
 pub(crate) async fn send_rows<E>(
     connection: &mut Connection,
     sql: &str,
@@ -50,7 +51,8 @@ pub(crate) async fn send_rows<E>(
     Ok(())
 }
 
-/// Rows that a query has sent, each an `i16` count and its cells, as a portion of a copy.
+/// Returns the rows that a query has sent as a chunk of a copy. Each row is an `i16` count and its
+/// cells.
 pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, TransportError> {
     let mut reader = RowReader::new(columns);
     reader.state = State::Rows;
@@ -58,7 +60,7 @@ pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, Trans
     Ok(reader.chunk)
 }
 
-/// Sends an event to the reader of a copy, or of a part.
+/// Sends an event to the reader of a copy or of a part.
 pub(crate) async fn send<E>(out: &mpsc::Sender<E>, event: E) -> Result<(), SourceError> {
     out.send(event).await.map_err(|_| super::given_up())
 }
@@ -75,7 +77,7 @@ async fn size(connection: &mut Connection, name: &TableName) -> Result<(u64, u64
     Ok((number(0).unwrap_or(0), number(1).unwrap_or(0)))
 }
 
-/// Turns binary COPY into chunks of rows.
+/// A parser that turns binary COPY into chunks of rows.
 struct RowReader {
     columns: usize,
     state: State,
@@ -94,7 +96,8 @@ impl RowReader {
         RowReader { columns, state: State::Header, chunk: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8) }
     }
 
-    /// Takes a message. PostgreSQL puts whole rows into each, and the header before the first.
+    /// Takes a message. PostgreSQL puts whole rows into each message, and the header before the
+    /// first row.
     fn take(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let mut rest = message;
         if self.state == State::Header {
@@ -130,7 +133,7 @@ impl RowReader {
         std::mem::replace(&mut self.chunk, next)
     }
 
-    /// What is left when the copy is complete.
+    /// Returns the remaining rows of a complete copy.
     fn finish(self) -> Result<Vec<u8>, TransportError> {
         match self.state {
             State::Complete => Ok(self.chunk),
@@ -147,12 +150,12 @@ fn after_header(bytes: &[u8]) -> Option<&[u8]> {
     let rest = bytes.strip_prefix(SIGNATURE)?;
     let (flags, rest) = rest.split_first_chunk::<4>()?;
     let (extension, rest) = rest.split_first_chunk::<4>()?;
-    // The upper half of the flags is for what a reader must understand.
+    // The upper half of the flags marks critical features, which a reader must understand.
     (u32::from_be_bytes(*flags) >> 16 == 0).then_some(())?;
     rest.get(u32::from_be_bytes(*extension) as usize..)
 }
 
-/// How many bytes the first `cells` cells take.
+/// Returns the number of bytes that the first `cells` cells occupy.
 fn row_length(bytes: &[u8], cells: usize) -> Option<usize> {
     let mut at = 0_usize;
     for _ in 0..cells {

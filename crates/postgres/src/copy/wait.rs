@@ -2,10 +2,10 @@ use std::time::Duration;
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How often a long wait is explained.
+/// The interval between explanations of a long wait.
 const EXPLAIN: Duration = Duration::from_secs(10);
 
-/// Waits for what only asking again can tell, ever more patiently.
+/// A wait for a condition that can only be polled, with pauses that grow.
 #[derive(Debug)]
 pub(super) struct Wait {
     pause: Duration,
@@ -17,7 +17,8 @@ impl Wait {
         Wait { pause: PAUSE_MIN, since_explained: Duration::ZERO }
     }
 
-    /// Waits before the next question. Whether the wait has become so long that it has to be explained (again).
+    /// Waits before the next poll. Returns true if the wait has become so long that it has to be
+    /// explained, which recurs.
     pub(super) async fn pause(&mut self) -> bool {
         let (pause, is_due) = self.next();
         tokio::time::sleep(pause).await;

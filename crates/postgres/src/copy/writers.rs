@@ -6,16 +6,18 @@ use crate::transport::{Connection, TransportError};
 /// A transaction that has written a table and has not ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
-    /// A transaction keeps its id when it is prepared, and then belongs to no process. One without an id has not written.
+    /// The transaction ID. It stays when a transaction is prepared and no longer belongs to a
+    /// process. A transaction without an ID has not written.
     xid: String,
-    /// The transaction in words.
+    /// A description of the transaction for people.
     pub(crate) who: String,
 }
 
-/// Returns the transactions that have written these tables, or their partitions, by now.
+/// Returns the open transactions that have written these tables or their partitions.
 ///
-/// What they wrote before the slot, or before the publication had the table, is never streamed. A snapshot taken before
-/// their commits are visible would not have it either. Whoever writes later is streamed as a whole.
+/// Changes that they made before the slot existed, or before the publication contained the table,
+/// are never streamed. A snapshot taken before their commits are visible lacks these changes too.
+/// Transactions that write later are streamed completely.
 pub(super) async fn writers(connection: &mut Connection, oids: &[Oid]) -> Result<Vec<Writer>, TransportError> {
     let condition = format!(
         "EXISTS (SELECT FROM pg_locks r
@@ -33,7 +35,8 @@ pub(super) async fn writers(connection: &mut Connection, oids: &[Oid]) -> Result
     holding_locks(connection, &condition).await
 }
 
-/// Waits until these transactions have ended, for [`Wait`]'s patience. Returns those that have not.
+/// Waits until these transactions have ended, for as long as [`Wait`] allows. Returns those that
+/// have not ended.
 pub(super) async fn wait_for(
     connection: &mut Connection,
     mut writers: Vec<Writer>,

@@ -24,7 +24,7 @@ const SUPPORTED: &[&str] = &[
     "tcp_user_timeout",
 ];
 
-/// Keys that may be left aside without weakening what the user asked for.
+/// Keys that are ignored. Ignoring them does not weaken what the user asked for.
 const IGNORED: &[&str] = &[
     "client_encoding",
     "fallback_application_name",
@@ -37,7 +37,7 @@ const IGNORED: &[&str] = &[
     "sslsni",
 ];
 
-/// Keys that would be a promise which is not kept.
+/// Keys that are refused, because ignoring them would break what they promise.
 const UNSUPPORTED: &[&str] = &[
     "gssdelegation",
     "gsslib",
@@ -62,10 +62,10 @@ const UNSUPPORTED: &[&str] = &[
     "target_session_attrs",
 ];
 
-/// The time after which unacknowledged bytes count as lost, where the connection string sets none.
+/// The time after which unacknowledged bytes count as lost, unless the connection string sets one.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where libpq looks for a socket on Debian.
+/// The folder where libpq looks for a socket on Debian.
 const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
 
 type Pairs = BTreeMap<&'static str, String>;
@@ -103,9 +103,10 @@ fn put(pairs: &mut Pairs, key: &str, value: String) -> Result<(), OptionsError> 
     Err(OptionsError::UnknownKey { key: key.to_owned(), nearest: nearest.copied() })
 }
 
-/// Reads `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
+/// Parses `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
 ///
-/// A password may have any character as it is where that leaves one way to read the whole. libpq's way comes first.
+/// A password may contain any character unencoded if that leaves one way to read the whole URL.
+/// libpq's reading is tried first.
 fn url(rest: &str) -> Result<Pairs, OptionsError> {
     // libpq ends the user's part at the first @ that no / precedes.
     let usual = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
@@ -125,7 +126,7 @@ fn url(rest: &str) -> Result<Pairs, OptionsError> {
     }
 }
 
-/// Reads a URL whose user and password end at an @.
+/// Parses a URL whose user and password end at the @ at this index. `None` for a URL without them.
 fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsError> {
     let mut pairs = Pairs::new();
     let (user, rest) = at.map_or(("", text), |at| (&text[..at], &text[at + 1..]));
@@ -149,7 +150,7 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsEr
         let (key, value) = pair.split_once('=').ok_or_else(|| syntax("a parameter after ? is written key=value"))?;
         let (key, value) = (percent_decoded(key)?, percent_decoded(value)?);
         let put = match (key.as_str(), value.as_str()) {
-            // JDBC's spelling, which libpq understands too.
+            // JDBC's spelling, which libpq also accepts.
             ("ssl", "true") => put(&mut pairs, "sslmode", "require".to_owned()),
             _ => put(&mut pairs, &key, value),
         };
@@ -159,7 +160,7 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsEr
     Ok(pairs)
 }
 
-/// The text after a password may be the rest of it, and is not shown.
+/// Hides an unknown key that follows a password, since it may be the rest of the password.
 fn without_password(error: OptionsError, has_password: bool) -> OptionsError {
     match error {
         OptionsError::UnknownKey { .. } | OptionsError::Unsupported(_) if has_password => syntax(
@@ -187,7 +188,7 @@ fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
             }
         }
     };
-    // It may be a part of a password, and is not shown.
+    // The port is not shown, since it may be a part of a password.
     if !port.is_empty() && port.parse::<u16>().map_or(true, |port| port == 0) {
         let problem = "a port is a number from 1 to 65535; write : in a user name or password as %3A".to_owned();
         return Err(OptionsError::Value { key: "port", problem });
@@ -195,7 +196,7 @@ fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
     Ok((host, port))
 }
 
-/// Decodes a password. A % without two hexadecimal digits behind it stands for itself.
+/// Decodes a password. A % that two hexadecimal digits do not follow is a literal %.
 fn decoded_where_encoded(text: &str) -> Result<String, OptionsError> {
     let is_code = |at: usize| {
         let digits = text.as_bytes().get(at + 1..at + 3);
@@ -234,7 +235,8 @@ fn percent_decoded(text: &str) -> Result<String, OptionsError> {
     String::from_utf8(bytes).map_err(|_| syntax("percent-encoded bytes are not UTF-8"))
 }
 
-/// `key = value` pairs; a value with blanks is quoted with `'`, and `\` takes the next character as it is.
+/// Parses `key = value` pairs. A value with blanks is quoted with `'`, and `\` escapes the next
+/// character.
 fn dsn(text: &str) -> Result<Pairs, OptionsError> {
     let mut pairs = Pairs::new();
     let mut rest = text.trim_start();
@@ -349,7 +351,8 @@ fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<TlsOptions,
             return Err(choice("sslmode", other, possible));
         }
     };
-    // Anybody can get a certificate from a public authority, so its name is all that such a certificate proves.
+    // A public authority issues certificates to any applicant, so the host name is all that such a
+    // certificate proves.
     if system && mode != SslMode::VerifyFull {
         return Err(OptionsError::Value {
             key: "sslmode",
@@ -466,7 +469,7 @@ mod tests {
                 assert_eq!(ConnectionOptions { password: without.password.clone(), ..options }, without, "{password}");
             }
         }
-        // What is written as a code is one, as libpq has it.
+        // An encoded character is decoded, as libpq does.
         assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, Some(Secret::new("a/b%zz")));
         // libpq's reading comes first.
         let options = parse("postgresql://u:p@h?application_name=x@y");

@@ -1,51 +1,51 @@
-//! Reads a message's fields and says where it went wrong.
+//! A reader of a message's fields that reports where decoding failed.
 
 use laredo_core::{CommitTime, Lsn};
 
-/// A message that pgoutput does not send.
+/// An error in a message: pgoutput does not send such a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pgoutput message {}, byte {offset} of {length}: {problem}", name(*.kind))]
 pub struct DecodeError {
-    /// The message's first byte; zero when there is none.
+    /// The message's first byte; zero for an empty message.
     pub kind: u8,
-    /// Where in the message.
+    /// The offset of the error in the message, in bytes.
     pub offset: usize,
-    /// Bytes of the whole message.
+    /// The length of the message, in bytes.
     pub length: usize,
-    /// What is wrong there.
+    /// The problem at that offset.
     pub problem: Problem,
 }
 
-/// What is wrong with a message.
+/// A problem with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// It ends too early.
+    /// The message ends too early.
     #[error("{wanted} more bytes belong here and {left} are left")]
     Short {
-        /// Bytes that should follow.
+        /// The number of bytes that should follow.
         wanted: usize,
-        /// Bytes that follow.
+        /// The number of bytes that follow.
         left: usize,
     },
-    /// It goes on after its end.
+    /// Bytes follow the end of the message.
     #[error("{0} bytes follow the end of the message")]
     Long(usize),
-    /// No such message exists.
+    /// A message kind that does not exist.
     #[error("there is no message of kind {0:#04x}")]
     Unknown(u8),
-    /// Prepared transactions are sent ahead only through a slot made with `two_phase`.
+    /// A prepared transaction. PostgreSQL sends them only through a slot made with `two_phase`.
     #[error("message {:?} announces a prepared transaction: the slot was made with two_phase, drop it and let laredo make it", char::from(*.0))]
     TwoPhase(u8),
     /// A length or count below zero.
     #[error("length {0} is impossible")]
     Length(i32),
-    /// Neither an old nor a new row.
+    /// A byte that introduces neither an old nor a new row.
     #[error("{0:#04x} introduces neither an old nor a new row")]
     Part(u8),
-    /// No such kind of cell exists.
+    /// A cell kind that does not exist.
     #[error("there is no cell of kind {0:#04x}")]
     Cell(u8),
-    /// A text without its closing zero.
+    /// A text without its terminating zero.
     #[error("the text does not end")]
     Endless,
     /// A name that is not UTF-8.
@@ -73,7 +73,7 @@ fn name(kind: u8) -> &'static str {
     }
 }
 
-/// A place in a message.
+/// A position in a message.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     message: &'a [u8],
@@ -109,13 +109,13 @@ impl<'a> Cursor<'a> {
         self.array().map(i64::from_be_bytes).map(CommitTime)
     }
 
-    /// A number of columns.
+    /// Reads a number of columns.
     pub(super) fn count(&mut self) -> Result<usize, DecodeError> {
         let count = self.array().map(i16::from_be_bytes)?;
         usize::try_from(count).map_err(|_| self.error_back(2, Problem::Length(count.into())))
     }
 
-    /// A text that a zero ends.
+    /// Reads a zero-terminated text.
     pub(super) fn text(&mut self) -> Result<&'a str, DecodeError> {
         let Some(length) = self.rest.iter().position(|byte| *byte == 0) else {
             return Err(self.error_back(0, Problem::Endless));
@@ -125,7 +125,7 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
-    /// Bytes behind their length.
+    /// Reads a length and as many bytes.
     pub(super) fn sized(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = self.i32()?;
         match usize::try_from(length) {
@@ -153,7 +153,7 @@ impl<'a> Cursor<'a> {
         self.error_back(self.message.len() - self.rest.len(), problem)
     }
 
-    /// An error about the byte just read.
+    /// Returns an error about the byte just read.
     pub(super) fn error_before(&self, problem: Problem) -> DecodeError {
         self.error_back(1, problem)
     }

@@ -1,8 +1,9 @@
-//! Rows of one database as rows of another.
+//! The conversion of rows of one database to rows of another.
 //!
-//! The binary form of an array names its elements' type, and that of a composite its fields', by numbers that every database gives out
-//! anew for the types that users define. A column that has another type in the table than it had in the rows is therefore written as
-//! values, and these in the table's own types.
+//! The binary form of an array contains the OID of its elements' type, and that of a composite
+//! those of its fields' types. Each database assigns its own OIDs to user-defined types. A column
+//! whose type differs between the rows and the table is therefore converted to values, and these
+//! are encoded in the table's own types.
 
 use std::borrow::Cow;
 
@@ -11,24 +12,26 @@ use laredo_core::{Cell, Column, Oid, Schema, Tuple, TupleRef, TypeKind, project_
 use super::RestoreError;
 use crate::catalog::{Definition, type_def};
 
-/// PostgreSQL's own types have lower numbers, which are the same everywhere.
+/// The first OID of user-defined types. PostgreSQL's own types have lower OIDs, which are the same
+/// everywhere.
 const USER_DEFINED: Oid = 16_384;
 
-/// Amounts of money are numbers whose decimals `lc_monetary` decides.
+/// The OID of `money`. Amounts are numbers whose decimals `lc_monetary` decides.
 const MONEY: Oid = 790;
 const MONEY_ARRAY: Oid = 791;
 
-/// How the rows' cells become cells of the table.
+/// The conversion of the rows' cells to cells of the table.
 #[derive(Debug)]
 pub(super) enum Fit {
-    /// They are.
+    /// The cells are used unchanged.
     AsItIs,
-    /// Some are written anew: those of which it is true here.
+    /// Some cells are encoded again: those of the columns that are true here.
     Anew(Schema, Vec<bool>),
 }
 
 impl Fit {
-    /// Between rows of `schema` and a table. A column that the table does not have is left to PostgreSQL, which says so.
+    /// Compares rows of `schema` with a table. PostgreSQL itself reports a column that the table
+    /// lacks.
     pub(super) fn between(schema: &Schema, table: &Definition) -> Fit {
         let types = table.types.iter().map(|facts| (facts.oid, type_def(facts))).collect();
         let column = |column: &Column| {
@@ -52,10 +55,10 @@ impl Fit {
         if differ.contains(&true) { Fit::Anew(table, differ) } else { Fit::AsItIs }
     }
 
-    /// A row of `schema` as one of the table.
+    /// Returns a row of `schema` as a row of the table.
     ///
     /// # Errors
-    /// When a value is none of the type that its column has in the table.
+    /// Fails if a value is invalid for the type that its column has in the table.
     pub(super) fn row<'a>(&self, schema: &Schema, row: &'a Tuple) -> Result<Cow<'a, Tuple>, RestoreError> {
         match self {
             Fit::AsItIs => Ok(Cow::Borrowed(row)),
@@ -79,7 +82,7 @@ fn anew(schema: &Schema, table: &Schema, differ: &[bool], row: TupleRef<'_>) -> 
     Ok(fitting.as_ref().to_tuple())
 }
 
-/// Whether a type is the same in both, in all that it is made of.
+/// Returns true if a type, with all types that it consists of, is the same in both schemas.
 fn is_same(ours: &Schema, oid: Oid, theirs: &Schema, other: Oid) -> bool {
     if matches!(oid, MONEY | MONEY_ARRAY) && ours.money_decimals() != theirs.money_decimals() {
         return false;
@@ -95,7 +98,7 @@ fn is_same(ours: &Schema, oid: Oid, theirs: &Schema, other: Oid) -> bool {
         }
         TypeKind::Composite(fields) => fields.iter().map(|(_, part)| *part).collect(),
     };
-    // No type is part of itself.
+    // The recursion ends, since no type is part of itself.
     one == two && parts.into_iter().all(|part| is_same(ours, part, theirs, part))
 }
 

@@ -1,10 +1,11 @@
-//! The rows of a table replaced in place, without a change to rows of other tables.
+//! Replacing the rows of a table in place, without changing rows of other tables.
 //!
-//! Deleting all rows and inserting them again would carry out every `ON DELETE CASCADE` that points
-//! at the table. So the new rows go into a temporary table first. Where the table is unique by the
-//! archive's key, rows that stay are updated, and only those that the archive lacks are deleted.
-//! Whatever still changes a row of another table (a foreign key's action, a trigger, a rule) shows
-//! in PostgreSQL's own counts of the transaction, which is then rolled back.
+//! Deleting all rows and inserting them again would run every `ON DELETE CASCADE` that refers to
+//! the table. So the new rows are first written to a temporary table. If the table is unique by the
+//! archive's key, rows that stay are updated, and only those that the archive lacks are deleted. A
+//! foreign key's action, a trigger or a rule may still change a row of another table. Such a change
+//! shows in PostgreSQL's own counts of the transaction, which is then rolled back unless the caller
+//! allows it.
 
 use std::collections::BTreeMap;
 
@@ -15,31 +16,31 @@ use super::RestoreError;
 use crate::catalog::quoted;
 use crate::transport::{Connection, Row, TransportError};
 
-/// A table whose rows are to be replaced by those of a temporary one.
+/// A table whose rows are replaced by those of a temporary table.
 #[derive(Debug)]
 pub(super) struct Replacement {
     table: TableName,
     oid: Oid,
-    /// The table as `FROM` has it: partitions are its rows, inheriting tables are not.
+    /// The table as written after `FROM`: with its partitions, but without inheriting tables.
     target: String,
-    /// The temporary table. It has the table's name, so that PostgreSQL's messages name what the
-    /// operator knows.
+    /// The temporary table. It has the table's name, so that PostgreSQL's messages name a table
+    /// that the operator knows.
     stage: String,
     columns: Vec<String>,
     key: Vec<String>,
-    /// Columns that PostgreSQL numbers itself and refuses to update.
+    /// The columns with `GENERATED ALWAYS AS IDENTITY`, which PostgreSQL refuses to update.
     identities: Vec<String>,
     is_keyed: bool,
 }
 
-/// Rows of another table that a replacement has changed.
+/// Another table whose rows a replacement has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TouchedTable {
-    /// Its name, quoted where SQL needs that.
+    /// The name of the table, quoted if SQL requires it.
     pub name: String,
-    /// Rows inserted, updated and deleted.
+    /// The numbers of rows inserted, updated and deleted.
     pub counts: [u64; 3],
-    /// The foreign keys that did it, or else the triggers and rules that can have.
+    /// The foreign keys that changed the rows, or else the triggers and rules that may have.
     pub causes: Vec<String>,
 }
 
@@ -51,13 +52,13 @@ impl std::fmt::Display for TouchedTable {
     }
 }
 
-/// Where one statement does not do: unique and exclusion constraints that hold in the end, but not
-/// after each row; a column that cannot be updated; a rule.
+/// The SQLSTATEs for which one statement is not enough. They cover unique and exclusion constraints
+/// that hold in the end but not after each row, a column that cannot be updated, and a rule.
 const NEEDS_TWO: [&str; 4] = ["23505", "23P01", "428C9", "0A000"];
 
 impl Replacement {
-    /// Locks the table against other writers, and makes the temporary one. `is_parted` tells a
-    /// partitioned table from a plain one.
+    /// Locks the table against other writers and creates the temporary table. `is_parted` is true
+    /// for a partitioned table.
     pub(super) async fn begin(
         connection: &mut Connection,
         table: &TableName,
@@ -65,7 +66,7 @@ impl Replacement {
         schema: &Schema,
         is_parted: bool,
     ) -> Result<Replacement, RestoreError> {
-        // A temporary table hides a catalogue of the same name.
+        // A temporary table hides a catalog table of the same name.
         let stage = if table.table.starts_with("pg_") { "laredo_restored" } else { &table.table };
         let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
         let mut replacement = Replacement {
@@ -83,7 +84,7 @@ impl Replacement {
         connection.simple_query(&lock).await?;
         replacement.identities = replacement.read_identities(connection).await?;
         replacement.is_keyed = replacement.has_unique_key(connection).await?;
-        // A column that the table lacks is named by PostgreSQL.
+        // PostgreSQL's error names a column that the table lacks.
         let stage = format!(
             "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA; SET CONSTRAINTS ALL DEFERRED",
             replacement.stage,
@@ -94,7 +95,7 @@ impl Replacement {
         Ok(replacement)
     }
 
-    /// Where the new rows have to be put.
+    /// Returns the name of the temporary table, which takes the new rows.
     pub(super) fn stage(&self) -> &str {
         &self.stage
     }
@@ -102,8 +103,8 @@ impl Replacement {
     /// Makes the table's rows those of the temporary table, of which there are `expected`.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, rows of other tables would change and `allows_cascade` is not set,
-    /// or triggers keep rows away.
+    /// Fails if PostgreSQL refuses, if rows of other tables would change and `allows_cascade` is
+    /// not set, or if triggers keep rows away.
     pub(super) async fn apply(
         &self,
         connection: &mut Connection,
@@ -116,7 +117,7 @@ impl Replacement {
             true => match self.update_by_key(connection).await {
                 Err(TransportError::Server(error)) if NEEDS_TWO.contains(&error.code.as_str()) => {
                     connection.simple_query("ROLLBACK TO SAVEPOINT by_key").await?;
-                    // PostgreSQL counts what was rolled back, too.
+                    // PostgreSQL also counts changes that were rolled back.
                     before = counts(connection).await?;
                     self.delete_and_insert(connection).await
                 }
@@ -125,8 +126,7 @@ impl Replacement {
             false => self.delete_and_insert(connection).await,
         };
         done.map_err(|error| self.explained(error))?;
-        // Triggers that wait for the end of the transaction run now, so that their changes are
-        // counted.
+        // Deferred triggers run now, so that their changes are counted.
         connection.simple_query("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(|error| self.explained(error))?;
         let touched = self.touched(connection, &before).await?;
         if !touched.is_empty() && !allows_cascade {
@@ -141,7 +141,7 @@ impl Replacement {
     }
 
     /// Deletes the rows that are gone, updates those that differ, and inserts those that are new,
-    /// in one statement. Foreign keys are checked after it, against the rows as they are then.
+    /// in one statement. Foreign keys are checked after it, against the resulting rows.
     async fn update_by_key(&self, connection: &mut Connection) -> Result<(), TransportError> {
         let (target, stage) = (&self.target, &self.stage);
         let same_key = self.pairs(self.key.iter(), " AND ", |column| format!("old.{column} = new.{column}"));
@@ -152,8 +152,8 @@ impl Replacement {
         let is_gone = "(SELECT count(*) FROM gone) >= 0";
         let (changed, is_changed) = match assigned.is_empty() {
             true => (String::new(), String::new()),
-            // Bytes are compared: equal values may differ in scale or case, and some types have no
-            // equality at all.
+            // The comparison is of bytes: equal values may differ in scale or case, and some types
+            // have no equality operator.
             false => (
                 format!(
                     ", changed AS (UPDATE {target} AS old SET {assigned} FROM {stage} AS new \
@@ -190,7 +190,7 @@ impl Replacement {
         self.pairs(self.columns.iter(), ", ", ToOwned::to_owned)
     }
 
-    /// Something for each column, whose name is quoted.
+    /// Joins the result of `each` for each column, whose name is quoted.
     fn pairs<'a>(&self, of: impl Iterator<Item = &'a String>, between: &str, each: impl Fn(&str) -> String) -> String {
         of.map(|column| each(&quoted(column))).collect::<Vec<_>>().join(between)
     }
@@ -204,8 +204,8 @@ impl Replacement {
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
     }
 
-    /// Whether the table can have no two rows of one key. An identity outside of the key could not
-    /// be updated.
+    /// Returns true if a unique index rules out two rows of one key. An identity column outside the
+    /// key could not be updated, so it makes the result false.
     async fn has_unique_key(&self, connection: &mut Connection) -> Result<bool, TransportError> {
         let is_updatable =
             self.identities.iter().all(|column| self.key.contains(column) || !self.columns.contains(column));
@@ -233,7 +233,7 @@ impl Replacement {
         }
     }
 
-    /// Other tables whose rows have changed since `before`, by PostgreSQL's counts.
+    /// Returns the other tables whose rows have changed since `before`, by PostgreSQL's counts.
     async fn touched(&self, connection: &mut Connection, before: &Counts) -> Result<Vec<TouchedTable>, TransportError> {
         let own = self.partitions(connection).await?;
         let changed = |(oid, after): (Oid, [u64; 3])| {
@@ -251,13 +251,13 @@ impl Replacement {
         Ok(touched)
     }
 
-    /// The table, and the partitions that its rows are in.
+    /// Returns the table and its partitions.
     async fn partitions(&self, connection: &mut Connection) -> Result<Vec<Oid>, TransportError> {
         let sql = format!("SELECT {0}::oid UNION SELECT relid::oid FROM pg_partition_tree({0})", self.oid);
         Ok(connection.simple_query(&sql).await?.iter().map(|row| number(Some(row), 0)).collect())
     }
 
-    /// A table's name, and what can have changed its rows.
+    /// Returns a table's name, and the possible causes of changes to its rows.
     async fn causes(
         &self,
         connection: &mut Connection,
@@ -300,10 +300,10 @@ impl Replacement {
     }
 }
 
-/// Rows inserted, updated and deleted in this transaction, by table.
+/// The numbers of rows inserted, updated and deleted in this transaction, by table.
 type Counts = BTreeMap<Oid, [u64; 3]>;
 
-/// The transaction's counts, without temporary tables.
+/// Reads the transaction's counts, without those of temporary tables.
 async fn counts(connection: &mut Connection) -> Result<Counts, TransportError> {
     let sql = "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid \
                WHERE c.relpersistence <> 't' AND n_tup_ins + n_tup_upd + n_tup_del > 0";
@@ -311,8 +311,8 @@ async fn counts(connection: &mut Connection) -> Result<Counts, TransportError> {
     Ok(connection.simple_query(sql).await?.iter().map(row).collect())
 }
 
-/// Makes sure that PostgreSQL counts changed rows. It does unless an administrator has turned that
-/// off.
+/// Makes sure that PostgreSQL counts changed rows, which is its default. Turns the counts on for
+/// this transaction if an administrator has turned them off.
 async fn watch_counts(connection: &mut Connection) -> Result<(), RestoreError> {
     let found = connection.simple_query("SELECT 1 WHERE current_setting('track_counts') = 'on'").await?;
     if found.is_empty() {

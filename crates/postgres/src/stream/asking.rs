@@ -1,18 +1,20 @@
-//! When PostgreSQL is asked how far it is.
+//! The decision when to ask PostgreSQL for its position.
 
 use laredo_core::Lsn;
 
-/// It is asked where the position has not moved since it last heard from us.
+/// The rule for asking PostgreSQL for its position: ask if ours has not moved since the last status
+/// message.
 ///
-/// Nothing else counts, and messages least of all: those of a long transaction that is open come one after the other, and do not move the
-/// position. A server that has something to send all the time may not say by itself how far it is.
+/// Received messages do not count. The changes of a long open transaction arrive one after the
+/// other without moving the position. A server that is always sending may not report its position
+/// by itself.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
     told: Lsn,
 }
 
 impl Asking {
-    /// Whether to ask now, with the position as it is.
+    /// Returns true if PostgreSQL should be asked now, given the current position.
     pub(super) fn is_due(&mut self, position: Lsn) -> bool {
         std::mem::replace(&mut self.told, position) == position
     }

@@ -1,19 +1,19 @@
-//! How long to wait before the next attempt.
+//! The delay before the next attempt to connect.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// How a lost connection is made again.
+/// The options for making a lost connection again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReconnectOptions {
-    /// Attempts in a row that may fail; `None` is no limit.
+    /// The maximum number of consecutive failures. `None` is no limit.
     pub attempts_max: Option<u32>,
-    /// The wait before the first attempt.
+    /// The longest wait after the first failure.
     pub backoff_initial: Duration,
-    /// No wait is longer.
+    /// The upper bound of every wait.
     pub backoff_max: Duration,
-    /// Each wait is longer than the one before by this factor.
+    /// The factor between one wait and the next.
     pub multiplier: f64,
 }
 
@@ -29,8 +29,9 @@ impl Default for ReconnectOptions {
 }
 
 impl ReconnectOptions {
-    /// The wait after `failed` attempts in a row, between half and all of what the options say, so that many do not
-    /// come back at once; `None` when no attempt is left.
+    /// Returns the wait after `failed` consecutive failures. It is random, from half of the
+    /// computed wait to all of it, so that clients do not all reconnect at once. `None` if no
+    /// attempt is left.
     pub fn delay(&self, failed: u32, rng: &mut impl Rng) -> Option<Duration> {
         if self.attempts_max.is_some_and(|max| failed >= max) {
             return None;

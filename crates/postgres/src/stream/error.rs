@@ -1,4 +1,4 @@
-//! Why a connection's stream ended.
+//! The errors that end the stream of a connection.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ pub(super) enum StreamError {
     Transport(#[from] TransportError),
     #[error(transparent)]
     Assemble(#[from] AssembleError),
-    /// Nothing will mend it but a person.
+    /// An error that only an operator can fix.
     #[error("{0}")]
     Definite(String),
-    /// The database no longer has what was sent.
+    /// The database no longer contains what was sent.
     #[error("{what}")]
     Forked {
-        /// What happened.
+        /// A description of the event.
         what: String,
         /// The newest position that both histories are known to share.
         common: Lsn,
     },
-    /// Nothing that it says of its WAL counts yet.
+    /// The server is in recovery, so the end of its WAL does not count yet.
     #[error("the server is a standby, or still recovers what it wrote")]
     Recovering,
     #[error("PostgreSQL ended the stream: it shuts down")]
@@ -38,10 +38,11 @@ pub(super) enum StreamError {
     /// PostgreSQL has not noticed yet that the last connection has ended.
     #[error("process {0} of PostgreSQL still serves the connection before this one")]
     Lingering(i32),
-    /// The consumer took nothing for too long. The connection is given up, so that PostgreSQL can shut down.
+    /// The consumer accepted nothing for too long. The connection is closed, so that PostgreSQL can
+    /// shut down.
     #[error("no room for what commits since {0:?}")]
     NoRoom(Duration),
-    /// The next connection makes the slot again.
+    /// An operator reset the source. The next connection creates the slot again.
     #[error("an operator reset the source")]
     Reset,
     #[error("nobody takes the events any more")]
@@ -51,13 +52,13 @@ pub(super) enum StreamError {
 impl StreamError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            // What the start of the next connection finds out more about.
+            // The start of the next connection finds out more about these errors.
             StreamError::Transport(error) => {
                 let unusable = error.server().is_some_and(|server| server.code == "55000");
                 let unreadable = self.is_internal() || self.is_beyond_limit() || self.concerns_slot_or_publication();
                 error.is_transient() || unusable || unreadable
             }
-            // A disk may become empty again; a message stays what it is.
+            // A disk may get free space again, but an invalid message stays invalid.
             StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_) | AssembleError::Mismatch(_)),
             StreamError::Recovering
             | StreamError::Ended
@@ -71,7 +72,8 @@ impl StreamError {
         }
     }
 
-    /// Returns what happened where the database no longer has what was sent, and what both histories share.
+    /// Returns a description of the fork and the newest shared position, if the database no longer
+    /// contains what was sent.
     pub(super) fn as_fork(&self) -> Option<(String, Lsn)> {
         match self {
             StreamError::Forked { what, common } => Some((what.clone(), *common)),
@@ -80,7 +82,8 @@ impl StreamError {
         }
     }
 
-    /// Whether PostgreSQL failed by itself (SQLSTATE class XX): the same may go well the next time, or never.
+    /// Returns true for an internal error of PostgreSQL (SQLSTATE class XX). The next attempt may
+    /// succeed or fail in the same way.
     pub(super) fn is_internal(&self) -> bool {
         match self {
             StreamError::Transport(error) => error.server().is_some_and(|server| server.code.starts_with("XX")),
@@ -88,8 +91,8 @@ impl StreamError {
         }
     }
 
-    /// Returns true if PostgreSQL cannot send a change because of its size: the old and the new row have to fit into one message
-    /// of 1 GB. It would fail in the same way each time.
+    /// Returns true if a change is too large for PostgreSQL to send. The old and the new row have
+    /// to fit into one message of 1 GB. Each attempt fails in the same way.
     pub(super) fn is_beyond_limit(&self) -> bool {
         match self {
             StreamError::Transport(error) => error.server().is_some_and(|server| server.code == "54000"),
@@ -97,8 +100,9 @@ impl StreamError {
         }
     }
 
-    /// Whether PostgreSQL misses the slot, the publication (which it looks up as of each change: one that was made after
-    /// the slot is missed for ever), or WAL that the slot needs.
+    /// Returns true if PostgreSQL cannot find the slot, the publication, or WAL that the slot
+    /// needs. PostgreSQL looks up the publication as of each change. A publication created after
+    /// the slot is therefore missing permanently.
     pub(super) fn concerns_slot_or_publication(&self) -> bool {
         match self {
             StreamError::Transport(error) => {

@@ -1,21 +1,22 @@
-//! Events that wait for the consumer, and looks at the catalogue that they wait for.
+//! The queue of events for the consumer, with the catalog checks that they wait for.
 
 use std::collections::VecDeque;
 
 use laredo_core::Xid;
 use laredo_engine::source::SourceEvent;
 
-/// Something that comes before all that follows it.
+/// An item that has to be handled before those behind it.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Goes to the consumer.
+    /// An event for the consumer.
     Event(SourceEvent),
-    /// The definitions have to be looked at once this transaction is visible: it has changed one.
+    /// A check of the definitions, once this transaction is visible. It has changed a definition.
     Look(Xid),
 }
 
-/// Puts what a message has completed behind what waits. A transaction that has changed a definition, and all that follows, waits for a
-/// look: until then the table's rows may be others than those that are known.
+/// Appends the events that a message has completed. A transaction that has changed a definition,
+/// and everything after it, waits for a check. Until then the table's rows may not match the known
+/// definition.
 pub(super) fn enqueue(queue: &mut VecDeque<Pending>, fresh: &mut VecDeque<SourceEvent>, ddl: Option<Xid>) {
     let commit = match ddl {
         Some(_) => fresh.pop_back_if(|event| matches!(event, SourceEvent::Commit(_))),

@@ -1,48 +1,50 @@
-//! The proof that the database still contains what was sent: PostgreSQL sends the newest commits again, and each is compared.
+//! The proof that the database still contains what was sent: PostgreSQL sends the newest commits
+//! again, and each is compared.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use laredo_core::{CommitMark, Lsn};
 use laredo_engine::source::TableIndex;
 
-/// Commits that are remembered one by one, and behind which the acknowledged position stays.
+/// The number of commits that are remembered one by one. The acknowledged position stays before
+/// them.
 const COMMITS_KEPT: usize = 8;
-/// Commits after the acknowledged position are remembered in so many groups: a table that is kept in snapshots alone
-/// acknowledges hours of them at once.
+/// The maximum number of groups that remember the commits after the acknowledged position. A table
+/// that is only kept in snapshots acknowledges hours of commits at once.
 const GROUPS_MAX: usize = 4096;
-/// The acknowledged position stays behind a commit no longer than until the WAL has grown by so much: PostgreSQL must not
-/// keep WAL for a table in which nothing happens.
+/// The WAL that may follow a commit while the acknowledged position still stays before it, in
+/// bytes. PostgreSQL must not keep WAL for a table that does not change.
 const HELD_BYTES_MAX: u64 = 16 << 20;
 
-/// The state of a table that an earlier run has kept.
+/// A table's state that an earlier run has kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptTable {
-    /// The table.
+    /// The index of the table.
     pub table: TableIndex,
-    /// Every commit up to here was kept.
+    /// The position up to which every commit was kept.
     pub position: Lsn,
-    /// The newest commit of any table up to there; all zeros where it is unknown.
+    /// The newest commit of any table up to that position; all zeros if it is unknown.
     pub mark: CommitMark,
 }
 
-/// A commit that was sent, and where its record begins: a stream from there sends it again.
+/// A commit that was sent, with the start of its record. A stream from there sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SentCommit {
     begins: Lsn,
     mark: CommitMark,
 }
 
-/// The newest commits that the stream has sent, of all tables that are followed.
+/// The newest commits that the stream has sent, of all followed tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SentCommits {
     newest: VecDeque<SentCommit>,
-    /// Every commit after this is in `newest`, or was before it was full.
+    /// The position after which every sent commit is in `newest`.
     from: Lsn,
-    /// All commits since the oldest that the acknowledged position has to stay behind.
+    /// All commits from the oldest one that the acknowledged position has to stay before.
     groups: VecDeque<Group>,
 }
 
-/// Commits in a row.
+/// A run of consecutive commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Group {
     /// The start of the first commit record.
@@ -54,12 +56,12 @@ struct Group {
 }
 
 impl SentCommits {
-    /// Begins again behind a position.
+    /// Starts again after a position.
     pub(crate) fn begin(&mut self, from: Lsn) {
         *self = SentCommits { from, ..SentCommits::default() };
     }
 
-    /// Adds a commit.
+    /// Adds a commit, unless it is not newer than the newest.
     pub(crate) fn note(&mut self, begins: Lsn, mark: CommitMark) {
         if self.newest.back().is_some_and(|newest| newest.mark.end >= mark.end) {
             return;
@@ -76,12 +78,12 @@ impl SentCommits {
         }
     }
 
-    /// The newest commit; all zeros where none is known.
+    /// Returns the newest commit; all zeros if none is known.
     pub(crate) fn newest(&self) -> CommitMark {
         self.newest.back().map(|commit| commit.mark).unwrap_or_default()
     }
 
-    /// Makes one group of each two, but for the newest.
+    /// Joins groups pairwise, except the newest ones.
     fn join_groups(&mut self) {
         let newest = self.groups.split_off(self.groups.len() - COMMITS_KEPT);
         let groups: Vec<Group> = self.groups.drain(..).collect();
@@ -89,8 +91,8 @@ impl SentCommits {
         self.groups = groups.chunks(2).filter_map(join).chain(newest).collect();
     }
 
-    /// Returns the position that may be acknowledged: the newest commits before it can be sent again, unless they are far
-    /// behind.
+    /// Returns the position that may be acknowledged. PostgreSQL can send the newest commits before
+    /// `acknowledged` again, unless they are far behind.
     pub(crate) fn hold(&self, acknowledged: Lsn) -> Lsn {
         let before = self.before(acknowledged);
         let near = Lsn(acknowledged.0.saturating_sub(HELD_BYTES_MAX));
@@ -99,7 +101,7 @@ impl SentCommits {
         held.map_or(acknowledged, |held| acknowledged.min(held.begins))
     }
 
-    /// Forgets what no later acknowledged position has to stay behind.
+    /// Forgets the commits that no later acknowledged position has to stay before.
     pub(crate) fn forget(&mut self, acknowledged: Lsn) {
         self.groups.drain(..self.before(acknowledged).saturating_sub(COMMITS_KEPT));
     }
@@ -108,7 +110,8 @@ impl SentCommits {
         self.groups.partition_point(|group| group.first <= acknowledged)
     }
 
-    /// Returns where a stream has to begin so that it sends the commits again, and what it must send.
+    /// Returns the position where a stream has to begin so that it sends the commits again, and the
+    /// proof that it has to give.
     fn prove(&self, tables: usize, confirmed: Lsn, resume: Lsn) -> (Lsn, Proof) {
         let begins = self.newest.front().map_or(self.from, |oldest| oldest.begins);
         let from = begins.max(confirmed).min(resume);
@@ -123,23 +126,23 @@ impl SentCommits {
 #[error("{what}: its storage was put back to an earlier state, or another server took its place")]
 pub struct Mismatch {
     what: String,
-    /// The newest commit that both have.
+    /// The newest commit that both histories contain.
     pub(crate) common: Lsn,
 }
 
-/// The commits that a stream has to send again before anything new is believed.
+/// The commits that a stream has to send again before anything new is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proof {
-    /// Commits that must come.
+    /// The commits that have to arrive.
     expected: VecDeque<CommitMark>,
-    /// No other commit may come of a table between these positions.
+    /// For each table, a range of positions (start excluded) in which no other commit may arrive.
     tables: BTreeMap<TableIndex, (Lsn, Lsn)>,
-    /// The newest commit that came.
+    /// The newest expected commit that has arrived.
     common: Lsn,
 }
 
 impl Proof {
-    /// Takes a commit that came, which changed these tables.
+    /// Checks a commit that has arrived and that changed these tables.
     pub(crate) fn commit(
         &mut self,
         mark: CommitMark,
@@ -167,7 +170,8 @@ impl Proof {
         }
     }
 
-    /// Everything up to a position has come. Returns whether the proof is complete.
+    /// Checks that nothing expected is missing up to a position. Returns true if the proof is
+    /// complete.
     pub(crate) fn reached(&mut self, position: Lsn) -> Result<bool, Mismatch> {
         match self.expected.front() {
             Some(expected) if expected.end <= position => Err(self.missing(*expected)),
@@ -186,7 +190,7 @@ impl Proof {
     }
 }
 
-/// The start of a stream, and what it has to prove first.
+/// The start of a stream, and the proof that it has to give first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Beginning {
     pub(super) from: Lsn,
@@ -194,25 +198,26 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// Nothing has to be proven.
+    /// Begins at a position without a proof.
     pub(super) fn at(from: Lsn) -> Beginning {
         Beginning { from, proof: None }
     }
 
-    /// After another connection of this run, to a server that may have been restarted meanwhile.
+    /// Begins after another connection of this run. The server may have been restarted in the
+    /// meantime.
     ///
     /// # Errors
-    /// When the slot was moved beyond the commits that prove it.
+    /// Fails if the slot was moved beyond the commits that prove the history.
     pub(super) fn again(sent: &SentCommits, tables: usize, confirmed: Lsn, resume: Lsn) -> Result<Beginning, Mismatch> {
         check_slot(sent.newest(), confirmed, resume)?;
         let (from, proof) = sent.prove(tables, confirmed, resume);
         Ok(Beginning { from, proof: Some(proof) })
     }
 
-    /// After an earlier run, which has kept this.
+    /// Begins after an earlier run that has kept these tables.
     ///
     /// # Errors
-    /// As above.
+    /// Fails if the slot was moved beyond the commits that prove the history.
     pub(super) fn after_restart(kept: &[KeptTable], confirmed: Lsn, resume: Lsn) -> Result<Beginning, Mismatch> {
         let known = || kept.iter().filter(|kept| kept.mark.known().is_some());
         known().try_for_each(|kept| check_slot(kept.mark, confirmed, kept.position))?;
@@ -228,7 +233,8 @@ impl Beginning {
     }
 }
 
-/// The slot stays behind the newest commit unless that is far behind: otherwise it is not the one that was followed.
+/// Checks that the slot is before the newest commit, unless that commit is far behind. Any other
+/// slot is not the one that was followed.
 fn check_slot(newest: CommitMark, confirmed: Lsn, position: Lsn) -> Result<(), Mismatch> {
     let is_near = position.0.saturating_sub(newest.end.0) < HELD_BYTES_MAX;
     if newest.known().is_some() && confirmed >= newest.end && confirmed <= position && is_near {
@@ -252,7 +258,7 @@ mod tests {
         KeptTable { table: TableIndex(table), position: Lsn(position), mark: mark(newest) }
     }
 
-    /// Takes commits, each of a table, and then a position.
+    /// Feeds commits, each with its table, and then a position.
     fn take(proof: &mut Proof, commits: &[(CommitMark, usize)], position: u64) -> Result<bool, String> {
         for (mark, table) in commits {
             proof.commit(*mark, [TableIndex(*table)]).map_err(|mismatch| mismatch.to_string())?;
@@ -293,10 +299,11 @@ mod tests {
         let at = |confirmed| Beginning::after_restart(&[kept(0, 1000, 900)], Lsn(confirmed), Lsn(1000));
         assert!(at(899).is_ok());
         assert!(at(900).unwrap_err().to_string().contains("was moved to 0/384"));
-        // It may be where nothing has happened for long.
+        // The slot may be there if nothing has happened for long.
         let idle = KeptTable { position: Lsn(900 + HELD_BYTES_MAX), ..kept(0, 0, 900) };
         assert!(Beginning::after_restart(std::slice::from_ref(&idle), Lsn(2000), idle.position).is_ok());
-        // A version that did not keep commits is believed.
+        // Without a known commit, as from a version that did not keep them, the database is
+        // trusted.
         let old = KeptTable { mark: CommitMark::default(), ..kept(0, 1000, 0) };
         assert_eq!(Beginning::after_restart(&[old], Lsn(1000), Lsn(1000)).unwrap(), Beginning::at(Lsn(1000)));
     }
@@ -324,7 +331,7 @@ mod tests {
         assert!(take(&mut proof.clone(), &[&all[..], &[(mark(10_400), 0)]].concat(), 0).is_err());
         assert!(take(&mut proof.clone(), &all[1..], 0).is_err());
         assert!(take(&mut proof.clone(), &all[..7], 10_500).is_err());
-        // A slot that is further ahead sends fewer.
+        // A slot that is further ahead sends fewer commits.
         let Beginning { from, proof } = Beginning::again(&sent(), 1, Lsn(8950), Lsn(10_500)).unwrap();
         assert_eq!((from, proof.unwrap().expected.len()), (Lsn(8950), 2));
     }

@@ -13,21 +13,22 @@ pub(super) struct Session {
     pub(super) reader: ReplicationReader,
     pub(super) writer: ReplicationWriter,
     pub(super) slot: String,
-    /// Commits that end after this come, and have not been sent before.
+    /// The position after which commits arrive that were not sent before.
     pub(super) resume: Lsn,
-    /// The commits before them that make a proof.
+    /// The proof that the earlier commits have to give.
     pub(super) proof: Option<Proof>,
-    /// What the slot has confirmed.
+    /// The position that the slot has confirmed.
     pub(super) floor: Lsn,
     pub(super) recent: Xid,
-    /// Set where commits before `resume` were never sent.
+    /// The reason, if commits before `resume` were never sent.
     pub(super) restarted: Option<String>,
-    /// Set with `restarted` where nothing proves that the history is still the one that was followed.
+    /// Set with `restarted` if nothing proves that the history is still the one that was followed.
     pub(super) unproven: Option<Fork>,
-    /// Set where the database writes another timeline now, and has everything that was sent.
+    /// Set if the database now writes another timeline and contains everything that was sent.
     pub(super) promoted: Option<SourceIdentity>,
-    /// True where PostgreSQL was started again since the session before.
+    /// True if PostgreSQL was restarted since the last session.
     pub(super) is_server_restarted: bool,
-    /// True for the first session of the run, and behind a fork or a restart: earlier commits are not known.
+    /// True for the first session of the run, and after a fork or a restart of the stream. Earlier
+    /// commits are then unknown.
     pub(super) is_new: bool,
 }

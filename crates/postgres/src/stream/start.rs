@@ -1,4 +1,4 @@
-//! From nothing to a stream: the slot found or made, and where it begins.
+//! Starting a stream: finding or creating the slot, and choosing the position to begin at.
 
 use laredo_core::{Lsn, Xid};
 use laredo_engine::Fork;
@@ -13,61 +13,65 @@ use crate::options::Work;
 use crate::transport::{ReplicationConnection, Row, TransportError};
 use crate::{identity, publication, slot};
 
-/// Which replication slot is used.
+/// The replication slot that is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotMode {
-    /// One that stays in the database, keeps what was not acknowledged, and has this name.
+    /// A slot with this name that stays in the database and keeps what was not acknowledged.
     Stateful {
-        /// Its name: lower-case letters, digits and underscores.
+        /// The name of the slot: lower-case letters, digits and underscores.
         name: String,
     },
-    /// One that lives as long as its connection. After a lost connection every table is copied again.
+    /// A slot that exists as long as its connection. After a lost connection every table is copied
+    /// again.
     Ephemeral {
-        /// How its name begins; the rest makes it unique.
+        /// The start of the slot's name. The rest makes it unique.
         name_prefix: String,
     },
 }
 
-/// Starts the connections of one stream.
+/// The state from which the connections of one stream are started.
 pub(super) struct Start<'a> {
     options: &'a StreamOptions,
-    /// Where the stream goes on; `None` until there was a slot, but for what an earlier run has received.
+    /// The position where the stream resumes. Before the first slot it is the position of an
+    /// earlier run, or `None`.
     pub(super) resume: Option<Lsn>,
-    /// Whether there was a slot in this run.
+    /// True if this run has had a slot.
     has_slot: bool,
-    /// The database as it was when it was last asked.
+    /// The identity of the database at the last check.
     identity: Option<SourceIdentity>,
-    /// The database writes another timeline than was said so far, and has everything that was sent.
+    /// The new identity, if the database has changed its timeline, contains everything that was
+    /// sent, and this was not reported yet.
     promoted: Option<SourceIdentity>,
-    /// When the server was started that is known to have everything that was sent.
+    /// The start time of the server that is known to have everything that was sent.
     proven_with: Option<String>,
-    /// When the server of the present session was started.
+    /// The start time of the server of the current session.
     started: String,
-    /// The state that an earlier run has kept, until a session has proven that it counts.
+    /// The state that an earlier run has kept, until a session has proven that it is valid.
     kept: Vec<KeptTable>,
-    /// The reason why PostgreSQL could not stream from the slot, or missed the publication.
+    /// The reason why PostgreSQL could not stream from the slot, or did not find the publication.
     suspect: Option<String>,
-    /// True if that was the size of a change.
+    /// True if the size of a change was such a reason.
     is_beyond_limit: bool,
-    /// An operator wants the slot to be made again.
+    /// True if an operator wants the slot to be created again.
     reset: bool,
-    /// How often in a row PostgreSQL failed by itself, without having sent anything new.
+    /// The number of consecutive internal errors of PostgreSQL without progress of the stream.
     internal_errors: u32,
     /// The process of PostgreSQL that served the last connection that streamed.
     walsender: Option<i32>,
 }
 
-/// After so many internal errors of PostgreSQL at one place it is taken to be unable to read on from the slot. One alone may pass:
-/// "could not map filenode … to relation OID" was seen where a transaction that had truncated a table was just being rolled back.
+/// The number of internal errors at one position after which PostgreSQL counts as unable to read on
+/// from the slot. A single error may pass. For example, "could not map filenode … to relation OID"
+/// was seen while a transaction that had truncated a table was being rolled back.
 const INTERNAL_ERRORS_MAX: u32 = 3;
 
-/// What a new connection finds.
+/// The state of the server and the slot that a new connection finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Found {
     slot: Option<Slot>,
     wal_end: Lsn,
     timeline: u32,
-    /// When the server was started.
+    /// The start time of the server.
     started: String,
     /// The reason why PostgreSQL could not stream from the slot.
     suspect: Option<String>,
@@ -80,15 +84,16 @@ struct Slot {
     is_lost: bool,
 }
 
-/// What to do about it.
+/// The decision about the slot.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
-    /// Go on with the slot.
+    /// Use the existing slot.
     Use { from: Lsn, restarted: Option<String> },
-    /// Drop it, if it exists, and make it (again).
+    /// Drop the slot, if it exists, and create it.
     Make {
         restarted: Option<String>,
-        /// What there is cannot be gone on with, for this reason; nothing where there is none at a first start.
+        /// The reason why an existing state cannot be continued. `None` if there was none at a
+        /// first start.
         lost: Option<String>,
     },
 }
@@ -113,12 +118,12 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// The next connection drops the slot and makes it again.
+    /// Makes the next connection drop the slot and create it again.
     pub(super) fn reset(&mut self) {
         self.reset = true;
     }
 
-    /// Notes why a connection ended, and whether it had brought the stream forward.
+    /// Records the error that ended a connection, and whether the connection had made progress.
     pub(super) fn failed(&mut self, error: &StreamError, has_progressed: bool) {
         let before = if has_progressed { 0 } else { self.internal_errors };
         self.internal_errors = if error.is_internal() { before + 1 } else { before };
@@ -132,13 +137,14 @@ impl<'a> Start<'a> {
         self.is_beyond_limit |= error.is_beyond_limit();
     }
 
-    /// The history has forked: what was sent means nothing any more.
+    /// Forgets the old history after a fork. Positions that were sent have no meaning anymore.
     pub(super) fn begin_again(&mut self) {
         (self.resume, self.has_slot, self.proven_with, self.promoted) = (None, false, None, None);
         self.kept.clear();
     }
 
-    /// A session has ended at a position. Unless it ended before its proof was complete, the server has all up to there.
+    /// Records that a session has ended at a position. If its proof was complete, the server has
+    /// everything up to there.
     pub(super) fn ended(&mut self, position: Lsn, is_proven: bool) {
         self.resume = Some(position);
         if is_proven {
@@ -147,12 +153,12 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// The database as it was when it was last asked.
+    /// Returns the identity of the database at the last check.
     pub(super) fn identity(&self) -> SourceIdentity {
         self.identity.clone().unwrap_or_default()
     }
 
-    /// The furthest position that was told.
+    /// Returns the highest position that was reported.
     pub(super) fn told(&self) -> Lsn {
         let kept = self.kept.iter().map(|kept| kept.position).max();
         self.resume.unwrap_or_default().max(kept.unwrap_or_default())
@@ -197,11 +203,13 @@ impl<'a> Start<'a> {
         if let Some(reason) = &lost {
             signals.lost(reason);
         }
-        // A slot that goes on keeps what it kept: nobody has to wait again for those who wrote before.
+        // A slot that is continued keeps what it kept: copies need not wait again for earlier
+        // writers.
         if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
             signals.slots.send_modify(|slots| *slots += 1);
         }
-        // Copies may begin now. If this connection fails before it streams, its slot's beginning must not be forgotten.
+        // Copies may begin now. If this connection fails before it streams, the position where its
+        // slot begins must not be forgotten.
         let resume = match (self.resume, &restarted) {
             (Some(resume), None) => resume,
             _ => begins.from,
@@ -232,7 +240,8 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Chooses the start of a stream of an existing slot, so that it proves what was sent before `resume`.
+    /// Chooses the start of a stream of an existing slot, so that it proves what was sent before
+    /// `resume`.
     fn beginning(
         &self,
         sent: &SentCommits,
@@ -241,7 +250,7 @@ impl<'a> Start<'a> {
         is_same_server: bool,
     ) -> Result<Beginning, StreamError> {
         let begins = match &self.proven_with {
-            // The storage of a server that runs is not put back.
+            // The storage of a running server is not restored to an earlier state.
             Some(_) if is_same_server => Ok(Beginning::at(resume)),
             Some(_) => Beginning::again(sent, self.options.tables.len(), confirmed, resume),
             None => Beginning::after_restart(&self.kept, confirmed, resume),
@@ -249,10 +258,11 @@ impl<'a> Start<'a> {
         begins.map_err(|mismatch| StreamError::Assemble(mismatch.into()))
     }
 
-    /// Makes sure that it is the server we know.
+    /// Checks that the server is the same cluster as before, and not in recovery.
     async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<Found, StreamError> {
         const WHAT: &str = "IDENTIFY_SYSTEM";
-        // First, for a server that is promoted meanwhile would still name the old timeline.
+        // The recovery check comes first: a server that is promoted in the meantime would still
+        // name the old timeline.
         let asked = connection.simple_query("SELECT pg_is_in_recovery(), pg_postmaster_start_time()").await?;
         let recovers: String = field(&asked, 0, "pg_is_in_recovery")?;
         if recovers == "t" {
@@ -273,7 +283,7 @@ impl<'a> Start<'a> {
         Ok(Found { timeline: field(&rows, 1, WHAT)?, wal_end: field(&rows, 2, WHAT)?, started, ..Found::default() })
     }
 
-    /// Makes sure that what was sent is still part of the server's history.
+    /// Checks that everything sent is still part of the server's history.
     async fn check_history(
         &mut self,
         connection: &mut ReplicationConnection,
@@ -321,7 +331,8 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// Makes sure that no other process streams from the slot. One that does may move it, and what it has acknowledged is no loss.
+    /// Checks that no other process streams from the slot. Such a process may move the slot, and
+    /// the commits that it acknowledged are not lost.
     async fn check_holder(&self, connection: &mut ReplicationConnection, name: &str) -> Result<(), StreamError> {
         let rows = connection.simple_query(&slot::holder_query(name)).await?;
         match rows.first().and_then(|row| slot::holder_of(row, name)) {
@@ -331,7 +342,7 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// Takes the reason to distrust the slot.
+    /// Takes the reason why PostgreSQL could not stream from the slot, with details.
     async fn suspicion(&mut self, connection: &mut ReplicationConnection) -> Result<Option<String>, StreamError> {
         let Some(reason) = self.suspect.take() else { return Ok(None) };
         Ok(Some(match std::mem::take(&mut self.is_beyond_limit) {
@@ -340,7 +351,8 @@ impl<'a> Start<'a> {
         }))
     }
 
-    /// Names the tables whose changes carry the old row, too. PostgreSQL does not say which change was too large.
+    /// Returns a sentence that names the tables whose changes also carry the whole old row.
+    /// PostgreSQL does not say which change was too large.
     async fn likely_too_large(&self, connection: &mut ReplicationConnection) -> Result<String, StreamError> {
         let sql = format!(
             "SELECT t.schemaname || '.' || t.tablename FROM pg_catalog.pg_publication_tables t \
@@ -363,7 +375,8 @@ impl<'a> Start<'a> {
     fn slot_name(&self, connection: &ReplicationConnection) -> String {
         match &self.options.slot {
             SlotMode::Stateful { name } => name.clone(),
-            // Unique: a lingering slot of this name would belong to a live process of this number.
+            // The name is unique: a remaining slot of this name would belong to a live process with
+            // this ID.
             SlotMode::Ephemeral { name_prefix } => format!("{name_prefix}_{}", connection.process_id()),
         }
     }
@@ -385,13 +398,14 @@ impl<'a> Start<'a> {
             )));
         }
         Ok(Some(Slot {
-            // A lost slot may have none.
+            // A lost slot may have no position.
             confirmed: field(&rows, 0, "confirmed_flush_lsn").unwrap_or(Lsn::ZERO),
             is_lost: is(1),
         }))
     }
 
-    /// Makes the slot, after dropping it if it exists, and returns the position from which it keeps what commits.
+    /// Creates the slot, after dropping it if it exists. Returns the position from which it keeps
+    /// commits.
     async fn make(&self, connection: &mut ReplicationConnection, name: &str, exists: bool) -> Result<Lsn, StreamError> {
         if exists {
             connection.simple_query(&format!("DROP_REPLICATION_SLOT {}", quoted(name))).await?;
@@ -406,7 +420,8 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Describes what happened where the server does not continue after `told` on `timeline`.
+/// Returns a description of the event if the server's history does not contain the highest reported
+/// position on `timeline`.
 fn another_history(found: &Found, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
     if told == Lsn::ZERO {
         return None;
@@ -445,7 +460,7 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
         return make(format!("PostgreSQL can no longer stream from replication slot {name} ({reason})"));
     }
     match resume {
-        // It would silently begin at its own position.
+        // PostgreSQL would silently begin at the slot's own position.
         Some(resume) if resume < slot.confirmed => Plan::Use {
             from: slot.confirmed,
             restarted: Some(format!(
@@ -457,7 +472,8 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
     }
 }
 
-/// Without an exported snapshot: reading under one can destroy rows of the source. From 17 on, a slot that stays is kept ready on the
+/// Returns the command that creates a slot. It exports no snapshot: reading under an exported one
+/// can destroy rows of the source. From PostgreSQL 17 on, a permanent slot is synchronized to the
 /// standbys that are set up for it, so that it survives a failover.
 fn create_slot(name: &str, mode: &SlotMode, major_version: u32) -> String {
     let name = quoted(name);
@@ -476,7 +492,7 @@ fn create_slot(name: &str, mode: &SlotMode, major_version: u32) -> String {
 
 fn start_replication(slot: &str, from: Lsn, publication: &str, has_messages: bool) -> String {
     let messages = if has_messages { ", messages 'true'" } else { "" };
-    // A list of identifiers within a literal.
+    // The option is a list of identifiers within a literal.
     let publications = literal(&quoted(publication));
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {publications}, binary 'true', \

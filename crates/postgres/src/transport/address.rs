@@ -1,4 +1,4 @@
-//! The addresses of a host, tried one after another.
+//! The addresses of a host, and connecting to the first one that answers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,9 +14,9 @@ use tokio::time::sleep;
 use super::open::BoxStream;
 use crate::options::{ConnectionOptions, Host};
 
-/// A peer that is gone without a word is noticed after this and ten seconds more.
+/// The idle time before keepalive probes. A vanished peer is noticed ten seconds after it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// The time that an address has before the next one is tried beside it.
+/// The time that an address has before the next one is tried in parallel.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// The addresses that were not tried yet.
@@ -44,7 +44,7 @@ impl Addresses {
         }
     }
 
-    /// Connects to the first address that answers. Those that were tried are not tried again.
+    /// Connects to the first address that answers. Addresses that were tried are not tried again.
     pub(super) async fn connect(&mut self, options: &ConnectionOptions) -> io::Result<BoxStream> {
         match self {
             Addresses::Unix(path) => {
@@ -60,7 +60,8 @@ impl Addresses {
     }
 }
 
-/// The resolver opens files and sockets, and its errors do not tell that it could not.
+/// Looks up a host name. The resolver opens files and sockets, but its errors do not say that
+/// descriptors ran out.
 async fn look_up(name: &str, port: u16) -> io::Result<VecDeque<SocketAddr>> {
     loop {
         match lookup_host((name, port)).await {
@@ -76,7 +77,8 @@ fn none_left() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the host has no address")
 }
 
-/// The next address is tried when one has failed, or has not answered for a while.
+/// Connects to the first address that answers. The next address is tried when one has failed, or
+/// has not answered for [`HEAD_START`].
 async fn first_to_answer(addresses: &mut VecDeque<SocketAddr>) -> io::Result<TcpStream> {
     let (mut attempts, mut last_error) = (JoinSet::new(), none_left());
     loop {
@@ -96,7 +98,8 @@ async fn first_to_answer(addresses: &mut VecDeque<SocketAddr>) -> io::Result<Tcp
     }
 }
 
-/// Without the database a server serves old rows, so its connection may use the reserve of descriptors.
+/// Connects to an address. The connection may use the reserve of descriptors, because without the
+/// database laredo serves old rows.
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     loop {
         match TcpStream::connect(address).await {
@@ -111,7 +114,8 @@ fn set_socket_options(stream: &TcpStream, options: &ConnectionOptions) -> io::Re
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(Duration::from_secs(2)).with_retries(5);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&keepalive)?;
-    // What was sent and is not acknowledged keeps TCP from probing: for that there is a time limit of its own.
+    // TCP does not probe while sent data is unacknowledged. A time limit of its own covers that
+    // case.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(options.tcp_user_timeout)?;
     Ok(())
@@ -129,7 +133,7 @@ mod tests {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    /// A listener whose queue is full: the kernel drops what else comes.
+    /// Returns a listener whose queue is full, so that the kernel drops further connections.
     async fn deaf() -> (TcpListener, Vec<TcpStream>) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind(address(0)).unwrap();

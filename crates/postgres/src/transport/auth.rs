@@ -11,15 +11,15 @@ use super::frame::FrameReader;
 use super::open::BoxStream;
 use crate::options::{ChannelBinding, ConnectionOptions};
 
-/// What a password exchange can be bound to.
+/// The channel that a password exchange can be bound to.
 pub(super) enum Binding {
-    /// No TLS.
+    /// A connection without TLS.
     Plain,
-    /// The hash of the server's certificate, where it has one.
+    /// The hash of the server's certificate, if it has one.
     Tls(Option<Vec<u8>>),
 }
 
-/// Does what the server asks for until it is content.
+/// Answers the server's authentication requests until the login is accepted or refused.
 pub(super) async fn authenticate(
     options: &ConnectionOptions,
     frames: &mut FrameReader<BoxStream>,
@@ -52,7 +52,7 @@ pub(super) async fn authenticate(
                 let (mechanism, channel) = mechanism(options, &body, binding).map_err(&refuse)?;
                 let scram = ScramSha256::new(password()?, channel);
                 return exchange(frames, mechanism, scram).await.map_err(|error| match error {
-                    // What goes wrong here is the exchange itself, never the connection's loss.
+                    // A protocol error here concerns the exchange itself, never a lost connection.
                     TransportError::Protocol(problem) => refuse(&problem),
                     other => other,
                 });
@@ -66,7 +66,7 @@ pub(super) async fn authenticate(
     }
 }
 
-/// SCRAM with or without a binding, by what both sides can.
+/// Chooses SCRAM with or without a binding, by what both sides support.
 fn mechanism(
     options: &ConnectionOptions,
     offered: &AuthenticationSaslBody,
@@ -88,7 +88,8 @@ fn mechanism(
         _ if !plain => return Err("the server offers no SASL mechanism that laredo has (SCRAM-SHA-256)"),
         _ => {}
     }
-    // "Unrequested" tells the server that we could have: it notices when somebody between us took its offer away.
+    // "Unrequested" says that this client supports binding. The server then notices if an attacker
+    // on the way has removed its offer.
     let channel = match (binding, options.channel_binding) {
         (Binding::Tls(Some(_)), ChannelBinding::Prefer) => sasl::ChannelBinding::unrequested(),
         _ => sasl::ChannelBinding::unsupported(),
@@ -111,7 +112,7 @@ async fn exchange(
     let Message::AuthenticationSaslFinal(body) = authentication_message(frames).await? else {
         return Err(TransportError::Protocol("SCRAM did not end".to_owned()));
     };
-    // Here the server proves that it knows the password, too.
+    // In this step the server proves that it knows the password, too.
     scram.finish(body.data()).map_err(broken)?;
     match authentication_message(frames).await? {
         Message::AuthenticationOk => Ok(()),

@@ -7,18 +7,18 @@ use postgres_protocol::message::backend::ErrorFields;
 
 use super::sqlstate::{Outlook, outlook};
 
-/// What PostgreSQL said went wrong.
+/// An error that PostgreSQL reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerError {
-    /// `ERROR`, `FATAL` or `PANIC`.
+    /// The severity: `ERROR`, `FATAL` or `PANIC`.
     pub severity: String,
     /// The SQLSTATE.
     pub code: String,
     /// The message, in the server's language.
     pub message: String,
-    /// More of it.
+    /// Details of the error.
     pub detail: Option<String>,
-    /// What PostgreSQL advises.
+    /// PostgreSQL's advice.
     pub hint: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl std::error::Error for ServerError {}
 impl ServerError {
     pub(super) fn read(mut fields: ErrorFields<'_>) -> ServerError {
         let mut error = ServerError::default();
-        // A torn message still says what it says.
+        // The fields of a truncated message are used as far as they go.
         while let Ok(Some(field)) = fields.next() {
             let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
             match field.type_() {
@@ -56,53 +56,53 @@ impl ServerError {
         error
     }
 
-    /// Returns true if the same may succeed later without an operator.
+    /// Returns true if the same statement may succeed later without an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         outlook(&self.code) == Outlook::Passing
     }
 }
 
-/// Why a connection could not do what it was asked.
+/// An error that prevented a connection from doing what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The server cannot be reached.
     #[error("cannot connect to PostgreSQL at {address}: {source}")]
     Connect {
-        /// Where.
+        /// The address of the server.
         address: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection was made and cannot be encrypted as asked.
+    /// The connection was made, but cannot be encrypted as asked.
     #[error("cannot connect to PostgreSQL at {address} by TLS: {problem}")]
     Tls {
-        /// Where.
+        /// The address of the server.
         address: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
-    /// The server did not let us in, or not in the way that was asked for.
+    /// The server refused the login, or the login was not of the kind that was asked for.
     #[error("cannot log in to PostgreSQL at {address}: {problem}")]
     Login {
-        /// Where.
+        /// The address of the server.
         address: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
     /// The connection broke.
     #[error("lost the connection to PostgreSQL: {0}")]
     Lost(#[from] io::Error),
-    /// The server refused.
+    /// The server reported an error.
     #[error("PostgreSQL: {0}")]
     Server(#[from] ServerError),
-    /// The server sent what the protocol does not have.
+    /// The server sent data that the protocol does not allow.
     #[error("PostgreSQL broke its protocol: {0}")]
     Protocol(String),
 }
 
 impl TransportError {
-    /// Whether the same may succeed later without anybody's help.
+    /// Returns true if the same attempt may succeed later without an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -112,8 +112,9 @@ impl TransportError {
         }
     }
 
-    /// Returns true if the same attempt at one table may succeed later without an operator. Whoever looks at the catalogue again
-    /// finds out whether what was missing is gone for good, and a password that is wrong for long is the source's matter.
+    /// Returns true if the same attempt at one table may succeed later without an operator. The
+    /// next catalog read shows whether a missing object is gone permanently. A password that stays
+    /// wrong is an error of the source, not of the table.
     pub(crate) fn may_pass_for_table(&self) -> bool {
         match self {
             TransportError::Connect { .. }
@@ -125,7 +126,7 @@ impl TransportError {
         }
     }
 
-    /// What the server said, if it was the server.
+    /// Returns the server's error, if the server reported one.
     #[must_use]
     pub fn server(&self) -> Option<&ServerError> {
         match self {

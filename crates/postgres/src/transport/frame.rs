@@ -4,27 +4,28 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
 use super::error::{ServerError, TransportError};
 
-/// Tag and length.
+/// The size of a tag and a length, in bytes.
 const HEADER: usize = 5;
-/// PostgreSQL builds its messages in buffers of less than 1 GiB.
+/// The maximum size of a frame. PostgreSQL builds its messages in buffers of less than 1 GiB.
 const FRAME_BYTES_MAX: usize = (1 << 30) + (1 << 16);
-/// Nothing long is said before the login is complete.
+/// The maximum size of a frame before the login is complete. The server sends no long messages
+/// then.
 const LOGIN_FRAME_BYTES_MAX: usize = 1 << 20;
-/// What one read asks for.
+/// The number of bytes that one read asks for.
 const READ_BYTES: usize = 256 * 1024;
-/// A buffer that one large frame has grown beyond this is not kept.
+/// The buffer size up to which a buffer is kept after a large frame.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 
-/// Splits what the server sends into its messages.
+/// A reader that splits the server's bytes into messages.
 pub(super) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
-    /// Bytes of the frame that was handed out last.
+    /// The size of the frame that was returned last, in bytes.
     taken: usize,
     bytes_max: usize,
 }
 
-/// One message, borrowed from the read buffer.
+/// A message, borrowed from the read buffer.
 pub(super) struct Frame<'a>(&'a [u8]);
 
 impl<'a> Frame<'a> {
@@ -36,7 +37,7 @@ impl<'a> Frame<'a> {
         &self.0[HEADER..]
     }
 
-    /// The message taken apart; it is copied for that.
+    /// Parses a copy of the message.
     pub(super) fn message(&self) -> Result<Message, TransportError> {
         match Message::parse(&mut BytesMut::from(self.0)) {
             Ok(Some(message)) => Ok(message),
@@ -45,7 +46,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// What an `ErrorResponse` or `NoticeResponse` says.
+    /// Returns the error in an `ErrorResponse` or `NoticeResponse`.
     pub(super) fn error(&self) -> ServerError {
         match self.message() {
             Ok(Message::ErrorResponse(body)) => ServerError::read(body.fields()),
@@ -60,7 +61,7 @@ impl<'a> Frame<'a> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// A reader that takes only short frames, until [`FrameReader::logged_in`].
+    /// Creates a reader that accepts only short frames, until [`FrameReader::logged_in`].
     pub(super) fn new(from: R) -> FrameReader<R> {
         FrameReader { from, buffer: BytesMut::new(), taken: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
     }
@@ -69,13 +70,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.bytes_max = FRAME_BYTES_MAX;
     }
 
-    /// The next message; the one before it is gone. May be cancelled: nothing is lost.
+    /// Reads the next message and drops the one before it. Cancel safe: no data is lost.
     pub(super) async fn next(&mut self) -> Result<Frame<'_>, TransportError> {
         self.advance().await?;
         Ok(self.frame())
     }
 
-    /// Goes on to the next message and says its tag. May be cancelled: nothing is lost.
+    /// Advances to the next message and returns its tag. Cancel safe: no data is lost.
     pub(super) async fn advance(&mut self) -> Result<u8, TransportError> {
         self.release();
         self.taken = loop {
@@ -87,12 +88,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.buffer[0])
     }
 
-    /// The message that [`FrameReader::advance`] went to.
+    /// Returns the message that [`FrameReader::advance`] has read.
     pub(super) fn frame(&self) -> Frame<'_> {
         Frame(&self.buffer[..self.taken])
     }
 
-    /// Whether [`FrameReader::next`] has a whole message without reading.
+    /// Returns true if [`FrameReader::next`] has a whole message without reading.
     pub(super) fn has_next(&self) -> bool {
         matches!(self.length_at(self.taken), Ok(Some(_)))
     }
@@ -109,13 +110,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// The length of the frame that begins `at`, if all of it has arrived.
+    /// Returns the length of the frame that begins `at`, if all of it has arrived.
     fn length_at(&self, at: usize) -> Result<Option<usize>, TransportError> {
         let rest = &self.buffer[at..];
         let Some(([_, length @ ..], _)) = rest.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
-        // The length counts itself, not the tag.
+        // The length counts itself, but not the tag.
         let length = u32::from_be_bytes(*length) as usize + 1;
         if !(HEADER..=self.bytes_max).contains(&length) {
             return Err(TransportError::Protocol(format!("a message of {length} bytes")));
@@ -124,7 +125,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     async fn fill(&mut self) -> Result<(), TransportError> {
-        // Room grows with what has arrived, not with what a header claims.
+        // The buffer grows with what has arrived, not with what a header claims.
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 2 {
             self.buffer.reserve(READ_BYTES);
         }
@@ -136,7 +137,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 impl<S: AsyncRead + AsyncWrite> FrameReader<S> {
-    /// Parts reading from writing. What is buffered stays with the reader.
+    /// Splits reading from writing. Buffered bytes stay with the reader.
     pub(super) fn split(self) -> (FrameReader<ReadHalf<S>>, WriteHalf<S>) {
         let (from, writer) = tokio::io::split(self.from);
         let reader = FrameReader { from, buffer: self.buffer, taken: self.taken, bytes_max: self.bytes_max };

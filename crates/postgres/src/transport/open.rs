@@ -14,14 +14,14 @@ use super::settings;
 use crate::options::{ConnectionOptions, Host, SslMode};
 use crate::tls;
 
-/// What a socket, encrypted or not, can do.
+/// The operations of a socket, encrypted or not.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A socket, encrypted or not.
 pub(super) type BoxStream = Box<dyn Stream>;
 
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Sql,
@@ -35,7 +35,7 @@ enum Encryption {
     Always,
 }
 
-/// Connects and logs in, within `connect_timeout` for each address, as `sslmode` says.
+/// Connects and logs in as `sslmode` requires, within `connect_timeout` for each address.
 pub(super) async fn open(options: &ConnectionOptions, purpose: Purpose) -> Result<Connection, TransportError> {
     let attempts: &[Encryption] = match (&options.host, options.tls.mode) {
         (Host::Unix(_), _) | (_, SslMode::Disable) => &[Encryption::Never],
@@ -68,11 +68,12 @@ pub(super) async fn cancel(
     let mut request = BytesMut::new();
     frontend::cancel_request(process_id, secret_key, &mut request);
     loop {
-        // Any of the addresses may be that of the session's server. Others do not know the session, and do nothing.
+        // Any of the addresses may be that of the session's server. The others do not know the
+        // session and do nothing.
         let (mut stream, _) = encrypted(options, addresses.connect(options).await.map_err(failed)?, encryption).await?;
         stream.write_all(&request).await?;
         stream.flush().await?;
-        // The server says nothing, and closes the connection once it has sent the signal.
+        // The server sends no reply, and closes the connection once it has sent the signal.
         let _ = stream.read_u8().await;
         if addresses.is_empty() {
             return Ok(());
@@ -80,12 +81,13 @@ pub(super) async fn cancel(
     }
 }
 
-/// `pg_hba.conf` may refuse one kind of connection and take the other.
+/// Returns true if another kind of encryption may succeed. `pg_hba.conf` may accept only encrypted
+/// or only unencrypted connections.
 fn may_depend_on_encryption(error: &TransportError) -> bool {
     matches!(error, TransportError::Tls { .. }) || error.server().is_some_and(|server| server.code == "28000")
 }
 
-/// Tries the addresses until a server lets us in.
+/// Tries the addresses until a server accepts the login.
 async fn attempt(
     options: &ConnectionOptions,
     encryption: Encryption,
@@ -108,11 +110,11 @@ async fn attempt(
     }
 }
 
-/// Another address of the name may lead to a server that answers.
+/// Returns true if another address of the host may lead to a server that answers.
 fn concerns_address(error: &TransportError) -> bool {
     match error {
         TransportError::Connect { .. } | TransportError::Lost(_) => true,
-        // It starts or shuts down.
+        // The server starts or shuts down.
         TransportError::Server(error) => error.code == "57P03",
         TransportError::Tls { .. } | TransportError::Login { .. } | TransportError::Protocol(_) => false,
     }
@@ -147,7 +149,8 @@ async fn encrypted(
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await?;
-    // Exactly one byte is read before the handshake, so that nothing can be smuggled in ahead of it.
+    // Exactly one byte is read before the handshake, so that an attacker cannot insert data ahead
+    // of it.
     match stream.read_u8().await? {
         b'S' => {}
         b'N' if encryption == Encryption::IfOffered => return Ok((stream, Binding::Plain)),
@@ -155,7 +158,8 @@ async fn encrypted(
             let advice = "the server does not offer TLS; set ssl = on there, or use sslmode=prefer";
             return Err(tls_error(advice.to_owned()));
         }
-        // It could not even make a process for us. What more it says came unprotected, and is not repeated.
+        // The server could not even start a process. The rest of its message is unprotected, and is
+        // not repeated.
         b'E' => {
             let error = io::Error::other("the server answered the request for TLS with an error");
             return Err(connect_error(options, error));
@@ -167,7 +171,8 @@ async fn encrypted(
     let config = tls::client_config(&options.tls).map_err(tls_error)?;
     let name = tls::server_name(&options.host.to_string()).map_err(tls_error)?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
-        // Only what TLS itself says is definite. A server that restarts just closes the connection.
+        // Only errors of TLS itself are permanent. A server that restarts just closes the
+        // connection.
         match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
             true => tls_error(error.to_string()),
             false => connect_error(options, error),
@@ -185,7 +190,7 @@ async fn log_in(
     purpose: Purpose,
 ) -> Result<Connection, TransportError> {
     let mut startup = BytesMut::new();
-    // What poolers take, too. Everything else is set in the session.
+    // Parameters that poolers accept, too. All other settings are set in the session.
     let mut parameters = vec![
         ("user", options.user.as_str()),
         ("database", options.database.as_str()),
@@ -217,8 +222,9 @@ async fn log_in(
     Ok(connection)
 }
 
-/// A pooler refuses what it does not know with the code of a broken protocol, which PostgreSQL itself does not use at a login
-/// like ours. To try again would not help.
+/// Explains the error of a pooler. A pooler refuses an unknown parameter with the code of a
+/// protocol violation, which PostgreSQL itself does not use at such a login. Trying again would not
+/// help.
 fn of_pooler(options: &ConnectionOptions, error: TransportError) -> TransportError {
     match error.server() {
         Some(server) if server.code == "08P01" => TransportError::Login {

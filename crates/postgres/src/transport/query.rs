@@ -20,25 +20,26 @@ pub type Row = Vec<Option<String>>;
 /// A parameter of a query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parameter<'a> {
-    /// The type.
+    /// The OID of the type.
     pub(crate) type_oid: Oid,
-    /// Whether the value is in the type's text form instead of its binary form.
+    /// True if the value is in the type's text form instead of its binary form.
     pub(crate) is_text: bool,
-    /// The value.
+    /// The encoded value.
     pub(crate) value: &'a [u8],
 }
 
-/// A statement that is canceled and does not end is canceled again after this.
+/// The time after which a canceled statement that has not ended is canceled again.
 const CANCEL_AGAIN: Duration = Duration::from_secs(5);
 
-/// A session that takes SQL.
+/// A session that accepts SQL.
 pub struct Connection {
     frames: FrameReader<BoxStream>,
     parameters: BTreeMap<String, String>,
     process_id: i32,
-    /// The number and the secret that a request to cancel a statement names. A pooler gives its own.
+    /// The process ID and the secret for a request to cancel a statement. A pooler provides its
+    /// own.
     cancel_key: (i32, i32),
-    /// A query was sent whose end was not read.
+    /// True if a query was sent and the end of its answer was not read.
     busy: bool,
 }
 
@@ -52,7 +53,7 @@ impl Connection {
     /// Connects for SQL.
     ///
     /// # Errors
-    /// When the server cannot be reached or does not let us in.
+    /// Fails if the server cannot be reached or refuses the login.
     pub async fn connect(options: &ConnectionOptions) -> Result<Connection, TransportError> {
         open::open(options, Purpose::Sql).await
     }
@@ -61,7 +62,8 @@ impl Connection {
         open::open(options, Purpose::Replication).await
     }
 
-    /// The session after its login, when the server has said all about itself.
+    /// Reads the server's parameters after a login, and returns the session once it accepts
+    /// queries.
     pub(super) async fn ready(frames: FrameReader<BoxStream>) -> Result<Connection, TransportError> {
         let mut connection =
             Connection { frames, parameters: BTreeMap::new(), process_id: 0, cancel_key: (0, 0), busy: false };
@@ -89,19 +91,21 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Records the number of the server process. Returns true if it differs from that of the login, as it does through a pooler.
+    /// Records the ID of the server process. Returns true if it differs from that of the login, as
+    /// it does through a pooler.
     pub(super) fn set_process_id(&mut self, process_id: i32) -> bool {
         std::mem::replace(&mut self.process_id, process_id) != process_id
     }
 
-    /// The server process that serves this session.
+    /// Returns the ID of the server process that serves this session.
     #[must_use]
     pub fn process_id(&self) -> i32 {
         self.process_id
     }
 
-    /// Ends the session, and waits until the server has ended it: until then it counts against `max_connections`. A
-    /// statement that is running is canceled. `options` are those of [`Connection::connect`].
+    /// Ends the session, and waits until the server has ended it. Until then it counts against
+    /// `max_connections`. A running statement is canceled. `options` are those of
+    /// [`Connection::connect`].
     pub(crate) async fn close(mut self, options: &ConnectionOptions) {
         let mut terminate = BytesMut::new();
         frontend::terminate(&mut terminate);
@@ -122,7 +126,8 @@ impl Connection {
                         return;
                     }
                 }
-                // The server closes the connection when its process ends. A vanished server is noticed by keepalives.
+                // The server closes the connection when its process ends. Keepalives notice a
+                // vanished server.
                 while self.frames.advance().await.is_ok() {}
             };
             if tokio::time::timeout(CANCEL_AGAIN, ended).await.is_ok() {
@@ -131,12 +136,12 @@ impl Connection {
         }
     }
 
-    /// Returns true if the session waits for a statement: an error in the last one has not ended it.
+    /// Returns true if the session waits for a statement. An error in the last one did not end it.
     pub(crate) fn is_idle(&self) -> bool {
         !self.busy
     }
 
-    /// The server's major version: 15 for PostgreSQL 15.18.
+    /// Returns the server's major version: 15 for PostgreSQL 15.18, and 0 if it is unknown.
     #[must_use]
     pub fn major_version(&self) -> u32 {
         let version = self.parameters.get("server_version").map_or("", String::as_str);
@@ -147,7 +152,8 @@ impl Connection {
     /// Runs one or more statements, and returns the rows of all of them.
     ///
     /// # Errors
-    /// [`TransportError::Server`] leaves the session usable; any other error, and giving up waiting, ends it.
+    /// [`TransportError::Server`] leaves the session usable. Any other error ends it, and so does
+    /// dropping the future early.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, TransportError> {
         self.send(sql).await?;
         let mut rows = Vec::new();
@@ -165,11 +171,12 @@ impl Connection {
         self.finish(error).map(|()| rows)
     }
 
-    /// Runs one query with parameters, and returns its rows as the server sends them, each an `i16` count and its
-    /// cells in binary form.
+    /// Runs one query with parameters, and returns its rows as the server sends them. Each row is
+    /// an `i16` count and its cells in binary form.
     ///
     /// # Errors
-    /// [`TransportError::Server`] leaves the session usable; any other error, and giving up waiting, ends it.
+    /// [`TransportError::Server`] leaves the session usable. Any other error ends it, and so does
+    /// dropping the future early.
     pub(crate) async fn query(
         &mut self,
         sql: &str,
@@ -218,7 +225,7 @@ impl Connection {
         Ok(CopyIn { connection: self, out: BytesMut::new() })
     }
 
-    /// Reads up to the message that says that the other protocol has begun.
+    /// Reads up to the message which says that the copy has begun.
     async fn starts(&mut self, tag: u8, during: &str) -> Result<(), TransportError> {
         loop {
             let frame = self.frames.next().await?;
@@ -234,7 +241,8 @@ impl Connection {
         }
     }
 
-    /// Sends what turns the session into a stream of both directions, and hands over its reader.
+    /// Sends a statement that turns the session into a stream in both directions, and returns its
+    /// reader.
     pub(super) async fn into_copy_both(mut self, sql: &str) -> Result<FrameReader<BoxStream>, TransportError> {
         self.send(sql).await?;
         loop {
@@ -263,13 +271,13 @@ impl Connection {
         Ok(self.frames.get_mut().flush().await?)
     }
 
-    /// Reads on after an error until the session takes the next query.
+    /// Reads after an error until the session accepts the next query.
     async fn fail(&mut self, error: ServerError) -> TransportError {
         loop {
             match self.frames.advance().await {
                 Ok(b'Z') => break,
                 Ok(_) => {}
-                // A FATAL error is followed by nothing.
+                // The server sends nothing after a FATAL error.
                 Err(_) => return error.into(),
             }
         }
@@ -283,13 +291,13 @@ impl Connection {
     }
 }
 
-/// A running `COPY … TO STDOUT`. Dropped before its end, it ends the session.
+/// A running `COPY … TO STDOUT`. If it is dropped before its end, the session ends.
 pub(crate) struct CopyOut<'a> {
     connection: &'a mut Connection,
 }
 
 impl CopyOut<'_> {
-    /// The next message's bytes; `None` when the copy is complete.
+    /// Returns the next message's bytes; `None` when the copy is complete.
     pub(crate) async fn next(&mut self) -> Result<Option<&[u8]>, TransportError> {
         loop {
             match self.connection.frames.advance().await? {
@@ -307,17 +315,19 @@ impl CopyOut<'_> {
     }
 }
 
-/// What is sent in one piece.
+/// The size of the pieces in which copied data is sent, in bytes.
 const COPY_IN_BYTES: usize = 256 * 1024;
 
-/// A running `COPY … FROM STDIN`. Dropped before its end, it ends the session, and nothing is copied.
+/// A running `COPY … FROM STDIN`. If it is dropped before its end, the session ends and nothing is
+/// copied.
 pub(crate) struct CopyIn<'a> {
     connection: &'a mut Connection,
     out: BytesMut,
 }
 
 impl CopyIn<'_> {
-    /// Sends bytes of the copy, in pieces of any size. That the server does not like them is told at the end.
+    /// Sends bytes of the copy, in pieces of any size. [`Self::finish`] reports the server's
+    /// errors.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         frontend::CopyData::new(bytes)?.write(&mut self.out);
         if self.out.len() >= COPY_IN_BYTES {

@@ -10,7 +10,7 @@ use super::open::BoxStream;
 use super::query::{Connection, Row};
 use crate::options::ConnectionOptions;
 
-/// A walsender session: takes replication commands and SQL, then becomes a stream.
+/// A walsender session. It accepts replication commands and SQL, and then becomes a stream.
 #[derive(Debug)]
 pub struct ReplicationConnection(Connection);
 
@@ -18,18 +18,18 @@ impl ReplicationConnection {
     /// Connects with `replication=database`.
     ///
     /// # Errors
-    /// When the server cannot be reached or does not let us in.
+    /// Fails if the server cannot be reached or refuses the login.
     pub async fn connect(options: &ConnectionOptions) -> Result<ReplicationConnection, TransportError> {
         Connection::connect_replication(options).await.map(ReplicationConnection)
     }
 
-    /// The server process that serves this session.
+    /// Returns the ID of the server process that serves this session.
     #[must_use]
     pub fn process_id(&self) -> i32 {
         self.0.process_id()
     }
 
-    /// The server's major version.
+    /// Returns the server's major version.
     #[must_use]
     pub fn major_version(&self) -> u32 {
         self.0.major_version()
@@ -38,42 +38,43 @@ impl ReplicationConnection {
     /// Runs a replication command or SQL, and returns its rows.
     ///
     /// # Errors
-    /// As [`Connection::simple_query`]. An error of the server drops the session's temporary slots.
+    /// The errors of [`Connection::simple_query`]. An error of the server drops the session's
+    /// temporary slots.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, TransportError> {
         self.0.simple_query(sql).await
     }
 
-    /// Runs a `START_REPLICATION` and parts the session into what comes and what goes.
+    /// Runs a `START_REPLICATION` and splits the session into a receiving and a sending half.
     ///
     /// # Errors
-    /// What the server says against it. The session is over then, and with it its temporary slots.
+    /// Returns the server's error. The session is then over, and with it its temporary slots.
     pub async fn start_replication(self, sql: &str) -> Result<(ReplicationReader, ReplicationWriter), TransportError> {
         let (frames, writer) = self.0.into_copy_both(sql).await?.split();
         Ok((ReplicationReader { frames }, ReplicationWriter { writer, out: BytesMut::new() }))
     }
 }
 
-/// What the server sends, borrowed from the read buffer.
+/// A message from the server, borrowed from the read buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicationMessage<'a> {
     /// A message of the output plugin.
     XLogData {
-        /// The WAL position it belongs to; zero for some.
+        /// The WAL position that it belongs to; zero for some messages.
         start: Lsn,
-        /// The end of WAL as the server knows it.
+        /// The end of the WAL, as the server knows it.
         end: Lsn,
-        /// The server's clock when it was sent.
+        /// The server's clock when it sent the message.
         clock: CommitTime,
         /// The message.
         data: &'a [u8],
     },
-    /// Nothing new, up to here.
+    /// A report that there is nothing new up to a position.
     KeepAlive {
-        /// Where the server has read to: everything that committed before has been sent.
+        /// The position that the server has read. Every earlier commit has been sent.
         wal_end: Lsn,
-        /// The server's clock when it was sent.
+        /// The server's clock when it sent the message.
         clock: CommitTime,
-        /// The server ends the connection unless it gets a status soon.
+        /// True if the server ends the connection unless it gets a status message soon.
         reply_requested: bool,
     },
 }
@@ -90,10 +91,11 @@ impl std::fmt::Debug for ReplicationReader {
 }
 
 impl ReplicationReader {
-    /// The next message; `None` when the server ended the stream in good order. May be cancelled: nothing is lost.
+    /// Returns the next message; `None` if the server ended the stream regularly. Cancel safe: no
+    /// data is lost.
     ///
     /// # Errors
-    /// When the connection is lost, or the server ends the stream with an error.
+    /// Fails if the connection is lost or the server ends the stream with an error.
     pub async fn next(&mut self) -> Result<Option<ReplicationMessage<'_>>, TransportError> {
         loop {
             match self.frames.advance().await? {
@@ -107,7 +109,8 @@ impl ReplicationReader {
         parse(self.frames.frame().body()).map(Some)
     }
 
-    /// Whether the next message is here already, so that [`ReplicationReader::next`] will not wait.
+    /// Returns true if the next message has arrived, so that [`ReplicationReader::next`] will not
+    /// wait.
     #[must_use]
     pub fn buffered(&self) -> bool {
         self.frames.has_next()
@@ -151,11 +154,12 @@ impl std::fmt::Debug for ReplicationWriter {
 }
 
 impl ReplicationWriter {
-    /// Tells the server what has arrived (`write`) and what it may forget (`flush`, `apply`), and asks for an answer if
-    /// `reply_requested`. Cancelled, it may leave half a message behind: the stream is over then.
+    /// Reports to the server what has arrived (`write`) and what it may forget (`flush`, `apply`).
+    /// Asks for an answer if `reply_requested`. Not cancel safe: if canceled, it may leave half a
+    /// message behind, and the stream is unusable.
     ///
     /// # Errors
-    /// When the connection is lost.
+    /// Fails if the connection is lost.
     pub async fn standby_status(
         &mut self,
         write: Lsn,

@@ -1,4 +1,5 @@
-//! The settings of every session: a role's or a database's own settings must not change what laredo reads or how long it may take.
+//! The settings of every session. A role's or a database's own settings must not change what laredo
+//! reads or how long it may take.
 
 use super::error::TransportError;
 use super::open::Purpose;
@@ -7,7 +8,8 @@ use super::query::Connection;
 /// The first major version that has `transaction_timeout`.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 17;
 
-/// Settings of the text forms of values. Cells that come as text must be the same from a copy and from the stream.
+/// The settings of the text forms of values. Cells sent as text must be the same in a copy and in
+/// the stream.
 const TEXT: &[(&str, &str)] = &[
     ("DateStyle", "'ISO'"),
     ("IntervalStyle", "'postgres'"),
@@ -17,7 +19,7 @@ const TEXT: &[(&str, &str)] = &[
     ("search_path", "pg_catalog"),
 ];
 
-/// Other settings.
+/// The other settings.
 const SESSION: &[(&str, &str)] = &[
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
@@ -30,23 +32,24 @@ const SESSION: &[(&str, &str)] = &[
     ("standard_conforming_strings", "on"),
     ("quote_all_identifiers", "off"),
     ("array_nulls", "on"),
-    // Compiling a query of the catalogue takes a hundred times as long as running it.
+    // JIT compilation of a catalog query takes a hundred times as long as running it.
     ("jit", "off"),
 ];
 
-/// Raises a time limit of walsenders that is shorter than the usual one. A longer one stays: before PostgreSQL 16, decoding a
-/// large transaction may take it.
+/// A query that raises a `wal_sender_timeout` below the default of 60 s. A longer one stays: before
+/// PostgreSQL 16, decoding a large transaction may take that long.
 const WALSENDER: &str = "SELECT set_config(name, '60s', false) FROM pg_catalog.pg_settings \
     WHERE name = 'wal_sender_timeout' AND setting::int BETWEEN 1 AND 59999; ";
 
-/// Returns the settings of text forms as statements for one transaction: a pooler may run it in another session.
+/// Returns the settings of text forms as statements for one transaction. A pooler may run the
+/// transaction in another session.
 pub(crate) fn for_transaction() -> String {
     statements("SET LOCAL", TEXT)
 }
 
-/// Sets everything, and returns the number of the server process.
+/// Applies all settings, and returns the ID of the server process.
 ///
-/// The startup packet would do, too, but poolers take few parameters there.
+/// The startup packet could set them as well, but poolers accept few parameters there.
 pub(super) async fn apply(connection: &mut Connection, purpose: Purpose) -> Result<i32, TransportError> {
     let timeout = match connection.major_version() >= TRANSACTION_TIMEOUT_SINCE {
         true => "SET transaction_timeout = 0; ",

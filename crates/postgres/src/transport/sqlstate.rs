@@ -1,41 +1,47 @@
-//! SQLSTATEs by what they say about another attempt. This is the only place that judges them by class.
+//! SQLSTATEs by what they mean for another attempt. This is the only place that judges them by
+//! class.
 
 /// The prospects of another attempt at the same statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// It may succeed without an operator: a lack of resources, a time limit, a conflict, a server that starts, stops or is a
-    /// standby for a moment, a race inside the catalogue.
+    /// The attempt may succeed without an operator. The cause is a lack of resources, a time limit,
+    /// a conflict or a race inside the catalog. Or the server starts, stops or is briefly a
+    /// standby.
     Passing,
-    /// An object was missing. Another session may have replaced it in that moment; whether it did, a look at the catalogue tells.
+    /// An object was missing. Another session may have replaced it at that moment, which the next
+    /// catalog read shows.
     Missing,
     /// The server did not accept the role or its password. Both may be changed while laredo runs.
     Login,
-    /// An operator has to act.
+    /// The attempt fails until an operator acts.
     Lasting,
 }
 
-/// Judges an SQLSTATE.
+/// Classifies an SQLSTATE.
 pub(crate) fn outlook(code: &str) -> Outlook {
     match code {
         // The database was dropped.
         "57P04" => Outlook::Lasting,
         // Damaged data or indexes.
         "XX001" | "XX002" => Outlook::Lasting,
-        // An object in use by another session (a slot of a connection that is just ending), a lock that was not available in time.
+        // An object in use by another session (a slot of a connection that is just ending), or a
+        // lock that was not available in time.
         "55006" | "55P03"
-        // A file of the server, mostly one on a full disk.
+        // An error of a file of the server, mostly one on a full disk.
         | "58030"
-        // idle_in_transaction_session_timeout, transaction_timeout.
+        // `idle_in_transaction_session_timeout` and `transaction_timeout`.
         | "25P03" | "25P04"
-        // A hot standby behind the same address, which is promoted or left.
+        // A hot standby behind the same address, which is promoted or left soon.
         | "25006" => Outlook::Passing,
-        // No such table, column, object, schema, function; and what a hot standby does not do ("during recovery").
+        // No such table, column, object, schema or function, and features that a hot standby lacks
+        // ("during recovery").
         "42P01" | "42703" | "42704" | "3F000" | "42883" | "0A000" => Outlook::Missing,
-        // No such database: it may be restored right now.
+        // No such database. It may be being restored.
         "3D000" => Outlook::Login,
         _ => match code.get(..2).unwrap_or_default() {
-            // Connections, transaction conflicts, lack of resources, the operator's intervention, internal errors: a relation that
-            // went away between two looks of PostgreSQL itself.
+            // Connections, transaction conflicts, lack of resources, operator intervention, and
+            // internal errors. An example of the latter is a relation that vanished between two
+            // lookups by PostgreSQL.
             "08" | "40" | "53" | "57" | "XX" => Outlook::Passing,
             "28" => Outlook::Login,
             _ => Outlook::Lasting,

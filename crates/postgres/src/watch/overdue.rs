@@ -1,4 +1,4 @@
-//! Definitions that could not be looked at for too long.
+//! Warnings about definitions that could not be checked for too long.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use crate::source::Followed;
 use crate::stream::Signals;
 
-/// A definition that was not seen for so long is warned of, and again after each [`AGAIN`].
+/// The age of the last check after which a warning is logged, and then again every [`AGAIN`].
 const OVERDUE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(300);
-/// The time between two checks.
+/// The time between two rounds.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Warns of tables whose definition was not seen for a while. Never returns.
+/// Warns about tables whose definition was not checked for a while. Never returns.
 pub(super) async fn warn(tables: &[Followed], signals: &Signals) -> Infallible {
     let began = Instant::now();
     let mut warned: Vec<Option<Instant>> = vec![None; tables.len()];
