@@ -1,4 +1,5 @@
-//! Connections as they are accepted: never more than there are file descriptors for, and none whose peer is gone or mute.
+//! Acceptance of connections. There are never more than the file descriptors allow, and connections
+//! of vanished or silent peers are closed.
 
 use std::io;
 use std::pin::Pin;
@@ -14,22 +15,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// A peer that vanished is noticed after this long without an acknowledgement of what was sent, or of three probes. Both may
-/// follow one another, where something is sent while TCP probes.
+/// The time after which a vanished peer is noticed: without an acknowledgement of sent data, or of
+/// three probes. The two times add up if data is sent while TCP probes.
 const VANISHED: Duration = Duration::from_secs(30);
 const PROBE_IDLE: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
-/// The wait before the next attempt to accept, when the last one failed for a reason of this machine.
+/// The wait before the next attempt to accept, if the last one failed for a local reason.
 const AGAIN: Duration = Duration::from_millis(250);
-/// The interval at which a lasting lack of descriptors is logged.
+/// The interval at which a lasting shortage of descriptors is logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// The time in which a client has to say which protocol it speaks.
+/// The time within which a client must show which protocol it speaks.
 const PREFACE_MAX: Duration = Duration::from_secs(10);
 /// The first bytes of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The ports of this process on which connections wait for a descriptor.
+/// The number of ports of this process on which connections wait for a descriptor.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns the number of ports on which connections wait for a file descriptor.
@@ -37,21 +38,21 @@ pub(crate) fn waiting_ports() -> usize {
     WAITING.load(Ordering::Relaxed)
 }
 
-/// Which descriptors the connections of a port may use.
+/// The file descriptors that the connections of a port may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Descriptors {
-    /// Those that the reserve for files leaves.
+    /// Only descriptors outside the reserve for files.
     Spare,
-    /// The reserve as well: the port answers probes, and has few connections.
+    /// The reserve as well. This is for a port that answers probes and has few connections.
     Reserved,
 }
 
-/// Accepts the connections of one port.
+/// An acceptor for the connections of one port.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     listener: TcpListener,
     descriptors: Descriptors,
-    /// When the present lack of descriptors was last logged.
+    /// The time when the present shortage of descriptors was last logged.
     warned_at: Option<Instant>,
 }
 
@@ -60,10 +61,10 @@ impl Acceptor {
         Acceptor { listener, descriptors, warned_at: None }
     }
 
-    /// Waits for the next connection. May be cancelled: no connection is lost.
+    /// Waits for the next connection. The call is cancel-safe: no connection is lost.
     pub(crate) async fn accept(&mut self) -> TcpStream {
         loop {
-            // A connection must not take the descriptor that a journal needs next.
+            // A connection must not use the descriptor that a journal needs next.
             if self.descriptors == Descriptors::Spare && !descriptors::refill() {
                 self.wait_for_descriptor().await;
                 continue;
@@ -90,7 +91,7 @@ impl Acceptor {
         }
     }
 
-    /// The same as a stream without an end or errors.
+    /// Returns the accepted connections as a stream without end and without errors.
     pub(crate) fn into_stream(self) -> impl Stream<Item = TcpStream> {
         stream::unfold(self, |mut acceptor| async move {
             let connection = acceptor.accept().await;
@@ -98,14 +99,14 @@ impl Acceptor {
         })
     }
 
-    /// Returns true if connections had to wait.
+    /// Ends a wait for descriptors. Returns true if connections had to wait.
     fn end_wait(&mut self) -> bool {
         let has_waited = self.warned_at.take().is_some();
         WAITING.fetch_sub(usize::from(has_waited), Ordering::Relaxed);
         has_waited
     }
 
-    /// Clients wait in the kernel's queue meanwhile.
+    /// Waits before the next attempt. Clients wait in the kernel's queue meanwhile.
     async fn wait_for_descriptor(&mut self) {
         WAITING.fetch_add(usize::from(self.warned_at.is_none()), Ordering::Relaxed);
         if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
@@ -130,7 +131,7 @@ impl Drop for Acceptor {
     }
 }
 
-/// Returns true if an error concerns the connection alone that would have been accepted.
+/// Returns true if an error concerns only the connection that was to be accepted.
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, TimedOut, WouldBlock};
     matches!(
@@ -139,7 +140,8 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-/// HTTP/1.1 has no pings, so TCP has to notice a client that vanished. What fails here is a connection that has just ended.
+/// Sets the options of a connection. HTTP/1.1 has no pings, so TCP must detect a vanished client.
+/// The calls fail only if the connection has just ended.
 fn set_options(connection: &TcpStream) {
     let _ = connection.set_nodelay(true);
     let socket = SockRef::from(connection);
@@ -149,17 +151,18 @@ fn set_options(connection: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(VANISHED));
 }
 
-/// Ends connections whose client does not begin to speak a protocol.
+/// Limits the time for each client to begin to speak a protocol.
 pub(crate) fn with_preface<S>(connections: impl Stream<Item = S>) -> impl Stream<Item = io::Result<Prefaced<S>>> {
     connections.map(|connection| Ok(Prefaced::new(connection)))
 }
 
-/// A connection that fails unless its client says within [`PREFACE_MAX`] which protocol it speaks. From then on the
-/// protocols have time limits of their own.
+/// A connection that fails unless its client shows within [`PREFACE_MAX`] which protocol it speaks.
+/// After that, the protocols have time limits of their own.
 #[derive(Debug)]
 pub(crate) struct Prefaced<S> {
     inner: S,
-    /// The bytes that have come, all of them of HTTP/2's preface, and the time limit for the others.
+    /// The number of bytes received, all of them part of HTTP/2's preface, and the time limit for
+    /// the rest.
     pending: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
@@ -229,7 +232,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads as a protocol does, until the connection ends; returns the error, and when it came.
+    /// Reads like a protocol until the connection ends. Returns the error and the time when it
+    /// came.
     async fn read(mut connection: Prefaced<tokio::io::DuplexStream>) -> (Option<io::ErrorKind>, Duration) {
         let begun = Instant::now();
         let mut bytes = [0; 16];
@@ -271,7 +275,7 @@ mod tests {
         ] {
             let (mut client, server) = tokio::io::duplex(64);
             let reading = tokio::spawn(read(Prefaced::new(server)));
-            // In two pieces, as a network may cut them.
+            // The bytes are sent in two pieces, as a network may split them.
             let (one, other) = said.split_at(said.len() / 2);
             client.write_all(one).await.unwrap();
             sleep(Duration::from_secs(1)).await;

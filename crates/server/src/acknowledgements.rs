@@ -1,8 +1,8 @@
-//! What a client of version 0.4 sends after its request: an acknowledgement about each second, as
-//! long as the stream lasts.
+//! The messages that a client of version 0.4 sends after its request: about one acknowledgement per
+//! second, as long as the stream lasts.
 //!
-//! They are read, so that the client's sending never stalls, and not kept: no more than a prefix of
-//! five bytes is in memory here, however many come and however large they are. Nothing depends on
+//! They are read so that the client's sending never stalls, and are then discarded. At most a
+//! prefix of five bytes is in memory here, for any number and size of messages. Nothing depends on
 //! them.
 
 use std::pin::Pin;
@@ -15,27 +15,28 @@ use tonic::Status;
 
 use crate::{receive, refusal};
 
-/// Bytes of an acknowledgement. One holds a position and little more.
+/// The maximum size of an acknowledgement in bytes. It contains a position and little more.
 const BYTES_MAX: usize = 64 * 1024;
-/// Pieces of the body that are read before the stream itself has its turn.
+/// The number of pieces of the body that are read in one poll, so that the stream itself also makes
+/// progress.
 const PIECES_MAX: usize = 16;
 
 /// The rest of a request whose first message opened a stream.
 #[derive(Debug)]
 pub(crate) struct Acknowledgements<B> {
-    /// Missing once the client has ended its request, or has gone.
+    /// `None` once the client has ended its request, or has gone.
     body: Option<B>,
     prefix: [u8; PREFIX_LENGTH],
     prefix_filled: usize,
-    /// Bytes of the present message that are still to come.
+    /// The number of bytes of the present message that have not arrived.
     left: usize,
 }
 
 impl<B> Acknowledgements<B> {
-    /// Begins with what has come already.
+    /// Starts with the bytes that have already arrived.
     ///
     /// # Errors
-    /// When that is malformed.
+    /// Returns an error if those bytes are malformed.
     pub(crate) fn new(body: B, begun: &[u8]) -> Result<Acknowledgements<B>, Status> {
         let mut acknowledgements =
             Acknowledgements { body: Some(body), prefix: [0; PREFIX_LENGTH], prefix_filled: 0, left: 0 };
@@ -43,7 +44,7 @@ impl<B> Acknowledgements<B> {
         Ok(acknowledgements)
     }
 
-    /// Passes over bytes of messages.
+    /// Skips bytes of messages.
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
         while !bytes.is_empty() {
             let passed = self.left.min(bytes.len());
@@ -68,7 +69,7 @@ impl<B> Acknowledgements<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Reads what has come. Ready only with the reason why the stream has to end.
+    /// Reads the bytes that have arrived. It is ready only with the reason why the stream must end.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         for _ in 0..PIECES_MAX {
             let Some(body) = &mut self.body else { return Poll::Pending };
@@ -80,8 +81,8 @@ where
                         return Poll::Ready(status);
                     }
                 }
-                // A client may end its request and read on; one that has gone is noticed where the
-                // stream is sent.
+                // A client may end its request and continue to read. A client that has gone is
+                // detected when the stream is sent.
                 Poll::Ready(None | Some(Err(_))) => self.body = None,
             }
         }
@@ -90,7 +91,7 @@ where
     }
 }
 
-/// The length of a message by its prefix.
+/// Returns the length of a message, from its prefix.
 fn announced(prefix: [u8; PREFIX_LENGTH]) -> Result<usize, Status> {
     receive::check_flags(prefix[0])?;
     match frame::length(&prefix) {

@@ -1,4 +1,5 @@
-//! Asking clients to leave: each is told once, one after another, and whoever is still there at the end is cut.
+//! Draining: asking clients to leave. Each client is notified once, at its own time, and a client
+//! that is still connected at the end is cut.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,24 +7,26 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Clients are told one after another over this long, so that they do not all come to the next server at once.
+/// The maximum time over which the notices to clients are spread, so that they do not all reconnect
+/// to the next server at once.
 const SPREAD_MAX: Duration = Duration::from_secs(5);
-/// They are told over no more than this part of the time that they have.
+/// The divisor of the drain's time that limits the spread to this share of it.
 const SPREAD_SHARE: u32 = 4;
-/// The golden ratio's fraction: its multiples fall evenly into the unit interval, however many there are.
+/// The fractional part of the golden ratio. Its multiples are evenly distributed in the unit
+/// interval, for any number of them.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
-/// Whether the clients of a table are asked to leave.
+/// A table's drain, if it has begun.
 pub(crate) struct Drain {
     farewell: watch::Sender<Option<Farewell>>,
     guests: AtomicU64,
 }
 
-/// What they are told.
+/// The notice to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Farewell {
     began: Instant,
-    /// When those who are still there are cut; `None` for never.
+    /// The time when the remaining clients are cut; `None` for never.
     until: Option<Instant>,
 }
 
@@ -32,9 +35,9 @@ impl Drain {
         Drain { farewell: watch::Sender::new(None), guests: AtomicU64::new(0) }
     }
 
-    /// Begins it, or changes its end.
+    /// Begins the drain, or changes its end.
     pub(crate) fn begin(&self, now: Instant, time: Option<Duration>) {
-        // So late that it cannot be told is never.
+        // A time too late to be represented is never.
         let until = time.and_then(|time| now.checked_add(time));
         self.farewell.send_modify(|farewell| {
             let began = farewell.map_or(now, |farewell| farewell.began);
@@ -46,14 +49,14 @@ impl Drain {
         self.farewell.borrow().is_some()
     }
 
-    /// One more client that will have to be told.
+    /// Registers one more client that must be notified of a drain.
     pub(crate) fn guest(&self) -> Guest {
         let number = self.guests.fetch_add(1, Ordering::Relaxed);
         let share = (number as f64 * GOLDEN).fract();
         Guest { farewell: self.farewell.subscribe(), share, is_told: false }
     }
 
-    /// Waits until the time of those who stayed is over.
+    /// Waits until the time of the remaining clients is over.
     pub(crate) async fn over(&self) {
         let mut farewell = self.farewell.subscribe();
         loop {
@@ -68,7 +71,7 @@ impl Drain {
     }
 }
 
-/// A client's own part in it.
+/// A client's part in a drain.
 pub(crate) struct Guest {
     farewell: watch::Receiver<Option<Farewell>>,
     share: f64,
@@ -76,7 +79,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// What the client is to be told by now; it is said once.
+    /// Returns the notice if it is due now. It is returned once.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<Farewell> {
         let farewell = *self.farewell.borrow();
         let farewell = farewell.filter(|farewell| !self.is_told && farewell.at(self.share) <= now)?;
@@ -84,7 +87,7 @@ impl Guest {
         Some(farewell)
     }
 
-    /// Waits until there is something to be told.
+    /// Waits until a notice is due.
     pub(crate) async fn due(&mut self) {
         loop {
             let farewell = *self.farewell.borrow_and_update();
@@ -100,7 +103,7 @@ impl Guest {
 }
 
 impl Farewell {
-    /// When the client with this share of the time is told.
+    /// Returns the time of the notice to the client with this share of the spread.
     fn at(&self, share: f64) -> Instant {
         let spread = self.until.map_or(SPREAD_MAX, |until| {
             let time = until.saturating_duration_since(self.began);
@@ -109,7 +112,7 @@ impl Farewell {
         self.began + spread.mul_f64(share)
     }
 
-    /// How long those who stay have from now on.
+    /// Returns the time that the remaining clients have from now on.
     pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now))
     }

@@ -1,5 +1,6 @@
-//! The Replication service over gRPC, which is what every protocol comes to (`protocols`). `Sync` is served by hand: its frames
-//! are ready, and go out without being decoded and encoded again. The other methods are the generated ones.
+//! The Replication service over gRPC, to which all protocols are translated (`protocols`). `Sync`
+//! is implemented by hand: its frames are already encoded, and are sent unchanged. The other
+//! methods are generated.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -27,7 +28,7 @@ mod unary;
 
 use unary::Unary;
 
-/// The service.
+/// The Replication service.
 #[derive(Clone)]
 pub(crate) struct Replication {
     shared: Arc<Shared>,
@@ -96,7 +97,7 @@ fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status>
     Ok(session.into_stream())
 }
 
-/// A stream as an HTTP/2 body; its status goes into the trailers.
+/// A stream as an HTTP/2 body. The final status goes into the trailers.
 struct SyncBody {
     stream: SyncStream,
     acknowledgements: Option<Acknowledgements<Body>>,

@@ -1,12 +1,18 @@
 //! Health and metrics over HTTP.
 //!
-//! *Live*: the process answers. *Started*: every table's first copy is over, well or not. *Ready*: every table that can be served
-//! is, and there is at least one. A table that is being copied again is ready, because its clients keep what they have. A table that
-//! has failed, is drained, or whose definition is not verified does not make the server unready: its neighbours are served. The body
-//! names it and says why. `?table=SCHEMA.TABLE` and `?source=NAME` ask for one table or one source. A server that drains is not ready.
+//! *Live*: the process answers. *Started*: every table's first copy is over, successful or not.
+//! *Ready*: every table that can be served is, and at least one is. A server without tables is
+//! ready too, and a server that drains is not.
 //!
-//! What the database keeps for a source stands beside that and decides nothing: a slot that is about to be lost costs a copy, during
-//! which clients are served, and a balancer that sends them elsewhere cannot save it.
+//! A table that is being copied again is ready, because its clients keep their rows. A table that
+//! has failed, is drained, or has an unverified definition does not make the server unready,
+//! because the other tables are served. The body names the table and the reason. With strict
+//! readiness, every table must be ready. `?table=SCHEMA.TABLE` and `?source=NAME` select one table
+//! or one source.
+//!
+//! The WAL that the database keeps for a source is reported too, but decides nothing. If a slot is
+//! lost, tables are copied again, and clients are served meanwhile. A load balancer that moves the
+//! clients elsewhere would not help.
 
 use std::sync::Arc;
 
@@ -30,7 +36,7 @@ pub use startup::{WaitingFor, serve_startup};
 use metrics::Metrics;
 pub(crate) use report::not_served;
 
-/// Everything.
+/// Returns the router for health and metrics.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     let paths = &shared.http;
     let health = Router::new()
@@ -41,7 +47,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     health.merge(metrics_router(shared))
 }
 
-/// Metrics alone.
+/// Returns the router for metrics alone.
 pub(crate) fn metrics_router(shared: &Arc<Shared>) -> Router {
     let metrics = Arc::new(Metrics::new(shared.clone()));
     Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics)

@@ -1,8 +1,9 @@
-//! The server: sessions over the engine's journals, the Replication service, health and metrics. Services know gRPC, and every port
-//! of theirs speaks gRPC-Web and Connect as well.
+//! The server: sessions over the engine's journals, the Replication service, health and metrics.
+//! The services implement gRPC, and their ports also offer gRPC-Web and Connect.
 //!
-//! A stream to a client is a body that is pulled: HTTP/2's flow control asks for the next bytes, and only then is the next
-//! piece of the journal looked for. No queue stands between the journal and a connection, so a slow client costs one piece.
+//! A stream to a client is a body that is polled. HTTP/2's flow control requests the next bytes,
+//! and only then is the next piece of the journal read. There is no queue between the journal and a
+//! connection, so a slow client costs one piece.
 
 mod accept;
 mod acknowledgements;

@@ -1,4 +1,4 @@
-//! Operation, administration and maintenance: what operators ask of a server, and what they tell it to do.
+//! Operation, administration and maintenance: the service for operators' requests and commands.
 
 mod rows;
 mod snapshots;
@@ -23,12 +23,12 @@ use crate::refusal;
 use crate::shared::Shared;
 use crate::table::Served;
 
-/// The service, over gRPC.
+/// Returns the service, over gRPC.
 pub(crate) fn service(shared: Arc<Shared>) -> LaredoOamServiceServer<Oam> {
     LaredoOamServiceServer::new(Oam { shared })
 }
 
-/// An order to copy tables is answered after this at the latest, when copies wait for others.
+/// The maximum time until an order to copy tables is answered, even if the copies wait for others.
 const RELOAD_WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Oam {
@@ -49,7 +49,7 @@ impl LaredoOamService for Oam {
     async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> Answer<GetTableStatusResponse> {
         let GetTableStatusRequest { schema, table } = request.into_inner();
         let pipelines = vec![status::pipeline(&self.shared, self.shared.table(&schema, &table)?)];
-        // Rows are found by their key alone; indexes are the clients'.
+        // Rows are found by their key alone. Only clients have other indexes.
         Ok(Response::new(GetTableStatusResponse { pipelines, indexes: Vec::new() }))
     }
 
@@ -211,7 +211,7 @@ impl Oam {
         self.shared.source(id).ok_or_else(|| refusal::unknown("source", id))
     }
 
-    /// The one that is named, or all.
+    /// Returns the named source, or all sources if the name is empty.
     fn sources(&self, id: &str) -> Result<Vec<&ServedSource>, Status> {
         match id {
             "" => Ok(self.shared.sources.iter().collect()),
@@ -219,9 +219,10 @@ impl Oam {
         }
     }
 
-    /// Orders copies, and reports what has become of them.
+    /// Orders copies, and reports the result of the orders.
     async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
-        // A source that waits for its next attempt makes it now, whether its tables take the order or not.
+        // A source that waits for its next attempt makes it now, even if its tables reject the
+        // order.
         for source in
             self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id))
         {
@@ -251,7 +252,8 @@ impl Oam {
         (failed.is_empty(), sentences.join("\n"))
     }
 
-    /// Says which sources of the tables are not followed, so that their tables take no orders.
+    /// Returns descriptions of the tables' sources that are not followed, so that their tables
+    /// accept no orders.
     fn unfollowed(&self, tables: &[&Arc<Served>]) -> Vec<String> {
         let sources =
             self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
@@ -272,7 +274,7 @@ impl Oam {
         Ok(status::service_state(&self.shared))
     }
 
-    /// The tables that a request for readiness is about.
+    /// Returns the tables that a request for readiness selects.
     fn chosen(&self, request: &CheckReadyRequest) -> Result<Vec<Arc<Served>>, Status> {
         let mut tables = self.shared.tables.clone();
         if !request.source.is_empty() {
@@ -305,7 +307,7 @@ impl Oam {
             primary_key: key.unwrap_or_default(),
             source_id: table.options.source_id.clone(),
             source_type: source.map(|source| source.kind.clone()).unwrap_or_default(),
-            // It holds secrets, and is the operator's own file.
+            // The source's configuration contains secrets, and the operator already has the file.
             source_config: None,
             target_type: status::TARGET.to_owned(),
             target_config: None,

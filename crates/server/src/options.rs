@@ -1,4 +1,4 @@
-//! What a server is asked to be.
+//! The options of a server.
 
 use std::time::Duration;
 
@@ -8,41 +8,43 @@ use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
 use tokio::net::TcpListener;
 
-/// A server's tables and manners.
+/// The configuration of a server: the tables, the listeners' security, and the time limits.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// Where its tables come from, for those who ask and command.
+    /// The sources of the tables, for status requests and operators' commands.
     pub sources: Vec<ServedSource>,
-    /// What it serves. Where two have one name, the first is served.
+    /// The tables to serve. If two have the same name, the first one is served.
     pub tables: Vec<ServedTableOptions>,
-    /// Certificates; none for plain text.
+    /// The certificates for TLS; `None` for plain text.
     pub tls: Option<TlsOptions>,
-    /// Where the pages are from that may call from a browser, as in `https://console.example`; `*` for every page there is. A page
-    /// that comes from the server's own address, as through a proxy before both, need not be named.
+    /// The origins of web pages that may call from a browser, such as `https://console.example`;
+    /// `*` allows every page. The server's own origin need not be listed, even if a proxy serves
+    /// both the page and the server.
     pub allowed_origins: Vec<HeaderValue>,
-    /// Paths of the HTTP endpoints.
+    /// The paths of the HTTP endpoints.
     pub http: HttpOptions,
-    /// How long things may take.
+    /// The time limits.
     pub waits: Waits,
-    /// Tells the time of day.
+    /// The clock that gives the time of day.
     pub clock: Clock,
 }
 
-/// Where tables come from.
+/// A source of tables.
 #[derive(Clone, Debug)]
 pub struct ServedSource {
-    /// Its name in the configuration.
+    /// The source's name in the configuration.
     pub id: String,
-    /// What it is, as the configuration says it: `postgresql`.
+    /// The kind of the source in the configuration: `postgresql`.
     pub kind: String,
-    /// Whether it goes on after a restart where it was: it has a slot that stays.
+    /// True if the source resumes where it was after a restart, because it has a permanent slot.
     pub resumes: bool,
-    /// What follows it.
+    /// The engine that follows the source.
     pub engine: EngineHandle,
 }
 
 impl ServedSource {
-    /// Milliseconds since the source's tables, the last one of them, were known to have all that was committed; `None` before the first copies.
+    /// Returns the milliseconds since every table of the source was known to have all commits.
+    /// Returns `None` before the first copies.
     pub(crate) fn lag_ms(&self, now: CommitTime) -> Option<u64> {
         let oldest = self.engine.tables().iter().map(|table| table.status().current_at).min()?;
         let now = self.engine.source_time(now);
@@ -50,119 +52,125 @@ impl ServedSource {
         (oldest != CommitTime::default()).then_some(lag_us / 1000)
     }
 
-    /// The way in which changes of definitions are noticed that the stream does not announce.
+    /// Returns the method that detects those changes of definitions that the stream does not
+    /// announce.
     pub(crate) fn ddl_watch(&self) -> &'static str {
         let is_triggered = self.engine.tables().iter().any(|table| table.definition().is_triggered);
         if is_triggered { "trigger" } else { "poll" }
     }
 }
 
-/// One table and how its clients are treated.
+/// The configuration of one table and of the service to its clients.
 #[derive(Clone, Debug)]
 pub struct ServedTableOptions {
     /// The table.
     pub handle: TableHandle,
-    /// The name of its source, as in [`ServedSource::id`].
+    /// The name of the table's source, as in [`ServedSource::id`].
     pub source_id: String,
-    /// Streams at a time; `None` for no limit.
+    /// The maximum number of concurrent streams; `None` for no limit.
     pub clients_max: Option<usize>,
-    /// How far a live client may fall behind.
+    /// The limit on how far a live client may fall behind.
     pub buffer: BufferOptions,
-    /// A heartbeat is sent when nothing else was for this long.
+    /// The time without other messages after which a heartbeat is sent.
     pub heartbeat_interval: Duration,
-    /// Bytes of projections (Struct rows, filtered batches) that are kept for other clients who want the same.
+    /// The maximum size in bytes of the cached projections (Struct rows, filtered batches). Clients
+    /// that want the same projections share them.
     pub projection_bytes_max: u64,
 }
 
-/// How far a live client may fall behind.
+/// The limit on how far a live client may fall behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferOptions {
-    /// Entries; `u64::MAX` for no bound but the journal's own.
+    /// The maximum number of entries; `u64::MAX` for no limit other than the journal's own.
     pub behind_max: u64,
-    /// What happens beyond.
+    /// The action when a client exceeds the limit.
     pub policy: BufferPolicy,
 }
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
 pub struct TlsOptions {
-    /// The certificate, its chain behind it.
+    /// The certificate, followed by its chain.
     pub certificate: Vec<u8>,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: Vec<u8>,
-    /// Clients must show a certificate of this authority; `None` to ask for none.
+    /// The authority that clients' certificates must come from; `None` to require no client
+    /// certificate.
     pub client_ca: Option<Vec<u8>>,
 }
 
-/// One of the files that TLS is set up from.
+/// A file that TLS is configured from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFile {
-    /// [`TlsOptions::certificate`].
+    /// The file of [`TlsOptions::certificate`].
     Certificate,
-    /// [`TlsOptions::key`].
+    /// The file of [`TlsOptions::key`].
     Key,
-    /// [`TlsOptions::client_ca`].
+    /// The file of [`TlsOptions::client_ca`].
     ClientCa,
 }
 
-/// Paths of the HTTP endpoints.
+/// The paths of the HTTP endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
-    /// The path of liveness.
+    /// The path of the liveness endpoint.
     pub liveness_path: String,
-    /// The path of readiness.
+    /// The path of the readiness endpoint.
     pub readiness_path: String,
-    /// The path that answers 200 once the first copies are over.
+    /// The path of the startup endpoint, which answers 200 once the first copies are over.
     pub startup_path: String,
-    /// The path of the metrics.
+    /// The path of the metrics endpoint.
     pub metrics_path: String,
-    /// True where the server is ready only while every table is.
+    /// True if the server is ready only while every table is.
     pub strict_readiness: bool,
 }
 
-/// How long things may take.
+/// The time limits of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waits {
-    /// A client that is ahead of this server waits for it so long, and one whose table is not ready for that.
+    /// The time that a client waits for the server to reach the client's position, or for a table
+    /// to become ready.
     pub ready: Duration,
-    /// A client that is being sent a snapshot and takes nothing for so long is cut: the journal is kept for its sake.
+    /// The time after which a client that reads nothing of its snapshot is cut. The journal is kept
+    /// for such a client.
     pub stalled: Duration,
-    /// A request must have arrived after this.
+    /// The time within which a request must arrive.
     pub request: Duration,
-    /// Streams are served on for so long after the server was asked to stop, while no new ones begin.
+    /// The time for which existing streams continue after the server was asked to stop. No new
+    /// streams begin meanwhile.
     pub drain: Duration,
-    /// Clients may take so long to hear that the server stops.
+    /// The time that the server waits for clients to receive the final status when it stops.
     pub stop: Duration,
-    /// Clients that are asked for the checksum of their rows may take so long to answer.
+    /// The time within which clients must answer a request for the checksum of their rows.
     pub answer: Duration,
 }
 
-/// Where a server listens.
+/// The listeners of a server.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// gRPC, gRPC-Web and Connect, with all services.
+    /// The listeners for gRPC, gRPC-Web and Connect, with all services.
     pub grpc: Vec<TcpListener>,
-    /// The same with the Replication service alone.
+    /// The listeners for the same protocols, with the Replication service alone.
     pub fanout: Vec<TcpListener>,
-    /// Health over HTTP.
+    /// The listener for health over HTTP. It also serves metrics.
     pub health: Option<TcpListener>,
-    /// Metrics over HTTP; they are also served beside health.
+    /// The listener for metrics alone over HTTP.
     pub metrics: Option<TcpListener>,
 }
 
-/// Why a server cannot serve.
+/// An error that keeps a server from serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The certificate, the key or the client authority is not one.
+    /// An invalid certificate, key or client authority.
     #[error("setting up TLS: {0}; check cert_path, key_path and client_ca_path")]
     Tls(String),
-    /// The gRPC server.
+    /// A failure of the gRPC server.
     #[error("serving gRPC: {0}")]
     Grpc(#[source] tonic::transport::Error),
-    /// The HTTP server.
+    /// A failure of the HTTP server.
     #[error("serving HTTP: {0}")]
     Http(#[source] std::io::Error),
-    /// The service descriptions that are built in cannot be read.
+    /// Built-in service descriptions that cannot be read.
     #[error("reading the service descriptions: {0}")]
     Descriptions(String),
 }
@@ -199,7 +207,7 @@ impl Default for Waits {
 }
 
 impl ServedTableOptions {
-    /// A table with the defaults: no limits, a heartbeat every 5 s.
+    /// Returns the default options for a table: no limits, and a heartbeat every 5 s.
     #[must_use]
     pub fn new(handle: TableHandle) -> ServedTableOptions {
         ServedTableOptions {

@@ -1,7 +1,8 @@
-//! Pages of other origins: browsers ask before they let one call.
+//! Access from pages of other origins. Browsers ask the server before they let such a page call it.
 //!
-//! By default no page may. Whoever can open a page in an operator's browser could otherwise read tables that only the operator's
-//! network reaches; no content type of any protocol is one that a page may send without asking.
+//! By default no page may call. Otherwise any page in an operator's browser could read tables that
+//! only the operator's network reaches. Without that question, a page can send none of the
+//! protocols' content types.
 
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a browser may remember the answer; Chromium remembers nothing longer.
+/// The time for which a browser may remember the answer. Chromium uses no longer time.
 const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
-/// What calls of Connect and gRPC-Web bring along.
+/// The headers that Connect and gRPC-Web clients send.
 const REQUEST_HEADERS: [HeaderName; 6] = [
     CONTENT_TYPE,
     HeaderName::from_static("connect-protocol-version"),
@@ -20,14 +21,14 @@ const REQUEST_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("x-grpc-web"),
     HeaderName::from_static("x-user-agent"),
 ];
-/// What a page may see of an answer: gRPC-Web's status may stand there.
+/// The headers of an answer that a page may read. They may contain gRPC-Web's status.
 const RESPONSE_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status-details-bin"),
 ];
 
-/// Answers browsers; `None` where there are no pages to be allowed.
+/// Returns the layer that answers browsers; `None` if no pages are allowed.
 pub(crate) fn layer(allowed: &[HeaderValue]) -> Option<CorsLayer> {
     if allowed.is_empty() {
         return None;

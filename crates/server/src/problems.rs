@@ -1,4 +1,4 @@
-//! The reasons for which tables are not served, or not as they should be.
+//! The reasons why tables are not served, or not as they should be.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use laredo_engine::TablePhase;
 
 use crate::table::Served;
 
-/// A table that was last known to be the source's longer ago than this is stale.
+/// The age of a table's rows beyond which they are stale.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// A kind of problem that a table may have.
+/// A kind of problem of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProblemKind {
     /// The table cannot be followed until an operator acts.
@@ -21,7 +21,7 @@ pub(crate) enum ProblemKind {
     Copying,
     /// An operator has drained the table, or the server is about to stop.
     Drained,
-    /// The definition was not seen in the catalogue for too long.
+    /// The definition was not verified in the catalog for too long.
     DefinitionUnverified,
     /// The rows are older than [`STALE_AFTER`].
     Stale,
@@ -33,7 +33,7 @@ pub(crate) enum ProblemKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableProblem {
     pub(crate) kind: ProblemKind,
-    /// The problem, and what to do if an operator has to.
+    /// A description of the problem, with the necessary action if an operator has to act.
     pub(crate) detail: String,
 }
 
@@ -48,7 +48,7 @@ impl ProblemKind {
         ProblemKind::JournalNotKept,
     ];
 
-    /// Returns its name in health and metrics.
+    /// Returns the kind's name in health and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             ProblemKind::Failed => "failed",
@@ -63,7 +63,7 @@ impl ProblemKind {
 }
 
 impl Served {
-    /// Returns everything that is wrong with the table.
+    /// Returns all problems of the table.
     pub(crate) fn problems(&self, now: CommitTime) -> Vec<TableProblem> {
         let status = self.handle().status();
         let journal = self.handle().journal().filter(|journal| !journal.is_parted());

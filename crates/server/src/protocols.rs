@@ -1,9 +1,10 @@
-//! gRPC, gRPC-Web and Connect on the same ports. What comes in another protocol than gRPC becomes a request of gRPC before a service
-//! sees it, and the answer is told in the words of the protocol that asked. So services know gRPC alone, and whichever is served
-//! speaks all three.
+//! gRPC, gRPC-Web and Connect on the same ports. A request in another protocol is translated to
+//! gRPC before it reaches a service, and the answer is translated back. So the services only
+//! implement gRPC, and each of them is available in all three protocols.
 //!
-//! The protocols share the framing of streams: what a service sends passes as it is, and only a stream's end is told differently. JSON is
-//! made from the descriptions of the messages, where it is asked for.
+//! The protocols share the framing of streams. A service's messages pass unchanged, and only the
+//! end of a stream has a different form. JSON is made from the descriptions of the messages, if the
+//! client requests it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -33,11 +34,11 @@ pub(crate) use methods::Methods;
 use choose::{Asked, Choice, Protocol, choose};
 use methods::Method;
 
-/// Puts every protocol before services that know gRPC.
+/// A layer that adds all protocols to services that implement gRPC.
 #[derive(Clone)]
 pub(crate) struct Protocols {
     methods: Arc<Methods>,
-    /// A request must have arrived after this.
+    /// The time within which a request must arrive.
     request_time_max: Duration,
 }
 
@@ -55,7 +56,7 @@ impl<S> Layer<S> for Protocols {
     }
 }
 
-/// Services behind every protocol.
+/// A service behind all protocols.
 #[derive(Clone)]
 pub(crate) struct Translator<S> {
     protocols: Protocols,
@@ -78,7 +79,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        // The one that is ready is called, and another one is kept for later.
+        // The instance that was polled ready is called, and a clone is kept for later.
         let another = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, another);
         let method = self.protocols.methods.find(request.uri().path());
@@ -99,7 +100,7 @@ where
     }
 }
 
-/// Asks the service in gRPC, and answers in the protocol that was spoken.
+/// Calls the service in gRPC, and answers in the client's protocol.
 async fn speak<S>(
     protocol: Protocol,
     method: Option<Method>,

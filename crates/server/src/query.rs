@@ -1,4 +1,4 @@
-//! The Query service: there, so that its clients are told why it does not answer.
+//! The Query service. It exists so that its clients learn why it does not answer.
 
 use futures::stream::Empty;
 use laredo_proto::oam::laredo_query_service_server::{LaredoQueryService, LaredoQueryServiceServer};
@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use crate::refusal;
 
-/// The service, over gRPC.
+/// Returns the service, over gRPC.
 pub(crate) fn service() -> LaredoQueryServiceServer<Query> {
     LaredoQueryServiceServer::new(Query)
 }

@@ -1,4 +1,4 @@
-//! Reading a request: of bounded size, in bounded time.
+//! Reading of requests, with bounds on their size and time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,21 +15,22 @@ use tonic::Status;
 use crate::acknowledgements::Acknowledgements;
 use crate::refusal;
 
-/// Bytes of a request.
+/// The maximum size of a request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// What opens a stream, and what its client sends after that.
+/// The request that opens a stream, and the messages that its client sends after it.
 #[derive(Debug)]
 pub(crate) struct Opening<B> {
     pub(crate) request: SyncRequest,
-    /// Only from a client of version 0.4, which leaves its request open.
+    /// Only present for a client of version 0.4, which leaves its request open.
     pub(crate) acknowledgements: Option<Acknowledgements<B>>,
 }
 
-/// The request of a `Sync`: one message, or a client's first one of several.
+/// Reads the request of a `Sync`: a single message, or the first one of several.
 ///
 /// # Errors
-/// When it is malformed, not within the limits, or followed by what should not be there.
+/// Returns an error if the request is malformed, exceeds the limits, or is followed by something
+/// unexpected.
 pub(crate) async fn opening<B>(body: B, time_max: Duration) -> Result<Opening<B>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -63,15 +64,15 @@ where
     Ok(Opening { request, acknowledgements: None })
 }
 
-/// The first message of frames, once all of it has come.
+/// Returns the first message of the frames, once all of it has arrived.
 fn first_message(bytes: &[u8]) -> Result<Option<&[u8]>, Status> {
     let Some(length) = frame::length(bytes) else { return Ok(None) };
     check_flags(bytes.first().copied().unwrap_or_default())?;
     Ok(bytes.get(PREFIX_LENGTH..PREFIX_LENGTH + length.min(REQUEST_BYTES_MAX)).filter(|first| first.len() == length))
 }
 
-/// The request inside of a first message of version 0.4: `{1: SyncStart}`. A SyncRequest has its
-/// schema in field 1 and must have a table, in field 2; so no message is both.
+/// Returns the request inside a first message of version 0.4: `{1: SyncStart}`. A SyncRequest has
+/// its schema in field 1 and must have a table in field 2, so no message is both.
 fn sync_start(message: &[u8]) -> Option<SyncRequest> {
     #[derive(Clone, PartialEq, Message)]
     struct FirstMessage {
@@ -81,16 +82,16 @@ fn sync_start(message: &[u8]) -> Option<SyncRequest> {
         table: Option<Bytes>,
     }
     match FirstMessage::decode(message).ok()? {
-        // A SyncStart has SyncRequest's fields by their numbers.
+        // A SyncStart has the fields of a SyncRequest, with the same numbers.
         FirstMessage { start: Some(start), table: None } => SyncRequest::decode(start).ok(),
         _ => None,
     }
 }
 
-/// The one message of a body of frames.
+/// Reads the single message of a body of frames.
 ///
 /// # Errors
-/// When it is not exactly one uncompressed message within the limits.
+/// Returns an error if the body is not exactly one uncompressed message within the limits.
 pub(crate) async fn one_message<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -117,7 +118,7 @@ fn only_message(mut bytes: Bytes) -> Result<Bytes, Status> {
 /// Checks the first byte of a message's prefix.
 ///
 /// # Errors
-/// When the message is compressed, or no message.
+/// Returns an error if the message is compressed, or the flags are unknown.
 pub(crate) fn check_flags(flags: u8) -> Result<(), Status> {
     match flags {
         0 => Ok(()),
@@ -126,10 +127,10 @@ pub(crate) fn check_flags(flags: u8) -> Result<(), Status> {
     }
 }
 
-/// All of a body.
+/// Reads a whole body.
 ///
 /// # Errors
-/// When it breaks off, or is not within the limits.
+/// Returns an error if the body breaks off, or exceeds the limits.
 pub(crate) async fn whole<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -154,7 +155,7 @@ where
     Ok(bytes.freeze())
 }
 
-/// Adds what comes next of a body; returns false at its end.
+/// Appends the next frame of a body. Returns false at the end.
 async fn add<B>(body: &mut B, bytes: &mut BytesMut, bytes_max: usize) -> Result<bool, Status>
 where
     B: Body<Data = Bytes> + Unpin,

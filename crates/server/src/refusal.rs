@@ -1,4 +1,5 @@
-//! What clients are told when a stream cannot begin or go on. Each sentence says what to do.
+//! The errors that clients receive when a stream cannot begin or continue. Each message says what
+//! to do.
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub(crate) fn filter(error: &FilterError) -> Status {
     malformed(&format!("filters[{}]", error.index), error)
 }
 
-/// Ends a stream whose next frame cannot be shown.
+/// Returns the error for a stream whose next frame cannot be projected.
 pub(crate) fn view(error: &ViewError) -> Status {
     match error {
         ViewError::Filter(error) => filter(error),
@@ -170,7 +171,7 @@ pub(crate) fn snapshot(error: &SnapshotError) -> Status {
     }
 }
 
-/// A snapshot that turns out damaged while it is read, or a disk that fails.
+/// Returns the error for a snapshot that turns out to be damaged, or for a disk that fails.
 pub(crate) fn unreadable(error: &std::io::Error) -> Status {
     match error.kind() {
         std::io::ErrorKind::InvalidData => Status::data_loss(error.to_string()),
@@ -178,7 +179,7 @@ pub(crate) fn unreadable(error: &std::io::Error) -> Status {
     }
 }
 
-/// How many of a list are wanted; 0 is for all.
+/// Returns the maximum length of a list from a request, where 0 requests all.
 pub(crate) fn limit(limit: i32) -> Result<usize, Status> {
     match usize::try_from(limit) {
         Ok(0) => Ok(usize::MAX),

@@ -1,4 +1,4 @@
-//! From a request's bytes to what a client wants: pure, and at home with hostile input.
+//! Parsing of requests. It has no side effects, and treats its input as hostile.
 
 use laredo_core::{DefinitionVersion, Lsn, Match, Predicate, Sequence, Value};
 use laredo_engine::ScopedMark;
@@ -10,30 +10,32 @@ use tonic::Status;
 
 use crate::refusal;
 
-/// Names in requests are no longer than this.
+/// The maximum length of names in requests, in bytes.
 const CLIENT_ID_MAX: usize = 1024;
 
-/// A client's wish, checked.
+/// A client's request, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ask {
     pub(crate) client_id: String,
     pub(crate) encoding: RowEncoding,
     pub(crate) predicates: Vec<Predicate>,
-    /// Where it was; the server's own source is filled in later.
+    /// The client's position. The server's own source is filled in later.
     pub(crate) resume: ResumeRequest,
-    /// Whether it knows the extensions.
+    /// True if the client knows laredo's protocol extensions.
     pub(crate) is_ours: bool,
-    /// True where heartbeats and the end of a snapshot carry the checksum of the contents.
+    /// True if heartbeats and the end of a snapshot carry the checksum of the contents.
     pub(crate) wants_checksums: bool,
-    /// True where the client gave its rows up because they did not have a server's checksum.
+    /// True if the client discarded its rows because their checksum differed from the server's.
     pub(crate) contents_differed: bool,
-    /// True where the client answers checks of its rows.
+    /// True if the client answers checks of its rows.
     pub(crate) answers_checks: bool,
 }
 
 impl Ask {
+    /// Checks a request.
+    ///
     /// # Errors
-    /// The first field that is malformed, by name.
+    /// Returns an error with the name of the first malformed field.
     pub(crate) fn new(request: SyncRequest) -> Result<Ask, Status> {
         if request.client_id.len() > CLIENT_ID_MAX {
             return Err(refusal::malformed("client_id", format!("it is longer than {CLIENT_ID_MAX} bytes")));
@@ -58,10 +60,11 @@ impl Ask {
             source: request.source.map(identity_from_wire),
             definition: DefinitionVersion(request.definition),
             whole_transactions: encoding == RowEncoding::PostgresBinary,
-            // What the server itself knows is filled in when the stream begins.
+            // The server's own knowledge is filled in when the stream begins.
             ..ResumeRequest::default()
         };
-        // Only rows that the client gets as they are have the bytes that are checksummed.
+        // Checksums are of unfiltered binary rows, so only a client that receives those can use
+        // them.
         let wants_checksums =
             request.wants_checksums && encoding == RowEncoding::PostgresBinary && predicates.is_empty();
         let contents_differed = request.contents_differed;
@@ -77,7 +80,8 @@ impl Ask {
         })
     }
 
-    /// Returns the reason why the rows of this client cannot be compared with the server's on request, if there is one.
+    /// Returns the reason why this client's rows cannot be compared with the server's on request,
+    /// if there is one.
     pub(crate) fn comparison_obstacle(&self) -> Option<&'static str> {
         match (self.encoding, self.predicates.is_empty()) {
             (RowEncoding::Struct, _) => Some("it reads rows as Structs, which have no checksum"),
@@ -92,7 +96,8 @@ impl Ask {
     }
 }
 
-/// The first encoding of the list that we know; Structs where there is no list.
+/// Returns the first encoding in the list that this server supports, or Structs if the list is
+/// empty.
 fn encoding(accept: &[i32]) -> Result<RowEncoding, Status> {
     if accept.is_empty() {
         return Ok(RowEncoding::Struct);
@@ -120,7 +125,7 @@ fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> 
     Ok(Predicate { field: filter.field, test })
 }
 
-/// `None` for a value without a kind, which protobuf calls an error.
+/// Converts a value. Returns `None` for one without a kind, which is an error in protobuf.
 pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
     Some(match value.kind? {
         Kind::NullValue(_) => Value::Null,
@@ -141,12 +146,12 @@ fn identity_from_wire(source: wire::SourceIdentity) -> SourceIdentity {
         database: source.database,
         timeline: source.timeline,
         history: source.history.iter().map(|s| (s.timeline, Lsn(s.switched_at))).collect(),
-        // Only a source itself knows the rest, and nobody asks a client.
+        // Only a source itself knows the other fields, and clients are not asked for them.
         ..SourceIdentity::default()
     }
 }
 
-/// A source's identity as clients get it.
+/// Converts a source's identity to the form that clients receive.
 pub(crate) fn identity_to_wire(source: &SourceIdentity) -> wire::SourceIdentity {
     let switch = |(timeline, at): &(u32, Lsn)| wire::TimelineSwitch { timeline: *timeline, switched_at: at.0 };
     wire::SourceIdentity {

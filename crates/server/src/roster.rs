@@ -1,8 +1,9 @@
 //! The open streams of a table, and the comparison of their clients' rows with the server's.
 //!
-//! A round of comparison asks every client that can answer. Its stream sends a heartbeat with a [`CheckId`] as soon as
-//! the client has been sent everything up to the head, and the client reports the checksum of its own rows at the
-//! heartbeat's position (`ReportChecksum`). A round ends when every client is settled, or when its time is over.
+//! A comparison round asks every client that can answer. Once the client has been sent everything
+//! up to the head, its stream sends a heartbeat with a [`CheckId`]. The client then reports the
+//! checksum of its own rows at the heartbeat's position (`ReportChecksum`). A round ends when every
+//! client is settled, or when its time is over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -23,8 +24,8 @@ use crate::request::Ask;
 #[cfg(test)]
 mod tests;
 
-/// The time after the end of a stream in which an answer is still taken. A client that finds its rows to be wrong ends
-/// its stream while its answer is under way.
+/// The time after the end of a stream in which an answer is still accepted. A client that finds
+/// that its rows are wrong ends its stream while its answer is under way.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 const NO_CHECKSUM: &str = "the server has no checksum of this table's rows";
@@ -33,7 +34,7 @@ const UNANSWERED: &str = "it was asked and did not answer in time";
 const UNASKED: &str = "it could not be asked in time: it has not been sent everything up to the server's position";
 const GONE: &str = "its stream ended before it answered";
 
-/// The name of one question to one client. Only the client that was sent it knows it.
+/// The name of one check of one client. Only the client that was sent it knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CheckId([u8; 16]);
 
@@ -42,7 +43,7 @@ impl CheckId {
         self.0
     }
 
-    /// Returns `None` where the bytes are not a check's.
+    /// Returns `None` if the bytes cannot be a check's ID.
     pub(crate) fn from_wire(bytes: &[u8]) -> Option<CheckId> {
         bytes.try_into().ok().map(CheckId)
     }
@@ -53,7 +54,7 @@ impl CheckId {
 pub(crate) struct ChecksumReport {
     pub(crate) check: CheckId,
     pub(crate) position: Lsn,
-    /// Missing where the client has no rows of the position to compare.
+    /// Missing if the client has no rows of the position to compare.
     pub(crate) checksum: Option<Checksum>,
     pub(crate) rows: Option<u64>,
 }
@@ -78,9 +79,9 @@ pub(crate) enum Outcome {
         ours: Checksum,
         theirs: Checksum,
     },
-    /// For this reason.
+    /// The client cannot be compared, for this reason.
     NotComparable(&'static str),
-    /// For this reason.
+    /// The client has not answered, for this reason.
     NoAnswer(&'static str),
     /// The stream ended before the client answered.
     Left(&'static str),
@@ -90,13 +91,14 @@ pub(crate) enum Outcome {
 pub(crate) struct Roster {
     table: TableName,
     streams: Mutex<Streams>,
-    /// A client of the round that runs was settled, or left.
+    /// Notified when a client of the current round was settled or left.
     moved: Notify,
-    /// One round runs at a time.
+    /// Held during a round, so that rounds run one at a time.
     turn: tokio::sync::Mutex<()>,
-    /// Answers that differed since the start.
+    /// The number of answers since the start that differed.
     differing: AtomicU64,
-    /// The key under which the names of checks are made. It comes from the operating system's randomness.
+    /// The key of the hash that generates the names of checks, from the operating system's
+    /// randomness.
     secret: RandomState,
 }
 
@@ -109,18 +111,18 @@ struct Streams {
     next_check: u64,
 }
 
-/// A stream, as long as it is open. A round keeps its streams to the round's end.
+/// A stream while it is open. A round keeps its streams until the round's end.
 struct Member {
     client_id: String,
     since: Instant,
-    /// The reason why the client's rows cannot be compared.
+    /// The reason why the client's rows cannot be compared, if there is one.
     obstacle: Option<&'static str>,
     signal: Arc<Signal>,
     check: Check,
     left_at: Option<Instant>,
 }
 
-/// The part that a stream itself looks at, which it does after each transaction.
+/// The part of a member that its stream looks at after each transaction.
 #[derive(Default)]
 struct Signal {
     is_wanted: AtomicBool,
@@ -131,9 +133,9 @@ struct Signal {
 enum Check {
     /// The stream is not part of a round.
     None,
-    /// The stream is to send it when the client has everything.
+    /// The stream must send the check when the client has everything.
     Wanted,
-    /// The client was sent it, with the server's checksum at this position.
+    /// The client was sent the check, and this was the server's checksum at this position.
     Sent {
         position: Lsn,
         checksum: Checksum,
@@ -141,7 +143,7 @@ enum Check {
     Settled(Outcome),
 }
 
-/// A stream's place on the roster, until it is dropped.
+/// A stream's membership in the roster, which ends when this is dropped.
 pub(crate) struct Membership {
     roster: Arc<Roster>,
     number: u64,
@@ -178,27 +180,28 @@ impl Roster {
         Membership { roster: self.clone(), number, signal }
     }
 
-    /// Answers that differed since the start.
+    /// Returns the number of answers since the start that differed.
     pub(crate) fn differing(&self) -> u64 {
         self.differing.load(Ordering::Relaxed)
     }
 
-    /// Compares the rows of all clients whose streams are open now. It takes no longer than `wait` from its turn on.
+    /// Compares the rows of all clients whose streams are open now. It takes at most `wait`, in
+    /// addition to waiting for an earlier round.
     pub(crate) async fn compare(&self, wait: Duration) -> Vec<ComparedClient> {
         let _turn = self.turn.lock().await;
         let round = Round::begin(self);
         let deadline = Instant::now() + wait;
         while let Some(at) = round.settle(Instant::now(), deadline) {
-            // Either way the next look decides.
+            // The loop continues after a notification and after the time limit alike.
             let _ = timeout_at(at, self.moved.notified()).await;
         }
         round.results()
     }
 
-    /// Takes a client's answer.
+    /// Accepts a client's answer.
     ///
     /// # Errors
-    /// When nobody was asked this, or it was asked of another position.
+    /// Returns an error if the check is unknown, or is for another position.
     pub(crate) fn answer(&self, report: ChecksumReport) -> Result<(), Status> {
         let mut streams = self.streams.lock();
         let number = streams.asked.get(&report.check).copied();
@@ -232,7 +235,8 @@ impl Roster {
         Ok(())
     }
 
-    /// A name that cannot be guessed: two words of a keyed hash over a number that is never used again.
+    /// Returns an ID that cannot be guessed: two words of a keyed hash of a number that is never
+    /// reused.
     fn check_id(&self, number: u64) -> CheckId {
         let word = |half: u8| u128::from(self.secret.hash_one((number, half)));
         CheckId((word(0) << 64 | word(1)).to_be_bytes())
@@ -240,7 +244,7 @@ impl Roster {
 }
 
 impl Membership {
-    /// Returns true if the client is to be asked for its checksum.
+    /// Returns true if the client must be asked for its checksum.
     pub(crate) fn is_wanted(&self) -> bool {
         self.signal.is_wanted.load(Ordering::Acquire)
     }
@@ -250,8 +254,8 @@ impl Membership {
         self.signal.wanted.notified().await;
     }
 
-    /// Returns the check to send to the client with this head, if there is one to send. The client must have been sent
-    /// everything up to the head, and nothing beyond.
+    /// Returns the check to send to the client with this head, if there is one to send. The client
+    /// must have been sent everything up to the head, and nothing beyond.
     pub(crate) fn take_check(&self, head: Head) -> Option<CheckId> {
         if !self.is_wanted() {
             return None;
@@ -286,7 +290,7 @@ impl Drop for Membership {
     }
 }
 
-/// A round that runs. Dropping it ends it.
+/// The current round. Dropping it ends the round.
 struct Round<'a> {
     roster: &'a Roster,
 }
@@ -307,7 +311,8 @@ impl<'a> Round<'a> {
         Round { roster }
     }
 
-    /// Settles the clients whose time is over. Returns the time at which to look again; `None` where all are settled.
+    /// Settles the clients whose time is over. Returns the time of the next call, or `None` if all
+    /// clients are settled.
     fn settle(&self, now: Instant, deadline: Instant) -> Option<Instant> {
         let mut streams = self.roster.streams.lock();
         let mut next: Option<Instant> = None;

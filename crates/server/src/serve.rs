@@ -1,4 +1,4 @@
-//! Putting it together, running it, and stopping it.
+//! The server's composition, operation and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,18 +26,19 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::{origins, tls};
 
-/// A peer that does not answer pings is gone after the sum of these.
+/// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
+/// sum of the two.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Requests are small, but a client may ask for many tables at once.
+/// The receive window in bytes. Requests are small, but a client may request many tables at once.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 const FRAME_BYTES_MAX: u32 = 1024 * 1024;
-/// How often health is looked at and clients that hold up others are looked for.
+/// The interval at which health is updated and clients are checked for resources held too long.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often a server that stops looks whether its clients have left.
+/// The interval at which a stopping server checks if its clients have left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Serves tables to clients.
+/// A server of tables to clients.
 pub struct Server {
     shared: Arc<Shared>,
     tls: Option<TlsOptions>,
@@ -45,7 +46,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that does not run yet.
+    /// Returns a server that is not running yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
         let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock } = options;
@@ -53,7 +54,7 @@ impl Server {
         Server { shared: Arc::new(Shared::new(sources, tables, clock, waits, http)), tls, allowed_origins }
     }
 
-    /// A server with no TLS and the default paths and waits.
+    /// Returns a server without TLS, and with the default paths and time limits.
     #[must_use]
     pub fn with_tables(tables: Vec<crate::ServedTableOptions>, clock: Clock) -> Server {
         Server::new(ServerOptions {
@@ -67,12 +68,14 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` resolves. Then it is not ready any more and begins no more streams, but asks those that it has to leave
-    /// (GoAway) and serves them until they have ended or [`Waits::drain`](crate::Waits::drain) is over. At last every stream ends
-    /// with UNAVAILABLE, and this returns when the clients have heard it, or soon after.
+    /// Serves until `stop` resolves. The server is then no longer ready, accepts no more streams,
+    /// and asks the existing clients to leave (`GoAway`). It serves them until they have left or
+    /// [`Waits::drain`](crate::Waits::drain) is over. Then every stream ends with UNAVAILABLE. The
+    /// method returns when the clients have received that status, at the latest after
+    /// [`Waits::stop`](crate::Waits::stop).
     ///
     /// # Errors
-    /// When TLS cannot be set up, or a listener fails.
+    /// Returns an error if TLS cannot be set up, or a listener fails.
     pub async fn serve(self, listeners: Listeners, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let Server { shared, tls, allowed_origins } = self;
         let acceptor = tls.as_ref().map(acceptor).transpose()?;
@@ -131,13 +134,13 @@ impl Server {
         shared.stop.cancel();
         report(&shared, &reporter).await;
         closing.cancel();
-        // A client that reads nothing cannot be told, and must not keep the process.
+        // A client that reads nothing cannot be notified, and must not keep the process alive.
         let waited = tokio::time::timeout(shared.waits.stop, join_all(&mut tasks)).await;
         ended.and(waited.unwrap_or(Ok(())))
     }
 }
 
-/// Waits until no stream is left.
+/// Waits until no streams remain.
 async fn all_gone(shared: &Shared) {
     let mut ticks = interval(DRAIN_INTERVAL);
     while shared.clients() > 0 {
@@ -157,7 +160,8 @@ fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Res
     ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
 }
 
-/// HTTP/2 and HTTP/1.1; what each connection speaks is seen from its first bytes.
+/// Returns a builder for HTTP/2 and HTTP/1.1. The first bytes of each connection show which one it
+/// uses.
 fn transport() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .accept_http1(true)
@@ -176,7 +180,7 @@ fn acceptor(tls: &TlsOptions) -> Result<TlsAcceptor, ServeError> {
     })
 }
 
-/// What the services that are served are described by.
+/// The descriptions of the services that are served.
 const DESCRIPTIONS: [&[u8]; 2] = [laredo_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
 
 fn methods() -> Result<Methods, ServeError> {
@@ -192,12 +196,12 @@ fn reflection() -> Result<
     described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
-/// The name by which gRPC health knows a table: `laredo.table.SCHEMA.TABLE`.
+/// Returns the name of a table in gRPC health: `laredo.table.SCHEMA.TABLE`.
 fn table_service(name: &TableName) -> String {
     format!("laredo.table.{name}")
 }
 
-/// Looks after health and clients as long as it is polled.
+/// Updates health and sweeps clients periodically, while it is polled.
 async fn watch(shared: &Shared, reporter: &HealthReporter) {
     let mut ticks = interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,8 +212,9 @@ async fn watch(shared: &Shared, reporter: &HealthReporter) {
     }
 }
 
-/// The Replication service serves once the first copies are over, well or not: a failed table does not stop its
-/// neighbours. The server as a whole and each table are what readiness says of them.
+/// Reports health. The Replication service is serving once the first copies are over, successful or
+/// not, so that a failed table does not stop the others. The server as a whole and each table have
+/// the status of their readiness.
 async fn report(shared: &Shared, reporter: &HealthReporter) {
     let serving = |is_well| match is_well {
         true => ServingStatus::Serving,

@@ -1,5 +1,5 @@
-//! One client's stream, from the first byte to the status that ends it. It knows nothing of HTTP: it hands out ready frames, each
-//! after its five-byte prefix, and ends with a status.
+//! The stream of one client, from the first byte to the final status. A session is independent of
+//! HTTP. It yields encoded frames, each after its five-byte prefix, and ends with a status.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ use messages::Greeting;
 use outlet::Outlet;
 use snapshot::Snapshot;
 
-/// A stream that was granted.
+/// A stream that was accepted.
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) table: Arc<Served>,
@@ -48,36 +48,38 @@ pub(crate) struct Session {
     pub(crate) seat: Seat,
 }
 
-/// Where a stream begins.
+/// The place where a stream begins.
 struct Start {
     after: Sequence,
     position: Lsn,
     committed_at: CommitTime,
     schema: Arc<laredo_core::Schema>,
-    /// What the rows at the position are rows of.
+    /// The definition version of the rows at the position.
     definition: DefinitionVersion,
     reason: &'static str,
-    /// Names this journal, and the snapshot where there is one, in the client's next request.
+    /// The ID that names this journal, and the snapshot if there is one, in the client's next
+    /// request.
     snapshot_id: String,
     mode: SyncMode,
-    /// Set where the client's rows are of another history of the database.
+    /// True if the client's rows are of another history of the database.
     is_another_history: bool,
-    /// The newest position up to which the client's history is known to be this one.
+    /// The newest position up to which the client's history is known to be the same as this one.
     shared_position: Lsn,
 }
 
-/// The reason of a snapshot for a client that found its rows to be wrong.
+/// The reason for a full snapshot to a client that found its rows to be wrong.
 const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
-/// A server that has just started may notice a change of the definition, of which the client knows already, within this.
+/// The time for which a server waits to notice a change of the definition that the client already
+/// knows of. A server that has just started may be behind.
 const DEFINITION_WAIT: Duration = Duration::from_secs(3);
-/// The time between two looks at the definition meanwhile.
+/// The time between two checks of the definition in that wait.
 const DEFINITION_CHECKS: Duration = Duration::from_millis(100);
 
-/// How often a table that is being waited for is asked whether it has failed.
+/// The number of times that a wait for a table checks if the table has failed.
 const FAILURE_CHECKS: u32 = 20;
 
 impl Session {
-    /// The stream. Nothing happens before it is polled, and then only as far as the next frames.
+    /// Returns the stream. It runs only while it is polled, and only as far as the next frames.
     pub(crate) fn into_stream(self) -> SyncStream {
         SyncStream::new(|slot| self.run(slot))
     }
@@ -145,12 +147,13 @@ impl Session {
         let greeting = Greeting { start: &start, ..greeting };
         let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
         let mut follow = Follow::new(&greeting, &shared, (view, mode), outlet);
-        // Lets the base go: the client may follow for months.
+        // The base was moved into this call, so it is released before the client follows, possibly
+        // for months.
         follow.end_snapshot(sent).await?;
         follow.run().await
     }
 
-    /// The table's journal, once there is one.
+    /// Waits for the table's journal and returns it.
     async fn journal(&self) -> Result<Journal, Status> {
         let (name, handle) = (self.table.name(), self.table.handle());
         for _ in 0..FAILURE_CHECKS {
@@ -166,7 +169,7 @@ impl Session {
         Err(refusal::not_ready(handle))
     }
 
-    /// Decides where the stream begins, and waits where the client is ahead.
+    /// Decides where the stream begins, and waits if the client is ahead of the server.
     async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
         if self.ask.contents_differed {
             let (table, client_id) = (self.table.name(), &self.ask.client_id);
@@ -189,7 +192,7 @@ impl Session {
                 Resolution::Full(DEFINITION_DIFFERS) if Instant::now() < unnoticed_until => {
                     let mut heads = journal.watch_head();
                     heads.mark_unchanged();
-                    // What a head brings is of no matter here: the definition may be another one by then.
+                    // The new head itself does not matter; the definition may have changed by then.
                     let _ = timeout(DEFINITION_CHECKS, heads.changed()).await;
                 }
                 Resolution::Full(reason) => {
@@ -221,8 +224,9 @@ impl Session {
         }
     }
 
-    /// A client of ours is sent the newest base, as its handshake describes it, and knows itself when it is at the head. For any other
-    /// client a fresh one is chosen when its turn has come.
+    /// Returns the start of a full snapshot. A laredo client is sent the newest base, which its
+    /// handshake describes, and later notices when it reaches the head. For any other client a
+    /// fresh base is chosen when its turn comes.
     fn full(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
         match self.ask.encoding {
             RowEncoding::PostgresBinary => {
@@ -233,14 +237,15 @@ impl Session {
         }
     }
 
-    /// The same, where what the client has is of another history of the database.
+    /// Returns the start of a full snapshot for a client whose rows are of another history of the
+    /// database.
     fn full_of_another(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
         let (start, pinned) = self.full(journal, reason);
         (Start { is_another_history: true, ..start }, pinned)
     }
 }
 
-/// On a thread of its own: what the request asks for may be in a file.
+/// Resolves a request on another thread, because the entries it needs may be in a file.
 async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(Resolution, Lsn), Status> {
     let (journal, request) = (journal.clone(), request.clone());
     let resolved = tokio::task::spawn_blocking(move || {
@@ -255,7 +260,7 @@ async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(Resoluti
     resolved.map_err(|e| Status::internal(format!("reading the journal: {e}")))
 }
 
-/// `None` where the place was pruned since it was found.
+/// Returns the start of a delta, or `None` if its place has been pruned since it was found.
 async fn delta(
     journal: &Journal,
     request: &ResumeRequest,
@@ -283,9 +288,11 @@ async fn delta(
     }))
 }
 
-/// What names this journal in the client's next request, where it resumes without a snapshot: its own id if that does, or else one
-/// for where it resumes. With another journal's id it could some day be given that journal's changes after a sequence of this one.
-/// The definition in it is that of the rows where the stream begins.
+/// Returns the ID that names this journal in the client's next request when it resumes without a
+/// snapshot. The sequence is that of the client's own ID if this journal issued it, otherwise the
+/// one where the client resumes. With another journal's ID, the client could later receive that
+/// journal's changes after a sequence of this one. The definition in the ID is that of the rows
+/// where the stream begins.
 fn own_id(instance: &InstanceId, theirs: &str, (after, definition): (Sequence, DefinitionVersion)) -> String {
     instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
 }
@@ -303,7 +310,7 @@ fn log(table: &Served, ask: &Ask, start: &Start) {
 }
 
 impl Start {
-    /// Begins with a snapshot.
+    /// Returns a start with a snapshot of this base.
     fn at(base: &Base, journal: &Journal, reason: &'static str) -> Start {
         let definition = journal.definition_at(base.position());
         Start {
@@ -325,7 +332,7 @@ impl Start {
     }
 }
 
-/// Small messages as one.
+/// Joins several small messages into one buffer.
 fn joined(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::new();
     write(&mut out);

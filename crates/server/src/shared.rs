@@ -1,4 +1,4 @@
-//! What all services of one server share.
+//! State that all services of one server share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::refusal;
 use crate::session::Admission;
 use crate::table::Served;
 
-/// Parts of kept snapshots that are read and projected at once.
+/// The maximum number of parts of stored snapshots that are read and projected concurrently.
 const FETCHES: usize = 4;
 
 pub(crate) struct Shared {
@@ -25,15 +25,15 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) waits: Waits,
     pub(crate) http: HttpOptions,
-    /// The line of those who are to be sent a snapshot.
+    /// The queue of clients that wait for a snapshot permit.
     pub(crate) admission: Arc<Admission>,
-    /// Turns of those who fetch a kept snapshot: its rows are projected for each of them.
+    /// The permits for fetching stored snapshots, whose rows are projected for each client.
     pub(crate) fetches: Arc<Semaphore>,
-    /// Not ready any more: the server is about to stop.
+    /// Cancelled when the server is about to stop, and is therefore no longer ready.
     pub(crate) drain: CancellationToken,
-    /// Ends every stream.
+    /// Cancelled to end every stream.
     pub(crate) stop: CancellationToken,
-    /// When the server began.
+    /// The time when the server began.
     pub(crate) began: CommitTime,
     started: AtomicBool,
 }
@@ -63,8 +63,10 @@ impl Shared {
         }
     }
 
+    /// Returns the table with this name.
+    ///
     /// # Errors
-    /// A name that is empty, or that no table has.
+    /// Returns an error if a name is empty, or no table has it.
     pub(crate) fn table(&self, schema: &str, table: &str) -> Result<&Arc<Served>, Status> {
         if schema.is_empty() {
             return Err(refusal::required("schema"));
@@ -76,10 +78,10 @@ impl Shared {
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
     }
 
-    /// The table that has a snapshot of this id, and its store.
+    /// Returns the table that has a snapshot with this ID, and its store.
     ///
     /// # Errors
-    /// When no table has one, or no table has any.
+    /// Returns an error if no table has such a snapshot, or no table has a store.
     pub(crate) fn snapshot_store(&self, id: &str) -> Result<(Arc<Served>, Arc<Snapshots>), Status> {
         if id.is_empty() {
             return Err(refusal::required("snapshot_id"));
@@ -92,7 +94,7 @@ impl Shared {
         Ok((table.clone(), snapshots))
     }
 
-    /// Returns the time of day of a moment that has passed.
+    /// Returns the time of day of a past moment.
     pub(crate) fn time_of(&self, moment: Instant) -> CommitTime {
         let passed_us = i64::try_from(moment.elapsed().as_micros()).unwrap_or(i64::MAX);
         CommitTime((self.clock)().0.saturating_sub(passed_us))
@@ -115,13 +117,14 @@ impl Shared {
         self.sources.iter().find(|source| source.id == id)
     }
 
-    /// Returns true if the server serves what can be served: at least one table is ready, and none is expected to be soon.
-    /// With strict readiness every table has to be ready.
+    /// Returns true if the server is not draining and serves all that it can. At least one table
+    /// must be ready, and no other may be in its first copy. With strict readiness, every table
+    /// must be ready. A server without tables is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.are_ready(&self.tables)
     }
 
-    /// Returns true if what can be served of these tables is served.
+    /// Returns true if all of these tables that can be served are served.
     pub(crate) fn are_ready(&self, tables: &[Arc<Served>]) -> bool {
         let now = (self.clock)();
         let is_ready = |table: &Arc<Served>| table.is_ready(now);
@@ -134,12 +137,13 @@ impl Shared {
         tables.iter().any(is_ready) && tables.iter().all(|table| table.is_settled(now))
     }
 
-    /// Whether no table begins any more streams.
+    /// Returns true if no table accepts new streams.
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain.has_begun()))
     }
 
-    /// Whether every table's first copy is over, well or not. It stays so.
+    /// Returns true if every table's first copy is over, successful or not. The result then stays
+    /// true.
     pub(crate) fn is_started(&self) -> bool {
         if !self.started.load(Ordering::Relaxed) && self.tables.iter().all(|table| table.is_started()) {
             self.started.store(true, Ordering::Relaxed);
@@ -147,18 +151,18 @@ impl Shared {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// No more streams begin, and those that there are have so long to end.
+    /// Stops accepting streams, and sets the time limit for the existing ones.
     pub(crate) fn leave(&self, now: Instant) {
         self.drain.cancel();
         self.tables.iter().for_each(|table| table.drain.begin(now, Some(self.waits.drain)));
     }
 
-    /// Streams of all tables.
+    /// Returns the number of streams of all tables.
     pub(crate) fn clients(&self) -> usize {
         self.tables.iter().map(|table| table.clients()).sum()
     }
 
-    /// Cuts clients that hold what others need.
+    /// Cuts clients that hold resources for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
     }

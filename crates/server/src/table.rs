@@ -1,4 +1,4 @@
-//! A table as it is served.
+//! A table and its service to clients.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,10 +19,10 @@ use crate::roster::Roster;
 use crate::session::Lease;
 use crate::view::Views;
 
-/// A table whose definition was not seen for longer than this is not ready.
+/// The time after which a table is not ready if its definition was not verified.
 const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 
-/// The state of a table that is drained, beside those of [`TablePhase`].
+/// The state of a table that is drained, in addition to those of [`TablePhase`].
 pub(crate) const DRAINED: &str = "drained";
 
 pub(crate) struct Served {
@@ -35,18 +35,18 @@ pub(crate) struct Served {
     leases: Mutex<Vec<Weak<Lease>>>,
 }
 
-/// What happened since the start.
+/// Counts of events since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) deltas: AtomicU64,
     pub(crate) clients_cut: AtomicU64,
     pub(crate) clients_refused: AtomicU64,
-    /// Full snapshots, by the reason for them.
+    /// The full snapshots, by reason.
     pub(crate) snapshots: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// One of a table's places for clients, taken until it is dropped.
+/// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
 pub(crate) struct Seat(Arc<Served>);
 
 impl Drop for Seat {
@@ -80,8 +80,8 @@ impl Served {
         self.clients.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the table is served: it has been copied, follows its source or is copied again, is not drained,
-    /// and its definition was seen lately.
+    /// Returns true if the table is served. It must have been copied and not be drained. It must
+    /// not have failed, and its definition must not have been unverified for too long.
     pub(crate) fn is_ready(&self, now: CommitTime) -> bool {
         self.failure().is_none()
             && !self.drain.has_begun()
@@ -89,8 +89,10 @@ impl Served {
             && self.unverified(now).is_none()
     }
 
-    /// For how long the stream has gone on without a look at the table's definition, if that is too long: a change that PostgreSQL does
-    /// not announce would not be noticed. While the whole database is away the stream stands still; the lag shows that.
+    /// Returns the time for which the stream has continued without a check of the table's
+    /// definition, if that is too long. In that time, a change that PostgreSQL does not announce
+    /// would not be noticed. Time in which the database is unavailable does not count, because the
+    /// stream does not continue either; the lag shows it.
     pub(crate) fn unverified(&self, now: CommitTime) -> Option<Duration> {
         let age = self.handle().definition().verified_age?;
         let now = self.handle().source_time(now);
@@ -99,20 +101,22 @@ impl Served {
         Some(age.saturating_sub(lag)).filter(|unverified| *unverified > UNVERIFIED_MAX)
     }
 
-    /// Returns true if the first copy is over, well or not. One that failed and is tried again is over, too: other tables
-    /// do not wait for it.
+    /// Returns true if the first copy is over, successful or not. This includes a copy that failed
+    /// and will be retried, so that other tables do not wait for it.
     pub(crate) fn is_started(&self) -> bool {
         let status = self.handle().status();
         let is_first_copy_under_way = status.phase.error().is_none() && self.handle().journal().is_none();
         !is_first_copy_under_way
     }
 
-    /// Returns true if the server may become ready while the table is not: it is not expected to be served soon.
+    /// Returns true if the server may become ready even if this table is not, because the table is
+    /// not expected to be ready soon.
     pub(crate) fn is_settled(&self, now: CommitTime) -> bool {
         self.is_ready(now) || self.drain.has_begun() || self.is_started()
     }
 
-    /// Returns the name of the table's state. A table that is drained follows its source, and is served to nobody new.
+    /// Returns the name of the table's state. A table that is drained follows its source, but
+    /// accepts no new clients.
     pub(crate) fn state_name(&self, phase: &TablePhase) -> &'static str {
         match phase {
             TablePhase::Live if self.drain.has_begun() => DRAINED,
@@ -122,7 +126,7 @@ impl Served {
         }
     }
 
-    /// Returns why the table cannot be followed until an operator acts.
+    /// Returns the reason why the table cannot be followed until an operator acts, if there is one.
     pub(crate) fn failure(&self) -> Option<String> {
         match self.handle().status().phase {
             TablePhase::Failed { error } => Some(error),
@@ -130,13 +134,15 @@ impl Served {
         }
     }
 
-    /// Why its last snapshot was not written.
+    /// Returns the reason why the table's last snapshot was not written, if there is one.
     pub(crate) fn snapshot_error(&self) -> Option<String> {
         self.handle().snapshots()?.status().error
     }
 
+    /// Takes a seat for a client.
+    ///
     /// # Errors
-    /// When all seats are taken.
+    /// Returns an error if all seats are taken.
     pub(crate) fn take_seat(self: &Arc<Self>) -> Result<Seat, Status> {
         let clients_max = self.options.clients_max.unwrap_or(usize::MAX);
         let taken = self.clients.fetch_add(1, Ordering::Relaxed);
@@ -152,8 +158,8 @@ impl Served {
         self.leases.lock().push(Arc::downgrade(lease));
     }
 
-    /// Cuts clients that are too far behind, that take nothing of their snapshot, or for whose sake the journal has outgrown its
-    /// limits.
+    /// Cuts clients that are too far behind, that read nothing of their snapshot, or whose pins
+    /// keep the journal beyond its limits.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) {
         let mut leases = self.leases.lock();
         let journal = self.handle().journal();

@@ -1,4 +1,4 @@
-//! Certificates, and the connections behind them.
+//! TLS certificates and handshakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,26 +16,26 @@ use tokio_rustls::server::TlsStream;
 
 use crate::options::{TlsFile, TlsOptions};
 
-/// What a connection may be: HTTP/2, or HTTP/1.1 for those who cannot speak it.
+/// The protocols that a connection may use: HTTP/2, or HTTP/1.1 for clients without HTTP/2.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// Whoever takes longer to agree on keys is let go.
+/// The time limit of a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Handshakes at a time; beyond that, connections wait for their turn.
+/// The maximum number of concurrent handshakes. Further connections wait.
 const HANDSHAKES_MAX: usize = 256;
 
-/// A problem, and the file that has it.
+/// A problem, with the file that has it.
 type Problem = (TlsFile, String);
 
 impl TlsOptions {
-    /// Checks that these are a certificate, its key and authorities.
+    /// Checks that the files contain a certificate, its key and authorities.
     ///
     /// # Errors
-    /// Everything that is wrong, each with the file that it is wrong in.
+    /// Returns all problems, each with its file.
     pub fn check(&self) -> Result<(), Vec<Problem>> {
         self.config().map(drop)
     }
 
-    /// What connections are accepted with.
+    /// Returns the acceptor for connections.
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, Vec<Problem>> {
         Ok(TlsAcceptor::from(Arc::new(self.config()?)))
     }
@@ -78,7 +78,7 @@ fn paired(
     Ok(config)
 }
 
-/// Lets in who shows a certificate of these authorities.
+/// Returns a verifier that requires a client certificate of these authorities.
 fn verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {
@@ -98,7 +98,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Agrees on keys with each client. A handshake that fails or takes too long ends the connection.
+/// Performs the handshake with each client. A handshake that fails or takes too long ends the
+/// connection.
 pub(crate) fn handshakes(
     connections: impl Stream<Item = TcpStream>,
     acceptor: TlsAcceptor,

@@ -1,5 +1,5 @@
-//! What a group of clients gets of a journal: everybody with one encoding and one filter shares one view, and what is made for
-//! one of them is kept for the others.
+//! Views of a journal. Clients with the same encoding and the same filter share one view. A
+//! projection that is made for one client is cached for the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub(crate) use walk::{Chunk, Reached, Walk};
 
 use changes::FrameChanges;
 
-/// A table's views: only those that somebody uses.
+/// The views of a table that are in use.
 #[derive(Debug)]
 pub(crate) struct Views {
     views: Mutex<HashMap<ViewKey, Weak<View>>>,
@@ -35,7 +35,7 @@ pub(crate) struct Views {
 
 type ViewKey = (RowEncoding, FilterKey);
 
-/// What all views of a table keep, together.
+/// The usage of all views of a table together.
 #[derive(Debug)]
 struct Usage {
     table: TableName,
@@ -46,18 +46,20 @@ struct Usage {
     hex_cells: HexCells,
 }
 
-/// One encoding and one filter.
+/// A view: one encoding and one filter.
 #[derive(Debug)]
 pub(crate) struct View {
     encoding: RowEncoding,
     predicates: Vec<Predicate>,
-    /// The filter for the schema that was met last.
+    /// The filter for the schema that was used last.
     bound: Mutex<Option<(Arc<Schema>, Arc<Filter>)>>,
     cache: Mutex<Cache>,
     usage: Arc<Usage>,
 }
 
-/// The frame of a journal (by its last entry), as it is or as a part of a snapshot, or of a base (by the base and its place).
+/// The identity of a frame in the cache. A frame of the journal is identified by its last entry,
+/// separately for ordinary use and for snapshots. A frame of a base is identified by the base's
+/// sequence and the frame's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     Journal(Sequence),
@@ -65,41 +67,42 @@ pub(crate) enum Place {
     Base(Sequence, u64),
 }
 
-/// The way in which a reader gets the entries of a transaction.
+/// The mode in which a reader receives the entries of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryMode {
-    /// Each says where the reader is.
+    /// Each entry carries the reader's position.
     Ordinary,
-    /// The reader may have the transaction, or a part of it, already.
+    /// The reader may already have the transaction, or a part of it.
     Repeat,
-    /// They belong to a snapshot that is not complete, so none says where the reader is.
+    /// The entries belong to an incomplete snapshot, so no entry carries a position.
     Snapshot,
 }
 
 #[derive(Debug, Default)]
 struct Cache {
     slots: HashMap<Place, Slot>,
-    /// Oldest first: clients move forward, so what came first is needed least.
+    /// Oldest first. Clients move forward, so the oldest projections are needed least.
     order: VecDeque<(Place, u64)>,
 }
 
 type Slot = Arc<OnceLock<Result<Projected, ViewError>>>;
 
-/// A frame as a view shows it.
+/// A frame as projected by a view.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Projected {
-    /// Ready frames; empty where nothing is left of it.
+    /// Encoded frames; empty if nothing of the frame was let through.
     pub(crate) bytes: Bytes,
-    /// Rows or changes in them.
+    /// The number of rows or changes in the frames.
     pub(crate) count: u64,
-    /// Whether the last message carries the end of the transaction.
+    /// True if the last message carries the end of the transaction.
     pub(crate) carries_end: bool,
 }
 
-/// A frame that cannot be shown: a fault of the server, or of what PostgreSQL sent.
+/// An error for a frame that cannot be projected, because of a fault of the server or invalid data
+/// from PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ViewError {
-    /// The definition is another one than that under which the stream began, or began to be read.
+    /// The filter does not fit a definition that came after the stream began.
     #[error(transparent)]
     Filter(#[from] FilterError),
     #[error("showing a row: {0}")]
@@ -114,7 +117,7 @@ pub(crate) enum ViewError {
     Frame,
 }
 
-/// Bookkeeping of one kept projection, beside its bytes.
+/// The estimated overhead of one cached projection, in addition to its bytes.
 const SLOT_BYTES: u64 = 256;
 
 impl Views {
@@ -130,7 +133,8 @@ impl Views {
         Views { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
 
-    /// The view of an encoding and a filter; `None` where the journal's own frames are just that.
+    /// Returns the view of an encoding and a filter. Returns `None` if the journal's own frames
+    /// serve unchanged.
     pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<View>> {
         if encoding == RowEncoding::PostgresBinary && predicates.is_empty() {
             return None;
@@ -152,7 +156,8 @@ impl Views {
         Some(view)
     }
 
-    /// Entries that were made into Structs since the start, and entries that were looked at for a filter.
+    /// Returns the number of entries since the start that were projected to Structs, and the number
+    /// that were tested by a filter.
     pub(crate) fn projected_entries(&self) -> (u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (read(&self.usage.struct_entries), read(&self.usage.filtered_entries))
@@ -163,7 +168,7 @@ impl Views {
         &self.usage.hex_cells
     }
 
-    /// Bytes of projections that are kept.
+    /// Returns the size in bytes of the cached projections.
     pub(crate) fn bytes(&self) -> u64 {
         self.usage.bytes.load(Ordering::Relaxed)
     }
@@ -174,10 +179,10 @@ impl View {
         !self.predicates.is_empty()
     }
 
-    /// The filter for rows of a schema.
+    /// Returns the filter for rows of a schema, or `None` if there are no predicates.
     ///
     /// # Errors
-    /// When a predicate means nothing for its column.
+    /// Returns an error if a predicate has no meaning for its column.
     pub(crate) fn filter(&self, schema: &Arc<Schema>) -> Result<Option<Arc<Filter>>, FilterError> {
         if self.predicates.is_empty() {
             return Ok(None);
@@ -193,10 +198,10 @@ impl View {
         Ok(Some(filter))
     }
 
-    /// Rows of a base's frame. Takes a while.
+    /// Returns the projected rows of a base's frame. The work may take long.
     ///
     /// # Errors
-    /// When they cannot be shown.
+    /// Returns an error if a row cannot be projected.
     pub(crate) fn rows(&self, frame: &Frame, place: Place, schema: &Arc<Schema>) -> Result<Projected, ViewError> {
         self.shared(place, || {
             self.count(u64::from(frame.batch.count));
@@ -208,7 +213,7 @@ impl View {
         })
     }
 
-    /// Changes of a journal's frame. Takes a while.
+    /// Returns the projected changes of a journal's frame. The work may take long.
     fn changes(&self, changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
         let make = || {
             self.count(u64::from(changes.frame.batch.count));
@@ -233,7 +238,7 @@ impl View {
         counter.fetch_add(entries, Ordering::Relaxed);
     }
 
-    /// Warns of the first cell that has to be shown in hex; a metric counts the others.
+    /// Logs a warning about the first cell that is shown in hex. A metric counts all of them.
     fn warn_of_hex<T>(&self, show: impl FnOnce(&HexCells) -> T) -> T {
         let hex = &self.usage.hex_cells;
         let had_none = hex.count() == 0;
@@ -244,7 +249,8 @@ impl View {
         shown
     }
 
-    /// What is kept, or else what `make` makes. Whoever comes while it is being made waits for it.
+    /// Returns the cached projection, or makes it with `make`. Concurrent callers for the same
+    /// place wait for the first one.
     fn shared(
         &self,
         place: Place,

@@ -1,4 +1,4 @@
-//! Snapshots in a table's store: listed, and sent as Struct rows.
+//! The snapshots in a table's store: listing them, and sending them as Struct rows.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::table::{Seat, Served};
 use crate::view::{ViewError, row_struct, timestamp};
 
-/// The newest first; `limit` 0 is for all.
+/// Returns the snapshots, newest first. A `limit` of 0 returns all.
 pub(super) fn list(table: &Served, limit: i32) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
     let snapshots = table.handle().snapshots().ok_or_else(refusal::no_store)?;
@@ -39,7 +39,7 @@ pub(super) fn info(info: &SnapshotInfo) -> ReplicationSnapshotInfo {
 
 type Answers = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
 
-/// All of one. It takes a client's place at the table.
+/// Streams a whole snapshot. The stream takes a client's seat at the table.
 pub(super) async fn fetch(shared: Arc<Shared>, id: String) -> Result<Answers, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
     if table.drain.has_begun() {
@@ -66,7 +66,7 @@ fn find(snapshots: &Snapshots, id: &str) -> Result<SnapshotInfo, Status> {
     snapshots.list().into_iter().find(|info| info.id == id).ok_or_else(|| refusal::unknown_snapshot(id))
 }
 
-/// A snapshot on its way.
+/// A snapshot that is being sent.
 struct Fetch {
     shared: Arc<Shared>,
     table: Arc<Served>,
@@ -79,13 +79,13 @@ struct Fetch {
 
 enum Next {
     Begin,
-    /// The rows of the frame here.
+    /// The rows of the frame at this offset.
     Rows(u64),
     Nothing,
 }
 
 impl Fetch {
-    /// What comes next: a frame's rows at most.
+    /// Returns the next messages, at most the rows of one frame.
     async fn round(&mut self) -> Result<Vec<FetchSnapshotResponse>, Status> {
         let (sequence, source_position) = (self.info.sequence.to_wire(), self.info.position.to_string());
         let chunk = match self.next {
@@ -114,7 +114,7 @@ impl Fetch {
         Ok(vec![FetchSnapshotResponse { chunk: Some(chunk) }])
     }
 
-    /// The rows of a frame, and where the next one begins; none at the end.
+    /// Returns the rows of a frame and the offset of the next one. There are no rows at the end.
     async fn rows_at(&self, at: u64) -> Result<(Vec<FetchSnapshotResponse>, u64), Status> {
         let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetches.clone());
         let read = move || {
@@ -124,7 +124,8 @@ impl Fetch {
             Ok((rows, after))
         };
         let failed = |error| Status::internal(format!("reading the snapshot: {error}"));
-        // By itself: a stream that nobody reads is not polled, and must not keep a turn from others.
+        // The read runs in a task of its own. A stream that is not read is not polled, and must not
+        // keep a permit from others.
         let read = tokio::spawn(async move {
             let _turn = turns.acquire().await;
             spawn_blocking(read).await

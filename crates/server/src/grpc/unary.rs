@@ -1,4 +1,4 @@
-//! The methods that answer once.
+//! The unary methods of the Replication service.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,8 +84,10 @@ impl LaredoReplicationService for Unary {
     }
 }
 
+/// Reads a client's report of its checksum.
+///
 /// # Errors
-/// The first field that is malformed, by name.
+/// Returns an error with the name of the first malformed field.
 fn checksum_report(request: &ReportChecksumRequest) -> Result<ChecksumReport, Status> {
     let rows = request.row_count.map(u64::try_from).transpose();
     Ok(ChecksumReport {
@@ -128,7 +130,8 @@ fn status(shared: &Shared, table: &Served, journal: &Journal) -> GetReplicationS
     }
 }
 
-/// The newest in the store; where there is none, the base that a newcomer would be sent.
+/// Returns the newest snapshot in the store. Without one, returns the base that a new client would
+/// be sent.
 fn latest_snapshot(table: &Served, journal: &Journal) -> ReplicationSnapshotInfo {
     if let Some(newest) = table.handle().snapshots().and_then(|snapshots| snapshots.newest()) {
         return snapshots::info(&newest);

@@ -1,4 +1,5 @@
-//! Numbers for Prometheus. They are read from where they are kept when somebody asks, so counting costs the data path nothing.
+//! Metrics for Prometheus. The values are read from their owners at each scrape, so metrics cost
+//! the data path nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,8 @@ use crate::problems::ProblemKind;
 use crate::shared::Shared;
 use crate::table::{DRAINED, Served};
 
-/// A server's own recorder: two servers in one process do not mix.
+/// The metrics of one server. They have a recorder of their own, so that two servers in one process
+/// do not mix.
 pub(super) struct Metrics {
     shared: Arc<Shared>,
     recorder: PrometheusRecorder,
@@ -68,7 +70,7 @@ fn read_table(table: &Served, now: CommitTime) {
     let lag_ms = lag_ms(&status, table.handle().source_time(now)).and_then(|ms| u64::try_from(ms).ok());
     gauge!("laredo_lag_ms", &name()).set(float(lag_ms.unwrap_or(0)));
     gauge!("laredo_table_ready", &name()).set(float(table.is_ready(now).into()));
-    // Not a zero where there was no look yet: that would say that all is well.
+    // The value is not zero before the first check, because zero would mean that all is well.
     let verified_age = table.handle().definition().verified_age;
     let verified_age_ms = verified_age.map_or(f64::NAN, |age| age.as_secs_f64() * 1000.0);
     gauge!("laredo_definition_verified_age_ms", &name()).set(verified_age_ms);
@@ -100,7 +102,8 @@ fn read_table(table: &Served, now: CommitTime) {
     }
 }
 
-/// What is not known is no number: a zero would say that all is well, and what was said last would go on being said.
+/// Reads the metrics of a source. An unknown value becomes NaN: zero would mean that all is well,
+/// and the last value would be outdated.
 fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
     let retention = source.engine.retention();
     let standing = retention.standing;
@@ -297,7 +300,7 @@ fn describe_slot() {
     );
 }
 
-/// `None` where there is no /proc.
+/// Returns the resident memory in bytes, or `None` without /proc.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,4 @@
-//! What the readiness endpoint says of each table and each source.
+//! The readiness endpoint's report on each table and each source.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::options::ServedSource;
 use crate::shared::Shared;
 use crate::table::Served;
 
-/// The whole server.
+/// The report on the whole server.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     ready: bool,
-    /// The sources that are not followed, before the first copies are over.
+    /// The sources that are not followed. Empty once the first copies are over.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     waiting_for: BTreeMap<String, String>,
     /// The tables that are not served, each with the reason.
@@ -26,7 +26,8 @@ pub(super) struct Report {
     sources: Vec<SourceReport>,
 }
 
-/// What the database keeps for a source. It does not decide readiness: clients are served whatever becomes of the slot.
+/// The state of a source, with the WAL that the database keeps for it. It does not decide
+/// readiness, because clients are served whatever the slot's state is.
 #[derive(Debug, Serialize)]
 struct SourceReport {
     source: String,
@@ -35,44 +36,47 @@ struct SourceReport {
     /// The reason for the state; absent while connecting and following.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Milliseconds since the source came into the state.
+    /// The milliseconds since the state began.
     state_age_ms: u64,
-    /// Milliseconds until the next attempt to follow it.
+    /// The milliseconds until the next attempt to follow the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_ms: Option<u64>,
     paused: bool,
     slot: String,
-    /// `trigger` where an event trigger writes changes of definitions into the stream, otherwise `poll`.
+    /// `trigger` if an event trigger writes changes of definitions into the stream, otherwise
+    /// `poll`.
     ddl_watch: &'static str,
-    /// Milliseconds since the last of its tables was known to have all that was committed.
+    /// The milliseconds since every table of the source was known to have all commits.
     lag_ms: Option<u64>,
-    /// `reserved`, `extended`, `unreserved` or `lost`; absent, with what follows, while it is not known.
+    /// `reserved`, `extended`, `unreserved` or `lost`. Absent, like the following fields, while it
+    /// is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     wal_status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lag_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retained_bytes: Option<u64>,
-    /// Absent where there is no limit.
+    /// Absent if there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     safe_bytes: Option<u64>,
-    /// An estimate of the time until the slot is lost, if nothing more were acknowledged.
+    /// An estimate of the time until the slot is lost if nothing more is acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     left_ms: Option<u64>,
-    /// How often since the start a slot could not be gone on with.
+    /// The number of times since the start that a slot could not be continued.
     losses: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_loss: Option<String>,
-    /// The number of times since the start that the database turned out to have another history.
+    /// The number of times since the start that the database had another history.
     #[serde(skip_serializing_if = "is_zero")]
     forks: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_fork: Option<String>,
-    /// Copies that have a session of the database, tables that wait for one, and the most copies at a time.
+    /// The copies that have a database session, the tables that wait for one, and the maximum
+    /// number of concurrent copies.
     copies_running: usize,
     copies_waiting: usize,
     copies_max: usize,
-    /// The connections of the database that the source takes at most.
+    /// The maximum number of database connections of the source.
     connections_max: usize,
 }
 
@@ -89,37 +93,38 @@ struct TableReport {
     state: &'static str,
     ready: bool,
     rows: u64,
-    /// Every commit up to here is applied.
+    /// The position up to which every commit is applied.
     position: String,
-    /// Milliseconds since the newest applied commit. It grows while nothing is committed, too.
+    /// The milliseconds since the table was last known to have everything that the source has.
     lag_ms: Option<i64>,
     clients: usize,
-    /// Why it is being copied.
+    /// The reason why the table is being copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Milliseconds until the next attempt of a table that is retrying.
+    /// The milliseconds until the next attempt of a table that is retrying.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_ms: Option<u64>,
-    /// Everything that is wrong with the table.
+    /// All problems of the table.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<ProblemReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<CopyReport>,
-    /// Milliseconds since the table's copy has waited for its turn.
+    /// The milliseconds for which the table's copy has waited for a database session.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy_waiting_ms: Option<u64>,
-    /// Milliseconds since the copy has had its session of the database.
+    /// The milliseconds for which the copy has had its database session.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy_session_ms: Option<u64>,
-    /// Why there is no newer snapshot. The table is served all the same.
+    /// The reason why there is no newer snapshot. The table is served nevertheless.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot_error: Option<String>,
-    /// Milliseconds since its definition was last seen in the catalogue. Absent before the first look.
+    /// The milliseconds since the definition was last seen in the catalog. Absent before the first
+    /// check.
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_verified_age_ms: Option<u64>,
-    /// The reason why the last look failed.
+    /// The reason why the last check of the definition failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_error: Option<String>,
     verify: VerificationReport,
@@ -132,21 +137,21 @@ struct ProblemReport {
     detail: String,
 }
 
-/// The comparisons with the database. They do not decide readiness.
+/// The table's verification. It does not decide readiness.
 #[derive(Debug, Serialize)]
 struct VerificationReport {
-    /// Milliseconds since the last complete one.
+    /// The milliseconds since the last complete verification.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
-    /// Rows that differed in it.
+    /// The number of rows that differed in the last complete verification.
     #[serde(skip_serializing_if = "Option::is_none")]
     differing: Option<u64>,
-    /// Rows found to differ since the start.
+    /// The number of rows that differed in all verifications since the start.
     differences: u64,
-    /// Rows compared so far by the one that is running.
+    /// The number of rows that the current verification has compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     running_rows: Option<u64>,
-    /// The reason why the last one did not complete.
+    /// The reason why the last verification did not complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -158,12 +163,12 @@ struct CopyReport {
     rows_estimated: u64,
     bytes_estimated: u64,
     elapsed_ms: u64,
-    /// Absent while there is nothing to judge by.
+    /// Absent while there is no basis for an estimate.
     left_ms: Option<u64>,
 }
 
 impl Report {
-    /// Reports these tables and their sources.
+    /// Returns the report on these tables and their sources.
     pub(super) fn new(shared: &Shared, tables: &[Arc<Served>], ready: bool) -> Report {
         let now = shared.clock.as_ref()();
         let is_asked_for = |source: &&ServedSource| {
@@ -179,7 +184,7 @@ impl Report {
     }
 }
 
-/// Why a table is not served.
+/// Returns the reason why a table is not served, or `None` if it is.
 pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
     if table.is_ready(now) {
         return None;
@@ -254,7 +259,7 @@ fn table_report(table: &Served, now: CommitTime) -> TableReport {
     }
 }
 
-/// The age of a copy's wait for its turn, or of its session.
+/// Returns the milliseconds that a copy has waited for its session, or has had it.
 fn session_ms(session: Option<CopySession>, is_waiting: bool) -> Option<u64> {
     session.filter(|session| session.is_waiting == is_waiting).map(|session| ms(session.since.elapsed()))
 }
@@ -270,7 +275,8 @@ fn verification_report(verify: &VerifyStatus, now: CommitTime) -> VerificationRe
     }
 }
 
-/// Returns `None` before the first copy. `now` is the time on the database's clock.
+/// Returns the milliseconds since the table was last known to have everything that the source has,
+/// or `None` before the first copy. `now` is the time on the database's clock.
 pub(super) fn lag_ms(status: &TableStatus, now: CommitTime) -> Option<i64> {
     (status.position > Lsn::ZERO).then(|| (now.0.saturating_sub(status.current_at.0) / 1000).max(0))
 }

@@ -1,4 +1,4 @@
-//! The tables that a request for readiness asks for.
+//! The selection of tables in a request for readiness.
 
 use std::sync::Arc;
 
@@ -8,10 +8,11 @@ use laredo_core::TableName;
 use crate::shared::Shared;
 use crate::table::Served;
 
-/// Returns the tables that a query string names: `table=SCHEMA.TABLE`, `source=NAME`, both, or all tables without either.
+/// Returns the tables that a query string selects: `table=SCHEMA.TABLE`, `source=NAME`, or both.
+/// Without either it returns all tables.
 ///
 /// # Errors
-/// 404 for a table or source that is not configured, 400 for anything else that cannot be answered.
+/// Returns 404 for a table or source that is not configured, and 400 for any other invalid query.
 pub(super) fn select(shared: &Shared, query: &str) -> Result<Vec<Arc<Served>>, (StatusCode, String)> {
     let mut tables = shared.tables.clone();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -41,7 +42,7 @@ fn bad(error: String) -> (StatusCode, String) {
     (StatusCode::BAD_REQUEST, error)
 }
 
-/// Decodes a value of a query string; nothing where it is malformed.
+/// Decodes a value of a query string. Returns `None` if it is malformed.
 fn decoded(value: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();

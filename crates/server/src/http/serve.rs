@@ -1,4 +1,5 @@
-//! HTTP/1.1 for health, status and metrics: few connections, short requests, and always an answer.
+//! HTTP/1.1 for health, status and metrics. There are few connections with short requests, and
+//! every request must be answered.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -20,17 +21,19 @@ use tower::ServiceExt;
 
 use crate::accept::{Acceptor, Descriptors};
 
-/// The connections of one port at a time, where no descriptors are reserved.
+/// The maximum number of connections of one port, if no descriptors are reserved.
 const CONNECTIONS_MAX: usize = 64;
-/// The share of the reserve that one port may use, and the connections that it may have at least.
+/// The divisor of the reserve for the share of one port, and the minimum number of its connections.
 const RESERVE_SHARE: usize = 4;
 const CONNECTIONS_MIN: usize = 2;
-/// The time in which a request has to come, and a connection may be idle.
+/// The time within which a request must arrive, and the limit for idle connections.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 
-/// Serves a router on a port until `closing` is set. Then requests that have begun are answered, and this returns.
+/// Serves a router on a port until `closing` is cancelled. Requests that have begun are then
+/// answered before this returns.
 ///
-/// The number of connections is bounded. One more ends the oldest, so that idle connections keep no probe from its answer.
+/// The number of connections is bounded. A further connection closes the oldest one, so that idle
+/// connections never prevent the answer to a probe.
 pub async fn serve_http(listener: TcpListener, router: Router, closing: CancellationToken) {
     let mut acceptor = Acceptor::new(listener, Descriptors::Reserved);
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
@@ -56,7 +59,8 @@ pub async fn serve_http(listener: TcpListener, router: Router, closing: Cancella
     open.closed().await;
 }
 
-/// Probes are answered when all descriptors but those of the reserve are in use; the greater part of it is for files.
+/// Returns the maximum number of connections. Probes are answered even if all descriptors outside
+/// the reserve are in use. The greater part of the reserve is for files.
 fn connections_max() -> usize {
     match descriptors::reserved() {
         0 => CONNECTIONS_MAX,
@@ -70,7 +74,7 @@ async fn serve_connection(connection: TcpStream, router: Router, closing: Cancel
     builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {
-        // Whatever is wrong with a connection is its client's.
+        // Errors of a connection are the client's.
         _ = connection.as_mut() => return,
         () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }

@@ -1,4 +1,4 @@
-//! Health before there are tables to tell of: alive, neither started nor ready, and why.
+//! Health before the tables are known: live, neither started nor ready, with the reason.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,20 +16,21 @@ use tokio_util::sync::CancellationToken;
 use super::serve_http;
 use crate::options::{HttpOptions, Listeners, ServeError};
 
-/// What a server that is starting waits for: the names of its sources, and what each of them lacks.
+/// The names of the sources that a starting server waits for, each with what it lacks.
 pub type WaitingFor = BTreeMap<String, String>;
 
-/// Answers where health is asked for, until this is dropped; the listeners can then be given to a [`Server`](crate::Server).
+/// Answers health requests until this future is dropped. The listeners can then be passed to a
+/// [`Server`](crate::Server).
 ///
 /// # Errors
-/// When a listener fails.
+/// Returns an error if a listener fails.
 pub async fn serve_startup(
     listeners: &Listeners,
     paths: &HttpOptions,
     waiting: watch::Receiver<WaitingFor>,
 ) -> Result<(), ServeError> {
     let Some(health) = &listeners.health else { return std::future::pending().await };
-    // Connections outlive the future that accepts them, and must not tell of the start for ever.
+    // Connections outlive the future that accepts them, and must not report the start forever.
     let closing = CancellationToken::new();
     let _closes = closing.clone().drop_guard();
     let listener = twin(health).map_err(ServeError::Http)?;
@@ -37,7 +38,7 @@ pub async fn serve_startup(
     Ok(())
 }
 
-/// Another handle of the same socket.
+/// Returns another handle of the same socket.
 fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
     let socket = listener.as_fd().try_clone_to_owned()?;
     TcpListener::from_std(socket.into())

@@ -1,4 +1,5 @@
-//! A table's changes as they come, for those who watch: what was done where, and not to which row.
+//! A table's changes as they are committed, for watchers. They contain the action and the place,
+//! but not the row.
 
 use std::sync::Arc;
 
@@ -14,17 +15,19 @@ use super::status::{self, count};
 use crate::refusal;
 use crate::table::Served;
 
-/// A place in a table's journal. There is no queue: who takes nothing stays behind, as far as the journal reaches.
+/// A place in a table's journal. There is no queue: a watcher that reads nothing stays behind, as
+/// far as the journal reaches.
 pub(super) struct Rows {
     table: Arc<Served>,
     /// `None` before the first copy.
     cursor: Option<Cursor>,
-    /// What was taken of the journal and not told yet, and the schema before it.
+    /// The frames that were taken from the journal and not yet reported, and the schema before
+    /// them.
     taken: Option<(Bytes, Arc<Schema>)>,
 }
 
 impl Rows {
-    /// From now on.
+    /// Begins at the head of the journal.
     pub(super) fn new(table: Arc<Served>) -> Rows {
         let mut rows = Rows { table, cursor: None, taken: None };
         rows.begin();
@@ -41,10 +44,10 @@ impl Rows {
         }
     }
 
-    /// The next changes, a batch of them at the most; none where there are no more now.
+    /// Returns the next changes, at most one batch. The result is empty if there are no more now.
     ///
     /// # Errors
-    /// When the journal no longer holds what comes next, or cannot be read.
+    /// Returns an error if the journal no longer holds the next entries, or cannot be read.
     pub(super) async fn next(&mut self) -> Result<Vec<RowChange>, Status> {
         self.begin();
         let Some(cursor) = &mut self.cursor else { return Ok(Vec::new()) };
@@ -81,7 +84,8 @@ impl Rows {
         entries.map(|entry| entry.map(|entry| change(entry.action))).collect()
     }
 
-    /// Zero for what a copy found out, which is of no transaction alone, and for what was long ago.
+    /// Returns the transaction's ID. It is zero for changes that a copy found, which belong to no
+    /// single transaction, and for old transactions.
     fn xid(&self, position: Lsn) -> i64 {
         self.table.handle().xid_of(position).map_or(0, |xid| count(xid.0))
     }

@@ -1,4 +1,4 @@
-//! What operators do with the tables' snapshots. Each is of one table.
+//! Operators' commands on the tables' snapshots. Each snapshot is of one table.
 
 use std::sync::Arc;
 
@@ -17,9 +17,10 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::view::{timestamp, to_wire};
 
-/// What is noted with a snapshot takes no more than this: it is kept in memory for as long as the snapshot is.
+/// The maximum size of a snapshot's user metadata in bytes. The metadata is in memory for as long
+/// as the snapshot exists.
 const USER_META_BYTES_MAX: usize = 64 << 10;
-/// The only kind of store that there is.
+/// The only type of snapshot store.
 const STORE_TYPE: &str = "local";
 
 type Stored<'a> = (&'a Arc<Served>, Arc<Snapshots>);
@@ -56,7 +57,7 @@ pub(super) fn list(shared: &Shared, request: &ListSnapshotsRequest) -> Result<Li
     Ok(ListSnapshotsResponse { snapshots: found.into_iter().take(limit).map(|(_, info)| info).collect() })
 }
 
-/// Reads all of it: what is told is true of every byte.
+/// Reads the whole snapshot, so that the answer is true of every byte.
 pub(super) async fn inspect(shared: &Shared, id: String) -> Result<InspectSnapshotResponse, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
     let found = snapshots.verify(id).await.map_err(|error| refusal::snapshot(&error))?;
@@ -107,7 +108,7 @@ pub(super) async fn prune(shared: &Shared, request: PruneSnapshotsRequest) -> Re
     Ok(PruneSnapshotsResponse { deleted_count: i32::try_from(deleted).unwrap_or(i32::MAX) })
 }
 
-/// Of all tables together.
+/// Returns a summary of the snapshots of all tables.
 pub(super) fn summary(shared: &Shared) -> SnapshotSummary {
     let Ok(tables) = stores(shared) else { return SnapshotSummary::default() };
     let newest = tables.iter().filter_map(|(_, snapshots)| snapshots.newest()).max_by_key(|info| info.taken_at);
@@ -123,7 +124,7 @@ pub(super) fn summary(shared: &Shared) -> SnapshotSummary {
     }
 }
 
-/// The tables that have snapshots.
+/// Returns the tables that have a snapshot store.
 fn stores(shared: &Shared) -> Result<Vec<Stored<'_>>, Status> {
     let stores: Vec<_> = shared.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
     if stores.is_empty() { Err(refusal::no_store()) } else { Ok(stores) }

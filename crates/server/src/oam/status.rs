@@ -1,4 +1,4 @@
-//! What sources and tables are doing, in the service's words.
+//! The status of sources and tables, in the service's messages.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::view::timestamp;
 
-/// What every table's rows go to.
+/// The target type of every table.
 pub(super) const TARGET: &str = "replication-fanout";
 
-/// `source/schema.table`.
+/// Returns the pipeline's ID: `source/schema.table`.
 pub(super) fn pipeline_id(table: &Served) -> String {
     let name = table.name();
     format!("{}/{}.{}", table.options.source_id, name.schema, name.table)
@@ -63,7 +63,8 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
         truncates_applied: count(status.truncates),
         last_change_at: told(status.committed_at),
         error_message,
-        // Changes go straight to the journal, and none that cannot be applied is put aside: the table stops instead.
+        // Changes go directly to the journal. If one cannot be applied, the table stops, so there
+        // are no dead letters.
         buffer_depth: 0,
         buffer_capacity: 0,
         dead_letter_count: 0,
@@ -72,7 +73,7 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
     }
 }
 
-/// Why there is no newer snapshot. The table is served as ever.
+/// Returns the reason why there is no newer snapshot. The table is served nevertheless.
 fn snapshot_error(table: &Served) -> Option<String> {
     table.snapshot_error().map(|error| format!("no snapshot was written: {error}"))
 }
@@ -148,7 +149,7 @@ fn details(source: &ServedSource) -> Struct {
     Struct { fields: fields.collect() }
 }
 
-/// What a reset has begun.
+/// Returns the answer to a reset that has begun.
 pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourceResponse {
     let publication = if drop_publication { "the publication was made anew, " } else { "" };
     let (tables, slot) = (source.engine.tables().len(), source.engine.retention().slot);
@@ -162,7 +163,7 @@ pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourc
     }
 }
 
-/// The worst of what its tables are in.
+/// Returns the worst state of the tables.
 pub(super) fn service_state(shared: &Shared) -> ServiceState {
     let phases: Vec<(TablePhase, bool)> =
         shared.tables.iter().map(|table| (table.handle().status().phase, table.handle().journal().is_some())).collect();
@@ -197,7 +198,7 @@ fn is_paused(shared: &Shared, table: &Served) -> bool {
     shared.source(&table.options.source_id).is_some_and(|source| source.engine.is_paused())
 }
 
-/// Nothing where nothing was committed yet.
+/// Returns the time of a commit, or `None` if nothing was committed yet.
 fn told(at: CommitTime) -> Option<prost_types::Timestamp> {
     (at != CommitTime::default()).then(|| timestamp(at))
 }

@@ -23,7 +23,7 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::view;
 
-/// The time between two messages of progress.
+/// The time between two progress messages.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 type Compared = Pin<Box<dyn Future<Output = Vec<ComparedClient>> + Send>>;
@@ -32,8 +32,8 @@ type Verified = Pin<Box<dyn Future<Output = Result<Arc<VerifyReport>, VerifyErro
 struct Running {
     table: Arc<Served>,
     shared: Arc<Shared>,
-    /// The comparison with clients, until it has a result. The pass over the database begins after it: a pass moves
-    /// positions, and so has clients compare their rows by themselves.
+    /// The comparison with clients, until it has a result. The pass over the database begins after
+    /// it, because the pass moves positions, and so makes clients compare their rows by themselves.
     compared: Option<Compared>,
     verified: Verified,
     ticks: Interval,
@@ -167,7 +167,7 @@ fn result(report: &VerifyReport, values: bool) -> VerifyResult {
     }
 }
 
-/// A key by the names of its columns.
+/// Returns a key's cells by their column names.
 fn key_struct(schema: &Schema, key: TupleRef<'_>) -> Struct {
     cells_struct(schema, schema.key().columns().iter().copied().zip(key.cells()))
 }
@@ -176,7 +176,8 @@ fn row_struct(schema: &Schema, row: TupleRef<'_>) -> Struct {
     cells_struct(schema, row.cells().enumerate().take(schema.columns().len()))
 }
 
-/// Cells by the names of their columns. One that cannot be shown says why: this is where damage is reported.
+/// Returns cells by their column names. A cell that cannot be projected has its error as its value,
+/// because damage is reported here.
 fn cells_struct<'a>(schema: &Schema, cells: impl Iterator<Item = (usize, laredo_core::Cell<'a>)>) -> Struct {
     let field = |(place, cell)| {
         let column = schema.columns().get(place)?;

@@ -1,4 +1,4 @@
-//! Telling of states and rows as they change.
+//! Streams of status changes and row changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::shared::Shared;
 use crate::table::Served;
 use crate::view::timestamp;
 
-/// How often states are looked at: they change by copies and failures, and a person watches.
+/// The interval at which states are checked. They change rarely, by copies and failures, and a
+/// person watches them.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 struct Watch {
@@ -32,12 +33,13 @@ struct Watch {
     pipelines: Vec<(Rows, PipelineState)>,
     sources: BTreeMap<String, SlotSeen>,
     ticks: Interval,
-    /// There were rows the last time: there may be more of them.
+    /// True if there were rows in the last round, so that there may be more.
     has_more: bool,
 }
 
-/// The states as they are, then each change of them, and each change of a row of the tables. It ends when the server stops. Nothing is
-/// kept for who watches but a place in each journal; where a journal does not reach back to it any more, the stream is cut.
+/// Streams the present states, then each change of them, and each change of a row of the tables.
+/// The stream ends when the server stops. Only a place in each journal is kept for the watcher. If
+/// a journal no longer reaches back to that place, the stream is cut.
 pub(super) fn watch(
     shared: Arc<Shared>,
     request: &WatchStatusRequest,
@@ -63,7 +65,7 @@ pub(super) fn watch(
     Ok(rounds.flat_map(stream::iter).boxed())
 }
 
-/// All tables, or those that are named either way.
+/// Returns the requested tables, named as tables or as pipelines, or all tables if none is named.
 fn chosen(shared: &Shared, request: &WatchStatusRequest) -> Result<Vec<Arc<Served>>, Status> {
     if request.tables.is_empty() && request.pipeline_ids.is_empty() {
         return Ok(shared.tables.clone());
@@ -80,7 +82,7 @@ fn chosen(shared: &Shared, request: &WatchStatusRequest) -> Result<Vec<Arc<Serve
 }
 
 impl Watch {
-    /// What has changed since the last time, rows in batches.
+    /// Waits for the next round and returns all changes since the last one, with rows in batches.
     async fn round(&mut self) -> Result<Vec<WatchStatusResponse>, Status> {
         if !self.has_more {
             self.ticks.tick().await;
@@ -128,17 +130,17 @@ impl Watch {
     }
 }
 
-/// What was told of a source's slot.
+/// The last reported state of a source and its slot.
 struct SlotSeen {
     losses: u64,
     forks: u64,
     wal_status: WalStatus,
-    /// The name of its state and the reason; empty before the first look.
+    /// The name of the state and its reason; empty before the first check.
     state: (&'static str, String),
 }
 
 impl SlotSeen {
-    /// A slot that has what it needs is nothing to begin with.
+    /// Returns the initial state, in which a slot with all its WAL is not reported.
     fn new(retention: &Retention) -> SlotSeen {
         SlotSeen {
             losses: retention.losses,
@@ -148,7 +150,8 @@ impl SlotSeen {
         }
     }
 
-    /// Returns the state if it is another one, or has another reason. A source that is followed is nothing to begin with.
+    /// Returns the state if it or its reason has changed. A source that is followed is not reported
+    /// at first.
     fn state_change(&mut self, state: &SourceState) -> Option<(&'static str, String)> {
         let reason = state.reason().unwrap_or_default().to_owned();
         let now = (state.name(), reason);
@@ -158,7 +161,7 @@ impl SlotSeen {
         is_news.then(|| (name, if reason.is_empty() { format!("the source is {name}") } else { reason }))
     }
 
-    /// What happened since, each as a word and a sentence.
+    /// Returns the changes since the last call, each as an event type and a message.
     fn changes(&mut self, retention: &Retention) -> Vec<(&'static str, String)> {
         let mut changes = Vec::new();
         let Retention { slot, standing, losses, last_loss, forks, last_fork } = retention;
@@ -168,7 +171,7 @@ impl SlotSeen {
         if std::mem::replace(&mut self.forks, *forks) != *forks {
             changes.push(("history_forked", last_fork.clone().unwrap_or_default()));
         }
-        // While it cannot be asked, nothing is known to have changed.
+        // While the database cannot be asked, no change is known.
         if let Some(wal_status) = standing.map(|standing| standing.wal_status)
             && std::mem::replace(&mut self.wal_status, wal_status) != wal_status
         {

@@ -1,4 +1,5 @@
-//! From an answer of gRPC to one of the protocol that asked. Metadata other than the status is not passed on: no service sends any.
+//! Translation of gRPC answers to the client's protocol. Metadata other than the status is not
+//! translated, because no service sends any.
 
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_TYPE;
@@ -17,7 +18,7 @@ use super::{connect, end, json};
 /// The header that asks a proxy not to buffer a response.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Says it in the protocol's words. `method` may be missing only from a refusal.
+/// Translates an answer to the protocol. `method` may be missing only for a refusal.
 pub(super) async fn from_grpc(
     protocol: Protocol,
     method: Option<&Method>,
@@ -37,7 +38,7 @@ pub(super) async fn from_grpc(
         }
     };
     let mut response = respond(StatusCode::OK, content_type(protocol), body);
-    // nginx and its relatives would keep small changes back until a buffer is full.
+    // nginx and similar proxies would hold back small changes until a buffer is full.
     response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
@@ -62,7 +63,8 @@ async fn unary(codec: Codec, method: Option<&Method>, refused: Option<Status>, b
     }
 }
 
-/// The message of a method that answers once, if it went well. The service has it in memory already, so that nothing is bounded here.
+/// Returns the message of a unary method, if it succeeded. The size is not limited, because the
+/// service already has the message in memory.
 async fn one_message(body: Body) -> Result<Bytes, Status> {
     let collected = body.collect().await?;
     let status = collected.trailers().and_then(Status::from_header_map).unwrap_or_else(without_status);
@@ -77,7 +79,7 @@ async fn one_message(body: Body) -> Result<Bytes, Status> {
     Ok(bytes)
 }
 
-/// A service that ends without a status has failed in a way that nobody knows.
+/// Returns the status of a service that ended without one, for an unknown reason.
 pub(super) fn without_status() -> Status {
     Status::unknown("the service ended without saying how")
 }

@@ -1,74 +1,75 @@
-//! Which protocol a request is in: decided from its first lines alone.
+//! The choice of a request's protocol, from its first lines alone.
 
 use http::{Method, Version};
 
-/// A protocol that is not gRPC, in one of its forms.
+/// A protocol other than gRPC, with its variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Connect for a method that answers once: bare messages, and HTTP's own status codes.
+    /// Connect for a unary method: bare messages, and HTTP's own status codes.
     ConnectUnary(Codec),
-    /// Connect for a stream: frames, and the end as JSON in a last one.
+    /// Connect for a stream: frames, with the end as JSON in the last one.
     ConnectStream(Codec),
-    /// gRPC-Web: frames, and the trailers in a last one.
+    /// gRPC-Web: frames, with the trailers in the last one.
     GrpcWeb(Transfer),
 }
 
-/// How messages are written.
+/// The encoding of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
     Proto,
     Json,
 }
 
-/// How a body of gRPC-Web is sent.
+/// The encoding of a gRPC-Web body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transfer {
     Binary,
     Base64,
 }
 
-/// How often a method answers.
+/// The number of answers of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Unary,
     Stream,
 }
 
-/// What a request says of itself.
+/// The parts of a request that determine its protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
     pub(super) version: Version,
     pub(super) content_type: Option<&'a [u8]>,
-    /// The shape of what it asks for; `None` for a method that there is not.
+    /// The shape of the requested method; `None` if the method does not exist.
     pub(super) shape: Option<Shape>,
 }
 
-/// What to do with it.
+/// The handling of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// It is for the services as it is.
+    /// The services handle the request unchanged.
     Grpc,
-    /// It is to be translated.
+    /// The request is translated.
     Other(Protocol),
     Refuse(Refused),
 }
 
-/// Why no service is asked.
+/// The reason why a request is refused before it reaches a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// No method has a GET form; they may have effects.
+    /// A method other than POST. No service method is available by GET, because it may have
+    /// effects.
     NotPost,
-    /// A content type of no protocol, or of one that the method does not answer in.
+    /// A content type of no protocol, or of a protocol that the method does not support.
     ContentType(Option<Shape>),
-    /// gRPC needs the trailers of HTTP/2.
+    /// gRPC over HTTP/1.1, which lacks the trailers that gRPC needs.
     GrpcOverHttp1,
 }
 
-/// Decides.
+/// Chooses the handling of a request.
 pub(super) fn choose(asked: Asked<'_>) -> Choice {
     let protocol = match Named::new(asked.content_type) {
-        // Whatever else is wrong with it, gRPC's clients are told by gRPC.
+        // A gRPC client receives any further error in gRPC.
         Some(Named::Grpc) if asked.version >= Version::HTTP_2 => return Choice::Grpc,
         Some(Named::Grpc) => return Choice::Refuse(Refused::GrpcOverHttp1),
         Some(Named::Other(protocol)) => Some(protocol),
@@ -78,7 +79,8 @@ pub(super) fn choose(asked: Asked<'_>) -> Choice {
         return Choice::Refuse(Refused::NotPost);
     }
     match (protocol, asked.shape) {
-        // One shape's form must not be taken for the other's: a stream that fails answers 200.
+        // The two shapes of Connect must not be confused: a stream that fails has the HTTP status
+        // 200.
         (Some(Protocol::ConnectUnary(_)), Some(Shape::Stream))
         | (Some(Protocol::ConnectStream(_)), Some(Shape::Unary))
         | (None, _) => Choice::Refuse(Refused::ContentType(asked.shape)),
@@ -86,7 +88,7 @@ pub(super) fn choose(asked: Asked<'_>) -> Choice {
     }
 }
 
-/// What a content type names.
+/// The protocol that a content type names.
 enum Named {
     Grpc,
     Other(Protocol),
@@ -94,7 +96,7 @@ enum Named {
 
 impl Named {
     fn new(content_type: Option<&[u8]>) -> Option<Named> {
-        // Parameters, such as a charset, change nothing.
+        // Parameters, such as a charset, are ignored.
         let name = content_type?.split(|byte| *byte == b';').next()?.trim_ascii().to_ascii_lowercase();
         let protocol = match name.as_slice() {
             b"application/proto" => Protocol::ConnectUnary(Codec::Proto),

@@ -1,19 +1,19 @@
-//! Errors in Connect's words.
+//! Errors in the form of Connect.
 
 use http::StatusCode;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-/// An error as JSON.
+/// Returns an error as JSON.
 pub(super) fn error(status: &Status) -> Value {
     json!({ "code": name(status.code()), "message": status.message() })
 }
 
-/// The HTTP status of a method that answers once.
+/// Returns the HTTP status of a unary method.
 pub(super) fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
-        // 499 is nginx's: the client has closed its request.
+        // The status 499 is nginx's, for a request that the client has closed.
         Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -31,7 +31,7 @@ pub(super) fn http_status(code: Code) -> StatusCode {
 fn name(code: Code) -> &'static str {
     match code {
         Code::Cancelled => "canceled",
-        // A call that went well has no error; whoever says otherwise does not know.
+        // A successful call has no error, so OK in an error is unknown.
         Code::Ok | Code::Unknown => "unknown",
         Code::InvalidArgument => "invalid_argument",
         Code::DeadlineExceeded => "deadline_exceeded",

@@ -1,4 +1,4 @@
-//! The last frame of a stream, which takes the place of gRPC's trailers.
+//! The last frame of a stream, which replaces gRPC's trailers.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,12 +11,12 @@ use tonic::{Code, Status};
 use super::choose::{Protocol, Transfer};
 use super::connect;
 
-/// Marks Connect's last frame.
+/// The flag of Connect's last frame.
 const CONNECT_END: u8 = 0x02;
-/// Marks gRPC-Web's frame of trailers.
+/// The flag of gRPC-Web's frame of trailers.
 const WEB_TRAILERS: u8 = 0x80;
 
-/// How the stream ended, told in the protocol's last frame.
+/// Returns the protocol's last frame for the final status of a stream.
 pub(super) fn last_frame(protocol: Protocol, status: &Status) -> Bytes {
     match protocol {
         Protocol::GrpcWeb(Transfer::Binary) => flagged(WEB_TRAILERS, &trailers(status)),
@@ -31,16 +31,17 @@ pub(super) fn last_frame(protocol: Protocol, status: &Status) -> Bytes {
     }
 }
 
-/// Padded, and by itself: a client decodes what has come so far.
+/// Encodes bytes with padding. Each call is separate, because a client decodes the part that has
+/// arrived.
 pub(super) fn base64(bytes: &[u8]) -> Bytes {
     BASE64_STANDARD.encode(bytes).into()
 }
 
-/// As lines of HTTP/1.
+/// Writes trailers as header lines of HTTP/1.
 fn trailers(status: &Status) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     if status.add_header(&mut headers).is_err() {
-        // Metadata of a service that no header can hold: the code is what matters.
+        // The service's metadata does not fit in a header. Only the code is sent.
         headers.clear();
         headers.insert(Status::GRPC_STATUS, http::HeaderValue::from(status.code() as i32));
     }

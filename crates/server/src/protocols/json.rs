@@ -1,4 +1,4 @@
-//! Messages as JSON, in protobuf's canonical mapping, by their descriptions.
+//! Conversion of messages from and to JSON, in protobuf's canonical mapping, by their descriptions.
 
 use bytes::Bytes;
 use prost::Message;
@@ -9,13 +9,15 @@ use tonic::Status;
 
 use crate::refusal;
 
-/// What is larger is made JSON of on a thread of its own, for it would hold up others.
+/// The size in bytes above which a message is converted on another thread, so that it does not
+/// delay others.
 pub(super) const INLINE_BYTES: usize = 16 * 1024;
 
-/// A request's JSON as a message's bytes. Fields that the message does not have are left out: a newer client may know them.
+/// Converts a request's JSON to a message's bytes. Unknown fields are ignored, because a newer
+/// client may send them.
 ///
 /// # Errors
-/// When it is not JSON, or not such a message.
+/// Returns an error if the text is not JSON, or not such a message.
 pub(super) fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
@@ -27,10 +29,11 @@ pub(super) fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u
     Ok(read.encode_to_vec())
 }
 
-/// An answer's message as JSON.
+/// Converts an answer's message to JSON.
 ///
 /// # Errors
-/// When the mapping has no words for it, as for a number in a `Value` that is not finite.
+/// Returns an error if the mapping cannot represent the message, as for a non-finite number in a
+/// `Value`.
 pub(super) fn from_proto(bytes: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
     let told = |error: &dyn std::fmt::Display| {
         Status::internal(format!("a {} cannot be told as JSON: {error}; ask for proto instead", message.name()))
@@ -41,10 +44,10 @@ pub(super) fn from_proto(bytes: &[u8], message: &MessageDescriptor) -> Result<Ve
     Ok(json)
 }
 
-/// The same, without holding up others.
+/// Converts an answer's message to JSON. Large messages are converted on another thread.
 ///
 /// # Errors
-/// As [`from_proto`].
+/// Returns the errors of [`from_proto`].
 pub(super) async fn answer(bytes: Bytes, message: &MessageDescriptor) -> Result<Bytes, Status> {
     if bytes.len() <= INLINE_BYTES {
         return from_proto(&bytes, message).map(Bytes::from);

@@ -1,4 +1,4 @@
-//! The methods there are, by their paths.
+//! The methods of the services, by their paths.
 
 use std::collections::HashMap;
 
@@ -6,27 +6,29 @@ use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDe
 
 use super::choose::Shape;
 
-/// Every method that takes one message, which is what the protocols other than gRPC can ask for over any HTTP.
+/// All methods that take a single message. Other protocols than gRPC can call these over any HTTP
+/// version.
 pub(crate) struct Methods(HashMap<String, Method>);
 
-/// What a method takes and gives.
+/// The properties of a method.
 #[derive(Clone, Debug)]
 pub(super) struct Method {
     pub(super) shape: Shape,
     pub(super) input: MessageDescriptor,
     pub(super) output: MessageDescriptor,
-    /// The client may leave its request open and send more. The service reads and bounds it.
+    /// True if the client may leave its request open and send more. The service reads and bounds
+    /// it.
     pub(super) stays_open: bool,
 }
 
-/// The method that clients of version 0.4 send acknowledgements to.
+/// The method to which clients of version 0.4 send acknowledgements.
 const OPEN_METHOD: &str = "laredo.replication.v1.LaredoReplicationService.Sync";
 
 impl Methods {
-    /// Those of all services in sets of compiled `.proto` files.
+    /// Returns the methods of all services in sets of compiled `.proto` files.
     ///
     /// # Errors
-    /// When a set is damaged or incomplete.
+    /// Returns an error if a set is damaged or incomplete.
     pub(crate) fn new(sets: &[&[u8]]) -> Result<Methods, DescriptorError> {
         let mut pool = DescriptorPool::new();
         for set in sets {

@@ -1,4 +1,4 @@
-//! From a request of another protocol to one of gRPC.
+//! Translation of requests of other protocols to gRPC.
 
 use std::time::Duration;
 
@@ -23,13 +23,14 @@ const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 const STREAM_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-/// Digits of a timeout; the longest is 115 days.
+/// The maximum number of digits of a timeout. The longest timeout is 115 days.
 const TIMEOUT_DIGITS_MAX: usize = 10;
 
-/// When a call must be over. gRPC-Web's is gRPC's header, which the transport looks after.
+/// Returns the time by which a call must be over. gRPC-Web has none here: it uses gRPC's header,
+/// which the transport handles.
 ///
 /// # Errors
-/// When it is not a number of milliseconds.
+/// Returns an error if the timeout is not a number of milliseconds.
 pub(super) fn deadline(protocol: Protocol, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     if matches!(protocol, Protocol::GrpcWeb(_)) {
         return Ok(None);
@@ -46,7 +47,7 @@ pub(super) fn deadline(protocol: Protocol, headers: &HeaderMap) -> Result<Option
     }
 }
 
-/// What a call is told that was not over in time.
+/// Returns the status of a call that was not over in time.
 pub(super) fn late() -> Status {
     Status::deadline_exceeded("the call took longer than its Connect-Timeout-Ms")
 }
@@ -57,10 +58,10 @@ pub(super) fn unknown_method(path: &str) -> Status {
     ))
 }
 
-/// The same call in gRPC.
+/// Translates a call to gRPC.
 ///
 /// # Errors
-/// What the protocol refuses before anything is asked.
+/// Returns an error if the protocol refuses the request before it reaches the service.
 pub(super) async fn to_grpc(
     protocol: Protocol,
     method: &Method,
@@ -84,7 +85,7 @@ pub(super) async fn to_grpc(
             let bytes = BASE64_STANDARD.decode(text).map_err(|error| refusal::malformed("request", error))?;
             Body::new(Full::new(Bytes::from(bytes)))
         }
-        // These frames are gRPC's own.
+        // These frames are valid in gRPC.
         Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) if method.stays_open => body,
         Protocol::ConnectStream(Codec::Proto) | Protocol::GrpcWeb(Transfer::Binary) => {
             Body::new(Full::new(receive::whole(body, time_max).await?))
@@ -112,7 +113,8 @@ fn check(headers: &HeaderMap) -> Result<(), Status> {
     }
 }
 
-/// A service would call bytes that are no message its own fault.
+/// Checks that a message can be decoded. Otherwise the service would report the client's error as
+/// its own.
 fn checked(message: Bytes, method: &Method) -> Result<Bytes, Status> {
     match DynamicMessage::decode(method.input.clone(), message.clone()) {
         Ok(_) => Ok(message),

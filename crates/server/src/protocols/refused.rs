@@ -1,4 +1,4 @@
-//! Answers to what is a call in no protocol: in plain HTTP.
+//! Answers in plain HTTP to requests that belong to no protocol.
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -11,7 +11,7 @@ const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 impl Refused {
-    /// Says what is wrong, and what would be right.
+    /// Returns an answer with the problem and the correct form.
     pub(super) fn into_response(self) -> Response<Body> {
         let (status, hint, words) = match self {
             Refused::NotPost => (
@@ -40,7 +40,7 @@ impl Refused {
     }
 }
 
-/// What a method of this shape may be asked in.
+/// Returns the content types that a method of this shape supports.
 fn content_types(shape: Option<Shape>) -> &'static str {
     match shape {
         Some(Shape::Unary) | None => {

@@ -1,4 +1,5 @@
-//! A stream of gRPC as one of another protocol. In protobuf the frames pass as they are; only the end is told in a last frame.
+//! Translation of a gRPC stream to another protocol. In protobuf the frames pass unchanged, and
+//! only the end has another form, in a last frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,17 +21,18 @@ use super::{answer, end, json, question};
 pub(super) struct Translated {
     protocol: Protocol,
     writing: Writing,
-    /// `None` after the end, or earlier when the deadline is over: dropping it lets the service go.
+    /// `None` after the end of the stream, or after its deadline. Dropping the body releases the
+    /// service.
     inner: Option<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// How frames are written.
+/// The conversion of frames.
 enum Writing {
     AsItIs,
     Base64,
     Json(JsonFrames),
-    /// On another thread.
+    /// A conversion to JSON on another thread.
     Busy(JoinHandle<(JsonFrames, Result<Bytes, Status>)>),
 }
 
@@ -47,7 +49,7 @@ impl Translated {
         Translated { protocol, writing, inner: Some(inner), deadline }
     }
 
-    /// The next bytes, or how the stream has ended.
+    /// Returns the next bytes, or the final status of the stream.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Err(question::late()));
@@ -79,7 +81,7 @@ impl Translated {
                     },
                 },
             };
-            // Nothing comes of a frame that is not whole yet.
+            // An incomplete frame yields nothing yet.
             if !matches!(&written, Ok(bytes) if bytes.is_empty()) {
                 return Poll::Ready(written);
             }
@@ -103,7 +105,7 @@ impl http_body::Body for Translated {
     }
 }
 
-/// What the service sends next, or how it has ended.
+/// Returns the next data of the service, or its final status.
 fn poll_data(inner: Option<&mut Body>, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
     let Some(inner) = inner else { return Poll::Ready(Err(answer::without_status())) };
     let frame = match ready!(http_body::Body::poll_frame(Pin::new(inner), cx)) {
@@ -117,10 +119,10 @@ fn poll_data(inner: Option<&mut Body>, cx: &mut Context<'_>) -> Poll<Result<Byte
     }))
 }
 
-/// Frames of protobuf as frames of JSON.
+/// A converter of frames from protobuf to JSON.
 struct JsonFrames {
     message: MessageDescriptor,
-    /// What came of a frame that is not whole.
+    /// The received part of an incomplete frame.
     begun: BytesMut,
 }
 

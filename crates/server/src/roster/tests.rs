@@ -35,7 +35,7 @@ fn head(checksum: Option<Checksum>) -> Head {
     Head { sequence: Sequence(1), position: POSITION, committed_at, mark, checksum }
 }
 
-/// The check of a member that was sent everything.
+/// Returns the check of a member that was sent everything.
 fn check(member: &Membership) -> CheckId {
     member.take_check(head(Some(Checksum::default()))).unwrap()
 }
@@ -44,7 +44,7 @@ fn report(check: CheckId, checksum: Option<Checksum>) -> ChecksumReport {
     ChecksumReport { check, position: POSITION, checksum, rows: Some(3) }
 }
 
-/// Begins a round, and returns when it asks.
+/// Begins a round, and returns once it asks its clients.
 async fn begin(roster: &Arc<Roster>) -> tokio::task::JoinHandle<Vec<ComparedClient>> {
     let roster = roster.clone();
     let round = tokio::spawn(async move { roster.compare(WAIT).await });

@@ -1,5 +1,5 @@
-//! How many clients are sent a whole snapshot at the same time: the others wait in line, so that whoever follows what commits is not
-//! held up by all who arrive at once.
+//! The limit on the number of clients that are sent a whole snapshot at the same time. The other
+//! clients wait in a queue, so that many new clients do not delay those that follow new commits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -8,13 +8,15 @@ use parking_lot::Mutex;
 
 use super::Lease;
 
-/// Clients that one server sends a snapshot at the same time. Each part of one is a megabyte, so a round of all takes milliseconds.
+/// The maximum number of clients that one server sends snapshots concurrently. Each part of a
+/// snapshot is a megabyte, so a round of all clients takes milliseconds.
 const PLACES: usize = 16;
 
-/// A line of clients before a number of places.
+/// A queue of clients that wait for a limited number of snapshot permits.
 ///
-/// A place is given to a client's lease, which the sweep takes it back from where the client takes nothing: a stream that nobody
-/// reads is not polled, and could neither use the place nor give it back.
+/// A permit is held by a client's lease, from which the sweep takes it back if the client reads
+/// nothing. A stream that is not read is not polled, so it could neither use the permit nor return
+/// it.
 #[derive(Default)]
 pub(crate) struct Admission {
     line: Mutex<Line>,
@@ -27,7 +29,7 @@ struct Line {
     most: usize,
 }
 
-/// A place, until it is dropped.
+/// A snapshot permit, which is returned when it is dropped.
 pub(crate) struct Place(Arc<Admission>);
 
 impl Drop for Place {
@@ -38,16 +40,16 @@ impl Drop for Place {
 }
 
 impl Admission {
-    /// Puts a client at the end of the line.
+    /// Puts a client at the end of the queue.
     pub(super) fn ask(self: &Arc<Self>, lease: &Arc<Lease>) {
         self.line.lock().waiting.push_back(Arc::downgrade(lease));
         self.give();
     }
 
-    /// Gives the places that are free to those who are first in line.
+    /// Grants the free permits to the first clients in the queue.
     fn give(self: &Arc<Self>) {
         while let Some((lease, place)) = self.next() {
-            // Without the lock: a lease that has ended gives it back at once.
+            // The lock is not held here, because a lease that has ended returns the permit at once.
             lease.give(place);
         }
     }
@@ -64,13 +66,13 @@ impl Admission {
         Some((lease, Place(self.clone())))
     }
 
-    /// Places that are taken, and the most that were at one time.
+    /// Returns the number of permits that are in use, and the maximum so far.
     pub(crate) fn taken(&self) -> (usize, usize) {
         let line = self.line.lock();
         (line.taken, line.most)
     }
 
-    /// Clients in line.
+    /// Returns the number of clients in the queue.
     pub(crate) fn waiting(&self) -> usize {
         self.line.lock().waiting.iter().filter(|lease| lease.strong_count() > 0).count()
     }

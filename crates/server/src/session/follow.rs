@@ -1,4 +1,5 @@
-//! Following the journal: what was committed while the client was away, then what commits.
+//! Following the journal: first the transactions that committed while the client was away, then new
+//! ones.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,35 +22,40 @@ use crate::refusal;
 use crate::shared::Shared;
 use crate::view::{Chunk, EntryMode, Marker, Reached, View, Walk, empty_batch, marker};
 
-/// News of mere progress comes no more often than this.
+/// The minimum time between two messages that report progress alone.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// More than this is projected on a thread of its own, so that other streams do not wait for it.
+/// The size in bytes above which a piece is projected on another thread, so that other streams do
+/// not wait for it.
 const INLINE_BYTES: usize = 16 * 1024;
 
-/// A snapshot ends at what was the head no longer than this ago.
+/// The maximum age of the head that a snapshot ends at.
 const HEAD_AGE_MAX: Duration = Duration::from_secs(1);
-/// A client is sent what was committed meanwhile for no longer than this before its snapshot ends, or as long as it took to send the
-/// rows. One that reads more slowly than the database is written would never have it all.
+/// The time for which a client receives newer commits before its snapshot ends, unless sending the
+/// rows took longer. A client that reads more slowly than the database is written would never reach
+/// the head.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Follow<'a> {
     greeting: &'a Greeting<'a>,
     clock: Clock,
     cursor: Cursor,
-    /// `None` while another thread has it, and where the journal's own frames are sent.
+    /// `None` while another thread uses it, and if the journal's own frames are sent.
     walk: Option<Walk>,
     outlet: Outlet,
-    /// What a reader of batches knows of where it is; nothing before it was told the first time.
+    /// The place that a reader of batches knows it has reached; `None` before the first notice.
     told: Option<(Sequence, Lsn)>,
-    /// The definition that the client knows its rows to be of, apart from what the transactions themselves say.
+    /// The definition that the client knows its rows to be of, apart from definitions in the
+    /// transactions themselves.
     definition: DefinitionVersion,
-    /// Entries were sent since a reader of batches was last told that it is at the head.
+    /// True if entries were sent since a reader of batches was last notified that it is at the
+    /// head.
     has_sent: bool,
     progress_at: Option<Instant>,
     guest: Guest,
 }
 
-/// A head, and when it was seen: who has everything up to it has what there was then.
+/// A head and the time when it was seen. A client with everything up to the head has the state of
+/// that time.
 #[derive(Clone, Copy)]
 struct Seen {
     head: Head,
@@ -79,12 +85,13 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Ends the client's snapshot: for a reader of Structs at what is the head now, or was within a second.
+    /// Ends the client's snapshot. For a reader of Structs it ends at the head, or at one of the
+    /// last second if the client keeps up.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
         let Head { mark, checksum, .. } = sent.base.head();
         let (at, known) = match self.greeting.is_binary() {
             true => (self.greeting.start.place(), (mark, checksum)),
-            // It may be beyond the base.
+            // The place may be beyond the base.
             false => (self.catch_up(&sent).await?, (CommitMark::default(), None)),
         };
         if let Some(walk) = &mut self.walk {
@@ -98,11 +105,11 @@ impl<'a> Follow<'a> {
         self.outlet.send(end).await
     }
 
-    /// Sends what was committed since the base, by whole transactions, and tells how far.
+    /// Sends whole transactions that committed since the base, and returns the place reached.
     async fn catch_up(&mut self, sent: &SentBase) -> Result<Marker, Status> {
         let deadline = Instant::now() + CATCH_UP_MAX.max(sent.began_at.elapsed());
         let mut at = self.greeting.start.place();
-        // A head, and a time at which it was the head, or not yet.
+        // A head, and a time at which no commit was newer than that head.
         let (mut goal, mut seen_at) = (at.sequence, sent.shown_at);
         loop {
             let head = self.greeting.journal.head();
@@ -122,7 +129,8 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Sends what comes next up to the end of a transaction, and tells how far that is; `None` at the head.
+    /// Sends pieces up to the end of a transaction. Returns the place reached, or `None` at the
+    /// head.
     async fn transactions(&mut self) -> Result<Option<Marker>, Status> {
         while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
             let (ends, sequence, position) = (piece.ends, piece.last, piece.position);
@@ -139,7 +147,7 @@ impl<'a> Follow<'a> {
     pub(super) async fn run(mut self) -> Result<Infallible, Status> {
         let mut heads = self.greeting.journal.watch_head();
         loop {
-            // Everything up to this head will have been sent: what comes later wakes the wait below.
+            // Everything up to this head will have been sent. Later commits end the wait below.
             let mut seen = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
             while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
                 let ends = piece.ends;
@@ -148,10 +156,11 @@ impl<'a> Follow<'a> {
                     self.end_if_redefined().await?;
                     self.say_goodbye().await?;
                 }
-                // Where more comes all the time, the end of it may never be seen.
+                // Under a constant load the loop may never see the end of the journal.
                 let is_past = ends && self.cursor.after() >= seen.head.sequence;
                 if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
-                    // Only a head beyond which nothing was sent has the checksum of what the client has.
+                    // Only a head beyond which nothing was sent has the checksum of the client's
+                    // rows.
                     let newest = Seen { head: *heads.borrow_and_update(), at: (self.clock)() };
                     let is_newest = self.cursor.after() == newest.head.sequence;
                     self.progress(if is_newest { newest } else { seen }).await?;
@@ -169,7 +178,7 @@ impl<'a> Follow<'a> {
                 let heartbeat_at = self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval;
                 tokio::select! {
                     biased;
-                    // First: what is told below is told of the newest head.
+                    // This comes first, so that the branches below use the newest head.
                     _ = heads.changed() => break,
                     () = self.guest.due() => {}
                     () = self.greeting.membership.wanted() => {}
@@ -184,8 +193,8 @@ impl<'a> Follow<'a> {
 
     /// Asks the client to leave, if it is time. Called between transactions.
     ///
-    /// A client of ours is sent on what commits, until it has another stream. Any other one may apply both streams side by side, so
-    /// it is sent nothing more than heartbeats.
+    /// A laredo client still receives new commits until it has another stream. Any other client may
+    /// apply both streams at the same time, so it receives only heartbeats.
     async fn say_goodbye(&mut self) -> Result<(), Status> {
         let Some(farewell) = self.guest.take_due(Instant::now()) else { return Ok(()) };
         let follows = self.greeting.is_binary();
@@ -197,22 +206,24 @@ impl<'a> Follow<'a> {
         }
         loop {
             sleep_until(self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval).await;
-            // Without a position: the client has not been sent all that there is.
+            // No position is sent, because the client has not been sent everything.
             let heartbeat = self.greeting.heartbeat((self.clock)(), None);
             self.outlet.send(heartbeat.into()).await?;
         }
     }
 
-    /// Ends the stream of a client that knows no definitions, once it has the first transaction of another one: it connects again,
-    /// and is given an id that names the new definition. With the old id a server that has not noticed the change would take its
-    /// rows for older ones.
+    /// Ends the stream of a client that knows no definitions, after the first transaction under
+    /// another definition. The client reconnects and receives an ID that names the new definition.
+    /// With the old ID, a server that has not noticed the change would treat the client's rows as
+    /// older ones.
     async fn end_if_redefined(&mut self) -> Result<(), Status> {
         let begun = self.walk.as_ref().map_or(DefinitionVersion::UNKNOWN, Walk::begun_definition);
         if self.greeting.is_binary() || !begun.is_known() || begun == self.definition {
             return Ok(());
         }
         if let Some(reached) = self.walk.as_ref().and_then(Walk::reached).filter(|reached| !reached.is_told) {
-            // Where it has nothing of the transaction, it has to know at least that it is past it.
+            // A client that was sent nothing of the transaction must at least know that it is past
+            // it.
             let Reached { sequence, position, committed_at, .. } = reached;
             let place = joined(|out| marker(Marker { sequence, position, committed_at }, out));
             self.outlet.send(place).await?;
@@ -264,8 +275,9 @@ impl<'a> Follow<'a> {
         chunk.map_err(|error| refusal::view(&error))
     }
 
-    /// When a reader of batches is to be told that it is at the head, and with it how far and how fresh what it has is; `None` where it
-    /// knows. At once where it is to be asked for the checksum of its rows.
+    /// Returns the time at which a reader of batches must be notified that it is at the head. The
+    /// notice includes the position and time of its rows. Returns `None` if the reader knows. The
+    /// time is now if the client is to be asked for the checksum of its rows.
     fn progress_due(&self, head: Head) -> Option<Instant> {
         if self.greeting.membership.is_wanted() && self.has_exactly(head) {
             return Some(Instant::now());
@@ -275,7 +287,8 @@ impl<'a> Follow<'a> {
         (self.greeting.is_binary() && is_owed).then_some(last)
     }
 
-    /// Tells a reader of batches where it is: by an empty transaction where it lacks entries, and by a heartbeat.
+    /// Notifies a reader of batches of its place: with an empty transaction for entries that were
+    /// not let through, and with a heartbeat.
     async fn progress(&mut self, Seen { head, at }: Seen) -> Result<(), Status> {
         let reached = self.walk.as_ref().and_then(Walk::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
@@ -298,19 +311,21 @@ impl<'a> Follow<'a> {
         self.outlet.send(message).await
     }
 
-    /// Returns true if nothing beyond a head was sent. Called where everything up to the head was.
+    /// Returns true if nothing beyond a head was sent. Called after everything up to the head was
+    /// sent.
     fn has_exactly(&self, head: Head) -> bool {
         self.cursor.after() <= head.sequence
     }
 
-    /// Returns the position up to which everything was sent. More than the head that was seen may have been, and the client's
-    /// position never goes back.
+    /// Returns the position up to which everything was sent. This may be beyond the head that was
+    /// seen, and the client's position never moves back.
     fn sent_position(&self, head: Head) -> Lsn {
         self.told.map_or(head.position, |(_, told)| told.max(head.position))
     }
 
-    /// Returns the definition at a position up to which everything was sent, if the client may not know it yet. A change that no
-    /// transaction brings, as that of a table that was truncated, is told by itself.
+    /// Returns the definition at a position up to which everything was sent, if the client may not
+    /// know it yet. A change without a transaction, such as that of a truncated table, is reported
+    /// alone.
     fn news_of_definition(&mut self, position: Lsn) -> DefinitionVersion {
         let newest = self.greeting.journal.definition_at(position);
         if !self.greeting.is_binary() || newest == self.definition {
@@ -321,7 +336,8 @@ impl<'a> Follow<'a> {
     }
 
     async fn heartbeat(&mut self, head: Head) -> Result<(), Status> {
-        // The table may have stopped for good; who merely hears that nothing changes would take it for alive.
+        // The table may have failed permanently. A client that receives only heartbeats would
+        // believe that it is current.
         if let Some(error) = self.greeting.table.failure() {
             return Err(refusal::failed(self.greeting.table.name(), &error));
         }
@@ -338,7 +354,8 @@ impl<'a> Follow<'a> {
     }
 }
 
-/// Returns a position as a mark without a transaction: the newest commit may be another one.
+/// Returns a position as a mark without a transaction, because the newest commit may be a different
+/// one.
 fn place_at(position: Lsn, head: Head) -> CommitMark {
     CommitMark { end: position, committed_at: head.committed_at, ..CommitMark::default() }
 }

@@ -1,4 +1,5 @@
-//! What a client holds of a journal, and how it is taken back: a client that reads nothing is not polled, so somebody else has to.
+//! The resources that a client holds, and their release. A client that reads nothing is not polled,
+//! so a periodic sweep must release them.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -15,13 +16,15 @@ use crate::options::BufferOptions;
 use crate::refusal;
 use crate::table::Seat;
 
-/// A client that takes nothing of its snapshot for so long gives its place to the next, and waits in line again when it reads on.
+/// The time after which a client that reads nothing of its snapshot gives its permit to the next
+/// client. It queues again when it continues to read.
 const UNUSED: Duration = Duration::from_secs(1);
 
-/// A client's registration, its seat, the pin of the base that it is being sent, and its place among those who are.
+/// A client's registration with the journal, its seat, the pin of the base that it is being sent,
+/// and its snapshot permit.
 pub(crate) struct Lease {
     held: Mutex<Held>,
-    /// A place was given.
+    /// Notified when a snapshot permit was granted.
     given: Notify,
     buffer: BufferOptions,
     cut: OnceLock<Cut>,
@@ -31,21 +34,21 @@ struct Held {
     reader: Option<Reader>,
     seat: Option<Seat>,
     pin: Option<PinnedBase>,
-    /// While it is sent a snapshot.
+    /// The permit, while the client is sent a snapshot.
     place: Option<Place>,
-    /// It waits for a place.
+    /// True while the client is queued for a permit.
     is_in_line: bool,
-    /// Nobody is sent anything by it any more.
+    /// True if nothing more is sent under this lease.
     has_ended: bool,
     progressed_at: Instant,
 }
 
-/// Why a client is cut.
+/// The reason why a client was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Behind,
     Stalled,
-    /// The journal was kept for it, far beyond its limits.
+    /// The journal was kept for the client, far beyond its limits.
     Costly,
 }
 
@@ -56,7 +59,7 @@ impl Lease {
         Lease { held: Mutex::new(held), given: Notify::new(), buffer, cut: OnceLock::new() }
     }
 
-    /// Keeps the base that the client is sent from now on, and what follows it.
+    /// Stores the pin of the base that the client is sent from now on.
     pub(super) fn hold(&self, pin: PinnedBase) {
         let mut held = self.held.lock();
         if let Some(reader) = &held.reader {
@@ -68,12 +71,12 @@ impl Lease {
         drop(unwanted);
     }
 
-    /// The client has room for more.
+    /// Notes that the client has room for more.
     pub(crate) fn progressed(&self) {
         self.held.lock().progressed_at = Instant::now();
     }
 
-    /// It is the client's turn to be sent a snapshot.
+    /// Grants the client a permit to be sent its snapshot.
     pub(super) fn give(&self, place: Place) {
         let mut held = self.held.lock();
         let unwanted = if held.has_ended { Some(place) } else { held.place.replace(place) };
@@ -83,47 +86,48 @@ impl Lease {
         self.given.notify_one();
     }
 
-    /// Whether it still is.
+    /// Returns true if the client still has its permit.
     pub(super) fn has_place(&self) -> bool {
         self.held.lock().place.is_some()
     }
 
-    /// Waits until that may be another answer.
+    /// Waits until [`Lease::has_place`] may have changed.
     pub(super) async fn given(&self) {
         self.given.notified().await;
     }
 
-    /// It wants a place; whether that is new.
+    /// Queues for a snapshot permit. Returns true if the client was not already queued.
     pub(super) fn wants_place(&self) -> bool {
         !std::mem::replace(&mut self.held.lock().is_in_line, true)
     }
 
-    /// Whether nothing is sent by it any more.
+    /// Returns true if nothing more is sent under this lease.
     pub(super) fn has_ended(&self) -> bool {
         self.held.lock().has_ended
     }
 
-    /// The client was sent its snapshot.
+    /// Returns the permit, after the client was sent its snapshot.
     pub(super) fn leave_place(&self) {
         let place = self.held.lock().place.take();
         drop(place);
     }
 
-    /// The client is given everything up to here.
+    /// Notes that the client was sent everything up to this sequence.
     pub(crate) fn moved(&self, sequence: Sequence) {
         if let Some(reader) = &self.held.lock().reader {
             reader.moved(sequence, false);
         }
     }
 
-    /// The client was asked to leave; unless it `follows` on, it is sent no more entries.
+    /// Notes that the client was asked to leave. Unless it `follows`, it is sent no more entries.
     pub(crate) fn drain(&self, follows: bool) {
         if let Some(reader) = &self.held.lock().reader {
             reader.drain(follows);
         }
     }
 
-    /// The client has everything there is: what came after its base may go, and it is held to its buffer from now on.
+    /// Notes that the client has everything up to the head. Its base is released, and the buffer
+    /// limits apply from now on.
     pub(crate) fn at_head(&self, sequence: Sequence) {
         let mut held = self.held.lock();
         held.pin = None;
@@ -132,8 +136,10 @@ impl Lease {
         }
     }
 
+    /// Checks that the client may be sent more.
+    ///
     /// # Errors
-    /// When the client was cut.
+    /// Returns an error if the client was cut.
     pub(crate) fn check(&self, stalled: Duration) -> Result<(), Status> {
         if self.held.lock().reader.as_ref().is_some_and(Reader::is_cut) {
             self.cut.get_or_init(|| Cut::Behind);
@@ -146,7 +152,8 @@ impl Lease {
         }
     }
 
-    /// Takes back what a client holds that is too far behind, or that takes nothing of its snapshot; whether it holds on.
+    /// Releases the resources of a client that is too far behind, or that reads nothing of its
+    /// snapshot. Returns true if the client still holds resources.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
         let (mut unused, mut held) = (None, self.held.lock());
         if now.saturating_duration_since(held.progressed_at) > UNUSED {
@@ -168,7 +175,7 @@ impl Lease {
         false
     }
 
-    /// Takes back what a client holds that is being sent the base of this sequence; whether it was.
+    /// Cuts the client if it is being sent the base of this sequence. Returns true if it was.
     pub(crate) fn release(&self, pinned: Sequence) -> bool {
         let holds = self.held.lock().pin.as_ref().is_some_and(|pin| pin.base().sequence() == pinned);
         if holds {
@@ -177,7 +184,8 @@ impl Lease {
         holds
     }
 
-    /// What it holds is free at once: whoever reads nothing is not polled, and would hold it until its connection ends.
+    /// Releases all resources at once. A client that reads nothing is not polled, and would hold
+    /// them until its connection ends.
     fn cut(&self, why: Cut) {
         self.cut.get_or_init(|| why);
         let mut held = self.held.lock();

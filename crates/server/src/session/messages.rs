@@ -1,4 +1,4 @@
-//! The messages of a stream that are not rows.
+//! The messages of a stream, except those with rows.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::roster::{CheckId, Membership};
 use crate::table::Served;
 use crate::view::{Marker, marker, timestamp};
 
-/// What the messages of one stream are made of.
+/// The state that the messages of one stream are made from.
 #[derive(Clone, Copy)]
 pub(super) struct Greeting<'a> {
     pub(super) table: &'a Served,
@@ -63,7 +63,7 @@ impl Greeting<'_> {
         put(Message::Handshake(handshake), out);
     }
 
-    /// Says that the rows of the snapshot have other columns than the handshake said.
+    /// Writes a notice that the rows of the snapshot have other columns than the handshake said.
     pub(super) fn schema_change(&self, base: &Base, out: &mut Vec<u8>) {
         let notice = SchemaChangeNotification {
             sequence: base.sequence().to_wire(),
@@ -73,7 +73,7 @@ impl Greeting<'_> {
         put(Message::SchemaChange(notice), out);
     }
 
-    /// Its row count is 0, for unknown, where a filter is yet to count.
+    /// Writes the beginning of a snapshot. The row count is 0 (unknown) if the client has a filter.
     pub(super) fn snapshot_begin(&self, base: &Base, out: &mut Vec<u8>) {
         let rows = if self.is_filtered { 0 } else { base.rows() };
         let begin = SnapshotBegin {
@@ -85,8 +85,9 @@ impl Greeting<'_> {
         put(Message::SnapshotBegin(begin), out);
     }
 
-    /// `rows` counts the snapshot's rows alone, without the entries that may follow them. `mark` is the newest commit at or before
-    /// the end, and `checksum` that of the rows there, where they are known.
+    /// Writes the end of a snapshot. `rows` is the number of the snapshot's rows, without the
+    /// entries that may follow them. `mark` is the newest commit at or before the end, and
+    /// `checksum` is that of the rows there, if they are known.
     pub(super) fn snapshot_end(
         &self,
         at: Marker,
@@ -105,14 +106,14 @@ impl Greeting<'_> {
         put(Message::SnapshotEnd(end), out);
     }
 
-    /// For readers of Structs: an entry that says no more than where they are.
+    /// Writes an entry that only carries the position, for readers of Structs.
     pub(super) fn marker(&self, at: Marker, out: &mut Vec<u8>) {
         if !self.is_binary() {
             marker(at, out);
         }
     }
 
-    /// `sent` where everything up to that head was sent, and nothing beyond.
+    /// Writes a heartbeat. `sent` is the head if everything up to it was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         self.asking_heartbeat(now, sent, None)
     }
@@ -134,7 +135,7 @@ impl Greeting<'_> {
         out
     }
 
-    /// Asks the client to leave; it has `left` to do so, or any time.
+    /// Writes a message that asks the client to leave within `left`, or at any time.
     pub(super) fn go_away(&self, now: CommitTime, left: Option<Duration>) -> Vec<u8> {
         let deadline = left.map(|left| now.unix_us() / 1000 + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2));
         let go_away = GoAway { reason: "draining".to_owned(), drain_deadline_unix_ms: deadline.unwrap_or_default() };
@@ -143,18 +144,19 @@ impl Greeting<'_> {
         out
     }
 
-    /// The newest commit at or before a position, where it is known; only for clients that know the extensions.
+    /// Returns the newest commit at or before a position if it is known, for clients that know the
+    /// extensions.
     fn mark(&self, mark: CommitMark) -> Option<wire::CommitMark> {
         let scope = self.table.handle().history().scope();
         mark.known().filter(|_| self.ask.is_ours).map(|mark| ScopedMark { mark, scope }.into())
     }
 
-    /// Only for clients that know the extensions.
+    /// Returns the text of a position for clients that know the extensions. It is empty for others.
     fn position(&self, position: Option<Lsn>) -> String {
         position.filter(|_| self.ask.is_ours).map_or_else(String::new, |position| position.to_string())
     }
 
-    /// Returns the checksum for clients that asked for it; empty where it is unknown.
+    /// Returns the checksum for clients that asked for it. It is empty if it is unknown.
     fn checksum(&self, checksum: Option<Checksum>) -> Vec<u8> {
         let checksum = checksum.filter(|_| self.ask.wants_checksums);
         checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec())

@@ -1,5 +1,6 @@
-//! From a task that sends to a body that is pulled: the task runs while the body is polled, and stops at each send until the
-//! next poll. There is room for one send, and no queue.
+//! The connection between a session's task, which sends, and its stream, which is polled. The task
+//! runs while the stream is polled, and pauses at each send until the next poll. There is room for
+//! one send, and no queue.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tonic::Status;
 use super::Lease;
 use crate::table::Served;
 
-/// What was sent and not yet pulled.
+/// The frames that were sent and not yet taken.
 pub(crate) type Slot = Arc<Mutex<Option<Bytes>>>;
 
 /// A stream as its transport sees it.
@@ -25,12 +26,12 @@ pub(crate) struct SyncStream {
     task: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
 }
 
-/// What a stream gives.
+/// An item of a stream.
 #[derive(Debug)]
 pub(crate) enum Pulled {
     /// Whole frames.
     Frames(Bytes),
-    /// The end; it comes once.
+    /// The end, which comes once.
     End(Status),
 }
 
@@ -46,7 +47,7 @@ impl SyncStream {
         self.task = None;
     }
 
-    /// The next frames, or the end; `None` after it.
+    /// Returns the next frames, or the end, and then `None`.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
         let Some(task) = &mut self.task else {
             return Poll::Ready(None);
@@ -81,15 +82,15 @@ impl Outlet {
         &self.lease
     }
 
-    /// When something was last sent.
+    /// Returns the time of the last send.
     pub(super) fn sent_at(&self) -> Instant {
         self.sent_at
     }
 
-    /// Sends frames, and goes on when there is room for more.
+    /// Sends frames, and waits until there is room for more.
     ///
     /// # Errors
-    /// When the client was cut meanwhile.
+    /// Returns an error if the client was cut meanwhile.
     pub(super) async fn send(&mut self, frames: Bytes) -> Result<(), Status> {
         self.check()?;
         if frames.is_empty() {
@@ -100,7 +101,8 @@ impl Outlet {
         self.sent_at = Instant::now();
         *self.slot.lock() = Some(frames);
         let slot = &self.slot;
-        // Whoever polls the stream takes the frames at once and polls again when it has room: no waker is needed.
+        // The poll of the stream takes the frames at once, and the next poll comes when there is
+        // room. So no waker is needed.
         poll_fn(|_| if slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
         self.lease.progressed();
         self.check()

@@ -1,4 +1,4 @@
-//! Sending a base.
+//! Sending a base to a client.
 
 use std::io;
 use std::pin::pin;
@@ -28,36 +28,36 @@ pub(super) struct Snapshot<'a> {
     pub(super) view: Option<Arc<View>>,
 }
 
-/// A base that a client was sent.
+/// A base that was sent to a client.
 pub(super) struct SentBase {
     pub(super) base: Arc<Base>,
-    /// Its state was the head at this time or later.
+    /// A time that the base is not older than: its state was the head then or later.
     pub(super) shown_at: Option<Instant>,
     pub(super) rows: u64,
     pub(super) began_at: Instant,
 }
 
-/// A base on its way to a client.
+/// The base to send, and the view that projects its rows.
 #[derive(Clone)]
 struct Rows {
     base: Arc<Base>,
     view: Option<Arc<View>>,
 }
 
-/// A part of it.
+/// A part of a base.
 struct Part {
     bytes: Bytes,
     rows: u64,
-    /// Where the next one begins; `None` after the last.
+    /// The offset of the next part; `None` after the last one.
     next: Option<u64>,
 }
 
 impl Snapshot<'_> {
-    /// Sends `out`, which begins the stream, and all rows of a base: `pinned`, or else one that is fresh when the client's turn has
-    /// come.
+    /// Sends `out`, which begins the stream, and then all rows of a base. The base is `pinned`, or
+    /// a fresh one chosen when the client's turn comes.
     ///
     /// # Errors
-    /// When it cannot be read, or the client was cut.
+    /// Returns an error if the base cannot be read, or the client was cut.
     pub(super) async fn send(
         &self,
         outlet: &mut Outlet,
@@ -77,7 +77,7 @@ impl Snapshot<'_> {
             chosen = journal.fresh_base_now().map(&hold);
         }
         if !has_place || chosen.is_none() {
-            // A client that waits knows at once what it waits for.
+            // The handshake reaches the client before the wait.
             outlet.send(std::mem::take(&mut out).into()).await?;
             self.wait_for_place(outlet).await?;
         }
@@ -94,8 +94,8 @@ impl Snapshot<'_> {
         Ok(sent)
     }
 
-    /// Sends all rows and returns their number, as long as the client has a place among those who are sent one. Where nothing is sent
-    /// for a heartbeat's interval, one says that the stream lives.
+    /// Sends all rows and returns their number. Each part requires the snapshot permit. If no rows
+    /// are let through for a heartbeat's interval, a heartbeat is sent.
     async fn send_rows(&self, outlet: &mut Outlet, of: Rows) -> Result<u64, Status> {
         let mut rows = 0;
         let mut at = Some(0);
@@ -105,7 +105,7 @@ impl Snapshot<'_> {
             let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
             rows += part.rows;
             at = part.next;
-            // It may have taken so long that the place went to another one.
+            // Reading the part may have taken so long that the permit was taken back.
             self.wait_for_place(outlet).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
@@ -119,10 +119,10 @@ impl Snapshot<'_> {
         Ok(if self.view.is_none() { of.base.rows() } else { rows })
     }
 
-    /// Waits until the client has a place, and says meanwhile that the stream lives.
+    /// Waits for a snapshot permit, and sends heartbeats meanwhile.
     async fn wait_for_place(&self, outlet: &mut Outlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
-        // A place that was not used in time is gone again, and is asked for once more.
+        // A permit that was not used in time has been taken back, and must be requested again.
         while !takes_place(&lease, &self.shared.admission) {
             tokio::select! {
                 biased;
@@ -133,7 +133,7 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// Waits until there is a fresh base, and says meanwhile that the stream lives.
+    /// Waits for a fresh base, and sends heartbeats meanwhile.
     async fn wait_for_base(&self, outlet: &mut Outlet) -> Result<PinnedBase, Status> {
         let mut fresh = pin!(self.greeting.journal.fresh_base());
         loop {
@@ -142,7 +142,7 @@ impl Snapshot<'_> {
                 base = &mut fresh => return Ok(base),
                 () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
             }
-            // A table that has stopped for good makes no more bases.
+            // A table that has failed permanently makes no more bases.
             if let Some(error) = self.greeting.table.failure() {
                 return Err(refusal::failed(self.greeting.table.name(), &error));
             }
@@ -179,7 +179,7 @@ impl Rows {
     }
 }
 
-/// Whether the client has a place; if not, it stands in line for one.
+/// Returns true if the client has a snapshot permit. Otherwise the client queues for one.
 fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
     if !lease.has_place() && lease.wants_place() {
         admission.ask(lease);
@@ -187,7 +187,8 @@ fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
     lease.has_place()
 }
 
-/// As many whole frames as one read gives, and at least one: a stream may be ended after each part.
+/// Returns as many whole frames as one read contains, and at least one. A stream may be ended after
+/// each part.
 fn whole_frames(base: &Base, from: u64) -> io::Result<Bytes> {
     let mut chunk = base.read(from)?;
     let mut end = 0;

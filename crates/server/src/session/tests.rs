@@ -1,4 +1,4 @@
-//! What a stream says while nothing happens, and what becomes of clients that do not read, on a clock that only these tests move.
+//! Tests of idle streams and of clients that do not read, with a clock that only these tests move.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -90,7 +90,8 @@ impl Quiet {
         self.table().handle().journal().unwrap()
     }
 
-    /// New rows in the first table, each in a transaction of its own; its journal shows them.
+    /// Inserts rows in the first table, each in its own transaction, and waits until the journal
+    /// shows them.
     async fn rows(&self, ids: std::ops::Range<i64>) {
         for id in ids {
             let end = self.database.commit(0, vec![SimChange::Insert(id, String::new())]);
@@ -98,7 +99,8 @@ impl Quiet {
         }
     }
 
-    /// Something happens to the other table, and the first one's journal has heard of it.
+    /// Inserts a row in the other table, and waits until the first table's journal has the
+    /// position.
     async fn elsewhere(&self, id: i64) -> String {
         self.insert(1, id).await
     }
@@ -130,7 +132,7 @@ async fn end_of(stream: &mut SyncStream) -> Status {
     }
 }
 
-/// Waits for what other threads do, without moving the clock.
+/// Waits for the work of other threads, without moving the clock.
 async fn eventually(mut holds: impl FnMut() -> bool) {
     for _ in 0..60_000 {
         if holds() {
@@ -192,7 +194,7 @@ async fn progress_is_told_at_once_and_then_ten_times_a_second_at_most() {
     assert!(is_silent(&mut stream).await);
 }
 
-/// A stream of Structs that has been sent everything there is.
+/// Returns a stream of Structs that has been sent everything.
 async fn live(quiet: &Quiet) -> SyncStream {
     let mut stream = quiet.stream(RowEncoding::Struct);
     while !matches!(pull(&mut stream).await.as_slice(), [Message::SnapshotEnd(_), Message::JournalEntry(_)]) {}
@@ -265,13 +267,13 @@ async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twi
     assert!(matches!(pull(&mut slow).await.as_slice(), [Message::Handshake(_), Message::SnapshotBegin(_)]));
     let mut rows = 0;
     while quiet.journal().overdue_pin().is_none() {
-        // Newer bases are made on the way, as the limits ask for them.
+        // Newer bases are made meanwhile, as the limits require.
         quiet.rows(rows..rows + 1).await;
         rows += 1;
         assert!(rows < 100_000, "no newer base was made");
     }
     let before = quiet.journal().info().entries;
-    // One that reads a newer base is left alone.
+    // A client that reads a newer base is not cut.
     let mut newer = quiet.stream(RowEncoding::Struct);
     pull(&mut newer).await;
     quiet.shared.sweep(Instant::now());
@@ -314,7 +316,8 @@ async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
     heartbeat(&mut stream).await;
     quiet.insert(0, 0).await;
     let (mut batches, mut heartbeats, mut last) = (0, 0, 0.0);
-    // Whenever the client takes a message there is another transaction, so that the journal's end is never seen.
+    // Whenever the client takes a message there is another transaction, so that the stream never
+    // sees the journal's end.
     for id in 1..50 {
         advance(Duration::from_millis(50)).await;
         for message in pull(&mut stream).await {
@@ -379,7 +382,7 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
     assert_eq!((farewells, quiet.journal().readers()[0].state), (1, ReaderState::Draining));
 }
 
-/// Whether it is the beginning of a snapshot, after the handshake or alone.
+/// Returns true for the beginning of a snapshot, with or without the handshake.
 fn begins(messages: &[Message]) -> bool {
     matches!(messages, [Message::Handshake(_), Message::SnapshotBegin(_)] | [Message::SnapshotBegin(_)])
 }
@@ -399,7 +402,8 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
     assert!(is_silent(&mut streams[16]).await);
     advance(INTERVAL).await;
     assert_eq!(heartbeat(&mut streams[16]).await.source_position, "");
-    // One that leaves makes room, and so does one that has its snapshot, for whoever came first.
+    // A client that leaves releases its permit, and so does one that has its snapshot. The permit
+    // goes to the first client in the queue.
     drop(streams.swap_remove(3));
     assert!(begins(&pull(&mut streams[16]).await));
     while !matches!(pull(&mut streams[0]).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
@@ -421,7 +425,8 @@ async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on
     quiet.shared.sweep(Instant::now());
     assert!(begins(&pull(&mut next).await));
     assert_eq!(quiet.shared.admission.taken(), (1, 16));
-    // It takes nothing either, and is told so later; meanwhile another one goes on where it was.
+    // This client reads nothing either, and loses its permit later. Meanwhile the others continue
+    // where they were.
     for stream in &mut idle {
         while !matches!(pull(stream).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
     }
@@ -430,7 +435,8 @@ async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on
     while !matches!(pull(&mut next).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
 }
 
-/// A place that was given to a stream which nobody reads was taken back before it was noticed.
+/// Tests a permit that was granted to a stream which is not read, and taken back before the stream
+/// noticed.
 #[tokio::test(start_paused = true)]
 async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
     let quiet = Quiet::new().await;
@@ -446,7 +452,7 @@ async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
     assert!(begins(&pull(&mut streams[16]).await));
 }
 
-/// Applies the batches among messages to a state, which the handshake's schema begins.
+/// Applies the batches among messages to a state, which begins with the handshake's schema.
 fn follow(state: &mut Option<TableState>, messages: &[Message]) {
     for message in messages {
         match message {
@@ -476,7 +482,7 @@ async fn who_asks_gets_the_checksum_of_what_was_sent() {
     let mut stream = quiet.ask(SyncRequest { accept, wants_checksums: true, ..SyncRequest::default() });
     let (mut state, mut compared) = (None, 0);
     for id in 3..9 {
-        // Everything up to the next heartbeat with a position.
+        // This collects everything up to the next heartbeat with a position.
         loop {
             let messages = pull(&mut stream).await;
             follow(&mut state, &messages);
@@ -523,7 +529,7 @@ async fn nobody_else_gets_one() {
     }
 }
 
-/// However far a client says that it is: its rows are wrong.
+/// Tests that the client's claimed position does not matter if its rows are wrong.
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_rows_differed_gets_all_rows_and_is_counted() {
     let quiet = Quiet::new().await;

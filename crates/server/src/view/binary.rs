@@ -38,7 +38,7 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
     Ok(finish(batch, definition.is_known(), &changes.frame.header))
 }
 
-/// `is_news` where the batch says something without entries.
+/// Encodes the batch. `is_news` is true if the batch carries information even without entries.
 fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> Projected {
     let count = u64::from(batch.count());
     let mut out = Vec::new();
@@ -48,8 +48,8 @@ fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> Proje
     Projected { carries_end: header.ends && !out.is_empty(), bytes: out.into(), count }
 }
 
-/// A batch without entries: nothing is left of the transactions up to here. A known `definition` is that of the rows from here
-/// on.
+/// Appends a batch without entries, for transactions of which nothing is let through. A known
+/// `definition` is that of the rows from here on.
 pub(crate) fn empty_batch((sequence, mark): (Sequence, CommitMark), definition: DefinitionVersion, out: &mut Vec<u8>) {
     let CommitMark { end: position, xid, committed_at } = mark;
     let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true, xid };

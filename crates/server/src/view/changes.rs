@@ -1,4 +1,4 @@
-//! The changes of one frame with their old rows, seen through a filter.
+//! The changes of one frame with their old rows, as seen through a filter.
 
 use laredo_core::{Filter, Lsn, Schema, Seen, Sequence, TupleRef};
 use laredo_engine::journal::Frame;
@@ -6,21 +6,21 @@ use laredo_proto::batch::{Action, Entries};
 
 use super::{EntryMode, ViewError};
 
-/// One frame of a journal, and what has to be known to show it.
+/// A frame of a journal, with everything that is needed to project it.
 pub(super) struct FrameChanges<'a> {
     pub(super) frame: &'a Frame,
-    /// The old rows of its updates and deletes, each after its length.
+    /// The old rows of the frame's updates and deletes, each after its length.
     pub(super) olds: &'a [u8],
-    /// Of its entries.
+    /// The schema of the entries.
     pub(super) schema: &'a Schema,
-    /// Before its schema change, if it begins with one.
+    /// The schema before the frame's schema change, if the frame begins with one.
     pub(super) schema_before: &'a Schema,
     pub(super) filter: Option<&'a Filter>,
-    /// The end of the commit before its transaction.
+    /// The end of the commit before the frame's transaction.
     pub(super) before: Lsn,
-    /// The last entry before its transaction.
+    /// The last entry before the frame's transaction.
     pub(super) began_after: Sequence,
-    /// The reader has everything up to here.
+    /// The last entry that the reader has.
     pub(super) after: Sequence,
     pub(super) mode: EntryMode,
 }
@@ -35,7 +35,7 @@ pub(super) enum Change<'a> {
 }
 
 impl FrameChanges<'_> {
-    /// The sequence of the frame's first entry, or of its schema change.
+    /// Returns the sequence of the frame's first entry, or of its schema change.
     pub(super) fn first(&self) -> Sequence {
         self.frame.first()
     }
@@ -44,12 +44,12 @@ impl FrameChanges<'_> {
         self.frame.batch.schema.is_some()
     }
 
-    /// Whether the reader has a part of the frame already.
+    /// Returns true if the reader already has a part of the frame.
     pub(super) fn is_known_in_part(&self) -> bool {
         self.after >= self.first()
     }
 
-    /// Calls `each` with what the reader does not have yet and the filter lets through.
+    /// Calls `each` with every change that the reader does not have and the filter lets through.
     pub(super) fn each(
         &self,
         mut each: impl FnMut(Sequence, Change<'_>) -> Result<(), ViewError>,
@@ -91,7 +91,8 @@ fn take_row<'a>(olds: &mut &'a [u8], schema: &Schema) -> Result<TupleRef<'a>, Vi
     Ok(TupleRef::parse(row, schema.columns().len()).map_err(laredo_proto::batch::BatchError::Row)?)
 }
 
-/// A change through a filter: an update may bring a row in or take it out.
+/// Returns the visible form of a change through a filter. An update may insert or delete a row for
+/// the reader.
 fn seen<'a>(filter: &Filter, change: Change<'a>) -> Option<Change<'a>> {
     let (old, new) = match change {
         Change::Insert(new) => (None, Some(new)),

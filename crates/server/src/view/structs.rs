@@ -44,7 +44,8 @@ pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<Proj
     Ok(writer.finish())
 }
 
-/// Writes entries one behind: only the last one of a transaction carries its end, and which one that is shows at the end.
+/// A writer of entries that keeps the last entry back. Only the last entry of a transaction carries
+/// its end, and the writer learns at the end which one that is.
 struct Writer<'a> {
     changes: &'a FrameChanges<'a>,
     hex: &'a HexCells,
@@ -63,8 +64,9 @@ impl Writer<'_> {
             Change::Truncate => ("TRUNCATE", None, None),
         };
         if self.changes.mode == EntryMode::Repeat && action == "DELETE" {
-            // Some clients take a delete of a row they no longer have for a truncate, so they get the row first. It has the
-            // sequence before: whoever is cut here goes on with the delete.
+            // Some clients treat a delete of a row that they no longer have as a truncate, so they
+            // are sent the row first. It has the previous sequence, so a client that is cut here
+            // resumes with the delete.
             self.push(Sequence(sequence.0 - 1), "UPDATE", old.clone(), old.clone());
         }
         self.push(sequence, action, old, new);
@@ -107,18 +109,19 @@ impl Writer<'_> {
     }
 }
 
-/// The position of an entry inside a snapshot. A client that is cut there and resumes from it is sent the table again: it may have
-/// dropped the rows that came before.
+/// The position of an entry inside a snapshot. A client that is cut there and resumes from it is
+/// sent the whole table again, because it may have dropped the earlier rows.
 const NOWHERE: Lsn = Lsn::ZERO;
 
-/// The position of a transaction's nth entry, not its last: after the commit before it and before its own end, so that who goes
-/// on from there gets the whole transaction again.
+/// Returns the position of a transaction's nth entry that is not its last. It is after the previous
+/// commit and before the transaction's own end. So a client that resumes from it is sent the whole
+/// transaction again.
 fn between(before: Lsn, nth: u64, end: Lsn) -> Lsn {
     let last = Lsn(end.0.saturating_sub(1));
     Lsn(before.0.saturating_add(nth)).min(last).max(before)
 }
 
-/// What stands in an entry that marks a place only.
+/// The content of an entry that only marks a place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marker {
     pub(crate) sequence: Sequence,

@@ -1,4 +1,4 @@
-//! A schema change in the middle, as each kind of view shows it.
+//! Tests of a schema change inside a transaction, in each kind of view.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,8 @@ fn journal() -> (Journal, JournalWriter) {
     Journal::new(InstanceId("test".to_owned()), options, Arc::new(base))
 }
 
-/// One row, then a column `b` and two rows with it, of which the second is updated; in one transaction.
+/// Writes one transaction: a row, then a column `b` and two rows with it, of which the second is
+/// updated.
 fn write(writer: &mut JournalWriter) {
     writer.begin(Lsn(2000), CommitTime(1), None).unwrap();
     writer.push(Action::Insert, row(&["one"]).as_ref(), None).unwrap();
@@ -75,7 +76,7 @@ fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, 
     out
 }
 
-/// What a reader of Structs gets, in short.
+/// Returns a short form of the messages that a reader of Structs receives.
 fn structs(mut bytes: &[u8]) -> Vec<String> {
     let mut seen = Vec::new();
     while let Some(length) = laredo_proto::frame::length(bytes) {
@@ -112,7 +113,8 @@ fn structs_tell_of_the_new_columns_in_their_place() {
 fn a_filter_is_bound_to_each_schema() {
     let (journal, mut writer) = journal();
     write(&mut writer);
-    // The last entry that is let through carries the end; where none of the last frame is, an entry without values does.
+    // The last entry that is let through carries the end. If none of the last frame is, an entry
+    // without values does.
     let seen = structs(&walk(&journal, RowEncoding::Struct, Some(("b", "y")), 100));
     assert_eq!(seen, ["102 1->2", "104 INSERT 0/3EC 2", "105 DELETE 0/7D0 0"]);
     let seen = structs(&walk(&journal, RowEncoding::Struct, Some(("a", "one")), 100));

@@ -1,4 +1,4 @@
-//! One client's walk along a journal through a view.
+//! The progress of one client through a journal, as seen through a view.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use laredo_proto::replication::RowEncoding;
 use super::changes::FrameChanges;
 use super::{EntryMode, Marker, View, ViewError, empty_batch, marker};
 
-/// Bytes that are sent together; small frames are joined up to this.
+/// The maximum size in bytes of small frames that are sent together.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Where a client is, in a piece that it goes through and beyond it.
+/// The place of a client in the current piece, and its state between pieces.
 #[derive(Debug)]
 pub(crate) struct Walk {
     view: Arc<View>,
@@ -23,11 +23,11 @@ pub(crate) struct Walk {
     before: Lsn,
     began_after: Sequence,
     after: Sequence,
-    /// Something of the transaction was sent, and not its end.
+    /// True if a part of the transaction was sent, but not its end.
     is_open: bool,
-    /// The way in which the client gets what comes next.
+    /// The mode in which the client receives the next entries.
     mode: EntryMode,
-    /// The newest transaction that was gone through.
+    /// The newest transaction that was passed.
     reached: Option<Reached>,
     /// The newest definition that a transaction began.
     begun: DefinitionVersion,
@@ -40,28 +40,28 @@ pub(crate) struct Reached {
     pub(crate) position: Lsn,
     pub(crate) committed_at: CommitTime,
     pub(crate) xid: Xid,
-    /// Whether the client was told of it.
+    /// True if the client was notified of the end.
     pub(crate) is_told: bool,
 }
 
 impl Reached {
-    /// Returns the commit, or the end of a span as a mark without a transaction.
+    /// Returns the commit. The end of a span is a mark without a transaction.
     pub(crate) fn mark(self) -> CommitMark {
         CommitMark { end: self.position, xid: self.xid, committed_at: self.committed_at }
     }
 }
 
-/// What one step gives.
+/// The result of one step.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// Ready frames; empty where nothing was let through.
+    /// Encoded frames; empty if nothing was let through.
     pub(crate) bytes: Bytes,
-    /// The last entry looked at.
+    /// The last entry that was processed.
     pub(crate) last: Sequence,
 }
 
 impl Walk {
-    /// Begins after `after`; `mode` is that of the first transaction.
+    /// Returns a walk that begins after `after`, with the mode of the first transaction.
     pub(crate) fn new(view: Arc<View>, schema: Arc<Schema>, after: Sequence, mode: EntryMode) -> Walk {
         Walk {
             view,
@@ -78,12 +78,12 @@ impl Walk {
         }
     }
 
-    /// Ends the snapshot that the client got so far, between transactions.
+    /// Ends the client's snapshot, between transactions.
     pub(crate) fn end_snapshot(&mut self) {
         self.mode = EntryMode::Ordinary;
     }
 
-    /// The next piece to go through.
+    /// Sets the next piece to process.
     pub(crate) fn load(&mut self, piece: Piece) {
         debug_assert!(self.run.is_empty(), "one piece at a time");
         self.run = piece.frames;
@@ -94,7 +94,7 @@ impl Walk {
         self.after = piece.after;
     }
 
-    /// Bytes that have not been gone through.
+    /// Returns the number of bytes that have not been processed.
     pub(crate) fn remaining(&self) -> usize {
         self.run.len()
     }
@@ -103,15 +103,16 @@ impl Walk {
         self.reached
     }
 
-    /// Returns the newest definition that a transaction which was gone through began; unknown where none did.
+    /// Returns the newest definition that a passed transaction began, or unknown if none did.
     pub(crate) fn begun_definition(&self) -> DefinitionVersion {
         self.begun
     }
 
-    /// Goes through some frames; `None` at the end of the piece. Takes a while where they are large.
+    /// Processes some frames. Returns `None` at the end of the piece. The work may take long if
+    /// frames are large.
     ///
     /// # Errors
-    /// When one cannot be shown.
+    /// Returns an error if a frame cannot be projected.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<Chunk>, ViewError> {
         let mut out = BytesMut::new();
         let mut last = None;
@@ -122,7 +123,7 @@ impl Walk {
             last = Some(frame.header.last_sequence);
             let bytes = self.frame(&frame)?;
             if out.is_empty() && bytes.len() >= CHUNK_BYTES / 4 {
-                // Large enough to go as it is, without a copy.
+                // The frame is large enough to send alone, without a copy.
                 return Ok(last.map(|last| Chunk { bytes, last }));
             }
             out.extend_from_slice(&bytes);
@@ -168,7 +169,7 @@ impl Walk {
             xid: header.xid,
             is_told: self.is_open,
         };
-        // Inside a snapshot nothing says where the client is before the snapshot's own end.
+        // Inside a snapshot, no entry carries a position before the snapshot's end.
         let bytes = match self.is_open && !projected.carries_end && self.mode != EntryMode::Snapshot {
             true => self.close(reached, &projected.bytes),
             false => projected.bytes,
@@ -183,7 +184,8 @@ impl Walk {
         bytes
     }
 
-    /// The transaction's end, where its last entries were not let through.
+    /// Returns the frames with the transaction's end appended, for a transaction whose last entries
+    /// were not let through.
     fn close(&self, reached: Reached, bytes: &[u8]) -> Bytes {
         let mut out = bytes.to_vec();
         let Reached { sequence, position, committed_at, .. } = reached;
@@ -197,7 +199,7 @@ impl Walk {
     }
 }
 
-/// The next frame's old rows.
+/// Takes the old rows of the next frame.
 fn take_olds(olds: &mut Bytes) -> Bytes {
     let Some(length) = olds.first_chunk::<4>() else {
         return Bytes::new();

@@ -1,4 +1,4 @@
-//! How a client is asked for the checksum of its rows.
+//! Tests of requests to a client for the checksum of its rows.
 
 use laredo_core::Checksum;
 
@@ -23,7 +23,8 @@ async fn begin(quiet: &Quiet) -> tokio::task::JoinHandle<Vec<ComparedClient>> {
     round
 }
 
-/// Reads up to a heartbeat with a check. Returns it, and the position of the newest batch before it.
+/// Reads up to a heartbeat with a check. Returns the heartbeat, and the position of the newest
+/// batch before it.
 async fn read_check(stream: &mut SyncStream) -> (Heartbeat, Option<u64>) {
     let mut newest = None;
     loop {
@@ -75,7 +76,7 @@ async fn a_client_at_the_head_is_asked_at_once_and_once() {
 async fn a_client_that_is_behind_is_asked_when_it_has_everything() {
     let quiet = Quiet::new().await;
     let mut stream = asked(&quiet);
-    // It has not been sent its snapshot yet, and there will be more by then.
+    // The client has not been sent its snapshot yet, and there will be more rows by then.
     pull(&mut stream).await;
     quiet.rows(0..3).await;
     let round = begin(&quiet).await;

@@ -1,4 +1,4 @@
-//! What clients are told of the definition that their rows are of.
+//! Tests of the messages to clients about the definition of their rows.
 
 use laredo_core::{DefinitionVersion, Lsn};
 use laredo_engine::source::{SourceEvent, TableIndex};
@@ -6,7 +6,8 @@ use laredo_proto::replication::{RowBatch, SyncHandshake};
 
 use super::*;
 
-/// The first table is copied under a definition, with these changes that nothing announces.
+/// Copies the first table under a new definition, together with these changes, which no event
+/// announces.
 async fn redefine(quiet: &Quiet, definition: &str, changes: Vec<SimChange>) -> DefinitionVersion {
     let copies = || quiet.table().handle().status().copies;
     let before = copies();
@@ -21,7 +22,7 @@ async fn redefine(quiet: &Quiet, definition: &str, changes: Vec<SimChange>) -> D
     quiet.journal().definition_at(head)
 }
 
-/// The next messages up to one that is wanted.
+/// Reads messages up to a wanted one.
 async fn until<T>(stream: &mut SyncStream, wanted: impl Fn(&Message) -> Option<T>) -> T {
     loop {
         if let Some(found) = pull(stream).await.iter().find_map(&wanted) {
@@ -48,14 +49,14 @@ fn defining(message: &Message) -> Option<RowBatch> {
 async fn who_reads_batches_knows_the_definition_at_every_position() {
     let quiet = Quiet::new().await;
     let one = redefine(&quiet, "one", vec![SimChange::Insert(1, "one".to_owned())]).await;
-    // The next base is made at once, so that newcomers need not go through the copy.
+    // The next base is made at once, so that new clients need not process the copy.
     eventually(|| quiet.journal().pin_base().base().rows() == 1).await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     assert_eq!(DefinitionVersion(until(&mut stream, handshake).await.definition), one);
     let end = |message: &Message| if let Message::SnapshotEnd(end) = message { Some(end.clone()) } else { None };
     let begun = until(&mut stream, end).await;
     assert_eq!(DefinitionVersion(begun.definition), one);
-    // No row differs: it is told with the progress that follows.
+    // No row differs, so the definition is sent with the next progress.
     let two = redefine(&quiet, "two", Vec::new()).await;
     advance(INTERVAL).await;
     let told = until(&mut stream, defining).await;
@@ -90,7 +91,7 @@ async fn a_client_that_knows_no_definitions_is_given_an_id_that_names_the_new_on
     let marker =
         |message: &Message| if let Message::JournalEntry(entry) = message { Some(entry.clone()) } else { None };
     until(&mut stream, marker).await;
-    // No row differs: the stream goes on.
+    // No row differs, so the stream continues.
     redefine(&quiet, "two", Vec::new()).await;
     let two = redefine(&quiet, "three", vec![SimChange::Insert(2, "two".to_owned())]).await;
     let entry = until(&mut stream, marker).await;

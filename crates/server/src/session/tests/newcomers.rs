@@ -1,4 +1,5 @@
-//! The snapshot of a client that reads Structs: at its end the client has what is the head then, in whole transactions.
+//! Tests of snapshots for clients that read Structs. At the end of the snapshot the client has the
+//! state of the head then, in whole transactions.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +17,18 @@ fn cell(row: &Struct) -> (i64, String) {
     }
 }
 
-/// What a client has been sent of its snapshot.
+/// The part of its snapshot that a client has been sent.
 #[derive(Default)]
 struct Loading {
     rows: SimRows,
-    /// Rows of the base.
+    /// The number of rows of the base.
     base_rows: i64,
     entries: Vec<ReplicationJournalEntry>,
     ended: Option<(SnapshotEnd, ReplicationJournalEntry)>,
 }
 
 impl Loading {
-    /// Takes what is sent next.
+    /// Processes the next messages.
     async fn pull(&mut self, stream: &mut SyncStream) {
         let mut messages = pull(stream).await.into_iter();
         while let Some(message) = messages.next() {
@@ -58,7 +59,7 @@ impl Loading {
         self.entries.push(entry);
     }
 
-    /// Takes the rest of the snapshot; the position that it shows.
+    /// Processes the rest of the snapshot, and returns the position that it shows.
     async fn finish(&mut self, stream: &mut SyncStream) -> laredo_core::Lsn {
         while self.ended.is_none() {
             self.pull(stream).await;
@@ -104,7 +105,7 @@ async fn a_snapshot_ends_with_the_position_of_the_head_where_only_other_tables_c
     assert_eq!(loading.finish(&mut quiet.stream(RowEncoding::Struct)).await.to_string(), position);
 }
 
-/// The changes that are committed while a client loads, each kind of them.
+/// Commits changes of every kind while a client loads its snapshot.
 async fn changes_meanwhile(quiet: &Quiet) {
     commit(quiet, vec![insert(1000, "new"), SimChange::Delete(3), SimChange::Update(4, "b".to_owned())]).await;
     commit(quiet, vec![SimChange::Rekey(5, 1005, "moved".to_owned())]).await;
@@ -127,7 +128,7 @@ async fn a_client_that_loads_slowly_has_what_was_committed_meanwhile_at_the_snap
     assert_eq!(loading.rows, quiet.database.rows_at(0, position));
     assert_eq!((loading.base_rows, loading.entries.len()), (100, 6));
     assert!(is_silent(&mut stream).await, "nothing comes twice");
-    // What follows says where the client is, as ever.
+    // The following entries carry the client's position as usual.
     let end = commit(&quiet, vec![insert(2000, "later")]).await;
     let later = pull(&mut stream).await;
     let [Message::JournalEntry(later)] = later.as_slice() else { panic!("{later:?}") };
@@ -166,7 +167,7 @@ async fn a_filter_holds_for_what_is_committed_before_the_snapshots_end() {
     let leaves = SimChange::Update(0, "b, left".to_owned());
     let comes = SimChange::Update(1, "a, came".to_owned());
     commit(&quiet, vec![leaves, comes, SimChange::Update(3, "b".to_owned()), insert(200, "b")]).await;
-    // Nothing is let through of the last one.
+    // The filter lets nothing of the last transaction through.
     commit(&quiet, vec![insert(201, "b")]).await;
     advance(Duration::from_millis(1001)).await;
     let position = loading.finish(&mut stream).await;
@@ -177,7 +178,7 @@ async fn a_filter_holds_for_what_is_committed_before_the_snapshots_end() {
     assert_eq!((loading.base_rows, loading.entries.len()), (50, 2));
 }
 
-/// More than a segment, so that the journal has it in several pieces.
+/// Returns changes that are larger than a segment, so that the journal has them in several pieces.
 fn large(first: i64) -> Vec<SimChange> {
     (first..first + 40).map(|id| insert(id, &"x".repeat(100_000))).collect()
 }
@@ -194,7 +195,7 @@ async fn a_snapshot_never_ends_inside_a_transaction() {
     let mut first = 1000;
     commit(&quiet, large(first)).await;
     advance(Duration::from_millis(1001)).await;
-    // Each takes so long that another one is there by then, until the time is up.
+    // Each takes so long that another one is committed meanwhile, until the time limit is over.
     while loading.ended.is_none() {
         advance(Duration::from_millis(700)).await;
         loading.pull(&mut stream).await;
@@ -234,7 +235,7 @@ async fn a_client_slower_than_the_writers_is_not_kept_from_its_snapshots_end() {
 async fn a_newcomer_hears_the_handshake_at_once_and_then_that_the_stream_lives() {
     let quiet = Quiet::new().await;
     commit(&quiet, vec![insert(0, "a")]).await;
-    // The base is made by a thread, which is held up until this one waits for it.
+    // A thread makes the base. It is blocked until this one waits for it.
     let mut stream = quiet.stream(RowEncoding::Struct);
     let first = pull(&mut stream).await;
     let [Message::Handshake(handshake)] = first.as_slice() else { panic!("{first:?}") };
