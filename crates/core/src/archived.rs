@@ -1,4 +1,4 @@
-//! The checksum of rows as their projection shows them: what a copy that was written as JSON or as Structs can keep.
+//! Checksums of rows that survive projection, for copies that are written as JSON or as Structs.
 
 use std::sync::Arc;
 
@@ -9,27 +9,28 @@ use crate::project::{HexCells, ProjectError, Shape, show_cell};
 use crate::schema::{Column, Schema};
 use crate::tuple::{Cell, TupleBuf, TupleRef};
 
-/// Computes the checksums of rows of one schema, such that a row that was read back has the one that it had before.
-///
-/// A row's checksum is that of its bytes, but for cells whose projection may not restore every byte (see the exceptions
-/// of the projection). In the place of each of those are the bytes of its value as JSON, without white space and with
-/// the names of each object in order.
+/// A calculator of checksums for rows of one schema. A row that was read back from its projection
+/// has the same checksum as before.
+/// A row's checksum is that of its bytes, except for cells whose projection may not restore every
+/// byte (see the exceptions of the projection). Each such cell is replaced by the bytes of its
+/// value as JSON, without white space and with the names of each object in order.
 #[derive(Clone, Debug)]
 pub struct ArchivedChecksums {
     schema: Arc<Schema>,
-    /// By column, whether its cells are taken as JSON.
+    /// True, by column, if cells are replaced by JSON.
     by_value: Vec<bool>,
 }
 
 impl ArchivedChecksums {
-    /// Returns those of a schema's rows.
+    /// Returns the calculator for rows of a schema.
     #[must_use]
     pub fn new(schema: Arc<Schema>) -> ArchivedChecksums {
         let by_value = schema.columns().iter().map(|column| !is_exact(&schema, column)).collect();
         ArchivedChecksums { schema, by_value }
     }
 
-    /// Returns true where each row's checksum is that of its bytes, and so the table's is that of its state.
+    /// Returns true if each row's checksum is that of its bytes. The table's checksum is then that
+    /// of its table state.
     #[must_use]
     pub fn are_of_bytes(&self) -> bool {
         !self.by_value.contains(&true)
@@ -38,7 +39,8 @@ impl ArchivedChecksums {
     /// Returns the checksum of one row.
     ///
     /// # Errors
-    /// When a cell is no value of its column's type, and an archive has no form for it.
+    /// Returns an error if a cell is not a value of its column's type, and archives have no form
+    /// for it.
     pub fn of_row(&self, row: TupleRef<'_>) -> Result<Checksum, ProjectError> {
         if self.are_of_bytes() {
             return Ok(Checksum::of_row(row));
@@ -56,7 +58,7 @@ impl ArchivedChecksums {
     }
 }
 
-/// Returns true where every cell of a column comes back from its projection to the byte.
+/// Returns true if the projection restores every byte of every cell of a column.
 fn is_exact(schema: &Schema, column: &Column) -> bool {
     column.is_text
         || match Shape::of(schema, column.type_oid) {
@@ -75,7 +77,8 @@ fn is_exact(schema: &Schema, column: &Column) -> bool {
                     | Type::TIMESTAMP
                     | Type::TIMESTAMPTZ
             ),
-            // What is not known to be exact is taken by its value: that is slower, and never wrong.
+            // Types that are not known to be exact are taken by value, which is slower but always
+            // correct.
             Ok(Shape::Array(_) | Shape::Composite(_) | Shape::Range(_) | Shape::Multirange(_))
             | Ok(Shape::Ltree | Shape::Money(_) | Shape::Unknown)
             | Err(_) => false,
@@ -95,7 +98,7 @@ mod tests {
         [cell].into_iter().collect()
     }
 
-    /// The row that is read back from its projection, by way of JSON's text.
+    /// Returns the row that is read back from its projection, through the text of JSON.
     fn restored(schema: &Schema, row: &TupleBuf) -> Option<TupleBuf> {
         let value = show_cell(schema, 0, row.as_ref().cell(0), &HexCells::default()).ok()?;
         let text = value.to_json().to_string();
@@ -155,13 +158,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-        /// Whatever a cell is, once it was read back its row's checksum is the same, and stays the same.
+        /// A row that was read back has the same checksum, for any cell.
         #[test]
         fn a_row_that_is_read_back_has_the_checksum_that_it_had(oid in any_type(), bytes in likely_bytes()) {
             let schema = Arc::new(schema(oid, false));
             let sums = ArchivedChecksums::new(schema.clone());
             let row = row(Cell::Value(&bytes));
-            // Bytes that PostgreSQL never sends for a type are left out: those of exact types have one form only.
+            // Bytes that PostgreSQL never sends for a type are left out: values of exact types have
+            // a single form.
             if !sums.are_of_bytes() && let Some(back) = restored(&schema, &row) {
                 prop_assert_eq!(sums.of_row(back.as_ref()), sums.of_row(row.as_ref()), "{}", oid);
             }

@@ -1,4 +1,5 @@
-//! Faults that tests plant into a state, to show that each comparison finds them. Not in release builds.
+//! Faults that tests plant in a table state, to show that each comparison finds them. They are not
+//! in release builds.
 
 use std::str::FromStr;
 
@@ -8,16 +9,16 @@ use crate::tuple::{Cell, Cells, Tuple, TupleBuf};
 /// A fault of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Canary {
-    /// One cell, not of the key, has another value.
+    /// A cell outside the key has another value.
     ChangedCell,
     /// A row is missing.
     MissingRow,
-    /// There is a row that the table does not have.
+    /// A row exists that the table does not have.
     ExtraRow,
 }
 
 impl Canary {
-    /// Every kind.
+    /// All kinds of faults.
     pub const ALL: [Canary; 3] = [Canary::ChangedCell, Canary::MissingRow, Canary::ExtraRow];
 }
 
@@ -36,7 +37,8 @@ impl FromStr for Canary {
 }
 
 impl TableState {
-    /// Plants a fault in the row whose bytes come first. Returns false where no row allows it.
+    /// Plants a fault in the row whose bytes sort first. Returns false if that row does not allow
+    /// it.
     pub fn plant(&mut self, canary: Canary) -> bool {
         let Some(row) = self.rows().min_by_key(|row| row.as_ref().bytes()).cloned() else { return false };
         let key = self.schema().key().clone();
@@ -64,7 +66,7 @@ fn is_long(cell: &Cell<'_>) -> bool {
     cell.value().is_some_and(|value| !value.is_empty())
 }
 
-/// The row with another last byte in one of its cells.
+/// Returns the row with another last byte in one of its cells.
 fn with_last_byte(row: &Tuple, place: usize, change: impl Fn(u8) -> u8) -> Tuple {
     let cells: Cells<'_> = row.as_ref().cells();
     let mut changed = TupleBuf::new();

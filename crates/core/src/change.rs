@@ -1,4 +1,4 @@
-//! What happens to a table.
+//! Changes to a table.
 
 use std::sync::Arc;
 
@@ -7,40 +7,41 @@ use crate::position::{CommitTime, Lsn};
 use crate::schema::Schema;
 use crate::tuple::Tuple;
 
-/// One change, complete: every new row is whole. An update that changes the key is a `Delete` and an `Insert`.
+/// A single change, with complete rows. An update that changes the key is a `Delete` and an
+/// `Insert`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A row that was not there.
+    /// A new row, whose key did not exist.
     Insert(Tuple),
-    /// A row whose key was there already.
+    /// A row that replaces the one with the same key.
     Update(Tuple),
-    /// The row of this key is gone.
+    /// The key of a row that was deleted.
     Delete(Key),
-    /// Every row is gone.
+    /// The removal of every row.
     Truncate,
-    /// From here on rows have this schema; those that stay are cast to it ([`crate::RowCast`]).
+    /// The schema of the rows from here on. Existing rows are cast to it ([`crate::RowCast`]).
     Schema(Arc<Schema>),
 }
 
-/// What a change did to a state.
+/// The effect of a change on a table state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
-    /// The row that was there before.
+    /// The row before the change.
     pub old: Option<Tuple>,
-    /// The row that is there now.
+    /// The row after the change.
     pub new: Option<Tuple>,
 }
 
 /// Changes to one table that become visible together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// The commit's end: where a reader that has applied this goes on from.
+    /// The end of the commit, where a reader that has applied this transaction continues.
     pub position: Lsn,
-    /// Set where this stands for everything in `(span_from, position]` at once (a new copy of the table): no position
-    /// inside was ever visible.
+    /// Set if this covers everything in `(span_from, position]` at once, as after a new copy of the
+    /// table. No position inside was ever visible.
     pub span_from: Option<Lsn>,
-    /// When it committed.
+    /// The time of the commit.
     pub committed_at: CommitTime,
-    /// In their order.
+    /// The changes in order.
     pub changes: Vec<Change>,
 }

@@ -1,8 +1,8 @@
-//! The checksum of a table's contents, which every copy of the table can compare with every other.
+//! The checksum of a table's contents, which can be compared between all copies of the table.
 //!
-//! A row's hash is XXH3-128 (seed 0) of its bytes. The hashes are added up modulo 2^128, so that the order of rows
-//! does not matter and a change costs the hashes of two rows. `docs/checksums.md` is the definition for other
-//! programs.
+//! A row's hash is XXH3-128 (seed 0) of its bytes. The hashes are added modulo 2^128. So the order
+//! of rows does not matter, and a change costs the hashes of two rows. `docs/checksums.md` defines
+//! the checksum for other programs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,18 +12,19 @@ use twox_hash::XxHash3_128;
 use crate::key::KeyColumns;
 use crate::tuple::{TupleBuf, TupleRef};
 
-/// The number of parts that a table's contents are checksummed in.
+/// The number of buckets that a table's checksum is divided into.
 pub const CHECKSUM_BUCKETS: usize = 256;
 
-/// A sum of row hashes: of a whole table, or of one bucket. Two tables of the same rows have the same.
+/// A sum of row hashes, of a whole table or of one bucket. Tables with the same rows have the same
+/// checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Checksum(u128);
 
-/// Bytes that are not a checksum.
+/// An error for bytes that are not a checksum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a checksum has 16 bytes, and this has {found}")]
 pub struct ChecksumError {
-    /// Bytes found.
+    /// The number of bytes found.
     pub found: usize,
 }
 
@@ -34,28 +35,29 @@ impl Checksum {
         Checksum(XxHash3_128::oneshot(row.bytes()))
     }
 
-    /// Returns the checksum of the rows of both.
+    /// Returns the checksum of the rows of both operands.
     #[must_use]
     pub fn plus(self, more: Checksum) -> Checksum {
         Checksum(self.0.wrapping_add(more.0))
     }
 
-    /// Returns the checksum without rows that are in it.
+    /// Returns the checksum without the rows of `less`, which must be among those of `self`.
     #[must_use]
     pub fn minus(self, less: Checksum) -> Checksum {
         Checksum(self.0.wrapping_sub(less.0))
     }
 
-    /// Returns the 16 bytes that stand for it on the wire, the most significant first.
+    /// Returns the 16 bytes of the checksum on the wire, most significant byte first.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// Reads what the wire has; `None` where the field is empty, because the sender does not know.
+    /// Reads a checksum from the wire. Returns `None` if the field is empty, because the sender
+    /// does not know the checksum.
     ///
     /// # Errors
-    /// When there are neither 0 nor 16 bytes.
+    /// Returns an error if the number of bytes is neither 0 nor 16.
     pub fn from_wire(bytes: &[u8]) -> Result<Option<Checksum>, ChecksumError> {
         match bytes {
             [] => Ok(None),
@@ -87,15 +89,15 @@ impl FromStr for Checksum {
     }
 }
 
-/// The checksum of a table's rows, in total and by the hash of the key.
+/// The checksum of a table's rows, in total and by bucket.
 ///
-/// A row belongs to the bucket that the last byte of its key's XXH3-128 names. So two tables that differ can tell in
-/// which part, and a key is in the same bucket everywhere.
+/// A row belongs to the bucket given by the last byte of its key's XXH3-128. So a comparison of two
+/// tables shows which buckets differ, and a key is in the same bucket everywhere.
 #[derive(Clone)]
 pub struct ChecksumBuckets {
     total: u128,
     buckets: Box<[u128; CHECKSUM_BUCKETS]>,
-    /// For keys whose cells do not stand together in their rows.
+    /// A buffer for keys whose cells are not the first ones of their rows.
     scratch: TupleBuf,
 }
 
@@ -124,7 +126,7 @@ impl ChecksumBuckets {
         self.buckets.map(Checksum)
     }
 
-    /// Puts one row in the place of another one of the same key. Either may be missing.
+    /// Replaces a row with another one of the same key. Either may be missing.
     pub fn replace(&mut self, key: &KeyColumns, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) {
         let Some(row) = new.or(old) else { return };
         let hash = |row: Option<TupleRef<'_>>| row.map_or(0, |row| Checksum::of_row(row).0);
@@ -134,14 +136,14 @@ impl ChecksumBuckets {
         *bucket = bucket.wrapping_add(moved);
     }
 
-    /// Forgets every row.
+    /// Removes all rows.
     pub fn clear(&mut self) {
         self.total = 0;
         self.buckets.fill(0);
     }
 }
 
-/// The bucket of a key, given as a row of its cells.
+/// Returns the bucket of a key that is given as a row of its cells.
 fn bucket_of(key: TupleRef<'_>) -> usize {
     usize::from(Checksum::of_row(key).to_bytes()[15])
 }
@@ -155,7 +157,8 @@ mod tests {
         cells.iter().map(|cell| cell.map_or(Cell::Null, |text| Cell::Value(text.as_bytes()))).collect()
     }
 
-    /// The examples of `docs/checksums.md`, made with another implementation (the reference's, by Python's `xxhash`).
+    /// Tests the examples of `docs/checksums.md`, which were made with another implementation: the
+    /// reference's, by Python's `xxhash`.
     #[test]
     fn the_definition_is_what_the_documentation_says() {
         assert_eq!(Checksum::default().to_string(), "00000000000000000000000000000000");

@@ -1,9 +1,10 @@
-//! Decimal numbers of any length, to be compared by value.
+//! Decimal numbers of any length, compared by value.
 
-/// A number: `5`, `5.00` and `0.5e1` are one. There is no NaN, which equals nothing.
+/// A number. `5`, `5.00` and `0.5e1` are equal. There is no NaN, because it equals nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Decimal {
-    /// `digits` × 10^`exponent`, the digits without zeros at either end; zero has none and is not negative.
+    /// `digits` × 10^`exponent`, without zeros at either end of the digits. Zero has no digits and
+    /// is not negative.
     Finite {
         negative: bool,
         digits: Box<str>,
@@ -15,7 +16,8 @@ pub(crate) enum Decimal {
 }
 
 impl Decimal {
-    /// Reads `[sign]digits[.digits][e[sign]digits]` or an infinity in one of PostgreSQL's spellings.
+    /// Reads `[sign]digits[.digits][e[sign]digits]`, or an infinity in one of PostgreSQL's
+    /// spellings.
     pub(crate) fn parse(text: &str) -> Option<Decimal> {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -45,7 +47,7 @@ impl Decimal {
         })
     }
 
-    /// The decimal that a double prints as; `None` for NaN.
+    /// Returns the decimal that a double prints as; `None` for NaN.
     pub(crate) fn of_double(value: f64) -> Option<Decimal> {
         Decimal::parse(&format!("{value:e}"))
     }
@@ -65,8 +67,8 @@ impl Decimal {
         }
     }
 
-    /// Writes the number without an exponent, as PostgreSQL does. Returns `None` where it has more digits than a `numeric`
-    /// can have.
+    /// Writes the number without an exponent, as PostgreSQL does. Returns `None` if it has more
+    /// digits than a `numeric` allows.
     pub(crate) fn to_plain(&self) -> Option<String> {
         const WHOLE_MAX: i64 = 131_072;
         const DECIMALS_MAX: i64 = 16_383;
@@ -88,7 +90,7 @@ impl Decimal {
         })
     }
 
-    /// The same as an integer, if it is one of at most 38 digits.
+    /// Returns the number as an integer, if it is a whole number of at most 38 digits.
     pub(crate) fn to_integer(&self) -> Option<i128> {
         let Decimal::Finite { negative, digits, exponent } = self else {
             return None;

@@ -1,4 +1,4 @@
-//! Names the definition that a table's rows were read under.
+//! Versions of tables' definitions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,17 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
-/// The version of a table's definition: the same on every server that follows the database.
+/// The version of a table's definition, which is the same on every server that follows the
+/// database.
 ///
-/// Rows that were read under one definition are never continued with changes of another one. Zero is unknown: the rows come
-/// from a program that knows of no definitions. It is written as 16 hexadecimal digits.
+/// Rows that were read under one definition are never continued with changes of another one. Zero
+/// is unknown: the rows come from a program that does not know definitions. A version is written as
+/// 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DefinitionVersion(pub u64);
 
 impl DefinitionVersion {
-    /// The version of rows whose definition nothing is known of.
+    /// The version of rows whose definition is unknown.
     pub const UNKNOWN: DefinitionVersion = DefinitionVersion(0);
 
     /// Returns true unless it is [`DefinitionVersion::UNKNOWN`].
@@ -30,7 +32,7 @@ impl fmt::Display for DefinitionVersion {
     }
 }
 
-/// A text that is not a definition's version.
+/// An error for a text that is not a definition version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not the version of a definition, which has 16 hexadecimal digits")]
 pub struct DefinitionVersionError(String);

@@ -1,4 +1,4 @@
-//! Which rows a client wants to see.
+//! Filters: the conditions that select the rows that a client wants.
 
 mod key;
 mod test;
@@ -17,10 +17,12 @@ use crate::unproject::Mismatch;
 pub use key::FilterKey;
 use test::Test;
 
-/// A condition on one column. A missing or NULL column fails it, and so does a cell that is not a value of its type.
+/// A condition on one column. A missing column, a NULL, and a cell that is not a value of its type
+/// all fail it.
 ///
-/// Values are read as SQL reads a literal of the column's type, once, when the filter is bound to a schema, and mean
-/// what SQL's `=`, `IN` and `LIKE 'prefix%'` mean for that type. Numbers may be given as numbers or as their digits.
+/// The values are read once, when the filter is bound to a schema, as SQL reads literals of the
+/// column's type. Comparisons have the meaning of SQL's `=`, `IN` and `LIKE 'prefix%'` for that
+/// type. Numbers may be given as numbers or as strings of their digits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicate {
     /// The column's name.
@@ -34,23 +36,24 @@ pub struct Predicate {
 pub enum Match {
     /// The value is equal to this one. NULL is equal to nothing.
     Equals(Value),
-    /// The value is text and begins so: `text`, `varchar`, `char`, `name`, `citext`, `ltree` and enums.
+    /// The value is text and begins with this prefix. Text types are `text`, `varchar`, `char`,
+    /// `name`, `citext`, `ltree` and enums.
     Prefix(String),
     /// The value is equal to one of these.
     In(Vec<Value>),
-    /// This is found in the value's text, as rows show it; it is not anchored.
+    /// The pattern matches anywhere in the value's text, as rows show it. It is not anchored.
     Regex(Pattern),
 }
 
-/// A predicate that means nothing for its column.
+/// An error for a predicate that has no meaning for its column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column `{column}` is of type {type_name}: {problem}")]
 pub struct FilterError {
-    /// The predicate's place in the list.
+    /// The predicate's index in the list.
     pub index: usize,
-    /// The column.
+    /// The column's name.
     pub column: String,
-    /// The column's type.
+    /// The name of the column's type.
     pub type_name: String,
     /// The cause.
     pub problem: FilterProblem,
@@ -59,21 +62,21 @@ pub struct FilterError {
 /// The cause of a [`FilterError`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterProblem {
-    /// A value is none of the column's type.
+    /// A value that is not a value of the column's type.
     #[error("{value} is none of its values: {mismatch}")]
     Value {
-        /// The start of the value, as JSON.
+        /// The beginning of the value, as JSON.
         value: String,
         /// The cause.
         mismatch: Mismatch,
     },
-    /// The type has no equality that could be tested.
+    /// A type without an equality that can be tested.
     #[error("{0}; filter by another column")]
     Incomparable(&'static str),
-    /// The condition is one on text.
+    /// A condition on text, for a column that is not text.
     #[error("it is not text, so no value of it begins with or matches anything; ask for values that are equal")]
     NotText,
-    /// A pattern is too large where upper and lower case are one.
+    /// A pattern that becomes too large when it ignores case.
     #[error("the pattern is too large; shorten it")]
     TooLarge,
 }
@@ -85,24 +88,24 @@ impl FilterProblem {
     }
 }
 
-/// A regular expression; equal to another when their texts are.
+/// A regular expression. Two are equal if their texts are equal.
 #[derive(Clone)]
 pub struct Pattern(Regex);
 
-/// Predicates that must all hold, made ready for the rows of one schema.
+/// Predicates that must all hold, bound to the rows of one schema.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// Column numbers and tests.
+    /// The column numbers and tests.
     tests: Vec<(usize, Test)>,
-    /// A predicate names a column that is not there.
+    /// True if a predicate names a column that does not exist.
     is_impossible: bool,
     schema: Schema,
 }
 
-/// What a change looks like through a filter.
+/// The effect of a change as seen through a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Nothing happened.
+    /// No visible effect.
     Nothing,
     /// A row appeared.
     Insert,
@@ -113,11 +116,12 @@ pub enum Seen {
 }
 
 impl Filter {
-    /// Makes predicates ready for the rows of a schema. With none every row matches; with one on a column that the
-    /// schema lacks, none does.
+    /// Binds predicates to a schema. Without predicates every row matches. If a predicate names a
+    /// column that the schema lacks, no row matches.
     ///
     /// # Errors
-    /// When a predicate's value is none of its column's type, or its condition means nothing for that type.
+    /// Returns an error if a value is not a value of its column's type, or a condition has no
+    /// meaning for the type.
     pub fn bind(predicates: &[Predicate], schema: &Schema) -> Result<Filter, FilterError> {
         let mut tests = Vec::with_capacity(predicates.len());
         for (index, predicate) in predicates.iter().enumerate() {
@@ -133,13 +137,13 @@ impl Filter {
         Ok(Filter { is_impossible: tests.len() < predicates.len(), tests, schema: schema.clone() })
     }
 
-    /// Whether every row matches because nothing is asked.
+    /// Returns true if there are no predicates, so that every row matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tests.is_empty() && !self.is_impossible
     }
 
-    /// Whether a row of the schema matches.
+    /// Returns true if a row of the schema matches.
     #[must_use]
     pub fn matches(&self, row: TupleRef<'_>) -> bool {
         let holds = |(column, test): &(usize, Test)| {
@@ -149,7 +153,8 @@ impl Filter {
         !self.is_impossible && self.tests.iter().all(holds)
     }
 
-    /// What the change from one row to another looks like; `None` is a row that is not there.
+    /// Returns the visible effect of a change from one row to another. `None` is a row that does
+    /// not exist.
     #[must_use]
     pub fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> Seen {
         let seen = |row: Option<TupleRef<'_>>| row.is_some_and(|row| self.matches(row));
@@ -163,15 +168,15 @@ impl Filter {
 }
 
 impl Pattern {
-    /// Reads a regular expression, in the syntax of the `regex` crate.
+    /// Parses a regular expression in the syntax of the `regex` crate.
     ///
     /// # Errors
-    /// When it is none, or too large; the error shows where.
+    /// Returns an error if the expression is invalid or too large. The error shows the place.
     pub fn new(text: &str) -> Result<Pattern, regex::Error> {
         Regex::new(text).map(Pattern)
     }
 
-    /// Its text.
+    /// Returns the expression's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()

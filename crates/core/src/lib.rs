@@ -1,7 +1,7 @@
-//! The words that every part of laredo shares: positions, rows as bytes, changes, transactions, and the one
-//! table state that server, client, archive and test oracle all run.
+//! The types that all parts of laredo share: positions, rows as bytes, changes, transactions and
+//! the table state. Server, client, archive and test oracle all use the same table state.
 //!
-//! Nothing here does I/O, waits, or reads a clock.
+//! Nothing here performs I/O, waits, or reads a clock.
 
 mod archived;
 #[cfg(debug_assertions)]

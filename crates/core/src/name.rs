@@ -1,9 +1,9 @@
-//! A table's name.
+//! Names of tables.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A table's schema and name, exactly as the catalogue spells them (no quoting, no folding).
+/// A table's schema and name, exactly as the catalog spells them, without quoting or folding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
     /// The schema.
@@ -13,12 +13,12 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// From the two names as the catalogue spells them.
+    /// Returns a name from its two parts as the catalog spells them.
     pub fn new(schema: impl Into<String>, table: impl Into<String>) -> TableName {
         TableName { schema: schema.into(), table: table.into() }
     }
 
-    /// The name as SQL wants it: both parts quoted.
+    /// Returns the name in the form of SQL, with both parts quoted.
     #[must_use]
     pub fn quoted(&self) -> String {
         format!("\"{}\".\"{}\"", self.schema.replace('"', "\"\""), self.table.replace('"', "\"\""))
@@ -26,7 +26,7 @@ impl TableName {
 }
 
 impl fmt::Display for TableName {
-    /// Writes `schema.table`, with quotes where [`FromStr`] would read another name without them.
+    /// Writes `schema.table`, with quotes if [`FromStr`] would otherwise read another name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_plain = |name: &str| !name.starts_with('"');
         match is_plain(&self.schema) && !self.schema.contains('.') && is_plain(&self.table) {
@@ -36,7 +36,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// A text that is not `schema.table`.
+/// An error for a text that is not `schema.table`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a table name; write SCHEMA.TABLE, for example public.users, and a schema with a dot in double quotes, for \
@@ -47,8 +47,8 @@ pub struct TableNameError(String);
 impl FromStr for TableName {
     type Err = TableNameError;
 
-    /// Splits at the first dot that is not in double quotes; neither part may be empty. A part that is in quotes as a whole is
-    /// read as SQL reads it, and any other as it stands.
+    /// Splits at the first dot that is not in double quotes. Neither part may be empty. A part that
+    /// is completely in quotes is read as in SQL, and any other part literally.
     fn from_str(text: &str) -> Result<Self, TableNameError> {
         let error = || TableNameError(text.to_owned());
         let (schema, rest) = match quoted_part(text) {
@@ -66,7 +66,7 @@ impl FromStr for TableName {
     }
 }
 
-/// Reads a name in double quotes at the beginning, and returns what follows it.
+/// Reads a name in double quotes at the beginning, and returns the rest.
 fn quoted_part(text: &str) -> Option<(String, &str)> {
     let inside = text.strip_prefix('"')?;
     let (mut name, mut rest) = (String::new(), inside);
@@ -94,7 +94,7 @@ mod tests {
             ("\"acme.com\".\"orders\"", "acme.com", "orders"),
             ("\"a\"\".b\".\"c\"\"\"", "a\".b", "c\""),
             ("public.\"T x\"", "public", "T x"),
-            // A name that has quotes itself, as it stands.
+            // A name that contains quotes is read literally.
             ("public.a\"b", "public", "a\"b"),
             ("a\"b.c", "a\"b", "c"),
             ("public.\"a\"b", "public", "\"a\"b"),

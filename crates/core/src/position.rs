@@ -1,20 +1,20 @@
-//! Where in the WAL, and where in a journal.
+//! Positions in the WAL and sequences in a journal.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A WAL position in bytes, written `X/X` in hexadecimal as PostgreSQL does.
+/// A WAL position in bytes, written `X/X` in hexadecimal as in PostgreSQL.
 ///
-/// Positions that laredo hands out are always commit *end* positions: the same on every slot of a database, and
-/// the value from which a stream continues without repeating the transaction.
+/// The positions that laredo reports are always the *ends* of commits. They are the same on every
+/// slot of a database, and a stream that continues from there does not repeat the transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `0/0`, PostgreSQL's invalid position: "nothing yet".
+    /// The position `0/0`, which PostgreSQL uses for "invalid" and laredo for "nothing yet".
     pub const ZERO: Lsn = Lsn(0);
 
-    /// Bytes of WAL from `earlier` to here; zero when `earlier` is not earlier.
+    /// Returns the bytes of WAL since `earlier`, or zero if `earlier` is not earlier.
     #[must_use]
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -27,7 +27,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// A text that is not a WAL position.
+/// An error for a text that is not a WAL position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a WAL position; one looks like 16/B374D848")]
 pub struct LsnError(String);
@@ -46,32 +46,34 @@ impl FromStr for Lsn {
     }
 }
 
-/// A number in one journal, one per entry, strictly increasing, and meaningless in any other journal.
+/// The number of an entry in one journal. Sequences strictly increase, and mean nothing in any
+/// other journal.
 ///
-/// Signed 64 bits on the wire, so never above `i64::MAX`.
+/// A sequence is a signed 64-bit number on the wire, so it never exceeds `i64::MAX`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
-    /// The sequence `count` entries later.
+    /// Returns the sequence `count` entries later.
     #[must_use]
     pub fn plus(self, count: u64) -> Sequence {
         Sequence(self.0.saturating_add(count))
     }
 
-    /// How many entries lie between `earlier` and here; zero when `earlier` is not earlier.
+    /// Returns the number of entries since `earlier`, or zero if `earlier` is not earlier.
     #[must_use]
     pub fn entries_since(self, earlier: Sequence) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The wire's form.
+    /// Returns the sequence in the form of the wire.
     #[must_use]
     pub fn to_wire(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// From the wire's form; negative numbers name no entry and become zero, which no journal issues.
+    /// Reads a sequence in the form of the wire. Negative numbers become zero, which no journal
+    /// issues.
     #[must_use]
     pub fn from_wire(value: i64) -> Sequence {
         Sequence(u64::try_from(value).unwrap_or(0))
@@ -84,14 +86,15 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// A transaction id of PostgreSQL, widened to 64 bits (epoch in the high half) so that it never wraps.
+/// A PostgreSQL transaction ID, widened to 64 bits with the epoch in the high half, so that it
+/// never wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Xid(pub u64);
 
 impl Xid {
-    /// Widens the 32 bits of a message to the 64-bit id nearest to `near`, a recent id.
+    /// Widens a message's 32-bit ID to the nearest 64-bit ID to `near`, a recent ID.
     ///
-    /// Ids alive at one time span less than 2^31, so the nearest one is the right one.
+    /// The IDs in use at one time span less than 2^31, so the nearest one is correct.
     #[must_use]
     pub fn widen(narrow: u32, near: Xid) -> Xid {
         let near_low = (near.0 & 0xffff_ffff) as u32;
@@ -100,36 +103,36 @@ impl Xid {
     }
 }
 
-/// When a transaction committed: microseconds since 2000-01-01 00:00 UTC, PostgreSQL's own count.
+/// The time of a commit in microseconds since 2000-01-01 00:00 UTC, as PostgreSQL counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitTime(pub i64);
 
 impl CommitTime {
-    /// Microseconds from the Unix epoch to PostgreSQL's (2000-01-01).
+    /// The microseconds from the Unix epoch to PostgreSQL's epoch (2000-01-01).
     pub const UNIX_OFFSET_US: i64 = 946_684_800_000_000;
 
-    /// Microseconds since 1970-01-01 UTC.
+    /// Returns the microseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn unix_us(self) -> i64 {
         self.0.saturating_add(Self::UNIX_OFFSET_US)
     }
 
-    /// From microseconds since 1970-01-01 UTC.
+    /// Converts microseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn from_unix_us(unix_us: i64) -> CommitTime {
         CommitTime(unix_us.saturating_sub(Self::UNIX_OFFSET_US))
     }
 }
 
-/// A commit as PostgreSQL wrote it: the same on every server that follows the database, and different in another history
-/// of that database. All zeros where no commit is known.
+/// The identity of a commit. It is the same on every server that follows the database, and differs
+/// in another history of that database. All fields are zero if no commit is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CommitMark {
     /// The end of the commit record.
     pub end: Lsn,
-    /// The transaction's 64-bit id; zero where it is unknown.
+    /// The transaction's 64-bit ID; zero if it is unknown.
     pub xid: Xid,
-    /// When it committed.
+    /// The time of the commit.
     pub committed_at: CommitTime,
 }
 

@@ -1,38 +1,50 @@
-//! Cells as values that people and other languages read: Struct rows, filters, and whatever is written as JSON.
+//! Projections of cells: the values that people and other languages read in Struct rows, in filters
+//! and in JSON.
 //!
-//! | type | value |
-//! |---|---|
-//! | `bool`, `int2`, `int4`, `float4`, `float8` | native; a `float4` is the double of exactly its value; `NaN`, `Infinity` and `-Infinity` are strings |
-//! | `int8` | native up to ±2^53, beyond that its digits as a string |
-//! | `numeric` | string, with its display scale |
-//! | `date`, `time`, `timetz`, `timestamp`, `timestamptz` | ISO 8601, `timestamptz` in UTC (`+00:00`); years before 1 end in ` BC`, and `infinity` and `-infinity` stand for themselves |
-//! | `interval` | ISO 8601 duration, each part with its own sign: `P1Y2M-3DT4H5M6.7S` |
-//! | `json`, `jsonb` | nested values; a number that no double prints as is the string of its digits, and what is nested deeper than 30 levels is the string of its text |
-//! | `bytea` | base64 |
-//! | array | nested lists; PostgreSQL's text form where subscripts do not begin at 1 (`[5:5]={1}`), and where elements that may be lists themselves have more than one dimension |
-//! | composite | object |
-//! | enum, `citext`, `ltree` | string |
-//! | domain | as its base type |
-//! | `oid`, `xid`, `cid`, `xid8`, `regclass` and its kin | the number as a string, for names need the catalogue |
-//! | `money` | the amount without currency and separators, with as many decimals as the server's `lc_monetary` has |
-//! | range, multirange, every other built-in type | PostgreSQL's text form (times in UTC and intervals as above) |
-//! | a type that laredo does not know | its binary form in hex: `\x0a1b` |
-//! | a column whose cells are text | that text |
-//! | a cell that does not have the form of its type | its bytes in hex, `\x0a1b`; not in text and JSON ([`show_row`]) |
+//! The value depends on the type:
 //!
-//! All of it can be read back given the column's type ([`crate::unproject_cell`]), except in a JSON document that is
-//! not part of the key: its spelling (white space, `1.10`, a name given twice), and whether a string in it was a number
-//! or a deep value that could not be native.
+//! * `bool`, `int2`, `int4`, `float4`, `float8`: native. A `float4` becomes the double with exactly
+//!   the same value. `NaN`, `Infinity` and `-Infinity` are strings.
+//! * `int8`: native up to ±2^53. Larger numbers are strings of their digits.
+//! * `numeric`: a string, with the display scale.
+//! * `date`, `time`, `timetz`, `timestamp`, `timestamptz`: ISO 8601, with `timestamptz` in UTC
+//!   (`+00:00`). Years before 1 end in ` BC`. Infinite values are `infinity` and `-infinity`.
+//! * `interval`: an ISO 8601 duration, each part with its own sign: `P1Y2M-3DT4H5M6.7S`.
+//! * `json`, `jsonb`: nested values. A number that no double prints exactly is the string of its
+//!   digits. A value nested deeper than 30 levels is the string of its text.
+//! * `bytea`: base64.
+//! * array: nested lists. PostgreSQL's text form is used where subscripts do not begin at 1
+//!   (`[5:5]={1}`). It is also used for several dimensions if the elements may be lists themselves.
+//! * composite: an object.
+//! * enum, `citext`, `ltree`: a string.
+//! * domain: the same as the base type.
+//! * `oid`, `xid`, `cid`, `xid8`, `regclass` and the other `reg` types: the number as a string,
+//!   because names would require the catalog.
+//! * `money`: the amount without currency and separators, with the number of decimals that the
+//!   server's `lc_monetary` has.
+//! * range, multirange, every other built-in type: PostgreSQL's text form, with times in UTC and
+//!   intervals as above.
+//! * a type that laredo does not know: the binary form in hex, `\x0a1b`.
+//! * a column whose cells are text: that text.
+//! * a cell whose bytes are invalid for its type: those bytes in hex, `\x0a1b`. Text and JSON are
+//!   excepted ([`show_row`]).
+//!
+//! Every projection can be converted back if the column's type is known
+//! ([`crate::unproject_cell`]). The exception is a JSON document that is not part of the key. The
+//! projection loses its spelling: white space, `1.10`, a duplicate name. It also does not say if a
+//! string was originally a number or a deep value without a native form.
 //!
 //! # Keys
 //!
-//! Keys of different bytes are different values, in every row of a table. So a column of the key shows three types with
-//! all that they hold:
+//! Keys of different bytes are different values, in every row of a table. So the projection of a
+//! key column keeps the complete information of three types:
 //!
-//! * `jsonb` is nested only where that brings back the same bytes, and is the string of its text otherwise. A JSON
-//!   string that is the text of a document itself is shown with its quotes, as that is its text: `"5"`.
+//! * `jsonb` is nested only if that restores the same bytes, and is the string of its text
+//!   otherwise. A JSON string that is itself the text of a document is shown with its quotes, as in
+//!   its text: `"5"`.
 //! * `json` is always the string of its text.
-//! * `tsquery` has brackets also where PostgreSQL's text form leaves out that `a & (b & c)` nests to the right.
+//! * `tsquery` always has brackets. PostgreSQL's text form omits those that show that `a & (b & c)`
+//!   nests to the right.
 
 pub(crate) mod canonical;
 mod digits;
@@ -70,61 +82,62 @@ use time::Style;
 use value::EXACT_INTEGER_MAX;
 pub use value::Value;
 
-/// How deeply values nest. A protobuf reader that goes no deeper than 100 messages, as is customary, can follow: each
-/// level of an object takes three.
+/// The maximum nesting depth of values. Each level of an object takes three protobuf messages, and
+/// protobuf readers customarily accept 100 nested messages.
 const NESTING_MAX: usize = 30;
-/// Characters of `numeric` text that one cell may become. A number of 140,000 digits may take ten bytes, so an array
-/// of them could grow beyond any memory.
+/// The maximum number of characters of `numeric` text in one cell. Ten bytes can encode a number of
+/// 140,000 digits, so the text of an array could exceed any memory.
 const NUMERIC_TEXT_MAX: usize = 64 << 20;
 
-/// A cell that cannot be shown.
+/// An error for a cell that cannot be projected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column `{column}` holds what is not a value of type {type_name}: {problem}")]
 pub struct ProjectError {
     /// The column's name.
     pub column: String,
-    /// Its type.
+    /// The type's name.
     pub type_name: String,
-    /// What is wrong with the cell.
+    /// The problem with the cell.
     pub problem: Problem,
 }
 
-/// What is wrong with a cell's bytes.
+/// A problem with a cell's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The value goes on where the bytes end.
+    /// The bytes end before the value does.
     #[error("its bytes end too early")]
     Torn,
     /// The value ends before the bytes do.
     #[error("{0} bytes are left over")]
     LeftOver(usize),
-    /// Text is not UTF-8.
+    /// Text that is not UTF-8.
     #[error("its text is not UTF-8")]
     NotUtf8,
-    /// A part has a value that it cannot have.
+    /// A part with a value that PostgreSQL never uses.
     #[error("its {0} is impossible")]
     Impossible(&'static str),
-    /// A document is not JSON.
+    /// A document that is not JSON.
     #[error("it is not JSON: {0}")]
     Json(String),
-    /// Types stand in one another too deeply.
+    /// Types that nest too deeply.
     #[error("its types nest deeper than {NESTING_MAX} levels")]
     TooDeep,
-    /// A few bytes stand for too much text.
+    /// Numbers whose text is too large.
     #[error("its numbers have more than {NUMERIC_TEXT_MAX} digits")]
     TooLarge,
-    /// The source did not send the value.
+    /// A value that the source did not send.
     #[error("it was not sent")]
     Unsent,
-    /// The schema has no such column.
+    /// A column that the schema does not have.
     #[error("the table has no such column")]
     NoColumn,
 }
 
-/// The value of one cell.
+/// Returns the projection of one cell.
 ///
 /// # Errors
-/// When the bytes are no value of the column's type, or the schema has no such column.
+/// Returns an error if the bytes are not a value of the column's type, or the schema has no such
+/// column.
 pub fn project_cell(schema: &Schema, column: usize, cell: Cell<'_>) -> Result<Value, ProjectError> {
     let Some(definition) = schema.columns().get(column) else {
         return Err(ProjectError {
@@ -146,10 +159,11 @@ pub fn project_cell(schema: &Schema, column: usize, cell: Cell<'_>) -> Result<Va
     })
 }
 
-/// The values of a row, by column name, in the schema's order. A row that is too short ends in NULLs.
+/// Returns the projections of a row by column name, in the schema's order. Cells that a short row
+/// lacks are NULL.
 ///
 /// # Errors
-/// When the bytes of a cell are no value of the column's type.
+/// Returns an error if the bytes of a cell are not a value of the column's type.
 pub fn project_row<'s>(schema: &'s Schema, row: TupleRef<'_>) -> Result<Vec<(&'s str, Value)>, ProjectError> {
     let mut cells = row.cells();
     schema
@@ -163,10 +177,10 @@ pub fn project_row<'s>(schema: &'s Schema, row: TupleRef<'_>) -> Result<Vec<(&'s
         .collect()
 }
 
-/// Decodes one cell, and carries what bounds it.
+/// Decodes one cell, within limits of depth and size.
 struct Decoder<'s> {
     schema: &'s Schema,
-    /// The cell is part of the key, whose values are told apart by their bytes.
+    /// True if the cell is part of the key. Keys are distinguished by their bytes.
     is_key: bool,
     depth: usize,
     numeric_room: usize,
@@ -177,7 +191,7 @@ impl<'s> Decoder<'s> {
         Decoder { schema, is_key, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
     }
 
-    /// A value as the table above says.
+    /// Returns the projection of a value, by the rules in the documentation of this module.
     fn value(&mut self, oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
         match self.enter(oid)? {
             Shape::Text(_) | Shape::Enum(_) => text_value(bytes),
@@ -190,11 +204,11 @@ impl<'s> Decoder<'s> {
         }
     }
 
-    /// A value in PostgreSQL's text form.
+    /// Returns PostgreSQL's text form of a value.
     fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, Problem> {
         match self.enter(oid)? {
             Shape::Text(_) | Shape::Enum(_) => Ok(wire::utf8(bytes)?.to_owned()),
-            // A type of that name that is not the extension's has another binary form.
+            // A type that has this name without being the extension's has another binary form.
             Shape::Ltree => Ok(wire::versioned(bytes).map_or_else(|_| escaped_hex(bytes), str::to_owned)),
             Shape::Money(decimals) => numeric::money(bytes, decimals),
             Shape::Builtin(builtin) => self.builtin_text(&builtin, Style::Text, bytes),
@@ -244,8 +258,8 @@ impl<'s> Decoder<'s> {
         })
     }
 
-    /// Adds the text of a value of one of those types whose text is digits and letters, and nothing that JSON escapes.
-    /// Returns false for the others.
+    /// Appends the value's text if it has only digits, letters and characters that JSON does not
+    /// escape. Returns false for all other types.
     fn push_plain(&mut self, builtin: &Type, style: Style, bytes: &[u8], to: &mut Vec<u8>) -> Result<bool, Problem> {
         match *builtin {
             Type::NUMERIC => numeric::numeric(bytes, &mut self.numeric_room, to)?,
@@ -319,7 +333,8 @@ fn escaped_hex(bytes: &[u8]) -> String {
     format!("\\x{}", wire::hex(bytes))
 }
 
-/// A `"char"`: one byte, written in octal where it is not ASCII, and as nothing where it is zero.
+/// Returns the text of a `"char"`: one byte, in octal if it is not ASCII. A zero byte is the empty
+/// string.
 fn char_text(bytes: &[u8]) -> Result<String, Problem> {
     Ok(match wire::exactly(bytes)? {
         [0] => String::new(),

@@ -12,42 +12,42 @@ pub type Oid = u32;
 
 /// The type `money`.
 const MONEY: Oid = 790;
-/// The decimals of an amount of money in most of the world.
+/// The number of decimals of `money` in most locales.
 pub(crate) const MONEY_DECIMALS: u8 = 2;
 
-/// One replicated column.
+/// A replicated column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// Its name as the catalogue spells it.
+    /// The column's name, as the catalog spells it.
     pub name: String,
-    /// Its type.
+    /// The column's type.
     pub type_oid: Oid,
-    /// The type modifier (`atttypmod`), -1 for none.
+    /// The type modifier (`atttypmod`), or -1 if there is none.
     pub type_modifier: i32,
-    /// The type as `format_type` spells it, for people and for the wire's `data_type`.
+    /// The type's name as `format_type` spells it, for people and for the protocol's `data_type`.
     pub type_name: String,
-    /// Whether it is declared NOT NULL.
+    /// True if the column is declared NOT NULL.
     pub not_null: bool,
-    /// Whether its cells are the value's text, because the type has no binary form.
+    /// True if the cells contain the values' text, because the type has no binary form.
     pub is_text: bool,
 }
 
-/// What a type is made of. Archives have it by these words, in lower case.
+/// The structure of a type. Archives contain these variants by their names in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TypeKind {
-    /// A base type: built in, or an extension's.
+    /// A base type: built-in, or of an extension.
     Base,
-    /// The type `money` where its amounts do not have two decimals, with their number. PostgreSQL takes it from
-    /// `lc_monetary`; the bytes of an amount do not say it.
+    /// The type `money` if its amounts do not have two decimals, with their number. PostgreSQL
+    /// takes the number from `lc_monetary`; the bytes of an amount do not contain it.
     Money(u8),
-    /// The extension type `citext` in a database whose locale knows upper and lower case of ASCII letters alone.
+    /// The extension type `citext` in a database whose locale folds only the case of ASCII letters.
     Ascii,
     /// An enum with its labels in order. A cell is the label.
     Enum(Vec<String>),
-    /// A domain over another type. A cell is that type's.
+    /// A domain over another type. A cell has the form of that type.
     Domain(Oid),
-    /// A row type: names and types of its fields.
+    /// A row type, with the names and types of its fields.
     Composite(Vec<(String, Oid)>),
     /// An array of an element type.
     Array(Oid),
@@ -57,16 +57,16 @@ pub enum TypeKind {
     Multirange(Oid),
 }
 
-/// A type that a column uses, directly or inside another one.
+/// A type that a column uses, directly or inside another type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeDef {
-    /// Its name, without its schema.
+    /// The type's name, without its schema.
     pub name: String,
-    /// What it is made of.
+    /// The type's structure.
     pub kind: TypeKind,
 }
 
-/// A table's replicated columns in order, its key, and every type they need.
+/// A table's replicated columns in order, its key, and every type that they need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     columns: Vec<Column>,
@@ -75,37 +75,38 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// A schema. `key` holds column numbers from 0, in key order, each below the number of columns.
+    /// Returns a schema. `key` holds column numbers from 0, in key order, each less than the number
+    /// of columns.
     #[must_use]
     pub fn new(columns: Vec<Column>, key: KeyColumns, types: BTreeMap<Oid, TypeDef>) -> Schema {
         Schema { columns, key, types }
     }
 
-    /// The columns, in the order of a row's cells.
+    /// Returns the columns, in the order of a row's cells.
     #[must_use]
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// What identifies a row.
+    /// Returns the columns that identify a row.
     #[must_use]
     pub fn key(&self) -> &KeyColumns {
         &self.key
     }
 
-    /// The definitions of all types that the columns use, built-in ones too.
+    /// Returns the definitions of all types that the columns use, including built-in ones.
     #[must_use]
     pub fn types(&self) -> &BTreeMap<Oid, TypeDef> {
         &self.types
     }
 
-    /// A type's definition.
+    /// Returns a type's definition.
     #[must_use]
     pub fn type_def(&self, oid: Oid) -> Option<&TypeDef> {
         self.types.get(&oid)
     }
 
-    /// Returns the number of decimals that amounts of type `money` have.
+    /// Returns the number of decimals of amounts of type `money`.
     #[must_use]
     pub fn money_decimals(&self) -> u8 {
         if let Some(TypeDef { kind: TypeKind::Money(decimals), .. }) = self.type_def(MONEY) {
@@ -114,14 +115,15 @@ impl Schema {
         MONEY_DECIMALS
     }
 
-    /// Returns true if values of a type are read alike under another schema: all composites in it have the same fields, and
-    /// amounts of money the same decimals. Other types only change under another number, and an enum's cells are its labels.
+    /// Returns true if values of a type have the same meaning under another schema. All composites
+    /// in the type must have the same fields, and amounts of money the same decimals. Other types
+    /// change only with their number, and the cells of an enum are its labels.
     #[must_use]
     pub fn reads_alike(&self, other: &Schema, oid: Oid) -> bool {
         self.compare_types(other, oid, &mut BTreeSet::new())
     }
 
-    /// `seen` holds the types that were compared already, or are being compared.
+    /// Compares one type. `seen` holds the types that have been compared or are being compared.
     fn compare_types(&self, other: &Schema, oid: Oid, seen: &mut BTreeSet<Oid>) -> bool {
         if !seen.insert(oid) {
             return true;
@@ -145,16 +147,16 @@ impl Schema {
         }
     }
 
-    /// A column's number, from 0.
+    /// Returns a column's number, from 0.
     #[must_use]
     pub fn position_of(&self, column: &str) -> Option<usize> {
         self.columns.iter().position(|c| c.name == column)
     }
 
-    /// The numbers of several columns.
+    /// Returns the numbers of several columns.
     ///
     /// # Errors
-    /// The first name that no column has.
+    /// Returns the first name that no column has.
     pub fn positions_of(&self, columns: &[String]) -> Result<KeyColumns, String> {
         columns
             .iter()
@@ -164,16 +166,16 @@ impl Schema {
     }
 }
 
-/// How rows of one schema become rows of the next: columns of the same name and type keep their cells, new ones are
-/// NULL, dropped ones go. Server and client both do exactly this at a schema change, so that only what really differs
-/// has to be sent.
+/// A conversion of rows from one schema to the next. Columns of the same name and type keep their
+/// cells, new columns are NULL, and dropped columns disappear. Server and client perform the same
+/// cast at a schema change, so that the server sends only the remaining differences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowCast {
     from: Vec<Option<usize>>,
 }
 
 impl RowCast {
-    /// The cast from `old` to `new`.
+    /// Returns the cast from `old` to `new`.
     #[must_use]
     pub fn new(old: &Schema, new: &Schema) -> RowCast {
         let source = |column: &Column| {
@@ -187,7 +189,7 @@ impl RowCast {
         RowCast { from: new.columns.iter().map(source).collect() }
     }
 
-    /// A row of the old schema as one of the new.
+    /// Returns a row of the old schema as a row of the new one.
     #[must_use]
     pub fn apply(&self, row: TupleRef<'_>) -> TupleBuf {
         let cells: Vec<Cell<'_>> = row.cells().collect();

@@ -16,10 +16,10 @@ mod index;
 
 pub use index::{Index, IndexSpec};
 
-/// All rows of a table by primary key, and its secondary indexes.
+/// All rows of a table by key, and the table's secondary indexes.
 ///
-/// The same code runs in the server, in every client, in the archive and in the tests' oracle. It has one writer and
-/// knows nothing of threads; whoever needs concurrent readers wraps it.
+/// The same code runs in the server, in every client, in the archive and in the tests' oracle. It
+/// has one writer and is not synchronized. A caller that needs concurrent readers wraps it.
 #[derive(Clone, Debug)]
 pub struct TableState {
     schema: Arc<Schema>,
@@ -27,21 +27,22 @@ pub struct TableState {
     rows: HashTable<Tuple>,
     indexes: Vec<Index>,
     row_bytes: u64,
-    /// Counts the times that rows may have moved to other buckets.
+    /// The number of times that rows may have moved to other buckets.
     layout: u64,
     sums: ChecksumBuckets,
 }
 
-/// A change that does not fit the state: the copy is no longer the table's, and has to be made again.
+/// An error for a change that does not fit the state. The state no longer matches the table, which
+/// must be copied again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// Insert of a key that is there.
+    /// An insert of a key that already exists.
     #[error("a row was inserted whose key is there already")]
     KeyExists,
-    /// Update or delete of a key that is not there.
+    /// An update or delete of a key that does not exist.
     #[error("a row was changed or deleted that is not there")]
     KeyMissing,
-    /// An index on a column that the table no longer has.
+    /// An index on a column that the table does not have.
     #[error("index `{index}` needs column `{column}`, which the table does not have")]
     IndexColumn {
         /// The index's name.
@@ -52,10 +53,10 @@ pub enum StateError {
 }
 
 impl TableState {
-    /// An empty state; `capacity` rows fit without growing.
+    /// Returns an empty state with room for `capacity` rows.
     ///
     /// # Errors
-    /// When an index names a column that the schema lacks.
+    /// Returns an error if an index names a column that the schema lacks.
     pub fn new(schema: Arc<Schema>, specs: &[IndexSpec], capacity: usize) -> Result<TableState, StateError> {
         let hasher = RandomState::default();
         let indexes =
@@ -64,92 +65,93 @@ impl TableState {
         Ok(TableState { schema, hasher, rows, indexes, row_bytes: 0, layout: 0, sums })
     }
 
-    /// The schema of the rows.
+    /// Returns the schema of the rows.
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         &self.schema
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is no row.
+    /// Returns true if there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Bytes of all rows' cells.
+    /// Returns the size of all rows in bytes: the cells with their length prefixes.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
         self.row_bytes
     }
 
-    /// Returns the checksum of all rows, which is kept current by every change.
+    /// Returns the checksum of all rows, which every change keeps current.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
         self.sums.total()
     }
 
-    /// Returns the checksums of the rows in each bucket of keys, to tell where two tables differ.
+    /// Returns the checksums of the rows in each bucket of keys. They show where two tables differ.
     #[must_use]
     pub fn bucket_checksums(&self) -> [Checksum; CHECKSUM_BUCKETS] {
         self.sums.buckets()
     }
 
-    /// Every row, in no order.
+    /// Returns an iterator over all rows, in no particular order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &Tuple> {
         self.rows.iter()
     }
 
-    /// The number of buckets that rows are in, empty ones included.
+    /// Returns the number of hash buckets, including empty ones.
     #[must_use]
     pub fn buckets(&self) -> usize {
         self.rows.num_buckets()
     }
 
-    /// The rows of some buckets, for walks that are interrupted by changes. While [`TableState::layout`] stays,
-    /// a row that stays keeps its bucket.
+    /// Returns the rows of a range of buckets, for iterations that are interrupted by changes. A
+    /// row that remains in the table keeps its bucket as long as [`TableState::layout`] does not
+    /// change.
     pub fn rows_in(&self, buckets: Range<usize>) -> impl Iterator<Item = &Tuple> {
         buckets.filter_map(|bucket| self.rows.get_bucket(bucket))
     }
 
-    /// A number that grows whenever rows may have moved to other buckets.
+    /// Returns a number that grows whenever rows may have moved to other buckets.
     #[must_use]
     pub fn layout(&self) -> u64 {
         self.layout
     }
 
-    /// The row of a key.
+    /// Returns the row with this key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Tuple> {
         self.get_by_cells(key.as_ref())
     }
 
-    /// The row of a key given as a row of key cells.
+    /// Returns the row with a key that is given as a row of key cells.
     #[must_use]
     pub fn get_by_cells(&self, key: TupleRef<'_>) -> Option<&Tuple> {
         let hash = KeyColumns::hash_key(&self.hasher, key);
         self.rows.find(hash, |row| self.schema.key().row_has_key(row.as_ref(), key))
     }
 
-    /// The row that has the same key as this whole row.
+    /// Returns the row that has the same key as this whole row.
     #[must_use]
     pub fn get_like(&self, row: TupleRef<'_>) -> Option<&Tuple> {
         let key = self.schema.key();
         self.rows.find(key.hash_row(&self.hasher, row), |other| key.same_key(other.as_ref(), row))
     }
 
-    /// An index by its name.
+    /// Returns an index by its name.
     #[must_use]
     pub fn index(&self, name: &str) -> Option<&Index> {
         self.indexes.iter().find(|index| index.spec().name == name)
     }
 
-    /// All indexes.
+    /// Returns all indexes.
     #[must_use]
     pub fn indexes(&self) -> &[Index] {
         &self.indexes
@@ -158,15 +160,17 @@ impl TableState {
     /// Applies a whole transaction.
     ///
     /// # Errors
-    /// When a change does not fit; the changes before it are applied then, so the state must be discarded.
+    /// Returns an error if a change does not fit. The changes before it have been applied, so the
+    /// state must be discarded.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), StateError> {
         transaction.changes.iter().try_for_each(|change| self.apply_change(change).map(drop))
     }
 
-    /// Applies one change and tells what it replaced.
+    /// Applies one change and returns its effect.
     ///
     /// # Errors
-    /// When it does not fit. An insert or update has put its row in place all the same.
+    /// Returns an error if the change does not fit. An insert or update has stored its row
+    /// nevertheless.
     pub fn apply_change(&mut self, change: &Change) -> Result<Effect, StateError> {
         match change {
             Change::Insert(row) => match self.put(row.clone()) {
@@ -192,7 +196,7 @@ impl TableState {
         }
     }
 
-    /// Puts a row in place of the one with its key and returns that one.
+    /// Stores a row and returns the row with the same key that it replaces.
     pub fn put(&mut self, row: Tuple) -> Option<Tuple> {
         let key = self.schema.key();
         let hash = key.hash_row(&self.hasher, row.as_ref());
@@ -201,7 +205,7 @@ impl TableState {
             Some(place) => Some(std::mem::replace(place, row.clone())),
             None => {
                 let rehash = |other: &Tuple| key.hash_row(&self.hasher, other.as_ref());
-                // A table without room for another row grows, or tidies itself up in place.
+                // A hash table without free capacity grows, or rehashes its rows in place.
                 self.layout += u64::from(self.rows.len() == self.rows.capacity());
                 self.rows.insert_unique(hash, row.clone(), rehash);
                 None
@@ -215,7 +219,7 @@ impl TableState {
         old
     }
 
-    /// Takes the row of a key away.
+    /// Removes the row of a key and returns it.
     pub fn remove(&mut self, key: TupleRef<'_>) -> Option<Tuple> {
         let columns = self.schema.key();
         let hash = KeyColumns::hash_key(&self.hasher, key);
@@ -229,7 +233,7 @@ impl TableState {
         Some(old)
     }
 
-    /// Takes every row away.
+    /// Removes all rows.
     pub fn clear(&mut self) {
         self.rows = HashTable::new();
         self.layout += 1;
@@ -238,10 +242,11 @@ impl TableState {
         self.indexes.iter_mut().for_each(Index::clear);
     }
 
-    /// Moves every row to another schema.
+    /// Casts every row to another schema.
     ///
     /// # Errors
-    /// When an index needs a column that is gone, or two rows have one key of the new schema.
+    /// Returns an error if an index needs a column that is gone, or two rows have the same key
+    /// under the new schema.
     pub fn cast_to(&mut self, schema: Arc<Schema>) -> Result<(), StateError> {
         let cast = RowCast::new(&self.schema, &schema);
         let specs: Vec<IndexSpec> = self.indexes.iter().map(|index| index.spec().clone()).collect();
@@ -267,7 +272,8 @@ mod tests {
     use crate::schema::Column;
     use crate::tuple::{Cell, TupleBuf};
 
-    /// A schema of text columns whose key is the second column, as it is first in no row.
+    /// Returns a schema of text columns whose key is the second column, so that no key is a prefix
+    /// of its row.
     fn schema(names: &[&str]) -> Arc<Schema> {
         let column = |name: &&str| Column {
             name: (*name).to_owned(),
@@ -285,7 +291,7 @@ mod tests {
         cells.into_iter().collect::<TupleBuf>().as_ref().to_tuple()
     }
 
-    /// The same rows, one after the other in another order.
+    /// Returns a state with the same rows, inserted one by one in another order.
     fn again(state: &TableState) -> TableState {
         let mut other = TableState::new(state.schema().clone(), &[], 0).unwrap();
         let mut rows: Vec<&Tuple> = state.rows().collect();
@@ -295,7 +301,8 @@ mod tests {
     }
 
     proptest! {
-        /// However a table came to its rows, the checksum is that of the rows; and one cell more or less is seen.
+        /// The checksum depends only on the rows, and not on the changes that led to them. A cell
+        /// more or less changes it.
         #[test]
         fn the_checksum_is_that_of_the_rows(steps in prop::collection::vec((0..12_u8, 0..4_u8, 0..40_u8), 0..80)) {
             let mut state = TableState::new(schema(&["a", "id", "c"]), &[], 0).unwrap();

@@ -1,25 +1,26 @@
-//! A row is bytes: PostgreSQL's own binary cells, one after another.
+//! Rows as bytes: PostgreSQL's own binary cells, one after another.
 
 use std::sync::Arc;
 
-/// The length that stands for NULL, as in PostgreSQL's binary COPY.
+/// The length that marks NULL, as in PostgreSQL's binary COPY.
 const NULL: i32 = -1;
-/// The length that stands for "unchanged TOAST value, not sent". Only rows that come from a source have it.
+/// The length that marks an unchanged TOAST value that was not sent. Only rows that come from a
+/// source contain it.
 const UNCHANGED: i32 = -2;
 
-/// One cell of a row.
+/// A cell of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell<'a> {
     /// SQL NULL.
     Null,
-    /// A large value that an UPDATE did not touch and PostgreSQL did not send.
+    /// A large value that an UPDATE did not change and PostgreSQL did not send.
     Unchanged,
-    /// The value's binary form (`typsend`), or its text where the column is marked so.
+    /// The value's binary form (`typsend`), or its text if the column is marked as text.
     Value(&'a [u8]),
 }
 
 impl<'a> Cell<'a> {
-    /// The value's bytes; `None` for NULL and for what was not sent.
+    /// Returns the value's bytes; `None` for NULL and for a value that was not sent.
     #[must_use]
     pub fn value(self) -> Option<&'a [u8]> {
         match self {
@@ -29,39 +30,42 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// A row that somebody else holds: cells in column order, each a big-endian `i32` length (-1: NULL) and that many
-/// bytes. This is a binary COPY row after its field count, and a pgoutput row without its kind bytes.
+/// A borrowed row: cells in column order, each with a big-endian `i32` length (-1 for NULL) and
+/// that many bytes. A binary COPY row after its field count has this form, and so does a pgoutput
+/// row without its kind bytes.
 ///
-/// Bytes from outside go through [`TupleRef::parse`]; what does not is treated as ending at its first flaw.
+/// External bytes must go through [`TupleRef::parse`]. Iterating over a row that was not parsed
+/// ends at the first flaw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TupleRef<'a>(&'a [u8]);
 
-/// Bytes that are not a row.
+/// An error for bytes that are not a row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TupleError {
-    /// A cell runs past the end, or its length is impossible.
+    /// A cell that exceeds the row, or has an invalid length.
     #[error("row is torn: cell {cell} does not fit in the {length} bytes of the row")]
     Torn {
-        /// The cell's number from 0.
+        /// The cell's number, from 0.
         cell: usize,
-        /// Bytes of the whole row.
+        /// The length of the whole row in bytes.
         length: usize,
     },
-    /// Another number of cells than columns.
+    /// A number of cells that differs from the number of columns.
     #[error("row has {found} cells where its table has {expected} columns")]
     Count {
-        /// Cells found.
+        /// The number of cells found.
         found: usize,
-        /// Columns of the schema.
+        /// The number of columns of the schema.
         expected: usize,
     },
 }
 
 impl<'a> TupleRef<'a> {
-    /// Takes bytes from outside for a row of `columns` cells, all of them sent.
+    /// Checks external bytes as a row of `columns` cells, all of them sent.
     ///
     /// # Errors
-    /// When a cell does not fit, when the number of cells is another, or when one is marked unchanged.
+    /// Returns an error if a cell does not fit, the number of cells differs, or a cell is marked
+    /// unchanged.
     pub fn parse(bytes: &'a [u8], columns: usize) -> Result<TupleRef<'a>, TupleError> {
         let tuple = TupleRef(bytes);
         let mut cells = tuple.cells();
@@ -81,31 +85,31 @@ impl<'a> TupleRef<'a> {
         Ok(tuple)
     }
 
-    /// Bytes that a [`TupleBuf`] or a parsed row made.
+    /// Wraps bytes that come from a [`TupleBuf`] or from a parsed row, without checking them.
     #[must_use]
     pub fn trusted(bytes: &'a [u8]) -> TupleRef<'a> {
         TupleRef(bytes)
     }
 
-    /// The bytes, lengths included.
+    /// Returns the bytes, including the length prefixes.
     #[must_use]
     pub fn bytes(self) -> &'a [u8] {
         self.0
     }
 
-    /// The cells in column order.
+    /// Returns the cells in column order.
     #[must_use]
     pub fn cells(self) -> Cells<'a> {
         Cells { rest: self.0 }
     }
 
-    /// The cell of one column, counted from 0; NULL beyond the last.
+    /// Returns the cell of a column, counted from 0. It is NULL for columns beyond the last cell.
     #[must_use]
     pub fn cell(self, column: usize) -> Cell<'a> {
         self.cells().nth(column).unwrap_or(Cell::Null)
     }
 
-    /// The row of the first `count` cells; the whole row where it has no more.
+    /// Returns the row of the first `count` cells, or the whole row if it has fewer.
     #[must_use]
     pub fn leading(self, count: usize) -> TupleRef<'a> {
         let mut cells = self.cells();
@@ -113,20 +117,20 @@ impl<'a> TupleRef<'a> {
         TupleRef(self.0.get(..self.0.len() - cells.rest.len()).unwrap_or(self.0))
     }
 
-    /// Whether a large value was left out.
+    /// Returns true if a large value was not sent.
     #[must_use]
     pub fn has_unchanged(self) -> bool {
         self.cells().any(|cell| cell == Cell::Unchanged)
     }
 
-    /// A row of its own.
+    /// Returns an owned copy of the row.
     #[must_use]
     pub fn to_tuple(self) -> Tuple {
         Tuple(self.0.into())
     }
 }
 
-/// Iterator over a row's cells.
+/// An iterator over a row's cells.
 #[derive(Clone, Debug)]
 pub struct Cells<'a> {
     rest: &'a [u8],
@@ -156,48 +160,48 @@ impl<'a> Iterator for Cells<'a> {
     }
 }
 
-/// A whole row that many may share: the server's state, both sides of a replica, its indexes.
+/// A shared row, for example of a server's table state, or of a replica and its indexes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple(Arc<[u8]>);
 
 impl Tuple {
-    /// Borrows it.
+    /// Returns a borrowed row.
     #[must_use]
     pub fn as_ref(&self) -> TupleRef<'_> {
         TupleRef(&self.0)
     }
 
-    /// Bytes of its cells, lengths included.
+    /// Returns the row's size in bytes, including the length prefixes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it is a row of no columns.
+    /// Returns true for a row without columns.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether both are the same allocation.
+    /// Returns true if both are the same allocation.
     #[must_use]
     pub fn is_same(&self, other: &Tuple) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// A row under construction; reused from row to row.
+/// A row under construction. The buffer can be reused for further rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TupleBuf(Vec<u8>);
 
 impl TupleBuf {
-    /// An empty row.
+    /// Returns an empty row.
     #[must_use]
     pub fn new() -> TupleBuf {
         TupleBuf::default()
     }
 
-    /// Adds a cell.
+    /// Appends a cell.
     pub fn push(&mut self, cell: Cell<'_>) {
         match cell {
             Cell::Null => self.0.extend_from_slice(&NULL.to_be_bytes()),
@@ -210,12 +214,12 @@ impl TupleBuf {
         }
     }
 
-    /// Starts the next row.
+    /// Empties the buffer, for the next row.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Borrows the row so far.
+    /// Returns the cells so far as a borrowed row.
     #[must_use]
     pub fn as_ref(&self) -> TupleRef<'_> {
         TupleRef(&self.0)

@@ -1,7 +1,9 @@
-//! Values back to cells: the other direction of the projection, for whoever rebuilds rows from what was written as JSON or as Structs.
+//! Conversion of projected values back to cells, for programs that rebuild rows from JSON or
+//! Structs.
 //!
-//! What is read back projects to the same value again. The bytes are PostgreSQL's own, except outside of keys: there a
-//! projection does not say how a JSON document was spelled, and how a query nests where it needs no brackets.
+//! A converted value has the same projection again. The bytes are PostgreSQL's own, except outside
+//! of keys. There a projection does not contain the spelling of a JSON document, nor the nesting of
+//! a query without brackets.
 
 mod geometry;
 mod literal;
@@ -24,53 +26,53 @@ use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleBuf};
 pub(crate) use literal::read_literal;
 
-/// How deeply types and values may nest: deeper than any projection goes.
+/// The maximum nesting depth of types and values, which is more than any projection has.
 const DEPTH_MAX: usize = 64;
 
-/// A value that is none of its column's type.
+/// An error for a value that is not a value of its column's type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column `{column}` cannot be {found}: it is of type {type_name}, and {problem}")]
 pub struct UnprojectError {
     /// The column's name.
     pub column: String,
-    /// Its type.
+    /// The name of the column's type.
     pub type_name: String,
-    /// The start of the value, as JSON.
+    /// The beginning of the value, as JSON.
     pub found: String,
-    /// What is wrong with it.
+    /// The problem with the value.
     pub problem: Mismatch,
 }
 
-/// What is wrong with a value.
+/// A problem with a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// Another kind of value is written for the type.
+    /// A kind of value that is not used for the type. The text names the kind that is.
     #[error("its values are written as {0}")]
     Kind(&'static str),
-    /// A text is not what is written for the type.
+    /// A text that does not have the type's form.
     #[error("this is not how {0} is written")]
     Text(&'static str),
-    /// A number is out of the type's range.
+    /// A number outside the type's range.
     #[error("this is outside of its range")]
     Range,
-    /// The lists of an array differ in length, or nest more than PostgreSQL's six dimensions.
+    /// An array whose lists differ in length, or nest more deeply than PostgreSQL's six dimensions.
     #[error("its lists are not those of an array")]
     Uneven,
-    /// A composite lacks a field, or has one that its type does not have.
+    /// A composite that lacks a field, or has one that its type does not have.
     #[error("its fields are not {0}")]
     Fields(String),
-    /// Types stand in one another too deeply.
+    /// Types or values that nest too deeply.
     #[error("it nests deeper than {DEPTH_MAX} levels")]
     TooDeep,
-    /// The schema has no such column.
+    /// A column that the schema does not have.
     #[error("the table has no such column")]
     NoColumn,
 }
 
-/// The bytes of a cell whose projection this is; `None` for NULL.
+/// Returns the bytes of the cell that has this projection; `None` for NULL.
 ///
 /// # Errors
-/// When the value is none of the column's type.
+/// Returns an error if the value is not a value of the column's type.
 pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<Option<Vec<u8>>, UnprojectError> {
     let (name, type_name, bytes) = match schema.columns().get(column) {
         None => (column.to_string(), "unknown", Err(Mismatch::NoColumn)),
@@ -79,7 +81,7 @@ pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<O
                 Value::Null if !is_json(schema, definition.type_oid) || !definition.not_null => Ok(None),
                 Value::String(text) if definition.is_text => Ok(Some(text.as_bytes().to_vec())),
                 _ if definition.is_text => Err(Mismatch::Kind("a string")),
-                // A cell that did not have the form of its type.
+                // This is a cell whose bytes were invalid for its type.
                 Value::String(hex) if hex.starts_with("\\x") && is_told_by_hex(schema, column) => {
                     text::escaped_hex(hex).map(Some)
                 }
@@ -94,10 +96,11 @@ pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<O
     })
 }
 
-/// The row whose projection this is, by column name. A column that is not named is NULL.
+/// Returns the row that has this projection, given by column name. Columns that are not named are
+/// NULL.
 ///
 /// # Errors
-/// When a value is none of its column's type, or there is a name that no column has.
+/// Returns an error if a value is not a value of its column's type, or no column has a name.
 pub fn unproject_row(schema: &Schema, fields: &[(String, Value)]) -> Result<TupleBuf, UnprojectError> {
     let is_column = |name: &str| schema.columns().iter().any(|column| column.name == name);
     if let Some((name, value)) = fields.iter().find(|(name, _)| !is_column(name)) {
@@ -114,7 +117,7 @@ pub fn unproject_row(schema: &Schema, fields: &[(String, Value)]) -> Result<Tupl
     Ok(row)
 }
 
-/// In a column that takes no NULL, a null is JSON's own.
+/// Returns true for `json` and `jsonb`. In a NOT NULL column of these types, a null is JSON's own.
 fn is_json(schema: &Schema, oid: Oid) -> bool {
     matches!(Shape::of(schema, oid), Ok(Shape::Builtin(Type::JSON | Type::JSONB)))
 }
@@ -122,9 +125,9 @@ fn is_json(schema: &Schema, oid: Oid) -> bool {
 /// Encodes one cell.
 struct Encoder<'s> {
     schema: &'s Schema,
-    /// The cell is part of the key (see the projection).
+    /// True if the cell is part of the key, for which projections keep more information.
     is_key: bool,
-    /// Values are written as in SQL, not only as they are projected.
+    /// True if values may be written as SQL literals, and not only as they are projected.
     is_literal: bool,
     depth: usize,
 }
@@ -161,7 +164,7 @@ impl<'s> Encoder<'s> {
         }
     }
 
-    /// What PostgreSQL's text form of a value means.
+    /// Returns the bytes of a value in PostgreSQL's text form.
     fn text(&mut self, oid: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
         if self.is_literal {
             return self.literal(oid, &Value::String(input.to_owned()));

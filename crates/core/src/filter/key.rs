@@ -1,21 +1,22 @@
-//! What makes two filters the same.
+//! The identity of filters.
 
 use super::{Match, Predicate};
 use crate::project::Value;
 
-/// A filter's identity: filters with equal keys let the same rows through, so those who have them can share work. The
-/// order of predicates, of an IN list and of an object's fields does not count, and neither do repetitions.
+/// A filter's identity. Filters with equal keys let the same rows through, so clients with equal
+/// filters can share work. The order of predicates, of an IN list and of an object's fields does
+/// not count, and neither do repetitions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterKey(String);
 
 impl FilterKey {
-    /// The key of predicates that must all hold.
+    /// Returns the key of predicates that must all hold.
     #[must_use]
     pub fn of(predicates: &[Predicate]) -> FilterKey {
         FilterKey(format!("[{}]", sorted(predicates.iter().map(predicate)).join(",")))
     }
 
-    /// The key as text: JSON, the same for the same filter in every process.
+    /// Returns the key as JSON. It is the same for the same filter in every process.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,8 +41,8 @@ fn canonical(value: &Value) -> String {
     match value {
         // Minus zero equals zero.
         Value::Number(number) if *number == 0.0 => "0".to_owned(),
-        // JSON has no such numbers, and they are neither each other nor null. These numbers are JSON, and no finite one is
-        // written like them.
+        // JSON has no NaN or infinities. They differ from each other and from null, so they are
+        // written as numbers that no finite number is written as.
         Value::Number(number) if number.is_nan() => "0e999".to_owned(),
         Value::Number(number) if number.is_infinite() => if *number > 0.0 { "1e999" } else { "-1e999" }.to_owned(),
         Value::List(items) => {

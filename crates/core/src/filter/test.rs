@@ -1,4 +1,4 @@
-//! One predicate made ready for one column: the cheapest comparison that its type allows.
+//! A predicate bound to one column, with the cheapest comparison that its type allows.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ type Form = Box<[u8]>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Test {
-    /// The cell is its own canonical form.
+    /// The cell's bytes, for types whose cells are canonical.
     Bytes(HashSet<Form>),
     Float {
         any: Vec<f64>,
@@ -26,14 +26,14 @@ pub(super) enum Test {
         type_oid: Oid,
         any: HashSet<Form>,
     },
-    /// The cell begins with these bytes.
+    /// A prefix of the cell's bytes.
     Prefix(Form),
-    /// So does the cell in lower case.
+    /// A prefix of the cell in lower case.
     CaselessPrefix(String),
     AsciiCaselessPrefix(Form),
-    /// The cell is text.
+    /// A pattern for a cell that is text.
     TextPattern(Pattern),
-    /// The cell is projected as text.
+    /// A pattern for a cell that is projected as text.
     Pattern(Pattern),
 }
 
@@ -52,7 +52,7 @@ impl Test {
         }
     }
 
-    /// Whether a cell passes.
+    /// Returns true if a cell passes.
     pub(super) fn holds(&self, schema: &Schema, column: usize, cell: &[u8]) -> bool {
         match self {
             Test::Bytes(any) => any.contains(cell),
@@ -80,13 +80,13 @@ impl Test {
     }
 }
 
-/// SQL's `LIKE 'prefix%'`, of types that are text.
+/// Returns the test of SQL's `LIKE 'prefix%'`, for types that are text.
 fn prefix_of(shape: &Shape<'_>, prefix: &str) -> Result<Test, FilterProblem> {
     match shape {
         Shape::Text(TextKind::Caseless) => Ok(Test::CaselessPrefix(caseless(prefix))),
         Shape::Text(TextKind::AsciiCaseless) => Ok(Test::AsciiCaselessPrefix(prefix.as_bytes().into())),
         Shape::Text(_) | Shape::Enum(_) => Ok(Test::Prefix(prefix.as_bytes().into())),
-        // After the version byte.
+        // The prefix follows the version byte.
         Shape::Ltree => Ok(Test::Prefix([&[1], prefix.as_bytes()].concat().into())),
         Shape::Money(_)
         | Shape::Builtin(_)
@@ -98,7 +98,7 @@ fn prefix_of(shape: &Shape<'_>, prefix: &str) -> Result<Test, FilterProblem> {
     }
 }
 
-/// Patterns are for types that are projected as text, whatever the value.
+/// Returns the test of a pattern, for types whose projections are always text.
 fn pattern_of(shape: &Shape<'_>, pattern: &Pattern) -> Result<Test, FilterProblem> {
     match shape {
         Shape::Text(TextKind::Caseless | TextKind::AsciiCaseless) => {
@@ -115,7 +115,7 @@ fn pattern_of(shape: &Shape<'_>, pattern: &Pattern) -> Result<Test, FilterProble
     }
 }
 
-/// SQL's `=` and `IN`. NULL is equal to nothing.
+/// Returns the test of SQL's `=` and `IN`. NULL is equal to nothing.
 fn any_of(schema: &Schema, column: usize, shape: &Shape<'_>, values: &[Value]) -> Result<Test, FilterProblem> {
     let definition = &schema.columns()[column];
     let type_oid = definition.type_oid;
@@ -142,7 +142,7 @@ fn any_of(schema: &Schema, column: usize, shape: &Shape<'_>, values: &[Value]) -
     Ok(Test::Canonical { type_oid, any: forms.map(|form| form.into_owned().into()).collect() })
 }
 
-/// A cell of a float type, whatever its width.
+/// Reads a cell of a float type of either width.
 fn float(cell: &[u8]) -> Option<f64> {
     match cell.len() {
         4 => Some(f32::from_be_bytes(cell.try_into().ok()?).into()),

@@ -10,7 +10,7 @@ use crate::tuple::{Cell, TupleBuf};
 
 const SHORT: Oid = 16_400;
 
-/// A table of one column `c`.
+/// Returns the schema of a table with one column `c`.
 fn schema(type_oid: Oid, is_text: bool) -> Schema {
     let column =
         Column { name: "c".into(), type_oid, type_modifier: -1, type_name: String::new(), not_null: false, is_text };
@@ -39,7 +39,7 @@ fn passes(oid: Oid, cell: &[u8], test: Match) -> bool {
     alone.matches(row(cell).as_ref())
 }
 
-/// Why a predicate is refused.
+/// Returns the reason why a predicate is refused.
 fn refused(oid: Oid, test: Match) -> String {
     Filter::bind(&[on("c", test)], &schema(oid, false)).unwrap_err().to_string()
 }
@@ -50,7 +50,7 @@ fn equals(builtin: &Type, cell: &[u8], value: Value) -> bool {
     listed
 }
 
-/// A `numeric` of one group of digits and two decimals.
+/// Returns a `numeric` with one group of whole digits and two decimals.
 fn numeric(whole: u16, decimals: u16) -> Vec<u8> {
     [2, 0, 0, 2, whole, decimals * 100].iter().flat_map(|part| part.to_be_bytes()).collect()
 }

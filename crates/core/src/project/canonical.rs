@@ -1,4 +1,4 @@
-//! Cells in a form that is the same for all values that SQL's `=` takes for one.
+//! Canonical forms of cells. Values that are equal by SQL's `=` have the same form.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,10 @@ use super::shape::{Shape, TextKind, base_type};
 use super::{Decoder, Problem, json, nested, wire};
 use crate::schema::{Oid, Schema};
 
-/// Checks that cells of a type are equal in SQL exactly where their canonical forms are.
+/// Checks that cells of a type are equal in SQL exactly if their canonical forms are.
 ///
 /// # Errors
-/// Says why there is no such form.
+/// Returns the reason why there is no such form.
 pub(crate) fn check_comparable(schema: &Schema, oid: Oid) -> Result<(), &'static str> {
     check(schema, oid, 0)
 }
@@ -32,7 +32,8 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
                 Err("equality of shapes is none of their values in PostgreSQL")
             }
             Type::TS_VECTOR | Type::TSQUERY | Type::TXID_SNAPSHOT | Type::PG_SNAPSHOT => Err(UNKNOWN),
-            // Every built-in type that is projected in a form of its own; each is itself, but for those below.
+            // Every built-in type with its own projection. Each cell is canonical, except for the
+            // types below.
             Type::BOOL | Type::INT2 | Type::INT4 | Type::INT8 | Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC => Ok(()),
             Type::BYTEA | Type::CHAR | Type::UUID | Type::BIT | Type::VARBIT | Type::JSONB => Ok(()),
             Type::DATE | Type::TIME | Type::TIMETZ | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::INTERVAL => Ok(()),
@@ -43,7 +44,7 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
         },
         Shape::Array(element) => check(schema, element, depth + 1),
         Shape::Composite(fields) => fields.iter().try_for_each(|(_, field)| check(schema, *field, depth + 1)),
-        // A range type of the user's own may have a canonical form that only the database knows.
+        // A user-defined range type may have a canonical form that only the database knows.
         Shape::Range(subtype) => match base_type(schema, oid).ok().and_then(Type::from_oid) {
             Some(_) => check(schema, subtype, depth + 1),
             None => Err(UNKNOWN),
@@ -52,7 +53,7 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
     }
 }
 
-/// Returns true for a type of which every cell is its own canonical form.
+/// Returns true for a type whose cells are all canonical.
 pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
     match Shape::of(schema, oid) {
         Ok(Shape::Text(kind)) => kind == TextKind::Plain,
@@ -69,7 +70,7 @@ pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
 /// Returns the canonical form of a cell.
 ///
 /// # Errors
-/// When the bytes are no value of the type.
+/// Returns an error if the bytes are not a value of the type.
 pub(crate) fn canonical<'a>(schema: &Schema, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
     Decoder::new(schema, true).canonical(oid, bytes)
 }
@@ -93,7 +94,7 @@ impl Decoder<'_> {
         })
     }
 
-    /// Keeps dimensions and lower bounds. One NULL is equal to another here.
+    /// Keeps the dimensions and lower bounds. NULLs are equal here.
     fn canonical_array(&mut self, element: Oid, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
         let array = nested::Array::parse(bytes, element)?;
         let mut to = Vec::with_capacity(bytes.len());
@@ -142,7 +143,7 @@ fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]
         Type::NUMERIC => unscaled(bytes)?.into(),
         Type::INTERVAL => span(bytes)?.into(),
         Type::INET | Type::CIDR => {
-            // A network is also an address.
+            // The flag that distinguishes `cidr` from `inet` does not count.
             let [family, mask, _, rest @ ..] = bytes else { return Err(Problem::Torn) };
             [&[*family, *mask][..], rest].concat().into()
         }
@@ -151,13 +152,14 @@ fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]
     })
 }
 
-/// Gives zero one sign, and what is no number one form: in PostgreSQL it is equal to itself.
+/// Gives positive and negative zero the same form, and every NaN. In PostgreSQL, NaN is equal to
+/// itself.
 fn double(value: f64) -> Vec<u8> {
     let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
     value.to_be_bytes().to_vec()
 }
 
-/// Returns a `numeric` without the number of decimals that it is shown with: weight, sign and digits.
+/// Returns a `numeric` without its display scale: weight, sign and digits.
 fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     let (Some(head), Some(mut digits)) = (bytes.get(2..6), bytes.get(8..)) else { return Err(Problem::Torn) };
     while let Some(rest) = digits.strip_suffix(&[0, 0]) {
@@ -166,7 +168,8 @@ fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok([head, digits].concat())
 }
 
-/// Returns the length of an interval in microseconds, a month of 30 days, a day of 24 hours.
+/// Returns the length of an interval in microseconds, where a month has 30 days and a day has 24
+/// hours.
 fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     const DAY_US: i128 = 24 * 60 * 60 * 1_000_000;
     let (micros, days, months) = (bytes.try_get_i64()?, bytes.try_get_i32()?, bytes.try_get_i32()?);
@@ -175,11 +178,11 @@ fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok((days * DAY_US + i128::from(micros)).to_be_bytes().to_vec())
 }
 
-/// Maps text to lower case, character by character, as `citext` does to compare it.
+/// Maps text to lower case, character by character, as `citext` does for comparisons.
 pub(crate) fn caseless(text: &str) -> String {
     let lower = |character: char| {
         let mut lower = character.to_lowercase();
-        // One that becomes two stays itself in the C library.
+        // A character that would become two stays unchanged in the C library.
         match (lower.next(), lower.next()) {
             (Some(only), None) => only,
             _ => character,
@@ -188,7 +191,7 @@ pub(crate) fn caseless(text: &str) -> String {
     text.chars().map(lower).collect()
 }
 
-/// Cuts the blanks off the end of a `char(n)`, which only fill it.
+/// Removes the padding blanks at the end of a `char(n)`.
 fn without_padding(bytes: &[u8]) -> &[u8] {
     let kept = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
     &bytes[..kept]

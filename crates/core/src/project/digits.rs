@@ -1,10 +1,10 @@
-//! Digits of numbers, as ASCII.
+//! Decimal digits as ASCII.
 
-/// A number without leading zeros.
+/// Appends a number without leading zeros.
 pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut first = digits.len();
-    // Two at a time: a division takes as long for one.
+    // Two digits at a time need half as many divisions.
     while number >= 100 {
         first -= 2;
         digits[first..first + 2].copy_from_slice(&pair(number % 100));
@@ -20,7 +20,7 @@ pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
     to.extend_from_slice(&digits[first..]);
 }
 
-/// A number with its sign.
+/// Appends a number with its sign.
 pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
     if number < 0 {
         to.push(b'-');
@@ -28,7 +28,7 @@ pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
     push(to, number.unsigned_abs());
 }
 
-/// At least four digits.
+/// Appends a number with at least four digits.
 pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
     match number {
         0..10_000 => {
@@ -39,7 +39,7 @@ pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
     }
 }
 
-/// The two digits of a number below 100.
+/// Returns the two digits of a number below 100.
 #[expect(clippy::cast_possible_truncation, reason = "each is one digit")]
 pub(super) fn pair(number: u64) -> [u8; 2] {
     [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]

@@ -1,7 +1,8 @@
-//! Checks whether cells have the form that their schema says.
+//! Checks of cells against the form that their schema requires.
 //!
-//! PostgreSQL sends a composite with the fields that its type has now, whatever it had when the row was written. Such a
-//! type can change without any notice on the stream, so rows that contain composites are checked before they are used.
+//! PostgreSQL sends a composite with the fields that its type has now, regardless of the fields
+//! when the row was written. Such a type can change without any notice on the stream. So rows that
+//! contain composites are checked before they are used.
 
 use std::sync::Arc;
 
@@ -35,14 +36,14 @@ impl NestedForm {
         &self.schema
     }
 
-    /// Returns true if no column contains composites: every row has the form of the schema then.
+    /// Returns true if no column contains composites, so that every row has the form of the schema.
     #[must_use]
     pub fn is_trivial(&self) -> bool {
         self.columns.is_empty()
     }
 
-    /// Returns true if all composites in a row have the fields of the schema's types. NULL and cells that were not sent
-    /// have every form.
+    /// Returns true if all composites in a row have the fields of the schema's types. NULL and
+    /// cells that were not sent are always valid.
     #[must_use]
     pub fn fits(&self, row: TupleRef<'_>) -> bool {
         if self.is_trivial() {
@@ -79,7 +80,8 @@ fn contains_composite(schema: &Schema, oid: Oid, depth: usize) -> bool {
     }
 }
 
-/// Checks the composites in a value. What is nested too deeply to be shown is not looked into.
+/// Checks the composites in a value. Values that are nested too deeply to be projected are not
+/// checked.
 fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Problem> {
     if depth > NESTING_MAX || !contains_composite(schema, oid, depth) {
         return Ok(());
@@ -102,7 +104,7 @@ fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Pr
         }
         Shape::Range(subtype) => {
             let mut input = bytes;
-            // The flags say which bounds there are; each bound comes with its length.
+            // The flags say which bounds exist. Each bound comes with its length.
             input.try_get_u8()?;
             while !input.is_empty() {
                 let bound = wire::sized(&mut input)?.ok_or(Problem::Impossible("bound"))?;
@@ -133,7 +135,7 @@ mod tests {
         [&i32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
     }
 
-    /// A composite of fields of type int4.
+    /// Returns a composite with fields of type int4.
     fn composite(oids: &[Oid]) -> Vec<u8> {
         let mut bytes = i32::try_from(oids.len()).unwrap().to_be_bytes().to_vec();
         for oid in oids {

@@ -1,4 +1,4 @@
-//! Geometric types.
+//! Text forms of geometric types.
 
 use bytes::Buf;
 
@@ -33,7 +33,7 @@ pub(super) fn path(mut input: &[u8]) -> Result<String, Problem> {
     Ok(if closed { format!("({points})") } else { format!("[{points}]") })
 }
 
-/// A line `{A,B,C}`: Ax + By + C = 0.
+/// Returns the text of a line `{A,B,C}`: Ax + By + C = 0.
 pub(super) fn line(mut input: &[u8]) -> Result<String, Problem> {
     let (a, b, c) = (input.try_get_f64()?, input.try_get_f64()?, input.try_get_f64()?);
     wire::end(input)?;

@@ -1,4 +1,4 @@
-//! `json` and `jsonb` as nested values.
+//! Projections of `json` and `jsonb` as nested values.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,22 +12,24 @@ use crate::decimal::Decimal;
 use super::value::Value;
 use super::{NESTING_MAX, Problem};
 
-/// Parses a document that stands `depth` levels deep in its cell.
+/// Parses a document that is `depth` levels deep in its cell.
 ///
-/// What a [`Value`] cannot say becomes a string: a number that no double prints as (its own digits), and an array or
-/// object that is nested too deeply (its text). Of a name that an object has twice, the last one counts, as in
-/// `jsonb`. Half a surrogate pair, which `json` lets through and text cannot hold, becomes U+FFFD.
+/// A part that a [`Value`] cannot represent becomes a string. A number that no double prints
+/// exactly becomes the string of its digits. An array or object that is nested too deeply becomes
+/// its text. If an object has a name twice, the last value counts, as in `jsonb`. An unpaired
+/// surrogate, which `json` allows and text cannot contain, becomes U+FFFD.
 pub(super) fn parse(text: &str, depth: usize) -> Result<Value, Problem> {
     let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
     nested(raw.get(), depth)
 }
 
-/// Parses a `jsonb` document of a key. The value is nested where that is the document to the byte, and the string of its
-/// text otherwise; a string that could be taken for such a text is given as the text that it is in a document.
+/// Parses a `jsonb` document of a key. The value is nested if that restores the document exactly,
+/// and is otherwise the string of its text. A string that could be mistaken for such a text is
+/// projected as its text, in quotes.
 pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, Problem> {
     let value = parse(text, depth)?;
     let is_clear = match &value {
-        // SQL's NULL is shown so.
+        // SQL's NULL has the same projection.
         Value::Null => false,
         Value::String(text) => !is_document(text),
         Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_) => true,
@@ -41,14 +43,15 @@ pub(crate) fn is_document(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// Writes a value as `jsonb` does. PostgreSQL orders an object's fields by the length of their names first.
+/// Writes a value as `jsonb` does. PostgreSQL orders an object's fields by the length of their
+/// names first.
 pub(crate) fn jsonb_text(value: &Value) -> String {
     let mut text = String::new();
     push_jsonb(value, &mut text);
     text
 }
 
-/// Rewrites a document as `jsonb` has it, its numbers as they are.
+/// Rewrites a document in the form of `jsonb`, with its numbers unchanged.
 pub(crate) fn document_text(text: &str) -> Result<String, Problem> {
     let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
     let mut to = String::new();
@@ -56,7 +59,8 @@ pub(crate) fn document_text(text: &str) -> Result<String, Problem> {
     Ok(to)
 }
 
-/// Documents of filters; those in cells are as PostgreSQL has written them.
+/// The maximum depth of documents in filters. Documents in cells do not need it, because PostgreSQL
+/// wrote them.
 const DOCUMENT_DEPTH_MAX: usize = 100;
 
 fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Problem> {
@@ -91,7 +95,8 @@ fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Proble
     Ok(())
 }
 
-/// Spells equal numbers in the text of a `jsonb` document alike. Deep nesting costs no stack.
+/// Rewrites equal numbers in the text of a `jsonb` document with equal spelling. Deep nesting uses
+/// no stack.
 pub(super) fn with_plain_numbers(text: &str) -> String {
     let mut to = String::with_capacity(text.len());
     let mut rest = text;
@@ -116,7 +121,7 @@ pub(super) fn with_plain_numbers(text: &str) -> String {
     to
 }
 
-/// Finds the end of the string that begins here.
+/// Returns the end of the string that begins here.
 fn string_end(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -197,7 +202,7 @@ fn wrong(error: serde_json::Error) -> Problem {
     Problem::Json(error.to_string())
 }
 
-/// A JSON string: taken as bytes, because serde refuses half a surrogate pair in text.
+/// A JSON string, read as bytes, because serde rejects unpaired surrogates in text.
 #[derive(PartialEq, Eq, Hash)]
 struct Text(String);
 
@@ -223,13 +228,14 @@ impl Visitor<'_> for TextVisitor {
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Text, E> {
         Ok(Text(match String::from_utf8_lossy(bytes) {
             Cow::Borrowed(text) => text.to_owned(),
-            // Half a pair is three bytes, each of which became a U+FFFD.
+            // An unpaired surrogate is three bytes, each of which became a U+FFFD.
             Cow::Owned(_) => without_surrogates(bytes),
         }))
     }
 }
 
-/// Text from UTF-8 in which half pairs of surrogates are encoded like characters: each becomes one U+FFFD.
+/// Returns text from UTF-8 in which unpaired surrogates are encoded like characters. Each becomes
+/// one U+FFFD.
 fn without_surrogates(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -242,7 +248,7 @@ fn without_surrogates(bytes: &[u8]) -> String {
     text
 }
 
-/// An object's fields in order, their values not yet read.
+/// An object's fields in order, with unparsed values.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {

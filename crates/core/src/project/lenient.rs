@@ -1,4 +1,4 @@
-//! Shows every cell: where a cell does not have the form that its schema says, its bytes are shown instead.
+//! Lenient projection: a cell that is invalid for its type is shown as its bytes.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use super::{Problem, ProjectError, Shape, Value, escaped_hex, project_cell};
 use crate::schema::Schema;
 use crate::tuple::{Cell, TupleRef};
 
-/// Counts cells whose bytes were shown in hex, because they do not have the form that the schema says.
+/// A counter of cells that were shown in hex because they are invalid for their types.
 #[derive(Debug, Default)]
 pub struct HexCells {
     count: AtomicU64,
@@ -15,13 +15,13 @@ pub struct HexCells {
 }
 
 impl HexCells {
-    /// Returns how many there were.
+    /// Returns the number of such cells.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns the reason of the first one.
+    /// Returns the error of the first such cell.
     #[must_use]
     pub fn first(&self) -> Option<&ProjectError> {
         self.first.get()
@@ -33,11 +33,13 @@ impl HexCells {
     }
 }
 
-/// Returns the values of a row like [`super::project_row`]. A cell that does not have the form of its type is shown as its
-/// bytes in hex, `\x0a1b`, and counted: [`crate::unproject_cell`] makes the same bytes of that again.
+/// Returns the values of a row like [`super::project_row`]. A cell that is invalid for its type is
+/// shown as its bytes in hex, `\x0a1b`, and counted. [`crate::unproject_cell`] converts the hex
+/// back to the same bytes.
 ///
 /// # Errors
-/// Text and JSON that is malformed, for which hex could be a value; a cell that was not sent.
+/// Returns an error for malformed text and JSON, for which hex could be a value. Also returns an
+/// error for a cell that was not sent.
 pub fn show_row<'s>(
     schema: &'s Schema,
     row: TupleRef<'_>,
@@ -68,8 +70,8 @@ pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &He
     }
 }
 
-/// Returns true if no value of a column's type is shown as a string that begins with `\x`, so that such a string can only
-/// be bytes in hex.
+/// Returns true if no value of a column's type is shown as a string that begins with `\x`. Such a
+/// string can then only be bytes in hex.
 pub(crate) fn is_told_by_hex(schema: &Schema, column: usize) -> bool {
     use postgres_types::Type;
     let Some(column) = schema.columns().get(column).filter(|column| !column.is_text) else { return false };

@@ -1,4 +1,5 @@
-//! Rows as JSON without the detour over values, for whoever writes millions of them.
+//! Rows as JSON, written directly and without intermediate values, for programs that write millions
+//! of them.
 
 use std::sync::Arc;
 
@@ -13,17 +14,18 @@ use super::{Decoder, Problem, ProjectError, boolean, digits, float_value, wire};
 use crate::schema::{Column, Schema};
 use crate::tuple::{Cell, TupleRef};
 
-/// Writes rows of one schema as JSON objects: the very bytes that `serde_json` makes of what [`super::show_row`] says of them.
+/// A writer of rows of one schema as JSON objects. The bytes are identical to those that
+/// `serde_json` makes from the result of [`super::show_row`].
 #[derive(Clone, Debug)]
 pub struct JsonRows {
     schema: Arc<Schema>,
     columns: Vec<Member>,
 }
 
-/// One column's member of each object.
+/// The member of each object for one column.
 #[derive(Clone, Debug)]
 struct Member {
-    /// What comes before its value: the bracket or the comma, the name, the colon.
+    /// The bytes before its value: the bracket or the comma, the name, and the colon.
     before: Vec<u8>,
     form: Form,
 }
@@ -32,12 +34,12 @@ struct Member {
 enum Form {
     Text,
     Builtin(Type),
-    /// Over a value.
+    /// Any other form, which is written through a value.
     Other,
 }
 
 impl JsonRows {
-    /// For rows of this schema.
+    /// Returns a writer for rows of this schema.
     #[must_use]
     pub fn new(schema: Arc<Schema>) -> JsonRows {
         let columns = schema.columns().iter().enumerate();
@@ -45,16 +47,16 @@ impl JsonRows {
         JsonRows { schema, columns }
     }
 
-    /// The rows' schema.
+    /// Returns the rows' schema.
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         &self.schema
     }
 
-    /// Adds a row to `to`. A row that is too short ends in NULLs.
+    /// Appends a row to `to`. Cells that a short row lacks are NULL.
     ///
     /// # Errors
-    /// As [`super::show_row`]; what was added of the row then stays.
+    /// Returns the errors of [`super::show_row`]. The part of the row that was appended then stays.
     pub fn push(&self, row: TupleRef<'_>, to: &mut Vec<u8>, hex: &HexCells) -> Result<(), ProjectError> {
         let mut cells = row.cells();
         if self.columns.is_empty() {
@@ -72,7 +74,7 @@ impl JsonRows {
                 (Cell::Value(bytes), Form::Builtin(builtin)) => self.push_builtin(builtin, bytes, to),
                 _ => Ok(false),
             };
-            // A cell with something wrong may have been added in part.
+            // An invalid cell may have been appended in part.
             if pushed != Ok(true) {
                 to.truncate(begin);
                 push_json(&show_cell(&self.schema, number, cell, hex)?, to);
@@ -82,7 +84,8 @@ impl JsonRows {
         Ok(())
     }
 
-    /// Returns false, and has added nothing, where it is not known how.
+    /// Appends a cell of a built-in type. Returns false without appending anything if the type or
+    /// value needs another form.
     fn push_builtin(&self, builtin: &Type, bytes: &[u8], to: &mut Vec<u8>) -> Result<bool, Problem> {
         match *builtin {
             Type::BOOL => to.extend_from_slice(if boolean(bytes)? { b"true" } else { b"false" }),
@@ -127,10 +130,10 @@ impl Member {
     }
 }
 
-/// Adds a string. ASCII that needs no escapes, as nearly all is, is copied.
+/// Appends a string. ASCII text without escapes, which is the usual case, is copied.
 fn push_text(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
     let is_other = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\') | !byte.is_ascii();
-    // Without a way out in between it is done for many bytes at a time.
+    // The loop has no early exit, so that it processes many bytes at a time.
     if bytes.iter().fold(false, |found, byte| found | is_other(byte)) {
         push_json(wire::utf8(bytes)?, to);
         return Ok(());
@@ -142,7 +145,7 @@ fn push_text(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
 }
 
 fn push_json(value: &(impl Serialize + ?Sized), to: &mut Vec<u8>) {
-    // Writing to a Vec cannot fail, and neither values nor strings can be what JSON has no form for.
+    // Writing to a Vec cannot fail, and JSON can represent all values and strings here.
     let _ = serde_json::to_writer(to, value);
 }
 

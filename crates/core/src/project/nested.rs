@@ -9,12 +9,13 @@ use postgres_types::Type;
 use super::{Decoder, Problem, Shape, Value, wire};
 use crate::schema::Oid;
 
-/// What PostgreSQL allows.
+/// The maximum number of dimensions in PostgreSQL.
 const DIMENSIONS_MAX: usize = 6;
 
-/// An array, its elements still in binary form and in storage order: the last dimension runs fastest.
+/// An array with its elements in binary form and in storage order, in which the last dimension
+/// changes fastest.
 pub(super) struct Array<'a> {
-    /// Length and lower bound of each dimension; none for an empty array.
+    /// The length and lower bound of each dimension. An empty array has none.
     pub(super) dimensions: Vec<(usize, i32)>,
     pub(super) elements: Vec<Option<&'a [u8]>>,
 }
@@ -37,11 +38,11 @@ impl<'a> Array<'a> {
             dimensions.push((length, input.try_get_i32()?));
             total = total.checked_mul(length).ok_or(Problem::Torn)?;
         }
-        // An empty `int2vector` has one dimension of no length.
+        // An empty `int2vector` has one dimension of length zero.
         if total == 0 {
             dimensions.clear();
         }
-        // Each element takes at least its length's four bytes.
+        // Each element takes at least the four bytes of its length.
         if total > input.len() / 4 {
             return Err(Problem::Torn);
         }
@@ -52,7 +53,7 @@ impl<'a> Array<'a> {
 }
 
 impl Decoder<'_> {
-    /// Shows an array as nested lists, or in PostgreSQL's text form where those could stand for another array.
+    /// Shows an array as nested lists. Uses PostgreSQL's text form if lists would be ambiguous.
     pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, Problem> {
         let array = Array::parse(input, element)?;
         let usual = lower_bound(oid);
@@ -70,7 +71,7 @@ impl Decoder<'_> {
         Ok(Value::List(items))
     }
 
-    /// A composite as an object.
+    /// Shows a composite as an object.
     pub(super) fn composite(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<Value, Problem> {
         check_field_count(fields, &mut input)?;
         let mut values = Vec::with_capacity(fields.len());
@@ -82,7 +83,7 @@ impl Decoder<'_> {
         Ok(Value::Object(values))
     }
 
-    /// A range in PostgreSQL's text form.
+    /// Returns a range in PostgreSQL's text form.
     pub(super) fn range(&mut self, subtype: Oid, mut input: &[u8]) -> Result<String, Problem> {
         const EMPTY: u8 = 0x01;
         const LOWER_INCLUSIVE: u8 = 0x02;
@@ -107,7 +108,7 @@ impl Decoder<'_> {
         Ok(text)
     }
 
-    /// A multirange in PostgreSQL's text form.
+    /// Returns a multirange in PostgreSQL's text form.
     pub(super) fn multirange(&mut self, range: Oid, mut input: &[u8]) -> Result<String, Problem> {
         let count = wire::count(&mut input, 4)?;
         let mut ranges = Vec::with_capacity(count);
@@ -119,7 +120,7 @@ impl Decoder<'_> {
         Ok(format!("{{{}}}", ranges.join(",")))
     }
 
-    /// An array in PostgreSQL's text form.
+    /// Returns an array in PostgreSQL's text form.
     pub(super) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, Problem> {
         let array = Array::parse(input, element)?;
         let delimiter = if element == BOX { ";" } else { "," };
@@ -146,7 +147,7 @@ impl Decoder<'_> {
         Ok(text)
     }
 
-    /// A composite in PostgreSQL's text form.
+    /// Returns a composite in PostgreSQL's text form.
     pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<String, Problem> {
         check_field_count(fields, &mut input)?;
         let mut texts = Vec::with_capacity(fields.len());
@@ -172,10 +173,11 @@ impl Decoder<'_> {
     }
 }
 
-/// The type whose arrays are delimited by semicolons.
+/// The type whose array elements are delimited by semicolons.
 const BOX: Oid = 603;
 
-/// Returns the usual first subscript of an array: 1, but 0 in vectors of the catalog.
+/// Returns the usual first subscript of an array: 0 in vector types of the catalog, 1 in all
+/// others.
 pub(crate) fn lower_bound(oid: Oid) -> i32 {
     i32::from(!matches!(Type::from_oid(oid), Some(Type::INT2_VECTOR | Type::OID_VECTOR)))
 }
@@ -199,7 +201,7 @@ pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'
     wire::sized(input)
 }
 
-/// Lists of `length` items each.
+/// Groups items into lists of `length` items each.
 fn grouped(items: Vec<Value>, length: usize) -> Vec<Value> {
     let mut groups = Vec::with_capacity(items.len() / length);
     let mut items = items.into_iter();
@@ -209,7 +211,7 @@ fn grouped(items: Vec<Value>, length: usize) -> Vec<Value> {
     groups
 }
 
-/// As in ranges and composites: quotes and backslashes inside quotes are doubled.
+/// Quotes a text as in ranges and composites: quotes and backslashes inside quotes are doubled.
 fn quoted(text: String, special: &[char]) -> String {
     let plain = !text.is_empty() && !text.contains(|c| special.contains(&c) || is_space(c));
     if plain {
@@ -218,7 +220,8 @@ fn quoted(text: String, special: &[char]) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\"\""))
 }
 
-/// As in arrays: quotes and backslashes get a backslash, and what looks like NULL gets quotes.
+/// Quotes a text as in arrays: quotes and backslashes get a backslash, and a text like NULL gets
+/// quotes.
 fn quoted_element(text: String, delimiter: &str) -> String {
     let special = |c| matches!(c, '"' | '\\' | '{' | '}') || is_space(c);
     let plain =
@@ -229,7 +232,7 @@ fn quoted_element(text: String, delimiter: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// C's `isspace`.
+/// Returns true for white space by C's `isspace`.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }

@@ -1,4 +1,4 @@
-//! Network and hardware addresses.
+//! Text forms of network and hardware addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use bytes::Buf;
 
 use super::{Problem, wire};
 
-/// An `inet` or `cidr`; the latter always shows its mask.
+/// Returns the text of an `inet` or `cidr`. A `cidr` always shows its mask.
 pub(super) fn address(mut input: &[u8]) -> Result<String, Problem> {
     let family = input.try_get_u8()?;
     let bits = input.try_get_u8()?;
@@ -26,7 +26,8 @@ pub(super) fn address(mut input: &[u8]) -> Result<String, Problem> {
     }
 }
 
-/// PostgreSQL still writes the last 32 bits of an address that begins with 96 zeros as IPv4.
+/// Returns the text of an IPv6 address. PostgreSQL writes the last 32 bits of an address that
+/// begins with 96 zeros as IPv4.
 fn ipv6(address: Ipv6Addr) -> String {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, high, _] if high != 0 => {
@@ -37,7 +38,7 @@ fn ipv6(address: Ipv6Addr) -> String {
     }
 }
 
-/// A `macaddr` (6 bytes) or `macaddr8` (8).
+/// Returns the text of a `macaddr` (6 bytes) or `macaddr8` (8 bytes).
 pub(super) fn hardware<const N: usize>(input: &[u8]) -> Result<String, Problem> {
     let octets = wire::exactly::<N>(input)?;
     Ok(octets.map(|octet| wire::hex(&[octet])).join(":"))

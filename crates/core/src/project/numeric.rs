@@ -1,4 +1,4 @@
-//! Numbers as PostgreSQL writes them.
+//! Text forms of numbers, as PostgreSQL writes them.
 
 use std::fmt::LowerExp;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use bytes::Buf;
 
 use super::{Problem, digits, wire};
 
-/// Seventeen digits tell every double from all others.
+/// The number of significant digits that distinguishes every double from all others.
 const DECIMALS_MAX: usize = 17;
 
-/// The text of a `numeric`, with its display scale. Eight bytes can mean 140,000 digits, so what has been written
-/// for the whole cell is taken off `room`.
+/// Appends the text of a `numeric`, with its display scale. Eight bytes can encode 140,000 digits,
+/// so the length is subtracted from `room`, the limit for the whole cell.
 pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> Result<(), Problem> {
     let digit_count = usize::from(input.try_get_u16()?);
     let weight = input.try_get_i16()?;
@@ -33,7 +33,8 @@ pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> R
     if scale > 0x3FFF {
         return Err(Problem::Impossible("scale"));
     }
-    // The group `weight` holds the thousands to ones, the one after it the first four decimals.
+    // The group with index `weight` holds the thousands to ones. The next one holds the first four
+    // decimals.
     let whole_groups = usize::try_from(i32::from(weight) + 1).unwrap_or(0);
     *room = room.checked_sub(whole_groups * 4 + scale + 8).ok_or(Problem::TooLarge)?;
     let group = |place: i32| group_at(groups, i32::from(weight) - place);
@@ -64,7 +65,7 @@ pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> R
     Ok(())
 }
 
-/// Four decimal digits; those that are not sent are zeros.
+/// Returns a group of four decimal digits. Groups that are not sent are zero.
 fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
     let bytes = usize::try_from(index).ok().and_then(|index| groups.get(index * 2..index * 2 + 2));
     match bytes {
@@ -76,7 +77,7 @@ fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
     }
 }
 
-/// Writes a `money` amount with its decimals, and without what the server's `lc_monetary` puts around it.
+/// Writes a `money` amount with its decimals, without the decoration of the server's `lc_monetary`.
 pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, Problem> {
     let amount = i64::from_be_bytes(wire::exactly(input)?);
     let (sign, decimals) = (if amount < 0 { "-" } else { "" }, usize::from(decimals));
@@ -86,17 +87,17 @@ pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, Problem> {
     Ok(format!("{sign}{whole}{point}{rest}"))
 }
 
-/// A `float8` as text.
+/// Returns the text of a `float8`.
 pub(super) fn double(value: f64) -> String {
     float(value, value, 15)
 }
 
-/// A `float4` as text: fewer digits tell it from its neighbours.
+/// Returns the text of a `float4`, which needs fewer digits to differ from its neighbors.
 pub(super) fn single(value: f32) -> String {
     float(value, value.into(), 6)
 }
 
-/// The shortest digits, with an exponent where C's `%g` would have one.
+/// Returns the shortest digits, with an exponent where C's `%g` has one.
 fn float<T: LowerExp + FromStr + PartialEq>(value: T, wide: f64, fixed_digits: i32) -> String {
     if wide.is_nan() {
         return "NaN".to_owned();
@@ -115,9 +116,9 @@ fn float<T: LowerExp + FromStr + PartialEq>(value: T, wide: f64, fixed_digits: i
     format!("{mantissa}e{exponent_sign}{:02}", exponent.abs())
 }
 
-/// The shortest decimal that is nearer to this number than to any other, as `d.ddde0`. Rust's own is not it: it
-/// may lie just between two numbers, where reading relies on rounding to even, and of two that are equally near Rust
-/// takes the larger and PostgreSQL the even one.
+/// Returns the shortest decimal that is nearer to this number than to any other, in the form
+/// `d.ddde0`. Rust's own may lie exactly between two numbers, where parsing relies on rounding to
+/// even. Of two equally near decimals, Rust takes the larger one and PostgreSQL the even one.
 fn shortest<T: LowerExp + FromStr + PartialEq>(value: &T) -> String {
     let inclusive = format!("{value:e}");
     let mantissa = inclusive.split('e').next().unwrap_or_default();
@@ -127,8 +128,9 @@ fn shortest<T: LowerExp + FromStr + PartialEq>(value: &T) -> String {
         .unwrap_or(inclusive)
 }
 
-/// Whether a decimal still reads as this number when it is moved a little either way: by less than a decimal of 17
-/// digits can be away from where two numbers meet, unless it is just there.
+/// Returns true if a decimal still parses as this number after a small shift in either direction. A
+/// decimal of 17 digits that is not exactly between two numbers is farther than this shift from the
+/// middle.
 fn is_strictly_nearest<T: FromStr + PartialEq>(text: &str, value: &T) -> bool {
     let Some((mantissa, exponent)) = text.split_once('e') else {
         return false;

@@ -1,4 +1,4 @@
-//! Full-text search: documents and queries.
+//! Text forms of full-text search documents and queries.
 
 use std::fmt::Write;
 
@@ -6,7 +6,8 @@ use bytes::Buf;
 
 use super::{Problem, wire};
 
-/// A `tsvector`: each lexeme with its positions and their weights (D, the lowest, is not written).
+/// Returns the text of a `tsvector`: each lexeme with its positions and weights. The lowest weight,
+/// D, is not written.
 pub(super) fn document(mut input: &[u8]) -> Result<String, Problem> {
     let mut text = String::new();
     for number in 0..wire::count(&mut input, 3)? {
@@ -25,14 +26,14 @@ pub(super) fn document(mut input: &[u8]) -> Result<String, Problem> {
     Ok(text)
 }
 
-/// A part of a `tsquery`; operands are numbers of other parts.
+/// A part of a `tsquery`. Operands are indexes of other parts.
 enum Part<'a> {
     Lexeme { text: &'a str, weights: u8, prefix: bool },
     Not(usize),
     Both { operator: Operator, left: usize, right: usize },
 }
 
-/// What joins two operands of a `tsquery`.
+/// An operator that joins two operands of a `tsquery`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operator {
     Or,
@@ -40,14 +41,14 @@ pub(crate) enum Operator {
     Phrase(u16),
 }
 
-/// What is still to be written of a query.
+/// A part of a query that has not been written yet.
 enum Pending {
     Part { part: usize, parent_rank: u8, side: Side },
     Operator(Operator),
     Close,
 }
 
-/// A part's place under its operator.
+/// The place of an operand under its operator.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Left,
@@ -55,11 +56,11 @@ enum Side {
     RightOfPhrase,
 }
 
-/// Binds more than every [`Operator`].
+/// The rank of NOT, which binds more tightly than every [`Operator`].
 pub(crate) const NOT_RANK: u8 = 4;
 
 impl Operator {
-    /// The more, the tighter it binds.
+    /// Returns the rank. An operator with a higher rank binds more tightly.
     pub(crate) fn rank(self) -> u8 {
         match self {
             Operator::Or => 1,
@@ -69,8 +70,10 @@ impl Operator {
     }
 }
 
-/// A `tsquery`. PostgreSQL's text form does not say how operators of one kind nest; with `all_brackets` it does. It is sent operator first and right operand before left, and can be nested as deeply as it is long, so
-/// both reading and writing keep their own stacks.
+/// Returns the text of a `tsquery`. PostgreSQL's text form does not show the nesting of equal
+/// operators; with `all_brackets` the text does. The binary form has operators first and right
+/// operands before left ones. A query can be nested as deeply as it is long, so reading and writing
+/// keep their own stacks.
 pub(super) fn query(input: &[u8], all_brackets: bool) -> Result<String, Problem> {
     let parts = query_parts(input)?;
     let mut text = String::new();
@@ -124,7 +127,8 @@ fn open(text: &mut String, pending: &mut Vec<Pending>, needed: bool) {
     }
 }
 
-/// The parts with the root last: read backwards, every operator finds its operands on the stack, the left one below.
+/// Reads the parts, with the root last. In reverse order, every operator finds its operands on the
+/// stack, with the left one below.
 fn query_parts(mut input: &[u8]) -> Result<Vec<Part<'_>>, Problem> {
     let count = wire::count(&mut input, 2)?;
     let mut items = Vec::with_capacity(count);
@@ -152,7 +156,7 @@ fn query_parts(mut input: &[u8]) -> Result<Vec<Part<'_>>, Problem> {
     Ok(parts)
 }
 
-/// One item, its operands not yet known.
+/// Reads one item. Its operands are not known yet.
 fn query_item<'a>(input: &mut &'a [u8]) -> Result<Part<'a>, Problem> {
     let both = |operator| Part::Both { operator, left: 0, right: 0 };
     match input.try_get_u8()? {

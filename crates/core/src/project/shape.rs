@@ -1,20 +1,20 @@
-//! Types by what their binary form is like.
+//! Types grouped by their binary forms.
 
 use postgres_types::{Kind, Type};
 
 use super::{NESTING_MAX, Problem};
 use crate::schema::{MONEY_DECIMALS, Oid, Schema, TypeKind};
 
-/// What a type's binary form looks like, domains seen through.
+/// The binary form of a type. A domain has the form of its base type.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Shape<'s> {
     /// The text itself.
     Text(TextKind),
-    /// One of these labels, as text.
+    /// A label of this list, as text.
     Enum(&'s [String]),
     /// The extension type `ltree`: text after a version byte.
     Ltree,
-    /// An amount with so many decimals.
+    /// An amount with this number of decimals.
     Money(u8),
     /// A built-in base type.
     Builtin(Type),
@@ -25,22 +25,23 @@ pub(crate) enum Shape<'s> {
     Unknown,
 }
 
-/// Text types by what makes two of their values equal.
+/// Text types grouped by the equality of their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TextKind {
-    /// The same bytes.
+    /// Equality of bytes.
     Plain,
-    /// The same bytes but for blanks at the end: `char(n)`.
+    /// Equality of bytes, except for blanks at the end: `char(n)`.
     Padded,
-    /// The same letters, upper or lower case: the extension type `citext`.
+    /// Equality of letters regardless of case: the extension type `citext`.
     Caseless,
-    /// The same of ASCII letters, and otherwise the same bytes.
+    /// Equality of ASCII letters regardless of case, and of all other bytes.
     AsciiCaseless,
-    /// Nothing: `xml` and its kin have no equality.
+    /// No equality: `xml` and similar types.
     Incomparable,
 }
 
-/// Returns the type that a domain is over, through all domains, and any other type itself.
+/// Returns the base type of a domain, through all its domains. Any other type is returned
+/// unchanged.
 pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, Problem> {
     for _ in 0..NESTING_MAX {
         match schema.type_def(oid).map(|definition| &definition.kind) {
@@ -59,11 +60,12 @@ impl Shape<'_> {
             return Ok(builtin.map_or(Shape::Unknown, Shape::of_builtin));
         };
         Ok(match &definition.kind {
-            // None is left.
+            // `base_type` leaves no domain.
             TypeKind::Domain(_) => Shape::Unknown,
             TypeKind::Base => match builtin {
                 Some(builtin) => Shape::of_builtin(builtin),
-                // Extension types are known by their names; their numbers differ from database to database.
+                // Extension types are recognized by name, because their numbers differ between
+                // databases.
                 None if definition.name == "citext" => Shape::Text(TextKind::Caseless),
                 None if definition.name == "ltree" => Shape::Ltree,
                 None => Shape::Unknown,
@@ -95,7 +97,7 @@ impl Shape<'_> {
     }
 }
 
-/// The range type of a built-in multirange.
+/// Returns the range type of a built-in multirange.
 fn range_of(multirange: &Type) -> Option<Type> {
     match *multirange {
         Type::INT4MULTI_RANGE => Some(Type::INT4_RANGE),
@@ -108,7 +110,8 @@ fn range_of(multirange: &Type) -> Option<Type> {
     }
 }
 
-/// Whether a type's binary form is an unsigned number of 32 bits that names an object, a transaction or a command.
+/// Returns true if a type's binary form is an unsigned 32-bit number that identifies an object, a
+/// transaction or a command.
 pub(crate) fn is_object_number(builtin: &Type) -> bool {
     matches!(
         *builtin,

@@ -55,7 +55,7 @@ pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
     schema_with_key(oid, is_text, &[])
 }
 
-/// The same column as the key.
+/// Returns a schema with the same column as the key.
 pub(crate) fn key_schema(oid: Oid) -> Schema {
     schema_with_key(oid, false, &[0])
 }
@@ -72,7 +72,7 @@ fn schema_with_key(oid: Oid, is_text: bool, key: &[usize]) -> Schema {
     Schema::new(vec![column], KeyColumns::new(key), types())
 }
 
-/// Whatever is projected is written as JSON in both ways.
+/// Projects a value, and checks that it is written as JSON in both ways.
 pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
     value_in(schema(oid, false), bytes)
 }
@@ -88,7 +88,7 @@ pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, Problem> {
     assert_eq!(pushed, shown.clone().map(drop));
     match (&value, &shown) {
         (Ok(value), Ok(shown)) => assert_eq!((value, hex.count()), (&shown[0], 0)),
-        // Once in each way.
+        // The cell is counted once for each way.
         (Err(problem), Ok(_)) => assert_eq!((hex.first().map(|error| &error.problem), hex.count()), (Some(problem), 2)),
         (_, Err(problem)) => assert_eq!(value.as_ref(), Err(problem)),
     }
@@ -108,7 +108,7 @@ fn string(text: &str) -> Value {
     Value::String(text.into())
 }
 
-/// Several parts one after another.
+/// Joins several parts.
 pub(crate) fn joined(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -193,7 +193,7 @@ fn numerics_keep_every_digit_and_their_scale() {
         (numeric(0, 0xC000, 0, &[]), "NaN"),
         (numeric(0, 0xD000, 0, &[]), "Infinity"),
         (numeric(0, 0xF000, 0, &[]), "-Infinity"),
-        // Not how PostgreSQL sends them, but it would read them so.
+        // PostgreSQL does not send these bytes, but would accept them.
         (numeric(1, 0x4000, 0, &[0, 5]), "-5"),
         (numeric(0, 0x4000, 0, &[0]), "0"),
     ] {
@@ -414,7 +414,7 @@ fn a_row_has_its_names() {
     assert_eq!(project_row(&schema, TupleBuf::new().as_ref()), Ok(vec![("c", Value::Null)]));
 }
 
-/// A query of `depth` operators that each stand in the one before.
+/// Returns a query of `depth` nested operators.
 fn deep_query(depth: usize) -> Vec<u8> {
     let mut bytes = i32::try_from(depth + 1).unwrap().to_be_bytes().to_vec();
     bytes.extend([2, 1].repeat(depth));
@@ -457,14 +457,14 @@ fn a_type_of_the_name_of_an_extension_may_be_another_one() {
     assert_eq!(value(LTREE, b"\x02Top"), Ok(string("\\x02546f70")));
 }
 
-/// Every type that `postgres_types` knows, and those above.
+/// Returns every type that `postgres_types` knows, and those above.
 pub(crate) fn any_type() -> impl Strategy<Value = Oid> {
     let mut oids: Vec<Oid> = (1..20_000).filter(|oid| Type::from_oid(*oid).is_some()).collect();
     oids.extend(types().keys());
     proptest::sample::select(oids)
 }
 
-/// Bytes in which small counts, lengths and well-known type numbers are likely.
+/// Returns bytes in which small counts, lengths and well-known type numbers are likely.
 pub(crate) fn likely_bytes() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         (-1_i32..6).prop_map(|n| n.to_be_bytes().to_vec()),
@@ -481,7 +481,7 @@ proptest! {
     #[test]
     fn no_bytes_are_fatal(oid in any_type(), bytes in likely_bytes()) {
         if let Ok(value) = value(oid, &bytes) {
-            // Projections are finite, so JSON says the same.
+            // Projections are finite, so JSON represents them exactly.
             value.to_json().to_string();
         }
     }

@@ -1,5 +1,6 @@
-//! Dates and times: PostgreSQL counts days and microseconds from 2000-01-01 and reaches from 4713 BC to the years
-//! 5874897 (dates) and 294276 (timestamps), beyond what date libraries hold.
+//! Text forms of dates and times. PostgreSQL counts days and microseconds from 2000-01-01. Its
+//! range begins in 4713 BC and ends in the years 5874897 (dates) and 294276 (timestamps), beyond
+//! the range of date libraries.
 
 use bytes::Buf;
 
@@ -10,10 +11,10 @@ const MINUTE_US: i64 = 60 * SECOND_US;
 const HOUR_US: i64 = 60 * MINUTE_US;
 const DAY_US: i64 = 24 * HOUR_US;
 
-/// How a date and time are put together.
+/// The format of a date and a time together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// ISO 8601, as PostgreSQL's own JSON has it: `2000-01-01T00:00:00+00:00`.
+    /// ISO 8601, as in PostgreSQL's JSON: `2000-01-01T00:00:00+00:00`.
     Iso,
     /// PostgreSQL's text form: `2000-01-01 00:00:00+00`.
     Text,
@@ -31,7 +32,7 @@ pub(super) fn date(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A timestamp, and with `zoned` one with its time zone, which is always UTC.
+/// Appends a timestamp, with the time zone UTC if it is `zoned`.
 pub(super) fn timestamp(input: &[u8], style: Style, zoned: bool, to: &mut Vec<u8>) -> Result<(), Problem> {
     match i64::from_be_bytes(wire::exactly(input)?) {
         i64::MAX => to.extend(b"infinity"),
@@ -66,8 +67,8 @@ pub(super) fn time_with_zone(mut input: &[u8], style: Style, to: &mut Vec<u8>) -
     Ok(())
 }
 
-/// An ISO 8601 duration as PostgreSQL writes it under `IntervalStyle = iso_8601`: each part with its own sign, because
-/// months, days and microseconds do not add up to one another.
+/// Appends an ISO 8601 duration as PostgreSQL writes it under `IntervalStyle = iso_8601`. Each part
+/// has its own sign, because months, days and microseconds cannot be converted to one another.
 pub(super) fn interval(mut input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
     let micros = input.try_get_i64()?;
     let days = input.try_get_i32()?;
@@ -103,9 +104,11 @@ fn push_interval(to: &mut Vec<u8>, micros: i64, days: i32, months: i32) {
     }
 }
 
-/// Year, month and day in the Gregorian calendar; returns what comes at the very end of a date before year 1.
+/// Appends year, month and day in the Gregorian calendar. Returns the suffix that ends the whole
+/// text for a date before year 1.
 fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
-    // Years that start in March put the leap day at their end; 730,425 days lie between 0000-03-01 and 2000-01-01.
+    // Years that start in March put the leap day at their end. There are 730,425 days between
+    // 0000-03-01 and 2000-01-01.
     let days = days_since_2000 + 730_425;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -114,7 +117,7 @@ fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
     let month = (march_month + 2) % 12 + 1;
     let year = era * 400 + year_of_era + i64::from(month <= 2);
-    // There is no year 0: it is 1 BC.
+    // There is no year 0. The year before 1 is 1 BC.
     let (year, suffix): (_, &[u8]) = if year > 0 { (year, b"") } else { (1 - year, b" BC") };
     digits::push_four(to, year.unsigned_abs());
     let ([m, n], [d, e]) = (digits::pair(month.unsigned_abs()), digits::pair(day.unsigned_abs()));
@@ -122,7 +125,7 @@ fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
     suffix
 }
 
-/// 24:00:00 is a time of day.
+/// Checks a time of day, which may be 24:00:00.
 fn time_of_day(micros: i64) -> Result<i64, Problem> {
     match micros {
         0..=DAY_US => Ok(micros),
@@ -135,7 +138,7 @@ fn push_time(to: &mut Vec<u8>, micros: i64) {
     push_fraction(to, micros);
 }
 
-/// Hours, minutes and seconds with colons between them; no more than 99 hours.
+/// Returns hours, minutes and seconds with colons between them, for at most 99 hours.
 fn clock(seconds: u64) -> [u8; 8] {
     let parts = [seconds / 3600, seconds / 60 % 60, seconds % 60];
     let [[h, i], [m, n], [s, t]] = parts.map(digits::pair);

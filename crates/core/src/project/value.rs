@@ -1,10 +1,10 @@
-//! What a cell looks like to people and to other languages.
+//! The values that cells are projected to.
 
 use serde::{Serialize, Serializer};
 
 use crate::decimal::Decimal;
 
-/// A projected cell: exactly what a protobuf `Value` and JSON can say.
+/// A projected cell, limited to what a protobuf `Value` and JSON can represent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// SQL NULL, and JSON's `null`.
@@ -13,19 +13,20 @@ pub enum Value {
     Bool(bool),
     /// A finite number.
     Number(f64),
-    /// Everything that has no better form.
+    /// A string, also for everything that has no better form.
     String(String),
     /// An array.
     List(Vec<Value>),
-    /// A composite or a JSON object: no name twice, in the order of the fields.
+    /// A composite or a JSON object. No name occurs twice, and the fields keep their order.
     Object(Vec<(String, Value)>),
 }
 
-/// Up to here every integer is a double of its own: 2^53.
+/// The largest integer up to which every integer has its own double: 2^53.
 pub(crate) const EXACT_INTEGER_MAX: u64 = 1 << 53;
 
 impl Value {
-    /// What [`Value::to_json`] made JSON of. A number that no double is becomes the string of its digits.
+    /// Converts JSON that [`Value::to_json`] made. A number that is not a double becomes the string
+    /// of its digits.
     #[must_use]
     pub fn from_json(json: serde_json::Value) -> Value {
         match json {
@@ -44,8 +45,8 @@ impl Value {
         }
     }
 
-    /// A number of JSON: native if the double's own digits are the number's, in whatever spelling
-    /// (`1.10`, `1e2`), and the text itself otherwise.
+    /// Converts a number of JSON. It is native if the double's own digits are the number's, in any
+    /// spelling (`1.10`, `1e2`), and otherwise the text itself.
     #[must_use]
     pub fn from_number(text: &str) -> Value {
         match text.parse::<f64>() {
@@ -54,8 +55,8 @@ impl Value {
         }
     }
 
-    /// The same as JSON. Whole numbers that a double holds exactly are written without a fraction; an infinite or NaN
-    /// number, which no projection makes, becomes `null`.
+    /// Converts the value to JSON. Whole numbers that a double holds exactly are written without a
+    /// fraction. Infinite numbers and NaN, which no projection makes, become `null`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         match self {
@@ -73,12 +74,12 @@ impl Value {
 }
 
 fn is_same(text: &str, value: f64) -> bool {
-    // A double tells all decimals of 15 digits apart.
+    // A double distinguishes all decimals of 15 digits.
     let plain = text.len() <= 15 && !text.contains(['e', 'E']);
     plain || Decimal::parse(text).is_some_and(|decimal| Decimal::of_double(value) == Some(decimal))
 }
 
-/// As [`Value::to_json`] has it, without the detour.
+/// Serializes the same JSON as [`Value::to_json`], without building it.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -96,7 +97,7 @@ impl Serialize for Value {
     }
 }
 
-/// A number as an integer, where it is one that no other double could stand for. Minus zero is not.
+/// Returns a number as an integer, if no other double has the same integer. Minus zero has none.
 fn whole(value: f64) -> Option<i64> {
     #[expect(clippy::cast_precision_loss, reason = "2^53 is a double")]
     let exact = value.fract() == 0.0 && value.abs() <= EXACT_INTEGER_MAX as f64;

@@ -1,15 +1,16 @@
-//! Reading PostgreSQL's binary forms: what is not there is an error, and nothing is allocated on a length's word.
+//! Reading of PostgreSQL's binary forms. Missing bytes are an error, and no allocation relies on an
+//! unchecked length.
 
 use bytes::{Buf, TryGetError};
 
 use super::Problem;
 
-/// The next `count` bytes.
+/// Takes the next `count` bytes.
 pub(super) fn take<'a>(input: &mut &'a [u8], count: usize) -> Result<&'a [u8], Problem> {
     input.split_off(..count).ok_or(Problem::Torn)
 }
 
-/// The next value that has its length before it; `None` for NULL (-1).
+/// Takes the next value, which follows its length. Returns `None` for NULL (-1).
 pub(super) fn sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
     match input.try_get_i32()? {
         -1 => Ok(None),
@@ -20,7 +21,8 @@ pub(super) fn sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Proble
     }
 }
 
-/// A count of things that take at least `each_bytes` bytes, so that it can be trusted as a capacity.
+/// Reads a count of items of at least `each_bytes` bytes. The count is checked, so that it is safe
+/// as a capacity.
 pub(super) fn count(input: &mut &[u8], each_bytes: usize) -> Result<usize, Problem> {
     let count = usize::try_from(input.try_get_i32()?).map_err(|_| Problem::Impossible("count"))?;
     match count.checked_mul(each_bytes) {
@@ -29,7 +31,7 @@ pub(super) fn count(input: &mut &[u8], each_bytes: usize) -> Result<usize, Probl
     }
 }
 
-/// The text up to the next zero byte.
+/// Takes the text up to the next zero byte.
 pub(super) fn zero_ended<'a>(input: &mut &'a [u8]) -> Result<&'a str, Problem> {
     let end = input.iter().position(|&byte| byte == 0).ok_or(Problem::Torn)?;
     let text = take(input, end)?;
@@ -37,12 +39,12 @@ pub(super) fn zero_ended<'a>(input: &mut &'a [u8]) -> Result<&'a str, Problem> {
     utf8(text)
 }
 
-/// All of it as text.
+/// Returns all bytes as text.
 pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
 }
 
-/// Nothing may be left.
+/// Checks that no bytes are left.
 pub(super) fn end(input: &[u8]) -> Result<(), Problem> {
     match input.len() {
         0 => Ok(()),
@@ -50,14 +52,14 @@ pub(super) fn end(input: &[u8]) -> Result<(), Problem> {
     }
 }
 
-/// A value of exactly so many bytes.
+/// Reads a value of exactly `N` bytes.
 pub(super) fn exactly<const N: usize>(input: &[u8]) -> Result<[u8; N], Problem> {
     let (value, rest) = input.split_first_chunk::<N>().ok_or(Problem::Torn)?;
     end(rest)?;
     Ok(*value)
 }
 
-/// What follows the version byte, which has always been 1.
+/// Returns the text after the version byte, which has always been 1.
 pub(super) fn versioned(input: &[u8]) -> Result<&str, Problem> {
     match input.split_first() {
         Some((1, text)) => utf8(text),
@@ -66,12 +68,12 @@ pub(super) fn versioned(input: &[u8]) -> Result<&str, Problem> {
     }
 }
 
-/// Bytes in lower-case hex.
+/// Returns bytes in lower-case hex.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| hex_digits(*byte)).map(char::from).collect()
 }
 
-/// A byte's two digits.
+/// Returns the two hex digits of a byte.
 pub(super) fn hex_digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]

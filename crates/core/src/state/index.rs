@@ -1,4 +1,4 @@
-//! A secondary index: rows by the values of some columns.
+//! Secondary indexes: rows by the values of some columns.
 
 use std::sync::Arc;
 
@@ -11,15 +11,16 @@ use crate::key::{Key, KeyColumns};
 use crate::schema::Schema;
 use crate::tuple::{Tuple, TupleRef};
 
-/// What somebody wants an index to be.
+/// The definition of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSpec {
-    /// Its name, to look it up by.
+    /// The index's name, for look-ups.
     pub name: String,
-    /// The columns, in the order in which values are given at a look-up.
+    /// The columns, in the order in which look-ups give their values.
     pub columns: Vec<String>,
-    /// Whether at most one row is expected per key. Not enforced: PostgreSQL may pass through a duplicate inside a
-    /// transaction (deferred constraints), so duplicates are only counted ([`Index::duplicates`]).
+    /// True if at most one row per key is expected. This is not enforced, because PostgreSQL may
+    /// pass through a duplicate inside a transaction (deferred constraints). Duplicates are only
+    /// counted ([`Index::duplicates`]).
     pub unique: bool,
 }
 
@@ -32,8 +33,8 @@ pub struct Index {
     groups: HashTable<Group>,
 }
 
-/// Rows of one index key. Nearly all groups are small; a large one is a table by primary key, so that taking one row out
-/// of a million costs no walk.
+/// The rows with one index key. Several rows are kept in a table by primary key, so that removing
+/// one of a million needs no scan.
 #[derive(Clone, Debug)]
 enum Group {
     One(Tuple),
@@ -57,31 +58,31 @@ impl Index {
         Ok(Index { spec: Arc::new(spec), columns, hasher, groups: HashTable::new() })
     }
 
-    /// What it was asked to be.
+    /// Returns the index's definition.
     #[must_use]
     pub fn spec(&self) -> &IndexSpec {
         &self.spec
     }
 
-    /// The columns by their place in the schema.
+    /// Returns the columns, by their numbers in the schema.
     #[must_use]
     pub fn columns(&self) -> &KeyColumns {
         &self.columns
     }
 
-    /// Number of distinct keys.
+    /// Returns the number of distinct keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.groups.len()
     }
 
-    /// Whether it has no row.
+    /// Returns true if the index has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
-    /// The rows whose columns have these values, in no order.
+    /// Returns the rows whose columns have these values, in no particular order.
     pub fn rows<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a Tuple> + use<'a> {
         let hash = KeyColumns::hash_key(&self.hasher, key.as_ref());
         let group = self.groups.find(hash, |g| self.columns.row_has_key(g.any().as_ref(), key.as_ref()));
@@ -97,7 +98,8 @@ impl Index {
         self.groups = HashTable::new();
     }
 
-    /// Number of keys that more than one row has, NULLs left out: what a unique index should not have.
+    /// Returns the number of keys that more than one row has, which a unique index should not have.
+    /// Keys with NULLs are not counted.
     #[must_use]
     pub fn duplicates(&self) -> usize {
         let crowded = |g: &&Group| match g {

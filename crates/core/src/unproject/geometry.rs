@@ -1,4 +1,4 @@
-//! Geometric types.
+//! Geometric types from their text forms.
 
 use super::Mismatch;
 use super::numeric::double;
@@ -27,7 +27,7 @@ pub(super) fn path(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok([&[u8::from(is_closed)], counted(inner)?.as_slice()].concat())
 }
 
-/// A line `{A,B,C}`.
+/// Reads a line `{A,B,C}`.
 pub(super) fn line(input: &str) -> Result<Vec<u8>, Mismatch> {
     let parts: Vec<f64> = inside(input, '{', '}')?.split(',').map(double).collect::<Result<_, _>>()?;
     if parts.len() != 3 {
@@ -36,7 +36,7 @@ pub(super) fn line(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok(parts.iter().flat_map(|part| part.to_be_bytes()).collect())
 }
 
-/// A circle `<(x,y),r>`.
+/// Reads a circle `<(x,y),r>`.
 pub(super) fn circle(input: &str) -> Result<Vec<u8>, Mismatch> {
     let (center, radius) = inside(input, '<', '>')?.rsplit_once(',').ok_or(WRONG)?;
     Ok([point(center)?.as_slice(), &double(radius)?.to_be_bytes()].concat())
@@ -46,14 +46,14 @@ fn inside(input: &str, open: char, close: char) -> Result<&str, Mismatch> {
     input.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).ok_or(WRONG)
 }
 
-/// Points with their number before them.
+/// Reads points, and writes their number before them.
 fn counted(input: &str) -> Result<Vec<u8>, Mismatch> {
     let bytes = points(input, None)?;
     let count = i32::try_from(bytes.len() / 16).map_err(|_| Mismatch::Range)?;
     Ok([&count.to_be_bytes(), bytes.as_slice()].concat())
 }
 
-/// `(x,y),(x,y)`, so many of them if it is known.
+/// Reads `(x,y),(x,y)`, with the expected number of points if it is known.
 fn points(input: &str, expected: Option<usize>) -> Result<Vec<u8>, Mismatch> {
     let (mut bytes, mut count, mut rest) = (Vec::new(), 0, input);
     while !rest.is_empty() {

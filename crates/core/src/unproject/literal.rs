@@ -1,7 +1,8 @@
-//! Values as SQL reads them in a literal: every spelling of a value, where a projection has one.
+//! Values as SQL literals, with every spelling of a value that SQL accepts. Projections have a
+//! single spelling.
 //!
-//! Spellings whose meaning depends on a session (its time zone, its order of day and month, its search path) are not
-//! read, and neither are words like `today`.
+//! Spellings whose meaning depends on a session are not supported: its time zone, its order of day
+//! and month, its search path. Words like `today` are not supported either.
 
 mod datetime;
 mod interval;
@@ -18,10 +19,10 @@ use super::{Encoder, Mismatch, string, text};
 use crate::project::{Shape, Value, is_object_number, json};
 use crate::schema::{Oid, Schema};
 
-/// Reads a literal of a type into a cell. Only types whose values can be compared are read.
+/// Reads a literal of a type into a cell. Only types whose values can be compared are supported.
 ///
 /// # Errors
-/// The literal is no value of the type, or not written so that its meaning is certain.
+/// Returns an error if the literal is not a value of the type, or its meaning is not certain.
 pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
     Encoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
 }
@@ -31,7 +32,8 @@ impl Encoder<'_> {
         match self.enter(oid)? {
             Shape::Text(_) if oid == Type::NAME.oid() => Ok(name(string(value)?).as_bytes().to_vec()),
             Shape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
-            // A label may be added at any time, and no copy is made for it: the labels of the schema may not be all there are.
+            // A label may be added at any time without a new copy, so the schema may not have all
+            // labels.
             Shape::Enum(_) => match string(value)? {
                 label if label.len() <= NAME_BYTES_MAX => Ok(label.as_bytes().to_vec()),
                 _ => Err(Mismatch::Text("a label (63 bytes at most)")),
@@ -90,15 +92,15 @@ fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// The bytes of a name that PostgreSQL keeps.
+/// The maximum length of a PostgreSQL name in bytes.
 const NAME_BYTES_MAX: usize = 63;
 
-/// Cuts a name as PostgreSQL does, at the end of a character.
+/// Truncates a name as PostgreSQL does, at the end of a character.
 fn name(text: &str) -> &str {
     text.get(..text.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(text)
 }
 
-/// Checks a path of `ltree`: labels between dots.
+/// Checks an `ltree` path: labels between dots.
 fn label_path(text: &str) -> Result<&str, Mismatch> {
     let is_label = |label: &str| {
         !label.is_empty() && label.chars().all(|next| next.is_alphanumeric() || matches!(next, '_' | '-'))
@@ -109,7 +111,7 @@ fn label_path(text: &str) -> Result<&str, Mismatch> {
     }
 }
 
-/// Reads the words of PostgreSQL, and beginnings of them that no other word has.
+/// Reads PostgreSQL's words for booleans, and their unique prefixes.
 fn boolean(value: &Value) -> Result<bool, Mismatch> {
     const WRONG: Mismatch = Mismatch::Text("a boolean (true or false)");
     let text = match value {
@@ -126,7 +128,8 @@ fn boolean(value: &Value) -> Result<bool, Mismatch> {
     }
 }
 
-/// Reads a UUID in digits of either case, with a hyphen or none after each group of four, in braces or not.
+/// Reads a UUID. The digits may have either case, with or without a hyphen after each group of
+/// four, and with or without braces.
 fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
     const WRONG: Mismatch = Mismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
     let inner = match input.strip_prefix('{') {
@@ -149,7 +152,8 @@ fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
     if digits.len() == 32 && !is_after_hyphen { hex(&digits) } else { Err(WRONG) }
 }
 
-/// Writes the text of a JSON document. A string is that text, or a JSON string where it is not a document.
+/// Writes the text of a JSON document. A string is that text, or a JSON string if it is not a
+/// document.
 fn document(value: &Value) -> Result<String, Mismatch> {
     match value {
         Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| Mismatch::TooDeep),

@@ -5,9 +5,9 @@ use crate::project::Value;
 use crate::project::nested::{lower_bound, may_be_list};
 use crate::schema::Oid;
 
-/// What PostgreSQL allows.
+/// The maximum number of dimensions in PostgreSQL.
 const DIMENSIONS_MAX: usize = 6;
-/// The type whose arrays are delimited by semicolons.
+/// The type whose array elements are delimited by semicolons.
 const BOX: Oid = 603;
 
 impl Encoder<'_> {
@@ -21,7 +21,7 @@ impl Encoder<'_> {
             }
         };
         let (mut lengths, mut level) = (vec![items.len()], items.iter().collect::<Vec<_>>());
-        // What is a list itself is an element where elements may be lists.
+        // If elements may be lists, a list at this level is an element and not a further dimension.
         while !self.is_list(element)? && level.iter().any(|item| matches!(item, Value::List(_))) {
             let inner: Option<Vec<&Vec<Value>>> =
                 level.iter().map(|item| if let Value::List(items) = item { Some(items) } else { None }).collect();
@@ -39,7 +39,7 @@ impl Encoder<'_> {
         sent_array(oid, element, &dimensions, &elements)
     }
 
-    /// A composite from an object of its fields.
+    /// Reads a composite from an object of its fields.
     pub(super) fn composite(&mut self, fields: &[(String, Oid)], value: &Value) -> Result<Vec<u8>, Mismatch> {
         let Value::Object(values) = value else { return Err(Mismatch::Kind("an object")) };
         let names = || Mismatch::Fields(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
@@ -61,12 +61,12 @@ impl Encoder<'_> {
         }
     }
 
-    /// Whether a value of the type may be a list.
+    /// Returns true if a value of the type may be a list.
     fn is_list(&self, oid: Oid) -> Result<bool, Mismatch> {
         Ok(may_be_list(&self.enter(oid)?))
     }
 
-    /// `[1,5)`.
+    /// Reads a range such as `[1,5)`.
     pub(super) fn range(&mut self, subtype: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
         const WRONG: Mismatch = Mismatch::Text("a range");
         if input == "empty" {
@@ -86,7 +86,7 @@ impl Encoder<'_> {
         let mut bytes = vec![lower_flag | upper_flag];
         for (bound, infinite) in [(lower, 0x08), (upper, 0x10)] {
             match bound {
-                // Only a bound in quotes may be empty.
+                // A bound is infinite if it is empty, unless it is in quotes.
                 Part { text, is_quoted: false } if text.is_empty() => bytes[0] |= infinite,
                 Part { text, .. } => push_sized(&mut bytes, Some(&self.text(subtype, text)?))?,
             }
@@ -94,7 +94,7 @@ impl Encoder<'_> {
         Ok(bytes)
     }
 
-    /// `{[1,5),[7,9)}`.
+    /// Reads a multirange such as `{[1,5),[7,9)}`.
     pub(super) fn multirange(&mut self, range: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
         const WRONG: Mismatch = Mismatch::Text("a multirange");
         let mut rest = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(WRONG)?;
@@ -113,7 +113,7 @@ impl Encoder<'_> {
         Ok([&count.to_be_bytes(), ranges.as_slice()].concat())
     }
 
-    /// An array in PostgreSQL's text form.
+    /// Reads an array in PostgreSQL's text form.
     pub(super) fn array_text(&mut self, oid: Oid, element: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
         let delimiter = if element == BOX { ';' } else { ',' };
         let (bounds, body) = match input.strip_prefix('[') {
@@ -138,7 +138,7 @@ impl Encoder<'_> {
         sent_array(oid, element, &dimensions, &elements)
     }
 
-    /// A composite in PostgreSQL's text form.
+    /// Reads a composite in PostgreSQL's text form.
     pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], input: &str) -> Result<Vec<u8>, Mismatch> {
         const WRONG: Mismatch = Mismatch::Text("a composite");
         let inner = input.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).ok_or(WRONG)?;
@@ -161,7 +161,7 @@ fn sent_array(
     dimensions: &[(usize, i32)],
     elements: &[Option<Vec<u8>>],
 ) -> Result<Vec<u8>, Mismatch> {
-    // An empty array has no dimensions, but for a vector.
+    // An empty array has no dimensions, except in a vector type of the catalog.
     let dimensions = if elements.is_empty() && lower_bound(oid) == 1 { &[] } else { dimensions };
     let has_null = i32::from(elements.iter().any(Option::is_none));
     let mut bytes = i32::try_from(dimensions.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
@@ -191,19 +191,19 @@ fn push_sized(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Result<(), Mismatch>
     Ok(())
 }
 
-/// A part between two delimiters, without its quotes.
+/// The text between two delimiters, without its quotes.
 #[derive(Debug, Default)]
 struct Part {
     text: String,
     is_quoted: bool,
 }
 
-/// How a quote or backslash inside quotes is written.
+/// The rule for quotes and backslashes inside quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quoting {
-    /// Twice, as in ranges and composites.
+    /// They are doubled, as in ranges and composites.
     Doubled,
-    /// With a backslash before it, as in arrays.
+    /// They follow a backslash, as in arrays.
     Escaped,
 }
 
@@ -218,7 +218,7 @@ fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mi
                 part.is_quoted = true;
             }
             _ if next == delimiter => parts.push(std::mem::take(&mut part)),
-            // PostgreSQL writes one in quotes only.
+            // PostgreSQL writes backslashes only in quotes.
             '\\' => return Err(Mismatch::Text("a value whose backslashes are in quotes")),
             _ => part.text.push(next),
         }
@@ -227,7 +227,7 @@ fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mi
     Ok(parts)
 }
 
-/// Reads what is in quotes, and returns what comes after them.
+/// Reads a text up to its closing quote, and returns the rest.
 fn unquote<'a>(input: &'a str, quoting: Quoting, text: &mut String) -> Result<&'a str, Mismatch> {
     let mut characters = input.char_indices();
     while let Some((at, next)) = characters.next() {
@@ -247,7 +247,7 @@ fn unquote<'a>(input: &'a str, quoting: Quoting, text: &mut String) -> Result<&'
     Err(Mismatch::Text("a value in quotes"))
 }
 
-/// Where the first range of several ends.
+/// Returns the end of the first range of several.
 fn range_end(input: &str) -> Option<usize> {
     let mut in_quotes = false;
     for (at, next) in input.char_indices() {
@@ -260,7 +260,8 @@ fn range_end(input: &str) -> Option<usize> {
     None
 }
 
-/// Reads `{…}`, in which there may be others: the lengths by dimension, and the elements in order.
+/// Reads `{…}`, which may be nested. Collects the lengths of the dimensions, and the elements in
+/// order.
 fn braces(
     input: &str,
     delimiter: char,
@@ -275,7 +276,7 @@ fn braces(
     let length = if inner.starts_with('{') {
         let parts = outside_braces(inner, delimiter);
         for part in &parts {
-            // The place of this dimension, until its length is known.
+            // This reserves the entry of the dimension, until its length is known.
             if lengths.len() <= depth {
                 lengths.push(parts.len());
             }
@@ -303,7 +304,7 @@ fn braces(
     }
 }
 
-/// Splits at delimiters that stand in no inner braces.
+/// Splits at delimiters outside of inner braces.
 fn outside_braces(input: &str, delimiter: char) -> Vec<&str> {
     let (mut parts, mut start, mut depth, mut in_quotes, mut is_escaped) = (Vec::new(), 0, 0_usize, false, false);
     for (at, next) in input.char_indices() {

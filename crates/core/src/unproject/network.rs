@@ -1,11 +1,11 @@
-//! Network and hardware addresses.
+//! Network and hardware addresses from their text forms.
 
 use std::net::IpAddr;
 
 use super::Mismatch;
 use super::text::hex;
 
-/// An `inet` or `cidr`.
+/// Reads an `inet` or `cidr`.
 pub(super) fn address(input: &str, is_cidr: bool) -> Result<Vec<u8>, Mismatch> {
     let wrong = Mismatch::Text("a network address");
     let (address, bits) = match input.split_once('/') {
@@ -24,7 +24,7 @@ pub(super) fn address(input: &str, is_cidr: bool) -> Result<Vec<u8>, Mismatch> {
     Ok([&[family, bits, u8::from(is_cidr), length], bytes.as_slice()].concat())
 }
 
-/// A `macaddr` (6 bytes) or `macaddr8` (8).
+/// Reads a `macaddr` (6 bytes) or `macaddr8` (8 bytes).
 pub(super) fn hardware<const N: usize>(input: &str) -> Result<Vec<u8>, Mismatch> {
     let bytes = hex(&input.replace(':', ""))?;
     if bytes.len() == N { Ok(bytes) } else { Err(Mismatch::Text("a hardware address")) }

@@ -1,8 +1,8 @@
-//! Numbers from what PostgreSQL writes.
+//! Numbers from PostgreSQL's text forms.
 
 use super::Mismatch;
 
-/// As many decimals as PostgreSQL shows, and digits before the point.
+/// The maximum numbers of digits after and before the decimal point in PostgreSQL.
 const SCALE_MAX: usize = 0x3FFF;
 const WHOLE_MAX: usize = 131_072;
 
@@ -14,7 +14,7 @@ pub(super) fn single(input: &str) -> Result<f32, Mismatch> {
     float(input).then(|| input.parse().ok()).flatten().ok_or(Mismatch::Text("a number"))
 }
 
-/// Rust reads more words than PostgreSQL writes.
+/// Returns true for the spellings that PostgreSQL writes. Rust also accepts other words.
 fn float(input: &str) -> bool {
     let is_number = |b: u8| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e');
     matches!(input, "NaN" | "Infinity" | "-Infinity") || input.bytes().all(is_number)
@@ -31,11 +31,11 @@ pub(super) fn money(input: &str, decimals: u8) -> Result<i64, Mismatch> {
     super::text::number(&format!("{whole}{kept:0<decimals$}"))
 }
 
-/// A `numeric`, with its display scale.
+/// Reads a `numeric`, with its display scale.
 pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
     match input {
         "NaN" => return Ok(sent(0, 0xC000, 0, &[])),
-        // PostgreSQL sends the scale that its short form has by chance there.
+        // PostgreSQL sends this scale, an artifact of its short internal form.
         "Infinity" => return Ok(sent(0, 0xD000, 32, &[])),
         "-Infinity" => return Ok(sent(0, 0xF000, 32, &[])),
         _ => {}
@@ -52,7 +52,7 @@ pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
     if whole.len() > WHOLE_MAX || decimals.len() > SCALE_MAX {
         return Err(Mismatch::Range);
     }
-    // Groups of four digits to both sides of the point.
+    // The groups have four digits on both sides of the point.
     let padded = format!("{}{whole}{decimals}{}", "0".repeat(fill(whole)), "0".repeat(fill(decimals)));
     let groups: Vec<u16> = padded.as_bytes().chunks(4).map(group).collect();
     let whole_groups = (whole.len() + fill(whole)) / 4;
@@ -69,7 +69,7 @@ pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok(sent(i16::try_from(weight).map_err(|_| Mismatch::Range)?, sign, scale, significant))
 }
 
-/// Digits that are missing to a multiple of four.
+/// Returns the number of digits that are missing to a multiple of four.
 fn fill(digits: &str) -> usize {
     (4 - digits.len() % 4) % 4
 }

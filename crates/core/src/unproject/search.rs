@@ -1,4 +1,4 @@
-//! Full-text search: documents and queries.
+//! Full-text search documents and queries from their text forms.
 
 use super::Mismatch;
 use super::text::number;
@@ -7,7 +7,7 @@ use crate::project::search::{NOT_RANK, Operator};
 const DOCUMENT: Mismatch = Mismatch::Text("a text search document");
 const QUERY: Mismatch = Mismatch::Text("a text search query");
 
-/// A `tsvector`: each lexeme in quotes, with its positions and their weights.
+/// Reads a `tsvector`: each lexeme in quotes, with its positions and their weights.
 pub(super) fn document(input: &str) -> Result<Vec<u8>, Mismatch> {
     let (mut count, mut bytes, mut rest) = (0_i32, Vec::new(), input);
     while !rest.is_empty() {
@@ -44,14 +44,14 @@ fn place(text: &str) -> Result<u16, Mismatch> {
     }
 }
 
-/// A part of a query; operands are numbers of earlier parts.
+/// A part of a query. Operands are indexes of earlier parts.
 enum Part {
     Lexeme { text: String, weights: u8, prefix: bool },
     Not(usize),
     Both { operator: Operator, left: usize, right: usize },
 }
 
-/// What waits for its right operand.
+/// An operator that waits for its right operand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Open,
@@ -69,7 +69,8 @@ impl Waiting {
     }
 }
 
-/// A `tsquery`. It can be nested as deeply as it is long, so that both reading and writing keep their own stacks.
+/// Reads a `tsquery`. It can be nested as deeply as it is long, so reading and writing keep their
+/// own stacks.
 pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
     let (mut parts, mut done, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let (mut rest, mut expects_operand) = (input.trim_start_matches(' '), true);
@@ -123,7 +124,7 @@ pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// Gives the operator that waits last its operands.
+/// Gives the last waiting operator its operands.
 fn reduce(parts: &mut Vec<Part>, done: &mut Vec<usize>, waiting: &mut Vec<Waiting>) -> Result<(), Mismatch> {
     let part = match waiting.pop() {
         Some(Waiting::Not) => Part::Not(done.pop().ok_or(QUERY)?),
@@ -164,7 +165,7 @@ fn lexeme(text: String, flags: &str) -> Result<Part, Mismatch> {
     Ok(Part::Lexeme { text, weights, prefix })
 }
 
-/// Operator first, and the right operand before the left one.
+/// Writes the parts, with operators first and right operands before left ones.
 fn sent(parts: &[Part], root: usize) -> Result<Vec<u8>, Mismatch> {
     let mut bytes = i32::try_from(parts.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
     let mut pending = vec![root];
@@ -194,7 +195,7 @@ fn sent(parts: &[Part], root: usize) -> Result<Vec<u8>, Mismatch> {
     Ok(bytes)
 }
 
-/// A lexeme in quotes, in which quotes and backslashes are doubled, and what comes after it.
+/// Reads a lexeme in quotes, in which quotes and backslashes are doubled, and returns the rest too.
 fn quoted(input: &str) -> Option<(String, &str)> {
     let inner = input.strip_prefix('\'')?;
     let (mut text, mut characters) = (String::new(), inner.char_indices());

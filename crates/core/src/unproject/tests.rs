@@ -13,7 +13,7 @@ fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
     Ok(bytes.unwrap_or_default())
 }
 
-/// PostgreSQL's bytes, exactly.
+/// Tests that PostgreSQL's exact bytes are restored.
 #[test]
 fn cells_come_back_to_the_byte() {
     let one = 1_i32.to_be_bytes();
@@ -125,14 +125,15 @@ fn a_row_comes_back_by_its_names() {
     assert_eq!(unproject_row(&schema, &[]).unwrap().as_ref().cell(0), Cell::Null);
 }
 
-/// Whether PostgreSQL might send these bytes: an `inet` says of itself that it is no `cidr`, and the other way round.
+/// Returns true if PostgreSQL might send these bytes. An `inet` contains a flag that it is not a
+/// `cidr`, and the reverse.
 fn might_be_sent(oid: Oid, bytes: &[u8]) -> bool {
     let has_addresses =
         |oid: Oid| matches!(Type::from_oid(oid), Some(Type::INET | Type::CIDR | Type::INET_ARRAY | Type::CIDR_ARRAY));
     !has_addresses(oid) || bytes.is_empty()
 }
 
-/// Documents whose strings look like documents.
+/// Returns documents whose strings look like documents.
 fn any_document() -> impl Strategy<Value = String> {
     let leaf = proptest::sample::select(vec![
         "null",

@@ -1,4 +1,4 @@
-//! Built-in types from PostgreSQL's text form.
+//! Built-in types from PostgreSQL's text forms.
 
 use std::str::FromStr;
 
@@ -54,7 +54,7 @@ pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> 
     })
 }
 
-/// A whole number in its own digits.
+/// Reads a whole number written in decimal digits.
 pub(super) fn number<T: FromStr>(input: &str) -> Result<T, Mismatch> {
     let digits = input.strip_prefix('-').unwrap_or(input);
     match !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -63,12 +63,12 @@ pub(super) fn number<T: FromStr>(input: &str) -> Result<T, Mismatch> {
     }
 }
 
-/// What has a version byte before it, which has always been 1.
+/// Returns the text after a version byte, which has always been 1.
 pub(super) fn versioned(input: &str) -> Vec<u8> {
     [&[1], input.as_bytes()].concat()
 }
 
-/// `\x` and hex digits.
+/// Reads `\x` and hex digits.
 pub(super) fn escaped_hex(input: &str) -> Result<Vec<u8>, Mismatch> {
     hex(input.strip_prefix("\\x").ok_or(Mismatch::Text("bytes in hex"))?)
 }
@@ -85,7 +85,7 @@ pub(super) fn hex(digits: &str) -> Result<Vec<u8>, Mismatch> {
         .collect()
 }
 
-/// A `"char"`.
+/// Reads a `"char"`.
 fn single_byte(input: &str) -> Result<u8, Mismatch> {
     let wrong = Mismatch::Text("a single byte");
     match input.as_bytes() {

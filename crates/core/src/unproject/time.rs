@@ -18,7 +18,8 @@ pub(super) fn date(input: &str) -> Result<i32, Mismatch> {
     }
 }
 
-/// A timestamp, and with `zoned` one with its time zone. The date and the time may stand apart as in ISO 8601 or as PostgreSQL writes them.
+/// Reads a timestamp, with its time zone if it is `zoned`. The date and the time may be separated
+/// as in ISO 8601 or as in PostgreSQL's text form.
 pub(super) fn timestamp(input: &str, zoned: bool) -> Result<i64, Mismatch> {
     match input {
         "infinity" => return Ok(i64::MAX),
@@ -42,7 +43,7 @@ pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok([time_of_day(time)?.to_be_bytes().as_slice(), &west.to_be_bytes()].concat())
 }
 
-/// An ISO 8601 duration, each part with its own sign.
+/// Reads an ISO 8601 duration, each part with its own sign.
 pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
     match input {
         "infinity" => return Ok(sent_interval(i64::MAX, i32::MAX, i32::MAX)),
@@ -51,7 +52,7 @@ pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
     }
     let wrong = || Mismatch::Text("an ISO 8601 duration");
     let (mut rest, mut in_time) = (input.strip_prefix('P').ok_or_else(wrong)?, false);
-    // In 128 bits no sum of parts overflows.
+    // No sum of parts overflows 128 bits.
     let (mut months, mut days, mut micros) = (0_i128, 0_i128, 0_i128);
     while !rest.is_empty() {
         if let Some(time) = rest.strip_prefix('T') {
@@ -87,7 +88,7 @@ fn without_era(input: &str) -> (&str, bool) {
     }
 }
 
-/// Days since 2000-01-01 of a date in the Gregorian calendar.
+/// Returns the days since 2000-01-01 of a date in the Gregorian calendar.
 fn days(input: &str, is_bc: bool) -> Result<i64, Mismatch> {
     let mut parts = input.splitn(3, '-').map(plain::<i64>);
     let (Some(year), Some(month), Some(day)) = (parts.next(), parts.next(), parts.next()) else {
@@ -100,9 +101,10 @@ fn days(input: &str, is_bc: bool) -> Result<i64, Mismatch> {
     Ok(days_of(year, month, day, is_bc))
 }
 
-/// Days since 2000-01-01.
+/// Returns the days since 2000-01-01.
 pub(super) fn days_of(year: i64, month: i64, day: i64, is_bc: bool) -> i64 {
-    // There is no year 0: it is 1 BC. Years that start in March put the leap day at their end.
+    // There is no year 0. The year before 1 is 1 BC. Years that start in March put the leap day at
+    // their end.
     let year = if is_bc { 1 - year } else { year } - i64::from(month <= 2);
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -110,7 +112,7 @@ pub(super) fn days_of(year: i64, month: i64, day: i64, is_bc: bool) -> i64 {
     era * 146_097 + day_of_era - 730_425
 }
 
-/// `HH:MM:SS` with up to six decimals; 24:00:00 is a time of day.
+/// Reads `HH:MM:SS` with up to six decimals. 24:00:00 is a valid time of day.
 fn time_of_day(input: &str) -> Result<i64, Mismatch> {
     let mut parts = input.splitn(3, ':');
     let (Some(hours), Some(minutes), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
@@ -126,7 +128,7 @@ fn time_of_day(input: &str) -> Result<i64, Mismatch> {
     }
 }
 
-/// Microseconds of so many seconds, with up to six decimals and a sign.
+/// Reads seconds with up to six decimals and a sign. Returns microseconds.
 fn seconds(input: &str) -> Result<i64, Mismatch> {
     let (sign, digits) = match input.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -141,7 +143,7 @@ fn seconds(input: &str) -> Result<i64, Mismatch> {
     micros.map(|micros| sign * micros).ok_or(Mismatch::Range)
 }
 
-/// A time without its zone, and how many seconds that is west of Greenwich.
+/// Splits a time from its time zone. Returns the zone in seconds west of Greenwich.
 fn without_zone(input: &str) -> Result<(&str, i32), Mismatch> {
     let at = input.find(['+', '-']).ok_or(Mismatch::Text("a time with its zone"))?;
     let (time, zone) = input.split_at(at);
@@ -155,7 +157,7 @@ fn without_zone(input: &str) -> Result<(&str, i32), Mismatch> {
     Ok((time, if zone.starts_with('-') { seconds } else { -seconds }))
 }
 
-/// Digits without a sign.
+/// Reads a number without a sign.
 fn plain<T: std::str::FromStr>(input: &str) -> Result<T, Mismatch> {
     if input.starts_with('-') { Err(Mismatch::Text("a number")) } else { super::text::number(input) }
 }

@@ -1,4 +1,4 @@
-//! Dates and times, year first, with their zone as an offset.
+//! Dates and times with the year first, and with time zones as offsets.
 
 use super::super::Mismatch;
 use super::super::time::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, days_of};
@@ -9,15 +9,15 @@ const TIME_ZONE: Mismatch = Mismatch::Text("a time of day with its zone (04:05:0
 const TIMESTAMP: Mismatch = Mismatch::Text("a timestamp (2024-01-31T04:05:06)");
 const TIMESTAMP_ZONE: Mismatch = Mismatch::Text("a timestamp with its zone (2024-01-31T04:05:06Z)");
 
-/// The last year of a date; the day after it is not far from what stands for infinity.
+/// The last year of a date. The dates beyond it are near the number that represents infinity.
 const YEAR_MAX: i64 = 5_874_897;
 
 /// A date, a time of day, or both.
 struct Moment {
-    /// Since 2000-01-01.
+    /// The days since 2000-01-01.
     days: Option<i64>,
     micros: Option<i64>,
-    /// Seconds west of Greenwich.
+    /// The seconds west of Greenwich.
     west: Option<i32>,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok([micros.to_be_bytes().as_slice(), &west.to_be_bytes()].concat())
 }
 
-/// Reads a timestamp. Like PostgreSQL it ignores a zone.
+/// Reads a timestamp. A time zone is ignored, as in PostgreSQL.
 pub(super) fn timestamp(input: &str) -> Result<i64, Mismatch> {
     let since = |moment: Moment| Some((moment.days?, moment.micros.unwrap_or(0)));
     instant(input, since, TIMESTAMP)
@@ -64,7 +64,7 @@ fn instant(input: &str, since: impl Fn(Moment) -> Option<(i64, i64)>, wrong: Mis
     }
 }
 
-/// Returns true for the time after all others, false for the time before them, and `None` for any other.
+/// Returns true for `infinity`, false for `-infinity`, and `None` for any other time.
 fn infinity(input: &str) -> Option<bool> {
     match input.trim().to_ascii_lowercase().as_str() {
         "infinity" | "+infinity" => Some(true),
@@ -82,7 +82,7 @@ fn moment(input: &str) -> Option<Moment> {
     let after = rest.strip_prefix(['T', 't']).unwrap_or(rest).trim_start();
     let (micros, rest) = match time_of_day(after) {
         Some((micros, rest)) => (Some(micros), rest),
-        // A date may have its zone without a time.
+        // A date may have a time zone without a time.
         None => (None, rest),
     };
     let zone = rest.trim_start();
@@ -99,7 +99,8 @@ fn without_era(text: &str) -> (&str, bool) {
     }
 }
 
-/// Reads `2024-1-31` or `20240131`, and returns the rest too. A year of two digits could be a day.
+/// Reads `2024-1-31` or `20240131`, and returns the rest too. A year of two digits is rejected,
+/// because it could be a day.
 fn day(text: &str, is_bc: bool) -> Option<(i64, &str)> {
     let (year, rest) = digits(text);
     let (year, month, day, rest) = match (year.len(), rest.strip_prefix('-')) {
@@ -158,14 +159,14 @@ fn time_of_day(text: &str) -> Option<(i64, &str)> {
     (minutes < 60 && seconds < 60 && micros <= DAY_US).then_some((micros, rest))
 }
 
-/// Rounds a fraction of a second as PostgreSQL does.
+/// Converts a fraction of a second to microseconds, rounded as in PostgreSQL.
 pub(super) fn microseconds(fraction: &str) -> Option<i64> {
     let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
     #[expect(clippy::cast_possible_truncation, reason = "it is at most a million")]
     Some((fraction * 1e6).round_ties_even() as i64)
 }
 
-/// Reads `Z`, `UTC`, `+02`, `+0230` or `-02:30:15`.
+/// Reads `Z`, `UTC`, `+02`, `+0230` or `-02:30:15`. Returns the seconds west of Greenwich.
 fn seconds_west(zone: &str) -> Option<i32> {
     if ["z", "utc", "gmt"].iter().any(|word| zone.eq_ignore_ascii_case(word)) {
         return Some(0);
@@ -192,7 +193,7 @@ fn seconds_west(zone: &str) -> Option<i32> {
     is_offset.then_some(sign * (hours * 3600 + minutes * 60 + seconds))
 }
 
-/// Splits after the digits at the beginning.
+/// Splits a text after its leading digits.
 pub(super) fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }

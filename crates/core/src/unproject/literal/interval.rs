@@ -31,7 +31,7 @@ pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok(sent_interval(micros, narrow(sum.days)?, narrow(sum.months)?))
 }
 
-/// In 128 bits no sum of parts overflows.
+/// The sum of an interval's parts. No sum of parts overflows 128 bits.
 #[derive(Default)]
 struct Sum {
     months: i128,
@@ -56,7 +56,7 @@ fn part<'a>(text: &'a str, sum: &mut Sum) -> Option<&'a str> {
         Some(rest) => digits(rest),
         None => ("", rest),
     };
-    // More digits would be rounded otherwise.
+    // More digits would be rounded differently than in PostgreSQL.
     if fraction.len() > 6 {
         return None;
     }
@@ -86,7 +86,8 @@ fn part<'a>(text: &'a str, sum: &mut Sum) -> Option<&'a str> {
     Some(rest)
 }
 
-/// Reads the rest of `04:05:06.789` after its hours. Returns all of it in microseconds, and what follows.
+/// Reads the rest of `04:05:06.789` after its hours. Returns the whole time in microseconds, and
+/// the rest of the text.
 fn clock(hours: i128, text: &str) -> Option<(i128, &str)> {
     let (minutes, rest) = digits(text);
     let (seconds, rest) = match rest.strip_prefix(':') {

@@ -8,7 +8,7 @@ use super::super::{Mismatch, network};
 const NETWORK: Mismatch = Mismatch::Text("a network with zeros after its mask (10.1.0.0/16)");
 const HARDWARE: Mismatch = Mismatch::Text("a hardware address (08:00:2b:01:02:03)");
 
-/// Returns the bits of the mask that the first octet of an IPv4 network stood for in the time of classes.
+/// Returns the number of mask bits for the first octet of an IPv4 network in classful addressing.
 fn class_bits(first: u8) -> u8 {
     match first {
         240.. => 32,
@@ -23,13 +23,13 @@ pub(super) fn inet(input: &str) -> Result<Vec<u8>, Mismatch> {
     network::address(input, false)
 }
 
-/// Reads a network. Octets at the end that are zero may be left out.
+/// Reads a network. Trailing octets of zero may be omitted.
 pub(super) fn cidr(input: &str) -> Result<Vec<u8>, Mismatch> {
     let bytes = match input.contains(':') {
         true => network::address(input, true)?,
         false => network::address(&whole(input).ok_or(NETWORK)?, true)?,
     };
-    // Family, mask, flag, length, address.
+    // The bytes are family, mask, flag, length and address.
     let (Some(bits), Some(address)) = (bytes.get(1), bytes.get(4..)) else { return Err(NETWORK) };
     let is_host_bit = |place: usize| {
         let octet = address.get(place / 8).copied().unwrap_or(0);
@@ -41,7 +41,7 @@ pub(super) fn cidr(input: &str) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// Writes `10.1` as `10.1.0.0/16`.
+/// Completes a network: `10.1` becomes `10.1.0.0/16`.
 fn whole(input: &str) -> Option<String> {
     let (address, mask) = match input.split_once('/') {
         Some((address, mask)) => (address, Some(number::<u8>(mask).ok()?)),
@@ -55,7 +55,8 @@ fn whole(input: &str) -> Option<String> {
     Some(format!("{address}/{bits}"))
 }
 
-/// Reads a `macaddr`, or with `is_long` a `macaddr8`. Six bytes stand for eight with `ff:fe` in the middle.
+/// Reads a `macaddr`, or with `is_long` a `macaddr8`. Six bytes are extended to eight with `ff:fe`
+/// in the middle.
 pub(super) fn hardware(input: &str, is_long: bool) -> Result<Vec<u8>, Mismatch> {
     let text = input.trim();
     let parts: Vec<&str> = text.split([':', '-', '.']).collect();

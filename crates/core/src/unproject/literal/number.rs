@@ -1,4 +1,4 @@
-//! Numbers, given as numbers or as their digits.
+//! Numbers, given as numbers or as strings of their digits.
 
 use super::super::Mismatch;
 use super::super::numeric;
@@ -26,7 +26,8 @@ pub(super) fn single(value: &Value) -> Result<f32, Mismatch> {
     float(value, |text| text.parse().ok(), |double| double as f32)
 }
 
-/// Reads a float. A number that becomes infinite, or zero, only because the type cannot hold it is out of its range.
+/// Reads a float. A number that becomes infinite or zero only because the type cannot hold it is
+/// out of range.
 fn float<T: Into<f64> + Copy>(
     value: &Value,
     parse: impl Fn(&str) -> Option<T>,
@@ -62,7 +63,7 @@ pub(super) fn numeric(value: &Value) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-/// Reads an amount of money, in whole units and as many decimals as there are.
+/// Reads an amount of money in whole units, with any number of decimals.
 pub(super) fn money(value: &Value, decimals: u8) -> Result<Vec<u8>, Mismatch> {
     let amount = decimal(value)?.shifted(decimals);
     match amount.to_integer().map(i64::try_from) {

@@ -1,5 +1,5 @@
-//! Built-in ranges as PostgreSQL stores them: discrete ones from an included bound to an excluded one, and one of
-//! nothing as empty.
+//! Built-in ranges as PostgreSQL stores them. Discrete ranges have an inclusive lower and an
+//! exclusive upper bound. A range without values is stored as empty.
 
 use std::cmp::Ordering;
 
@@ -14,7 +14,7 @@ const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// Returns the cell of a range whose bounds are as they were written.
+/// Returns the stored form of a range whose bounds are as they were written.
 pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch> {
     let torn = || Mismatch::Text("a range");
     let (flags, mut rest) = bytes.split_first().ok_or_else(torn)?;
@@ -32,7 +32,7 @@ pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch>
         _ => Some(None),
     };
     let (mut lower, mut upper) = (bound(LOWER_INFINITE).ok_or_else(torn)?, bound(UPPER_INFINITE).ok_or_else(torn)?);
-    // No bound is included where there is none.
+    // An infinite bound is not inclusive.
     flags &= !(if lower.is_none() { LOWER_INCLUSIVE } else { 0 } | if upper.is_none() { UPPER_INCLUSIVE } else { 0 });
     if let (Some(lower), Some(upper)) = (&lower, &upper)
         && order(subtype, lower, upper) == Ordering::Greater
@@ -67,8 +67,8 @@ pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch>
     Ok(sent)
 }
 
-/// Moves a bound of a discrete range to the next value. Returns false where there is none: a continuous range, or an
-/// infinite date.
+/// Moves a bound of a discrete range to the next value. Returns false for a bound without a next
+/// value: one of a continuous range, or an infinite date.
 fn next(subtype: Oid, bound: &mut Vec<u8>) -> Result<bool, Mismatch> {
     let Some(value) = discrete(subtype, bound) else { return Ok(false) };
     let is_infinite = subtype == Type::DATE.oid() && [i32::MAX, i32::MIN].map(i64::from).contains(&value);
@@ -107,8 +107,8 @@ fn signed(bound: &[u8]) -> i64 {
     }
 }
 
-/// Returns what orders `numeric`s: the kind of number, then the weight of the first digits and they themselves, of a negative
-/// number the other way round.
+/// Returns a value that orders `numeric`s: the kind of number, the weight of the first digits, and
+/// the digits. For negative numbers the order is reversed.
 fn numeric_rank(bound: &[u8]) -> (i8, i32, Vec<i32>) {
     let word = |place: usize| bound.get(place * 2..place * 2 + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
     let weight = i32::from(word(1).cast_signed());
@@ -118,7 +118,8 @@ fn numeric_rank(bound: &[u8]) -> (i8, i32, Vec<i32>) {
         0xD000 => (2, 0, Vec::new()),
         0xF000 => (-2, 0, Vec::new()),
         _ if digits.is_empty() => (0, 0, Vec::new()),
-        // A digit that is missing is less than none, so the longer of two negative numbers needs an end.
+        // A missing digit sorts before all others, so negative numbers need an end marker that
+        // sorts after their digits.
         0x4000 => (-1, -weight, digits.into_iter().map(|digit| -digit).chain([1]).collect()),
         _ => (1, weight, digits),
     }
