@@ -1,4 +1,4 @@
-//! [`RowBatch`]: many rows or changes in one message, as PostgreSQL sent them.
+//! The encoding of a [`RowBatch`]: many rows or changes in one message, as PostgreSQL sent them.
 
 use laredo_core::{
     Change, CommitMark, CommitTime, DefinitionVersion, Key, Lsn, Schema, Sequence, TupleError, TupleRef, Xid,
@@ -9,55 +9,56 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use crate::frame;
 use crate::replication::{RowBatch, TypedSchema};
 
-/// A batch is closed once its entries reach this many bytes: large enough that its header costs nothing, small enough that
-/// HTTP/2 can interleave streams. A single larger row still travels whole.
+/// The size in bytes of entries at which a batch is closed. The header's cost is negligible at this
+/// size, and HTTP/2 can still interleave streams. A single larger row is not split.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
-/// The field of `SyncResponse` that holds a batch, and of `RowBatch` that holds the entries.
+/// The fields of `SyncResponse` that holds a batch, and of `RowBatch` that holds the entries.
 const BATCH_FIELD: u32 = 100;
 const ENTRIES_FIELD: u32 = 8;
 
-/// What an entry does, as numbered in the .proto file.
+/// The action of an entry, as numbered in the `.proto` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
-    /// A new row (or, in a snapshot, a row).
+    /// A new row, or any row of a snapshot.
     Insert = 1,
-    /// A row whose key was there.
+    /// A row that replaces the one with the same key.
     Update = 2,
-    /// A key that is gone.
+    /// A key whose row was deleted.
     Delete = 3,
-    /// Everything is gone.
+    /// The removal of all rows.
     Truncate = 4,
 }
 
-/// One entry of a batch.
+/// An entry of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// What it does.
+    /// The action of the entry.
     pub action: Action,
-    /// The row's cells, or the key's for a delete, or nothing.
+    /// The row's cells, the key's cells for a delete, or nothing for a truncate.
     pub row: TupleRef<'a>,
 }
 
-/// What stands beside the entries of a batch.
+/// The fields of a batch other than its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchHeader {
     /// The sequence of the last entry; zero in a snapshot.
     pub last_sequence: Sequence,
-    /// The transaction's commit end.
+    /// The end of the transaction's commit.
     pub position: Lsn,
-    /// Set where it stands for everything in `(span_from, position]`.
+    /// Set if the batch covers everything in `(span_from, position]`.
     pub span_from: Option<Lsn>,
-    /// When it committed.
+    /// The time of the commit.
     pub committed_at: CommitTime,
-    /// Whether it is its transaction's last batch.
+    /// True if this is the last batch of its transaction.
     pub ends: bool,
-    /// The transaction's id; zero in a snapshot, in a span, and before the transaction's last batch.
+    /// The transaction's ID. It is zero in a snapshot, in a span, and before the transaction's last
+    /// batch.
     pub xid: Xid,
 }
 
-/// Entries that are collected for one batch.
+/// A builder that collects the entries of a batch.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     entries: Vec<u8>,
@@ -67,7 +68,7 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Adds an entry.
+    /// Appends an entry.
     pub fn push(&mut self, action: Action, row: TupleRef<'_>) {
         self.entries.reserve(5 + row.bytes().len());
         self.entries.push(action as u8);
@@ -77,39 +78,40 @@ impl BatchBuilder {
         self.count += 1;
     }
 
-    /// Says that the entries which follow have a new schema. Must come first in a batch.
+    /// Sets a new schema for the entries that follow. It must come first in a batch.
     pub fn set_schema(&mut self, schema: &Schema) {
         debug_assert!(self.entries.is_empty(), "a schema change opens a batch");
         self.schema = Some(crate::schema::to_wire(schema));
     }
 
-    /// Says that the entries which follow are of another definition. Must come first in a batch.
+    /// Sets another definition for the entries that follow. It must come first in a batch.
     pub fn set_definition(&mut self, definition: DefinitionVersion) {
         debug_assert!(self.entries.is_empty(), "another definition opens a batch");
         self.definition = definition;
     }
 
-    /// Whether it is time to close the batch.
+    /// Returns true if the batch has reached [`BATCH_BYTES`] and should be closed.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.entries.len() >= BATCH_BYTES
     }
 
-    /// Whether it holds nothing.
+    /// Returns true if there are no entries and no schema.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0 && self.schema.is_none()
     }
 
-    /// Entries so far.
+    /// Returns the number of entries so far.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Appends what was collected as one frame, and starts anew.
+    /// Appends the collected entries as one frame, and empties the builder.
     pub fn finish(&mut self, header: &BatchHeader, out: &mut Vec<u8>) {
-        // The entries are left out of the message and written by hand, so that they are copied just once.
+        // The entries are left out of the message and written by hand, so that they are copied just
+        // once.
         let message = RowBatch {
             last_sequence: header.last_sequence.to_wire(),
             count: self.count,
@@ -144,29 +146,29 @@ impl BatchBuilder {
     }
 }
 
-/// Bytes that are not a batch of this table.
+/// An error for bytes that are not a batch of the expected table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// An entry runs past the end.
+    /// An entry that exceeds the batch.
     #[error("batch is torn at byte {0} of its entries")]
     Torn(usize),
     /// An unknown action.
     #[error("batch has an entry with the unknown action {0}")]
     Action(u8),
-    /// An entry whose row is not one.
+    /// An entry whose row is invalid.
     #[error("batch has an entry that is not a row of its table: {0}")]
     Row(#[from] TupleError),
-    /// Another number of entries than its header says.
+    /// A number of entries that differs from the header's.
     #[error("batch says it has {expected} entries, but has {found}")]
     Count {
-        /// As the header says.
+        /// The number in the header.
         expected: u32,
-        /// As found.
+        /// The number found.
         found: u32,
     },
 }
 
-/// The entries of a batch; each is checked as it is reached.
+/// An iterator over the entries of a batch. Each entry is checked when it is reached.
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     bytes: &'a [u8],
@@ -176,7 +178,7 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Reads the entries of a batch of a table with this schema.
+    /// Returns an iterator over the entries of a batch, for a table with this schema.
     #[must_use]
     pub fn new(bytes: &'a [u8], schema: &Schema) -> Entries<'a> {
         Entries { bytes, at: 0, columns: schema.columns().len(), key_columns: schema.key().columns().len() }
@@ -218,7 +220,7 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 impl Entry<'_> {
-    /// The change, with a row of its own.
+    /// Returns the change, with an owned row.
     #[must_use]
     pub fn to_change(&self) -> Change {
         match self.action {
@@ -231,7 +233,7 @@ impl Entry<'_> {
 }
 
 impl BatchHeader {
-    /// What a received batch says beside its entries.
+    /// Returns the header of a received batch.
     #[must_use]
     pub fn of(batch: &RowBatch) -> BatchHeader {
         BatchHeader {
@@ -244,7 +246,7 @@ impl BatchHeader {
         }
     }
 
-    /// Returns the commit that the batch ends, or the end of a span as a mark without a transaction.
+    /// Returns the commit that the batch ends. The end of a span is a mark without a transaction.
     #[must_use]
     pub fn mark(&self) -> CommitMark {
         CommitMark { end: self.position, xid: self.xid, committed_at: self.committed_at }

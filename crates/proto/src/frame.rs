@@ -1,9 +1,9 @@
-//! The five-byte prefix (a flags byte and a big-endian `u32` length) that stands before every message in gRPC, gRPC-Web and
-//! Connect alike.
+//! The five-byte prefix before every message in gRPC, gRPC-Web and Connect: a flags byte and a
+//! big-endian `u32` length.
 
 use prost::Message;
 
-/// Bytes of the prefix.
+/// The size of the prefix in bytes.
 pub const PREFIX_LENGTH: usize = 5;
 
 /// Appends a message as one uncompressed frame.
@@ -12,7 +12,7 @@ pub fn encode(message: &impl Message, out: &mut Vec<u8>) {
     message.encode_raw(out);
 }
 
-/// A message as one uncompressed frame.
+/// Returns a message as one uncompressed frame.
 #[must_use]
 pub fn to_bytes(message: &impl Message) -> bytes::Bytes {
     let mut out = Vec::with_capacity(PREFIX_LENGTH + message.encoded_len());
@@ -28,7 +28,7 @@ pub fn prefix(length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&length.to_be_bytes());
 }
 
-/// The length that a prefix announces; `None` while fewer than five bytes are there.
+/// Returns the length in a prefix; `None` for fewer than five bytes.
 #[must_use]
 pub fn length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<PREFIX_LENGTH>()?;

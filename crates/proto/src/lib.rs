@@ -1,11 +1,11 @@
-//! The wire: messages generated from the `.proto` files, the framing that gRPC, gRPC-Web and Connect share, and the batch
-//! encoding that carries PostgreSQL's own cells.
+//! The wire protocol: messages generated from the `.proto` files, the framing that gRPC, gRPC-Web
+//! and Connect share, and the batch encoding of PostgreSQL's own cells.
 
 pub mod batch;
 pub mod frame;
 pub mod schema;
 
-/// Package `laredo.replication.v1`.
+/// The package `laredo.replication.v1`.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -17,7 +17,7 @@ pub mod replication {
     include!(concat!(env!("OUT_DIR"), "/laredo.replication.v1.rs"));
 }
 
-/// Package `laredo.v1`: operation, administration and maintenance, and queries.
+/// The package `laredo.v1`: operation, administration and maintenance, and queries.
 #[allow(
     missing_docs,
     unreachable_pub,

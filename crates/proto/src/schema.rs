@@ -1,4 +1,5 @@
-//! A table's schema on the wire: the typed form for readers of binary cells, and the plain column list.
+//! A table's schema on the wire, in two forms: the typed form for readers of binary cells, and the
+//! plain list of columns.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +10,12 @@ use crate::replication::{
     ColumnDefinition, CompositeField, CompositeFields, EnumLabels, TypeDefinition, TypedColumn, TypedSchema,
 };
 
-/// A schema that a server sent and that cannot be one.
+/// An error for an invalid schema from a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the server's schema names key column {0}, but has {1} columns")]
 pub struct SchemaError(u32, usize);
 
-/// The typed form.
+/// Converts a schema to the typed form.
 #[must_use]
 pub fn to_wire(schema: &Schema) -> TypedSchema {
     let column = |c: &Column| TypedColumn {
@@ -32,10 +33,10 @@ pub fn to_wire(schema: &Schema) -> TypedSchema {
     }
 }
 
-/// From the typed form.
+/// Converts the typed form to a schema.
 ///
 /// # Errors
-/// When the key names a column that is not there.
+/// Returns an error if the key names a column that does not exist.
 pub fn from_wire(wire: TypedSchema) -> Result<Schema, SchemaError> {
     let count = wire.columns.len();
     let key = wire.key.iter().map(|&i| match usize::try_from(i) {
@@ -55,7 +56,7 @@ pub fn from_wire(wire: TypedSchema) -> Result<Schema, SchemaError> {
     Ok(Schema::new(wire.columns.into_iter().map(column).collect(), key, types))
 }
 
-/// The plain list of columns that every client gets.
+/// Returns the plain list of columns, which every client receives.
 #[must_use]
 pub fn column_definitions(schema: &Schema) -> Vec<ColumnDefinition> {
     let definition = |(index, column): (usize, &Column)| {
@@ -72,7 +73,8 @@ pub fn column_definitions(schema: &Schema) -> Vec<ColumnDefinition> {
     schema.columns().iter().enumerate().map(definition).collect()
 }
 
-/// Places count from 1 on the wire; 0 says "not part of it".
+/// Returns the ordinal on the wire, which counts from 1. There, 0 means that a column is not part
+/// of the key.
 fn ordinal(index: usize) -> i32 {
     i32::try_from(index + 1).unwrap_or(i32::MAX)
 }
@@ -108,7 +110,7 @@ fn type_from_wire(wire: TypeDefinition) -> (u32, TypeDef) {
         Some(Kind::MultirangeRange(range)) => TypeKind::Multirange(range),
         Some(Kind::AsciiCaseless(true)) => TypeKind::Ascii,
         Some(Kind::AsciiCaseless(false)) => TypeKind::Base,
-        // PostgreSQL has ten at most.
+        // PostgreSQL has at most ten.
         Some(Kind::MoneyDecimals(decimals)) => TypeKind::Money(u8::try_from(decimals).unwrap_or(u8::MAX)),
     };
     (wire.oid, TypeDef { name: wire.name, kind })
