@@ -1,4 +1,4 @@
-//! Configuration and the programs of laredo.
+//! The configuration and the programs of laredo.
 
 pub mod cli;
 pub mod config;

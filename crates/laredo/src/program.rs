@@ -1,4 +1,4 @@
-//! What the programs that run on and on have in common: `laredo-server` and `laredo-snapshotter`.
+//! Parts that the long-running programs `laredo-server` and `laredo-snapshotter` share.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -22,14 +22,14 @@ pub(crate) use listen::bind;
 pub(crate) use random::random;
 pub(crate) use stop::until;
 
-/// The configuration, or what it names, has to be mended.
+/// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;
 
-/// Why a program ended.
+/// The reason why a program ended early.
 pub(crate) enum Failure {
-    /// What a person has to mend before it can start, each a sentence.
+    /// Problems that the operator must fix before the program can start, each a sentence.
     Misconfigured(Vec<String>),
-    /// What went wrong.
+    /// Any other error.
     Failed(anyhow::Error),
 }
 
@@ -39,19 +39,19 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// What is left to do with a configuration that is right.
+/// The task that remains after the configuration was loaded without errors.
 pub(crate) enum Task<C> {
-    /// Nothing: it was asked whether it is right.
+    /// No further task: the operator asked only for a check of the configuration.
     Checked(C),
-    /// To ask the program that runs with it whether it is ready.
+    /// A health check of the program that runs with this configuration.
     Healthcheck(C),
-    /// To run with it.
+    /// A run with this configuration.
     Run(C),
-    /// All is done.
+    /// No further task: the program ends with this exit code.
     Done(ExitCode),
 }
 
-/// Does what every program does alike with its arguments.
+/// Handles the arguments and commands that all programs share, and loads the configuration.
 pub(crate) fn begin<C>(
     program: &str,
     arguments: &ConfigArguments,
@@ -82,7 +82,8 @@ pub(crate) fn begin<C>(
     }
 }
 
-/// Runs until the work ends, which is told when to stop: 0 stopped as asked, 1 failed, 2 misconfigured.
+/// Runs `work` to its end and returns the exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
+/// The receiver that `work` is given becomes true when the work must stop.
 pub(crate) fn run(
     program: &str,
     logging: &LoggingConfig,

@@ -1,4 +1,5 @@
-//! `laredo-server`, composed: configuration → sources, engines, server → run until told to stop.
+//! The composition of `laredo-server`: configuration → sources, engines, server → run until
+//! stopped.
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ pub(crate) use compose::{StartMode, serve_at};
 
 const PROGRAM: &str = "laredo-server";
 
-/// Runs the program and tells how it ended: 0 stopped as asked, 1 failed, 2 misconfigured.
+/// Runs the program and returns its exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { config, health_port, log_level, drain_grace, strict, command } = arguments;

@@ -1,4 +1,5 @@
-//! `laredo-snapshotter`, composed: configuration → feeds, destinations, writers → run until told to stop.
+//! The composition of `laredo-snapshotter`: configuration → feeds, destinations, writers → run
+//! until stopped.
 
 use std::process::ExitCode;
 
@@ -18,10 +19,10 @@ pub use arguments::Arguments;
 
 const PROGRAM: &str = "laredo-snapshotter";
 
-/// Where it tells whether every table has its first base. No key moves it.
+/// The path at which the program reports if every table has its first snapshot. No key changes it.
 const READINESS_PATH: &str = "/health/ready";
 
-/// Runs the program and tells how it ended: 0 stopped as asked, 1 failed, 2 misconfigured.
+/// Runs the program and returns its exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { config, http_port, log_level, command } = arguments;

@@ -1,12 +1,14 @@
-//! `laredo-server`: one replication slot, and live copies of its tables for everybody who asks.
+//! The program `laredo-server`, which serves live copies of PostgreSQL tables to any number of
+//! clients, from one replication slot for each source.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use laredo::serve::{Arguments, run};
 
-/// Millions of rows of any size come and go, on threads of their own: the system's allocator gives memory back and clears it anew
-/// all the time, and keeps gaps. See `docs/adr/0005-jemalloc-in-the-server.md`.
+/// The allocator of the program: jemalloc. The server allocates and frees millions of rows of any
+/// size, on threads of their own. The system's allocator would return memory and clear it again all
+/// the time, and leave gaps. See `docs/adr/0005-jemalloc-in-the-server.md`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

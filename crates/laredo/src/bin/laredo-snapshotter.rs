@@ -1,4 +1,5 @@
-//! `laredo-snapshotter`: tables as archives, in files that anyone can read.
+//! The program `laredo-snapshotter`, which writes tables as archives, in files that any program can
+//! read.
 
 use std::process::ExitCode;
 

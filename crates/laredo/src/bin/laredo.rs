@@ -1,4 +1,4 @@
-//! The operator's command.
+//! The operator's command `laredo`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What may be asked on the command line.
+//! Command-line arguments of `laredo`.
 
 use std::time::Duration;
 
@@ -238,7 +238,7 @@ pub(super) enum SnapshotCommand {
     Prune(SnapshotPruneArgs),
 }
 
-/// What reads or writes whole tables takes its time.
+/// The default timeout, in seconds, of the commands that read or write whole tables.
 const LONG_SECONDS: &str = "600";
 
 #[derive(Debug, clap::Args)]
@@ -371,7 +371,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// HOST:PORT is short for http://HOST:PORT.
+/// Parses a server's address. `HOST:PORT` is short for `http://HOST:PORT`.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let wrong = || "write http://HOST:PORT or https://HOST:PORT".to_owned();

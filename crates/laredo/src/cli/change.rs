@@ -1,35 +1,35 @@
-//! One change as one line: for people, or as JSON.
+//! The output of a change as one line: for people, or as JSON.
 
 use laredo_client::{CommitTime, Lsn, RowRef};
 use laredo_core::{HexCells, ProjectError, Schema, TupleRef, Value, show_row};
 use prost_types::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// Characters of a value on a line for people.
+/// The maximum number of characters of a value on a line for people.
 const VALUE_CHARS_MAX: usize = 120;
 
-/// How lines are written.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     /// JSON lines.
     Json,
-    /// For people.
+    /// Text for people.
     Plain,
-    /// For people, in colours.
+    /// Text for people, in colors.
     Coloured,
 }
 
-/// What happened to a row.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Nothing: it was there at the beginning.
+    /// No change: the row was present at the beginning.
     Snapshot,
     Insert,
     Update,
     Delete,
 }
 
-/// A change and the commit it belongs to.
+/// A change of a row, and the commit that it belongs to.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
     action: Action,
@@ -40,12 +40,13 @@ pub(super) struct Change<'a> {
     new: Option<Fields<'a>>,
 }
 
-/// The values of a row, in the table's order.
+/// The values of a row, in the order of the table's columns.
 #[derive(Debug)]
 struct Fields<'a>(Vec<(&'a str, Value)>);
 
 impl Style {
-    /// The style of an output, from the environment's `NO_COLOR` and `TERM` where it is a terminal.
+    /// Returns the style of an output. On a terminal, it depends on the environment variables
+    /// `NO_COLOR` and `TERM`.
     pub(super) fn of(json: bool, is_terminal: bool, no_color: Option<&str>, term: Option<&str>) -> Style {
         match (json || !is_terminal, no_color.unwrap_or_default().is_empty() && term != Some("dumb")) {
             (true, _) => Style::Json,
@@ -65,7 +66,7 @@ impl Action {
         }
     }
 
-    /// As terminals number it.
+    /// Returns the color's number in terminal escape sequences.
     fn colour(self) -> &'static str {
         match self {
             Action::Snapshot => "36",
@@ -77,13 +78,13 @@ impl Action {
 }
 
 impl<'a> Change<'a> {
-    /// A row that is there at the beginning.
+    /// Makes the change for a row that was present at the beginning.
     pub(super) fn snapshot(position: Lsn, row: RowRef<'a>) -> Result<Change<'a>, ProjectError> {
         let change = Change::of(position, None, None, Some((row.schema(), row.tuple().as_ref())))?;
         Ok(Change { action: Action::Snapshot, ..change })
     }
 
-    /// What a transaction did to a row.
+    /// Makes the change of a row by a transaction.
     pub(super) fn new(
         position: Lsn,
         committed_at: Option<CommitTime>,
@@ -121,7 +122,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// The line, without its end.
+    /// Returns the line, without a line break at its end.
     pub(super) fn line(&self, style: Style) -> String {
         match style {
             Style::Json => escaped(self.json()),
@@ -153,7 +154,7 @@ impl<'a> Change<'a> {
         serde_json::to_string(&line).expect("text, maps with text keys and finite numbers can be written as JSON")
     }
 
-    /// `paint` is given the number of a colour and a text.
+    /// Returns the line for people. `paint` receives the number of a color and a text.
     fn text(&self, paint: impl Fn(&str, &str) -> String) -> String {
         let mut line = match self.committed_at {
             Some(at) => format!("{} ", paint("2", &time(at))),
@@ -198,7 +199,7 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// Some of a row's values.
+/// The values of a row that have the given names.
 struct Picked<'a>(&'a Fields<'a>, &'a [&'a str]);
 
 impl Serialize for Picked<'_> {
@@ -211,14 +212,14 @@ impl Serialize for Picked<'_> {
     }
 }
 
-/// A point in time as RFC 3339 has it, in UTC.
+/// Formats a time as RFC 3339, in UTC.
 fn time(at: CommitTime) -> String {
     let unix_us = at.unix_us();
     let nanos = i32::try_from(unix_us.rem_euclid(1_000_000) * 1000).unwrap_or(0);
     Timestamp { seconds: unix_us.div_euclid(1_000_000), nanos }.to_string()
 }
 
-/// A value for people: JSON, cut where it is long.
+/// Formats a value for people: as JSON, cut after [`VALUE_CHARS_MAX`] characters.
 fn shown(value: Option<&Value>) -> String {
     let text = escaped(value.map_or(serde_json::Value::Null, Value::to_json).to_string());
     match text.char_indices().nth(VALUE_CHARS_MAX) {
@@ -227,7 +228,8 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// JSON, or a name, without a character that could steer a terminal. JSON lets some pass: DEL, and those from U+0080 on.
+/// Escapes control characters in JSON or in a name, because they could control a terminal. JSON
+/// itself leaves some unescaped: DEL, and those from U+0080 on.
 fn escaped(text: String) -> String {
     match text.contains(char::is_control) {
         false => text,

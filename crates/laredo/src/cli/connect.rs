@@ -1,4 +1,4 @@
-//! How a server is reached.
+//! Connections to a server.
 
 use std::path::{Path, PathBuf};
 
@@ -20,19 +20,19 @@ pub(super) struct TlsArgs {
     key_file: Option<PathBuf>,
 }
 
-/// What is in them.
+/// The contents of the TLS files.
 pub(super) struct Credentials {
-    /// Certificates of authorities.
+    /// The certificates of the authorities that a server is checked against.
     pub(super) ca_pem: Vec<u8>,
-    /// Our certificate, and its key.
+    /// The client's own certificate and its key.
     pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl TlsArgs {
-    /// What is needed for a server; nothing for one without TLS.
+    /// Reads the TLS files for a server. Returns `None` for a server without TLS.
     ///
     /// # Errors
-    /// When a file that is needed is not given, or cannot be read.
+    /// A missing `--ca-file`, or a file that cannot be read.
     pub(super) fn read(&self, server: &str) -> Result<Option<Credentials>, CliError> {
         if !server.starts_with("https:") {
             return Ok(None);
@@ -52,10 +52,10 @@ fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {
     std::fs::read(file).map_err(|reason| CliError::Certificates { file: file.to_owned(), option, reason })
 }
 
-/// Connects; `option` is how another address is given.
+/// Connects to a server. `option` names the options that set its address, for the error.
 ///
 /// # Errors
-/// When nobody is there, or not whom we trust.
+/// An unreachable server, or one whose certificate is not trusted.
 pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -> Result<Channel, CliError> {
     let unreachable = |error: tonic::transport::Error| CliError::Unreachable {
         server: server.to_owned(),

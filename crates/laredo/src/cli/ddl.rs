@@ -8,7 +8,7 @@ use super::args::{DdlArgs, DdlCommand};
 use super::error::CliError;
 use super::print;
 
-/// Creates or drops the event trigger, or prints the statements that do.
+/// Creates or drops the event trigger, or prints the statements that do so.
 pub(super) async fn run(command: DdlCommand) -> Result<ExitCode, CliError> {
     let (args, sql, done) = match &command {
         DdlCommand::Install(args) => (args, ddl::INSTALL, "the event trigger is installed"),

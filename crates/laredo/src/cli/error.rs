@@ -1,4 +1,4 @@
-//! What can go wrong, said so that an operator knows what to do.
+//! Errors of the command, worded so that the operator knows what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use laredo_client::{ReplicaError, StartError};
 use laredo_core::{ProjectError, TableName};
 use laredo_postgres::{OptionsError, RestoreError};
 
-/// Why a command could not do what was asked. All but a broken pipe end the process with exit code 2.
+/// A reason why a command failed. All but a broken pipe end the process with exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The runtime did not start.
@@ -24,22 +24,22 @@ pub enum CliError {
     Certificates {
         /// The file.
         file: PathBuf,
-        /// How it was given.
+        /// The option that names the file.
         option: &'static str,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
-    /// There are no certificates for an https:// server.
+    /// The certificates to check an https:// server against are missing.
     #[error("{0} is spoken to over TLS; give the certificates to check it against with --ca-file FILE")]
     NoCertificates(String),
-    /// Nobody answers, or not in time.
+    /// The server is unreachable, or does not answer in time.
     #[error("{server} cannot be reached: {reason}; check that laredo-server runs there, and its {option}")]
     Unreachable {
         /// The address.
         server: String,
-        /// Why, as far as it is known.
+        /// The reason, as far as it is known.
         reason: String,
-        /// How another address is given.
+        /// The name of the address, and the options that set it.
         option: &'static str,
     },
     /// The server does not replicate this table.
@@ -59,7 +59,7 @@ pub enum CliError {
         server: String,
         /// The table.
         table: TableName,
-        /// In the server's words.
+        /// The reason, in the server's words.
         reason: String,
     },
     /// The server answered a question about itself, or an order, with an error.
@@ -67,7 +67,7 @@ pub enum CliError {
     Told {
         /// The address.
         server: String,
-        /// In the server's words.
+        /// The reason, in the server's words.
         reason: String,
     },
     /// There is no OAM service at this address.
@@ -80,19 +80,19 @@ pub enum CliError {
     NoColumn {
         /// The table.
         table: TableName,
-        /// As given.
+        /// The column, as given.
         column: String,
-        /// What there is, with commas.
+        /// The table's columns, separated by commas.
         columns: String,
     },
-    /// Somebody else answers.
+    /// The address is not that of laredo's health endpoint.
     #[error(
         "{url} does not answer like laredo's health endpoint ({reason}); give health.http_port of its configuration with --health"
     )]
     NotHealth {
         /// The address.
         url: String,
-        /// What came.
+        /// The unexpected answer.
         reason: String,
     },
     /// A replica cannot be started.
@@ -104,16 +104,16 @@ pub enum CliError {
     /// An archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ReadError),
-    /// A bucket cannot be meant.
+    /// An S3 destination is invalid.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// Credentials cannot be had.
+    /// The AWS credentials are missing or invalid.
     #[error(transparent)]
     Credentials(#[from] ProfileError),
     /// Rows cannot be written.
     #[error("cannot write rows: {0}")]
     Rows(#[source] FormatError),
-    /// A database's address is none.
+    /// The address of a database is invalid.
     #[error(transparent)]
     Database(#[from] OptionsError),
     /// The event trigger could not be created or dropped.
@@ -122,31 +122,31 @@ pub enum CliError {
              provider has for event triggers"
     )]
     Ddl(String),
-    /// Rows do not get into a table.
+    /// The rows could not be restored into a table.
     #[error("nothing was restored: {0}")]
     Restore(#[source] Box<RestoreError>),
-    /// A table is not exported.
+    /// The table could not be exported.
     #[error("nothing was exported: {0}")]
     Export(String),
-    /// A table cannot be created from names alone.
+    /// The table cannot be created, because the archive does not record the types of its columns.
     #[error("the archive does not say which types its columns have; create the table, and leave --create out")]
     NoTypes,
-    /// Two states cannot be compared.
+    /// Two states cannot be compared, because their columns differ.
     #[error("the two states have other columns, and cannot be compared: {0}")]
     Diff(String),
     /// An archive cannot be compared with a server.
     #[error("the archive cannot be compared with the server: {0}")]
     Compare(String),
-    /// The replica has ended.
+    /// The replica has ended by itself.
     #[error("the replica has ended by itself{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Stopped(Option<ReplicaError>),
 }
 
-/// How another fan-out address is given.
+/// The name of the fan-out address, and the options that set it.
 pub(super) const SERVER_OPTION: &str = "fan-out address (--server or LAREDO_SERVER)";
-/// How another address of the OAM service is given.
+/// The name of the OAM service's address, and the options that set it.
 pub(super) const OAM_OPTION: &str = "grpc.port (--oam or LAREDO_OAM)";
-/// How another health endpoint is given.
+/// The name of the health endpoint's address, and the option that sets it.
 pub(super) const HEALTH_OPTION: &str = "health endpoint (--health)";
 
 impl From<RestoreError> for CliError {
@@ -156,7 +156,7 @@ impl From<RestoreError> for CliError {
 }
 
 impl CliError {
-    /// Rows that cannot be written, or an output that cannot be.
+    /// Converts an error of writing rows. An I/O error is an error of the output.
     pub(super) fn from_format(error: FormatError) -> CliError {
         match error {
             FormatError::Io(error) => CliError::Output(error),
@@ -164,13 +164,13 @@ impl CliError {
         }
     }
 
-    /// No answer in this time.
+    /// Returns the error for a server that did not answer within `timeout`.
     pub(super) fn timeout(server: &str, timeout: Duration, option: &'static str) -> CliError {
         let reason = format!("no answer within {} s", timeout.as_secs_f64());
         CliError::Unreachable { server: server.to_owned(), reason, option }
     }
 
-    /// What a gRPC status means.
+    /// Returns the error for a gRPC status about a table.
     pub(super) fn from_status(server: &str, table: &TableName, code: tonic::Code, reason: &str) -> CliError {
         let (server, table) = (server.to_owned(), table.clone());
         match code {
@@ -181,7 +181,7 @@ impl CliError {
     }
 }
 
-/// The innermost cause: what is around it says only "transport error".
+/// Returns the innermost cause. The errors around it say only "transport error".
 pub(super) fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

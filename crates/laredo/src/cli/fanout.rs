@@ -15,10 +15,11 @@ use super::error::{CliError, SERVER_OPTION};
 use super::print;
 use super::table::{bytes, grouped, pairs, table};
 
-/// Tens of thousands of clients fit; it is never set aside before it comes.
+/// The maximum size, in bytes, of an answer. Tens of thousands of clients fit. No memory is
+/// reserved in advance.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Asks, and prints what was asked for.
+/// Runs the command: asks the server, and prints the answer.
 pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     let args = match &command {
         FanoutCommand::Status(args) | FanoutCommand::Clients(args) => args,
@@ -75,7 +76,7 @@ fn status_text(name: &TableName, answer: &GetReplicationStatusResponse) -> Strin
     )
 }
 
-/// Full snapshots, by the reason, in its order.
+/// Returns the number of full snapshots for each reason, sorted by reason.
 fn reasons(answer: &GetReplicationStatusResponse) -> impl Iterator<Item = (&str, i64)> {
     let sorted: BTreeMap<_, _> = answer.full_snapshots.iter().collect();
     sorted.into_iter().map(|(reason, count)| (reason.as_str(), *count))
@@ -143,7 +144,7 @@ fn time(at: Option<&Timestamp>) -> Option<String> {
     at.map(Timestamp::to_string)
 }
 
-/// Counts are signed on the wire, and never negative.
+/// Converts a count, which is signed on the wire but never negative.
 fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }

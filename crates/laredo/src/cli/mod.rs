@@ -1,6 +1,8 @@
-//! The operator's command `laredo`: what happens in a table, and how a server and its clients are doing.
+//! The operator's command `laredo`, which shows the changes of tables, the state of servers and
+//! their clients, and the contents of archives.
 //!
-//! Each command asks (over gRPC or HTTP), turns the answer into text with a pure function, and writes that.
+//! Most commands send a request over gRPC or HTTP, format the answer with a pure function, and
+//! print the text.
 
 mod archive;
 mod args;
@@ -25,16 +27,17 @@ use tokio_util::sync::CancellationToken;
 use args::{Args, Command};
 pub use error::CliError;
 
-/// Runs the command that the process' arguments ask for.
+/// Runs the command that the process's arguments ask for.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    // Output is written on this thread, which may wait for its reader; the network goes on beside it.
+    // Output is written on this thread, which may wait for its reader. Other threads serve the
+    // network meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = runtime.map_err(CliError::Runtime).and_then(|runtime| runtime.block_on(run(args.command)));
     match result {
         Ok(code) => code,
-        // Whoever read the output has seen enough.
+        // The reader closed the output because it needs no more.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             tell(&error.to_string());
@@ -64,12 +67,13 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
     }
 }
 
-/// Cancelled by the first Ctrl-C. A second one ends the process, which may be waiting for whoever reads its output.
+/// Returns a token that the first Ctrl-C cancels. A second Ctrl-C ends the process, which may be
+/// waiting for the reader of its output.
 fn end_at_interrupt() -> CancellationToken {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     tokio::spawn(async move {
-        // Where the signal cannot be waited for, it ends the process as it does without us.
+        // If the signal cannot be awaited, it keeps its default effect and ends the process.
         if tokio::signal::ctrl_c().await.is_ok() {
             stopped.cancel();
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -80,14 +84,14 @@ fn end_at_interrupt() -> CancellationToken {
     stop
 }
 
-/// Writes to standard output in one piece.
+/// Writes a text to standard output in one piece.
 fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// Tells the person at the terminal.
+/// Writes a message for the operator to standard error.
 fn tell(message: &str) {
-    // Where standard error is closed, nobody wants to know.
+    // If standard error is closed, the message is dropped.
     let _ = writeln!(io::stderr().lock(), "laredo: {}", table::printable(message));
 }

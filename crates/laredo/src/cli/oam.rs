@@ -1,4 +1,4 @@
-//! What an operator tells a server to do, and asks of its sources and tables: the commands of the OAM service.
+//! Commands of the OAM service: orders to a server, and questions about its sources and tables.
 
 use std::process::ExitCode;
 
@@ -92,7 +92,7 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(u8::from(!answer.ready)))
 }
 
-/// Prints states and their changes until it is stopped or the server ends.
+/// Prints states and their changes until `stop` is canceled or the server ends the stream.
 pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let tables = args.tables.iter().map(ToString::to_string).collect();
     let request = WatchStatusRequest { tables, pipeline_ids: Vec::new() };
@@ -109,7 +109,7 @@ pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<Ex
     }
 }
 
-/// Asks within the time that is given for it.
+/// Connects and sends a request, both within `args.timeout`.
 pub(super) async fn ask<T>(
     args: &OamArgs,
     ask: impl AsyncFnOnce(Client) -> Result<tonic::Response<T>, Status>,
@@ -125,7 +125,7 @@ pub(super) async fn ask<T>(
 pub(super) fn refused(args: &OamArgs, status: &Status) -> CliError {
     let server = args.oam.clone();
     match (status.code(), status.message()) {
-        // Another service of ours listens there, or somebody else.
+        // Another service of laredo listens there, or another program.
         (Code::Unimplemented, "") => CliError::NotOam(server),
         (code, "") => CliError::Told { server, reason: code.description().to_owned() },
         (_, reason) => CliError::Told { server, reason: reason.to_owned() },
@@ -146,7 +146,7 @@ fn state(args: &OamArgs, state: ServiceState) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `SERVICE_STATE_PAUSED` is `paused` for people.
+/// Returns the name that is printed for a state: `paused` for `SERVICE_STATE_PAUSED`.
 fn short(name: &str) -> String {
     let name = name.trim_start_matches("SERVICE_STATE_").trim_start_matches("PIPELINE_STATE_");
     name.to_ascii_lowercase()
@@ -166,7 +166,8 @@ fn sources_text(sources: Vec<SourceInfo>) -> String {
     table(headings, &[2, 3, 4, 5, 7], rows.collect())
 }
 
-/// One of a source's details; null where it is not told. A whole number is one.
+/// Returns a detail of a source; null if the server does not report it. All numbers are whole
+/// numbers.
 fn detail(source: &SourceInfo, name: &str) -> Value {
     let found = source.details.as_ref().and_then(|details| details.fields.get(name)?.kind.as_ref());
     #[expect(
@@ -182,7 +183,7 @@ fn detail(source: &SourceInfo, name: &str) -> Value {
     }
 }
 
-/// What is told of a source's slot, and of the source beside its position.
+/// The names of the details that a server reports about a source and its slot.
 const DETAILS: [&str; 15] = [
     "paused",
     "slot",
@@ -251,21 +252,21 @@ fn columns_json(columns: &[ColumnDefinition]) -> Value {
     columns.iter().map(column).collect()
 }
 
-/// What happened, and when.
+/// An event, with its time.
 struct Change {
     at: String,
     what: What,
 }
 
 enum What {
-    /// The state of a pipeline, or of the server as a whole.
+    /// A change of the state of a pipeline, or of the whole server.
     State { pipeline: Option<String>, from: String, to: String },
-    /// Something about a source.
+    /// A change of a source.
     Source(SourceStateChange),
 }
 
 impl Change {
-    /// `None` for a change of a row: `tail` shows those.
+    /// Converts an event. Returns `None` for a change of a row, which `tail` shows.
     fn of(change: WatchStatusResponse) -> Option<Change> {
         let at = change.timestamp.as_ref().map_or_else(String::new, ToString::to_string);
         let what = match change.event? {
@@ -294,7 +295,7 @@ impl Change {
     fn to_json(&self) -> Value {
         match &self.what {
             What::State { pipeline, from, to } => {
-                // The first of each tells how it is; there is no state before it.
+                // The first event of each reports the current state, so there is no old state.
                 let from = (from != "unspecified").then_some(from);
                 json!({ "at": self.at, "pipeline_id": pipeline, "old_state": from, "new_state": to })
             }

@@ -86,7 +86,7 @@ fn pruned(args: &OamArgs, count: i32) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Facts of a snapshot as they are printed; each is of one table.
+/// The facts of a snapshot that are printed. A snapshot is of one table.
 struct Facts {
     table: String,
     rows: u64,

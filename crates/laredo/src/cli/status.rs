@@ -16,13 +16,14 @@ use super::print;
 use super::table::{self, bytes, grouped};
 
 const PATH: &str = "/health/ready";
-/// Tens of thousands of tables fit.
+/// The maximum size, in bytes, of an answer. Tens of thousands of tables fit.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// A definition that was read longer ago than this is reported. It is read every ten seconds.
+/// The time since the last check of a definition, in ms, from which it is reported. The server
+/// checks each definition every ten seconds.
 const UNVERIFIED_MS: u64 = 30_000;
 
-/// What `/health/ready` says.
+/// The answer of `/health/ready`.
 #[derive(Debug, Default, Deserialize)]
 struct Health {
     ready: bool,
@@ -31,7 +32,7 @@ struct Health {
     /// Tables that are not served, each with the reason.
     #[serde(default)]
     not_served: Vec<String>,
-    /// Sources that a strict start waits for, and what they lack.
+    /// Sources that a strict start waits for, each with the reason.
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
     #[serde(default)]
@@ -42,7 +43,7 @@ struct Health {
 #[derive(Debug, Default, Deserialize)]
 struct Source {
     source: String,
-    /// Older servers do not say it.
+    /// The state; empty in the answer of an older server.
     #[serde(default)]
     state: String,
     reason: Option<String>,
@@ -50,7 +51,7 @@ struct Source {
     next_attempt_ms: Option<u64>,
 }
 
-/// What it says of a table. What is not known is left out.
+/// The state of a table. Values that the server does not know are missing.
 #[derive(Debug, Default, Deserialize)]
 struct Table {
     schema: String,
@@ -58,54 +59,54 @@ struct Table {
     state: String,
     rows: Option<u64>,
     position: Option<String>,
-    /// Since the newest applied commit.
+    /// The time since the newest applied commit.
     lag_ms: Option<u64>,
     clients: Option<u64>,
     error: Option<String>,
-    /// Until the next attempt of a table that is retrying.
+    /// The time until the next attempt, for a table that is being retried.
     next_attempt_ms: Option<u64>,
     #[serde(default)]
     problems: Vec<Problem>,
     reason: Option<String>,
     copy: Option<Copied>,
-    /// The time for which the table has waited for its turn to be copied.
+    /// The time that the table has waited for its turn to be copied.
     copy_waiting_ms: Option<u64>,
-    /// Since its definition was last seen in the catalogue.
+    /// The time since the definition was last checked in the catalog.
     definition_verified_age_ms: Option<u64>,
     definition_error: Option<String>,
     #[serde(default)]
     verify: Verified,
 }
 
-/// Something that is wrong with a table.
+/// A problem of a table.
 #[derive(Debug, Default, Deserialize)]
 struct Problem {
     reason: String,
     detail: String,
 }
 
-/// The comparisons of a table with the database.
+/// The verifications of a table.
 #[derive(Debug, Default, Deserialize)]
 struct Verified {
-    /// Rows that differed in the last one.
+    /// The number of rows that differed in the newest verification.
     differing: Option<u64>,
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Debug, Default, Deserialize)]
 struct Copied {
     rows: u64,
     #[serde(default)]
     bytes: u64,
-    /// Zero when the database does not know; it may well be wrong.
+    /// The estimated number of rows, which may be far off; 0 if the database has no estimate.
     #[serde(default)]
     rows_estimated: u64,
-    /// The time for which the copy has held its lock and its snapshot.
+    /// The time that the copy has held its lock and its snapshot.
     elapsed_ms: Option<u64>,
     left_ms: Option<u64>,
 }
 
-/// Asks, and prints the answer.
+/// Asks the server, and prints the answer. The exit code is 1 if the server is not ready.
 pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let url = with_path(&args.health);
     let asked = tokio::time::timeout(args.timeout, ask(&url)).await;
@@ -113,14 +114,14 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let (health, json) = read(&body)
         .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
     match print(&if args.json { format!("{json}\n") } else { text(&health) }) {
-        // Whoever does not read on is told by the exit code alone.
+        // If the reader has closed the output, the exit code alone carries the result.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed?,
     }
     Ok(ExitCode::from(u8::from(!health.ready)))
 }
 
-/// The address with the usual path, unless it has another one.
+/// Returns the address with the path `/health/ready`, unless it has a path already.
 fn with_path(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     match rest.split_once('/') {
@@ -142,7 +143,7 @@ async fn ask(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
     Ok((status, body.to_bytes().to_vec()))
 }
 
-/// The answer, and the same as JSON on one line.
+/// Parses the answer. Also returns its JSON, which prints as one line.
 fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
     let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "what it says is no JSON".to_owned())?;
     let health = Health::deserialize(&json).map_err(|e| format!("its JSON is another: {e}"))?;
@@ -180,7 +181,7 @@ fn text(health: &Health) -> String {
     format!("{verdict}\n{sources}\n{}", table::table(headings, &[2, 4, 5], rows.collect()))
 }
 
-/// A line about a source that is not followed.
+/// Returns a line about a source that is not followed, or `None` for a source that is.
 fn source_line(source: &Source) -> Option<String> {
     if matches!(source.state.as_str(), "" | "following") {
         return None;
@@ -194,7 +195,7 @@ fn source_line(source: &Source) -> Option<String> {
 fn detail(table: &Table) -> String {
     let copy = table.copy.as_ref().map(|copy| {
         let mut text = format!("copied {}", grouped(copy.rows));
-        // Beyond the estimate there is no telling how much is left.
+        // If the copy has reached the estimate, the rest is unknown.
         let is_judged = copy.rows < copy.rows_estimated;
         if is_judged {
             text += &format!(" of about {}", grouped(copy.rows_estimated));
@@ -225,7 +226,7 @@ fn detail(table: &Table) -> String {
     parts.into_iter().chain(problems).flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// A duration in the unit that leaves up to four digits.
+/// Formats a duration in the unit that leaves up to four digits, or else in hours.
 fn duration(ms: u64) -> String {
     match ms {
         0..10_000 => format!("{ms} ms"),

@@ -1,8 +1,9 @@
-//! Text for a terminal.
+//! Text tables for a terminal.
 
 use comfy_table::{CellAlignment, Table, presets};
 
-/// Columns side by side under their headings; those named in `right` are numbers.
+/// Formats rows in columns under headings. `right` has the numbers of the columns that are aligned
+/// right.
 pub(super) fn table<const N: usize>(headings: [&str; N], right: &[usize], rows: Vec<[String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(headings);
@@ -18,7 +19,7 @@ pub(super) fn table<const N: usize>(headings: [&str; N], right: &[usize], rows: 
     lines(table.lines())
 }
 
-/// Names and values side by side.
+/// Formats names and values as two columns.
 pub(super) fn pairs(pairs: Vec<[String; 2]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -31,7 +32,7 @@ pub(super) fn pairs(pairs: Vec<[String; 2]>) -> String {
     lines(table.lines())
 }
 
-/// Text in which nothing steers a terminal: control characters are escaped, and there is one line.
+/// Escapes control characters, so that the text stays on one line and cannot control the terminal.
 pub(super) fn printable(text: &str) -> String {
     match text.contains(char::is_control) {
         false => text.to_owned(),
@@ -39,7 +40,7 @@ pub(super) fn printable(text: &str) -> String {
     }
 }
 
-/// A number with thousands apart: 1,234,567.
+/// Formats a number with a comma between groups of three digits: 1,234,567.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
@@ -52,7 +53,7 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes in the unit that leaves up to three digits before the point.
+/// Formats a number of bytes. From 1 KiB, the unit leaves up to three digits before the point.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {

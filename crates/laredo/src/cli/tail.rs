@@ -17,10 +17,10 @@ use super::connect::Credentials;
 use super::error::{CliError, SERVER_OPTION};
 use super::tell;
 
-/// Waits without a bound are told to end by Ctrl-C.
+/// The timeout of a wait that only Ctrl-C ends.
 const FOREVER: Duration = Duration::MAX;
 
-/// Prints changes until it is told to stop.
+/// Prints changes until `stop` is canceled.
 pub(super) async fn run(args: TailArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let variable = |name| std::env::var(name).ok();
     let style =
@@ -49,7 +49,8 @@ fn start(args: &TailArgs) -> Result<Replica, CliError> {
     Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
 }
 
-/// Waits for the first stream. Nothing is tried again and again where it never worked: the address is more likely to be wrong.
+/// Waits for the first stream, or returns `None` if `stop` is canceled. The wait is bounded: an
+/// address that has never worked is probably wrong.
 async fn connected(replica: &Replica, args: &TailArgs, stop: &CancellationToken) -> Result<Option<()>, CliError> {
     let server = &args.server.server;
     let mut status = replica.watch_status();
@@ -87,7 +88,8 @@ async fn follow(replica: &Replica, args: &TailArgs, style: Style, stop: Cancella
         Some(Err(NotReady::Definite(error))) => return Err(failed(&args.server.server, &args.table, error)),
         Some(Err(_)) => return Err(CliError::Stopped(replica.status().last_error)),
     }
-    // In this order: what the view has is skipped in the stream, and nothing is missing between them.
+    // The order matters. Transactions that the view contains are skipped in the stream, and none is
+    // missing between the two.
     let mut transactions = replica.transactions();
     let (start, rows, schema) = {
         let view = replica.view();
@@ -139,7 +141,7 @@ fn write(out: &mut impl Write, change: &Change<'_>, style: Style) -> Result<(), 
     writeln!(out, "{}", change.line(style)).map_err(CliError::Output)
 }
 
-/// What the person was told of the connection.
+/// The state of the connection that was last printed.
 struct Connection {
     status: watch::Receiver<Status>,
     error: Option<ReplicaError>,
@@ -148,7 +150,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Waits for a value and meanwhile tells of the connection; `None` when it is to stop.
+    /// Waits for a value, and prints news of the connection meanwhile. Returns `None` if `stop` is
+    /// canceled.
     async fn telling<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
         let mut wanted = pin!(wanted);
         loop {
@@ -165,12 +168,12 @@ impl Connection {
     }
 }
 
-/// What there is to tell of a connection, beside what was told before.
+/// Returns the news of a connection since the last call, and updates `error` and `connects`.
 fn news(status: &Status, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
     let mut news = Vec::new();
     let told = |error: &ReplicaError| format!("{error}; connecting anew");
     if status.connects > *connects {
-        // It may all have happened between two looks.
+        // The error and the new connection may both have come since the last call.
         let unseen = status.last_error.as_ref().filter(|_| error.is_none() && status.error.is_none());
         news.extend(unseen.map(told));
         *connects = status.connects;
@@ -206,11 +209,11 @@ mod tests {
         assert!(told(&status).is_empty());
         (status.connects, status.reason) = (2, "resumed".to_owned());
         assert_eq!(told(&status), ["connected again: resumed"]);
-        // One connection was lost before anybody looked.
+        // A connection was lost and replaced between two calls.
         (status.connects, status.error) = (3, None);
         status.last_error = Some(ReplicaError::Silent(Duration::from_secs(30)));
         assert_eq!(told(&status).len(), 2);
-        // And now one more.
+        // The next connection was lost, too.
         status.connects = 4;
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
         assert_eq!(told(&status).len(), 2);

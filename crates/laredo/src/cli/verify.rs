@@ -23,23 +23,23 @@ use super::table::{bytes, grouped, printable, table};
 
 mod clients;
 
-/// The least time that a comparison with an archive may take.
+/// The minimum timeout of a comparison with an archive.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// A double holds every whole number below this.
+/// The bound below which a double holds every whole number: 2^53.
 const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
 /// The results of a verification.
 struct Verified {
     table: VerifyResult,
-    /// Where they were asked for.
+    /// The results of the clients, if they were asked for.
     clients: Option<Vec<ClientComparison>>,
-    /// Where there is one to compare.
+    /// The result of the archive, if one was given.
     archive: Option<ArchiveComparison>,
 }
 
-/// Verifies a table's clients if that is asked for, then the table, then its archive if one is given, and prints the
-/// results.
+/// Verifies a table's clients if asked to, then the table, then its archive if one is given. Prints
+/// the results.
 pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let interrupted =
         || CliError::Told { server: args.oam.oam.clone(), reason: "the verification was interrupted".to_owned() };
@@ -69,7 +69,7 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
     Ok(ExitCode::from(u8::from(differs)))
 }
 
-/// Has the server verify the table, and shows the progress.
+/// Makes the server verify the table, and shows the progress.
 async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientComparison>>), CliError> {
     let request = VerifyTableRequest {
         schema: args.table.schema.clone(),
@@ -101,7 +101,7 @@ async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientCom
                 }
                 return Ok((result, clients));
             }
-            // A kind of event of a later server.
+            // The event is of a kind that only a later server sends.
             Some(None) => {}
             None => {
                 let reason = "the verification ended without a result".to_owned();
@@ -220,7 +220,7 @@ fn struct_json(fields: &Struct) -> Value {
     fields.fields.iter().map(|(name, value)| (name.clone(), value_json(value))).collect()
 }
 
-/// A value in which a whole number is one: 7 and not 7.0.
+/// Converts a value to JSON in which a whole number stays one: 7, not 7.0.
 fn value_json(value: &prost_types::Value) -> Value {
     #[expect(clippy::cast_possible_truncation, reason = "whole, and within the integers that a double holds")]
     match &value.kind {

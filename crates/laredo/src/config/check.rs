@@ -1,4 +1,5 @@
-//! Checking a tree against a schema: unknown keys, missing keys, wrong types, values out of range.
+//! The check of a tree against a schema: unknown keys, missing keys, wrong types, values out of
+//! range.
 
 use super::diagnostics::Problem;
 use super::leaf::{Leaf, expected, is_number, one_of};
@@ -7,12 +8,13 @@ use super::schema::{Block, Kind, Schema, Tagged};
 use super::secret::mask_text;
 use super::tree::{KeyPath, Node, Value};
 
-/// Adds everything in which a tree departs from its schema to `problems`.
+/// Adds every violation of the schema in a tree to `problems`.
 pub(crate) fn check(schema: &Schema, root: &Node, problems: &mut Vec<Problem>) {
     Checker { schema, problems }.block(root, schema.root, &KeyPath::default());
 }
 
-/// Returns true if a text seems to hold a substitution. HOCON keeps it as text, which is never meant.
+/// Returns true if a text seems to contain a substitution. HOCON keeps it as text, which is never
+/// intended.
 fn has_placeholder(text: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     text.split("${").skip(1).any(|rest| {
@@ -30,7 +32,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn value(&mut self, node: &Node, kind: &Kind, path: &KeyPath, parent: &Node) {
-        // A key that is unset, and one whose missing value has been reported already.
+        // The key is unset, or its substitution has no value, which has been reported already.
         let scalar_wanted = matches!(kind, Kind::Scalar);
         if matches!(node.value, Value::Unresolved) || (node.is_null() && !scalar_wanted) {
             return;
@@ -112,7 +114,7 @@ impl Checker<'_> {
 
     fn tagged(&mut self, node: &Node, tagged: &Tagged, path: &KeyPath) {
         let Some(fields) = node.object() else {
-            // The words of a block's error, whatever its variants.
+            // The error is that of a block, whatever the variants are.
             self.mismatch(node, &Kind::Block(&Block { keys: &[] }), path);
             return;
         };
@@ -146,7 +148,8 @@ impl Checker<'_> {
         let word = chosen.and_then(Node::scalar).map(|s| s.raw.as_str());
         match variants.iter().find(|(name, _)| Some(*name) == word) {
             Some((_, block)) => self.block(node, block, path),
-            // A wrong word has its own error; a missing or a word without such a block has not.
+            // A wrong word has an error of its own. A missing word, or one without such a block,
+            // has no other error.
             None => {
                 let words: Vec<_> = variants.iter().map(|(name, _)| *name).collect();
                 self.problems.push(Problem::new(

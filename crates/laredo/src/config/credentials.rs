@@ -8,7 +8,7 @@ use super::references::dangling;
 use super::schema::{Block, Key, Kind, TEXT, Tagged};
 use super::write::{Block as Out, text};
 
-/// How to authenticate to AWS: one profile under `credentials`.
+/// The way to authenticate to AWS: one profile under `credentials`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// The SDK's default chain: environment, container or task role, instance profile.
@@ -50,7 +50,7 @@ static ASSUME_ROLE: Block = Block {
     ],
 };
 
-/// What a reference to a profile is called.
+/// The name of a profile in errors.
 const PROFILE_NAME: &str = "credentials profile";
 
 /// Reads the `credentials` of a block.
@@ -70,7 +70,8 @@ pub(super) fn read_all(owner: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<
     read
 }
 
-/// Says what is wrong where a profile's bases lead back to it. A circle is told once, at the first of its names.
+/// Returns the error for a profile whose bases lead back to it. A circle is reported once, at the
+/// first of its names.
 fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String> {
     let mut path = vec![name];
     while let Some(base) = profiles.get(path[path.len() - 1]).and_then(Credentials::base) {
@@ -83,7 +84,7 @@ fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String
                 format!("leads back to itself: {}", path.join(" → "))
             });
         }
-        // A circle further on, or this one, which another name tells.
+        // The circle does not contain this profile, or is reported at another name.
         if base < name || path.contains(&base) {
             return None;
         }
@@ -92,14 +93,15 @@ fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String
     None
 }
 
-/// Reads the `credentials` of a block that names a profile, and reports one that is none.
+/// Reads the `credentials` of a block that refers to a profile. Reports a profile that does not
+/// exist.
 pub(super) fn read_name(fields: &Fields, known: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
     let name = fields.text("credentials")?;
     dangling(fields, "credentials", &name, known, PROFILE_NAME, problems);
     Some(name)
 }
 
-/// Writes the block, unless it would be empty.
+/// Writes the profiles as a block, unless there are none.
 pub(super) fn write_all(profiles: &BTreeMap<String, Credentials>, out: &mut Out) {
     if profiles.is_empty() {
         return;

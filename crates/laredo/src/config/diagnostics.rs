@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: every problem at once, each with its place.
+//! The problems of a configuration, all reported at once, each with its place.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, So
 use super::sources::{Excerpt, Sources};
 use super::tree::{KeyPath, Place};
 
-/// One problem: where, with which key, what, and how to mend it.
+/// A problem: its place, the key, a message, and advice on how to fix it.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
     pub(crate) place: Place,
@@ -31,18 +31,19 @@ impl Report {
         Report { sources, problems }
     }
 
-    /// How many problems there are; never 0.
+    /// Returns the number of problems, which is never 0.
     pub fn problem_count(&self) -> usize {
         self.problems.len()
     }
 
-    /// The problems with the text around them, for a terminal.
+    /// Formats the problems for a terminal, with the lines of the files around them.
     pub fn render(&self, color: bool) -> String {
         let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false);
         let mut out = String::new();
         for problem in &self.problems {
-            // Writing to a string does not fail; if a theme ever does, the plain line still says it.
+            // Writing to a string cannot fail. If a theme ever fails, the plain line still reports
+            // the problem.
             if handler.render_report(&mut out, &Shown::new(problem, &self.sources)).is_err() {
                 out.push_str(&problem.line(&self.sources));
             }
@@ -74,7 +75,7 @@ impl Problem {
         self
     }
 
-    /// The problem in one line.
+    /// Formats the problem as one line.
     fn line(&self, sources: &Sources) -> String {
         let mut line = sources.name(&self.place);
         if !line.is_empty() {
@@ -87,14 +88,14 @@ impl Problem {
         line
     }
 
-    /// The path and the message in one.
+    /// Returns the path and the message as one text.
     fn headline(&self) -> String {
         let path = self.path.to_string();
         if path.is_empty() { self.message.clone() } else { format!("{path}: {}", self.message) }
     }
 }
 
-/// One problem in miette's terms.
+/// A problem in the form that miette displays.
 #[derive(Debug)]
 struct Shown {
     headline: String,

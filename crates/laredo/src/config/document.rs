@@ -1,7 +1,7 @@
-//! Reading one file and the files it includes: its values for the HOCON library to merge and
-//! resolve, and its places for the errors.
+//! The reading of a file and of the files that it includes. The HOCON library merges and resolves
+//! the values; errors need the places.
 //!
-//! The library's syntax tree (`hocon::parser`) is not part of its stable interface; everything that
+//! The library's syntax tree (`hocon::parser`) is not part of its stable interface. All code that
 //! uses it is here, in `marks` and in `syntax`.
 
 use std::path::{Path, PathBuf};
@@ -15,24 +15,25 @@ use super::sources::Sources;
 use super::syntax::{SyntaxError, parse, plain};
 use super::tree::{KeyPath, Place};
 
-/// How many files may include one another in a chain.
+/// The maximum length of a chain of files that include one another.
 const INCLUDE_DEPTH_MAX: usize = 16;
-/// How often one file may include others, and those yet others: a chain in which each file has two includes doubles at every step.
+/// The maximum number of includes in one document, nested ones counted. A chain in which each file
+/// has two includes doubles the number at every step.
 const INCLUDES_MAX: usize = 100;
 
 /// A file that is being read.
 pub(crate) struct OpenFile {
     pub(crate) source: usize,
-    /// Where its includes are looked for; `None` for a text that is not a file.
+    /// The folder that its includes are relative to; `None` for a text that is not a file.
     folder: Option<PathBuf>,
     depth: usize,
 }
 
-/// Reads documents into one set of marks, collecting what is wrong with them.
+/// A reader of documents, which fills one set of marks and collects problems.
 pub(crate) struct Reader<'r> {
     pub(crate) sources: &'r mut Sources,
     pub(crate) problems: &'r mut Vec<Problem>,
-    /// Files included so far; `None` once that has been given up.
+    /// The number of files included so far; `None` after the limit was exceeded.
     included: Option<usize>,
 }
 
@@ -41,7 +42,7 @@ impl<'r> Reader<'r> {
         Reader { sources, problems, included: Some(0) }
     }
 
-    /// Reads a file's text. `None` when it has errors, which are then in `problems`.
+    /// Reads a file's text. Returns `None` if it has errors, which are then in `problems`.
     pub(crate) fn document(&mut self, path: &Path, text: &str, marks: &mut Marks) -> Option<Config> {
         let problems_before = self.problems.len();
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -65,7 +66,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Follows an include, writing the included file's keys into the block that includes it.
+    /// Follows an include. Adds the keys of the included file to the block that includes it.
     pub(crate) fn include(&mut self, node: &AstNode, from: &OpenFile, owner: &mut Marks, path: &[String]) {
         let AstNode::Include { path: name, required, is_file, pos } = node else {
             return;
@@ -82,8 +83,9 @@ impl<'r> Reader<'r> {
             return;
         }
         self.included = Some(included + 1);
-        // The library resolves `file(…)` against the working directory, the plain form against the
-        // including file. Without an extension it takes all three kinds, the last winning.
+        // The library resolves `file(…)` against the working directory, and the plain form against
+        // the including file. Without an extension it reads all three kinds of file, and the last
+        // one wins.
         let base = match &from.folder {
             Some(folder) if !is_file => folder.clone(),
             _ => PathBuf::new(),
@@ -98,8 +100,8 @@ impl<'r> Reader<'r> {
         if present.is_empty() && *required {
             self.problem(&place, format!("the included file \"{name}\" does not exist"));
         } else if present.is_empty() && *is_file {
-            // The language would skip it silently, which is what happens to everybody who expects
-            // the path to be relative to the file it is written in.
+            // HOCON would skip the file silently. The operator may have expected the path to be
+            // relative to the including file.
             let help = format!("write include \"{name}\" for a path relative to this file");
             self.problems.push(
                 Problem::new(
@@ -117,7 +119,8 @@ impl<'r> Reader<'r> {
 
     fn included(&mut self, file: &Path, place: &Place, depth: usize, owner: &mut Marks, path: &[String]) {
         match std::fs::read_to_string(file) {
-            // Properties files have their own syntax; their keys stand where the include stands.
+            // Properties files have a syntax of their own. Their keys have the place of the
+            // include.
             Ok(_) if file.extension().is_some_and(|e| e == "properties") => {}
             Ok(text) => {
                 let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

@@ -1,7 +1,7 @@
-//! Typed reading of a block that has been checked against its schema.
+//! The typed reading of a block that has been checked against its schema.
 //!
-//! A value that the check refused reads as absent: its error has been reported, and the rest of the
-//! configuration is still read so that its errors are too.
+//! A value that failed the check reads as missing. Its error has been reported, and the rest of the
+//! configuration is still read to report its errors, too.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use super::leaf::Leaf;
 use super::schema::{Block, Kind};
 use super::tree::{KeyPath, Node, Place};
 
-/// A block and its path; of a block that is absent every key is.
+/// A block and its path. If the block is missing, so is every key.
 pub(crate) struct Fields<'a> {
     node: Option<&'a Node>,
     block: &'static Block,
     pub(crate) path: KeyPath,
-    /// Where the block, or the nearest block above it, was written.
+    /// The place of the block, or of the nearest block above it.
     pub(crate) place: Place,
 }
 
@@ -44,17 +44,17 @@ impl<'a> Fields<'a> {
         Leaf::read(node?, kind).ok()
     }
 
-    /// Whether there is a block at all.
+    /// Returns true if the block is present.
     pub(crate) fn is_block(&self) -> bool {
         self.node.is_some_and(|node| node.object().is_some())
     }
 
-    /// Whether the key is given, well or badly.
+    /// Returns true if the key is given, valid or not.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).0.is_some()
     }
 
-    /// Where a key's value was written; where the block was, if the key is absent.
+    /// Returns the place of a key's value, or the place of the block if the key is missing.
     pub(crate) fn place_of(&self, name: &str) -> &Place {
         self.get(name).0.map_or(&self.place, |node| &node.place)
     }
@@ -66,7 +66,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A string in which empty means absent.
+    /// Reads a string in which empty means missing.
     pub(crate) fn text_if_any(&self, name: &str) -> Option<String> {
         self.text(name).filter(|text| !text.is_empty())
     }
@@ -85,12 +85,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A count whose schema keeps it within 16 bits.
+    /// Reads a count whose schema limits it to 16 bits.
     pub(crate) fn port(&self, name: &str) -> Option<u16> {
         self.count(name).and_then(|port| u16::try_from(port).ok())
     }
 
-    /// A count whose schema keeps it within 32 bits.
+    /// Reads a count whose schema limits it to 32 bits.
     pub(crate) fn count_u32(&self, name: &str) -> Option<u32> {
         self.count(name).and_then(|count| u32::try_from(count).ok())
     }
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A size in bytes.
+    /// Reads a size in bytes.
     pub(crate) fn size(&self, name: &str) -> Option<u64> {
         match self.leaf(name)? {
             Leaf::Size(size) => Some(size),
@@ -117,7 +117,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The printed spelling of a choice.
+    /// Reads a choice and returns its printed spelling.
     pub(crate) fn word(&self, name: &str) -> Option<&'static str> {
         match self.leaf(name)? {
             Leaf::Word(word) => Some(word),
@@ -125,12 +125,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The node of a `Scalar` key.
+    /// Returns the node of a `Scalar` key.
     pub(crate) fn scalar(&self, name: &str) -> Option<&'a Node> {
         self.get(name).0.filter(|node| node.scalar().is_some())
     }
 
-    /// A block, which reads as empty where it is absent.
+    /// Returns a block. A missing block reads as empty.
     pub(crate) fn block(&self, name: &str) -> Fields<'a> {
         let (node, kind) = self.get(name);
         let block = match kind {
@@ -147,7 +147,8 @@ impl<'a> Fields<'a> {
         self.inner(node, block, self.path.key(name))
     }
 
-    /// The entries of a map of blocks with variants, by name. One of no known variant is left out.
+    /// Returns the entries of a map of blocks with variants, by name. Leaves out entries of an
+    /// unknown variant.
     pub(crate) fn variants_by_name(&self, name: &str) -> Vec<(&'a str, Variant<'a>)> {
         let (node, kind) = self.get(name);
         let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
@@ -159,7 +160,7 @@ impl<'a> Fields<'a> {
             .collect()
     }
 
-    /// The items of a list of blocks with variants. One of no known variant is left out.
+    /// Returns the items of a list of blocks with variants. Leaves out items of an unknown variant.
     pub(crate) fn variants(&self, name: &str) -> Vec<Variant<'a>> {
         let (node, kind) = self.get(name);
         let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
@@ -168,7 +169,7 @@ impl<'a> Fields<'a> {
         items.into_iter().enumerate().filter_map(|(i, node)| self.variant(node, kind, path.index(i))).collect()
     }
 
-    /// The items of a list of blocks.
+    /// Returns the items of a list of blocks.
     pub(crate) fn blocks(&self, name: &str) -> Vec<Fields<'a>> {
         let (node, kind) = self.get(name);
         let Kind::List(Kind::Block(block)) = kind else { unreachable!("{name} is a list of blocks in its schema") };
@@ -177,22 +178,22 @@ impl<'a> Fields<'a> {
         items.into_iter().enumerate().map(|(i, node)| self.inner(Some(node), block, path.index(i))).collect()
     }
 
-    /// The names in a map, of entries good and bad.
+    /// Returns the names in a map, of valid and invalid entries.
     pub(crate) fn names(&self, name: &str) -> Vec<&'a str> {
         self.get(name).0.and_then(Node::object).into_iter().flatten().map(|(name, _)| name.as_str()).collect()
     }
 
-    /// How many items a list has, read or not.
+    /// Returns the number of items in a list, valid or not.
     pub(crate) fn item_count(&self, name: &str) -> usize {
         self.get(name).0.and_then(Node::items).map_or(0, |items| items.len())
     }
 
-    /// The strings of a list.
+    /// Returns the strings of a list.
     pub(crate) fn texts(&self, name: &str) -> Vec<String> {
         self.texts_and_places(name).into_iter().map(|(text, ..)| text).collect()
     }
 
-    /// The strings of a list, each with the path of its item and where that was written.
+    /// Returns the strings of a list, each with the path and the place of its item.
     pub(crate) fn texts_and_places(&self, name: &str) -> Vec<(String, KeyPath, &'a Place)> {
         let (node, kind) = self.get(name);
         let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
@@ -208,7 +209,7 @@ impl<'a> Fields<'a> {
             .collect()
     }
 
-    /// The strings of a map, by name.
+    /// Returns the strings of a map, by name.
     pub(crate) fn texts_by_name(&self, name: &str) -> Vec<(String, String)> {
         let (node, kind) = self.get(name);
         let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };

@@ -1,4 +1,4 @@
-//! Merging the layers of a configuration in their order, and resolving what comes out.
+//! The merging of a configuration's layers in their order, and the resolving of the result.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,13 @@ use super::sources::Sources;
 use super::tree::{KeyPath, Node, Place, Value};
 use super::variables;
 
-/// Where `*.conf` files are looked for unless a folder is named.
+/// The folder of `*.conf` files unless another one is given.
 const CONF_DIR_DEFAULT: &str = "/etc/laredo/conf.d";
-/// The second such folder: where container images put files to be picked up.
+/// The default of the second such folder, the init folder. Container images provide configuration
+/// files in it.
 const INIT_DIR_DEFAULT: &str = "/docker-entrypoint-init.d";
 
-/// A configuration on its way: what has been merged so far, and where it came from.
+/// A configuration while it is being merged: the layers so far, with their places and problems.
 pub(crate) struct Merging {
     pub(crate) sources: Sources,
     pub(crate) problems: Vec<Problem>,
@@ -39,12 +40,13 @@ impl Merging {
         }
     }
 
-    /// The merged tree, unless a file cannot be read or what it says cannot be resolved.
+    /// Returns the merged tree. Returns `None` if a file cannot be read, or if the result cannot be
+    /// resolved.
     pub(crate) fn tree(&mut self, loader: &Loader, schema: &Schema) -> Option<Node> {
         for (path, place) in self.files(loader, schema) {
             self.file(&path, &place);
         }
-        // Without a file that cannot be read nothing can be said about the keys of the others.
+        // While a file is unreadable, the keys of the others cannot be checked.
         if !self.problems.is_empty() {
             self.problems.extend(loader.settings.iter().filter_map(|s| s.clone().err()));
             return None;
@@ -72,7 +74,7 @@ impl Merging {
         Some(tree)
     }
 
-    /// The files to read, in order, each with who named it.
+    /// Returns the files to read, in order, each with the argument or variable that named it.
     fn files(&mut self, loader: &Loader, schema: &Schema) -> Vec<(PathBuf, Place)> {
         let mut files = Vec::new();
         if let Some(file) = &loader.file {
@@ -121,7 +123,7 @@ impl Merging {
         }
     }
 
-    /// The keys that variables and arguments set, in order.
+    /// Returns the keys that variables and arguments set, in order.
     fn settings(&mut self, loader: &Loader, schema: &Schema) -> Vec<Override> {
         let mut settings = Vec::new();
         for (name, value) in &loader.environment {
@@ -158,7 +160,7 @@ impl Merging {
         }
     }
 
-    /// Substitutes `${…}` from the keys and then from the environment.
+    /// Resolves `${…}` from the keys, and then from the environment.
     fn resolve(&mut self, environment: &BTreeMap<String, String>) -> Option<Node> {
         let strict = ResolveOptions::defaults().with_use_system_environment(false);
         let lenient = strict.clone().with_allow_unresolved(true);
@@ -170,7 +172,8 @@ impl Merging {
             Ok(config) => return Some(self.root(&config)),
             Err(error) => error,
         };
-        // Read on with holes, to find every substitution without a value, and the other errors too.
+        // Resolve again and leave gaps, to find every substitution without a value, and the other
+        // errors too.
         match resolve(lenient) {
             Ok(config) if !config.is_resolved() => {
                 let tree = self.root(&config);
@@ -233,14 +236,15 @@ impl Merging {
     }
 }
 
-/// The environment as a layer, for substitutions to find.
+/// Makes a layer of the environment, from which substitutions are resolved.
 fn environment_layer(environment: &BTreeMap<String, String>) -> Result<Config, HoconError> {
-    // JSON is HOCON, and quotes keep dots in names from being paths.
+    // JSON is HOCON. The quotes keep names with dots from being read as paths.
     let json = serde_json::Value::from_iter(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
     hocon::parse_with_env(&json.to_string(), &Default::default())
 }
 
-/// The `*.conf` files of a folder, by name. Hidden ones are left out, as `*` leaves them out.
+/// Returns the `*.conf` files of a folder, sorted by name. Leaves out hidden files, as `*` does in
+/// a shell.
 fn conf_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {

@@ -1,5 +1,5 @@
-//! Reading single values: from a node and the kind that is expected to the value, or to the words
-//! for what was expected.
+//! The reading of single values. The result is the value of a node, or a description of the kind
+//! that was expected.
 
 use std::time::Duration;
 
@@ -17,25 +17,26 @@ pub(crate) enum Leaf {
     Count(u64),
     Ratio(f64),
     Time(Duration),
-    /// Bytes.
+    /// A number of bytes, or of bytes per second.
     Size(u64),
     /// The printed spelling of a choice.
     Word(&'static str),
 }
 
 impl Leaf {
-    /// Reads a node as a kind.
+    /// Reads a node as a value of a kind.
     ///
     /// # Errors
     ///
-    /// What was expected, in words that follow "expected".
+    /// A description of the expected kind, in words that follow "expected".
     pub(crate) fn read(node: &Node, kind: &Kind) -> Result<Leaf, String> {
         Self::parse(node, kind).ok_or_else(|| expected(kind))
     }
 
     fn parse(node: &Node, kind: &Kind) -> Option<Leaf> {
         let scalar = node.scalar()?;
-        // HOCON converts between strings, numbers and booleans where a reader wants another.
+        // HOCON converts between strings, numbers and booleans where the reader expects another
+        // type.
         let value = HoconValue::Scalar(scalar.clone());
         match kind {
             Kind::Text { accepts, .. } => accepts(&scalar.raw).then(|| Leaf::Text(scalar.raw.clone())),
@@ -72,7 +73,7 @@ impl Leaf {
     }
 }
 
-/// Whether a node's value is written as a number.
+/// Returns true if a node's value is written as a number.
 pub(crate) fn is_number(node: &Node) -> bool {
     node.scalar().is_some_and(|s| s.value_type == ScalarType::Number)
 }
@@ -85,7 +86,7 @@ struct InTime(#[serde(with = "hocon::serde::duration")] Duration);
 #[serde(transparent)]
 struct InBytes(#[serde(with = "hocon::serde::bytes")] u64);
 
-/// What a kind accepts, in words that follow "expected".
+/// Describes the values that a kind accepts, in words that follow "expected".
 pub(crate) fn expected(kind: &Kind) -> String {
     match kind {
         Kind::Text { expected, .. } => (*expected).to_owned(),
@@ -109,7 +110,7 @@ pub(crate) fn expected(kind: &Kind) -> String {
     }
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// Joins words as `a`, `a or b`, or `a, b or c`.
 pub(crate) fn one_of(words: impl IntoIterator<Item = &'static str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     match words.split_last() {
@@ -119,7 +120,7 @@ pub(crate) fn one_of(words: impl IntoIterator<Item = &'static str>) -> String {
     }
 }
 
-/// A duration as it is written in a configuration, in the largest unit that is exact.
+/// Formats a duration as in a configuration, in the largest unit that is exact.
 pub(crate) fn show_time(time: Duration) -> String {
     let nanos = time.as_nanos();
     [
@@ -135,7 +136,7 @@ pub(crate) fn show_time(time: Duration) -> String {
     .map_or_else(|| format!("{nanos}ns"), |(unit, name)| format!("{}{name}", nanos / unit))
 }
 
-/// A size as it is written in a configuration, in the largest binary unit that is exact.
+/// Formats a size as in a configuration, in the largest binary unit that is exact.
 pub(crate) fn show_size(bytes: u64) -> String {
     [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")]
         .iter()
@@ -143,7 +144,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}B"), |(shift, name)| format!("{}{name}", bytes >> shift))
 }
 
-/// A rate as it is written in a configuration.
+/// Formats a rate as in a configuration.
 pub(crate) fn show_rate(bytes_per_second: u64) -> String {
     format!("{}/s", show_size(bytes_per_second))
 }

@@ -1,4 +1,4 @@
-//! Putting a configuration together from its layers: files, folders, variables and arguments.
+//! The assembly of a configuration from its layers: files, folders, variables and arguments.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,11 +11,12 @@ use super::schema::Schema;
 use super::sources::Sources;
 use super::tree::{KeyPath, Node, Place};
 
-/// The stack of the thread that reads; only what is used of it takes memory.
+/// The stack size of the thread that reads the configuration. Only the used part takes memory.
 const STACK_BYTES: usize = 64 << 20;
 
-/// The layers of a configuration. Later ones win: the file, `*.conf` of the configuration folder and
-/// then of the init folder by name, `LAREDO_…` variables, and settings in the order they were given.
+/// The layers of a configuration. Later ones win. The order is: the file, the configuration folder,
+/// the init folder, `LAREDO_…` variables, settings in the order they were given. The `*.conf` files
+/// of a folder are sorted by name.
 #[derive(Clone)]
 pub struct Loader {
     pub(super) environment: BTreeMap<String, String>,
@@ -26,7 +27,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader that sees these environment variables and no others.
+    /// Makes a loader that sees these environment variables and no others.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Loader {
             environment: environment.into_iter().collect(),
@@ -37,39 +38,40 @@ impl Loader {
         }
     }
 
-    /// A loader that sees the process's environment, without variables that are not UTF-8.
+    /// Makes a loader that sees the process's environment, without variables that are not UTF-8.
     pub fn from_process() -> Self {
         Loader::new(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
     }
 
-    /// Names the configuration file (`--config`), over the one that `LAREDO_CONFIG` names, or for the snapshotter
-    /// `LAREDO_SNAPSHOTTER_CONFIG`.
+    /// Names the configuration file (`--config`). This overrides `LAREDO_CONFIG`, or for the
+    /// snapshotter `LAREDO_SNAPSHOTTER_CONFIG`.
     pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
         self.file = Some(file.into());
         self
     }
 
-    /// Names the configuration folder (`--conf-dir`). A named folder must exist; the default one,
-    /// `/etc/laredo/conf.d`, need not.
+    /// Names the configuration folder (`--conf-dir`). A named folder must exist; the default
+    /// folder, `/etc/laredo/conf.d`, need not.
     pub fn conf_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.conf_dir = Some(folder.into());
         self
     }
 
-    /// Names the init folder (`--init-dir`). A named folder must exist; the default one,
+    /// Names the init folder (`--init-dir`). A named folder must exist; the default folder,
     /// `/docker-entrypoint-init.d`, need not.
     pub fn init_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.init_dir = Some(folder.into());
         self
     }
 
-    /// Adds the `key=value` of a `--set`. What is wrong with it is reported when loading.
+    /// Adds the `key=value` of a `--set`. An invalid setting is reported when the configuration is
+    /// loaded.
     pub fn set(mut self, assignment: &str) -> Self {
         self.settings.push(Override::parse(assignment));
         self
     }
 
-    /// Adds a key that is set by a flag of its own, such as `--health-port`; errors name the flag.
+    /// Adds a key that a flag of its own sets, such as `--health-port`. Errors name the flag.
     pub fn flag(mut self, flag: &str, key: &str, value: impl Into<String>) -> Self {
         self.settings.push(Ok(Override {
             path: key.split('.').map(str::to_owned).collect(),
@@ -79,15 +81,15 @@ impl Loader {
         self
     }
 
-    /// Reads and merges the layers, checks them against a schema, and hands the tree to `read`,
-    /// which adds the problems that no schema sees. Errors keep nothing from being read on, so that
-    /// one report has them all.
+    /// Reads and merges the layers, checks them against a schema, and passes the tree to `read`,
+    /// which adds the problems that a schema cannot detect. Reading continues after an error, so
+    /// that one report has all problems.
     pub(crate) fn load<T: Send>(
         &self,
         schema: &'static Schema,
         read: impl FnOnce(&Node, &mut Vec<Problem>) -> T + Send,
     ) -> Result<T, Report> {
-        // Merging and resolving recurse; within the limits on documents this stack is enough.
+        // Merging and resolving recurse. This stack is enough for documents within the limits.
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("configuration".to_owned())
@@ -121,7 +123,8 @@ impl Loader {
     }
 }
 
-/// Problems are told file by file and from the top; those without a file come last.
+/// Returns a problem's sort key. Problems are reported file by file, from top to bottom; those
+/// without a file come last.
 fn order(place: &Place) -> (usize, usize, usize) {
     match place {
         Place::File { source, line, column } => (*source, *line, *column),

@@ -1,9 +1,8 @@
-//! Where each key was last written: the shape of the configuration without its values.
+//! The place where each key was last written: the shape of the configuration without its values.
 //!
-//! The HOCON library gives values without positions, and syntax trees with positions but without
-//! merging. `Marks` follows the merging closely enough to say where a value came from; where it
-//! cannot know (a value that arrived through a substitution) there is no mark, and the nearest key
-//! above it stands in.
+//! The HOCON library returns values without positions, and syntax trees with positions but without
+//! merging. `Marks` follows the merging closely enough to find the place of a value. A value that
+//! came through a substitution has no mark; the nearest key above it takes its place in errors.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use super::diagnostics::Problem;
 use super::document::{OpenFile, Reader};
 use super::tree::{KeyPath, Place};
 
-/// The places of one key, of its value, and of everything inside.
+/// The places of a key, of its value, and of everything inside.
 #[derive(Debug, Clone)]
 pub(crate) struct Marks {
     pub(crate) key_place: Place,
@@ -27,18 +26,18 @@ impl Marks {
         Marks { key_place: place.clone(), place, children: BTreeMap::new(), items: Vec::new() }
     }
 
-    /// Marks one key as written at `place`, whole, by something that is not a file.
+    /// Marks a key as written at `place`, which is not in a file, together with its whole value.
     pub(crate) fn set(&mut self, path: &[String], place: &Place) {
         let mut marks = self;
         for key in path {
             marks = marks.child(key, place);
         }
         marks.place = place.clone();
-        // A list is replaced, and its items with it.
+        // A list is replaced as a whole, with its items.
         marks.items.clear();
     }
 
-    /// Enters a key of a block, which a scalar or list that stood there before no longer is.
+    /// Enters a key of a block. If a list was there before, its items are removed.
     fn child(&mut self, key: &str, key_place: &Place) -> &mut Marks {
         self.items.clear();
         let child = self.children.entry(key.to_owned()).or_insert_with(|| Marks::new(key_place.clone()));
@@ -47,8 +46,8 @@ impl Marks {
     }
 }
 
-/// Writes one file's fields into the marks, in the order in which HOCON merges them. The reader
-/// follows the file's includes.
+/// A marker that adds the fields of one file to the marks, in the order in which HOCON merges them.
+/// The reader follows the file's includes.
 pub(crate) struct Marker<'a, 'r> {
     pub(crate) file: &'a OpenFile,
     pub(crate) reader: &'a mut Reader<'r>,
@@ -98,7 +97,8 @@ impl Marker<'_, '_> {
                 marks.items.clear();
                 marks.place = self.place(pos);
             }
-            // What a substitution brings may merge with what stands here, so its marks stay.
+            // A substitution may bring keys that merge with the ones that exist, so their marks
+            // stay.
             AstNode::Substitution { pos, .. } => marks.place = self.place(pos),
             AstNode::Include { .. } => {}
         }
@@ -114,7 +114,7 @@ impl Marker<'_, '_> {
         let is_text = |node: &AstNode| matches!(node, AstNode::Scalar { separator: false, .. });
         let is_block = |node: &AstNode| matches!(node, AstNode::Object { .. } | AstNode::Array { .. });
         if nodes.iter().any(is_text) && nodes.iter().any(is_block) {
-            // HOCON's own error names no place.
+            // HOCON's own error has no place.
             let message = "has a text and a block or list in one value; put a comma or a line's end between two keys";
             self.reader.problems.push(Problem::new(&marks.place, &KeyPath::from_keys(path), message));
         }
@@ -131,7 +131,8 @@ impl Marker<'_, '_> {
                         marks.items.extend(items);
                     }
                 }
-                // `a = ${a} [x]` appends to what is known; any other list has a length we do not see.
+                // `a = ${a} [x]` appends to a list whose marks exist. The length of any other list
+                // is unknown here.
                 AstNode::Substitution { segments, .. } => {
                     let own = segments.iter().map(|s| &s.text).eq(path.iter());
                     if !own {
@@ -150,7 +151,7 @@ impl Marker<'_, '_> {
 
     fn value_place(&self, value: &AstNode) -> Place {
         match value {
-            // These two stand where their inside begins.
+            // The parser's positions of these two are one past the bracket.
             AstNode::Object { pos, .. } => self.reader.sources.bracket(self.place(pos), '{'),
             AstNode::Array { pos, .. } => self.reader.sources.bracket(self.place(pos), '['),
             AstNode::Scalar { pos, .. }

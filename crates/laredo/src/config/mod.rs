@@ -1,4 +1,4 @@
-//! Configuration: from files, variables and arguments to checked values.
+//! The configuration: from files, variables and arguments to checked values.
 //!
 //! ```text
 //! files, variables, arguments ──load──▶ tree with places ──check──▶ problems
@@ -6,8 +6,9 @@
 //!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
-//! [`Loader`] merges the layers; a program's schema says which keys there are; the program's reader
-//! makes typed values and finds what no schema sees. Everything wrong comes at once, in a [`Report`].
+//! [`Loader`] merges the layers. A program's schema defines which keys exist. The program's reader
+//! makes typed values and finds the problems that a schema cannot detect. A [`Report`] has all
+//! problems at once.
 
 mod check;
 mod credentials;

@@ -1,7 +1,8 @@
-//! "Did you mean …?"
+//! Suggestions for errors: "Did you mean …?"
 
-/// The candidate that `word` was probably meant to be: the same letters in another style
-/// (`maxEntries`, `max-entries`), or a few slips away.
+/// Returns the candidate that was probably meant by `word`. It has the same letters in another
+/// style (`maxEntries`, `max-entries`), or differs by up to three typing errors, depending on the
+/// length.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = plain(word);
     let slips_max = (word.chars().count() / 3).clamp(1, 3);

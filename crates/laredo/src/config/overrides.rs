@@ -1,4 +1,4 @@
-//! Single keys set outside the files: by `LAREDO_…` variables, `--set` and other flags.
+//! Single keys that are set outside of files: by `LAREDO_…` variables, `--set` and other flags.
 
 use hocon::{Config, HoconValue};
 
@@ -7,7 +7,7 @@ use super::syntax::DEPTH_MAX;
 use super::tree::{KeyPath, Node, Place, Value};
 use super::value::value_document;
 
-/// One key, its new value as it was given, and who gave it.
+/// A key, its new value as it was given, and the argument or variable that set it.
 #[derive(Clone)]
 pub(crate) struct Override {
     pub(crate) path: Vec<String>,
@@ -16,11 +16,11 @@ pub(crate) struct Override {
 }
 
 impl Override {
-    /// Reads the `key=value` of a `--set`. Keys may be quoted: `sources."a.b".connection=…`.
+    /// Parses the `key=value` of a `--set`. Keys may be quoted: `sources."a.b".connection=…`.
     ///
     /// # Errors
     ///
-    /// A sentence, when there is no `=` or no key.
+    /// A problem, if the `=` or a key is missing, or if the keys nest too deep.
     pub(crate) fn parse(assignment: &str) -> Result<Override, Problem> {
         let mut path = vec![String::new()];
         let mut quoted = false;
@@ -54,17 +54,17 @@ impl Override {
         }
     }
 
-    /// Whether the path reaches into a list, which only a resolved configuration has.
+    /// Returns true if the path reaches into a list. Only a resolved configuration has the list.
     pub(crate) fn reaches_into_list(&self) -> bool {
         self.path.iter().any(|key| key.parse::<usize>().is_ok())
     }
 
-    /// The override as a layer of configuration to merge.
+    /// Returns the override as a layer of configuration to merge.
     pub(crate) fn layer(&self) -> Result<Config, Problem> {
         value_document(&self.path, &self.text()).map_err(|error| self.problem(error))
     }
 
-    /// Sets the key in a resolved tree, for a path with an index: `tables.0.targets.0.grpc.port`.
+    /// Sets the key in a resolved tree. The path may have an index: `tables.0.targets.0.grpc.port`.
     pub(crate) fn apply(&self, root: &mut Node) -> Result<(), Problem> {
         let key = "value".to_owned();
         let config = value_document(std::slice::from_ref(&key), &self.text()).map_err(|error| self.problem(error))?;
@@ -97,8 +97,9 @@ impl Override {
         Ok(node)
     }
 
-    /// The value as HOCON: lists, blocks and quoted strings as they are, numbers and the like bare,
-    /// everything else as a string, so that a connection string needs no quotes.
+    /// Returns the value as HOCON. Lists, blocks and quoted strings stay as they are, and so do
+    /// numbers, booleans and null. Anything else becomes a string, so that a connection string
+    /// needs no quotes.
     fn text(&self) -> String {
         let value = self.value.trim();
         let bare = matches!(value, "true" | "false" | "null")

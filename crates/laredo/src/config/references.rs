@@ -1,10 +1,10 @@
-//! Names of other things, and lists whose items have to differ.
+//! Checks of references by name, and of lists without repeated items.
 
 use super::diagnostics::Problem;
 use super::fields::Fields;
 use super::nearest::nearest;
 
-/// Reports a reference to something that does not exist.
+/// Reports a reference to a name that does not exist.
 pub(super) fn dangling(
     fields: &Fields,
     key: &str,
@@ -26,7 +26,7 @@ pub(super) fn dangling(
     problems.push(problem.help(help));
 }
 
-/// Reports strings that a list has more than once.
+/// Reports the strings that a list has more than once.
 pub(super) fn repeated(fields: &Fields, key: &str, problems: &mut Vec<Problem>) {
     let texts = fields.texts(key);
     for (i, text) in texts.iter().enumerate() {

@@ -1,20 +1,22 @@
-//! What a configuration may hold, as data: the keys of each block, the kind of each value.
+//! The schema of a configuration, as data: the keys of each block, and the kind of each value.
 //!
-//! One table serves the check for unknown keys and wrong types, the names of environment variables
-//! and the typed reading (`fields`). A second program needs a second table and nothing else here.
+//! The check for unknown keys and wrong types, the names of environment variables, and the typed
+//! reading (`fields`) all use this data. Another program needs only another schema.
 
 use std::time::Duration;
 
-/// A whole configuration.
+/// The schema of a whole configuration.
 pub(crate) struct Schema {
     pub(crate) root: &'static Block,
-    /// Keys that are known from elsewhere and have no meaning here: name and the sentence to say.
+    /// Keys that other implementations have and this one refuses: the name, and the sentence for
+    /// the error.
     pub(crate) refused: &'static [(&'static str, &'static str)],
     /// The variable that names the configuration file.
     pub(crate) file_variable: &'static str,
-    /// How the names of this program's variables begin; others are not looked at.
+    /// The prefix of this program's variables. Variables with another prefix are ignored.
     pub(crate) variable_prefix: &'static str,
-    /// What follows `LAREDO_` in such variables that are for somebody else; all that begin so where it ends in an underscore.
+    /// The names of such variables that belong to other programs, without `LAREDO_`. A name that
+    /// ends in an underscore means all variables that begin with it.
     pub(crate) foreign_variables: &'static [&'static str],
 }
 
@@ -23,7 +25,7 @@ pub(crate) struct Block {
     pub(crate) keys: &'static [Key],
 }
 
-/// One key of a block.
+/// A key of a block.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
@@ -32,7 +34,7 @@ pub(crate) struct Key {
 
 /// The kind of a value.
 pub(crate) enum Kind {
-    /// A string for which `accepts` holds; `expected` says in words what that is.
+    /// A string that `accepts` approves of; `expected` describes such strings.
     Text {
         accepts: fn(&str) -> bool,
         expected: &'static str,
@@ -45,7 +47,7 @@ pub(crate) enum Kind {
         min: u64,
         max: u64,
     },
-    /// Any number within a range.
+    /// A number within a range, whole or not.
     Ratio {
         min: f64,
         max: f64,
@@ -60,18 +62,18 @@ pub(crate) enum Kind {
         min: u64,
         max: u64,
     },
-    /// Bytes a second: `20MiB/s`.
+    /// A rate in bytes per second: `20MiB/s`.
     Rate {
         min: u64,
         max: u64,
     },
-    /// One of some words, each with its other spellings.
+    /// A choice between words, each with its other spellings.
     Choice(&'static [&'static [&'static str]]),
     /// Any string, number, boolean or null.
     Scalar,
     /// A block with known keys.
     Block(&'static Block),
-    /// A block whose keys are names that the user chooses.
+    /// A block whose keys are names that the operator chooses.
     Map(&'static Kind),
     List(&'static Kind),
     /// A block whose other keys depend on the word under `tag`.
@@ -87,16 +89,17 @@ pub(crate) enum Kind {
 
 /// The variants of a block.
 pub(crate) struct Tagged {
-    /// The key that chooses: `type`. Each variant's block has it too, as a `Choice`.
+    /// The key that selects the variant: `type`. Each variant's block has it, too.
     pub(crate) tag: &'static str,
-    /// What the block describes, for messages: "source type".
+    /// A description of the block for messages: "source type".
     pub(crate) what: &'static str,
-    /// The words of each variant, the first being the one that is printed, and its block.
+    /// The variants: the words of each, of which the first is printed, and its block.
     pub(crate) variants: &'static [(&'static [&'static str], &'static Block)],
 }
 
 impl Schema {
-    /// The paths of all keys with a value, `*` standing for names that the user chooses.
+    /// Returns the paths of all keys that have a value. `*` is a placeholder for names that the
+    /// operator chooses.
     pub(crate) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         collect(&Kind::Block(self.root), "", &mut keys);
@@ -123,7 +126,7 @@ fn collect(kind: &Kind, path: &str, keys: &mut Vec<String>) {
 }
 
 impl Kind {
-    /// The blocks that a value of this kind may be.
+    /// Returns the blocks that a value of this kind may be.
     pub(crate) fn blocks(&self) -> Vec<&'static Block> {
         match self {
             Kind::Block(block) => vec![*block],
@@ -155,25 +158,25 @@ impl Block {
 }
 
 impl Tagged {
-    /// The variant that a word chooses: its printed name and its block.
+    /// Returns the variant that a word selects: its printed name and its block.
     pub(crate) fn variant(&self, word: &str) -> Option<(&'static str, &'static Block)> {
         self.variants.iter().find(|(words, _)| words.contains(&word)).map(|(words, block)| (words[0], *block))
     }
 
-    /// All words, for messages.
+    /// Returns all words, for messages.
     pub(crate) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.variants.iter().flat_map(|(words, _)| words.iter().copied())
     }
 }
 
-/// A string that says something.
+/// A string that is not blank.
 pub(crate) const TEXT: Kind =
     Kind::Text { accepts: |text| !text.trim().is_empty(), expected: "a string that is not empty" };
 
-/// A string in which empty means absent.
+/// A string in which empty means missing.
 pub(crate) const TEXT_OR_EMPTY: Kind = Kind::Text { accepts: |_| true, expected: "a string" };
 
-/// A path of an HTTP endpoint.
+/// The path of an HTTP endpoint.
 pub(crate) const URL_PATH: Kind = Kind::Text {
     accepts: |text| {
         text.starts_with('/')
@@ -183,14 +186,15 @@ pub(crate) const URL_PATH: Kind = Kind::Text {
     expected: "a path that begins with / and has no ?, #, *, braces, spaces or part that begins with a colon",
 };
 
-/// A TCP port; 0 takes any free one.
+/// A TCP port; 0 means any free one.
 pub(crate) const PORT: Kind = Kind::Count { min: 0, max: u16::MAX as u64 };
 
-/// A whole number from 1.
+/// A whole number, 1 or more.
 pub(crate) const AT_LEAST_ONE: Kind = Kind::Count { min: 1, max: i64::MAX as u64 };
 
-/// Any number above 0.
+/// A number above 0.
 pub(crate) const ABOVE_ZERO: Kind = Kind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX };
 
-/// Ten years are for ever, and no sum of such times overflows.
+/// A duration from 1 s to 10 years. The maximum is practically unlimited, and sums of such
+/// durations cannot overflow.
 pub(crate) const AGE: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(3650 * 86_400) };

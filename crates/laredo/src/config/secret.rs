@@ -1,31 +1,32 @@
-//! Secrets: values that are never printed, and the masking of text that may hold one.
+//! Secrets: values that are never printed, and the masking of text that may contain a secret.
 
 use std::fmt;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// What is printed in place of a secret.
+/// The text that is printed instead of a secret.
 pub const MASK: &str = "****";
 
-/// A string that no message, log or dump shows. Its `Debug` is a mask, and it has no `Display`.
+/// A string that no message, log or dump shows. Its `Debug` output is a mask, and it has no
+/// `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a value out of sight.
+    /// Wraps a value so that it is not printed.
     pub fn new(value: impl Into<String>) -> Self {
         Secret(value.into())
     }
 
-    /// The value itself, for the one place that uses it. Not to be logged.
+    /// Returns the value, for the code that uses it. The result must not be logged.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The value as a connection string with its passwords masked, in both of libpq's forms:
-    /// `postgresql://user:****@host/db` and `host=db user=u password=****`. Anything that has
-    /// neither form is masked whole.
+    /// Returns the value as a connection string whose passwords are masked, in both of libpq's
+    /// forms: `postgresql://user:****@host/db` and `host=db user=u password=****`. Any other text
+    /// is masked as a whole.
     pub fn masked_connection(&self) -> String {
         static URL: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*postgres(?:ql)?://"));
         static PAIRS: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*[a-z_]+\s*="));
@@ -55,11 +56,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Masks what may be secret in a piece of configuration, one `*` for each character so that columns
-/// stay: the values of keys with a secret's name, the passwords of URLs, and `password=` anywhere.
+/// Masks possible secrets in a text of a configuration: the values of keys with a secret's name,
+/// the passwords of URLs, and `password=` anywhere. Each character becomes a `*`, so that columns
+/// stay.
 ///
-/// It reads the text, not the syntax tree, because it must work for text that has none: a file with a
-/// syntax error, or a connection string under a mistyped key. It rather masks too much.
+/// The function works on the text, because a file with a syntax error has no syntax tree. It also
+/// finds a connection string under a mistyped key. In doubt, it masks.
 pub(crate) fn mask_text(text: &str) -> String {
     static KEY: LazyLock<Regex> = LazyLock::new(|| regex(r#"([A-Za-z_][A-Za-z0-9_-]*)"?\s*(?:\+?=|:)"#));
     static URL: LazyLock<Regex> = LazyLock::new(|| regex(r#"://[^\s"':@/]*:([^\s"']+)@"#));
@@ -80,7 +82,7 @@ pub(crate) fn mask_text(text: &str) -> String {
     text.char_indices().map(|(i, c)| if hidden[i] && c != '\n' { '*' } else { c }).collect()
 }
 
-/// Whether a key's name, or a slip of it, says that its value is secret.
+/// Returns true if a key's name, or a misspelling of it, suggests that its value is secret.
 fn is_secret_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["passw", "secret", "token", "connection", "dsn"].iter().any(|part| key.contains(part))
@@ -89,8 +91,8 @@ fn is_secret_name(key: &str) -> bool {
         || strsim::damerau_levenshtein(&key, "token") <= 1
 }
 
-/// Marks the value that begins at `start` as hidden: strings and bare words up to the end of the
-/// value, be it a list or block, but not the names of substitutions.
+/// Marks the value that begins at `start` as hidden, to its end. All strings and bare words of a
+/// list or block are hidden. Names of substitutions stay visible.
 fn hide_value(text: &str, start: usize, hidden: &mut [bool]) {
     let mut at = start;
     let mut depth = 0_usize;
@@ -120,7 +122,8 @@ fn hide_value(text: &str, start: usize, hidden: &mut [bool]) {
     }
 }
 
-/// The length of the quoted string that `rest` begins with: to its closing quote or the line's end.
+/// Returns the length of the quoted string that `rest` begins with, up to its closing quote or the
+/// end of the line.
 fn quoted_end(rest: &str, quote: char) -> usize {
     let mut escaped = false;
     for (i, c) in rest.char_indices().skip(1) {

@@ -5,10 +5,12 @@ use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanConten
 use super::secret::mask_text;
 use super::tree::Place;
 
-/// Longer lines are not shown: no terminal has room for them, and miette does not count so far.
+/// The maximum length of a line that is shown. Terminals have no room for longer ones, and miette
+/// does not count that far.
 const LINE_BYTES_MAX: usize = 1000;
 
-/// The texts that a configuration was read from, already masked: nothing downstream can print a secret.
+/// The texts that a configuration was read from, already masked. Code that uses them cannot print a
+/// secret.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources(Vec<Source>);
 
@@ -25,13 +27,14 @@ impl Sources {
         self.0.len() - 1
     }
 
-    /// Whether the masked text differs from the true one at a place: its line holds a secret.
+    /// Returns true if the masked line differs from the original one, which means that it contains
+    /// a secret.
     pub(crate) fn hides_on_line(&self, source: usize, line: usize, text: &str) -> bool {
         let nth = |text: &str| text.lines().nth(line.saturating_sub(1)).map(str::to_owned);
         self.0.get(source).and_then(|s| nth(&s.masked)) != nth(text)
     }
 
-    /// The text of the first required substitution at or after a place, on its line.
+    /// Returns the text of the first required substitution at or after a place, on the same line.
     pub(crate) fn substitution_at(&self, place: &Place) -> Option<&str> {
         let Place::File { source, line, column } = place else {
             return None;
@@ -46,7 +49,8 @@ impl Sources {
         })
     }
 
-    /// The place of a substitution of which the library tells the line and column but not the file.
+    /// Returns the place of a substitution. The library reports its line and column, but not its
+    /// file.
     pub(crate) fn substitution_place(&self, line: usize, column: usize) -> Place {
         let found = self.0.iter().position(|source| {
             let text = &source.masked;
@@ -55,7 +59,7 @@ impl Sources {
         found.map_or(Place::Nowhere, |source| Place::File { source, line, column })
     }
 
-    /// The place of a bracket that the library says is one past it.
+    /// Corrects the place of a bracket, which the library may report one column past it.
     pub(crate) fn bracket(&self, place: Place, bracket: char) -> Place {
         match place {
             Place::File { source, line, column } if column > 1 => {
@@ -68,7 +72,8 @@ impl Sources {
         }
     }
 
-    /// The text that a place is in, and the word there; `None` for a place without lines to show.
+    /// Returns the text that contains a place, and the span of the word there. Returns `None` for a
+    /// place that is not in a file, or if a line is too long to show.
     pub(crate) fn excerpt(&self, place: &Place) -> Option<(Excerpt, SourceSpan)> {
         let Place::File { source, line, column } = place else {
             return None;
@@ -79,7 +84,7 @@ impl Sources {
         (!long).then(|| (Excerpt(source.clone()), span(&source.masked, *line, *column)))
     }
 
-    /// A place in words: `file:line:column`, or who set it.
+    /// Describes a place: `file:line:column`, or the variable or argument that set the key.
     pub(crate) fn name(&self, place: &Place) -> String {
         match place {
             Place::File { source, line, column } => {
@@ -93,7 +98,7 @@ impl Sources {
     }
 }
 
-/// A source whose columns are counted in characters, as editors do; miette counts bytes.
+/// A source whose columns are counted in characters, as in editors. Miette counts bytes.
 #[derive(Debug)]
 pub(crate) struct Excerpt(Source);
 
@@ -118,7 +123,8 @@ impl SourceCode for Excerpt {
     }
 }
 
-/// The byte span of the word at a line and column, both from 1 and the column in characters.
+/// Returns the byte span of the word at a line and column. Both count from 1, and the column counts
+/// characters.
 fn span(text: &str, line: usize, column: usize) -> SourceSpan {
     let line_start = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum::<usize>();
     let rest = text[line_start..].split('\n').next().unwrap_or_default();

@@ -1,15 +1,15 @@
-//! What is checked in a document's syntax before the HOCON library builds anything from it, and the
-//! library's errors in our words.
+//! Checks of a document's syntax that come before the HOCON library builds anything from it, and
+//! the library's errors in plain words.
 
 use hocon::parser::{AstField, AstNode, parse_tokens};
 use hocon::{HoconError, ParseError, Token, TokenKind};
 
-/// How deep keys may nest. Both the library and we recurse by key.
+/// The maximum depth of nested keys. Both the library and this crate recurse by key.
 pub(crate) const DEPTH_MAX: usize = 128;
-/// How many substitutions a file may have.
+/// The maximum number of substitutions in a file.
 const SUBSTITUTIONS_MAX: usize = 1000;
 
-/// Parses a text that is sound enough for the library to go on with.
+/// Parses a text, if it is sound enough for the library to process further.
 pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, SyntaxError> {
     let tokens = hocon::tokenize(text)?;
     check_braces(&tokens)?;
@@ -23,7 +23,8 @@ pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, SyntaxError> {
     Ok(document)
 }
 
-/// A `}` that closes nothing ends the document for the library, which then drops the rest in silence.
+/// Checks that every `{` is closed and that every `}` closes a block. The library takes any other
+/// `}` for the end of the document, and ignores the rest silently.
 pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), SyntaxError> {
     let mut open = Vec::new();
     for token in tokens {
@@ -45,7 +46,8 @@ pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), SyntaxError> {
     }
 }
 
-/// One substitution may lead to the next, and the library follows them by recursion.
+/// Checks the number of substitutions. A substitution may refer to the next one, and the library
+/// follows them by recursion.
 fn check_substitutions(tokens: &[Token]) -> Result<(), SyntaxError> {
     let mut substitutions = tokens.iter().filter(|token| token.kind == TokenKind::Substitution);
     match substitutions.nth(SUBSTITUTIONS_MAX) {
@@ -57,7 +59,7 @@ fn check_substitutions(tokens: &[Token]) -> Result<(), SyntaxError> {
     }
 }
 
-/// Finds a key that nests deeper than the recursion over the tree should go.
+/// Returns an error if a key nests deeper than the recursion over the tree may go.
 fn too_deep(fields: &[AstField], depth: usize) -> Option<SyntaxError> {
     fields.iter().find_map(|field| {
         let depth = depth + field.key.len();
@@ -81,7 +83,8 @@ fn value_too_deep(value: &AstNode, depth: usize) -> Option<SyntaxError> {
     }
 }
 
-/// What is wrong with a document's syntax, and where in it, from 1; 0 where the library does not say.
+/// An error in a document's syntax. The line and column count from 1; they are 0 if the library
+/// does not report them.
 pub(crate) struct SyntaxError {
     pub(crate) message: String,
     pub(crate) line: usize,
@@ -112,7 +115,7 @@ impl From<HoconError> for SyntaxError {
     }
 }
 
-/// The library's words for tokens, in the words of somebody who writes a configuration.
+/// Replaces the library's names of tokens in a message by words for operators.
 pub(crate) fn plain(message: &str) -> String {
     [
         ("Equals", "="),

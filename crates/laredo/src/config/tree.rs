@@ -1,4 +1,4 @@
-//! The merged configuration as a tree in which every value knows where it was written.
+//! The merged configuration as a tree. Every value has the place where it was written.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,36 +7,37 @@ use hocon::{HoconValue, ScalarType, ScalarValue};
 
 use super::marks::Marks;
 
-/// One value, where it stands, and where its key stands.
+/// A value, its place, and the place of its key.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) value: Value,
-    /// Where the value was written; errors about the value point here.
+    /// The place where the value was written, for errors about the value.
     pub(crate) place: Place,
-    /// Where the key was written; errors about the key (unknown, missing inside) point here.
+    /// The place where the key was written, for errors about the key (unknown, or missing inside).
     pub(crate) key_place: Place,
 }
 
-/// What a key can hold.
+/// The value of a key.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Object(BTreeMap<String, Node>),
     List(Vec<Node>),
     Scalar(ScalarValue),
-    /// A substitution without a value. It has been reported, so nothing else is said about it.
+    /// A substitution without a value. It has been reported, so no other error follows.
     Unresolved,
 }
 
-/// Where something was written.
+/// A place where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A file: its index in `Sources`, and line and column from 1, in characters.
+    /// A place in a file: its index in `Sources`, and the line and column. These count from 1, the
+    /// column in characters.
     File { source: usize, line: usize, column: usize },
     /// An environment variable, by name.
     Variable(String),
-    /// A command line argument, without its value: `--set grpc.port`.
+    /// A command-line argument, without its value: `--set grpc.port`.
     Argument(String),
-    /// Nowhere: what is missing from a configuration without files.
+    /// No place: for a missing key of a configuration without files.
     Nowhere,
 }
 
@@ -52,7 +53,7 @@ enum Step {
 
 impl Node {
     /// Joins the resolved values with the places where they were written. A value without a mark of
-    /// its own (it came through a substitution) stands where the nearest key above it stands.
+    /// its own, because it came through a substitution, has the place of the nearest key above it.
     pub(crate) fn join(value: &HoconValue, marks: Option<&Marks>, above: &Place) -> Node {
         let place = marks.map_or(above, |m| &m.place).clone();
         let key_place = marks.map_or(above, |m| &m.key_place).clone();
@@ -79,7 +80,7 @@ impl Node {
         Node { value, place, key_place }
     }
 
-    /// A block with nothing in it.
+    /// Makes an empty block.
     pub(crate) fn empty(place: Place) -> Node {
         Node { value: Value::Object(BTreeMap::new()), key_place: place.clone(), place }
     }
@@ -91,7 +92,7 @@ impl Node {
         }
     }
 
-    /// The items of a list. As HOCON has it, an object whose keys are all numbers is a list too.
+    /// Returns the items of a list. In HOCON, an object whose keys are all numbers is a list, too.
     pub(crate) fn items(&self) -> Option<Vec<&Node>> {
         match &self.value {
             Value::List(items) => Some(items.iter().collect()),
@@ -114,12 +115,12 @@ impl Node {
         }
     }
 
-    /// Whether this is an explicit `null`, which unsets a key.
+    /// Returns true if this is an explicit `null`, which unsets a key.
     pub(crate) fn is_null(&self) -> bool {
         self.scalar().is_some_and(|s| s.value_type == ScalarType::Null)
     }
 
-    /// What stands here, for "found …" in an error. The caller masks it.
+    /// Describes the value, for "found …" in an error. The caller masks the result.
     pub(crate) fn describe(&self) -> String {
         match &self.value {
             Value::Object(_) => "a block { … }".to_owned(),

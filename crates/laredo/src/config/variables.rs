@@ -1,18 +1,18 @@
-//! Which key an environment variable sets.
+//! The mapping of environment variables to keys.
 //!
-//! `LAREDO_SOURCES_PG_MAIN_CONNECTION` is `sources.pg_main.connection`: an underscore may be a dot or
-//! part of a name, so the variable is matched against the schema and the names that the files use.
+//! `LAREDO_SOURCES_PG_MAIN_CONNECTION` is `sources.pg_main.connection`. An underscore may be a dot
+//! or part of a name. So a variable is matched against the schema and the names that the files use.
 
 use super::marks::Marks;
 use super::schema::{Kind, Schema};
 
-/// The prefix of every variable that sets a key. What follows is the key's path.
+/// The prefix of every variable that sets a key. The rest of the name is the key's path.
 pub(crate) const PREFIX: &str = "LAREDO_";
 
-/// Whether a variable is for this program's configuration at all.
+/// Returns true if a variable is meant for this program's configuration.
 ///
-/// Kubernetes gives every pod variables for the services of its namespace; those of a service named
-/// `laredo`, `laredo-server` or `laredo-snapshotter` begin as ours do.
+/// Kubernetes gives every pod variables for the services of its namespace. Those of a service named
+/// `laredo`, `laredo-server` or `laredo-snapshotter` have the same prefix.
 pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).filter(|_| name.starts_with(schema.variable_prefix)) else {
         return false;
@@ -28,7 +28,8 @@ pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
     name != schema.file_variable && !of_service && !schema.foreign_variables.iter().any(is_foreign)
 }
 
-/// The keys that a variable may mean. Where a name that is in use fits, new ones are not considered.
+/// Returns the keys that a variable may mean. If it matches a name that the files use, new names
+/// are not considered.
 pub(crate) fn keys(schema: &Schema, variable: &str, marks: &Marks) -> Vec<Vec<String>> {
     let rest = variable.strip_prefix(PREFIX).unwrap_or(variable);
     let mut search = Search { found: Vec::new(), path: Vec::new() };
@@ -38,7 +39,8 @@ pub(crate) fn keys(schema: &Schema, variable: &str, marks: &Marks) -> Vec<Vec<St
     search.found
 }
 
-/// All variables that set a key of the schema, for "did you mean"; lists by their first item.
+/// Returns all variables that set a key of the schema, for "did you mean". A list has the variables
+/// of its items, or of a first item if it is empty.
 pub(crate) fn names(schema: &Schema, marks: &Marks) -> Vec<String> {
     let mut names = Vec::new();
     collect(&Kind::Block(schema.root), Some(marks), "LAREDO", &mut names);
@@ -61,7 +63,8 @@ impl Search {
         }
     }
 
-    /// Takes the next key off the front of what is left of the variable's name.
+    /// Removes the next key from the front of `rest`, which is the remaining part of the variable's
+    /// name.
     fn block(&mut self, rest: &str, kind: &Kind, marks: Option<&Marks>) {
         let child = |name: &str| marks.and_then(|m| m.children.get(name));
         match kind {

@@ -1,25 +1,25 @@
-//! Writing a configuration as HOCON, for the effective configuration.
+//! The output of a configuration as HOCON, to print the effective configuration.
 
 use std::fmt::Write;
 
-/// A block that is being written; keys come out in the order they were put.
+/// A block that is being written. Keys are written in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct Block {
     lines: Vec<String>,
 }
 
-/// A string as HOCON, in quotes.
+/// Formats a string as HOCON, in quotes.
 pub(crate) fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A list of values that are HOCON already.
+/// Formats a list of values that are HOCON already.
 pub(crate) fn list(items: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 impl Block {
-    /// A key and a value that is HOCON already.
+    /// Adds a key and a value that is HOCON already.
     pub(crate) fn put(&mut self, key: &str, value: impl ToString) {
         self.lines.push(format!("{} = {}", name(key), value.to_string()));
     }
@@ -30,7 +30,7 @@ impl Block {
         }
     }
 
-    /// A key and the block that `fill` writes.
+    /// Adds a key and the block that `fill` writes.
     pub(crate) fn block(&mut self, key: &str, fill: impl FnOnce(&mut Block)) {
         let mut inner = Block::default();
         fill(&mut inner);
@@ -39,7 +39,7 @@ impl Block {
         self.lines.push("}".to_owned());
     }
 
-    /// A key and a list of blocks, each of which `fill` writes.
+    /// Adds a key and a list of blocks, each of which `fill` writes.
     pub(crate) fn blocks<T>(
         &mut self,
         key: &str,
@@ -57,10 +57,10 @@ impl Block {
         self.lines.push("]".to_owned());
     }
 
-    /// The whole as a document.
+    /// Returns the block as a whole document.
     pub(crate) fn into_document(self) -> String {
         self.lines.into_iter().fold(String::new(), |mut out, line| {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(out, "{line}");
             out
         })
@@ -71,7 +71,7 @@ impl Block {
     }
 }
 
-/// A key, quoted where HOCON would take it for something else.
+/// Formats a key, quoted where HOCON would take it for something else.
 fn name(key: &str) -> String {
     let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key != "include"

@@ -1,4 +1,4 @@
-//! What every program is told on its command line.
+//! Command-line arguments that all programs share.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ pub(crate) enum Command {
 }
 
 impl ConfigArguments {
-    /// A loader of the layers that they name, and of the process's environment.
+    /// Returns a loader of the layers that the arguments name, and of the process's environment.
     pub(super) fn loader(&self) -> Loader {
         let mut loader = Loader::from_process();
         if let Some(file) = &self.config {

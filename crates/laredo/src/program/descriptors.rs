@@ -2,14 +2,16 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The limit that is aimed at where the system sets no other: beyond it, kernels refuse.
+/// The highest soft limit that the program asks for. Kernels refuse a higher one by default.
 const LIMIT_MAX: u64 = 1 << 20;
-/// The share of the descriptors that is kept for files, and its bounds.
+/// The share of the file descriptors that is reserved for files: one in this many. The two
+/// constants after it bound the number.
 const RESERVED_SHARE: u64 = 8;
 const RESERVED_MIN: u64 = 8;
 const RESERVED_MAX: u64 = 64;
 
-/// Raises the soft limit of open files as far as the hard limit allows: shells and service managers start programs with 1,024.
+/// Raises the soft limit of open files to the hard limit, or to [`LIMIT_MAX`] if that is lower.
+/// Shells and service managers start programs with a limit of 1,024.
 pub(super) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
@@ -21,7 +23,7 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// Keeps descriptors for files, which connections cannot use up.
+/// Reserves file descriptors for files, so that connections cannot use them up.
 pub(crate) fn reserve_descriptors() {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(LIMIT_MAX);
     let reserved = (limit / RESERVED_SHARE).clamp(RESERVED_MIN, RESERVED_MAX);

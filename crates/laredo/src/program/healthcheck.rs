@@ -1,14 +1,17 @@
-//! `healthcheck`: for container platforms that run a command to see whether a program is ready.
+//! The command `healthcheck`, for container platforms that run a command to find out if a program
+//! is ready.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A program that is well answers far sooner.
+/// The time limit for the connection, and for each read of the answer. A healthy program answers
+/// far sooner.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Asks the program on this machine, at the path where it tells whether it is ready; 0 when it is.
+/// Requests the readiness path of the program on this machine. Returns exit code 0 if the program
+/// is ready.
 pub(crate) fn healthcheck(program: &str, port: u16, path: &str) -> ExitCode {
     match ask(port, path) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,

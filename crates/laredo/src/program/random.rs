@@ -1,6 +1,7 @@
-//! Where the programs take their randomness from; what is below is handed it.
+//! The programs' source of randomness. The code below the programs receives randomness as
+//! arguments.
 
-/// A number that nobody else has: it tells runs of a program apart, and spreads what they try again.
+/// Returns a random number. Such numbers distinguish runs of a program, and spread retries in time.
 #[expect(clippy::disallowed_methods, reason = "the programs' edge: here randomness is handed in")]
 pub(crate) fn random() -> u64 {
     rand::random()

@@ -1,10 +1,11 @@
-//! Being told to stop.
+//! Signals that stop a program.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// True once SIGTERM or SIGINT has come.
+/// Returns a flag that becomes true when SIGTERM or SIGINT arrives. A second signal ends the
+/// process at once.
 pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
@@ -26,7 +27,7 @@ pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(stop)
 }
 
-/// Waits until it is true; a sender that is gone means the same.
+/// Waits until the flag is true or its sender is dropped.
 pub(crate) async fn until(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }

@@ -1,4 +1,4 @@
-//! What `laredo-server` is told on its command line.
+//! Command-line arguments of `laredo-server`.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub struct Arguments {
     pub(super) command: Option<Command>,
 }
 
-/// A whole number and its unit.
+/// Parses a whole number and its unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit_ms: u64 = match unit {

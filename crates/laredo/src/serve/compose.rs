@@ -1,4 +1,4 @@
-//! Parts made from the configuration, run together, and stopped together.
+//! The parts of the server: made from the configuration, run together, and stopped together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,21 +20,22 @@ use crate::config::ServerConfig;
 use crate::config::server::{SlotConfig, TableConfig};
 use crate::program::{Failure, reserve_descriptors, until};
 
-/// Projections of one table that are kept for other clients who want the same rows.
+/// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
+/// the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
 
-/// The consequence of a source that is refused.
+/// The consequence of a refused source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartMode {
-    /// The source is tried again, while the others are served.
+    /// A start that serves the other sources, and tries the refused source again.
     Lenient,
-    /// The start fails.
+    /// A start that fails.
     Strict,
-    /// The start fails, and later the server ends.
+    /// A start that fails. A refusal after the start ends the server.
     Once,
 }
 
-/// Runs until told to stop, and then as long as clients are there, but no longer than `drain`.
+/// Serves until `stop` is true, and then while clients are connected, but no longer than `drain`.
 pub(super) async fn serve(
     config: &ServerConfig,
     mode: StartMode,
@@ -47,7 +48,7 @@ pub(super) async fn serve(
     serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
 }
 
-/// The same at these ports.
+/// Serves as `serve` does, at ports that are bound already.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: Listeners,
@@ -69,7 +70,8 @@ pub(crate) async fn serve_at(
         StartMode::Lenient => unprepared(config, &folder, &clock)?,
         StartMode::Strict | StartMode::Once => {
             let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
-            // What answers meanwhile says why it takes so long, and a stop is heard at any time.
+            // Meanwhile, the health endpoint reports the reasons for the wait. A stop takes effect
+            // at any time.
             tokio::select! {
                 prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
                 answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
@@ -103,7 +105,8 @@ async fn run(
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    // The engines outlive the server, so that its streams end by its own word and not because their journals are gone.
+    // The engines outlive the server, so that the server itself ends its streams before their
+    // journals disappear.
     let (served, server_ended) = watch::channel(false);
     for (name, engine) in engines {
         let (ended, handle) = (server_ended.clone(), engine.handle());

@@ -1,4 +1,4 @@
-//! Ports, certificates, and whose pages may call.
+//! Ports, TLS files, and the origins whose pages may call the server.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::config::ServerConfig;
 use crate::config::server::TlsConfig;
 use crate::program::{Failure, bind};
 
-/// Binds every port; all that cannot be had are told at once.
+/// Binds every port. The error names all ports that cannot be bound.
 pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {
     let ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
     let (mut fanout, mut problems) = (Vec::new(), Vec::new());
@@ -30,7 +30,7 @@ pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure
     Ok(Listeners { grpc, fanout, health, metrics })
 }
 
-/// Reads the files of TLS and checks that they are what they should be.
+/// Reads and checks the TLS files. The error names every problem.
 pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> {
     let Some(tls) = &config.grpc.tls else { return Ok(None) };
     let mut problems = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> 
     if problems.is_empty() { Ok(Some(options)) } else { Err(Failure::Misconfigured(problems)) }
 }
 
-/// Whose pages may call from a browser.
+/// Returns the origins whose pages may call the server from a browser.
 pub(super) fn allowed_origins(config: &ServerConfig) -> Result<Vec<HeaderValue>, Failure> {
     let origins = config.grpc.allowed_origins.iter();
     let origins = origins.map(|origin| HeaderValue::from_str(origin).map_err(|error| format!("{origin}: {error}")));

@@ -1,4 +1,4 @@
-//! From the configuration's words to those of the parts.
+//! The translation of the configuration into the options of the other crates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,11 +20,13 @@ use crate::config::server::{
     SnapshotSerializer, SourceConfig, Store, TableConfig, VerifyConfig,
 };
 
-/// A transaction stays in memory up to this many bytes for each table it touches.
+/// The maximum size, in bytes, that a transaction takes in memory, for each table that it touches.
 const SPOOL_MEMORY_BYTES: usize = 256 * 1024;
-/// A copy lets so much commit meanwhile (it waits on disk) before the stream is no longer read.
+/// The maximum size, in bytes, of the transactions that wait on disk during a copy. Beyond it, the
+/// stream is not read until the copy has ended.
 const HELD_BYTES_MAX: u64 = 8 << 30;
-/// Sequences begin below this, so that there is room for any number of entries and no two journals are likely to share one.
+/// The exclusive upper bound of a journal's first sequence. It leaves room for any number of
+/// entries, and makes it unlikely that two journals share a sequence.
 const FIRST_SEQUENCE_MAX: u64 = 1 << 52;
 
 pub(super) fn postgres(
@@ -60,7 +62,7 @@ pub(super) fn postgres(
     })
 }
 
-/// A name that PostgreSQL accepts.
+/// Returns the beginning of a slot name, in characters that PostgreSQL accepts.
 fn slot_name_of(source: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     format!("laredo_{}", source.chars().map(plain).take(30).collect::<String>())
@@ -114,16 +116,17 @@ fn snapshots(snapshot: &SnapshotConfig, table: &TableConfig) -> Option<SnapshotO
     })
 }
 
-/// A table's own folder in that of a store.
+/// Returns the table's own folder inside the folder of a store.
 fn own_folder(store: &Store, table: &TableConfig) -> Option<PathBuf> {
     match store {
         Store::Local { path } => Some(path.join(file_name(&table.schema)).join(file_name(&table.table))),
-        // The configuration accepts no other store for journals and snapshots.
+        // The configuration accepts only local stores for journals and snapshots.
         Store::S3 { .. } => None,
     }
 }
 
-/// A name for a folder, another one for each name of a schema or table.
+/// Returns a folder name that is different for each name of a schema or table. Characters other
+/// than ASCII letters, digits, `_` and `-` are escaped as `%XX`, byte by byte.
 fn file_name(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
@@ -146,7 +149,8 @@ fn predicate(filter: &Filter) -> Predicate {
     Predicate { field: field.clone(), test }
 }
 
-/// A number is given as its digits, which compare with numbers as numbers and lose nothing.
+/// Converts a filter's value. A number becomes a string of its digits: those compare with numbers
+/// as a number and lose no precision.
 fn value_of(value: &FilterValue) -> Value {
     match value {
         FilterValue::String(text) | FilterValue::Number(text) => Value::String(text.clone()),

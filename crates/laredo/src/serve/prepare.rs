@@ -1,4 +1,5 @@
-//! Sources: as they are, or checked and made ready all at the same time, for a strict start.
+//! The engines of the sources. A lenient start leaves the sources to their engines. Any other start
+//! first checks and prepares all sources at the same time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,25 +21,26 @@ use super::options;
 use crate::config::ServerConfig;
 use crate::program::Failure;
 
-/// A source and its tables, as they are asked for.
+/// A source and its tables, as the configuration describes them.
 struct Plan<'a> {
     name: &'a str,
     source: PostgresOptions,
     tables: Vec<TableOptions>,
 }
 
-/// Why a source is not ready.
+/// A reason why a source is not ready.
 enum Obstacle {
-    /// What a person has to mend, each a sentence.
+    /// Problems that the operator must fix, each a sentence.
     Definite(Vec<String>),
-    /// It was away for as long as `reconnect.max_attempts` allows.
+    /// A source that stayed unreachable for the `reconnect.max_attempts` that are allowed.
     Away(String),
-    /// It is away, and others need mending.
+    /// An unreachable source that is not waited for, because another source has failed.
     Unknown,
 }
 
-/// Checks every source and its tables, and changes publications only when all of them are right. A source that is away is waited
-/// for, unless another one needs mending: what is known to be wrong is told at once, all of it.
+/// Checks every source and its tables. Prepares them, which may change publications, only if all
+/// checks pass. An unreachable source is tried again, unless another source has failed: then all
+/// known problems are reported at once.
 pub(super) async fn prepare(
     config: &ServerConfig,
     folder: &Path,
@@ -68,10 +70,10 @@ pub(super) async fn prepare(
     Ok(plans.iter().map(|plan| plan.name.to_owned()).zip(engines).collect())
 }
 
-/// Returns the engines of all sources. None has been reached, or is waited for.
+/// Returns the engines of all sources. It neither connects to a source nor waits for one.
 ///
 /// # Errors
-/// Connection strings that cannot be read.
+/// A connection string that cannot be parsed.
 pub(super) fn unprepared(
     config: &ServerConfig,
     folder: &Path,
@@ -102,7 +104,7 @@ fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (V
     (plans, malformed)
 }
 
-/// All that was reached, or everything that is wrong.
+/// Returns the results of all sources, or else every problem.
 fn collect<T>(
     plans: &[Plan<'_>],
     reached: Vec<Result<T, Obstacle>>,
@@ -138,7 +140,8 @@ impl Plan<'_> {
         if problems.is_empty() { Ok(()) } else { Err(SourceError::Definite(problems)) }
     }
 
-    /// Does it, again and again while the source is away.
+    /// Does `work`. While the source is unreachable, tries again and writes the reason to
+    /// `waiting`.
     async fn reach<T>(
         &self,
         waiting: &watch::Sender<WaitingFor>,
@@ -159,7 +162,8 @@ impl Plan<'_> {
                     broken.cancel();
                     return Err(Obstacle::Definite(sentences));
                 }
-                // A process that is about to be replaced ends.
+                // The process that holds the slot or a folder may be about to end, because this one
+                // replaces it.
                 Err(SourceError::Transient(error) | SourceError::Held(error)) => error,
             };
             if reconnect.attempts_max.is_some_and(|max| failed >= max) {

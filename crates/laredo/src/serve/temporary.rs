@@ -1,4 +1,5 @@
-//! The folder for temporary files: transactions before their commit, copies, journals and bases that are not kept.
+//! The folder for temporary files: transactions before their commit, copies, and journals and bases
+//! that are not durable.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -6,10 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::config::ServerConfig;
 use crate::program::Failure;
 
-/// Returns the folder, after a file was written there: a database must not be changed for a server that cannot serve.
+/// Returns the folder after a test file was written there. The test comes first because a server
+/// that cannot serve must not change a database.
 ///
 /// # Errors
-/// When no file can be written.
+/// A folder in which no file can be written. A full disk is only logged.
 pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, Failure> {
     let folder = config.temp_dir.clone().unwrap_or_else(std::env::temp_dir);
     let written = tempfile::tempfile_in(&folder).and_then(|mut file| file.write_all(&[0]));
@@ -39,7 +41,7 @@ pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// Returns true if the files of a folder take memory instead of a disk.
+/// Returns true if the files of a folder use memory instead of a disk.
 fn is_memory(folder: &Path) -> bool {
     const TMPFS: i128 = 0x0102_1994;
     const RAMFS: i128 = 0x8584_58f6;

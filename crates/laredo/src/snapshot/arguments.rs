@@ -1,4 +1,4 @@
-//! What `laredo-snapshotter` is told on its command line.
+//! Command-line arguments of `laredo-snapshotter`.
 
 use clap::Parser;
 

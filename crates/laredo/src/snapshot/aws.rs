@@ -1,4 +1,4 @@
-//! What is at AWS, made from the configuration.
+//! Destinations and event sinks at AWS, made from the configuration.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,17 @@ use crate::config;
 use crate::config::snapshotter::{AwsConfig, EventConfig, EventTarget, S3Config, TableConfig};
 use crate::program::random;
 
-/// The profiles that destinations and events name, each asked for its credentials when they are needed.
+/// The credentials profiles that destinations and event sinks name. A profile obtains its
+/// credentials when they are first used.
 pub(super) struct Aws {
     profiles: Profiles,
 }
 
 impl Aws {
+    /// Makes the profiles of the configuration.
+    ///
     /// # Errors
-    /// When a profile leads back to itself.
+    /// A profile whose base is missing, or leads back to the profile.
     pub(super) fn new(profiles: &BTreeMap<String, config::Credentials>) -> anyhow::Result<Aws> {
         let profile = |(name, credentials): (&String, &config::Credentials)| (name.clone(), profile(credentials));
         Ok(Aws { profiles: Profiles::new(profiles.iter().map(profile).collect()).context("credentials")? })
@@ -27,8 +30,10 @@ impl Aws {
         self.profiles.credentials(aws.credentials.as_deref()).await.context("credentials")
     }
 
+    /// Makes the S3 destination of a table's archive.
+    ///
     /// # Errors
-    /// When the bucket cannot be meant.
+    /// A missing profile, or options that are invalid.
     pub(super) async fn s3(&self, s3: &S3Config, key_prefix: &str) -> anyhow::Result<S3> {
         let options = S3Options {
             bucket: s3.bucket.clone(),
@@ -41,10 +46,10 @@ impl Aws {
         Ok(S3::new(&options, &self.credentials(&s3.aws).await?)?)
     }
 
-    /// Who is told of a table's artifacts.
+    /// Makes the publisher of a table's artifacts, and the task that sends its events.
     ///
     /// # Errors
-    /// When there is no such profile.
+    /// A missing profile.
     pub(super) async fn publisher(&self, table: &TableConfig) -> anyhow::Result<(Publisher, Publishing)> {
         let mut sinks = Vec::new();
         for event in &table.events {

@@ -1,4 +1,4 @@
-//! Parts made from the configuration, run together, and stopped together.
+//! The parts of the program: made from the configuration, run together, and stopped together.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::table::Table;
 use crate::config::SnapshotterConfig;
 use crate::program::{Failure, bind, random, until};
 
-/// Writes every table's archive until told to stop. One that cannot be written leaves the others running; when none can, it ends.
+/// Writes every table's archive until `stop` is true. A table that fails leaves the others running.
+/// The program ends when no table is left.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), Failure> {
     let aws = Arc::new(Aws::new(&config.credentials)?);
     let listener = bind(config.http_port, "snapshotter.http.port").await;
@@ -28,7 +29,7 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
     }
     let mut failed = 0;
     while let Some(ended) = tasks.join_next().await {
-        // Why is said where it happened.
+        // The task has logged the reason.
         failed += usize::from(ended.context("a table's task")?.is_err());
     }
     served.send_replace(true);
@@ -39,7 +40,8 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
     }
 }
 
-/// Tells this run from all others: the machine, the process, and a number.
+/// Returns an ID that distinguishes this run from all others: the host name, the process ID and a
+/// random number.
 fn writer_id() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{host}:{}:{:016x}", std::process::id(), random())

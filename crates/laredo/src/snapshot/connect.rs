@@ -1,4 +1,4 @@
-//! The stream of a table, made from the configuration.
+//! The subscription to a table, made from the configuration.
 
 use std::path::Path;
 
@@ -8,8 +8,10 @@ use laredo_core::TableName;
 
 use crate::config::snapshotter::SourceConfig;
 
+/// Makes the subscription to the table of a source.
+///
 /// # Errors
-/// When a file of TLS cannot be read.
+/// A TLS file that cannot be read.
 pub(super) fn subscription(source: &SourceConfig) -> anyhow::Result<SubscriptionBuilder> {
     let table = TableName::new(&source.schema, &source.table);
     let mut subscription = Subscription::builder(&source.server, table).client_id(&source.client_id);

@@ -1,11 +1,11 @@
-//! A client's subscription as what a writer is fed with.
+//! A client's subscription as the feed of an archive's writer.
 
 use laredo_archive::{Feed, PositionMark, SourceId, Start, TimelineSwitch, Update};
 use laredo_client::{ResumePoint, Subscription, SubscriptionEvent};
 use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, StateError, Xid};
 use laredo_proto::replication::{self, SourceIdentity};
 
-/// Feeds a writer with what a server sends.
+/// A feed that delivers the events of a subscription.
 pub(crate) struct Subscribed(pub(crate) Subscription);
 
 impl Feed for Subscribed {
@@ -45,7 +45,8 @@ impl Feed for Subscribed {
     }
 }
 
-/// Where a subscription goes on that an archive has come to.
+/// Converts the position and schema of an archive's newest state to the point where a subscription
+/// resumes.
 pub(super) fn resume_point(start: Start) -> ResumePoint {
     let Start { schema, position, source, definition, mark } = start;
     ResumePoint { schema, position, source: source.map(identity), definition, mark: mark.map(wire_mark) }

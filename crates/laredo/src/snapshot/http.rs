@@ -1,4 +1,4 @@
-//! The HTTP API: health, status, metrics, and a base on demand.
+//! The HTTP API: health, status, metrics, and snapshots on demand.
 
 mod metrics;
 mod report;
@@ -25,7 +25,7 @@ struct Api {
     metrics: Metrics,
 }
 
-/// Serves until `ended`.
+/// Serves until `ended` completes.
 pub(super) async fn serve(listener: TcpListener, tables: Vec<Table>, ended: impl Future<Output = ()> + Send + 'static) {
     let api = Arc::new(Api { metrics: Metrics::new(), tables });
     let router = Router::new()
@@ -35,7 +35,7 @@ pub(super) async fn serve(listener: TcpListener, tables: Vec<Table>, ended: impl
         .route("/snapshot", post(snapshot))
         .route("/metrics", get(metrics))
         .with_state(api);
-    // A connection that stays open does not keep the process.
+    // An open connection must not keep the process alive.
     tokio::select! {
         () = laredo_server::serve_http(listener, router, CancellationToken::new()) => {}
         () = ended => {}
@@ -57,7 +57,8 @@ struct Which {
     table: Option<String>,
 }
 
-/// Has a base written of one table or of all, and answers with what was written once the manifests have it.
+/// Makes one table's writer, or every table's, write a snapshot. Answers with the artifacts once
+/// the manifests name them.
 async fn snapshot(State(api): State<Arc<Api>>, Query(Which { table }): Query<Which>) -> Response {
     let names = |wanted: &Table| {
         table.as_ref().is_none_or(|name| *name == wanted.name() || *name == wanted.config.source.table)

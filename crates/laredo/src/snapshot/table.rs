@@ -1,4 +1,4 @@
-//! One table's archive: its destinations, its writer, and the stream that feeds it.
+//! The archive of one table: its destinations, its writer, and the stream that feeds it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,35 +18,36 @@ use super::feed::{Subscribed, resume_point};
 use crate::config::snapshotter::{DestinationConfig, TableConfig};
 use crate::program::{random, until};
 
-/// Bytes of the stream that may wait for the writer: it keeps up with what a server sends, and memory is for the table.
+/// The maximum size, in bytes, of the part of the stream that waits for the writer. Little is
+/// enough, because the writer keeps up with the server. The memory is needed for the table.
 const PENDING_BYTES_MAX: u32 = 8 << 20;
 
-/// One table, as the HTTP API sees it. Clones are the same.
+/// A table as the HTTP API sees it. Clones share their state.
 #[derive(Clone)]
 pub(super) struct Table {
     pub(super) config: Arc<TableConfig>,
     state: Arc<Mutex<State>>,
-    /// The writer's status, from its opening on.
+    /// The writer's status, which is current from the opening of the archive.
     status: watch::Sender<Status>,
 }
 
-/// What a table's task is at.
+/// The state of a table's task.
 #[derive(Clone)]
 pub(super) enum State {
-    /// The archive is being taken over, or its destination is waited for.
+    /// The task takes over the archive, or waits for a destination.
     Opening,
-    /// Its writer runs.
+    /// The writer runs.
     Running(Running),
-    /// It has ended, and nothing more is written.
+    /// The task has failed, and nothing more is written.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
-        /// As it was then.
+        /// The state of the writer before the failure, if it ran.
         last: Option<Running>,
     },
 }
 
-/// What there is to ask of a table that is written.
+/// The parts of a running table that the HTTP API reads.
 #[derive(Clone)]
 pub(super) struct Running {
     pub(super) writer: Handle,
@@ -55,7 +56,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// How it goes with each of those who are told.
+    /// Returns the counts of events for each event sink.
     pub(super) fn sinks(&self) -> Vec<SinkCounts> {
         self.publisher.counts()
     }
@@ -67,12 +68,13 @@ impl Table {
         Table { config: Arc::new(config), state: Arc::new(Mutex::new(State::Opening)), status }
     }
 
-    /// `schema.table`.
+    /// Returns the name, as `schema.table`.
     pub(super) fn name(&self) -> String {
         self.config.source.name()
     }
 
-    /// The writer's status. While the archive is being opened, it has the last error.
+    /// Returns the writer's status. While the archive is being opened, the status holds the last
+    /// error.
     pub(super) fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -81,10 +83,11 @@ impl Table {
         self.state.lock().clone()
     }
 
-    /// Writes until it is told to stop.
+    /// Writes the archive until `stop` is true.
     ///
     /// # Errors
-    /// When this archive cannot be written any more; the other tables' can.
+    /// An error that ends the writing of this archive. The archives of other tables are not
+    /// affected.
     pub(super) async fn run(self, aws: Arc<Aws>, writer_id: String, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let ended = self.write(&aws, writer_id, stop).await;
         if let Err(error) = &ended {
@@ -125,7 +128,7 @@ impl Table {
         let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;
         let stream = subscription.watch_status();
         *self.state.lock() = State::Running(Running { writer: writer.handle(), stream, publisher });
-        // What was to be told is told after the last artifact, for a while.
+        // After the last artifact, waiting events are still sent, for a limited time.
         let written = CancellationToken::new();
         let publishing = tokio::spawn(publishing.run(written.clone().cancelled_owned()));
         let ended = until_stopped(stop, async |stopping| writer.run(Subscribed(subscription), stopping).await).await;
@@ -135,7 +138,8 @@ impl Table {
     }
 }
 
-/// Tells what runs when it is to stop. What ends by itself, as a writer does that another one has taken over from, has ended then.
+/// Runs `run`, and cancels its token when `stop` is true. If `run` ends first, returns its result
+/// at once: for example, a writer ends when another writer takes over.
 async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(CancellationToken) -> T) -> T {
     let stopping = CancellationToken::new();
     let mut running = pin!(run(stopping.clone()));
@@ -163,7 +167,8 @@ fn options(config: &TableConfig, writer_id: String) -> Options {
     }
 }
 
-/// The destinations, and where artifacts wait on this machine: beside a local destination, so that they need not be copied.
+/// Returns the destinations, and the folder on this machine where artifacts are staged. It is
+/// inside the first local destination, if there is one, so that artifacts need not be copied.
 async fn destinations(
     config: &TableConfig,
     aws: &Aws,

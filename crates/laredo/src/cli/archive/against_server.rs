@@ -1,5 +1,5 @@
-//! An archive against a server: the state that the archive rebuilds is brought to a position that the server's rows are
-//! of, and compared with them.
+//! The comparison of an archive with a server. The state that the archive rebuilds and the server's
+//! rows are brought to the same position, then compared.
 
 use std::time::Duration;
 
@@ -31,18 +31,19 @@ pub(in super::super) struct CompareArgs {
 /// The result of a comparison.
 #[derive(Debug)]
 pub(in super::super) struct ArchiveComparison {
-    /// The newest state of the archive.
+    /// The position of the archive's newest state.
     pub(in super::super) boundary: Lsn,
     /// The position of the rows that were compared.
     pub(in super::super) position: Lsn,
-    /// The server's rows.
+    /// The number of the server's rows.
     pub(in super::super) rows: u64,
-    /// Rows that differ.
+    /// The number of rows that differ.
     pub(in super::super) differing: u64,
 }
 
-/// Rebuilds the newest state of an archive, applies what the server sends from its position on, and compares the result
-/// with the rows that the server sends as a whole. Both are compared at the same position.
+/// Compares an archive with a server. Rebuilds the archive's newest state and applies the server's
+/// changes since its position. Compares the result, at the same position, with the rows of a full
+/// snapshot from the server.
 pub(in super::super) async fn compare(
     place: &Place,
     args: &CompareArgs,
@@ -68,7 +69,7 @@ pub(in super::super) async fn compare(
         }
         Ok(builder.client_id(format!("laredo-verify-{}", std::process::id())))
     };
-    // Rows of another definition are to be found as differences, not to be replaced.
+    // Rows of another definition must be reported as differences, and not be replaced.
     let definition = DefinitionVersion::UNKNOWN;
     let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition, mark };
     let mut archived = Side::new(subscription()?.resume(resume).start()?, Some((rows, boundary)));
@@ -86,7 +87,7 @@ pub(in super::super) async fn compare(
     Ok(ArchiveComparison { boundary, position, rows, differing })
 }
 
-/// Brings two states to a position that both are of.
+/// Brings two states to a position at which both are known, and returns them with that position.
 async fn meet<'a>(
     archived: &'a mut Side,
     served: &'a mut Side,
@@ -110,7 +111,7 @@ async fn meet<'a>(
     }
 }
 
-/// A state, and the positions that it is the table at.
+/// A table's state, and the positions between which it does not change.
 struct Side {
     subscription: Subscription,
     state: Option<TableState>,
@@ -124,7 +125,7 @@ impl Side {
         Side { subscription, state, since: position, until: position }
     }
 
-    /// Takes in the next thing that the server sends. A state that was begun with is not replaced.
+    /// Handles the next event from the server. A state that the side began with is never replaced.
     async fn advance(&mut self, takes_states: bool) -> Result<(), CliError> {
         match self.subscription.next().await {
             SubscriptionEvent::State { table, position, .. } if takes_states => {

@@ -1,4 +1,4 @@
-//! What may be asked of an archive on the command line.
+//! Command-line arguments of `laredo archive`.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -161,16 +161,16 @@ pub(in super::super) struct ExportArgs {
     pub(super) take_over: bool,
 }
 
-/// A state of an archive as it is written on a command line.
+/// A state of an archive, as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StateArg {
-    /// The number of its history; the newest one unless it is given.
+    /// The number of the state's history; the newest history if `None`.
     pub(super) history: Option<u64>,
     pub(super) at: At,
 }
 
 fn state(text: &str) -> Result<StateArg, String> {
-    // Colons in a time are behind a dash.
+    // The colons of a time come after a dash, so they do not follow a number.
     let numbered = text.split_once(':').and_then(|(number, rest)| Some((number.parse().ok()?, rest)));
     match numbered {
         Some((history, rest)) => Ok(StateArg { history: Some(history), at: at(rest)? }),

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use laredo_archive::NetChange;
 use laredo_core::{ProjectError, Schema, TableState, Tuple, Value, project_row};
 
-/// The changes that lead from one state to the other, by key.
+/// Returns the changes that lead from one state to the other, sorted by key.
 ///
-/// Rows of one definition are compared by their bytes. Rows of two are compared by what an archive
-/// says of them, column by column, and a column that only one of them has counts as NULL in the
-/// other. Where the key has other columns, no row is the same as before: the old ones are deleted,
-/// the new ones inserted.
+/// Rows of the same definition are compared by their bytes. Rows of different definitions are
+/// compared by their values in an archive, column by column. A column that only one state has
+/// counts as NULL in the other. If the key has other columns, no row counts as the same: all old
+/// rows are deleted, then all new rows inserted.
 ///
 /// # Errors
-/// When a cell is no value of its type.
+/// A cell that is not a valid value of its type.
 pub(super) fn differences<'a>(
     before: &'a TableState,
     after: &'a TableState,
@@ -29,7 +29,7 @@ pub(super) fn differences<'a>(
     Ok(changes.into_iter().map(|placed| placed.change).collect())
 }
 
-/// A change and its place among the others.
+/// A change and its sort order among the others.
 struct PlacedChange<'a> {
     turn: u8,
     key: Vec<u8>,
@@ -95,7 +95,7 @@ fn key_names(schema: &Schema) -> BTreeSet<&str> {
     columns.map(|column| column.name.as_str()).collect()
 }
 
-/// A row's values by name, without NULLs.
+/// Returns the values of a row by column name, without NULLs.
 fn values<'s>(schema: &'s Schema, row: &Tuple) -> Result<BTreeMap<&'s str, Value>, ProjectError> {
     Ok(project_row(schema, row.as_ref())?.into_iter().filter(|(_, value)| *value != Value::Null).collect())
 }
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A table of columns by name and type, with rows of text or numbers as cells.
+    /// Makes a table from the names and types of its columns, and rows of text or numbers as cells.
     fn table(columns: &[(&str, u32)], key: &[usize], rows: &[&[Option<&[u8]>]]) -> TableState {
         let column = |(name, type_oid): &(&str, u32)| Column {
             name: (*name).to_owned(),

@@ -1,4 +1,5 @@
-//! A table of a database to an archive, once: a server, its one client, and a writer, all in this process.
+//! The export of a table to an archive, once: a server, its one client, and a writer, all in this
+//! process.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -31,12 +32,13 @@ use crate::program::{Failure, random};
 use crate::serve::{StartMode, serve_at};
 use crate::snapshot::feed::Subscribed;
 
-/// The beginning of these writers' ids.
+/// The beginning of the writer IDs of exports.
 const WRITER: &str = "laredo archive export";
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
-    // Here the sentence is enough; the configuration below has no file that an error could show.
+    // The operator needs only this sentence. The report of the configuration below would quote a
+    // temporary file.
     ConnectionOptions::parse(&args.postgres)?;
     let publication = format!("laredo_export_{:016x}", random());
     let interrupted = end_at_interrupt();
@@ -45,11 +47,11 @@ pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
         () = interrupted.cancelled() => Err(CliError::Export("it was interrupted".to_owned())),
     };
     let dropped = match args.publication {
-        // Somebody else's stays.
+        // The publication belongs to the operator, and stays.
         Some(_) => Ok(()),
         None => drop_publication(&args.postgres, &publication).await,
     };
-    // What went wrong first is said, and what was left behind, too.
+    // The first error is reported, and also a publication that was left behind.
     let written = match (written, dropped) {
         (Ok(written), dropped) => dropped.map(|()| written),
         (Err(CliError::Export(why)), Ok(())) if why.contains(&publication) => {
@@ -81,17 +83,17 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliErro
         ended = &mut server => return Err(CliError::Export(why(ended))),
     };
     stop.send_replace(true);
-    // Its slot was temporary, and went with its connection.
+    // The slot was temporary, and disappeared with its connection.
     server.await.map_err(|failure| CliError::Export(why(Err(failure))))?;
     exported
 }
 
-/// Writes one base. Nothing is written, and no archive is taken over, before all rows are there.
+/// Writes one snapshot. Writes nothing, and takes over no archive, before all rows have arrived.
 async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     let destination = args.archive.destination().await?;
     check_writer(args, &destination).await?;
     let feed = Begun::wait(url, args).await?;
-    // Another writer may have come meanwhile.
+    // Another writer may have appeared meanwhile.
     check_writer(args, &destination).await?;
     let surroundings = Surroundings {
         destinations: vec![destination],
@@ -114,7 +116,8 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
         waits_at_start: false,
         seed: random(),
     };
-    // What the archive has is not gone on from: nobody has kept what came since.
+    // The export does not resume from the archive's state, because no journal has the changes since
+    // then.
     let (writer, _) = Writer::open(options, surroundings).await.map_err(|error: WriterError| told(&error))?;
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let mut writing = tokio::spawn(writer.run(feed, stop.clone()));
@@ -131,7 +134,7 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     Ok(written)
 }
 
-/// Checks that no other program writes the archive, unless it is to be taken over.
+/// Checks that no other program writes the archive, unless the operator asked to take it over.
 async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> Result<(), CliError> {
     let Some(there) = destination.manifest().await? else { return Ok(()) };
     let at = destination.uri(MANIFEST);
@@ -150,7 +153,7 @@ async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> 
     }
 }
 
-/// A feed whose first rows are there.
+/// A feed whose first rows have arrived.
 struct Begun {
     first: VecDeque<Update>,
     rest: Subscribed,
@@ -204,7 +207,7 @@ impl Feed for Begun {
     }
 }
 
-/// Waits for the first base.
+/// Waits until the first snapshot is written.
 async fn first(handle: &Handle) -> Written {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
@@ -229,7 +232,8 @@ fn told(error: &dyn std::fmt::Display) -> CliError {
     CliError::Export(error.to_string())
 }
 
-/// A server of this table alone, with a slot that goes with its connection. JSON is HOCON, too.
+/// Returns the configuration of a server with this table alone, and with a slot that disappears
+/// with its connection. JSON is HOCON, too.
 fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError> {
     let create = args.publication.is_none();
     let text = json!({

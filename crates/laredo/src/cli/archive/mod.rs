@@ -1,4 +1,4 @@
-//! `laredo archive`: what an archive holds, whether it is whole, and the table as it was.
+//! The commands `laredo archive`, which list, check, print, compare, rebuild and export archives.
 
 mod against_server;
 mod args;

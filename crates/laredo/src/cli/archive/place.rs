@@ -1,4 +1,4 @@
-//! Where an archive is.
+//! The places of archives.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use laredo_archive::{Archive, At, Destination, Local, Profiles, S3, S3Options};
 use super::args::{PlaceArgs, ReadArgs, StateArg, StoreArgs};
 use crate::cli::error::CliError;
 
-/// An archive's place as it is written on a command line.
+/// The place of an archive, as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Place {
     Folder(PathBuf),
@@ -47,13 +47,13 @@ impl ReadArgs {
     /// Opens the archive with all its epochs.
     ///
     /// # Errors
-    /// When there is no archive, or when a manifest of it cannot be used.
+    /// A missing archive, or a manifest that cannot be used.
     pub(super) async fn open(&self) -> Result<Archive, CliError> {
         let destination = self.place.destination().await?;
         Ok(Archive::open(destination, None).await?.with_key(self.key_fields.clone()))
     }
 
-    /// Opens the archive with what a state needs.
+    /// Opens the archive with the epochs that a state needs.
     ///
     /// # Errors
     /// The errors of [`ReadArgs::open`].
@@ -66,10 +66,10 @@ impl ReadArgs {
     }
 }
 
-/// Opens the archive at a place, with its newest epochs alone.
+/// Opens the archive at a place, with only the epochs that `manifest.json` names.
 ///
 /// # Errors
-/// When there is no archive, or when its manifest cannot be used.
+/// A missing archive, or a manifest that cannot be used.
 pub(super) async fn open_newest(place: &Place, store: &StoreArgs) -> Result<Archive, CliError> {
     Ok(Archive::open_newest(destination(place, store).await?, None).await?)
 }
@@ -93,7 +93,8 @@ async fn destination(place: &Place, store: &StoreArgs) -> Result<Arc<dyn Destina
 }
 
 impl Place {
-    /// Where artifacts wait on this machine before they go there.
+    /// Returns the folder on this machine where artifacts are staged before they are written to the
+    /// place.
     pub(super) fn staging(&self) -> PathBuf {
         match self {
             Place::Folder(folder) => Local::new(folder).staging(),

@@ -1,4 +1,4 @@
-//! How far a long read is, for the person who waits for it.
+//! The progress bar of a long read.
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::ReadProgress;
 
-/// How often it is looked.
+/// The interval between two updates of the bar.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Waits for something that reads so many bytes, with a bar on a terminal.
+/// Waits for a future that reads `bytes` bytes. Shows a progress bar on a terminal.
 pub(super) async fn watched<T>(what: &str, bytes: u64, progress: &ReadProgress, read: impl Future<Output = T>) -> T {
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new(bytes),

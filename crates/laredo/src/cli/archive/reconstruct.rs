@@ -1,4 +1,4 @@
-//! A table as it was, and what differs between two of its states.
+//! Reconstruction of a table's earlier states, and the differences between two of them.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -35,14 +35,15 @@ pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliEr
     Ok(ExitCode::SUCCESS)
 }
 
-/// In the order that a snapshot has them in, so that the same state makes the same text.
+/// Returns the rows in the order of a snapshot, so that the same state gives the same text.
 fn by_key(table: &TableState) -> Vec<&Tuple> {
     let mut rows: Vec<&Tuple> = table.rows().collect();
     rows.sort_by_cached_key(|row| table.schema().key().key_of(row.as_ref()).as_ref().bytes().to_vec());
     rows
 }
 
-/// Rebuilds a state, and says where it is another one than was asked for.
+/// Rebuilds a state. Prints a message if the state is not the one at the position that was asked
+/// for.
 async fn rebuilt(archive: &Archive, state: StateArg, exact: bool) -> Result<Rebuilt, CliError> {
     let StateArg { history, at } = state;
     let chosen = history.map(|history| archive.of_history(history)).transpose()?;
@@ -65,11 +66,11 @@ fn shown(boundary: &Boundary) -> String {
     format!("{position} (epoch {}, written at {})", boundary.epoch, boundary.created_at)
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file atomically: the file appears complete or not at all.
 fn to_file<E: From<io::Error>>(file: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file_to_be = tempfile::Builder::new();
-    // What the umask leaves of it: whoever may read other files may read this one.
+    // The umask reduces this mode, as for any new file.
     #[cfg(unix)]
     file_to_be.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut out = BufWriter::new(file_to_be.tempfile_in(folder)?);

@@ -1,4 +1,4 @@
-//! Rows as text.
+//! The output of rows as text.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use laredo_core::{HexCells, Schema, Tuple, Value, show_row};
 
 use super::args::RowFormat;
 
-/// Writes rows.
+/// Writes rows in a format.
 ///
 /// # Errors
-/// When they cannot be written, or have what is no value of their column.
+/// An output that cannot be written, or a value that does not fit its column.
 pub(super) fn write<'a>(
     format: RowFormat,
     schema: &Arc<Schema>,
@@ -54,7 +54,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// In quotes where it has to be; an empty text, too, for nothing is NULL. A line of `\.` would be the end to PostgreSQL.
+/// Quotes a text where CSV needs it. An empty text is quoted, too, because an empty field is NULL.
+/// So is a backslash, because PostgreSQL takes a line of `\.` for the end of the data.
 fn text(value: &str) -> String {
     match value.is_empty() || value.contains([',', '"', '\n', '\r', '\\']) || value.trim() != value {
         true => format!("\"{}\"", value.replace('"', "\"\"")),

@@ -1,4 +1,4 @@
-//! What is in an archive, and whether it is whole.
+//! The contents of an archive, and the check that it is undamaged.
 
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ fn to_text(archive: &Archive) -> String {
     text + &table(heading, &[3, 4], rows.collect())
 }
 
-/// A history in words: its epochs, and which part of it the database has left.
+/// Describes a history: its epochs, its positions, and the part that the database has abandoned.
 fn history_line(manifest: &Manifest, history: &ArchivedHistory) -> String {
     let (first, last) = (history.epochs.start(), history.epochs.end());
     let epochs = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last}") };
@@ -67,7 +67,8 @@ fn history_line(manifest: &Manifest, history: &ArchivedHistory) -> String {
     )
 }
 
-/// The position beyond which a history is not part of the newest one's past; `None` for the newest.
+/// Returns the position beyond which a history is not part of the newest history's past. Returns
+/// `None` for the newest history.
 fn abandoned_after(history: &ArchivedHistory) -> Option<Lsn> {
     (history.valid_until != Lsn(u64::MAX)).then_some(history.valid_until)
 }
@@ -141,7 +142,7 @@ pub(super) async fn verify(args: LsArgs) -> Result<ExitCode, CliError> {
 pub(super) async fn cat(args: CatArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
     let progress = ReadProgress::default();
-    // It is read to its end first: what is printed is what was written.
+    // The object is read to its end first, so that only checked lines are printed.
     let lines = watched("reading", archive.bytes(), &progress, archive.lines_of(&args.object, &progress)).await?;
     print(&String::from_utf8_lossy(&lines))?;
     Ok(ExitCode::SUCCESS)

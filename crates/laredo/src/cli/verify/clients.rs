@@ -1,4 +1,4 @@
-//! The clients' part of `laredo verify`.
+//! The clients' part of the output of `laredo verify`.
 
 use laredo_proto::oam::{ClientComparison, ClientOutcome};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ pub(super) fn is_alarming(clients: &[ClientComparison]) -> bool {
     clients.iter().any(|client| matches!(client.outcome(), ClientOutcome::Differs | ClientOutcome::NoAnswer))
 }
 
-/// Returns a sentence with the numbers, and a line for each client.
+/// Returns a sentence with the number of clients for each result, and a line for each client.
 pub(super) fn to_text(clients: &[ClientComparison]) -> String {
     if clients.is_empty() {
         return "no client was connected\n".to_owned();

@@ -1,4 +1,4 @@
-//! The fan-out target: what is kept for clients, and how they are served.
+//! The fan-out target: the data that is kept for clients, and the limits of serving them.
 
 use std::time::Duration;
 
@@ -18,46 +18,48 @@ use super::transforms::{self, Transform};
 pub struct FanoutConfig {
     /// The changes that are kept for clients to resume from.
     pub journal: JournalConfig,
-    /// The snapshots that are kept for a restart, if any.
+    /// The snapshots that are kept for a restart and for downloads, if any.
     pub snapshot: Option<SnapshotConfig>,
-    /// Where clients connect.
+    /// The port where clients connect, and their maximum number.
     pub grpc: FanoutGrpc,
-    /// How far a live client may be behind.
+    /// The limit on how far a live client may be behind.
     pub client_buffer: ClientBuffer,
-    /// How often an idle client hears from the server. Default 5 s.
+    /// The interval of heartbeats to an idle client. Default 5 s.
     pub heartbeat_interval: Duration,
     /// The archive that the server writes, if any.
     pub archive: Option<ArchiveConfig>,
-    /// Rows must pass all of these.
+    /// The filters. A row must pass all of them.
     pub filters: Vec<Filter>,
-    /// What is done to rows, in order.
+    /// The transforms of rows, applied in order.
     pub transforms: Vec<Transform>,
 }
 
-/// Where the clients of one table connect.
+/// The port where the clients of a table connect, and their maximum number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FanoutGrpc {
-    /// The TCP port, 0 being any free one. Default 4002. Tables, and the control service, may share one.
+    /// The TCP port; 0 means any free one. Default 4002. Tables and the OAM service may share a
+    /// port.
     pub port: u16,
-    /// The most clients at once; `None`, the default, is without limit.
+    /// The maximum number of clients at once; `None`, the default, means no limit.
     pub max_clients: Option<u32>,
 }
 
-/// The bound on how far a live client may be behind.
+/// The limit on how far a live client may be behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientBuffer {
-    /// Entries behind the head (`max_size`). Default 50 000.
+    /// The maximum number of entries behind the head (`max_size`). Default 50 000.
     pub max_entries: u64,
-    /// What happens beyond them.
+    /// The consequence of exceeding the limit.
     pub policy: BufferPolicy,
 }
 
-/// What happens to a client that is too far behind.
+/// The consequence for a client that is too far behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BufferPolicy {
-    /// It is disconnected, and resumes. The default.
+    /// A disconnect, after which the client resumes. The default.
     DropDisconnect,
-    /// The source is read no faster than the slowest client for a while, and then it is disconnected.
+    /// A slowdown of the source: for a while it is read no faster than the slowest client. Then
+    /// that client is disconnected.
     SlowDown,
 }
 
@@ -111,7 +113,7 @@ impl FanoutConfig {
         }
     }
 
-    /// What stands in for a target that could not be read.
+    /// Returns the configuration that replaces a target that could not be read.
     pub(super) fn with_defaults(port: u16) -> Self {
         FanoutConfig {
             journal: JournalConfig::default(),
@@ -160,7 +162,7 @@ impl FanoutConfig {
     }
 }
 
-/// Journals and snapshots of a table lie in folders of their own.
+/// Checks that the journal and the snapshots of a table have different folders.
 fn check_folders(
     fields: &Fields,
     journal: &JournalConfig,
@@ -176,7 +178,8 @@ fn check_folders(
 }
 
 impl FanoutGrpc {
-    /// The limit may stand in the target or in its `grpc` block, but not in both and differ.
+    /// Reads the block. The limit may be in the target or in its `grpc` block; if it is in both,
+    /// the values must be equal.
     fn read(target: &Fields, port: u16, problems: &mut Vec<Problem>) -> Self {
         let grpc = target.block("grpc");
         let outer = target.count_u32("max_clients");

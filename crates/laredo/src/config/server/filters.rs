@@ -1,4 +1,4 @@
-//! Filters: which rows clients see.
+//! Filters, which select the rows that clients see.
 
 use hocon::ScalarType;
 use regex::Regex;
@@ -13,21 +13,21 @@ use super::super::write::{self, text};
 /// A condition on a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
-    /// A column has a value.
+    /// A condition that a column has a value.
     FieldEquals {
         /// The column.
         field: String,
         /// The value.
         value: FilterValue,
     },
-    /// A column's text begins with something.
+    /// A condition that a column's text begins with a prefix.
     FieldPrefix {
         /// The column.
         field: String,
-        /// The beginning.
+        /// The prefix.
         prefix: String,
     },
-    /// A column's text matches a regular expression somewhere.
+    /// A condition that a regular expression matches somewhere in a column's text.
     FieldRegex {
         /// The column.
         field: String,
@@ -39,17 +39,17 @@ pub enum Filter {
 /// The value that a column is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilterValue {
-    /// Text.
+    /// A text.
     String(String),
-    /// A number, as it was written, so that none of its digits is lost.
+    /// A number as it was written, so that no digit is lost.
     Number(String),
-    /// True or false.
+    /// A boolean.
     Bool(bool),
-    /// SQL's null.
+    /// The NULL of SQL.
     Null,
 }
 
-/// A regular expression, compiled.
+/// A compiled regular expression.
 #[derive(Debug, Clone)]
 pub struct Pattern(pub Regex);
 
@@ -141,7 +141,7 @@ impl Pattern {
         match Regex::new(&pattern) {
             Ok(regex) => Some(Pattern(regex)),
             Err(error) => {
-                // The library's message has several lines; its last one says what is wrong.
+                // The library's message has several lines, of which the last one is the error.
                 let error = error.to_string();
                 let error = error.lines().last().unwrap_or_default().trim();
                 let why = error.strip_prefix("error: ").unwrap_or(error);

@@ -1,4 +1,4 @@
-//! The journal: how much of the past is kept for clients to resume from.
+//! The journal: the recent changes that are kept for clients to resume from.
 
 use std::time::Duration;
 
@@ -10,27 +10,28 @@ use super::super::write;
 use super::Known;
 use super::store::{self, Store};
 
-/// What is kept of the past. Entries go when any limit is passed and a base snapshot covers them.
+/// The limits of a journal. Entries are removed when any limit is exceeded and a base covers them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
-    /// The most entries. Default 100 000.
+    /// The maximum number of entries. Default 100 000.
     pub max_entries: u64,
-    /// The greatest age. Default 24 h.
+    /// The maximum age of an entry. Default 24 h.
     pub max_age: Duration,
-    /// The most bytes in all, in memory and in files. Default 4 GiB.
+    /// The maximum size in bytes, in memory and in files together. Default 4 GiB.
     pub max_bytes: u64,
-    /// The most bytes in memory, for each table; the rest is in files, temporary ones with the memory store. Default 256 MiB.
+    /// The maximum size in memory, in bytes. The rest is in files, which are temporary with the
+    /// memory store. Default 256 MiB.
     pub memory_max_bytes: u64,
-    /// Where it is kept.
+    /// The place of the journal.
     pub store: JournalStore,
 }
 
-/// Where a journal is kept.
+/// The place of a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalStore {
-    /// In memory alone: a restart begins a new one. The default.
+    /// Memory and temporary files: a restart begins a new journal. The default.
     Memory,
-    /// In files: a restart goes on with it. Always [`Store::Local`].
+    /// Durable files: a restart continues the journal. The store is always [`Store::Local`].
     Durable(Store),
 }
 
@@ -46,7 +47,7 @@ pub(super) static JOURNAL: Block = Block {
     ],
 };
 
-/// Smaller bounds would not hold one segment.
+/// A size limit of a journal. A lower limit than this minimum would not fit one segment.
 const BYTES: Kind = Kind::Size { min: 1 << 20, max: i64::MAX as u64 };
 
 impl Default for JournalConfig {

@@ -1,4 +1,4 @@
-//! What is kept beyond the journal: snapshots for the next start, and an archive for others.
+//! The data that is kept in addition to the journal: snapshots for the next start, and an archive.
 
 use std::time::Duration;
 
@@ -10,52 +10,52 @@ use super::super::write::{self, text};
 use super::Known;
 use super::store::{self, Store};
 
-/// Snapshots of the table: for the next start, and for whoever fetches them.
+/// The snapshots of a table, for the next start and for clients that download them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotConfig {
-    /// How often one is written. Default 5 min.
+    /// The interval between two snapshots. Default 5 min.
     pub interval: Duration,
-    /// Where. Always [`Store::Local`].
+    /// The place of the snapshots. Always [`Store::Local`].
     pub store: Store,
-    /// In which format. Default native.
+    /// The format of the snapshots. Default native.
     pub serializer: SnapshotSerializer,
-    /// For how long. The newest one is always kept.
+    /// The limits on old snapshots. The newest snapshot is always kept.
     pub retention: SnapshotRetention,
 }
 
 /// The format of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotSerializer {
-    /// The frames that clients are sent.
+    /// The frames that are sent to clients.
     Native,
-    /// One JSON object a row.
+    /// JSON lines, with an object for each row.
     Jsonl,
 }
 
-/// Which snapshots are kept.
+/// The limits on old snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRetention {
-    /// The most snapshots. Default 5.
+    /// The maximum number of snapshots. Default 5.
     pub keep_count: u32,
-    /// The greatest age; `None`, the default, is any.
+    /// The maximum age of a snapshot; `None`, the default, means no limit.
     pub max_age: Option<Duration>,
 }
 
 /// An archive that the server itself writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveConfig {
-    /// Where.
+    /// The place of the archive.
     pub store: Store,
     /// The format of snapshots and diffs. Default jsonl.
     pub format: ArchiveFormat,
-    /// What the keys of this table begin with. Default `<table>/`.
+    /// The prefix of all keys of this table. Default `<table>/`.
     pub key_prefix: String,
 }
 
 /// The format of an archive's artifacts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveFormat {
-    /// One JSON object a row.
+    /// JSON lines, with an object for each row.
     Jsonl,
     /// Length-prefixed protobuf messages.
     Protobuf,

@@ -36,27 +36,27 @@ use super::schema::{Block, Key, Kind, PORT, Schema, TEXT_OR_EMPTY};
 use super::tree::Node;
 use super::write;
 
-/// Everything `laredo-server` is told, checked: references exist, values are in range, defaults are
-/// filled in.
+/// The configuration of `laredo-server` after all checks: references exist, values are in range,
+/// defaults are filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerConfig {
     /// The sources, by the name that tables use; at least one.
     pub sources: BTreeMap<String, SourceConfig>,
-    /// The tables, in the order they are written; at least one, no two alike.
+    /// The tables, in the order of the configuration; at least one, and no two with the same name.
     pub tables: Vec<TableConfig>,
-    /// The control port, and TLS for every gRPC port.
+    /// The port of the OAM service, and TLS for every gRPC port.
     pub grpc: GrpcConfig,
     /// The health endpoints.
     pub health: HealthConfig,
     /// Metrics and logs.
     pub observability: ObservabilityConfig,
-    /// The profiles that object stores name.
+    /// The credentials profiles that object stores refer to.
     pub credentials: BTreeMap<String, Credentials>,
-    /// The folder for temporary files; `None` for the system's.
+    /// The folder for temporary files; `None` means the system's.
     pub temp_dir: Option<PathBuf>,
 }
 
-/// Where clients are served unless a table says otherwise.
+/// The port for clients, unless the configuration or a table sets another one.
 const FANOUT_PORT_DEFAULT: u16 = 4002;
 
 static SCHEMA: Schema = Schema {
@@ -100,19 +100,19 @@ impl ServerConfig {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, at once.
+    /// A report of all problems of the configuration.
     pub fn load(loader: &Loader) -> Result<Self, Report> {
         loader.load(&SCHEMA, Self::read)
     }
 
-    /// The paths of all keys, `*` standing for the names that a user chooses and list items without
-    /// their number: `sources.*.connection`, `tables.targets.grpc.port`.
+    /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
+    /// list items have no number: `sources.*.connection`, `tables.targets.grpc.port`.
     pub fn keys() -> Vec<String> {
         SCHEMA.keys()
     }
 
-    /// The effective configuration as HOCON that loads to the same again, but for the passwords of
-    /// connections, which are masked.
+    /// Returns the effective configuration as HOCON. It loads to the same configuration, except for
+    /// the passwords of connections, which are masked.
     pub fn to_hocon(&self) -> String {
         let mut out = write::Block::default();
         out.block("sources", |out| {
@@ -149,7 +149,8 @@ impl ServerConfig {
         config
     }
 
-    /// gRPC and HTTP cannot share a port; a gRPC port may serve both control and clients.
+    /// Checks that gRPC and HTTP do not share a port. A gRPC port may serve both the OAM service
+    /// and clients.
     fn check_ports(&self, root: &Fields, problems: &mut Vec<Problem>) {
         let grpc = root.block("grpc");
         let mut taken = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
@@ -164,7 +165,7 @@ impl ServerConfig {
             let path = fields.path.key(key);
             let twin = taken.iter().find(|(other, ..)| *other == port && port != 0);
             if let Some((_, of, place_of_twin)) = twin {
-                // The one that was written down is the one to change.
+                // The key that was set explicitly is the one to change.
                 let written = fields.has(key);
                 let place = if written { fields.place_of(key) } else { place_of_twin };
                 let message = format!("port {port} is taken by {of}; give each its own");
@@ -174,7 +175,8 @@ impl ServerConfig {
         }
     }
 
-    /// Health and metrics are served side by side, so each has a path of its own.
+    /// Checks that the health and metrics endpoints have different paths, because the health port
+    /// serves the metrics, too.
     fn check_paths(&self, root: &Fields, problems: &mut Vec<Problem>) {
         let (health, metrics) = (root.block("health"), root.block("observability").block("metrics"));
         let of_metrics = &self.observability.metrics.path;
@@ -188,7 +190,7 @@ impl ServerConfig {
             if path == STARTUP_PATH {
                 complain(&health, key, "the startup endpoint");
             }
-            // The one that was written down is the one to change.
+            // The key that was set explicitly is the one to change.
             match path == of_metrics {
                 true if metrics.has("path") => complain(&metrics, "path", &format!("health.{key}")),
                 true => complain(&health, key, "observability.metrics.path"),
@@ -201,10 +203,10 @@ impl ServerConfig {
     }
 }
 
-/// Where the server tells whether it has started. No key moves it.
+/// The path at which the server reports if it has started. No key changes the path.
 const STARTUP_PATH: &str = "/health/startup";
 
-/// What the parts of a configuration may refer to.
+/// The names that a configuration may refer to, and the default port for clients.
 struct Known<'a> {
     sources: Vec<&'a str>,
     credentials: Vec<&'a str>,

@@ -1,13 +1,13 @@
-//! Metrics and logs.
+//! The configuration of metrics and logs.
 
 use super::super::fields::Fields;
 use super::super::schema::{Block, Key, Kind, PORT, URL_PATH};
 use super::super::write::{self, text};
 
-/// Metrics and logs.
+/// The configuration of metrics and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservabilityConfig {
-    /// The metrics endpoint, in Prometheus' format.
+    /// The metrics endpoint, in the format of Prometheus.
     pub metrics: MetricsConfig,
     /// The log.
     pub logging: LoggingConfig,
@@ -16,42 +16,42 @@ pub struct ObservabilityConfig {
 /// The metrics endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {
-    /// The TCP port, 0 being any free one. Default 9090.
+    /// The TCP port; 0 means any free one. Default 9090.
     pub port: u16,
-    /// Default `/metrics`.
+    /// The path. Default `/metrics`.
     pub path: String,
 }
 
 /// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggingConfig {
-    /// How a line looks (`type`).
+    /// The format of a line (`type`).
     pub log_type: LogType,
-    /// The least level that is written.
+    /// The lowest level that is logged.
     pub level: LogLevel,
 }
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogType {
-    /// One JSON object a line. The default.
+    /// JSON lines, with an object for each event. The default.
     Structured,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
 /// A log level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Everything.
+    /// All events.
     Trace,
-    /// What a developer asks for.
+    /// Events for developers.
     Debug,
-    /// What an operator wants to know. The default.
+    /// Events that an operator wants to see. The default.
     Info,
-    /// What may need attention.
+    /// Events that may need attention.
     Warn,
-    /// What does.
+    /// Events that need attention.
     Error,
 }
 
@@ -109,15 +109,15 @@ impl ObservabilityConfig {
 }
 
 impl LogLevel {
-    /// All levels, the least first.
+    /// All levels, the lowest first.
     pub const ALL: [LogLevel; 5] = [LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error];
 
-    /// The level of a name.
+    /// Returns the level with a name.
     pub fn from_name(name: &str) -> Option<LogLevel> {
         LogLevel::ALL.into_iter().find(|level| level.name() == name)
     }
 
-    /// The level as it is written in configurations and in `tracing`'s filters.
+    /// Returns the name of the level in configurations and in the filters of `tracing`.
     pub fn name(self) -> &'static str {
         match self {
             LogLevel::Trace => "trace",

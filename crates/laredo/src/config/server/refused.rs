@@ -1,6 +1,6 @@
-//! Keys of other implementations that have no meaning here, and what to do instead.
+//! Keys of other implementations that this one refuses, with advice on what to do instead.
 
-/// Name and sentence, wherever in the configuration the key stands.
+/// The name of each key and the sentence of its error, wherever in the configuration the key is.
 pub(super) const KEYS: &[(&str, &str)] = &[
     (
         "always_baseline",

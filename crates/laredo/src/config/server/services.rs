@@ -1,4 +1,4 @@
-//! The server's own endpoints: control and health.
+//! The server's own endpoints: the OAM service and health.
 
 use std::path::PathBuf;
 
@@ -7,40 +7,41 @@ use super::super::fields::Fields;
 use super::super::schema::{Block, Key, Kind, PORT, TEXT_OR_EMPTY, URL_PATH};
 use super::super::write::{self, list, text};
 
-/// The control port, and TLS for every gRPC port.
+/// The port of the OAM service, and TLS for every gRPC port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrpcConfig {
-    /// The TCP port, 0 being any free one. Default 4001.
+    /// The TCP port; 0 means any free one. Default 4001.
     pub port: u16,
-    /// Where the pages are from that may call this port and the clients' ports from a browser, as browsers name it
-    /// (`https://console.example`); `*` for all. Default none.
+    /// The origins whose pages may call this port and the clients' ports from a browser, spelled as
+    /// by browsers (`https://console.example`); `*` means all. Default none.
     pub allowed_origins: Vec<String>,
-    /// TLS for this port and the clients' ports; `None` where it is not enabled.
+    /// TLS for this port and the clients' ports; `None` if it is not enabled.
     pub tls: Option<TlsConfig>,
 }
 
-/// A server's side of TLS.
+/// The server side of TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
     /// The certificate chain, PEM.
     pub cert_path: PathBuf,
     /// The private key, PEM.
     pub key_path: PathBuf,
-    /// The authorities whose client certificates are asked for and accepted, PEM; if absent, none is
-    /// asked for.
+    /// The authorities, PEM, whose client certificates the server requests and accepts; if missing,
+    /// it requests no certificates.
     pub client_ca_path: Option<PathBuf>,
 }
 
 /// The health endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthConfig {
-    /// The TCP port, 0 being any free one. Default 8080.
+    /// The TCP port; 0 means any free one. Default 8080.
     pub http_port: u16,
-    /// Ready to serve. Default `/health/ready`.
+    /// The path of the readiness check. Default `/health/ready`.
     pub readiness_path: String,
-    /// Alive. Default `/health/live`.
+    /// The path of the liveness check. Default `/health/live`.
     pub liveness_path: String,
-    /// Ready only while every table is served. Default false: ready while every table that can be served is.
+    /// True if the server is ready only while every table is served. Default false: it is ready
+    /// while every table that can be served is served.
     pub strict_readiness: bool,
 }
 
@@ -58,7 +59,8 @@ const ORIGIN: Kind = Kind::Text {
     expected: "an origin as browsers name it, such as https://console.example (no path, no capital letters), or *",
 };
 
-/// A scheme and a host, and a port where it is not the scheme's own: what differs by a letter would never match.
+/// Returns true if a text is `*`, or a scheme and a host with an optional port. An origin in
+/// another spelling would never match.
 fn is_origin(text: &str) -> bool {
     let is_plain = |part: &str| {
         !part.is_empty()

@@ -1,4 +1,4 @@
-//! Sources: where rows come from.
+//! Sources: the databases that rows come from.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,34 +15,34 @@ use super::super::write::{self, text};
 /// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceConfig {
-    /// libpq's connection string, as a URL or as key=value pairs.
+    /// The connection string of libpq, as a URL or as key=value pairs.
     pub connection: Secret,
     /// The replication slot.
     pub slot: SlotConfig,
     /// The publication.
     pub publication: PublicationConfig,
-    /// The way in which changes of definitions are noticed.
+    /// The detection of changed definitions.
     pub ddl: DdlConfig,
-    /// What happens when the connection is lost.
+    /// The retries after the connection is lost.
     pub reconnect: ReconnectConfig,
-    /// The most copies that run at the same time. Default 4.
+    /// The maximum number of copies that run at the same time. Default 4.
     pub copies_max: u32,
-    /// The longest time that a copy holds its lock and its snapshot. Default 24 h.
+    /// The maximum time that a copy holds its lock and its snapshot. Default 24 h.
     pub copy_timeout: Duration,
 }
 
 /// The kind of replication slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotConfig {
-    /// A permanent slot: PostgreSQL keeps WAL while the server is away, and a restart resumes.
+    /// A permanent slot: PostgreSQL keeps WAL while the server is stopped, and a restart resumes.
     Stateful {
         /// The slot's name.
         slot_name: String,
     },
-    /// A temporary slot, and a full copy at each start.
+    /// A temporary slot, with a full copy at each start.
     Ephemeral {
-        /// The slot's name; if absent, a name is made from the source's and something unique to the
-        /// process.
+        /// The name of the slot; if missing, it is made from the source's name and a part that is
+        /// unique to the process.
         slot_name: Option<String>,
     },
 }
@@ -50,38 +50,40 @@ pub enum SlotConfig {
 /// The publication that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicationConfig {
-    /// Its name. Default `{slot_name}_pub`, or `laredo_{source}_pub` where no slot is named.
+    /// The name. Default `{slot_name}_pub`, or `laredo_{source}_pub` if no slot is named.
     pub name: String,
-    /// Whether to create it where it does not exist, and to add tables that it lacks. Default false.
+    /// True if the server creates the publication if it is missing, and adds missing tables to it.
+    /// Default false.
     pub create: bool,
 }
 
-/// Changes of definitions that PostgreSQL does not announce in the stream.
+/// The detection of changed definitions that PostgreSQL does not announce in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DdlConfig {
-    /// The way in which they are noticed. Default `poll`.
+    /// The method of detection. Default `poll`.
     pub watch: DdlWatchConfig,
 }
 
-/// The way in which changes of definitions are noticed.
+/// The method of detecting changed definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DdlWatchConfig {
-    /// The catalogue is read every 10 s.
+    /// The server reads the catalog every 10 s.
     Poll,
-    /// An event trigger in the database writes them into the stream.
+    /// An event trigger in the database writes the changes into the stream.
     Trigger,
 }
 
-/// How a lost connection is sought again.
+/// The retries of a lost connection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReconnectConfig {
-    /// After how many failures in a row the source gives up; `None`, the default, is never.
+    /// The number of failures in a row after which the source gives up; `None`, the default, means
+    /// never.
     pub max_attempts: Option<u32>,
     /// The wait after the first failure. Default 1 s.
     pub initial_backoff: Duration,
     /// The longest wait. Default 60 s.
     pub max_backoff: Duration,
-    /// By how much each wait is longer than the one before. Default 2.
+    /// The factor by which each wait is longer than the one before. Default 2.
     pub backoff_multiplier: f64,
 }
 
@@ -139,7 +141,7 @@ static RECONNECT: Block = Block {
 
 const BACKOFF: Kind = Kind::Time { min: Duration::from_millis(10), max: Duration::from_secs(3600) };
 
-/// PostgreSQL's own rule for the names of slots.
+/// A slot name by the rules of PostgreSQL.
 const SLOT_NAME: Kind = Kind::Text {
     accepts: |name| {
         (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -153,7 +155,7 @@ const IDENTIFIER: Kind = Kind::Text {
     expected: "a PostgreSQL name of at most 63 bytes",
 };
 
-/// Longer names PostgreSQL cuts off.
+/// The maximum length of a name in bytes. PostgreSQL truncates longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
 pub(super) fn read_all(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, SourceConfig> {

@@ -1,4 +1,4 @@
-//! Where something durable is kept.
+//! The stores of durable data.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::super::schema::{Block, Key, TEXT, TEXT_OR_EMPTY};
 use super::super::write::{self, text};
 use super::Known;
 
-/// A place for files: `store` and the `store_config` beside it.
+/// A store of files: `store`, and the `store_config` next to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Store {
     /// A folder.
@@ -21,11 +21,11 @@ pub enum Store {
     S3 {
         /// The bucket's name.
         bucket: String,
-        /// What every key in it begins with; empty by default.
+        /// The prefix of every key in the bucket; empty by default.
         prefix: String,
-        /// The bucket's region; if absent, what the environment says.
+        /// The bucket's region; if missing, that of the environment.
         region: Option<String>,
-        /// The credentials profile; if absent, the SDK's default chain.
+        /// The credentials profile; if missing, the SDK's default chain.
         credentials: Option<String>,
     },
 }
@@ -44,7 +44,7 @@ pub(super) static S3: Block = Block {
 };
 
 impl Store {
-    /// Reads `store` and `store_config` of a block in which `store` has been given.
+    /// Reads `store` and `store_config` of a block in which `store` is given.
     pub(super) fn read(fields: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Store {
         if !fields.has("store_config") && fields.word("store").is_some() {
             problems.push(Problem::new(

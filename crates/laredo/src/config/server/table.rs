@@ -1,4 +1,4 @@
-//! Tables: what is copied from where, and to whom.
+//! Tables: the source of each table, its key, and its fan-out.
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
@@ -13,16 +13,16 @@ use super::verify::{self, VerifyConfig};
 /// A table and the fan-out that serves it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableConfig {
-    /// The name of its source in `sources`.
+    /// The name of the table's source in `sources`.
     pub source: String,
-    /// Its schema in the database.
+    /// The table's schema in the database.
     pub schema: String,
-    /// Its name.
+    /// The table's name.
     pub table: String,
-    /// The columns by which rows are told apart, where the table has no usable replica identity key.
-    /// Empty: the table's own key.
+    /// The columns that identify a row, for a table without a usable replica identity. Empty means
+    /// the table's own key.
     pub key_fields: Vec<String>,
-    /// The comparison with the database in the background.
+    /// The verification of the table in the background.
     pub verify: VerifyConfig,
     /// The fan-out to clients.
     pub fanout: FanoutConfig,
@@ -52,7 +52,7 @@ pub(super) fn read_all(root: &Fields, known: &Known, problems: &mut Vec<Problem>
     let mut tables: Vec<TableConfig> = Vec::new();
     for fields in all {
         let table = TableConfig::read(&fields, known, problems);
-        // Clients ask by schema and table alone, so those name one table in a server.
+        // Clients ask by schema and table alone, so a server can have only one table of each name.
         let twin = tables.iter().position(|t| (&t.schema, &t.table) == (&table.schema, &table.table));
         if let Some(twin) = twin
             && !table.table.is_empty()
@@ -89,7 +89,7 @@ impl TableConfig {
         let targets = fields.variants("targets");
         let fanout = match targets.first() {
             Some(target) => FanoutConfig::read(&target.fields, &table, known, problems),
-            // Its absence has been reported.
+            // The missing target has been reported.
             None => FanoutConfig::with_defaults(known.fanout_port),
         };
         let config = TableConfig {
@@ -104,7 +104,7 @@ impl TableConfig {
         config
     }
 
-    /// The key must name each column once, and reach the clients.
+    /// Checks that the key names each column once, and that no transform drops a column of it.
     fn check_key(&self, fields: &Fields, problems: &mut Vec<Problem>) {
         repeated(fields, "key_fields", problems);
         let path = fields.path.key("key_fields");

@@ -1,31 +1,31 @@
-//! Transforms: how clients see rows.
+//! Transforms, which change the columns that clients see.
 
 use super::super::diagnostics::Problem;
 use super::super::fields::Fields;
 use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
 use super::super::write::{self, list, text};
 
-/// A change to a row's columns.
+/// A change of a row's columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transform {
-    /// Leaves columns out.
+    /// The removal of columns.
     DropFields {
         /// The columns.
         fields: Vec<String>,
     },
-    /// Gives columns other names.
+    /// The renaming of columns.
     RenameFields {
-        /// The old and the new names.
+        /// The pairs of an old and a new name.
         fields: Vec<(String, String)>,
     },
-    /// Adds the time of the commit as a column.
+    /// The addition of the commit time as a column.
     AddTimestamp {
         /// The new column.
         field: String,
     },
 }
 
-/// The column that `add-timestamp` adds unless it names another.
+/// The column that `add-timestamp` adds unless another one is named.
 const TIMESTAMP_FIELD_DEFAULT: &str = "committed_at";
 
 /// The schema of `transforms`.
@@ -89,7 +89,7 @@ impl Transform {
     }
 }
 
-/// No two columns may get the same name.
+/// Reports columns that would be renamed to the same name.
 fn check_new_names(fields: &Fields, renamed: &[(String, String)], problems: &mut Vec<Problem>) {
     for (i, (old, new)) in renamed.iter().enumerate() {
         if let Some((other, _)) = renamed[..i].iter().find(|(_, earlier)| earlier == new) {

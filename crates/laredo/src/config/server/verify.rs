@@ -1,4 +1,4 @@
-//! The comparison of tables with the database in the background.
+//! The verification of tables in the background.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use super::super::leaf::{show_rate, show_time};
 use super::super::schema::{Block, Key, Kind};
 use super::super::write;
 
-/// When and how fast a table is compared with the database.
+/// The schedule and speed of a table's verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyConfig {
-    /// Whether it is compared in the background at all. Default true.
+    /// True if the table is verified in the background. Default true.
     pub enabled: bool,
     /// The time between two passes. Default 24 h.
     pub interval: Duration,
-    /// Bytes of rows that are read a second. Default 20 MiB/s.
+    /// The maximum number of bytes of rows that are read per second. Default 20 MiB/s.
     pub bytes_per_second: u64,
-    /// Whether the table is copied again if rows differ. Default true.
+    /// True if the table is copied again when rows differ. Default true.
     pub heal: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a service of AWS, or one that speaks as it does, is reached.
+//! The connection to a service of AWS, or to a compatible one.
 
 use http::Uri;
 use http::uri::Authority;
@@ -9,14 +9,14 @@ use super::super::fields::Fields;
 use super::super::schema::{Key, Kind, TEXT};
 use super::super::write::{self, text};
 
-/// What every service of AWS is reached with.
+/// The settings that every service of AWS needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AwsConfig {
-    /// The region; if absent, what the environment says.
+    /// The region; if missing, that of the environment.
     pub region: Option<String>,
-    /// The URL of a service that is not AWS's own; if absent, the region's.
+    /// The URL of a service that is not AWS's own; if missing, the region's.
     pub endpoint: Option<String>,
-    /// The credentials profile; if absent, the SDK's default chain.
+    /// The credentials profile; if missing, the SDK's default chain.
     pub credentials: Option<String>,
 }
 
@@ -24,7 +24,8 @@ pub(super) const REGION: Key = Key::new("region", TEXT);
 pub(super) const ENDPOINT: Key = Key::new("endpoint", URL);
 pub(super) const PROFILE: Key = Key::new("credentials", TEXT);
 
-/// An address on the web. Who asks there is said by credentials, not by the address, which is printed.
+/// An HTTP address without a user name or password. Credentials belong in a profile, because the
+/// address is printed.
 pub(super) const URL: Kind =
     Kind::Text { accepts: is_url, expected: "a URL that begins with http:// or https:// and names no user" };
 

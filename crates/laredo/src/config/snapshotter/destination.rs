@@ -1,4 +1,4 @@
-//! Destinations: where a table's archive is written.
+//! Destinations: the places where a table's archive is written.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
 use super::super::write::{self, text};
 use super::aws::{self, AwsConfig};
 
-/// A place for archives. The table's `key_prefix` follows what is said here.
+/// A place for archives. The table's `key_prefix` is appended to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationConfig {
     /// A folder.
@@ -22,18 +22,18 @@ pub enum DestinationConfig {
     S3(S3Config),
 }
 
-/// A bucket of S3, or of a store that speaks as S3 does.
+/// A bucket of S3, or of a compatible store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Config {
     /// The bucket's name.
     pub bucket: String,
-    /// What every key in it begins with, as it is given; empty by default.
+    /// The prefix of every key in the bucket, used as given; empty by default.
     pub prefix: String,
-    /// Whether the bucket stands in the path of URLs rather than in the host's name. Default false.
+    /// True if URLs have the bucket in their path and not in the host name. Default false.
     pub force_path_style: bool,
-    /// The encryption of objects; `None`, the default, is that of the bucket.
+    /// The encryption of objects; `None`, the default, means that of the bucket.
     pub encryption: Option<Encryption>,
-    /// How the store is reached.
+    /// The connection to the store.
     pub aws: AwsConfig,
 }
 
@@ -70,13 +70,14 @@ const BUCKET: Kind = Kind::Text {
     expected: "a bucket's name, without s3:// and without slashes",
 };
 
-/// What names begin with. It leads nowhere but down.
+/// The beginning of names. It cannot lead out of the destination, because no part may be `.` or
+/// `..`.
 pub(super) const PREFIX: Kind = Kind::Text {
     accepts: |text| !text.contains('\0') && text.split('/').all(|part| !matches!(part, "." | "..")),
     expected: "the beginning of names, such as users/, in which no part is . or ..",
 };
 
-/// Reads `encryption`, which `kms_key_id` belongs to.
+/// Reads `encryption`, and the `kms_key_id` that belongs to it.
 fn read_encryption(fields: &Fields, problems: &mut Vec<Problem>) -> Option<Encryption> {
     let (name, key) = (fields.text("encryption"), fields.text("kms_key_id"));
     if key.is_some() && name.as_deref().is_none_or(|name| name == Encryption::Store.name()) {

@@ -1,4 +1,4 @@
-//! Events: who is told when an archive's head has moved.
+//! Events: the event sinks that are notified of new artifacts.
 
 use super::super::diagnostics::Problem;
 use super::super::fields::{Fields, Variant};
@@ -6,16 +6,16 @@ use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
 use super::super::write::{self, text};
 use super::aws::{self, AwsConfig};
 
-/// Somebody who is told.
+/// An event sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventConfig {
-    /// Who.
+    /// The service and the queue, topic or stream.
     pub target: EventTarget,
-    /// How the service is reached.
+    /// The connection to the service.
     pub aws: AwsConfig,
 }
 
-/// Where events go.
+/// The target of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventTarget {
     /// A topic of SNS.

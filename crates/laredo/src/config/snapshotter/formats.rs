@@ -1,4 +1,4 @@
-//! Formats: what artifacts look like.
+//! The formats of artifacts.
 
 use laredo_archive::Format;
 
@@ -10,12 +10,13 @@ use super::super::schema::{Block, Key, Kind, TEXT};
 use super::super::secret::mask_text;
 use super::super::write::{self, list, text};
 
-/// The forms in which artifacts are written, each an object of its own; at least one each, no one twice.
+/// The formats in which artifacts are written. Each artifact has one object for each format. Both
+/// lists have at least one format, and none twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormatsConfig {
-    /// Those of base snapshots. Default jsonl.
+    /// The formats of snapshots. Default jsonl.
     pub snapshot: Vec<Format>,
-    /// Those of diffs. Default jsonl.
+    /// The formats of diffs. Default jsonl.
     pub diff: Vec<Format>,
 }
 

@@ -27,15 +27,15 @@ use super::schema::{Block, Key, Kind, PORT, Schema};
 use super::tree::Node;
 use super::write;
 
-/// Everything `laredo-snapshotter` is told, checked: references exist, values are in range, defaults are filled in, and no two
-/// archives are in one place.
+/// The configuration of `laredo-snapshotter` after all checks: references exist, values are in
+/// range, defaults are filled in, and no two archives share a place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotterConfig {
-    /// The tables, in the order they are written; at least one.
+    /// The tables, in the order of the configuration; at least one.
     pub tables: Vec<TableConfig>,
-    /// The TCP port of the HTTP API, 0 being any free one. Default 8080.
+    /// The TCP port of the HTTP API; 0 means any free one. Default 8080.
     pub http_port: u16,
-    /// The profiles that destinations and events name.
+    /// The credentials profiles that destinations and event sinks refer to.
     pub credentials: BTreeMap<String, Credentials>,
 }
 
@@ -65,7 +65,8 @@ const INSIDE: Kind = Kind::Refused(
 
 static SNAPSHOTTER: Block = Block { keys: &SNAPSHOTTER_KEYS };
 
-/// The keys of one table, which `tables` stands for, and those of the whole program.
+/// The keys of a single table, which are an alternative to `tables`, and the keys of the whole
+/// program.
 static SNAPSHOTTER_KEYS: [Key; table::KEYS.len() + 3] = {
     let [source, key_prefix, key_fields, diff, snapshot, formats, destinations, events, retention] = table::KEYS;
     [
@@ -91,18 +92,19 @@ impl SnapshotterConfig {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, at once.
+    /// A report of all problems of the configuration.
     pub fn load(loader: &Loader) -> Result<Self, Report> {
         loader.load(&SCHEMA, Self::read)
     }
 
-    /// The paths of all keys, `*` standing for the names that a user chooses and list items without their number:
-    /// `snapshotter.source.server`, `snapshotter.tables.source.server`.
+    /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
+    /// list items have no number: `snapshotter.source.server`, `snapshotter.tables.source.server`.
     pub fn keys() -> Vec<String> {
         SCHEMA.keys()
     }
 
-    /// The effective configuration as HOCON that loads to the same again, but for tokens, which are masked.
+    /// Returns the effective configuration as HOCON. It loads to the same configuration, except for
+    /// tokens, which are masked.
     pub fn to_hocon(&self) -> String {
         let mut out = write::Block::default();
         out.block("snapshotter", |out| {
@@ -113,7 +115,8 @@ impl SnapshotterConfig {
         out.into_document()
     }
 
-    /// What is allowed and probably not meant, each in a sentence that names the table.
+    /// Returns warnings about settings that are allowed but probably not intended. Each is a
+    /// sentence that names the table.
     pub fn warnings(&self) -> Vec<String> {
         self.tables
             .iter()
@@ -138,7 +141,8 @@ impl SnapshotterConfig {
     }
 }
 
-/// The blocks of the tables: the items of `tables`, or the one that `snapshotter` itself is.
+/// Returns the blocks of the tables: the items of `tables`, or `snapshotter` itself as the only
+/// one.
 fn table_blocks<'a>(fields: &Fields<'a>, root: &'a Node, problems: &mut Vec<Problem>) -> Vec<Fields<'a>> {
     let given: Vec<_> = table::KEYS.iter().map(|key| key.name).filter(|name| fields.has(name)).collect();
     let mut complain = |key: &str, message: String| {

@@ -1,4 +1,4 @@
-//! Where each archive will be: none where another one is, and none where a `/` was forgotten.
+//! Checks of the archives' places: no two archives may share one, and a missing `/` is reported.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -9,18 +9,20 @@ use super::super::fields::Fields;
 use super::super::tree::KeyPath;
 use super::{DestinationConfig, TableConfig};
 
-/// An archive's place: the address of its manifest, at the endpoint of a store that is not AWS's own.
+/// The place of an archive: the address of its manifest, and the endpoint of a store that is not
+/// AWS's own.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     endpoint: Option<String>,
     manifest: String,
 }
 
-/// Reports archives that would be written over each other. The blocks are those that the tables were read from.
+/// Reports archives that would overwrite each other. `blocks` are the blocks that `tables` were
+/// read from.
 pub(super) fn check(blocks: &[Fields], tables: &[TableConfig], problems: &mut Vec<Problem>) {
     let mut taken: Vec<(Place, KeyPath, String)> = Vec::new();
     for (block, table) in blocks.iter().zip(tables) {
-        // They are read from these, one from one.
+        // Each destination was read from the block at the same index.
         for (destination, written) in table.destinations.iter().zip(block.variants("destinations")) {
             let Some(place) = Place::of(destination, table) else { continue };
             let path = written.fields.path;
@@ -38,7 +40,7 @@ pub(super) fn check(blocks: &[Fields], tables: &[TableConfig], problems: &mut Ve
     }
 }
 
-/// Names in which a `/` seems to be missing.
+/// Returns warnings about names in which a `/` seems to be missing.
 pub(super) fn warnings(table: &TableConfig) -> Vec<String> {
     let key_prefix = &table.key_prefix;
     let warn = |destination: &DestinationConfig| {
@@ -60,7 +62,7 @@ pub(super) fn warnings(table: &TableConfig) -> Vec<String> {
 }
 
 impl Place {
-    /// `None` where something that is needed is missing, which has been reported.
+    /// Returns the place. Returns `None` if a required value is missing, which has been reported.
     fn of(destination: &DestinationConfig, table: &TableConfig) -> Option<Place> {
         let key_prefix = &table.key_prefix;
         match destination {
@@ -73,7 +75,8 @@ impl Place {
             DestinationConfig::S3(s3) if s3.bucket.is_empty() => None,
             DestinationConfig::S3(s3) => {
                 let key = format!("{}{key_prefix}{MANIFEST}", s3.prefix);
-                // Stores differ in what they make of empty parts; those of one may be the same to another.
+                // Stores treat empty parts differently. Two keys that differ only in these may be
+                // the same key.
                 let parts: Vec<_> = key.split('/').filter(|part| !part.is_empty()).collect();
                 let endpoint = s3.aws.endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
                 Some(Place { endpoint, manifest: format!("s3://{}/{}", s3.bucket, parts.join("/")) })
@@ -82,7 +85,7 @@ impl Place {
     }
 }
 
-/// A path from the root without detours, as it is written: what links make of it is not looked at.
+/// Returns the absolute path without `.` and `..`. Symbolic links are not resolved.
 fn plain(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut plain = PathBuf::new();

@@ -1,4 +1,4 @@
-//! When what is written, and how long it is kept.
+//! The schedule of snapshots and diffs, and the retention of epochs.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) static RETENTION: Block =
 
 const EPOCHS: Kind = Kind::Count { min: 1, max: u32::MAX as u64 };
 
-/// A number that lacks its unit is below it.
+/// An interval. The minimum catches numbers without a unit, which would be milliseconds.
 const INTERVAL: Kind = Kind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3650 * 86_400) };
 
 /// Reads `snapshot`.

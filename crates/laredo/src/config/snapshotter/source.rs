@@ -1,4 +1,4 @@
-//! The source of a table: the server that serves it, and how that is reached.
+//! The source of a table: the server that serves it, and the connection to that server.
 
 use std::path::PathBuf;
 
@@ -10,31 +10,32 @@ use super::super::schema::{Block, Key, Kind, TEXT, TEXT_OR_EMPTY};
 use super::super::secret::{MASK, Secret};
 use super::super::write::{self, text};
 
-/// A table of a server.
+/// A table of a server, and the connection to that server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// The server's URL: `http://host:port`, or `https://host:port` exactly where `tls` is there.
+    /// The server's URL: `https://host:port` if `tls` is present, and `http://host:port` otherwise.
     pub server: String,
     /// The table's schema.
     pub schema: String,
     /// The table's name.
     pub table: String,
-    /// How the server's operator sees this client. Default `laredo-snapshotter`.
+    /// The name of this client that the server's operator sees. Default `laredo-snapshotter`.
     pub client_id: String,
-    /// Accepted and not used: the state is rebuilt from the archive.
+    /// The path of a local snapshot, which is accepted but not used: the state is rebuilt from the
+    /// archive.
     pub local_snapshot_path: Option<PathBuf>,
-    /// What TLS needs, where the server is reached by it.
+    /// The settings of TLS; `None` for a server without TLS.
     pub tls: Option<TlsConfig>,
-    /// What lets us in, for a server that asks for a token.
+    /// The token for a server that requires one.
     pub token: Option<Secret>,
 }
 
-/// A client's side of TLS.
+/// The client side of TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The authorities to check the server against, PEM; if absent, the system's.
+    /// The authorities to check the server's certificate against, PEM; if missing, the system's.
     pub ca_path: Option<PathBuf>,
-    /// What we show to a server that asks for a certificate.
+    /// The certificate for a server that requires one.
     pub identity: Option<IdentityConfig>,
 }
 
@@ -43,7 +44,7 @@ pub struct TlsConfig {
 pub struct IdentityConfig {
     /// The certificate chain, PEM.
     pub cert_path: PathBuf,
-    /// Its private key, PEM.
+    /// The certificate's private key, PEM.
     pub key_path: PathBuf,
 }
 
@@ -88,7 +89,8 @@ fn is_server(text: &str) -> bool {
     !authority.host().is_empty() && !address.contains('@') && (has_port || may_lack_it)
 }
 
-/// Whether the scheme says TLS, if there is one, and what follows it.
+/// Splits a server's address. Returns true if the scheme means TLS, or `None` without a scheme, and
+/// the rest of the address.
 fn split(server: &str) -> (Option<bool>, &str) {
     for (scheme, is_tls) in [("https://", true), ("http://", false)] {
         if let Some(address) = server.strip_prefix(scheme) {
@@ -101,7 +103,7 @@ fn split(server: &str) -> (Option<bool>, &str) {
 impl SourceConfig {
     pub(super) fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
         let server = fields.text("server");
-        // Without an address nothing can be said about what it needs.
+        // Without an address, the settings that it needs are unknown.
         let (tls, address) = match server.as_deref().map(split) {
             Some((scheme, address)) => (TlsConfig::read(fields, scheme, problems), address),
             None => (None, ""),
@@ -122,7 +124,7 @@ impl SourceConfig {
         }
     }
 
-    /// `schema.table`.
+    /// Returns the name, as `schema.table`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
     }
@@ -165,7 +167,8 @@ impl SourceConfig {
 }
 
 impl TlsConfig {
-    /// TLS, if the server's scheme or `enabled` says so; both may, and then they have to agree.
+    /// Reads the settings of TLS. Returns `None` unless the server's scheme or `enabled` asks for
+    /// TLS. If both are given, they must agree.
     fn read(source: &Fields, scheme: Option<bool>, problems: &mut Vec<Problem>) -> Option<Self> {
         let fields = source.block("tls");
         let enabled = fields.flag("enabled");

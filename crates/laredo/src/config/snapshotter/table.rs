@@ -1,4 +1,4 @@
-//! A table: where it comes from, and the archive that is made of it.
+//! A table: its source, and the archive that is written from it.
 
 use std::time::Duration;
 
@@ -19,23 +19,26 @@ use super::source::{self, SourceConfig};
 /// A table and its archive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableConfig {
-    /// Where its rows and changes come from.
+    /// The server that the rows and changes come from.
     pub source: SourceConfig,
-    /// What follows each destination's own prefix, as it is given. Default `<table>/`.
+    /// The prefix of all names of the archive, after each destination's own prefix, used as given.
+    /// Default `<table>/`.
     pub key_prefix: String,
-    /// The columns by which rows are told apart, where they are others than those that the server says. Empty: the server's.
+    /// The columns that identify a row, if the table needs another key than the server's. Empty
+    /// means the server's key.
     pub key_fields: Vec<String>,
-    /// How often a diff is written. Default 30 s.
+    /// The interval between two diffs. Default 30 s.
     pub diff_interval: Duration,
-    /// When a base is written in the place of a diff. Default after 1,000 diffs.
+    /// The thresholds at which a snapshot is written instead of a diff. By default, an epoch has at
+    /// most 128 to 1,000 diffs, depending on the size of its snapshot.
     pub thresholds: Thresholds,
-    /// What artifacts look like.
+    /// The formats of the artifacts.
     pub formats: FormatsConfig,
-    /// Where the archive is; at least one, and the first decides.
+    /// The places of the archive; at least one. The first one is authoritative.
     pub destinations: Vec<DestinationConfig>,
-    /// Who is told when it has grown.
+    /// The event sinks that are notified of new artifacts.
     pub events: Vec<EventConfig>,
-    /// How many epochs are kept; `None`, the default, is all.
+    /// The number of epochs to keep; `None`, the default, means all.
     pub keep_epochs: Option<u32>,
     /// The maximum number of epochs that `manifest.json` names. Default 8.
     pub manifest_epochs: u32,

@@ -1,4 +1,4 @@
-//! Numbers for Prometheus, read from where they are kept when somebody asks.
+//! Metrics for Prometheus, read from the tables' status at each request.
 
 use laredo_archive::Status;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::super::table::{Running, State, Table};
 use super::report::seconds_behind;
 
-/// The program's recorder.
+/// The program's metrics and their recorder.
 pub(super) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,

@@ -1,4 +1,4 @@
-//! What is told of the tables, as JSON.
+//! Reports about the tables, as JSON.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::super::table::{Running, State, Table};
 
-/// Whether every table has a base and is written, and what the others lack.
+/// Returns true if every table is written and has a snapshot. The JSON has the reason for each
+/// table that is not ready.
 pub(super) fn ready(tables: &[Table]) -> (bool, Value) {
     let lacking: Vec<(String, Option<String>)> = tables.iter().map(|table| (table.name(), lacks(table))).collect();
     let is_ready = lacking.iter().all(|(_, lacks)| lacks.is_none());
@@ -114,12 +115,12 @@ fn destinations(status: &Status) -> Vec<Value> {
     status.destinations.iter().map(one).collect()
 }
 
-/// Since the writer last had all that the source had.
+/// Returns the number of seconds since the writer last had all changes that the source had.
 pub(super) fn seconds_behind(status: &Status) -> Option<f64> {
     status.current_at.map(|at| at.elapsed().as_secs_f64())
 }
 
-/// An artifact that was written.
+/// Returns the JSON of an artifact that was written.
 pub(super) fn artifact(table: &str, written: &Written) -> Value {
     json!({
         "table": table,
@@ -137,7 +138,7 @@ fn shown(position: Option<Lsn>) -> Option<String> {
     position.map(|position| position.to_string())
 }
 
-/// How near each threshold is that is set: where it stands, and at what a base is written.
+/// Returns the value of each threshold that is set, with the limit at which a snapshot is written.
 fn thresholds(thresholds: &Thresholds, progress: &Progress) -> Value {
     let mut near = serde_json::Map::new();
     let mut put = |name: &str, is_at: Value, limit: Option<Value>| {
