@@ -1,5 +1,5 @@
-//! The rules of the house that a compiler does not check: who may depend on whom, how long a file may
-//! be, that links lead somewhere, and that nothing in the project points outside of it.
+//! The project's rules that a compiler does not check. They concern dependencies between crates,
+//! the lengths of files, links, and references to paths outside of the project.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,17 +8,18 @@ use std::process::Command;
 
 use regex::Regex;
 
-/// What a crate must not need, even by way of others. See the rooms in ARCHITECTURE.md for the reasons.
+/// The packages that a crate must not depend on, even indirectly. The rooms in ARCHITECTURE.md give
+/// the reasons.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("laredo-client", &["laredo-engine", "laredo-postgres", "laredo-archive"]),
     ("laredo-engine", &["tonic", "tokio-postgres"]),
     ("laredo-archive", &["laredo-server", "laredo-engine"]),
 ];
 
-/// The programs that are built for developers, and may use everything.
+/// The crates for developers, which may use everything.
 const DEVELOPERS: &[&str] = &["laredo-devtools", "laredo-testkit"];
 
-/// Paths that exist on one machine only. In pieces, or this file would be found.
+/// Paths that exist on one machine only. They are written in pieces, or this file would be found.
 const OUTSIDE: &[&str] = &[concat!("/wo", "rk/"), concat!("../sha", "red")];
 
 #[test]
@@ -51,7 +52,7 @@ fn files_are_short() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| (read(&path).expect("our sources are UTF-8").lines().count(), path))
         .collect();
-    // Half may be over 150, one in ten over 400, none over 800.
+    // At most half of the files may have over 150 lines, a tenth over 400, and none over 800.
     for (lines, allowed) in [(150, sources.len() / 2), (400, sources.len() / 10), (800, 0)] {
         let over: Vec<_> = sources.iter().filter(|(length, _)| *length > lines).collect();
         let list: String = over.iter().map(|(length, path)| format!("{length} {}\n", path.display())).collect();
@@ -106,7 +107,7 @@ fn the_link_checker_tells_dead_links_from_live_ones() {
     assert_eq!(dead, expected);
 }
 
-/// The names of the functions of a source file that have a test attribute.
+/// Returns the names of the functions of a source file that have a test attribute.
 fn test_names(source: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut is_test = false;
@@ -121,12 +122,12 @@ fn test_names(source: &str) -> Vec<String> {
     names
 }
 
-/// The texts between single backticks.
+/// Returns the texts between single backticks.
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Tells names of tests from metrics, keys and fields.
+/// Returns true for names of tests, and false for metrics, keys and fields.
 fn is_test_name(span: &str) -> bool {
     let has_form = span.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     has_form && !span.starts_with("laredo_") && (span.starts_with("with_") || span.matches('_').count() >= 3)
@@ -136,8 +137,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The names of the packages that `name` is built with: its normal dependencies and theirs, with the
-/// features that it asks for and all of its own.
+/// Returns the names of the packages that `name` is built with: its normal dependencies and theirs.
+/// Its own features are all enabled.
 fn dependencies(name: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--locked", "--all-features", "--edges=normal", "--target=all"])
@@ -162,7 +163,7 @@ fn crates() -> Vec<String> {
     manifests.filter_map(name).collect()
 }
 
-/// The files of the project, relative to its root: what is neither built nor fetched.
+/// Returns the files of the project, relative to its root, without built or downloaded files.
 fn files() -> Vec<PathBuf> {
     let root = root();
     let mut found = Vec::new();
@@ -190,7 +191,7 @@ fn markdown() -> Vec<PathBuf> {
     found
 }
 
-/// `None` for what is not text, or was deleted since it was listed.
+/// Returns the text of a file, or `None` if it is not text or was deleted since it was listed.
 fn read(path: &Path) -> Option<String> {
     fs::read_to_string(root().join(path)).ok()
 }
@@ -221,11 +222,11 @@ fn dead_links(file: &Path, text: &str) -> Vec<String> {
     dead
 }
 
-/// Where the links of a Markdown text go that do not leave the project.
+/// Returns the targets of a Markdown text's links that stay inside the project.
 fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(text) {
-        // What is between backticks is code: the odd pieces.
+        // The odd pieces are between backticks, so they are code.
         let line: String = line.split('`').step_by(2).collect();
         let inline = line.split("](").skip(1).map(|rest| match rest.strip_prefix('<') {
             Some(quoted) => quoted.split('>').next(),
@@ -239,7 +240,7 @@ fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// The anchors that GitHub gives to headings.
+/// Returns the anchors that GitHub gives to headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in prose(text).filter(|line| line.starts_with('#')) {
@@ -256,7 +257,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The lines outside of fenced code.
+/// Returns the lines outside of fenced code.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut fenced = false;
     text.lines().filter(move |line| {
@@ -266,7 +267,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A term whose type was renamed would mislead.
+/// A term whose type was renamed would mislead readers.
 #[test]
 fn the_glossary_is_sorted_and_names_types_that_exist() {
     let text = read(Path::new("docs/glossary.md")).expect("the page is there");

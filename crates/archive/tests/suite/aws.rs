@@ -1,4 +1,4 @@
-//! Events on their way to AWS, and as whom AWS is called.
+//! Events that are sent to AWS, and the credentials for AWS.
 
 #![cfg(feature = "aws")]
 

@@ -1,4 +1,5 @@
-//! What every destination has to keep to, on a folder and on two S3 servers that know nothing of each other; and what S3 alone has.
+//! The contract of every destination, on a folder and on two independent S3 servers, and the
+//! behavior of S3 alone.
 
 #[cfg(feature = "aws")]
 mod lacking;

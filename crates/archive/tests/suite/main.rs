@@ -1,4 +1,5 @@
-//! The tests of the archive: one program, for linking each takes longer than running it.
+//! The tests of the archive. They are one program because linking each takes longer than running
+//! it.
 
 mod aws;
 mod destination;

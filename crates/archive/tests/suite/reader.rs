@@ -1,5 +1,5 @@
-//! Archives that are not as they were written: each fault is named with its object, nothing is handed out, and nothing panics. And archives
-//! that others have written.
+//! Archives that differ from what was written. Each fault is reported with its object, no rows are
+//! returned, and nothing panics. Archives written by other programs are also tested.
 
 mod canaries;
 mod damaged;

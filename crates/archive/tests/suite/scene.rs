@@ -1,4 +1,4 @@
-//! A table with a history, a feed that tells it, and a writer in between.
+//! A table with a history, a feed of its transactions, and a writer that archives them.
 
 #![expect(clippy::disallowed_methods, reason = "these run by the machine's own clock")]
 
@@ -41,11 +41,11 @@ pub(crate) fn row(id: i32, body: &str) -> Tuple {
     row.as_ref().to_tuple()
 }
 
-/// The table, what it was at each commit, and the transactions that led there.
+/// The table, its rows at each commit, and the transactions that led there.
 pub(crate) struct History {
     pub(crate) table: TableState,
     pub(crate) position: Lsn,
-    /// Tells its commits from those of other histories.
+    /// A number that distinguishes the commits of this history from those of others.
     number: i64,
     pub(crate) states: BTreeMap<Lsn, Vec<Tuple>>,
     transactions: Vec<Transaction>,
@@ -64,7 +64,7 @@ impl History {
         History { table, position, number: 1, states, transactions: Vec::new() }
     }
 
-    /// The history that parts from this one after a position: what was committed later is lost.
+    /// Returns a history that forks from this one after a position. The later commits are lost.
     pub(crate) fn fork(&self, after: Lsn) -> History {
         let transactions: Vec<Transaction> =
             self.transactions.iter().filter(|transaction| transaction.position <= after).cloned().collect();
@@ -76,7 +76,7 @@ impl History {
         History { table, position: *position, number: self.number + 1, states, transactions }
     }
 
-    /// The newest commit.
+    /// Returns the mark of the newest commit.
     pub(crate) fn mark(&self) -> PositionMark {
         mark(self.position, CommitTime(self.number))
     }
@@ -91,7 +91,7 @@ impl History {
         transaction
     }
 
-    /// One of many things that can happen.
+    /// Commits one of several kinds of changes.
     pub(crate) fn something(&mut self, number: i32) -> Transaction {
         let key = |id| self.table.schema().key().key_of(row(id, "").as_ref());
         let changes = match number % 5 {
@@ -118,7 +118,7 @@ impl History {
         self.commit(changes)
     }
 
-    /// What a server would send to somebody who goes on from here.
+    /// Returns the updates that a server sends to a writer that resumes from `start`.
     fn after(&self, start: Option<&Start>) -> Vec<Update> {
         match start {
             Some(start) => {
@@ -140,7 +140,8 @@ fn mark(end: Lsn, committed_at: CommitTime) -> PositionMark {
     PositionMark { commit: CommitMark { end, xid: Xid(end.0), committed_at }, scope: 0 }
 }
 
-/// All rows come again; up to here the history of the new ones is known to be that of those before.
+/// Returns the update that announces all rows again. Up to `shared_until`, the old and the new
+/// history are known to agree.
 pub(crate) fn restart(shared_until: Lsn) -> Update {
     Update::Restart { reason: "test".to_owned(), shared_until }
 }
@@ -192,15 +193,16 @@ impl Feed for Told {
     }
 }
 
-/// A writer that runs.
+/// A running writer.
 pub(crate) struct Running {
-    /// The newest commit that the feed names: of the rows that it sends, or else of the newest transaction.
+    /// The newest commit that the feed reports: that of the rows that it sends, or else of the
+    /// newest transaction.
     pub(crate) mark: Arc<Mutex<Option<PositionMark>>>,
-    /// What the rows are said to be rows of.
+    /// The definition version that the feed reports.
     pub(crate) definition: Arc<AtomicU64>,
     pub(crate) updates: mpsc::UnboundedSender<Update>,
     pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
-    /// Checksums that differed: the writer's and the source's.
+    /// The checksums that differed: the writer's and the source's.
     pub(crate) differed: mpsc::UnboundedReceiver<(Checksum, Checksum)>,
     pub(crate) handle: Handle,
     pub(crate) start: Option<Start>,
@@ -226,7 +228,7 @@ pub(crate) fn options(id: &str) -> Options {
     }
 }
 
-/// Begins a writer, fed with what comes after its archive's head.
+/// Starts a writer. The feed sends everything after the head of the writer's archive.
 pub(crate) async fn begin(
     options: Options,
     destinations: Vec<Arc<dyn Destination>>,
@@ -260,7 +262,7 @@ impl Running {
         self.updates.send(Update::Transaction(transaction)).unwrap();
     }
 
-    /// Until the archive's head is at a position.
+    /// Waits until the archive's head is at a position.
     pub(crate) async fn head(&self, position: Lsn) {
         while self.handle.status().head_position != Some(position) {
             assert!(!self.task.is_finished(), "the writer has ended: {:?}", self.handle.status().last_error);
@@ -273,7 +275,7 @@ impl Running {
         self.task.await.unwrap().unwrap();
     }
 
-    /// As `kill -9` does: nothing is finished.
+    /// Aborts the writer like `kill -9`: nothing is finished.
     pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -288,7 +290,8 @@ pub(crate) fn local(folder: &Path) -> Arc<dyn Destination> {
     Arc::new(Local::new(folder))
 }
 
-/// Every boundary that the archive names is rebuilt and compared with what the table was; tells the artifacts as (epoch, to).
+/// Rebuilds every boundary that the archive names, and compares it with the table's rows. Returns
+/// the artifacts as (epoch, to).
 pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History) -> Vec<(u64, u64)> {
     let archive = Archive::open(destination, Some(TABLE)).await.unwrap();
     archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
@@ -302,10 +305,11 @@ pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History
     boundaries
 }
 
-/// Whatever has happened: the manifest keeps its rules, and every object that it names is there, of the size that it says.
+/// Checks that the manifest is valid, and that every object in it exists with its size.
 ///
 /// # Errors
-/// What is not so.
+///
+/// Returns the first violation.
 pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String> {
     let Some(there) = destination.manifest().await.map_err(|error| error.to_string())? else { return Ok(()) };
     let manifest = Manifest::parse(&there.bytes, Some(TABLE)).map_err(|error| error.to_string())?;
@@ -346,7 +350,7 @@ fn has_size(listed: &[Listed], object: &str, expected: u64) -> Result<(), String
     Ok(())
 }
 
-/// A sealed manifest as another program reads it, with the documentation alone.
+/// Reads a sealed manifest like another program that only has the documentation.
 async fn sealed_text(destination: &dyn Destination, link: &serde_json::Value) -> Result<serde_json::Value, String> {
     let uri = link["uri"].as_str().unwrap();
     let object = &uri[uri.rfind("epoch=").unwrap()..];

@@ -1,4 +1,4 @@
-//! Buckets to write to, and an S3 server that lives in this process.
+//! Buckets for tests, and an S3 server that runs in this process.
 
 mod server;
 
@@ -12,7 +12,7 @@ pub(crate) use server::{How, Inspect, Server, Trouble};
 
 pub(crate) const BUCKET: &str = "archives";
 
-/// A bucket there; its prefix is the name.
+/// A bucket at this endpoint. The name of a place is the prefix.
 pub(crate) struct Bucket {
     endpoint: String,
     pub(crate) credentials: laredo_archive::Credentials,

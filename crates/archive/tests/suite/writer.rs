@@ -1,5 +1,5 @@
-//! The writer and the reader against each other, on real folders, with calls that fail: what the archive rebuilds is compared with what
-//! the table was.
+//! The writer and the reader against each other, on real folders, with calls that fail. The rebuilt
+//! rows are compared with the table's rows at that time.
 
 #![expect(clippy::disallowed_methods, reason = "these run by the machine's own clock")]
 

@@ -568,7 +568,8 @@ async fn a_stream_that_ended_is_told_of_while_a_view_holds_the_replica_up() {
     let held = replica.view();
     feed(mended().batches(0));
     until(&replica, |view| view.position() == Lsn(0x200)).await;
-    // The replica builds the next state while the test holds the older view.
+    // The next state would replace the state that the view holds, so the replica waits for the
+    // view.
     feed(mended().batches(1));
     let mut status = replica.watch_status();
     assert!(status.borrow().connected);

@@ -1,8 +1,8 @@
 //! A replica never panics on any server input, and never shows rows that its indexes do not
 //! contain.
 //!
-//! Whole streams are damaged in many ways, at first for some seconds. With `LAREDO_TEST_FULL=1` the
-//! test runs for a minute.
+//! Whole streams are damaged in many ways. The test takes some seconds. With `LAREDO_TEST_FULL=1`
+//! it takes a minute.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Bases on request: newcomers of one moment share one that shows the head, and always get an answer.
+//! Bases on request: new clients of the same moment share one base that shows the head, and every
+//! request is answered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,8 @@ impl Running {
         Running { database: database.clone(), journal, stop, task }
     }
 
-    /// Inserts these rows, each in a transaction of its own; the journal shows them.
+    /// Inserts these rows, each in a transaction of its own, and waits until the journal shows
+    /// them.
     async fn insert(&self, ids: std::ops::Range<i64>) -> Lsn {
         let mut end = Lsn::ZERO;
         for id in ids {
@@ -108,7 +110,7 @@ async fn a_base_shows_whole_transactions_and_was_the_head_when_it_says() {
         let pinned = fresh(&running.journal).await;
         let position = pinned.base().position();
         assert_eq!(rows(pinned.base()), running.database.rows_at(0, position));
-        // One that claims to be newer than the last commit shows it.
+        // A base that claims to be newer than the last commit shows that commit.
         if pinned.shown_at().is_some_and(|shown_at| shown_at >= seen_at) {
             assert!(position >= end, "{position} before {end}");
             made += 1;
@@ -148,7 +150,7 @@ async fn a_kept_journal_has_one_base_on_disk_and_restarts_with_it() {
     let mut held = Vec::new();
     for round in 0..3 {
         running.insert(round * 10..round * 10 + 10).await;
-        // Not the one that was made a moment ago.
+        // Wait for a new base, not one made a moment ago.
         let before = running.journal.info().bases;
         while running.journal.info().bases == before {
             held.push(fresh(&running.journal).await);

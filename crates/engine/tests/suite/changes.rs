@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use laredo_core::Lsn;
 use laredo_testkit::{SimChange, SimDatabase};
 
-/// Changes that fit what the table holds at the end of the log. Rows that a commit has written which is not visible yet are
-/// `locked`, as in PostgreSQL, where its locks go when it becomes visible.
+/// Returns changes that fit the rows of the table at the end of the log. Rows written by a commit
+/// that is not yet visible are `locked`. PostgreSQL too keeps such locks until the commit becomes
+/// visible.
 pub(crate) fn changes(
     database: &SimDatabase,
     table: usize,
@@ -48,10 +49,10 @@ pub(crate) fn changes(
     made
 }
 
-/// Tables and ids of rows that are locked.
+/// The tables and IDs of locked rows.
 pub(crate) type Locked = BTreeSet<(usize, i64)>;
 
-/// The ids of the rows that changes write.
+/// Returns the IDs of the rows that changes write.
 pub(crate) fn written(changes: &[SimChange]) -> Vec<i64> {
     let ids = |change: &SimChange| match change {
         SimChange::Insert(id, _) | SimChange::Update(id, _) | SimChange::Touch(id) | SimChange::Delete(id) => vec![*id],

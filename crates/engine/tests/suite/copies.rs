@@ -1,5 +1,5 @@
-//! Whatever is committed while tables are copied and copied again, and in whatever order commits become visible, the journal
-//! rebuilds what the database held at its head, and at every commit that a reader may go on from.
+//! Commits during copies and repeated copies, which become visible in any order. The journal
+//! rebuilds the database's rows at its head, and at every commit where a reader may resume.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,8 +105,8 @@ async fn play(steps: Vec<Step>) {
     running.task.await.unwrap();
 }
 
-/// A reader that has exactly what the database held at a position, and asks to go on from there, ends equal or is told to load
-/// the table.
+/// Checks a reader that has exactly the database's rows at a position and resumes there. It ends
+/// equal, or it must load the table.
 fn resumes_from_every_commit(database: &SimDatabase, index: usize, journal: &Journal) {
     let head = journal.head();
     for position in (990..=head.position.0 + 1).map(Lsn) {
@@ -180,7 +180,7 @@ async fn a_broken_table_does_not_stop_its_neighbour_and_no_longer_holds_the_slot
     running.task.await.unwrap();
 }
 
-/// On an idle database the position passes a change that was not announced before anybody notices.
+/// On an idle database, the position passes an unannounced change before the change is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
     let database = SimDatabase::new(1);
@@ -212,7 +212,8 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
     let running = start(&database, 2).await;
     let [slow, neighbour] = running.handle.tables() else { panic!("two tables") };
     let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbour.wait_journal().await.unwrap());
-    // Applied and not visible, it keeps the next copy waiting; then as much is held as may be.
+    // The commit is applied but not visible, so the next copy waits. Then the table holds as many
+    // changes as it may.
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
     reached(&slow_journal, hidden).await;
     assert!(slow.reload("asked").await);
@@ -222,7 +223,7 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
         slow.status().held_bytes > 1 << 20
     };
     laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
-    // They wait for it, and nobody waits for them.
+    // These commits wait for the table, and no other table waits for them.
     for i in 0..300 {
         database.commit(0, vec![SimChange::Insert(1000 + i, format!("small {i}"))]);
     }
@@ -251,7 +252,7 @@ async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
     database.say(SourceEvent::Broken { table: TableIndex(1), error }).await;
     let is_failed = async || matches!(failed.status().phase, laredo_engine::TablePhase::Failed { .. });
     laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
-    // Nobody tells of this, and only a copy shows it.
+    // The stream does not report this change, so only a copy shows it.
     database.change_silently(0, vec![SimChange::Update(1, "another".to_owned())]);
     running.handle.reset(false).await.unwrap();
     let are_copied = async || table.status().copies == 2 && failed.status().copies == 2;

@@ -1,5 +1,6 @@
-//! A database whose history forks: its storage is put back while an engine runs, or while none does. Every copy ends with the
-//! rows of the new history, and no client is led from the old one into the new.
+//! A database whose history forks: its storage is put back while an engine runs, or while none
+//! runs. Every copy ends with the rows of the new history, and no client moves from the old history
+//! into the new one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::reader::{Reader, reached};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a table survives a restart.
+/// The form in which a table survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keeps {
     Journal,
@@ -31,7 +32,7 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// A table as the `run`th process has it.
+/// Returns the options of a table in the `run`th process.
 fn table(keeps: Keeps, folder: &Path, run: u64) -> TableOptions {
     let snapshots = SnapshotOptions {
         folder: folder.join("snapshots"),
@@ -66,14 +67,14 @@ impl Running {
         self.task.await.unwrap();
     }
 
-    /// The journal that is served, once it has come to a position.
+    /// Returns the served journal when it has reached a position.
     async fn reached(&self, position: Lsn) -> Journal {
         let journal = tokio::time::timeout(PATIENCE, self.handle.tables()[0].wait_journal()).await.unwrap().unwrap();
         reached(&journal, position).await;
         journal
     }
 
-    /// Waits until what has come up to a position would survive.
+    /// Waits until everything up to a position would survive a restart.
     async fn kept(&self, keeps: Keeps, position: Lsn) {
         let kept = async || {
             while keeps != Keeps::Nothing && self.handle.acknowledged() < position {
@@ -106,7 +107,7 @@ fn commit(database: &SimDatabase, id: i64, body: &str) -> Lsn {
     database.commit(0, vec![SimChange::Insert(id, body.to_owned())])
 }
 
-/// What a client of ours asks with.
+/// Returns the resume request of a client that sends its commit mark.
 fn request(handle: &EngineHandle, reader: &Reader, mark: CommitMark) -> ResumeRequest {
     let history = handle.tables()[0].history();
     ResumeRequest {
@@ -149,10 +150,10 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         assert!(matches!(resumed, Resolution::AnotherHistory(_)), "{keeps:?} {resumed:?}");
         let shared = after.shared_position(&request(&running.handle, &reader, mark));
         assert!(shared <= common, "{keeps:?}: {shared} is beyond the fork");
-        // A client that knows no commits, with a position that both histories have.
+        // A client without a commit mark, at a position that both histories have.
         let unmarked = after.resolve(&request(&running.handle, &reader, CommitMark::default()));
         assert!(matches!(unmarked, Resolution::AnotherHistory(_)), "{keeps:?} {unmarked:?}");
-        // Sequences are never given again, and what is followed from here on is followed as ever.
+        // Sequences are never reused, and the table is followed normally from here on.
         assert!(after.head().sequence > before.head().sequence);
         let end = commit(&database, 22, "and on");
         reached(&after, end).await;
@@ -160,7 +161,7 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         running.kept(keeps, end).await;
         running.end().await;
 
-        // What is kept is of the new history: nothing is copied again.
+        // The kept data belongs to the new history, so nothing is copied again.
         if keeps != Keeps::Nothing {
             let end = commit(&database, 23, "while nothing ran");
             let again = Running::start(&database, table(keeps, folder.path(), 2)).await;
@@ -172,7 +173,7 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
     }
 }
 
-/// The maker of bases is that of the new journal: a newcomer that asks for one is answered.
+/// The new journal has its own base maker, which answers a new client's request.
 #[tokio::test(flavor = "multi_thread")]
 async fn bases_are_made_of_the_journal_after_a_fork() {
     for keeps in ALL {
@@ -195,7 +196,7 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
     }
 }
 
-/// The disk has room for one journal, not for two. Readers keep the files of the old one open.
+/// The disk has room for one journal, not for two, and readers keep the files of the old one open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_of_another_history_makes_room_for_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -221,7 +222,7 @@ async fn a_journal_of_another_history_makes_room_for_the_new_one() {
     running.end().await;
 }
 
-/// Returns text that does not get smaller when it is compressed by much.
+/// Returns text that hardly compresses.
 fn noise(length: usize) -> String {
     let mut state = 1_u64;
     let next = |_| {
@@ -274,20 +275,20 @@ async fn a_fork_that_was_noted_counts_after_a_crash() {
     first.reached(end).await;
     first.kept(Keeps::Journal, end).await;
     first.end().await;
-    // As a server leaves it that ends before the copy is complete.
+    // Write the file of a server that ends before the copy is complete.
     let noted = format!(
         r#"{{"count":1,"forks":[{{"number":1,"common":"{}","abandoned":"{end}","is_certain":true,"reason":"put back"}}]}}"#,
         Lsn(end.0 - 1)
     );
     std::fs::write(folder.path().join("journal/history.json"), noted).unwrap();
     let second = Running::start(&database, table(Keeps::Journal, folder.path(), 2)).await;
-    // Nothing of the journal is believed.
+    // The engine trusts nothing in the journal.
     second.copied().await;
     let journal = second.reached(end).await;
     assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end));
     second.kept(Keeps::Journal, end).await;
     second.end().await;
-    // The journal that was begun since is of the new history.
+    // The journal that was started after the fork belongs to the new history.
     let third = Running::start(&database, table(Keeps::Journal, folder.path(), 3)).await;
     third.reached(end).await;
     assert_eq!(third.handle.tables()[0].status().copies, 0);

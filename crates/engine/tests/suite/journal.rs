@@ -1,4 +1,5 @@
-//! A journal under transactions of every size, bounds that push it to disk, and readers that start anywhere.
+//! A journal with transactions of every size, bounds that push it to disk, and readers that start
+//! anywhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +41,8 @@ fn write(writer: &mut JournalWriter, position: Lsn, count: usize, size: usize) -
     ids
 }
 
-/// Everything that a reader gets after `after`: the sequence, commit position and id of each entry. Checks that old rows are
-/// where they belong.
+/// Returns everything that a reader gets after `after`: the sequence, commit position and ID of
+/// each entry. Checks that each old row is at its place.
 fn read(journal: &Journal, after: Sequence) -> Result<Vec<(u64, u64, i64)>, CursorError> {
     let mut cursor = journal.cursor(after);
     let mut all = Vec::new();
@@ -135,7 +136,7 @@ proptest! {
                 Resolution::Full(why) | Resolution::AnotherHistory(why) => prop_assert!(false, "{}", why),
             }
         }
-        // In the middle of transactions too: readers of single entries start anywhere.
+        // Readers of single entries may also start in the middle of a transaction.
         for (after, ..) in expected.iter().step_by(7) {
             let rest = expected.iter().filter(|(s, ..)| s > after).copied().collect::<Vec<_>>();
             prop_assert_eq!(read(&journal, Sequence(*after)).unwrap(), rest);

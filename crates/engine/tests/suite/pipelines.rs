@@ -1,4 +1,5 @@
-//! What filters and transforms leave of a table is the same for a newcomer as for a reader who has followed all along.
+//! A pipeline's filters and transforms yield the same rows for a new client and for a reader that
+//! followed from the start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::reader::{Reader, reached};
 
-/// A table behind a pipeline, and a reader who follows it from the start.
+/// A table with a pipeline, and a reader that follows it from the start.
 struct Followed {
     database: SimDatabase,
     table: TableHandle,
@@ -48,7 +49,7 @@ impl Followed {
         end
     }
 
-    /// Changes the table unannounced, so that a copy tells.
+    /// Changes the table without an event in the stream, so that only a copy reveals the change.
     async fn rewrite(&mut self, changes: Vec<SimChange>) {
         self.database.change_silently(0, changes);
         self.database
@@ -64,7 +65,8 @@ impl Followed {
         self.database.rows_at(0, Lsn(u64::MAX))
     }
 
-    /// The rows that the one who followed has, which a newcomer has too, cell by cell.
+    /// Returns the cells of the following reader's rows, after checking that a new reader has the
+    /// same.
     fn cells(&self) -> Vec<Vec<Option<Vec<u8>>>> {
         let cells = |reader: &Reader| {
             let value = |cell: Cell<'_>| cell.value().map(<[u8]>::to_vec);
@@ -99,7 +101,7 @@ fn rekey(old: i64, new: i64, body: &str) -> SimChange {
     SimChange::Rekey(old, new, body.to_owned())
 }
 
-/// Rows move in and out of each filter in every way that there is.
+/// Moves rows into and out of each filter in every possible way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_shows_what_matches_and_nothing_else() {
     type Matches = fn(&str) -> bool;
@@ -165,7 +167,8 @@ async fn a_timestamp_is_that_of_the_commit_which_wrote_the_row() {
     let transforms = vec![Transform::AddTimestamp("written".to_owned())];
     let mut followed =
         Followed::start(PipelineOptions { filters: Vec::new(), transforms }, vec![insert(1, "one")]).await;
-    // The simulated database commits at the time that its position says; what a copy brought is as old as the copy.
+    // The simulated database commits at the time given by its position. Copied rows carry the time
+    // of the copy.
     let row = |id: i64, body: &str, at: u64| {
         [id.to_be_bytes().to_vec(), body.as_bytes().to_vec(), at.to_be_bytes().to_vec()].map(Some).to_vec()
     };

@@ -1,4 +1,4 @@
-//! Reads a journal as a client does.
+//! A reader that reads a journal as a client does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use laredo_engine::journal::{Journal, frames};
 use laredo_proto::batch::Entries;
 use laredo_testkit::{SimDatabase, SimRows};
 
-/// What a reader has: rows, and where it goes on.
+/// The rows of a reader, and the place where it resumes.
 pub(crate) struct Reader {
     pub(crate) state: TableState,
     pub(crate) at: Sequence,
@@ -31,7 +31,8 @@ impl Reader {
         reader
     }
 
-    /// Applies what is there; every change must fit exactly, and at the head the checksum is that of the rows.
+    /// Applies all available entries. Every change must fit exactly, and at the head the checksum
+    /// must match the rows.
     pub(crate) fn read_on(&mut self, journal: &Journal) {
         let mut cursor = journal.cursor(self.at);
         while let Some(piece) = cursor.next_piece().unwrap() {

@@ -1,4 +1,5 @@
-//! Engines that end and begin again on the same folders: no copy is made where none is needed, and readers go on where they were.
+//! Engines that restart on the same folders. No copy is made unless it is needed, and readers
+//! resume at their positions.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ impl Running {
     }
 }
 
-/// Goes on where the reader is, by its sequence or by its position.
+/// Resumes at the reader's sequence or at its position.
 fn resume(reader: &mut Reader, journal: &Journal, by_position: bool) {
     let request = match by_position {
         true => ResumeRequest { position: Some(reader.position), whole_transactions: true, ..Default::default() },
@@ -90,7 +91,7 @@ async fn a_restart_copies_nothing_and_readers_go_on() {
     let mut last = Sequence(0);
     first.end().await;
     for round in 0..4_i64 {
-        // While nobody is there.
+        // Commit while no engine runs.
         commit(&database, 0, 100 + round, "meanwhile");
         let running = start(&database, tables()).await;
         let end = commit(&database, 0, 200 + round, &"now".repeat(1000));
@@ -136,7 +137,7 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
     let end = commit(&database, 0, 2, "stays too");
     let mut reader = Reader::from_base(&first.reached(0, end).await);
     first.end().await;
-    // Something of which the stream will never tell.
+    // The stream never reports this change.
     database.redefine("another");
     let silent = database.change_silently(0, vec![SimChange::Update(1, "rewritten".to_owned())]);
     let second = start(&database, vec![kept("t0", folder.path())]).await;
@@ -154,7 +155,7 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
     assert_eq!(reader.rows(), database.rows_at(0, silent));
     assert_eq!(journal.entries_after(before), 1, "what did not change is not told");
     second.end().await;
-    // And the copy's definition is the one that counts from now on.
+    // From now on, the definition of the copy counts.
     let third = start(&database, vec![kept("t0", folder.path())]).await;
     let end = commit(&database, 0, 3, "third");
     resume(&mut reader, &third.reached(0, end).await, true);
@@ -163,8 +164,8 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
     third.end().await;
 }
 
-/// A definition that the source tells, because the stream has told what led to it, takes the place of the one that the copy was made
-/// under; and not before the stream is where it is true.
+/// A definition that the source announces replaces the one of the copy. It applies only once the
+/// stream has reached the position where it is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stream_is_there() {
     let folder = tempfile::tempdir().unwrap();
@@ -180,7 +181,7 @@ async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stre
     tell("after a truncate", database.end()).await;
     let end = database.commit(0, vec![SimChange::Truncate, SimChange::Insert(1, "one".to_owned())]);
     first.reached(0, end).await;
-    // Behind what was said, in the order of the stream.
+    // This definition is announced for a position far ahead in the stream.
     tell("of the future", Lsn(end.0 + 1_000_000)).await;
     let end = commit(&database, 0, 2, "two");
     first.reached(0, end).await;
@@ -223,7 +224,7 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     second.end().await;
 }
 
-/// The journal is pruned as one in memory is, and its files with it.
+/// The journal is pruned like one in memory, and its files with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_and_disk_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
@@ -246,11 +247,12 @@ async fn memory_and_disk_are_bounded() {
         reached(&journal, end).await;
         reader.read_on(&journal);
         let info = journal.info();
-        // What is not written yet stays in memory, which is bounded by itself.
+        // Entries that are not yet written stay in memory, which has a bound of its own.
         assert!(info.memory_bytes <= (4 << 20) + (66 << 20), "{info:?}");
     }
     assert_eq!(reader.rows(), database.rows_at(0, end));
-    // Pruning waits for a base, which is made beside the writer, and removing for the disk. A file is of 5 MiB.
+    // Pruning waits for a base, which is made concurrently with the writer. Removing files waits
+    // for the disk. A file holds 5 MiB.
     let files = || std::fs::read_dir(folder.path().join("t0")).unwrap().count();
     tokio::time::timeout(Duration::from_secs(60), async {
         for id in (0..20).cycle() {
@@ -278,7 +280,7 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
     let end = commit(&database, 0, 0, "kept");
     running.reached(0, end).await;
     running.journal(1).await;
-    // Its file can still be written, but no other one can be begun.
+    // The open file can still be written, but no new one can be created.
     std::fs::remove_dir_all(folder.path().join("t0")).unwrap();
     let body = "b".repeat(1 << 20);
     let table = &running.handle.tables()[0];
@@ -296,7 +298,7 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
     let TablePhase::Failed { error } = table.status().phase else { panic!("it has failed") };
     assert!(error.contains("t0") && error.contains("No such file"), "{error}");
     let durable = table.status().releasable.expect("it holds back what is not kept").position();
-    // Its neighbour goes on, and what is not on disk is not forgotten for its sake.
+    // The other table continues. PostgreSQL still keeps the changes that are not on disk.
     let end = commit(&database, 1, 1, "beside it");
     running.reached(1, end).await;
     assert!(database.acknowledged() <= durable && durable < end, "{} {durable} {end}", database.acknowledged());

@@ -1,4 +1,5 @@
-//! Engines that end and begin again with snapshots alone: no copy is made where the source has what comes after the newest one.
+//! Engines that restart with snapshots alone. No copy is made if the source still has the changes
+//! after the newest snapshot.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Snapshots are written when a test asks for one, and the first by itself.
+/// Returns options for a table with snapshots. The engine writes the first one itself, and further
+/// ones when a test asks.
 fn with_snapshots(folder: &Path, format: SnapshotFormat, run: u64) -> TableOptions {
     let folder = folder.join("snapshots");
     let interval = Duration::from_secs(3600);
@@ -116,7 +118,7 @@ async fn a_restart_goes_on_from_the_newest_snapshot_and_copies_nothing() {
         first.end().await;
         let mut before = taken;
         for run in 1..4 {
-            // While nobody is there.
+            // Commit while no engine runs.
             commit(&database, 100 + run, "meanwhile");
             let running = start(&database, with_snapshots(folder.path(), format, run.try_into().unwrap())).await;
             let journal = running.journal().await;
@@ -147,7 +149,8 @@ async fn only_what_is_in_a_snapshot_is_acknowledged() {
     let first = running.snapshots().newest().unwrap();
     let end = commit(&database, 2, "b");
     running.reached(end).await;
-    // The engine has had the occasion: the table is shown, and what may be forgotten computed, before a snapshot is.
+    // The engine had the opportunity to acknowledge: the table is visible, and the acknowledgement
+    // is computed before a snapshot is visible.
     assert_eq!(running.snapshots().status().durable.position(), first.position);
     assert!(database.acknowledged() < end);
     assert_eq!(running.snapshot().await.position, end);
@@ -155,8 +158,8 @@ async fn only_what_is_in_a_snapshot_is_acknowledged() {
     running.end().await;
 }
 
-/// What the source does not have any more cannot be followed from: the table is copied, and a snapshot's rows are served until then
-/// only if somebody asks for it.
+/// If the source has discarded the changes, the engine copies the table. Until then it serves the
+/// rows of a snapshot only if the options ask for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differs() {
     let folder = tempfile::tempdir().unwrap();
@@ -173,7 +176,7 @@ async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differ
     let served = first.handle.tables()[0].restore_snapshot(older.id.clone()).await.unwrap_err();
     assert!(matches!(served, SnapshotError::Served(position) if position == end), "{served}");
     first.end().await;
-    // A byte of a row: that it is damaged shows only when it is read.
+    // Damage a byte of a row. The damage shows only when the row is read.
     let mut bytes = std::fs::read(&newer.path).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&newer.path, bytes).unwrap();
@@ -218,7 +221,7 @@ async fn a_journal_that_is_kept_wins() {
     let journal = first.reached(end).await;
     reader.read_on(&journal);
     let instance = journal.instance().clone();
-    // The journal is on disk, and that is what counts.
+    // Only the journal on disk counts for the acknowledgement.
     first.acknowledged(&database, end).await;
     drop(journal);
     first.end().await;
@@ -241,7 +244,7 @@ async fn a_journal_that_is_kept_wins() {
     second.end().await;
 }
 
-/// A table that is to have a kept journal from now on is not copied for it.
+/// A table that gets a kept journal is not copied for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_journal_begins_at_a_snapshot() {
     let folder = tempfile::tempdir().unwrap();

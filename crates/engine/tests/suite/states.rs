@@ -1,4 +1,4 @@
-//! A source whose task fails: it is prepared again, and ends with the database's rows.
+//! A source whose task fails is prepared again, and ends with the database's rows.
 
 use std::path::Path;
 use std::sync::Arc;

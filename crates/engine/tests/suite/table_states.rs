@@ -1,4 +1,5 @@
-//! A table that cannot be copied or kept says so, tries again by itself where that may help, and ends equal to the database.
+//! A table that cannot be copied or kept reports it, retries if that may help, and ends equal to
+//! the database.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ async fn what_may_pass_is_tried_again_until_it_has_passed() {
     assert!(database.allow_copies(0) > 0);
     let journal = running.handle.tables()[0].wait_journal().await.unwrap();
     let mut follower = Reader::from_base(&journal);
-    // The same while it has rows.
+    // Fail again, now that the table has rows.
     database.refuse_copies(0, passing());
     assert!(running.handle.tables()[0].reload("asked").await);
     running.is_in(0, "retrying").await;
@@ -100,7 +101,8 @@ async fn a_table_whose_copies_fail_holds_up_no_other_and_nothing_in_the_source()
     database.refuse_copies(0, passing());
     assert!(running.handle.tables()[0].reload("asked").await);
     running.is_in(0, "retrying").await;
-    // Forty times what may be held for a copy, and more than may wait for one table.
+    // Commit forty times the limit of changes held for a copy, and more than may wait for one
+    // table.
     for id in 0..80 {
         database.commit(0, insert(id, &"x".repeat(1 << 19)));
     }
@@ -127,7 +129,7 @@ async fn an_order_answers_what_has_become_of_it() {
     let failed = ReloadError::Failed("copying the table: run GRANT SELECT".to_owned());
     assert_eq!(table.begin_reload("asked").await, Err(failed.clone()));
     assert_eq!(running.phase(0), TablePhase::Failed { error: "copying the table: run GRANT SELECT".to_owned() });
-    // Again, for the order is carried out each time.
+    // The order fails again, because each order is carried out.
     assert_eq!(table.begin_reload("asked").await, Err(failed));
     assert_eq!(database.allow_copies(0), 2);
     database.change_silently(0, vec![SimChange::Update(1, "untold".to_owned())]);
@@ -166,7 +168,7 @@ async fn a_broken_table_is_followed_again_on_an_order_and_when_its_definition_mo
     }
 }
 
-/// Temporary files cannot be made: the folder is gone. It is there again later.
+/// Temporary files cannot be created while the folder is missing. The folder returns later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_temporary_files_is_followed_again_when_there_are_some() {
     let folder = tempfile::tempdir().unwrap();

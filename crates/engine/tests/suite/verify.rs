@@ -1,5 +1,5 @@
-//! A verification finds every row that differs from the database's, and no other, whatever is committed meanwhile and in
-//! whatever order commits become visible.
+//! A verification finds every row that differs from the database's, and no other row. This holds
+//! for all concurrent commits, and for any order in which they become visible.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::changes::{Locked, changes, written};
 use crate::reader::{Reader, reached};
 
-/// Rows from here on are not changed by random commits.
+/// The first ID of the rows that random commits do not change.
 const PLANTED: i64 = 1000;
 const LOOK: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: false };
 const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
@@ -78,10 +78,10 @@ fn steps(disturbs: bool, touches: u32) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-/// Hidden commits, oldest first, each with the rows that it locks.
+/// The hidden commits, oldest first, each with the rows that it locks.
 type Hidden = Vec<(Lsn, Vec<i64>)>;
 
-/// Plays steps on a table, and shows every commit in the end.
+/// Applies the steps to a table, and shows every commit in the end.
 async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, truncates: bool) {
     let (mut hidden, mut locked) = (Hidden::new(), Locked::new());
     let fitting = |seed, count, locked: &Locked| {
@@ -123,7 +123,7 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
     hidden.into_iter().for_each(|(end, _)| database.show(end));
 }
 
-/// Verifies the table again and again, until it is told to stop; then once more.
+/// Verifies the table repeatedly until it is stopped, and then once more.
 async fn verify_on(
     table: TableHandle,
     mut stopped: oneshot::Receiver<()>,
@@ -162,7 +162,7 @@ async fn finds_nothing(steps: Vec<Step>, yields: u64) {
     running.stop().await;
 }
 
-/// The keys that differ, each with the kind of its difference.
+/// Returns the keys that differ, each with the kind of its difference.
 fn found(report: &VerifyReport) -> BTreeMap<i64, &'static str> {
     let id = |key: &laredo_core::Key| i64::from_be_bytes(key.as_ref().cell(0).value().unwrap().try_into().unwrap());
     report.differences.iter().map(|difference| (id(&difference.key), difference.kind())).collect()
@@ -196,7 +196,7 @@ async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3], yields: u64) 
     running.stop().await;
 }
 
-/// Waits until readers have the database's rows, and verifies them.
+/// Waits until readers have the database's rows, and then verifies the table.
 async fn healed(database: &SimDatabase, running: &Running) {
     let journal = running.table().journal().unwrap();
     let is_healed = async || {
@@ -207,7 +207,8 @@ async fn healed(database: &SimDatabase, running: &Running) {
     assert_eq!(running.verify(LOOK).await.differing, 0);
 }
 
-/// On one thread, steps come between the rows of a part; on two, they come at any time.
+/// Runs a test on one thread or on several. On one thread, steps come between the rows of a part;
+/// on two, they come at any time.
 fn run(threads: usize, future: impl Future<Output = ()>) {
     let runtime = match threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),

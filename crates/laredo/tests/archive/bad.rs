@@ -1,4 +1,4 @@
-//! Of an archive that is not whole nothing is handed out.
+//! No rows are returned from a damaged archive.
 
 use std::path::Path;
 
@@ -30,7 +30,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is done to an archive, what is named, and the words that say what is wrong.
+/// Returns ways to damage an archive. Each has the object that the error names, and words of the
+/// error.
 fn deeds(object: &'static str, other: &'static str) -> Vec<(Deed, &'static str, &'static str)> {
     let version = |version: u32| {
         edited("manifest.json", move |bytes| {
@@ -103,7 +104,7 @@ async fn a_damaged_archive_is_named_and_nothing_is_restored_from_it() {
                 named(&refusal(&["cat", place, object]));
                 let json: Value = serde_json::from_str(&laredo(&["verify", place, "--json"]).1).unwrap();
                 assert_eq!(json["problems"].as_array().unwrap().len(), 1, "{json}");
-                // What comes before it is as good as ever.
+                // The states before the damaged object can still be rebuilt.
                 let before = manifest(&whole)["artifacts"][3]["to_position"].as_str().unwrap().to_owned();
                 let (code, out, said) = laredo(&["reconstruct", place, "--at", &before, "--exact"]);
                 assert_eq!((code, out.lines().count()), (Some(0), 5), "{said}");

@@ -1,4 +1,4 @@
-//! A table to an archive without a server.
+//! The export of a table to an archive without a server.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn is_clean(cluster: &Cluster) -> bool {
 }
 
 async fn assert_clean(cluster: &Cluster) {
-    // A temporary slot goes with its connection, a moment after it.
+    // PostgreSQL drops a temporary slot slightly after its connection ends.
     eventually(PATIENCE, async || is_clean(cluster)).await.expect("no publication and no slot is left behind");
 }
 
@@ -59,7 +59,7 @@ async fn a_table_is_exported_as_it_is_and_nothing_stays_behind() {
     ]);
     assert_same(&cluster, "postgres", "things", "back");
 
-    // Once more is one more epoch, of a table that is empty now.
+    // A second export is one more epoch, of a table that is now empty.
     cluster.psql("TRUNCATE things").unwrap();
     let told: Value = serde_json::from_str(&answer(&export)).unwrap();
     assert_eq!((&told["epoch"], &told["rows"]), (&json!(2), &json!(0)), "{told}");
@@ -72,7 +72,7 @@ async fn a_table_is_exported_as_it_is_and_nothing_stays_behind() {
     assert!(said.contains("is of table public.things, not of public.others"), "{said}");
     assert_clean(&cluster).await;
 
-    // Somebody else's publication is used, and stays.
+    // An existing publication of another owner is used, and stays.
     cluster.psql("CREATE PUBLICATION theirs FOR TABLE things, others").unwrap();
     let elsewhere = folder.path().join("others");
     answer(&[
@@ -153,7 +153,8 @@ async fn what_is_missing_for_an_export_is_said() {
     assert!(code == Some(2) && said.contains("jsonl"), "{said}");
 }
 
-/// A slot is not made before all transactions have ended: here it waits, and somebody loses patience.
+/// PostgreSQL creates a slot only after all open transactions have ended. Here the export waits for
+/// one, and is interrupted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_interrupted_leaves_nothing_behind() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();

@@ -49,7 +49,7 @@ fn a_key_that_no_manifest_names_is_named_on_the_command_line() {
     assert_eq!(code, Some(2), "{out}");
 }
 
-/// Into tables whose types are known, with all digits.
+/// Rows without types are restored into tables whose types are known, with all digits.
 #[test]
 fn rows_without_types_go_into_a_table_that_has_some() {
     let archive = Handmade::new(&[], 0, "0/1A2F620", &LINES);

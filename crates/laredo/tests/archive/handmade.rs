@@ -8,8 +8,8 @@ use tempfile::TempDir;
 pub(crate) struct Handmade(TempDir);
 
 impl Handmade {
-    /// Columns by name, type and number of the type, of which the first `key` are the key; without
-    /// any the manifest names none.
+    /// Writes an archive. A column has a name, a type and the type's OID. The first `key` columns
+    /// are the key. Without columns, the manifest names none.
     pub(crate) fn new(columns: &[(&str, &str, u32)], key: usize, position: &str, lines: &[&str]) -> Handmade {
         let folder = tempfile::tempdir().unwrap();
         let object = format!("epoch=1/snapshot-{}.jsonl", position.replace('/', "_"));

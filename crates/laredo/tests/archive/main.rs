@@ -1,4 +1,5 @@
-//! `laredo archive` on archives that a server and a snapshotter wrote of a real database, and the readers of others on the same.
+//! `laredo archive` and the example readers, on archives that a server and a snapshotter wrote of a
+//! real database.
 
 #[path = "../support/mod.rs"]
 mod support;

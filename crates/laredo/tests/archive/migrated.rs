@@ -1,4 +1,4 @@
-//! What `archive diff` says of two states between which the table's definition has changed.
+//! The output of `archive diff` for two states between which the table's definition changed.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::pipeline::{Archived, Pipeline, answer, manifest};
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, c int, d text); INSERT INTO t VALUES (1, 3, 'a'), (2, 4, NULL), (3, NULL, 'z')";
 const ARCHIVE: Archived<'_> = Archived { table: "t", formats: &["jsonl"], name: "t" };
 
-/// A change of the definition, and the lines between the states before and after it: action, old,
-/// new.
+/// Returns changes of the definition. Each has the expected lines of the diff across it: action,
+/// old, new.
 fn migrations() -> [(&'static str, Vec<Value>); 7] {
     let row = |id: i64, c: Value, d: Value| json!({ "id": id, "c": c, "d": d });
     let with = |mut row: Value, name: &str, value: Value| {
@@ -68,7 +68,7 @@ fn migrations() -> [(&'static str, Vec<Value>); 7] {
     ]
 }
 
-/// Action, old row and new row of each line, in an order of their own.
+/// Returns the action, the old row and the new row of each line, sorted.
 fn lines(text: &str) -> Vec<Value> {
     let line = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();

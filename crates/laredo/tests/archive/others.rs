@@ -1,4 +1,4 @@
-//! The readers of examples/read-archive, run as their README says, on an archive of ours.
+//! The readers of examples/read-archive, run as their README says, on an archive of laredo.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::pipeline::{Archived, HISTORY, Pipeline, THINGS, answer};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/read-archive");
 
-/// The commands of the README, but for those that install something.
+/// Returns the commands of the README, without those that install something.
 fn commands() -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(EXAMPLE).join("README.md")).unwrap();
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -18,7 +18,7 @@ fn commands() -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Rows in an order of their own, by column, numbers as doubles.
+/// Returns the rows sorted, by column, with numbers as doubles.
 fn rows(text: &str) -> Vec<Value> {
     fn plain(value: Value) -> Value {
         match value {
@@ -45,7 +45,7 @@ fn run(line: &str, archive: &Path, folder: &Path, programs: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The example's files in a folder of the test's own.
+/// Copies the example's files to a folder of the test's own.
 fn example() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(EXAMPLE).unwrap() {
@@ -73,7 +73,8 @@ async fn python_and_duckdb_rebuild_what_we_do_with_the_manifest_alone() {
         assert_eq!(rebuilt, 3, "jsonl and protobuf by Python, jsonl by DuckDB");
     };
     all(&archive);
-    // As we rebuild it, which is as it is: at each step, for a later one hides what an earlier one did wrong.
+    // The readers must agree with laredo at each step, because a later step can hide an earlier
+    // error.
     for sql in HISTORY {
         pipeline.write(sql).await;
         all(&archive);

@@ -1,4 +1,4 @@
-//! A database, a server, a snapshotter, and the archives that come of them.
+//! A database, a server, a snapshotter, and the archives that they produce.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 use crate::support::snapshotter::{Snapshotter, table};
 
-/// Names that need quotes, a key of two columns in an order of its own, and types that any program has.
+/// A table with quoted names, a key of two columns in an order of its own, and common types.
 pub(crate) const THINGS: &str = r#"
     CREATE TABLE things (shop int, "it's ""it""" text, amount numeric(12, 2), big bigint, ratio float8, at timestamptz, day date,
         ok boolean NOT NULL, note text, PRIMARY KEY ("it's ""it""", shop));
@@ -21,7 +21,7 @@ pub(crate) const THINGS: &str = r#"
         (3, '[1 2]', 12.34, 4, 1e300, now(), now(), true, E'\\.'),
         (4, ' spaces ', 0, 0, 0, now(), now(), false, 'NULL');"#;
 
-/// What happens to them. Each becomes a diff.
+/// The transactions of the table. Each becomes a diff.
 pub(crate) const HISTORY: [&str; 5] = [
     r#"UPDATE things SET amount = 99.99, note = 'changed' WHERE shop = 1; INSERT INTO things VALUES (5, E'é\\"🌍', 5, 5, 5, now(), now(), true, 'new')"#,
     "DELETE FROM things WHERE shop = 3",
@@ -30,7 +30,7 @@ pub(crate) const HISTORY: [&str; 5] = [
     "UPDATE things SET big = big + 1 WHERE shop = 7; DELETE FROM things WHERE shop = 1",
 ];
 
-/// One archive: a table, in formats, in a folder of this name.
+/// An archive to write: a table, its formats, and the name of its folder.
 pub(crate) struct Archived<'a> {
     pub(crate) table: &'a str,
     pub(crate) formats: &'a [&'a str],
@@ -47,7 +47,8 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Begins with what the SQL makes: each archive has its first base when this returns.
+    /// Starts everything with the tables that the SQL creates. Returns when each archive has its
+    /// first base.
     pub(crate) async fn start(sql: &str, archives: &[Archived<'_>]) -> Pipeline {
         let cluster = Cluster::start(ClusterOptions::default()).unwrap();
         cluster.psql(sql).unwrap();
@@ -71,19 +72,20 @@ impl Pipeline {
         Pipeline { cluster, folder, names, snapshotter, _server: server }
     }
 
-    /// The archive of this name.
+    /// Returns the folder of the archive with this name.
     pub(crate) fn archive(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Makes a change of every archive's table, and waits until it is in them.
+    /// Makes a change of every archive's table, and waits until the archives have it.
     pub(crate) async fn write(&self, sql: &str) {
         let before = self.cluster.psql("SELECT pg_current_wal_insert_lsn()").unwrap();
         self.cluster.psql(&format!("BEGIN; {sql}; COMMIT")).unwrap();
         self.reach(Lsn(before.parse::<Lsn>().unwrap().0 + 1)).await;
     }
 
-    /// Writes `HISTORY`, and keeps the table as it was at each head: `things_0` is that of the base. Tells the heads.
+    /// Writes `HISTORY`, and copies the table at each head to a table. `things_0` is that of the
+    /// base. Returns the heads.
     pub(crate) async fn write_history(&self) -> Vec<String> {
         let mut heads = Vec::new();
         for number in 0..=HISTORY.len() {
@@ -101,7 +103,7 @@ impl Pipeline {
         eventually(PATIENCE, reached).await.unwrap();
     }
 
-    /// Ends the snapshotter, and waits until it has.
+    /// Stops the snapshotter, and waits for its end.
     pub(crate) async fn end(&self) {
         self.snapshotter.stop().await;
     }
@@ -116,7 +118,7 @@ fn head(archive: &Path) -> Option<Lsn> {
     serde_json::from_slice::<Value>(&manifest).ok()?["head_position"].as_str()?.parse().ok()
 }
 
-/// The objects' names, oldest first.
+/// Returns the names of the objects, oldest first.
 pub(crate) fn objects(archive: &Path) -> Vec<String> {
     let manifest = manifest(archive);
     let stored =
@@ -125,21 +127,21 @@ pub(crate) fn objects(archive: &Path) -> Vec<String> {
     stored.map(|stored| name(stored["uri"].as_str().unwrap())).collect()
 }
 
-/// What the command answers: its exit code, what it prints, and what it says.
+/// Runs `laredo archive`. Returns the exit code, the standard output and the standard error.
 pub(crate) fn laredo(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = clean_command(env!("CARGO_BIN_EXE_laredo")).arg("archive").args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// What it prints, if all is well.
+/// Returns the output of a successful command.
 pub(crate) fn answer(arguments: &[&str]) -> String {
     let (code, out, said) = laredo(arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {said}");
     out
 }
 
-/// What it says when it fails, having printed nothing.
+/// Returns the error message of a command that must fail without any output.
 pub(crate) fn refusal(arguments: &[&str]) -> String {
     let (code, out, said) = laredo(arguments);
     assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
@@ -147,7 +149,7 @@ pub(crate) fn refusal(arguments: &[&str]) -> String {
     said
 }
 
-/// Whether two tables of a database have the same rows.
+/// Checks that two tables of a database have the same rows, and at least one.
 pub(crate) fn assert_same(cluster: &Cluster, database: &str, one: &str, two: &str) {
     let sql = format!(
         "SELECT (SELECT count(*) FROM (TABLE {one} EXCEPT ALL TABLE {two}) a), (SELECT count(*) FROM (TABLE {two} EXCEPT ALL TABLE {one}) b), \

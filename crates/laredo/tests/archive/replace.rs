@@ -1,4 +1,4 @@
-//! Rows of a table replaced by those of an archive, with other tables around it.
+//! The rows of a table are replaced by those of an archive, while other tables refer to it.
 
 use laredo_testkit::{Cluster, ClusterOptions};
 
@@ -10,7 +10,7 @@ const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, v tex
     INSERT INTO t SELECT g, 'c' || g, 'now' FROM generate_series(1, 10) g;";
 const COLUMNS: [(&str, &str, u32); 3] = [("id", "integer", 23), ("code", "text", 25), ("v", "text", 25)];
 
-/// A database for each case, in one cluster.
+/// A database of its own for each case, in one cluster.
 struct Case<'c> {
     cluster: &'c Cluster,
     database: String,
@@ -34,7 +34,7 @@ impl<'c> Case<'c> {
         [&into[..], how].concat()
     }
 
-    /// Replaces the rows of `t`; what the command says.
+    /// Replaces the rows of `t`, and returns the command's messages.
     fn replace(&self, archive: &Handmade, how: &[&str]) -> String {
         let url = self.cluster.url(&self.database);
         let (code, out, said) = laredo(&self.arguments(archive, &url, how));
@@ -54,15 +54,15 @@ fn cluster() -> Cluster {
     Cluster::start(ClusterOptions::default()).unwrap()
 }
 
-/// Rows of the archive: those of these numbers, changed.
+/// Returns an archive that has the rows with these IDs, changed.
 fn archive(ids: impl IntoIterator<Item = i32>) -> Handmade {
     let lines: Vec<String> = ids.into_iter().map(|id| format!(r#"{{"id":{id},"code":"c{id}","v":"then"}}"#)).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     Handmade::new(&COLUMNS, 1, "0/1A2F620", &lines)
 }
 
-/// What connects another table `o` with `t` so that its rows change when a row of `t` goes, and
-/// what the command says of it.
+/// The SQL that connects another table `o` with `t`, so that rows of `o` change when a row of `t`
+/// is deleted. The second text is the command's message about it.
 const CONNECTED: [(&str, &str); 9] = [
     (
         "CREATE TABLE o (id int PRIMARY KEY, t int REFERENCES t ON DELETE CASCADE); INSERT INTO o SELECT id, id FROM t",
@@ -128,7 +128,7 @@ async fn rows_of_other_tables_are_named_and_stay() {
     }
 }
 
-/// None of the connections is a reason to refuse where no row of another table has to change.
+/// The command refuses none of these connections if no row of another table has to change.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_stay_are_not_deleted() {
     let (cluster, same, more) = (cluster(), archive(1..=10), archive(1..=20));
@@ -176,7 +176,7 @@ async fn references_without_an_action_hold_in_the_end() {
             "{action}"
         );
     }
-    // The code goes to a row of another key, in which it is found again once all is done.
+    // The code moves to a row with another key. The reference finds it there in the end.
     let moved = Handmade::new(&COLUMNS, 1, "0/1A2F620", &[r#"{"id":11,"code":"c1","v":"then"}"#]);
     let others = "CREATE TABLE o (code text REFERENCES t (code)); INSERT INTO o VALUES ('c1')";
     let case = Case::new(&cluster, 10, &format!("{TABLE} {others}"));
@@ -190,7 +190,7 @@ async fn references_without_an_action_hold_in_the_end() {
     assert_eq!(case.sql("SELECT count(*) FROM t WHERE v = 'now'"), "10");
 }
 
-/// Rows of one state, whatever the table is like that gets them.
+/// The rows of one archive are restored into tables of every kind.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_table_gets_the_rows() {
     let cluster = cluster();
@@ -243,7 +243,7 @@ async fn every_kind_of_table_gets_the_rows() {
     );
 }
 
-/// Rows of tables that inherit are other tables' rows, and a row may refer to one of its own table.
+/// The rows of child tables belong to other tables, and a row may refer to one of its own table.
 #[tokio::test(flavor = "multi_thread")]
 async fn heirs_keep_their_rows_and_trees_come_back() {
     let cluster = cluster();
@@ -269,7 +269,7 @@ async fn heirs_keep_their_rows_and_trees_come_back() {
     }
 }
 
-/// Types without equality, and values that are equal and not the same.
+/// Some types have no equality, and some equal values differ in their bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_compared_by_their_bytes() {
     let cluster = cluster();
@@ -302,7 +302,7 @@ async fn rows_that_a_trigger_keeps_away_are_missed() {
     }
 }
 
-/// Without PostgreSQL's counts nobody could tell.
+/// Without PostgreSQL's counts, changes of other tables would go unnoticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_changes_are_not_counted_nothing_is_replaced() {
     let cluster = Cluster::start(ClusterOptions::default().set("track_counts", "off")).unwrap();

@@ -1,4 +1,4 @@
-//! Rows back into a database, all of them or none.
+//! Rows are restored into a database, all of them or none.
 
 use laredo_testkit::{Cluster, ClusterOptions};
 
@@ -28,7 +28,7 @@ async fn every_state_comes_back_as_it_was() {
         assert_eq!(into(&made, &["--create"]).0, Some(0));
         assert_same(cluster, "postgres", &made, &format!("things_{number}"));
     }
-    // What was created has the columns, their types, and the key.
+    // The created table has the columns, their types, and the key.
     let shape = |table: &str| {
         cluster
             .psql(&format!(
@@ -45,7 +45,7 @@ async fn every_state_comes_back_as_it_was() {
     refuses(cluster, place);
 }
 
-/// PostgreSQL reads the CSV as it reads its own, NULLs and empty texts told apart.
+/// Checks that PostgreSQL reads the CSV, with NULLs and empty texts as different values.
 fn as_csv(cluster: &Cluster, place: &str, heads: &[String]) {
     let folder = tempfile::tempdir().unwrap();
     for (number, head) in heads.iter().enumerate() {
@@ -64,7 +64,8 @@ fn as_csv(cluster: &Cluster, place: &str, heads: &[String]) {
     }
 }
 
-/// The same state makes the same file, which takes another's place whole; who may read it is for the umask to say.
+/// Checks that the same state makes the same file, which replaces an existing file as a whole. The
+/// umask decides who may read it.
 fn as_a_file(place: &str, heads: &[String]) {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
@@ -121,7 +122,7 @@ fn refuses(cluster: &Cluster, place: &str) {
     assert!(code == Some(2) && said.contains("--table"), "{said}");
 }
 
-/// Columns may be wider in the table than they were, and it may have more of them.
+/// The table may have wider columns than the archive, and more of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_may_hold_more_than_the_archive_has() {
     let pipeline = Pipeline::start(THINGS, &[ARCHIVE]).await;

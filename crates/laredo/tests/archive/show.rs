@@ -1,4 +1,4 @@
-//! What is printed of an archive.
+//! The commands that print an archive.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ async fn an_archive_is_listed_shown_and_compared() {
     compares(place, &heads);
 }
 
-/// An object is shown as the lines that it would have had as jsonl.
+/// Checks that an object of any format is printed as its jsonl lines.
 fn shows_each_form_alike(pipeline: &Pipeline) {
     let [plain, others @ ..] = ["jsonl", "protobuf", "protobuf.zst"].map(|name| pipeline.archive(name));
     for (number, object) in objects(&plain).iter().enumerate() {
@@ -93,7 +93,7 @@ fn takes_boundaries(place: &str, heads: &[String], archive: &std::path::Path) {
     assert!(code == Some(2) && said.contains("0/19F000"), "{said}");
 }
 
-/// Between any two states, the other way round, too.
+/// Compares states of the archive, in both directions.
 fn compares(place: &str, heads: &[String]) {
     let (code, out, said) = laredo(&["diff", place, &heads[0], &heads[1], "--exact"]);
     assert_eq!(code, Some(0), "{said}");

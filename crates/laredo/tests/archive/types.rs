@@ -1,5 +1,5 @@
-//! Every type, from the database through the archive into a table again: that of the database where it was, and of one where the types
-//! that users have defined go by other numbers.
+//! Values of every type, from the database through the archive back into a table. The table is in
+//! the same database, and in one where the user-defined types have other OIDs.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 
 use crate::pipeline::{Archived, Pipeline, answer, laredo, refusal};
 
-/// What JSON does not say of a value (docs/archive-format.md): how a document was spelled.
+/// Types whose values JSON does not keep exactly (docs/archive-format.md): the spelling of a
+/// document is lost.
 const INEXACT: [&str; 3] = ["json", "json, twice a name", "jsonb"];
 
 fn table(name: &str) -> String {
@@ -19,7 +20,7 @@ fn table(name: &str) -> String {
     format!("CREATE TABLE {name} (id int PRIMARY KEY, {});", columns.join(", "))
 }
 
-/// Rows that have every value at least once.
+/// Returns an INSERT whose rows contain every value at least once.
 fn inserts(first: usize, count: usize, rng: &mut StdRng) -> String {
     let row = |number: usize| {
         let value = |case: &laredo_testkit::types::ColumnCase| match case.values.get(number % 40) {
@@ -32,7 +33,7 @@ fn inserts(first: usize, count: usize, rng: &mut StdRng) -> String {
     (first..first + count).map(row).collect()
 }
 
-/// The texts of all columns, row by row.
+/// Returns the texts of all columns, row by row.
 fn texts(cluster: &Cluster, database: &str, table: &str) -> Vec<Vec<String>> {
     let texts: Vec<String> =
         COLUMNS.iter().map(|case| format!("coalesce({}::text, '<NULL>')", identifier(case.name))).collect();
@@ -54,7 +55,8 @@ fn differing(cluster: &Cluster, database: &str, table: &str) -> BTreeMap<&'stati
     found
 }
 
-/// All but what JSON does not say is equal by the database's own `=`, where a type has one, and by its text.
+/// Checks that all columns, except the inexact ones, are equal by their text and by the database's
+/// own `=`, if the type has one.
 fn assert_equal(cluster: &Cluster, database: &str, table: &str) {
     let found = differing(cluster, database, table);
     let inexact: Vec<&str> = found.keys().copied().collect();
@@ -72,14 +74,15 @@ fn assert_equal(cluster: &Cluster, database: &str, table: &str) {
     }
     for (column, pairs) in found {
         for (text, restored) in pairs {
-            // JSON's own null is no other than SQL's.
+            // After a restore, JSON's own null equals SQL's NULL.
             let is_expected = text == "null" && restored == "<NULL>" || is_same_document(&text, &restored);
             assert!(is_expected, "{column}: {text} came back as {restored}");
         }
     }
 }
 
-/// Whether two documents say the same, where a number that no double is may have become a string.
+/// Returns true if two documents have the same content. A number that a double cannot represent may
+/// have become a string.
 fn is_same_document(one: &str, two: &str) -> bool {
     fn plain(value: &serde_json::Value) -> serde_json::Value {
         match value {
@@ -111,7 +114,7 @@ async fn every_type_comes_back_in_this_database_and_in_another() {
     pipeline.write(&inserts(6, 6 + more, &mut rng)).await;
     let columns: Vec<String> = COLUMNS.iter().map(|case| identifier(case.name)).collect();
     let list = columns.join(", ");
-    // Old and new rows of every type in one diff.
+    // One diff contains old and new rows of every type.
     pipeline
         .write(&format!(
             "UPDATE every e SET ({list}) = (SELECT {list} FROM every o WHERE o.id = e.id - 1) WHERE id > 12"
@@ -120,7 +123,7 @@ async fn every_type_comes_back_in_this_database_and_in_another() {
     pipeline.write("DELETE FROM every WHERE id = 11").await;
     pipeline.end().await;
     let cluster = &pipeline.cluster;
-    // Types of the same names that go by other numbers there.
+    // In this database, types of the same names have other OIDs.
     cluster.psql("CREATE DATABASE other").unwrap();
     cluster.psql_in("other", &format!("CREATE TYPE before AS (a int); {DEFINITIONS} {}", table("every"))).unwrap();
     let number = "SELECT 'mood'::regtype::oid";
@@ -142,7 +145,7 @@ async fn every_type_comes_back_in_this_database_and_in_another() {
     what_is_not_there_is_said(&pipeline);
 }
 
-/// Types have to be there, and mean the same.
+/// The types have to exist, and to mean the same.
 fn what_is_not_there_is_said(pipeline: &Pipeline) {
     let (cluster, place) = (&pipeline.cluster, pipeline.archive("jsonl"));
     cluster.psql("CREATE DATABASE bare").unwrap();

@@ -1,4 +1,5 @@
-//! The program `laredo`, run as an operator runs it, against a server of the test's own; and what the other programs answer.
+//! The program `laredo`, run as an operator runs it against a server of the test, and the command
+//! lines of the other programs.
 
 mod programs;
 mod server;
@@ -28,7 +29,7 @@ fn told(output: Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// A `tail` that is at the head of its table.
+/// A `tail` that has reached the head of its table.
 struct Tail {
     child: Child,
     errors: BufReader<std::process::ChildStderr>,
@@ -49,7 +50,7 @@ impl Tail {
         BufReader::new(self.child.stdout.take().expect("it is piped")).lines().map(|line| line.expect("it is UTF-8"))
     }
 
-    /// Waits for its end: the exit code, and what it still said.
+    /// Waits for the end of the process. Returns the exit code, and the rest of its error output.
     fn end(mut self) -> (Option<i32>, String) {
         let mut said = String::new();
         self.errors.read_to_string(&mut said).expect("it is UTF-8");
@@ -138,7 +139,7 @@ fn tail_is_coloured_on_a_terminal_unless_told_otherwise() {
     assert_eq!(json["new"]["name"], "b");
 }
 
-/// The first line that `tail` writes to a terminal.
+/// Returns the first line that `tail` writes to a terminal.
 fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
     let server = Server::start();
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
@@ -163,7 +164,7 @@ fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
 fn what_goes_wrong_is_told_with_what_to_do() {
     let server = Server::start();
     let url = server.url.as_str();
-    // A port that nobody else can take meanwhile, and on which nobody listens.
+    // The port is bound, so that no other process can take it, and nothing listens on it.
     let bound = tokio::net::TcpSocket::new_v4().expect("there are sockets");
     bound.bind(([127, 0, 0, 1], 0).into()).expect("a port is free");
     let nobody = format!("http://{}", bound.local_addr().expect("it is bound"));
@@ -264,7 +265,7 @@ fn a_status_that_nobody_reads_still_has_its_exit_code() {
     }
 }
 
-/// The address of a server that answers one request so.
+/// Starts a server that gives this answer to one request, and returns its URL.
 fn answering(line: &str, body: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));

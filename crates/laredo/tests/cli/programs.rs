@@ -1,4 +1,4 @@
-//! `laredo-server` and `laredo-snapshotter` before they run: what they are asked on the command line.
+//! The command lines of `laredo-server` and `laredo-snapshotter`, without starting their service.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,14 +9,14 @@ use laredo_testkit::clean_command;
 
 use crate::told;
 
-/// One of the programs, and what is its own.
+/// A program, and its names for common things.
 struct Program {
     name: &'static str,
     path: &'static str,
     config: &'static str,
     /// The variable that names the configuration file.
     variable: &'static str,
-    /// The flag of the port at which it tells whether it is ready, and its key.
+    /// The flag of the port that reports readiness, and its configuration key.
     port: (&'static str, &'static str),
 }
 
@@ -50,7 +50,7 @@ impl Program {
         (folder, command)
     }
 
-    /// The exit code, and what is written to standard output and to standard error.
+    /// Runs the program. Returns the exit code, the standard output and the standard error.
     fn run(&self, config: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
         let (_folder, mut command) = self.command(config);
         told(command.args(arguments).output().expect("it runs"))

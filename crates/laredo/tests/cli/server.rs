@@ -1,4 +1,4 @@
-//! A server of one table, `public.t (id int8 primary key, name text, flag bool)`, that does what a test says.
+//! A scripted server of one table, `public.t (id int8 primary key, name text, flag bool)`.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -22,14 +22,14 @@ use tonic::{Request, Response, Status};
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Feed = mpsc::UnboundedSender<Result<SyncResponse, Status>>;
 
-/// It ends when it is dropped.
+/// A server that ends when it is dropped.
 pub(crate) struct Server {
     pub(crate) url: String,
     table: Arc<Table>,
     _stop: oneshot::Sender<()>,
 }
 
-/// What is served: a state, and those who follow it.
+/// The served table: its state, and the streams of its followers.
 struct Table(Mutex<Inner>);
 
 struct Inner {
@@ -41,7 +41,7 @@ struct Inner {
 }
 
 impl Server {
-    /// A server whose table holds the row (1, a, null) at 0/100.
+    /// Starts a server whose table has the row (1, a, null) at 0/100.
     pub(crate) fn start() -> Server {
         let mut state = TableState::new(table_schema(), &[], 0).expect("there are no indexes");
         state.put(row(1, "a"));
@@ -68,7 +68,7 @@ impl Server {
         Server { url, table, _stop: stop }
     }
 
-    /// Commits, and tells those who follow.
+    /// Commits a transaction, and sends it to all streams.
     pub(crate) fn commit(&self, position: u64, changes: Vec<Change>) {
         let mut table = self.table.lock();
         let (position, committed_at) = (Lsn(position), CommitTime(5));
@@ -93,7 +93,7 @@ impl Server {
     /// Ends every stream.
     pub(crate) fn cut(&self) {
         for feed in self.table.lock().feeds.drain(..) {
-            // Where nobody follows any more, there is nothing to cut.
+            // A stream without a client needs no cut.
             let _ = feed.send(Err(Status::unavailable("cut by the test")));
         }
     }
@@ -110,7 +110,7 @@ impl Table {
 }
 
 impl Inner {
-    /// Everything up to now, as a snapshot.
+    /// Returns the present state as a snapshot.
     fn snapshot(&self) -> Vec<SyncResponse> {
         use sync_response::Message;
         let message = |message| SyncResponse { message: Some(message) };

@@ -28,7 +28,7 @@ fn load_bytes(bytes: &[u8], setting: &str) {
     }
 }
 
-/// Pieces of the language and of our keys, which get much further than random bytes.
+/// Generates pieces of the language and of laredo's keys, which get much further than random bytes.
 fn soup() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "sources",
@@ -114,7 +114,7 @@ proptest! {
         load_bytes(text.as_bytes(), &setting);
     }
 
-    /// A good file with a piece cut out and another put in: errors deep inside.
+    /// Replaces a piece of a valid file, to cause errors deep inside.
     #[test]
     fn a_mutilated_configuration_is_no_panic(
         of in prop::sample::select(vec!["every-key.conf", "snapshotter-every-key.conf"]),

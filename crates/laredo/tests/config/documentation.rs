@@ -1,4 +1,5 @@
-//! The reference says what the program does: its examples load, and it has every key. The README's examples load and compile.
+//! The configuration reference agrees with the program: its examples load, and it has every key.
+//! The README's examples load and compile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +14,7 @@ fn reference() -> String {
     std::fs::read_to_string(path).expect("the reference")
 }
 
-/// The code blocks of a language in a document.
+/// Returns the code blocks of a language in a document.
 fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
     let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
     rests.into_iter().map(|rest| rest.split("```").next().expect("split has a first part")).collect()
@@ -59,7 +60,7 @@ async fn example_of_the_readme() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The reference's part about the server, and the one about the snapshotter.
+/// Returns the reference's part about the server, and the part about the snapshotter.
 fn parts() -> [String; 2] {
     let reference = reference();
     let (server, snapshotter) = reference.split_once("\n## The snapshotter\n").expect("both");
@@ -92,13 +93,14 @@ fn every_example_of_the_reference_loads() {
 fn the_reference_has_every_key_and_no_other() {
     let [server, snapshotter] = parts();
     check_keys(&server, &ServerConfig::keys(), &["filters.", "transforms."]);
-    // Its credentials are those of the server.
+    // The snapshotter's credentials are documented in the server's part.
     let credentials = server.split_once("\n## Credentials\n").expect("the profiles").1;
     let credentials = credentials.split("\n## ").next().expect("split has a first part");
     check_keys(&format!("{snapshotter}{credentials}"), &SnapshotterConfig::keys(), &["destinations.", "events."]);
 }
 
-/// The keys of the parts in `by_type` share rows with the types that have them.
+/// Checks that a reference has every key and no other. The keys of the blocks in `by_type` share
+/// rows with their types.
 fn check_keys(reference: &str, keys: &[String], by_type: &[&str]) {
     // The keys in the first column of the tables.
     let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
@@ -115,7 +117,7 @@ fn check_keys(reference: &str, keys: &[String], by_type: &[&str]) {
         .collect();
     assert!(missing.is_empty(), "not in docs/configuration.md: {missing:#?}");
 
-    // Rows are keys, the blocks and lists above them, and the types of what has several.
+    // Rows are keys, the blocks and lists above them, and the types of blocks that have several.
     let is_above = |key: &str, row: &str| key.contains(&format!(".{row}."));
     let types = ["local", "s3", "sns", "sqs", "kinesis"];
     let invented: Vec<_> = documented

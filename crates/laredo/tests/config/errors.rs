@@ -1,10 +1,10 @@
-//! What is refused, and how it is said: file, line, column, path, expectation, hint.
+//! Refused configurations and their messages: file, line, column, path, expectation, hint.
 
 use laredo::config::ServerConfig;
 
 use super::{Folder, MINIMAL, problems};
 
-/// A configuration whose line 2 is the source, line 4 the table and line 6 the target.
+/// Returns a configuration whose line 2 is the source, line 4 the table and line 6 the target.
 fn with(source: &str, table: &str, target: &str) -> String {
     format!(
         "sources.pg {{ type = postgresql, connection = \"host=h user=u\"\n\
@@ -174,7 +174,7 @@ fn references_must_exist() {
             "laredo.conf:8:65: credentials.writer.base: there is no credentials profile named \"wrter\" (did you mean writer?)",
         ],
     );
-    // A source with an error of its own exists all the same.
+    // A source with an error of its own still exists.
     refused(
         &with("slot_nam = x", "", ""),
         &["laredo.conf:2:1: sources.pg.slot_nam: unknown key (did you mean slot_name?)"],
@@ -393,7 +393,7 @@ fn includes_that_go_wrong_are_told_where_they_stand() {
     );
 }
 
-/// Each step of such a chain doubles what has to be read: sixteen of them are too many to wait for.
+/// Each step of such a chain doubles the text to read, so sixteen steps would take too long.
 #[test]
 fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
     let twice = |file: &str| format!("include \"{file}.conf\"\ninclude \"{file}.conf\"\n");
@@ -441,7 +441,8 @@ fn everything_is_told_at_once_file_by_file() {
     );
     assert_eq!(report.problem_count(), 8);
 
-    // Files that cannot be parsed are told together, without guesses about the keys of the rest.
+    // Files that cannot be parsed are reported together, without guesses about the keys of the
+    // other files.
     folder.write("conf.d/1.conf", b"a {");
     folder.write("conf.d/2.conf", b"b }");
     let report = ServerConfig::load(&loader).expect_err("neither can be read");

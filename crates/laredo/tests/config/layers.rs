@@ -1,11 +1,12 @@
-//! The order of the layers, and how each of them is read.
+//! The order of the layers, and the rules for reading each of them.
 
 use laredo::config::ServerConfig;
 use laredo::config::server::LogLevel;
 
 use super::{Folder, MINIMAL};
 
-/// A folder in which each layer sets the same key, up to the given one.
+/// Loads a folder in which each layer up to `layers` sets the same key. Returns the resulting
+/// value.
 fn layered(layers: usize) -> u16 {
     let port = |i: u16| format!("grpc.port = {i}");
     let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
@@ -96,7 +97,7 @@ fn files_merge_by_key_and_lists_append_across_them() {
     assert_eq!(tables, ["t", "more"]);
     assert_eq!(config.sources["pg"].publication.name, "two_pub");
     assert_eq!(config.health.http_port, 4001);
-    // A substitution sees what a later layer set.
+    // A substitution uses the value that a later layer set.
     let config = ServerConfig::load(&loader.set("grpc.port=500")).expect("valid");
     assert_eq!(config.health.http_port, 5001);
 }
@@ -139,7 +140,8 @@ fn variables_set_keys_whose_names_have_underscores() {
         ("LAREDO_TABLES_0_TARGETS_0_GRPC_PORT", "5002"),
         ("LAREDO_TABLES_0_KEY_FIELDS", "[id, \"at\"]"),
         ("LAREDO_OBSERVABILITY_LOGGING_LEVEL", "debug"),
-        // Not ours: other programs', and what Kubernetes says of a service named laredo.
+        // The loader ignores these: they belong to other programs, or Kubernetes sets them for a
+        // service named laredo.
         ("LAREDO_CONFIG", ""),
         ("LAREDO_SNAPSHOTTER_HTTP_PORT", "1"),
         ("LAREDO_SERVER", "http://laredo:4002"),

@@ -1,4 +1,4 @@
-//! The programs' configurations: what loads, what is refused and how it is said.
+//! The programs' configurations: valid ones, refused ones, and the messages.
 
 mod arbitrary;
 mod documentation;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use laredo::config::{Loader, Report, ServerConfig};
 
-/// The least that is a configuration; tests add to it.
+/// The smallest valid configuration, which tests extend.
 const MINIMAL: &str = r#"
 sources { pg { type = postgresql, connection = "postgresql://u@h/d" } }
 tables = [{ source = pg, schema = public, table = t, targets = [{ type = replication-fanout }] }]
 "#;
 
-/// A folder with files, and a loader that sees nothing of the machine but it.
+/// A folder with files. Its loader sees nothing else of the machine.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -41,7 +41,7 @@ impl Folder {
         std::fs::write(path, bytes).expect("a file");
     }
 
-    /// A loader without environment and without the machine's own folders.
+    /// Returns a loader without environment variables and without the machine's own folders.
     fn loader(&self) -> Loader {
         self.loader_with(&[])
     }
@@ -51,7 +51,7 @@ impl Folder {
         Loader::new(environment).conf_dir(self.path("empty")).init_dir(self.path("empty"))
     }
 
-    /// A report without the folder's own path, which differs from run to run.
+    /// Returns the lines of a report without the folder's own path, which differs from run to run.
     fn lines(&self, report: &Report) -> Vec<String> {
         let folder = format!("{}/", self.0.path().display());
         report.to_string().lines().map(|line| line.replace(&folder, "")).collect()
@@ -68,7 +68,7 @@ fn load(text: &str) -> Result<ServerConfig, Vec<String>> {
     ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).map_err(|report| folder.lines(&report))
 }
 
-/// The problems of a text that must not load.
+/// Returns the problems of a text that must not load.
 fn problems(text: &str) -> Vec<String> {
     load(text).expect_err("the text is wrong")
 }

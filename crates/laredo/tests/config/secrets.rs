@@ -1,4 +1,4 @@
-//! Secrets are in no report, no dump and no debug output.
+//! No report, dump or debug output contains a secret.
 
 use laredo::config::ServerConfig;
 
@@ -32,7 +32,7 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
 #[test]
 fn reports_hold_no_secret() {
     let secret_lines = [
-        // One line has the secret and the error.
+        // The secret and the error are on the same line.
         "sources { pg { type = postgrsql, connection = \"postgresql://u:hunter2@h/d\" } }",
         "sources { pg { type = pg, conection = \"postgresql://u:hunter2@h/d\" } }",
         "sources { pg { type = pg, url = \"host=h password=hunter2\" } }",
@@ -40,7 +40,7 @@ fn reports_hold_no_secret() {
         "sources { pg { type = \"postgresql://u:hunter2@h/d\", connection = x } }",
         "sources { pg { type = pg, connection = { password = hunter2 } } }",
         "sources { pg { type = pg, connection = [hunter2], passwrd = hunter2 } }",
-        // Syntax errors around it.
+        // Syntax errors around the secret.
         "sources { pg { connection = postgresql://u:hunter2@h/d } }",
         "sources { pg { connection = \"postgresql://u:hunter2@h/d } }",
         "sources { pg { connection = hunter2+more } }",

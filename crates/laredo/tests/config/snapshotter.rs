@@ -9,7 +9,7 @@ use laredo::config::SnapshotterConfig;
 
 use super::Folder;
 
-/// The least that is a configuration; tests add to it.
+/// The smallest valid configuration, which tests extend.
 const MINIMAL: &str = r#"
 snapshotter { source { server = "localhost:4001", schema = public, table = t }
 destinations = [{ type = local, path = /archive }] }
@@ -22,7 +22,8 @@ fn load(text: &str) -> Result<SnapshotterConfig, Vec<String>> {
     SnapshotterConfig::load(&loader).map_err(|report| folder.lines(&report))
 }
 
-/// A configuration whose line 2 is the source, line 4 the table and line 6 the only destination.
+/// Returns a configuration whose line 2 is the source, line 4 the table and line 6 the only
+/// destination.
 fn with(source: &str, table: &str, destination: &str) -> String {
     format!(
         "snapshotter {{ source {{ server = \"h:1\", schema = s, table = t\n\

@@ -1,5 +1,5 @@
-//! What archives rebuild is what the database held at that position: real processes, killed now and then, against the database's own
-//! memory.
+//! The rebuilt state of an archive equals the database's rows at that position. Real processes are
+//! killed now and then, and compared with a history that the database itself records.
 
 mod cloud;
 mod forks;
@@ -23,7 +23,7 @@ use crate::support::server::PATIENCE;
 use crate::support::simple::{JsonRow, key_of};
 use crate::support::snapshotter::{Snapshotter, table};
 
-/// Those whose rows PostgreSQL sends as a record; the others are compared at rest.
+/// Returns the tables whose rows PostgreSQL sends as a record. The others are compared at rest.
 fn remembered() -> Vec<&'static WorkloadTable> {
     TABLES.iter().filter(|table| matches!(table.shape, Shape::Plain | Shape::ByIndex | Shape::Full)).collect()
 }
@@ -65,7 +65,8 @@ async fn every_boundary_is_the_table_as_it_was() {
         match round % 4 {
             0 => snapshotter.restart().await,
             1 => {
-                // Where a slot's decoding begins anew moves on with what PostgreSQL logs every 15 s: longer than any server lives here.
+                // A slot's restart position advances with records that PostgreSQL logs every 15 s,
+                // which is longer than a server lives here.
                 sql.batch_execute("CHECKPOINT").await.unwrap();
                 server.restart().await;
             }
@@ -92,7 +93,8 @@ async fn every_boundary_is_the_table_as_it_was() {
         let rebuilt = open(&archive_of(root.path(), name)).await.rebuild(At::Latest, &ReadProgress::default()).await;
         let rebuilt = rebuilt.unwrap().table;
         let rows = oracle::rows_at_rest(&sql, &name.name(), name.key, "true").await.unwrap();
-        // How JSON was spelled is not in an archive; everything else is, and of the remembered tables it was compared byte by byte.
+        // An archive does not keep the spelling of JSON. It keeps everything else, and the recorded
+        // tables were compared byte by byte.
         let schema = rebuilt.schema();
         let row = |row: &Tuple| -> JsonRow {
             let values = project_row(schema, row.as_ref()).unwrap().into_iter();
@@ -105,13 +107,13 @@ async fn every_boundary_is_the_table_as_it_was() {
     }
     workload.resume(paused);
     workload.stop().await.unwrap();
-    // How JSON was spelled is not in an archive, and its rows would differ in that.
+    // An archive does not keep the spelling of JSON, so the rows of this table would differ.
     for name in TABLES.iter().filter(|table| table.shape != Shape::Wide) {
         server.has_archive(&name.name(), &archive_of(root.path(), name));
     }
 }
 
-/// A writer that was killed goes on from its archive: no table is loaded again.
+/// Checks that a killed writer resumes from its archive, without loading a table again.
 async fn goes_on(snapshotter: &Snapshotter) {
     let is_connected = async || {
         let status = snapshotter.status().await;
@@ -131,7 +133,7 @@ async fn open(folder: &Path) -> Archive {
     Archive::open(Arc::new(Local::new(folder)), None).await.unwrap()
 }
 
-/// Artifacts of the remembered tables.
+/// Returns the number of artifacts of the recorded tables.
 async fn counted(root: &Path) -> usize {
     let mut count = 0;
     for table in remembered() {
@@ -140,7 +142,8 @@ async fn counted(root: &Path) -> usize {
     count
 }
 
-/// Rebuilds every artifact's state by the manifest as it was then, and compares it with the database's memory.
+/// Rebuilds the state of every artifact with the manifest of that time, and compares it with the
+/// recorded history.
 async fn compare_with_history(root: &Path, history: &std::collections::HashMap<String, history::History>) -> usize {
     let mut compared = 0;
     for table in remembered() {
@@ -170,7 +173,7 @@ fn differing(rows: &BTreeMap<Vec<u8>, Tuple>, expected: &BTreeMap<Vec<u8>, Tuple
     format!("{lacking} rows are lacking, {more} are too many, {other} are other ones, of {}", expected.len())
 }
 
-/// The state after so many of an archive's artifacts, as somebody saw it whose manifest ended there.
+/// Returns the state after `count` of an archive's artifacts, read with a manifest that ends there.
 async fn rebuilt_after(folder: &Path, count: usize) -> (Lsn, BTreeMap<Vec<u8>, Tuple>, KeyColumns) {
     let then = tempfile::tempdir().unwrap();
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();

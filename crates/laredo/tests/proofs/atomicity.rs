@@ -1,4 +1,5 @@
-//! While amounts move between rows, no reader ever sees another total: by rows or by index, however large the transaction.
+//! While amounts move between rows, every reader sees the same total. This holds by rows and by
+//! index, for transactions of any size.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 use super::support::compare::view_differences;
 use super::support::server::{PATIENCE, ServerConfig};
 
-/// Sums the amounts of all rows, and of both sides through the index, until told to stop; tells which totals it saw.
+/// Sums the amounts of all rows, and of both sides through the index, until it is stopped. Returns
+/// the totals that it saw, and the number of positions.
 fn poll(replica: &Replica, stop: &AtomicBool) -> (BTreeSet<(i64, i64)>, u64) {
     let (mut seen, mut positions, mut last) = (BTreeSet::new(), 0, None);
     while !stop.load(Ordering::Relaxed) {
@@ -50,8 +52,8 @@ async fn no_reader_sees_half_a_transfer() {
         std::thread::spawn(move || poll(&replica, &stop))
     });
     let client = cluster.connect().await.unwrap();
-    // A transfer of two rows, of a thousand, and of the whole table; sides change too, so that the index moves. One row cannot give
-    // anything, so it only changes sides.
+    // Transfers of two rows, of a thousand, and of the whole table. The sides change too, so that
+    // the index moves. A single row has no partner, so it only changes sides.
     for size in [1, 2, 1, 2, 1000, 2, 1000, rows, 1, 2] {
         let transfer = format!(
             "UPDATE account SET amount = amount + CASE WHEN {size} = 1 THEN 0 WHEN id % 2 = 0 THEN 7 ELSE -7 END,

@@ -1,14 +1,15 @@
-//! What a user can get wrong ends a strict start with exit code 2 and a sentence that says what to do, before anything is touched.
-//! The program ends by itself at its first look: it does not wait for what only a person can mend.
+//! Configuration mistakes end a strict start with exit code 2 and a message that says what to do,
+//! before anything is changed. The program ends at its first check, because only an operator can
+//! fix them.
 
 use laredo_testkit::{Cluster, ClusterOptions, Tls, clean_command};
 
 use crate::support::server::PATIENCE;
 
-/// What a server says that waits for its database.
+/// The log line of a server that waits for its database.
 const WAITS: &str = "cannot reach the source yet";
 
-/// Runs the server until it ends by itself: its exit code, and what it has said.
+/// Runs the server until it ends by itself. Returns its exit code and its output.
 pub(crate) async fn run(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("laredo.conf");
@@ -21,7 +22,7 @@ pub(crate) async fn run(config: &str, arguments: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), said)
 }
 
-/// Runs a server that has to be refused for each of the reasons expected.
+/// Runs a server that must be refused for each of the expected reasons.
 async fn refused(config: &str, expected: &[&str]) {
     let (code, said) = run(config, &["--strict"]).await;
     assert_eq!(code, Some(2), "{config}\n{said}");

@@ -1,4 +1,5 @@
-//! A huge transaction and a client that has stopped reading: memory stays within its bound, and everybody else goes on.
+//! A huge transaction and a client that has stopped reading. Memory stays within its bound, and
+//! other clients continue.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,11 +13,11 @@ use tokio_postgres::Client;
 use super::support::server::{PATIENCE, ServerConfig};
 
 const MEMORY_MAX_MIB: u64 = 16;
-/// How long the huge transaction may take from one end to the other.
+/// The longest time that the huge transaction may take.
 const LONG: Duration = PATIENCE.saturating_mul(10);
-/// How many commits a median is taken of.
+/// The number of commits for a median.
 const COMMITS: usize = 50;
-/// Below this, whoever else uses the machine decides how long something takes.
+/// The shortest time that is significant. Shorter times depend on other users of the machine.
 const NOISE: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +51,7 @@ async fn memory_is_bounded_and_neighbours_go_on() {
            FROM generate_series(1, {rows}::bigint) i"
     );
     client.batch_execute(&fill).await.unwrap();
-    // PostgreSQL reads its log from one end to the other, so the first commit comes after all these rows.
+    // PostgreSQL reads its WAL in order, so the first commit arrives after all these rows.
     neighbour.commit_and_see().await;
     let streamed = "SELECT coalesce(max(stream_txns), 0)::bigint FROM pg_stat_replication_slots";
     let is_streamed = async || neighbour.sql.query_one(streamed, &[]).await.unwrap().get::<_, i64>(0) > 0;
@@ -87,7 +88,7 @@ struct Neighbour<'a> {
 }
 
 impl Neighbour<'_> {
-    /// The median of the times from a commit's answer until the client shows it.
+    /// Returns the median time from a commit's answer until the client shows it.
     async fn median_lag(&mut self) -> Duration {
         let mut lags = Vec::new();
         for _ in 0..COMMITS {
@@ -127,7 +128,8 @@ async fn has_all(cluster: &Cluster, replica: &Replica, rows: u64) {
     assert_eq!(format!("{}|{}|{}|{}", view.len(), sums[0], sums[1], sums[2]), theirs);
 }
 
-/// Bytes of the rows' cells in binary COPY: what the copy of them takes, less the field counts, the header and the trailer.
+/// Returns the bytes of the rows' cells in binary COPY, without the field counts, the header and
+/// the trailer.
 fn tuple_bytes(cluster: &Cluster, rows: u64) -> u64 {
     let url = cluster.url("postgres");
     let copy = format!("'{}' '{url}' -c '\\copy big to stdout binary' | wc -c", cluster.bin("psql").display());

@@ -1,7 +1,11 @@
-//! Faults of every kind, in an order that a seed decides, under the random workload. First come those after which no client may
-//! be sent a second full snapshot; then definitions change, histories fork, folders are exchanged and things that a server needs
-//! are unavailable for a moment. In the end database, servers, clients and archives hold the same rows. `./dev chaos --seeds N`
-//! runs more of them, and `--rounds N` repeats the second half.
+//! Faults of every kind under the random workload, in an order that a seed decides.
+//!
+//! The first half has faults after which no client may receive a second full snapshot. In the
+//! second half, definitions change, histories fork, folders are exchanged, and resources of a
+//! server are briefly unavailable. In the end the database, servers, clients and archives hold the
+//! same rows.
+//!
+//! `./dev chaos --seeds N` runs more seeds, and `--rounds N` repeats the second half.
 
 mod archive;
 mod client;
@@ -36,9 +40,9 @@ use outage::{PASSWORD, ROLE};
 /// The least time of each half of a run at full size.
 const CONTINUITY_TIME: Duration = Duration::from_secs(30);
 const EVERYTHING_TIME: Duration = Duration::from_secs(50);
-/// The rows of each table of the workload that are always there when it is compared, besides those of the workload.
+/// The number of rows that each comparison adds to a table of the workload if they are missing.
 const FILL: u32 = 1500;
-/// Clients are compared with the database after this many faults, and at the end.
+/// The number of faults between two comparisons of the clients with the database.
 const COMPARE_EVERY: usize = 8;
 
 /// The result, over all seeds.
@@ -49,27 +53,29 @@ struct Tally {
     /// Faults that changed definitions, and faults that lost commits.
     changes: u64,
     forks: u64,
-    /// Outages after which the servers took longer than [`outage::RECOVERY_LIMIT`], and the seconds of the longest recovery.
+    /// Outages after which the servers took longer than [`outage::RECOVERY_LIMIT`], and the seconds
+    /// of the longest recovery.
     late: u64,
     slowest_recovery_s: f64,
     /// Servers that ended by themselves.
     ended: u64,
     clients: u64,
-    /// Streams that went on where the client was.
+    /// Streams that resumed at the client's position.
     deltas: u64,
-    /// Streams that began with a full snapshot without each client's first one, before definitions and histories changed.
+    /// Streams that began with a full snapshot before definitions and histories changed. Each
+    /// client's first stream is not counted.
     full_snapshots: u64,
-    /// The same afterwards, when they are allowed.
+    /// Streams that began with a full snapshot afterwards, when it is allowed.
     full_snapshots_allowed: u64,
     rows_compared: u64,
-    /// Comparisons in which something differed, or that a client never came to.
+    /// Comparisons in which rows differed, or whose position a client did not reach.
     unequal: u64,
     /// Tables that `laredo verify` compared with each server, and their rows.
     verified: u64,
     rows_verified: u64,
-    /// Clients that it found to have the server's checksum.
+    /// Clients that `laredo verify` found to have the server's checksum.
     clients_verified: u64,
-    /// Tables that it did not find equal.
+    /// Tables that `laredo verify` did not find equal.
     unverified: u64,
 }
 
@@ -122,7 +128,7 @@ impl Tally {
     }
 }
 
-/// Says how to run a seed again, when it is dropped.
+/// A guard that prints how to run a seed again, if it is dropped before the end.
 struct Failing {
     seed: u64,
     is_full: bool,
@@ -146,9 +152,9 @@ struct Chaos {
     workload: Workload,
     archive: Archiver,
     servers: [Server; 2],
-    /// The way of each server to PostgreSQL.
+    /// The proxy between each server and PostgreSQL.
     routes: [Proxy; 2],
-    /// The file system of each server's folder, where one of its own could be mounted.
+    /// The file system of each server's folder, if one could be mounted.
     disks: [Option<SmallDisk>; 2],
     clients: Vec<Client>,
     copy: StorageCopy,
@@ -160,9 +166,10 @@ struct Chaos {
     late: u64,
     slowest_recovery: Duration,
     ended: u64,
-    /// Whether a history was left since the clients were compared.
+    /// True if the history has forked since the last comparison.
     has_forked: bool,
-    /// Whether changes need time to be noticed: after those of a definition, of a history or of a folder.
+    /// True if changes need time to be noticed, after a change of a definition, of a history or of
+    /// a folder.
     waits: bool,
     /// Streams of the first half that began with a full snapshot.
     loads_before: u64,
@@ -170,7 +177,7 @@ struct Chaos {
     comparisons: i32,
     unequal: u64,
     started: Instant,
-    /// The files that servers, clients and the archive's writer keep.
+    /// The files of servers, clients and the archive's writer.
     folders: TempDir,
 }
 
@@ -186,7 +193,7 @@ impl Chaos {
         let disks =
             [0, 1].map(|number| SmallDisk::mount(&folders.path().join(format!("disk-{number}")), "1500m").unwrap());
         let mut random = StdRng::seed_from_u64(seed);
-        // Sometimes changes of definitions are noticed at once, by one server or by both.
+        // In some runs, one server or both notice changes of definitions at once.
         let watch = [random.random_bool(0.3), random.random_bool(0.3)];
         if watch.contains(&true) {
             cluster.psql(laredo_postgres::ddl::INSTALL).unwrap();
@@ -234,13 +241,14 @@ impl Chaos {
             started: Instant::now(),
             folders,
         };
-        // Whoever leaves has a position that both servers know: it is not older than their first copies.
+        // After this, every client has a position that both servers know, because it is not older
+        // than their first copies.
         chaos.compare().await;
         chaos.copy = chaos.cluster.copy_storage(StopMode::Fast).unwrap();
         chaos
     }
 
-    /// Lets each fault happen, in a random order, with work between them, evenly over the time.
+    /// Inflicts each fault, in a random order, with work in between, evenly over the time.
     async fn run(&mut self, mut faults: Vec<Fault>, time: Duration) {
         let started = Instant::now();
         faults.shuffle(&mut self.random);
@@ -283,8 +291,8 @@ impl Chaos {
         std::fs::write(log, lines.join("\n")).unwrap();
     }
 
-    /// Compares every client with the database, in which no session writes meanwhile. Returns a position before the last commit of
-    /// each table.
+    /// Compares every client with the database while no session writes. Returns a position before
+    /// the last commit of each table.
     async fn compare(&mut self) -> Lsn {
         self.comparisons += 1;
         self.has_forked = false;
@@ -310,7 +318,7 @@ impl Chaos {
             }
             compared.push(rows);
         }
-        // Nothing has changed since: whoever was equal stays so.
+        // Nothing has changed since then, so clients that were equal must stay equal.
         let again = if found.is_empty() { compared.as_slice() } else { &[] };
         for (number, (client, rows)) in self.clients.iter().zip(again).enumerate() {
             let differences = client.differences_now(rows, &self.clients);
@@ -329,8 +337,9 @@ impl Chaos {
         before.parse().unwrap()
     }
 
-    /// Ends the half in which no client may be sent a second full snapshot. Clients of Structs that name their snapshot are
-    /// excepted: a truncate makes another definition, of which they hear in the next snapshot only.
+    /// Ends the half in which no client may receive a second full snapshot. Struct clients that
+    /// name their snapshot are excepted. A truncate creates another definition, which they learn
+    /// only with the next snapshot.
     fn tally_continuity(&mut self, tally: &mut Tally) {
         let last = self.clients.len() - 1;
         for (number, client) in self.clients.iter().enumerate() {
@@ -342,7 +351,8 @@ impl Chaos {
             }
             client.keep_copy();
         }
-        // A position alone says nothing of definitions, and would be believed where they differ.
+        // The last client resumes by position alone. A position says nothing about definitions, and
+        // the servers would trust it after a change.
         let (loads, deltas) = self.clients.pop().map_or((0, 0), |client| client.streams());
         self.loads_before -= loads;
         tally.deltas += deltas;
@@ -351,7 +361,8 @@ impl Chaos {
 
     /// Verifies both servers and the archive, and ends everything.
     async fn end(mut self, tally: &mut Tally) {
-        // The servers have noticed everything by now. The archive gets a commit that is behind all of it.
+        // The servers have noticed everything by now. The archive still needs a commit after all of
+        // it.
         let position = self.compare().await;
         self.archive.finish(position).await;
         for server in [0, 1] {
@@ -380,7 +391,7 @@ impl Chaos {
     }
 }
 
-/// The folder of a server, on the disk that is its own.
+/// Returns the folder of a server, on the server's own disk.
 fn folder_of(folders: &Path, number: usize) -> PathBuf {
     folders.join(format!("disk-{number}")).join("server")
 }
@@ -389,7 +400,7 @@ fn slot_of(number: usize) -> String {
     format!("laredo_chaos_{number}")
 }
 
-/// A server with a journal and snapshots in a folder of its own.
+/// Returns the configuration of a server with a journal and snapshots in a folder of its own.
 fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -> ServerConfig {
     let path = |what: &str| serde_json::Value::from(folder.join(what).to_string_lossy());
     let keys = format!(
@@ -407,7 +418,7 @@ fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -
     config
 }
 
-/// Tables may be away, and a server that recovers takes no changes.
+/// Returns options that tolerate missing tables and a database in recovery, which rejects writes.
 fn options_of_workload() -> WorkloadOptions {
     let tolerated = vec![SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::READ_ONLY_SQL_TRANSACTION];
     WorkloadOptions { tolerated, ..WorkloadOptions::default() }

@@ -1,5 +1,5 @@
-//! A row that is wrong in a server or in a client is found by their checksums, and is not served for longer than it takes to load
-//! the table again.
+//! Checksums reveal a wrong row in a server or in a client. The row is served only until the table
+//! is loaded again.
 
 use laredo_client::{Replica, TableName};
 use laredo_core::{Canary, Lsn};
@@ -41,13 +41,13 @@ impl Scene {
         replica
     }
 
-    /// Changes a row. Returns where that was committed.
+    /// Changes a row. Returns a position after the commit.
     async fn touch(&self) -> Lsn {
         self.sql.batch_execute("UPDATE items SET body = body || '.' WHERE id = 300").await.unwrap();
         oracle::flushed(&self.sql).await.unwrap()
     }
 
-    /// Streams of this server that began with all rows because of a checksum.
+    /// Returns the number of the server's streams that began with all rows because of a checksum.
     async fn differed(&self) -> u64 {
         let metrics = self.server.metrics().await;
         let line = metrics.lines().find(|line| line.contains(REASON));
@@ -73,7 +73,7 @@ async fn a_client_that_went_wrong_says_so_and_loads_the_table_again() {
         assert_eq!(replica.status().checksum_mismatches, 0, "{canary:?}");
         let before = scene.differed().await;
         assert!(replica.plant(canary).await, "{canary:?}");
-        // Nothing tells before the next comparison, which a commit brings at once.
+        // The difference shows only at the next comparison, which follows a commit at once.
         let end = scene.touch().await;
         until("it is found", async || replica.status().checksum_mismatches == 1).await;
         until("it is right again", async || replica.status().checksum_position >= end).await;
@@ -101,7 +101,8 @@ async fn a_server_that_went_wrong_is_found_by_its_clients() {
         scene.touch().await;
         until("it is found", async || replica.status().checksum_mismatches >= 1).await;
         until("the server counts it", async || scene.differed().await == 1).await;
-        // The client cannot mend the server: it loads what there is, serves it, and does not load again in circles.
+        // The client cannot fix the server. It loads the available rows, serves them, and does not
+        // load again in a loop.
         until("it is found again", async || replica.status().checksum_mismatches == 2).await;
         let end = scene.touch().await;
         until("it is served all the same", async || replica.view().position() >= end).await;

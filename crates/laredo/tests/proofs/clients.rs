@@ -1,4 +1,5 @@
-//! `laredo verify --clients` against clients of every kind: which of them are the server's equal is told of each by name.
+//! `laredo verify --clients` against clients of every kind. It reports each client by name, and if
+//! the client equals the server.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,8 @@ struct Setting {
 }
 
 impl Setting {
-    /// Without heartbeats: a client that is wrong on an idle table does not find it out by itself so soon.
+    /// Starts a server without heartbeats, so that a wrong client on an idle table does not soon
+    /// notice by itself.
     async fn start() -> Setting {
         let cluster = Cluster::start(ClusterOptions::default().set("autovacuum", "off")).unwrap();
         let schema = "CREATE TABLE t (id int PRIMARY KEY, n int, body text);
@@ -45,7 +47,7 @@ impl Setting {
         replica
     }
 
-    /// A replica in a process of its own.
+    /// Starts a replica in a process of its own.
     async fn tail(&self) -> (Process, String) {
         let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
         command.args(["tail", "public.t", "--server", &self.server.url()]);
@@ -65,7 +67,7 @@ impl Setting {
     async fn verify(&self) -> Found {
         let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
         command.args(["verify", "public.t", "--clients", "--json", "--oam", &self.server.oam_url()]);
-        // The clients of this process answer meanwhile.
+        // The clients of this process answer while the command runs.
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
         assert_eq!(json["equal"], true, "{json}");
@@ -73,7 +75,7 @@ impl Setting {
     }
 }
 
-/// What a verification found of the clients.
+/// The results of a verification for the clients.
 #[derive(Debug)]
 struct Found {
     code: Option<i32>,
@@ -142,7 +144,8 @@ async fn a_client_that_went_wrong_is_found_named_and_heals() {
     let right = setting.replica("right").await;
     let mut differing = 0;
     for canary in Canary::ALL {
-        // A background process of PostgreSQL may write at any time. Then the client finds it by itself at once.
+        // A background process of PostgreSQL may write at any time. Then the client finds the
+        // canary by itself at once.
         let wrong = loop {
             let wrong = setting.replica("wrong").await;
             setting.touch().await;
@@ -173,7 +176,7 @@ async fn a_client_that_went_wrong_is_found_named_and_heals() {
         let log = setting.server.process.output();
         let told = log.iter().filter(|line| line.contains("a client's rows differ from the server's")).count();
         assert_eq!(u64::try_from(told).unwrap(), differing, "{canary:?}");
-        // It loads the table again by itself.
+        // The client loads the table again by itself.
         let healed = async || wrong.status().resyncs == 1;
         assert!(eventually(PATIENCE, healed).await.is_ok(), "{canary:?}: {:?}", wrong.status());
         let found = setting.verify().await;

@@ -1,4 +1,4 @@
-//! `laredo` against a server and a database that are real.
+//! The program `laredo` against a real server and a real database.
 
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, eventually};
@@ -12,7 +12,7 @@ fn laredo(arguments: &[&str]) -> Process {
     Process::spawn(command).unwrap()
 }
 
-/// What it has said once it has ended well.
+/// Returns the output of a successful command.
 pub(super) fn answer(arguments: &[&str]) -> String {
     let output = clean_command(env!("CARGO_BIN_EXE_laredo")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");

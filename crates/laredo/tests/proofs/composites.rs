@@ -1,4 +1,5 @@
-//! Types inside columns that change while nothing announces it: composites, and whatever contains one.
+//! Types inside columns that change without an announcement: composites, and types that contain
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +28,7 @@ struct NestedTable {
     types: &'static str,
     column: &'static str,
     value: &'static str,
-    /// Changes while the server follows, and while it is down.
+    /// The changes while the server follows, and while it is down.
     changes: [&'static str; 2],
 }
 
@@ -172,13 +173,13 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// All clients have what the database has, and no value was sent as hex.
+/// Checks that all clients have the database's rows, and that no value was sent as hex.
 async fn equal(sql: &Client, server: &Server, pairs: &[Pair], mark: i32) {
     let position = flushed(sql).await.unwrap();
     for pair in pairs {
         pair.reach(position, mark).await;
         let rows = rows_at_rest(sql, &pair.table, KEY, "true").await.unwrap();
-        // The catalogue tells of it in a while. The assertion below says what is missing.
+        // The catalog shows the change after a while. The assertion below reports missing changes.
         let _ = eventually(PATIENCE, async || pair.differences(&rows).is_empty()).await;
         assert_eq!(pair.differences(&rows), "");
     }
@@ -186,7 +187,7 @@ async fn equal(sql: &Client, server: &Server, pairs: &[Pair], mark: i32) {
     assert!(numbers(&metrics, "laredo_hex_cells_total").iter().all(|count| *count == "0"), "{metrics}");
 }
 
-/// Every archive has what the database has, and its writer goes on.
+/// Checks that every archive has the database's rows, and that its writer continues.
 async fn archived(sql: &Client, archives: &Path, snapshotter: &Snapshotter) {
     for NestedTable { name, .. } in TABLES {
         let rows = rows_at_rest(sql, &TableName::new("public", *name), KEY, "true").await.unwrap();

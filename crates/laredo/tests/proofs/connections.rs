@@ -1,5 +1,5 @@
-//! The connections that a server takes of its database: counted in `pg_stat_activity` while many tables are copied, so that the
-//! application is never refused one.
+//! The connections that a server takes from its database. They are counted in `pg_stat_activity`
+//! while many tables are copied. The application must never be refused a connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 
 const TABLES: usize = 20;
 
-/// The most sessions at one time, by the name that they show, and of all together.
+/// The highest numbers of sessions at one time, by application name and in total.
 #[derive(Clone, Debug, Default)]
 struct Most {
     by_name: BTreeMap<String, i64>,
     all: i64,
 }
 
-/// Looks at the sessions as often as PostgreSQL answers.
+/// A task that reads the sessions as often as PostgreSQL answers.
 struct Watch {
     most: Arc<Mutex<Most>>,
     task: JoinHandle<()>,
@@ -45,7 +45,7 @@ impl Watch {
         Watch { most, task }
     }
 
-    /// What was seen since this was called last.
+    /// Returns the highest numbers since the last call.
     fn take(&self) -> Most {
         std::mem::take(&mut *self.most.lock())
     }
@@ -92,7 +92,7 @@ async fn no_more_copies_than_may_run_take_a_connection() {
     let first = watch.take();
     let sql = cluster.connect().await.unwrap();
     let connections_max = i64::try_from(server.source_metric("laredo_connections_max").await.unwrap()).unwrap();
-    // After a lost slot every table owes a copy at once.
+    // After a lost slot every table needs a copy at once.
     let lose = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL";
     sql.batch_execute(lose).await.unwrap();
     let dropped = async || sql.batch_execute("SELECT pg_drop_replication_slot('laredo_connections')").await.is_ok();

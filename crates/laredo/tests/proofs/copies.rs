@@ -1,5 +1,6 @@
-//! Copies of a table while eight sessions write to it: after each one the client has the database's rows, and the database has exactly what
-//! was committed, for a copy must never harm its source.
+//! Copies of a table while eight sessions write to it. After each copy the client has the
+//! database's rows. The database has exactly the committed rows, because a copy must never harm its
+//! source.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +33,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
     cluster.psql(create).unwrap();
     let table = TableName::new("public", "ledger");
     let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_copies");
-    // A new base every other copy.
+    // The journal's limit forces a new base with every other copy.
     let server = config.target(PATIENT).target("journal { max_entries = 20000 }").start().await;
     let pair = Pair::start(&server.url(), &table, KEY, Only::All);
     let sql = cluster.connect().await.unwrap();
@@ -62,7 +63,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
     assert_eq!(pair.simple.state().snapshots, 1);
 }
 
-/// Does one of the things after which a table has to be copied again.
+/// Causes one of the events after which a table has to be copied again.
 async fn provoke(sql: &Client, server: &Server, copy: i32) -> String {
     let statement = match copy % 4 {
         0 if copy % 8 == 0 => {
@@ -73,7 +74,7 @@ async fn provoke(sql: &Client, server: &Server, copy: i32) -> String {
             assert!(operator.reload_table(request).await.unwrap().into_inner().accepted);
             return "a reload".to_owned();
         }
-        // Another file for the same rows.
+        // Rewrite the same rows into another file.
         0 => "ALTER TABLE ledger ALTER pad TYPE varchar(100) USING pad || ''".to_owned(),
         1 if copy % 8 == 1 => "ALTER TABLE ledger REPLICA IDENTITY FULL".to_owned(),
         1 => "ALTER TABLE ledger REPLICA IDENTITY DEFAULT".to_owned(),
@@ -87,7 +88,8 @@ async fn provoke(sql: &Client, server: &Server, copy: i32) -> String {
     statement
 }
 
-/// Drops the slot behind the server's back: commits are lost to it until it has made another one.
+/// Drops the slot without the server's knowledge. The server misses commits until it has created
+/// another one.
 async fn drop_slot(sql: &Client) {
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'laredo_copies'";
     let dropped = async || {
@@ -97,7 +99,8 @@ async fn drop_slot(sql: &Client) {
     eventually(PATIENCE, dropped).await.unwrap();
 }
 
-/// Writers that each have their own ids, so that what has to be there is known without asking the database.
+/// Writers that each have their own IDs, so that the expected rows are known without asking the
+/// database.
 struct Ledger {
     gate: Arc<RwLock<()>>,
     stopped: Arc<AtomicBool>,
@@ -145,7 +148,7 @@ impl Ledger {
         ledger
     }
 
-    /// Compares what the database has with what was committed.
+    /// Compares the database's rows with the committed ones.
     async fn check(&self, sql: &Client, how: &str) {
         let rows = sql.query("SELECT id, n FROM ledger WHERE id > 0", &[]).await.unwrap();
         let has: BTreeMap<i64, i32> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -168,11 +171,11 @@ impl Ledger {
     }
 }
 
-/// One statement of a writer, and what it does to the writer's rows.
+/// Returns one statement of a writer, and applies it to the writer's rows.
 fn change(rng: &mut StdRng, book: &mut BTreeMap<i64, i32>, next: &mut i64, writer: i64) -> String {
     let n = rng.random_range(0..1000);
     let known = book.keys().nth(rng.random_range(0..book.len().max(1))).copied();
-    // Few enough rows that comparing them takes no time.
+    // Keep the rows few, so that a comparison takes no time.
     let deletes = if book.len() > 300 { 6 } else { 2 };
     match (rng.random_range(0..10), known) {
         (dice, Some(id)) if dice < deletes => {

@@ -1,5 +1,5 @@
-//! Keys that are checked at commit: within a transaction two rows may share one. Clients have the database's rows after it, and no
-//! copy is made for it.
+//! Keys that are checked at commit, so that two rows may share one within a transaction. After it,
+//! clients have the database's rows, without a copy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
 const ONE: &[&str] = &["id"];
 const TWO: &[&str] = &["part", "id"];
 
-/// Large values stay out of line, so an update that leaves them alone is streamed without them.
+/// Large values stay out of line, so an update that does not change them is streamed without them.
 const CREATE: &str = "
     CREATE TABLE one (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, n int, category text, big text);
     CREATE TABLE two (n int, id int, part int, category text, big text, PRIMARY KEY (part, id) DEFERRABLE INITIALLY IMMEDIATE);
@@ -28,19 +28,20 @@ const CREATE: &str = "
 
 /// Transactions after which the keys are unique again.
 const TRANSACTIONS: [&str; 12] = [
-    // A cycle of two, and one of three.
+    // A cycle of two rows, and one of three.
     "UPDATE one SET id = CASE id WHEN 1 THEN 2 ELSE 1 END WHERE id IN (1, 2)",
     "UPDATE one SET id = CASE id WHEN 1 THEN 2 WHEN 2 THEN 3 ELSE 1 END WHERE id IN (1, 2, 3)",
     // Every key moves to the next one, and back.
     "UPDATE one SET id = id + 1",
     "UPDATE one SET id = id - 1, n = n + 1",
-    // A cycle of several statements, in which values and the filter's column change, too.
+    // A cycle of several statements, in which values and the filter's column change too.
     "UPDATE one SET id = 8, category = 'b' WHERE id = 7; UPDATE one SET id = 9, big = 'small' WHERE id = 8 AND category = 'a';
      UPDATE one SET id = 7 WHERE id = 9 AND big <> 'small'; DELETE FROM one WHERE id = 9; INSERT INTO one VALUES (9, 1, 'a', 'new')",
-    // Inserted before the row of that key is deleted, and one that is inserted and deleted while another has its key.
+    // One row is inserted before the row with its key is deleted. Another is inserted and deleted
+    // while an existing row has its key.
     "INSERT INTO one VALUES (20, -1, 'a', repeat('n', 4000)); DELETE FROM one WHERE id = 20 AND n <> -1",
     "INSERT INTO one VALUES (21, -1, 'a', 'gone'); DELETE FROM one WHERE id = 21 AND n = -1",
-    // Two rows that are alike, one of which goes.
+    // Two equal rows, one of which is deleted.
     "INSERT INTO one SELECT * FROM one WHERE id = 22; DELETE FROM one WHERE ctid = (SELECT min(ctid) FROM one WHERE id = 22)",
     "SAVEPOINT a; UPDATE one SET id = id + 1 WHERE id < 50; ROLLBACK TO a; UPDATE one SET id = 51 - id WHERE id BETWEEN 1 AND 50",
     "UPDATE two SET id = 99 - id",
@@ -62,7 +63,7 @@ fn config(cluster: &Cluster, tables: &[TableName; 2]) -> ServerConfig {
     config
 }
 
-/// Marks both tables and compares every client with the rows for which `filter` holds as well.
+/// Marks both tables, and compares every client with the rows that also match `filter`.
 async fn compare(sql: &Client, pairs: &[Pair], filter: &str, mark: i32, after: &str) {
     let marks =
         format!("UPDATE one SET n = {mark} WHERE id = 100; UPDATE two SET n = {mark} WHERE part = 2 AND id = 50");
@@ -89,7 +90,7 @@ async fn copies(server: &Server, tables: &[TableName; 2]) -> Vec<Option<u64>> {
     copies
 }
 
-/// Compares after each of [`TRANSACTIONS`], for none of which a table is copied again.
+/// Compares after each of [`TRANSACTIONS`]. None of them may cause a copy.
 async fn compare_after_each(
     cluster: &Cluster,
     (server, tables): (&Server, &[TableName; 2]),
@@ -149,7 +150,7 @@ async fn a_first_copy_ends_while_keys_are_swapped() {
         let copied = async || server.metric("laredo_copies_total", &tables[0]).await >= Some(copy);
         assert!(eventually(PATIENCE, copied).await.is_ok(), "copy {copy} does not end: {:#?}", server.health().await);
     }
-    // To the end of a round: a statement that was given up would still run, and change the marked row.
+    // Stop at the end of a round. A canceled statement would still run, and change the marked row.
     is_over.store(true, Ordering::SeqCst);
     swaps.await.unwrap();
     compare(&sql, &[pair], "true", -100, "all swaps").await;

@@ -1,5 +1,6 @@
-//! Definitions that go away and come back, with rows written in between: clients have what the database has, with a kept journal,
-//! with snapshots alone and with neither, while the server runs, while it is down, and after it has resumed.
+//! Definitions that change and change back, with rows written in between. Clients have the
+//! database's rows with a kept journal, with snapshots alone and with neither. This holds while the
+//! server runs, while it is down, and after it has resumed.
 
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
@@ -30,7 +31,7 @@ async fn with_neither() {
     every_kind("laredo_neither", |_| String::new()).await;
 }
 
-/// With the event trigger no client sees a position behind a change before the rows are right.
+/// With the event trigger, no client reaches a position after a change before its rows are right.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_event_trigger() {
     let cluster = start();
@@ -84,7 +85,7 @@ async fn every_kind(slot: &str, store: impl Fn(serde_json::Value) -> String) {
     server.restart().await;
     compare(&sql, &server, &pairs, "while the server is down").await;
 
-    // This run may have copied nothing.
+    // This run may not have made any copy.
     server.restart().await;
     compare(&sql, &server, &pairs, "after a restart").await;
     change_all(&cluster);
@@ -98,7 +99,7 @@ fn change_all(cluster: &Cluster) {
     }
 }
 
-/// Compares every client with the database, now, and once more after a row of each table was written.
+/// Compares every client with the database, now and again after a write to each table.
 async fn compare(sql: &Client, server: &Server, pairs: &[Pair], when: &str) {
     for write in ["SELECT", "UPDATE {} SET v = v + 1 WHERE id = (SELECT min(id) FROM {})"] {
         if write != "SELECT" {

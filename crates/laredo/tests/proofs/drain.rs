@@ -1,4 +1,5 @@
-//! Servers that take each other's place under load: clients are asked to leave, move, and see nothing of it.
+//! Servers that replace each other under load. Clients are asked to leave, move to the next server,
+//! and notice nothing.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::support::compare::view_differences;
 use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
 use crate::support::server::PATIENCE;
 
-/// A grace that is never used up: it is over when all clients have left.
+/// A grace that never runs out, because it ends when all clients have left.
 const GRACE: [&str; 2] = ["--drain-grace", "600s"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +21,8 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
     let rounds = if is_full() { 10 } else { 2 };
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
-    // A truncate inside a subtransaction ends in a new copy, and who goes to a server in the middle of one needs a snapshot.
+    // A truncate inside a subtransaction causes a copy. A client that changes servers inside the
+    // copy's span needs a snapshot.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 11, options);
     more(&workload, 100).await;
@@ -34,14 +36,15 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
     workload.resume(paused);
     for round in 1..=rounds {
         let next = instance(round).start().await;
-        // What a client has seen last must not be older than the new server's first copy, which knows nothing of what was before.
+        // A client's position must not be older than the new server's first copy, which knows
+        // nothing of earlier changes.
         let paused = compare_all(&sql, &workload, &pairs, -20_000 - round).await;
         workload.resume(paused);
         server.process.terminate();
         let unready =
             async || server.get(server.ports.health, "/health/ready").await.is_none_or(|(code, _)| code == 503);
         eventually(PATIENCE, unready).await.unwrap();
-        // The old server refuses whoever comes back to it; clients of ours are still sent what commits.
+        // The old server refuses returning clients, but still sends commits to connected replicas.
         more(&workload, 50).await;
         balancer.retarget(format!("127.0.0.1:{}", next.ports.fanout));
         let ended = server.process.wait(Duration::from_secs(120)).await.unwrap();

@@ -1,5 +1,6 @@
-//! Under a random workload over every type, every client has the database's rows at the database's position, cell by cell, in both
-//! encodings, whether it came with the first copy, late, or in between.
+//! Under a random workload over every type, every client has the database's rows at the database's
+//! position, cell by cell. This holds in both encodings, for clients that connect with the first
+//! copy or later.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,8 @@ async fn clients_equal_the_database_under_a_random_workload() {
     one_changed_cell_is_found(&sql, &early[0]).await;
 }
 
-/// Who comes gets a base that was merged a moment ago; who is slow may find its place forgotten, and starts anew.
+/// A new client gets a base that was just merged. A slow client may find its position pruned, and
+/// loads the table again.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_equal_the_database_while_the_journal_is_pruned_all_the_time() {
     let (pauses, transactions) = if is_full() { (20, 500) } else { (4, 150) };
@@ -38,7 +40,7 @@ async fn clients_equal_the_database_while_the_journal_is_pruned_all_the_time() {
     assert!(server.bases() > TABLES.len() * 2, "only {} bases were merged", server.bases());
 }
 
-/// Compares clients that came early and others that came late with the database, again and again.
+/// Compares early and late clients with the database repeatedly.
 async fn compare_under_load(
     cluster: &Cluster,
     config: &ServerConfig,
@@ -47,13 +49,13 @@ async fn compare_under_load(
 ) -> (Server, Vec<Pair>) {
     let sql = cluster.connect().await.unwrap();
     if cluster.major_version() >= 17 {
-        // The first version in which an interval may be infinite; the marked row has it.
+        // PostgreSQL 17 is the first version with infinite intervals. The marked row has one.
         let infinite = "ALTER COLUMN \"interval\" SET DEFAULT 'infinity'";
         sql.batch_execute(&format!("ALTER TABLE {} {infinite}", TABLES[0].name().quoted())).await.unwrap();
     }
     let workload = Workload::start(&cluster.url("postgres"), 42, WorkloadOptions::default());
     more(&workload, 200).await;
-    // Copied while eight sessions write.
+    // The table is copied while eight sessions write.
     let server = config.start().await;
     let early = fleet(&server.url());
     for pause in 1..=pauses {
@@ -75,7 +77,7 @@ async fn compare_under_load(
     (server, early)
 }
 
-/// Types whose projection is what `to_jsonb` makes of them.
+/// The types whose projection equals the result of `to_jsonb`.
 const AS_JSONB: &[&str] = &[
     "bool",
     "int2",
@@ -97,10 +99,12 @@ const AS_JSONB: &[&str] = &[
     "tëxt 🌍 \"quoted\"",
 ];
 
-/// PostgreSQL's own JSON of some types, so that the projection is not its own judge.
+/// Compares some types with PostgreSQL's own JSON, so that the projection is not compared with
+/// itself alone.
 async fn compare_with_jsonb(sql: &tokio_postgres::Client, pair: &Pair) {
     assert_eq!((pair.only, &pair.table), (Only::All, &TABLES[0].name()));
-    // An array whose subscripts do not begin at 1 is its text, for JSON would drop them.
+    // An array whose subscripts do not begin at 1 is projected as text, because JSON would drop
+    // them.
     let value = |name: &str| match name.ends_with("[]") {
         true => format!(
             "CASE WHEN array_lower({0}, 1) <> 1 THEN to_jsonb({0}::text) ELSE to_jsonb({0}) END",
@@ -121,12 +125,12 @@ async fn compare_with_jsonb(sql: &tokio_postgres::Client, pair: &Pair) {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// The comparison itself, put to the test.
+/// Tests the comparison itself with one changed cell.
 async fn one_changed_cell_is_found(sql: &tokio_postgres::Client, pair: &Pair) {
     compare_at_rest(sql, std::slice::from_ref(pair), -30_000).await;
     let changed = format!("UPDATE {} SET bool = NOT coalesce(bool, false)", pair.table.quoted());
     sql.batch_execute(&format!("BEGIN; {changed} WHERE n = -30000")).await.unwrap();
-    // Read inside the transaction, which nobody else sees.
+    // Read inside the transaction, which no other session sees.
     let rows = oracle::rows_at_rest(sql, &pair.table, pair.key, "true").await.unwrap();
     sql.batch_execute("ROLLBACK").await.unwrap();
     let differences = pair.differences(&rows);

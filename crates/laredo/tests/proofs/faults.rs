@@ -1,4 +1,5 @@
-//! PostgreSQL stopped and started under load, and the connection to it cut again and again: nothing is lost, nothing doubled.
+//! PostgreSQL is stopped and started under load, and its connections are cut repeatedly. Nothing is
+//! lost, and nothing is doubled.
 
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ async fn a_server_cut_from_postgres_again_and_again_loses_nothing() {
         for cut in 0..cuts {
             let before = proxy.bytes(Direction::ToClient);
             if cut % 2 == 0 {
-                // Inside a message, more often than not.
+                // The cut is mostly inside a message.
                 proxy.cut_after_bytes(Direction::ToClient, 5000 + 7919 * cut);
             }
             proxy.cut_all();
@@ -78,7 +79,7 @@ async fn a_killed_server_comes_back_equal() {
     tokio::time::timeout(Duration::from_secs(60), workload.stop()).await.unwrap().unwrap();
 }
 
-/// Clients are not concerned: their server goes on from where the slot is.
+/// Checks that clients were not affected, because their server resumed from the slot.
 pub(super) fn undisturbed(pairs: &[Pair]) {
     for pair in pairs {
         let status = pair.replica.status();

@@ -1,5 +1,6 @@
-//! PostgreSQL's storage is put back to an earlier state, or its timeline changes, under servers that run and servers that do
-//! not: every client ends with what the database has, without a restart and without a person.
+//! PostgreSQL's storage is put back to an earlier state, or its timeline changes, while servers run
+//! or do not run. Every client ends with the database's rows, without a restart and without an
+//! operator.
 
 use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::sync_response::Message;
@@ -11,7 +12,7 @@ use crate::support::fleet::{Only, Pair};
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 use crate::support::simple;
 
-/// What a server keeps for its next start, and which slot it has.
+/// The data that a server keeps for its next start, and the kind of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keeps {
     Journal,
@@ -33,7 +34,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A table of a thousand rows, a server, and two clients that have all of it.
+    /// Starts a table of a thousand rows, a server, and two clients that have all of it.
     async fn start(keeps: Keeps) -> Scene {
         let cluster = Cluster::start(ClusterOptions::default().set("restore_command", "false")).unwrap();
         cluster
@@ -60,7 +61,7 @@ impl Scene {
         scene
     }
 
-    /// Rows of a history, each with WAL behind it that belongs to no table.
+    /// Writes rows of a history, and then WAL that belongs to no table.
     fn write(&self, history: &str, first: i32, bytes: u32) {
         let sql = format!(
             "INSERT INTO kept SELECT n, '{history}' FROM generate_series({first}, {first} + 99) n;
@@ -70,7 +71,7 @@ impl Scene {
         self.cluster.psql(&sql).unwrap();
     }
 
-    /// Both clients come to have what the database has, and follow it.
+    /// Waits until both clients have the database's rows and follow it.
     async fn clients_have_everything(&mut self) {
         self.mark -= 1;
         let sql = self.cluster.connect().await.unwrap();
@@ -79,7 +80,7 @@ impl Scene {
         self.clients_are_equal(position).await;
     }
 
-    /// Both clients come to have what the database has, at a position or later.
+    /// Waits until both clients have the database's rows, at a position or later.
     async fn clients_are_equal(&self, position: Lsn) {
         let sql = self.cluster.connect().await.unwrap();
         let rows = oracle::rows_at_rest(&sql, &self.table, &["n"], "true").await.unwrap();
@@ -90,7 +91,7 @@ impl Scene {
         }
     }
 
-    /// The server has on disk what its clients have.
+    /// Waits until the server has everything on disk that its clients have.
     async fn is_kept(&self, keeps: Keeps) {
         let position = self.pair.replica.view().position().0;
         let kept = async || {
@@ -108,7 +109,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
     for keeps in ALL {
-        // With less, and with more WAL than the lost history had.
+        // Once with less and once with more WAL than the lost history had.
         for new_bytes in [0, 3_000_000] {
             let what = format!("{keeps:?}, {new_bytes} bytes");
             let mut scene = Scene::start(keeps).await;
@@ -122,7 +123,7 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
             if keeps != Keeps::NothingAndNoSlot {
                 assert_eq!(scene.forks().await, 1, "{what}");
             }
-            // The new history survives as any other does.
+            // The new history survives a restart like any other.
             scene.server.restart().await;
             scene.write("newer", 7000, 0);
             scene.clients_have_everything().await;
@@ -171,7 +172,8 @@ async fn a_promotion_is_followed_and_heals_what_it_lost() {
     }
 }
 
-/// A server that starts after the fork, and knows nothing of it, tells clients of the other history by their commits.
+/// A server that starts after the fork does not know of it. It recognizes clients of the other
+/// history by their commit marks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
     let scene = Scene::start(Keeps::Nothing).await;
@@ -192,12 +194,12 @@ async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
     scene.server.process.kill9();
     scene.server.process.wait(PATIENCE).await.unwrap();
     scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
-    // Past everything that the other history had.
+    // Write past the end of the other history.
     scene.write("new", 5000, 100_000);
     let other = ServerConfig::new(scene.cluster.url("postgres"), [scene.table.clone()]).start().await;
     scene.write("newer", 6000, 3_000_000);
     let sql = scene.cluster.connect().await.unwrap();
-    // A commit flushes what is before it; the message alone may stay in memory.
+    // A commit flushes the WAL before it. Without one, the message may stay in memory.
     sql.batch_execute("INSERT INTO kept VALUES (-1000, 'flushed')").await.unwrap();
     let position = oracle::flushed(&sql).await.unwrap();
     assert!(position > lost);
@@ -211,8 +213,8 @@ async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
     eventually(PATIENCE, equal).await.expect("it has what the database has");
 }
 
-/// A change of definition leaves no commit of rows behind that would prove it, and the new history gives its transaction the
-/// same id and the table the same file.
+/// A change of definition leaves no commit of rows that would prove the history. In the new history
+/// its transaction has the same ID, and the table has the same file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_the_new_history_has_in_another_form_is_seen() {
     let column = |form: &str| format!("ALTER TABLE kept ALTER body TYPE text USING body || ' {form}'");
@@ -244,7 +246,7 @@ async fn a_migration_that_the_new_history_has_in_another_form_is_seen() {
         }
         scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
         scene.cluster.psql(&migration("new")).unwrap();
-        // Past all that the lost history had, without a commit.
+        // Write past the end of the lost history, without a commit.
         let fill = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 3000000)); SELECT pg_switch_wal()";
         scene.cluster.psql(fill).unwrap();
         if runs {

@@ -1,5 +1,6 @@
-//! Transactions whose changes interleave and that commit in another order than they began: a client that is cut after any frame and goes
-//! on, by sequence on the same server or by position on another server with its own slot, ends with the database's rows.
+//! Transactions whose changes interleave, and that commit in another order than they began. A
+//! client is cut after any frame. It resumes by sequence on the same server, or by position on
+//! another server with its own slot. It ends with the database's rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::support::server::{PATIENCE, Server, ServerConfig};
 use crate::support::simple::{JsonRow, SimpleState, key_of, open};
 
 const KEY: &[&str] = &["id"];
-/// At so many places our own client is cut.
+/// The number of places at which the replica is cut.
 const REPLICA_CUTS: u64 = 40;
 
-/// The protocol that a client speaks, and by what it goes on.
+/// The protocol of a client, and the place that it resumes at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     StructBySequence,
@@ -60,25 +61,27 @@ async fn a_client_cut_around_a_new_copy_ends_equal() {
     setting.cut_everywhere(Spans::Some).await;
 }
 
-/// Whether a table was copied again, so that there are positions from which another server does not go on.
+/// The presence of positions that another server cannot resume from, because a table was copied
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spans {
     None,
     Some,
 }
 
-/// One database, and two servers with a slot each.
+/// A database, and two servers with a slot each.
 struct Setting {
     // Before the cluster: when the server is dropped, it is verified.
     servers: [Server; 2],
     _cluster: Cluster,
     one: Client,
     other: Client,
-    /// A reader of Structs that was there before anything happened: a newcomer is sent nothing of the past.
+    /// A Struct client that loaded the table before any change. A new client receives no past
+    /// changes.
     early: SimpleState,
-    /// Where both servers know each commit from.
+    /// The position from which both servers know each commit.
     both_ready: Lsn,
-    /// Ids that no round has used yet.
+    /// The first ID that no round has used yet.
     next: i32,
     mark: i32,
 }
@@ -96,7 +99,8 @@ impl Setting {
         Setting { _cluster: cluster, one, other, servers, early, both_ready, next: 100, mark: 0 }
     }
 
-    /// The first transaction begins first, writes first, and commits last; then they meet on the same rows, one after another.
+    /// Runs transactions that interleave. The first one begins first, writes first, and commits
+    /// last. Then they change the same rows, one after another.
     async fn interleave(&mut self, times: i32) {
         for _ in 0..times {
             let id = self.next;
@@ -112,7 +116,8 @@ impl Setting {
             run(other, "UPDATE t SET n = n - 1 WHERE id = 2; DELETE FROM t WHERE id = 3".to_owned()).await;
             run(one, format!("INSERT INTO t (id, v, n) VALUES ({}, 'one again', 0)", id + 2)).await;
             run(other, format!("UPDATE t SET id = {} WHERE id = {}; COMMIT", id + 3, id + 1)).await;
-            // What the other one did, undone: who takes them in the order of their first changes ends wrong.
+            // This undoes the other transaction. A client that orders transactions by their first
+            // changes ends with wrong rows.
             run(one, "INSERT INTO t (id, v, n) VALUES (3, 'back', 3); UPDATE t SET v = 'one' WHERE id = 2".to_owned())
                 .await;
             run(other, format!("BEGIN; INSERT INTO t (id, v, n) VALUES ({}, 'third', 0)", id + 4)).await;
@@ -121,7 +126,7 @@ impl Setting {
         }
     }
 
-    /// One that takes several batches, around one that does not.
+    /// Runs a transaction of several batches around a smaller one.
     async fn large_transaction(&self) {
         let large = "BEGIN; INSERT INTO t SELECT i, repeat(md5(i::text), 400), i FROM generate_series(1000, 1060) i";
         self.one.batch_execute(large).await.unwrap();
@@ -129,7 +134,7 @@ impl Setting {
         self.one.batch_execute("DELETE FROM t WHERE id > 1005 AND id < 2000; COMMIT").await.unwrap();
     }
 
-    /// Commits the last row, when both servers have all others.
+    /// Commits the last row when both servers have all others.
     async fn finish(&mut self) {
         let position = flushed(&self.one).await.unwrap();
         for server in &self.servers {
@@ -145,7 +150,7 @@ impl Setting {
         let early = Some(&self.early);
         let newcomers = KINDS.map(|kind| (kind, None, 3));
         let early = [(Kind::StructBySequence, early, 6), (Kind::StructByPosition, early, 6)];
-        // A newcomer is sent the rows of the present, and little of what led to them.
+        // A new client receives the present rows, and few of the changes that led to them.
         for (kind, early, least) in newcomers.into_iter().chain(early) {
             let by_sequence = matches!(kind, Kind::StructBySequence | Kind::BinaryBySequence);
             let delta_from = match spans {
@@ -166,7 +171,8 @@ impl Setting {
         }
     }
 
-    /// Cuts our own client after so many bytes of the first server, and lets it go on at the other; returns the bytes that it was sent.
+    /// Cuts a replica's stream from the first server after `bytes` bytes, and lets it resume at the
+    /// other server. Returns the bytes that the first server sent.
     async fn replica_cut_after(&self, bytes: u64, oracle: &Rows) -> u64 {
         let relay = Relay::start(self.servers.each_ref().map(Server::url), bytes).await;
         let replica = Replica::builder(&relay.url, TableName::new("public", "t")).seed(bytes).start().unwrap();
@@ -205,7 +211,8 @@ async fn load(server: &Server) -> SimpleState {
     state
 }
 
-/// Forwards its first connection to one server, up to a number of bytes, and all others to the other server.
+/// A relay that forwards its first connection to one server, up to a number of bytes, and all
+/// others to the other server.
 struct Relay {
     url: String,
     sent: Arc<AtomicU64>,
@@ -235,7 +242,8 @@ impl Drop for Relay {
     }
 }
 
-/// Takes one connection and forwards it until one side ends, or so many bytes have come from the server.
+/// Accepts one connection and forwards it until one side ends, or the server has sent `bytes_max`
+/// bytes.
 async fn forward(listener: &TcpListener, server: &str, bytes_max: u64, sent: &AtomicU64) {
     let (mut client, _) = listener.accept().await.unwrap();
     let mut server = TcpStream::connect(server).await.unwrap();
@@ -255,21 +263,22 @@ async fn forward(listener: &TcpListener, server: &str, bytes_max: u64, sent: &At
     };
     tokio::select! {
         () = down => {}
-        // How a connection ends is the client's business.
+        // A connection may end in any way on the client's side.
         _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
 }
 
-/// How a client has to end.
+/// The expected end of a client.
 struct Goal<'a> {
     kind: Kind,
-    /// The client as it was before it read the stream that is cut.
+    /// The state of the client before the stream that is cut.
     early: Option<&'a SimpleState>,
     oracle: &'a Rows,
-    /// The id of the row that was committed last.
+    /// The ID of the row that was committed last.
     mark: i32,
     json: BTreeMap<String, JsonRow>,
-    /// A client that has everything up to here, or more, gets no second snapshot. `None` where that cannot be said.
+    /// The position from which a client must resume without a second snapshot. `None` if there is
+    /// no such position.
     delta_from: Option<Lsn>,
 }
 
@@ -279,7 +288,7 @@ enum Raw {
 }
 
 impl Raw {
-    /// What a client that has a whole table may go on from.
+    /// Returns the position that a client with a complete table may resume from.
     fn place(&self) -> Option<Lsn> {
         match self {
             Raw::Struct(state) => state.is_loaded.then(|| state.position.parse().unwrap_or(Lsn::ZERO)),
@@ -296,7 +305,8 @@ impl Raw {
 }
 
 impl Goal<'_> {
-    /// Cuts a new client after so many frames, lets it go on to the end, and returns the number of frames that it read in all.
+    /// Cuts a new client after `cut` frames, and lets it resume to the end. Returns the total
+    /// number of frames that it read.
     async fn cut_after(&self, servers: &[Server; 2], cut: usize) -> usize {
         let mut client = match self.kind {
             Kind::StructBySequence | Kind::StructByPosition => {
@@ -348,7 +358,8 @@ impl Goal<'_> {
         frames
     }
 
-    /// Reads a stream until the client has everything, at least two frames, or at most so many; returns how many.
+    /// Reads a stream until the client has everything and at least two frames, or until it has
+    /// `max` frames. Returns the number of frames.
     async fn read(&self, server: &Server, request: SyncRequest, client: &mut Raw, max: usize) -> usize {
         let request = SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..request };
         let mut stream = open(&server.url(), request).await.unwrap();

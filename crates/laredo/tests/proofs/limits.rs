@@ -1,4 +1,5 @@
-//! Whatever runs out or does not answer has a bound: descriptors, time, temporary files, and what a role's settings may do.
+//! Resources that run out and peers that do not answer have bounds: descriptors, time, temporary
+//! files, and the settings of a role.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -34,7 +35,7 @@ async fn replica(server: &Server) -> Replica {
     replica
 }
 
-/// The limit of open files of a process, and the number that it has.
+/// Returns a process's limit of open files, and its number of open files.
 fn descriptors(server: &Server) -> (Rlimit, u64) {
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).unwrap().count();
     (set_limit(server, None), open as u64)
@@ -64,7 +65,8 @@ async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
     assert_eq!(limit.current, Some(limit.maximum.unwrap_or(u64::MAX).min(1 << 20)), "the soft limit was raised");
     let follows = replica(&server).await;
 
-    // A few more, and then none. A request that begins keeps its connection open for longer than one that does not.
+    // Leave a few descriptors, which are then used up. A connection with a started request stays
+    // open longer than one without.
     set_limit(&server, Some(open + 12));
     let clients: Vec<TcpStream> = (0..40)
         .map(|_| {
@@ -84,7 +86,7 @@ async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
     }
     assert!(server.metrics().await.contains("\nlaredo_ports_waiting 1\n"));
 
-    // Files of the journal, bases, and temporary ones for large transactions.
+    // Make files of the journal, bases, and temporary files of large transactions.
     for round in 0..4 {
         let sql = format!(
             "INSERT INTO t SELECT {round} * 1000 + g, repeat(md5(g::text), 100) FROM generate_series(2, 900) g"
@@ -101,7 +103,7 @@ async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
     server.process.wait_for_line("connections are accepted again").await.unwrap();
 }
 
-/// Returns true if the server ends a connection on which this was sent, and nothing else.
+/// Returns true if the server ends a connection on which only these bytes were sent.
 fn is_ended(port: u16, sent: &[u8]) -> bool {
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -122,7 +124,7 @@ async fn a_client_that_is_mute_is_let_go() {
     let cases: [(u16, &'static [u8]); 7] = [
         (ports.fanout, b""),
         (ports.grpc, b"PRI * HT"),
-        // It speaks HTTP/2, and answers no ping.
+        // This client speaks HTTP/2, but answers no ping.
         (ports.fanout, preface),
         (ports.fanout, b"POST / HTTP/1.1\r\nHost: x\r\n"),
         (ports.health, b""),
@@ -138,7 +140,7 @@ async fn a_client_that_is_mute_is_let_go() {
     assert_eq!(follows.status().connects, 1);
 }
 
-/// A server that accepts connections and is silent. The connections stay open as long as this lives.
+/// A server that accepts connections and is silent. The connections stay open until it is dropped.
 struct Mute(u16, Arc<AtomicUsize>);
 
 impl Mute {
@@ -250,7 +252,7 @@ async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
     cluster.psql("CREATE ROLE strict LOGIN SUPERUSER").unwrap();
     for (number, setting) in settings.into_iter().enumerate() {
         let whose = if number % 2 == 0 { "ROLE strict" } else { "DATABASE postgres" };
-        // The next connection of psql is under the settings of the database already.
+        // The next connection of psql already has the settings of the database.
         cluster.psql(&format!("SET default_transaction_read_only = off; ALTER {whose} SET {setting}")).unwrap();
     }
     let url = cluster.url("postgres").replace("postgres@", "strict@");
@@ -263,12 +265,12 @@ async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
     let held = holder.transaction().await.unwrap();
     held.batch_execute("LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let server = ServerConfig::new(url, [table()]).launch();
-    // Longer than a lock is waited for, and a statement may last.
+    // Wait longer than the lock timeout and the statement timeout.
     tokio::time::sleep(Duration::from_secs(2)).await;
     held.commit().await.unwrap();
     server.ready().await;
     let follows = replica(&server).await;
-    // Longer than an idle session may last.
+    // Wait longer than the idle timeouts.
     tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.psql("SET default_transaction_read_only = off; INSERT INTO public.t VALUES (2, 'two')").unwrap();
     let arrived = async || follows.view().len() == 2;
@@ -278,7 +280,7 @@ async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
     assert_eq!(server.metric("laredo_copies_total", &table()).await, Some(1));
 }
 
-/// Answers each login as PgBouncer answers one with a parameter that it does not know.
+/// Starts a server that answers each login as PgBouncer does for an unknown parameter.
 fn pooler() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

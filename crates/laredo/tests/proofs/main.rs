@@ -1,4 +1,5 @@
-//! That what clients have is what PostgreSQL has: real processes against a real PostgreSQL. `./dev test --full` runs them long.
+//! The proof that clients have PostgreSQL's rows: real processes against a real PostgreSQL. `./dev
+//! test --full` runs them for longer.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! New clients that read Structs, while PostgreSQL is written all the time: each costs what the table costs, and shows one commit of the
-//! present at its SnapshotEnd.
+//! New clients that read Structs while PostgreSQL is written all the time. Each costs as much as
+//! the table, and shows one recent commit at its SnapshotEnd.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn request() -> SyncRequest {
     SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..SyncRequest::default() }
 }
 
-/// Runs statements of one kind until it is stopped, and counts them.
+/// A session that runs statements of one kind until it is stopped, and counts them.
 struct Writer {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
@@ -58,7 +58,7 @@ impl Writer {
     }
 }
 
-/// A stream of which little is under way before it is read.
+/// Opens a stream with small windows, so that the server soon waits for reads.
 async fn narrow(server: &Server) -> tonic::Streaming<SyncResponse> {
     let endpoint = tonic::transport::Endpoint::from_shared(server.url()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
@@ -66,12 +66,12 @@ async fn narrow(server: &Server) -> tonic::Streaming<SyncResponse> {
     client.sync(request()).await.unwrap().into_inner()
 }
 
-/// A client that has been sent its snapshot.
+/// A client that has received its snapshot.
 struct Newcomer {
     state: SimpleState,
     bytes: u64,
     rows: u64,
-    /// Entries that came before SnapshotEnd.
+    /// The entries that arrived before SnapshotEnd.
     entries: u64,
 }
 
@@ -126,14 +126,15 @@ async fn new_clients_cost_the_table_however_much_was_written() {
     for newcomer in &loads {
         assert_eq!(newcomer.rows, rows);
         assert!(newcomer.entries <= written, "{} entries, {written} changes meanwhile", newcomer.entries);
-        // A row is at most twice as long in an entry, and its place and names as long again.
+        // In an entry a row is at most twice as long, with as many bytes again for its position and
+        // names.
         let bound = table_bytes * 11 / 10 + newcomer.entries * 400;
         assert!(newcomer.bytes <= bound, "{} bytes, where the table has {table_bytes}", newcomer.bytes);
     }
     writer.stop().await;
 }
 
-/// The number of the transaction that a state shows, and its rows.
+/// Returns the number of the transaction that a state shows, and its rows.
 fn state_of(newcomer: &Newcomer) -> (i64, BTreeMap<i64, i64>) {
     let number = |row: &serde_json::Map<String, serde_json::Value>, name: &str| row[name].as_f64().unwrap() as i64;
     let rows = newcomer.state.rows.values().map(|row| (number(row, "id"), number(row, "v")));
@@ -145,7 +146,8 @@ fn state_of(newcomer: &Newcomer) -> (i64, BTreeMap<i64, i64>) {
 async fn a_newcomer_shows_one_commit_of_the_present_at_its_snapshots_end() {
     const ROWS: i64 = 3000;
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
-    // Row 0 counts the transactions, and `h` keeps what each did. It is not followed.
+    // Row 0 counts the transactions. The table `h`, which is not followed, records the change of
+    // each.
     let fill =
         format!("INSERT INTO t (id, v) SELECT i, CASE i WHEN 0 THEN 0 ELSE 100 END FROM generate_series(0, {ROWS}) i");
     let history = "CREATE TABLE h (c bigint, id bigint, v bigint)";
@@ -176,7 +178,7 @@ async fn a_newcomer_shows_one_commit_of_the_present_at_its_snapshots_end() {
             let (count, rows) = state_of(&newcomer);
             assert_eq!(rows.values().sum::<i64>(), ROWS * 100, "round {round}: half a transaction");
             if i % 3 == 0 {
-                // It took seconds, and shows what was there a second ago.
+                // The load took seconds, and shows the rows of a second ago.
                 assert!(count >= before && newcomer.entries > 0, "round {round}: {count}, and {before} when it came");
             }
             states.push((count, rows));

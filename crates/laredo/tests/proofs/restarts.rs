@@ -1,5 +1,5 @@
-//! A server with a durable journal, killed again and again: it goes on where its files end, copies nothing, and its clients go on
-//! by delta.
+//! A server with a durable journal that is killed repeatedly. It resumes at the end of its files
+//! and copies nothing, and its clients resume with a delta.
 
 use laredo_client::Replica;
 use laredo_core::{Lsn, TableName};
@@ -17,7 +17,7 @@ pub(super) fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_goes_on_from_its_journal_and_its_clients_by_delta() {
-    // Truncating a table ends in a copy of it.
+    // A truncated table is copied.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let metrics = killed_again_and_again("laredo_journal", options).await;
     for metrics in metrics {
@@ -31,7 +31,8 @@ async fn clients_of_a_killed_server_go_on_by_delta_while_tables_are_truncated_an
     killed_again_and_again("laredo_truncates", options).await;
 }
 
-/// Kills a server under load, and compares its clients with the database each time. Returns the metrics of each start.
+/// Kills a server under load, and compares its clients with the database each time. Returns the
+/// metrics of each start.
 async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<String> {
     let rounds = if is_full() { 20 } else { 4 };
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
@@ -81,7 +82,8 @@ impl Served {
         Served::start_on(cluster(), slot).await
     }
 
-    /// Everything that the clients have is on disk: one that was ahead of it would be inside what a copy stands for.
+    /// Starts a server whose clients have only changes that are on disk. A client ahead of the disk
+    /// would be inside the span of a copy.
     pub(super) async fn start_on(cluster: Cluster, slot: &str) -> Served {
         let folder = tempfile::tempdir().unwrap();
         let sql = cluster.connect().await.unwrap();
@@ -115,20 +117,21 @@ impl Served {
         self.server.process.wait(PATIENCE).await.unwrap();
     }
 
-    /// The server comes back, the table is copied, and both clients have what the database has.
+    /// Restarts the server, and waits until the table is copied and both clients have the
+    /// database's rows.
     pub(super) async fn comes_back_with_a_copy(&mut self) {
         self.server.restart().await;
         self.is_copied(1).await;
         self.clients_have_everything(-2).await;
     }
 
-    /// Waits until the server has copied the table so often.
+    /// Waits until the server has copied the table `times` times.
     pub(super) async fn is_copied(&self, times: u64) {
         let copied = async || self.server.metric("laredo_copies_total", &self.table).await == Some(times);
         eventually(PATIENCE, copied).await.expect("it is copied");
     }
 
-    /// Both clients have what the database has.
+    /// Waits until both clients have the database's rows.
     pub(super) async fn clients_have_everything(&self, mark: i32) {
         self.reach(mark).await;
         let rows = oracle::rows_at_rest(&self.sql, &self.table, &["n"], "true").await.unwrap();
@@ -137,7 +140,7 @@ impl Served {
     }
 }
 
-/// Changed while the server was not there, in ways of which the stream does not tell.
+/// The definition changes while the server is down, in ways that the stream does not report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
     let mut served = Served::start("laredo_kept").await;
@@ -183,7 +186,8 @@ async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
     assert!(served.server.process.output().iter().any(|line| line.contains(&named)), "nothing says {named}");
 }
 
-/// A truncate gives the table another file, and the catalogue's word for it is kept as soon as the stream has told why.
+/// A truncate gives the table another file. The server stores the catalog's new description as soon
+/// as the stream has explained it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
     let mut served = Served::start("laredo_truncated").await;
@@ -207,7 +211,7 @@ async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
     assert_eq!(served.pair.simple.state().snapshots, 1);
 }
 
-/// A million rows at full size. How long it takes is printed here, and measured by `./dev bench restart`.
+/// A million rows at full size. The test prints the time, and `./dev bench restart` measures it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_table_is_there_again_after_a_crash_and_its_clients_go_on() {
     let rows: u64 = if is_full() { 1_000_000 } else { 50_000 };

@@ -1,5 +1,5 @@
-//! Tables that change their shape while sessions write: clients follow, and see old rows in the new shape. A table that can no longer be
-//! followed stops, says why, and stops alone.
+//! Tables that change their shape while sessions write. Clients follow, and see old rows in the new
+//! shape. A table that can no longer be followed stops, reports the reason, and stops alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ const ANNOUNCED: &[&str] = &[
     "ALTER TABLE items REPLICA IDENTITY DEFAULT",
 ];
 
-/// Changes that only the catalogue tells, so that it takes some seconds until clients have them.
+/// Changes that only the catalog shows, so that clients have them after some seconds.
 const UNANNOUNCED: &[&str] = &[
     "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
     "ALTER TABLE items ALTER t TYPE text USING upper(t)",
@@ -73,7 +73,8 @@ async fn tables_change_their_shape_under_load() {
             let filter = if pair.only == Only::All { "true" } else { "category = 'a'" };
             let rows = rows_at_rest(&sql, &table, KEY, filter).await.unwrap();
             if UNANNOUNCED.contains(statement) {
-                // The catalogue tells of it in a while. The assertion below says what is missing.
+                // The catalog shows the change after a while. The assertion below reports missing
+                // changes.
                 let seen = async || pair.differences(&rows).is_empty();
                 let _ = eventually(PATIENCE, seen).await;
             }
@@ -121,7 +122,8 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     assert_eq!((ready(&doomed).await, ready(&items).await), (Some(503), Some(200)));
     assert_eq!(state(&items).await["state"], "live");
 
-    // Who has rows keeps them, and hears of it; who comes now is told why.
+    // Existing clients keep their rows and receive the error. A new client is refused with the
+    // reason.
     assert_eq!(victim.replica.view().len(), 1);
     let late = Pair::start(&server.url(), &doomed, KEY, Only::All);
     let refused = late.replica.ready(PATIENCE).await.unwrap_err().to_string();
@@ -136,14 +138,14 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     drop(at_rest);
     writers.stop().await;
 
-    // With a key again it is followed again.
+    // With a key the table is followed again.
     sql.batch_execute("ALTER TABLE doomed ADD PRIMARY KEY (id); INSERT INTO doomed VALUES (3, 99)").await.unwrap();
     victim.reach(flushed(&sql).await.unwrap(), 99).await;
     let rows = rows_at_rest(&sql, &doomed, KEY, "true").await.unwrap();
     assert_eq!(victim.differences(&rows), "");
 }
 
-/// Changes a table, again where it was this session that had to yield in a deadlock.
+/// Changes a table. Repeats the change if it was the victim of a deadlock.
 async fn change(sql: &Client, statement: &str) {
     while let Err(error) = sql.batch_execute(statement).await {
         assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{statement}: {error}");
@@ -195,7 +197,8 @@ impl Writers {
     }
 }
 
-/// A transaction; one that loses a race against another, or against a change of the table, is given up.
+/// Runs a transaction. Gives it up if it loses a race against another transaction or a change of
+/// the table.
 async fn write(sql: &Client, table: &str, rng: &mut StdRng) {
     let mut statements = vec!["BEGIN".to_owned()];
     for _ in 0..rng.random_range(1..4) {

@@ -1,4 +1,5 @@
-//! The slot: what is told of it, and what happens when PostgreSQL invalidates it or an operator has it made again.
+//! The replication slot: the reports about it, and the effects when PostgreSQL invalidates it or an
+//! operator recreates it.
 
 use laredo_core::TableName;
 use laredo_testkit::workload::{Workload, WorkloadOptions};
@@ -10,7 +11,7 @@ use super::restarts::Served;
 use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
 use crate::support::server::{PATIENCE, ServerConfig, numbers};
 
-/// One that keeps next to nothing for a slot.
+/// Starts a cluster that keeps almost no WAL for a slot.
 fn tight() -> Cluster {
     let options = ClusterOptions::default()
         .set("max_slot_wal_keep_size", "1MB")
@@ -21,12 +22,12 @@ fn tight() -> Cluster {
     cluster
 }
 
-/// Writes WAL that is not ours, a segment each time.
+/// Writes WAL of an unfollowed table, one segment each time.
 fn write_wal(cluster: &Cluster) {
     cluster.psql("INSERT INTO filler VALUES (gen_random_uuid()); SELECT pg_switch_wal(); CHECKPOINT").unwrap();
 }
 
-/// The server says so as loud as it can, and nobody loads the table again.
+/// Checks that the server logs an error about the slot, and that no client loads the table again.
 fn is_told(served: &Served) {
     let log = served.server.process.output();
     let is_loud =
@@ -89,7 +90,7 @@ async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
     let publication = || cluster.psql("SELECT oid FROM pg_publication").unwrap();
     for (round, with_publication) in [(1, false), (2, true)] {
         more(&workload, 60).await;
-        // PostgreSQL may have cost a slot by itself: it cannot always read on where a table was just truncated.
+        // PostgreSQL itself may also have cost a slot: after a truncate it cannot always read on.
         let lost = async || server.source_metric("laredo_slot_losses_total").await.unwrap();
         let copied = async || -> Vec<u64> {
             let metrics = server.metrics().await;
@@ -120,7 +121,7 @@ async fn a_reset_that_meets_a_deadlock_is_tried_again() {
     let server = ServerConfig::new(cluster.url("postgres"), tables).slot("laredo_locks").start().await;
     let url = server.oam_url();
     let other = cluster.connect().await.unwrap();
-    // Only one of two finds out that they wait for each other: not this one.
+    // Only one of two sessions in a deadlock detects it. This setting makes it the other one.
     other.batch_execute("SET deadlock_timeout = '1h'; BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let order = ["reset-source", "db", "--confirm", "--drop-publication", "--oam", &url].map(ToOwned::to_owned);
     let reset = tokio::task::spawn_blocking(move || answer(&order.each_ref().map(String::as_str)));

@@ -1,4 +1,5 @@
-//! A server with snapshots and no kept journal: killed under load, it goes on from the newest of them, and copies nothing.
+//! A server with snapshots and no kept journal. It is killed under load, resumes from its newest
+//! snapshots, and copies nothing.
 
 use laredo_core::TableName;
 use laredo_testkit::oracle;
@@ -15,7 +16,7 @@ fn with_snapshots(config: ServerConfig, folder: &TempDir, keys: &str) -> ServerC
     config.target(&format!("snapshot {{ store = local, store_config {{ path = {path} }}, {keys} }}"))
 }
 
-/// What `laredo snapshot …` says, once it has ended well.
+/// Returns the output of a successful `laredo snapshot …` command.
 fn snapshot(server: &Server, arguments: &[&str]) -> String {
     let url = server.oam_url();
     let arguments = [&["snapshot"], arguments, &["--oam", &url]].concat();
@@ -24,7 +25,7 @@ fn snapshot(server: &Server, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Truncating a table ends in a copy of it.
+/// Returns options without truncates, because a truncated table is copied.
 fn without_truncates() -> WorkloadOptions {
     WorkloadOptions { truncates: false, ..WorkloadOptions::default() }
 }
@@ -43,7 +44,8 @@ async fn a_killed_server_goes_on_from_a_snapshot_and_its_clients_by_delta() {
         more(&workload, 50).await;
         let taken: Value = serde_json::from_str(&snapshot(&server, &["create", "--json"])).unwrap();
         assert_eq!(taken["snapshot_ids"].as_array().map(Vec::len), Some(TABLES.len()), "{taken}");
-        // All clients are past the snapshots when the server is killed, in the middle of what commits.
+        // All clients are past the snapshots when the server is killed, in the middle of the
+        // workload.
         let paused = compare_all(&sql, &workload, &pairs, -20_000 - round).await;
         workload.resume(paused);
         more(&workload, 60 + 17 * u64::try_from(round).unwrap()).await;
@@ -63,7 +65,8 @@ async fn a_killed_server_goes_on_from_a_snapshot_and_its_clients_by_delta() {
     workload.stop().await.unwrap();
 }
 
-/// As lines of JSON, with the rows' own bytes: clients agree with the database cell by cell after it was all read back.
+/// The snapshots are lines of JSON that also have the rows' own bytes. After reading them back,
+/// clients agree with the database cell by cell.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_writes_snapshots_by_itself_and_postgres_keeps_what_follows() {
     let rounds = if is_full() { 12 } else { 3 };
@@ -76,7 +79,7 @@ async fn a_server_writes_snapshots_by_itself_and_postgres_keeps_what_follows() {
     let mut server = with_snapshots(config, &folder, keys).start().await;
     let pairs = fleet(&server.url());
     for round in 0..rounds {
-        // Two of each table are there, and older ones go.
+        // Each table has two snapshots, and older ones are removed.
         let written = async || {
             let metrics = server.metrics().await;
             let counts = numbers(&metrics, "laredo_stored_snapshot_writes_total");
@@ -120,7 +123,7 @@ async fn an_operator_looks_after_snapshots() {
     let id = |number: usize| all[number]["snapshot_id"].as_str().unwrap();
     let told = snapshot(&server, &["inspect", id(0)]);
     assert!(told.contains("every byte is what was written") && told.contains("jsonl"), "{told}");
-    // The document as it was spelled, and as others read it.
+    // The document is stored in its original spelling, and in the form that other programs read.
     let text = std::fs::read_to_string(all[0]["file"].as_str().unwrap()).unwrap();
     assert!(text.contains(r#""row":{"id":1,"v":{"a":1.1}}"#), "{text}");
     assert!(snapshot(&server, &["list"]).starts_with("SNAPSHOT"));
@@ -139,8 +142,8 @@ async fn an_operator_looks_after_snapshots() {
     assert!(refused(&["restore", id(0), "--confirm"]).contains("never go back in time"));
 }
 
-/// A client without extensions knows the position of the last change that it was sent. The snapshot is of a later one, but
-/// nothing has happened to the table in between.
+/// A client without extensions knows the position of the last change that it received. The snapshot
+/// has a later position, but the table has not changed in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_quiet_table_go_on_after_each_restart() {
     let (cluster, folder) = (Cluster::start(ClusterOptions::default()).unwrap(), tempfile::tempdir().unwrap());
@@ -159,7 +162,8 @@ async fn clients_of_a_quiet_table_go_on_after_each_restart() {
         let mut server = with_snapshots(config.slot(&slot), &folder, &keys).start().await;
         let pair = Pair::start(&server.url(), &quiet, &["id"], Only::All);
         for round in 1..=3 {
-            // Not in the first round: a client may have been sent nothing but the snapshot.
+            // In the first round there is no change, so a client may have received only the
+            // snapshot.
             if round > 1 {
                 let mark = -round;
                 sql.batch_execute(&format!("UPDATE quiet SET n = {mark} WHERE id = 1")).await.unwrap();

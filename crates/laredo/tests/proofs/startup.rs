@@ -1,4 +1,5 @@
-//! A server whose database is away: it says so, goes on as soon as it can, and stops when it is told to.
+//! A server whose database is away. It reports that, continues as soon as it can, and stops when it
+//! is asked to.
 
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions, eventually, free_port};

@@ -1,5 +1,6 @@
-//! Sources that cannot be followed: each says why, leaves the others alone, and is followed again once the cause is gone, without
-//! a restart. Each server is compared with the database when its test ends.
+//! Sources that cannot be followed. Each reports the reason, does not affect the others, and is
+//! followed again once the cause is gone, without a restart. Each server is compared with the
+//! database when its test ends.
 
 use std::time::Duration;
 
@@ -11,18 +12,18 @@ use tokio::time::Instant;
 use super::command::answer;
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 
-/// A fault that is gone is healed within this time.
+/// The longest time until a source is followed again after its fault is gone.
 const HEALED: Duration = Duration::from_secs(30);
-/// Another server takes over within this time.
+/// The longest time until another server takes over.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
 
 fn table(name: &str) -> TableName {
     TableName::new("public", name)
 }
 
-/// What the server says of a source.
+/// Returns the health report of a source.
 async fn source(server: &Server, name: &str) -> Value {
-    // It may not answer yet.
+    // The server may not answer yet.
     let Some((_, body)) = server.get(server.ports.health, "/health/ready").await else { return Value::Null };
     let health: Value = serde_json::from_str(&body).unwrap_or_default();
     let sources = health["sources"].as_array().cloned().unwrap_or_default();
@@ -48,7 +49,8 @@ async fn has_rows(server: &Server, table: &TableName, rows: u64) {
     eventually(HEALED, has).await.unwrap_or_else(|_| panic!("{table} does not come to {rows} rows"));
 }
 
-/// A server of `public.a` in the database `postgres`, as the source `good`, and of `public.b` in `other`, as the source `db`.
+/// Returns a server's configuration with two sources. The source `good` has `public.a` in the
+/// database `postgres`, and `db` has `public.b` in `other`.
 fn two_sources(cluster: &Cluster, connection: &str) -> ServerConfig {
     let mut config = ServerConfig::new(connection, [table("b")]).slot("states_b");
     config.extra = format!(
@@ -60,7 +62,7 @@ fn two_sources(cluster: &Cluster, connection: &str) -> ServerConfig {
     config
 }
 
-/// A cluster with a role that logs in with a password.
+/// Starts a cluster with a role that logs in with a password.
 fn two_databases() -> (Cluster, String) {
     let hba = vec!["host all states_b 127.0.0.1/32 scram-sha-256".to_owned()];
     let cluster = Cluster::start(ClusterOptions { hba, ..ClusterOptions::default() }).unwrap();
@@ -89,7 +91,7 @@ async fn a_password_that_is_changed_concerns_one_source_until_it_is_put_back() {
     assert!(metrics.contains("laredo_source_state{source=\"db\",state=\"refused\"} 1"), "{metrics}");
     let logged =
         |server: &Server| server.process.output().iter().filter(|line| line.contains("is refused until")).count();
-    // It is looked at again more than once, and said once.
+    // The server tries again more than once, and logs the reason once.
     let began = Instant::now();
     let again = async || cluster.log().matches("password authentication failed").count() > 4;
     eventually(Duration::from_secs(60), again)
@@ -98,7 +100,7 @@ async fn a_password_that_is_changed_concerns_one_source_until_it_is_put_back() {
     assert_eq!(logged(&server), 1, "{:#?}", server.process.output());
     cluster.psql("ALTER ROLE states_b PASSWORD 'right'").unwrap();
     has_rows(&server, &table("b"), 2).await;
-    // A restart, while it is wrong, serves the other source.
+    // A restart with the wrong password serves the other source.
     cluster.psql("ALTER ROLE states_b PASSWORD 'wrong'").unwrap();
     server.relaunch().await;
     has_rows(&server, &table("a"), 2).await;
@@ -161,7 +163,7 @@ async fn a_publication_that_is_gone_is_waited_for_and_then_everything_is_copied(
     cluster.psql("CREATE PUBLICATION p FOR TABLE b").unwrap();
     let mut config = ServerConfig::new(cluster.url("postgres"), [table("b")]).slot("states_gone");
     config.publication = "p".to_owned();
-    // It may not create one.
+    // The server may not create a publication.
     config.source = format!("{}\npublication.create = false", config.source);
     let server = config.start().await;
     for round in 0..2 {
@@ -224,7 +226,7 @@ async fn a_folder_that_another_server_has_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let journal = format!("journal {{ store = local, store_config.path = \"{}\" }}", folder.path().display());
     let config = ServerConfig::new(cluster.url("postgres"), [table("b")]).target(&journal);
-    // Slots of their own.
+    // Each server has a slot of its own.
     let mut first = config.clone().slot("states_first").start().await;
     let second = config.slot("states_second").launch();
     is(&second, "db", "standby", &format!("is in use by another laredo-server (process {} on", first.process.id()))
@@ -244,11 +246,11 @@ async fn a_paused_source_lets_postgres_shut_down_and_goes_on_after_its_start() {
     let oam = server.oam_url();
     answer(&["pause", "--oam", &oam]);
     is(&server, "db", "paused", "an operator paused it").await;
-    // More than fits into queues and sockets.
+    // Write more than fits into queues and sockets.
     let write = "DO $$ BEGIN FOR i IN 1..1500 LOOP
         INSERT INTO b SELECT i * 50 + g, repeat('x', 1000) FROM generate_series(1, 50) g; COMMIT; END LOOP; END $$";
     cluster.psql(write).unwrap();
-    // The rule itself is a minute.
+    // The server gives the connection up after a minute.
     let patience = PATIENCE + Duration::from_secs(60);
     is_within(patience, &server, "db", "paused", "the connection was given up").await;
     let began = Instant::now();

@@ -1,5 +1,5 @@
-//! A consumer that keeps a table by itself, from what a subscription hands out and nothing else, has what the database has: through
-//! cut connections and a killed server, and from a position and a schema that were saved.
+//! A consumer keeps a table from a subscription alone, and has the database's rows. This holds
+//! through cut connections and a killed server, and after a start from a saved position and schema.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::support::compare::rows_differences;
 use crate::support::fleet::{cluster, more, serve_all};
 use crate::support::server::PATIENCE;
 
-/// What a consumer has. It could be written to a disk as it is.
+/// The data of a consumer. It could be saved to a disk in this form.
 #[derive(Clone, Debug, Default)]
 struct Kept {
     table: Option<TableState>,
     position: Lsn,
     source: Option<SourceIdentity>,
     definition: DefinitionVersion,
-    /// How often all rows came.
+    /// The number of times that all rows arrived.
     states: u32,
-    /// How often it was told that they would.
+    /// The number of times that the subscription announced all rows.
     restarts: u32,
 }
 
@@ -37,7 +37,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    /// Begins with what was saved, if anything was.
+    /// Starts with the saved data, if there is any.
     fn start(url: &str, table: &'static WorkloadTable, saved: Kept) -> Consumer {
         let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
         if let Some(rows) = &saved.table {
@@ -74,7 +74,7 @@ impl Drop for Consumer {
     }
 }
 
-/// It does not wait for the next event in peace: it is called away again and again.
+/// Consumes the events of a subscription, and cancels its wait for the next event repeatedly.
 async fn consume(mut subscription: Subscription, kept: Arc<Mutex<Kept>>) {
     let mut calls = tokio::time::interval(Duration::from_millis(2));
     loop {
@@ -127,7 +127,7 @@ async fn compare(sql: &tokio_postgres::Client, consumers: &[Consumer]) {
     }
 }
 
-/// Cuts all connections again and again, inside a message more often than not.
+/// Cuts all connections repeatedly, mostly inside a message.
 async fn cut(proxy: &Proxy, workload: &Workload, times: u64) {
     for cut in 0..times {
         more(workload, 15).await;
@@ -143,7 +143,7 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
     let (rounds, cuts) = if is_full() { (10, 20) } else { (2, 6) };
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let sql = cluster.connect().await.unwrap();
-    // Truncating a table ends in a copy of it, and who is inside of what that stands for begins anew.
+    // A truncated table is copied, and a consumer inside the copy's span has to load it again.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 21, options);
     more(&workload, 100).await;
@@ -156,7 +156,8 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
         consumer.reach(Lsn(1)).await;
     }
     cut(&proxy, &workload, cuts).await;
-    // Copies of what they have at this moment, each at a position of its own; the server will be killed before they are gone on from.
+    // Save the data of each consumer, each at its own position. The server is killed before the
+    // copies are used.
     let saved: Vec<Kept> =
         consumers.iter().map(|consumer| Kept { states: 0, restarts: 0, ..consumer.kept() }).collect();
     cut(&proxy, &workload, cuts).await;
@@ -181,7 +182,8 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
     workload.stop().await.unwrap();
 }
 
-/// A consumer finds that what came does not fit, and a server has another history than the one that was saved: all rows come.
+/// A consumer finds that the changes do not fit, and a server has another history than the saved
+/// one. In both cases all rows are sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_gone_on_from_comes_anew() {
     let cluster = cluster();
@@ -203,7 +205,7 @@ async fn what_cannot_be_gone_on_from_comes_anew() {
     assert_eq!(subscription.status().full_snapshots, 1);
 }
 
-/// Waits until all rows have come, so many, after the announcement.
+/// Waits for the announcement and then for a state with this number of rows.
 async fn state(
     subscription: &mut Subscription,
     rows: usize,

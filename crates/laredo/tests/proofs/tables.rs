@@ -1,4 +1,5 @@
-//! One table that cannot be followed leaves the others alone, says what is wrong, and is followed again once its cause is gone.
+//! A table that cannot be followed does not affect other tables. It reports its problem, and is
+//! followed again once the cause is gone.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,7 +16,7 @@ use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
 
 const KEY: &[&str] = &["id"];
 
-/// A database with two tables, and a role that may follow them.
+/// Starts a database with two tables, and a role that may follow them.
 async fn two_tables() -> (Cluster, Client, [TableName; 2]) {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     let create = "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT i, 'a' FROM generate_series(1, 100) i;
@@ -36,7 +37,7 @@ fn replica(server: &Server, table: &TableName) -> Replica {
     Replica::builder(server.url(), table.clone()).start().unwrap()
 }
 
-/// What health says of a table.
+/// Returns the health report of a table.
 async fn report(server: &Server, table: &TableName) -> Value {
     let (_, health) = server.health().await;
     let is_it = |report: &&Value| report["schema"] == table.schema && report["table"] == table.table;
@@ -75,14 +76,15 @@ fn laredo(server: &Server, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Each ends the copies of one table, and is over after a while. None is shown by the catalogue as a change of the table.
+/// Each fault ends the copies of one table, and passes after a while. The catalog shows none of
+/// them as a change of the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_passes_by_itself_needs_nobody() {
     let (cluster, sql, [a, b]) = two_tables().await;
     let server = config(&cluster, &[a.clone(), b.clone()]).start().await;
     let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));
     for (begins, ends) in [
-        // No session more: the copy's is refused, the others stay.
+        // No further session is allowed. The copy's session is refused, and existing ones stay.
         ("ALTER ROLE follower CONNECTION LIMIT 0", "ALTER ROLE follower CONNECTION LIMIT -1"),
         ("ALTER ROLE follower NOLOGIN", "ALTER ROLE follower LOGIN"),
         (
@@ -201,7 +203,8 @@ async fn a_drained_table_is_seen_to_be_drained() {
     }
 }
 
-/// The journal's disk is full: for a while, for so long that as much waits for it as may, and while the server is stopped.
+/// The journal's disk is full: for a while, until the limit of waiting changes is reached, and
+/// while the server is stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_a_journal_is_lived_through() {
     let (cluster, sql, [a, b]) = two_tables().await;
@@ -217,7 +220,7 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     sql.batch_execute("INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1000, 1200) i").await.unwrap();
     server.process.wait_for_line("the journal cannot be kept for now").await.unwrap();
     let before = cluster.psql(confirmed).unwrap();
-    // Served on, and nothing is acknowledged.
+    // The table is still served, and nothing is acknowledged.
     sql.batch_execute("UPDATE a SET v = 'served' WHERE id < 10").await.unwrap();
     is_equal(&sql, &server, &follows_a, &a).await;
     assert_eq!(report(&server, &a).await["problems"][0]["reason"], "journal_not_kept");
@@ -228,7 +231,8 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     let moved = async || cluster.psql(confirmed).unwrap() > before;
     sql.batch_execute("INSERT INTO b SELECT i, 'more' FROM generate_series(1000, 1100) i").await.unwrap();
     eventually(PATIENCE, moved).await.unwrap();
-    // Stopped while it is full, and started when there is room: nothing is copied.
+    // The server is stopped while the disk is full, and started when there is room. Nothing is
+    // copied.
     let filler = disk.fill().unwrap();
     sql.batch_execute("UPDATE a SET v = 'unkept' WHERE id < 50; INSERT INTO b SELECT i, repeat('y', 9000) FROM generate_series(2000, 2200) i")
         .await
@@ -246,7 +250,8 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     }
 }
 
-/// More waits for the disk than may: that table stops following, the other one does not, and both are equal in the end.
+/// More changes wait for the disk than the limit allows. That table stops following, the other one
+/// does not, and both are equal in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_disk_stays_full_holds_up_no_other() {
     let (cluster, sql, [a, b]) = two_tables().await;
@@ -276,7 +281,7 @@ async fn a_table_whose_disk_stays_full_holds_up_no_other() {
         report(&server, &a).await["state"] == "retrying"
     };
     eventually(PATIENCE, has_stopped).await.unwrap();
-    // One transaction larger than all that may wait.
+    // One transaction that is larger than the limit of waiting changes.
     sql.batch_execute("UPDATE a SET v = v || 'z'; INSERT INTO b VALUES (5000, 'beside it')").await.unwrap();
     let position = flushed(&sql).await.unwrap();
     let is_past = async || {

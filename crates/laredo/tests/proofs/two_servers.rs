@@ -1,5 +1,5 @@
-//! Servers that have noticed a change of a table's definition, and servers that have not: whoever goes from one to another ends with
-//! the database's rows.
+//! Servers of which only one has noticed a change of a table's definition. A client that moves
+//! between them ends with the database's rows.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::support::snapshotter::{Snapshotter, table};
 
 const KEY: &[&str] = &["id"];
 
-/// The sessions in which a server looks at the catalogue, stopped until this is dropped: it notices nothing that only the catalogue
-/// tells.
+/// The sessions in which a server reads the catalog, stopped until this is dropped. Meanwhile the
+/// server notices nothing that only the catalog shows.
 struct BlindServer {
     sessions: Vec<i32>,
 }
@@ -46,7 +46,7 @@ impl BlindServer {
 
     fn signal(&self, signal: &str) {
         for pid in &self.sessions {
-            // One that has ended cannot be stopped, and need not be.
+            // A session that has ended cannot be stopped, and need not be.
             let _ = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
         }
     }
@@ -122,7 +122,8 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     };
     replica.ready(PATIENCE).await.unwrap();
     all_have(199, &saved).await;
-    // Announced before, so that nothing wakes the look later.
+    // Write before the change, so that no announcement wakes the server's look at the catalog
+    // later.
     sql.batch_execute("UPDATE p SET v = 1 WHERE id = 1; INSERT INTO p VALUES (999, 0)").await.unwrap();
     all_have(999, &saved).await;
     let blind = BlindServer::new(&sql).await;
@@ -132,11 +133,11 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     sql.batch_execute("INSERT INTO p VALUES (1001, 0)").await.unwrap();
     all_have(1001, &saved).await;
     assert!(ids_of_replica(&replica).contains(&150), "the old server has noticed nothing");
-    // Some are not there while the servers change places.
+    // Some clients are stopped while the servers change places.
     saved.stop().await;
     restarted.stop().await;
     way.retarget(format!("127.0.0.1:{}", new.ports.fanout));
-    // It is blind, and would not find out that it could be verified.
+    // The server is blind, and would not notice that it could be verified.
     old.ends_unverified();
     drop(old);
     drop(blind);

@@ -1,4 +1,4 @@
-//! Values mean the same to a filter, as a key and as an amount, in every kind of client.
+//! Values mean the same in a filter, in a key and as an amount, in every kind of client.
 
 use std::path::Path;
 use std::process::Command;
@@ -88,7 +88,7 @@ async fn a_value_in_any_spelling_finds_its_row() {
     }
 }
 
-/// `citext` is equal where `lower()` is, which depends on the database's locale.
+/// `citext` values are equal if `lower()` of them is, which depends on the database's locale.
 #[tokio::test(flavor = "multi_thread")]
 async fn upper_and_lower_case_are_those_of_the_database() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
@@ -109,7 +109,8 @@ async fn upper_and_lower_case_are_those_of_the_database() {
     }
 }
 
-/// A label that is added costs no copy, so a filter may name it before it is there, and a new client after.
+/// A new label causes no copy. A filter may name it before it exists, and a new client may name it
+/// afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_finds_a_label_that_was_added_since_the_copy() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
@@ -212,10 +213,10 @@ async fn keys_stay_apart_for_clients_of_every_kind() {
     }
 }
 
-/// A locale whose currency has `decimals`, made from those of the system; `None` where there are none to make it from.
+/// Compiles a locale from the system's sources. Returns `None` if that is not possible.
 fn make_locale(folder: &Path, name: &str) -> Option<()> {
     let to = folder.join(format!("{name}.utf8"));
-    // It warns, and says so with its exit code.
+    // The program warns, and then exits with an error code.
     Command::new("localedef").args(["-i", name, "-f", "UTF-8"]).arg(&to).output().ok()?;
     to.join("LC_MONETARY").exists().then_some(())
 }
@@ -242,7 +243,7 @@ async fn an_amount_has_the_decimals_that_the_database_gives_it() {
     found.ready(PATIENCE).await.unwrap();
     assert_eq!(found.view().len(), 1);
     let sql = cluster.connect().await.unwrap();
-    // With 0, 3 and 2 decimals: the last is the usual number.
+    // Locales with 0, 3 and 2 decimals. Two decimals are usual.
     for (mark, locale, one_hundred) in [(2, "ja_JP.utf8", "100"), (3, "ar_KW.utf8", "0.100"), (4, "C", "1.00")] {
         cluster.psql(&format!("ALTER SYSTEM SET lc_monetary = '{locale}'")).unwrap();
         cluster.psql("SELECT pg_reload_conf()").unwrap();
@@ -260,7 +261,7 @@ async fn an_amount_has_the_decimals_that_the_database_gives_it() {
             assert_eq!(pair.simple.state().rows[&key]["m"], amount(id).as_str(), "{locale}");
         }
     }
-    // What 100 yen are is what a tenth of a dinar is, and a dollar.
+    // The stored amount of 100 yen is 0.100 dinar or 1.00 dollar.
     let none = async || found.view().is_empty();
     eventually(PATIENCE, none).await.unwrap_or_else(|_| panic!("an amount is still 100: {:?}", found.status()));
 }

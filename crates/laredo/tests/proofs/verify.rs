@@ -1,4 +1,5 @@
-//! `laredo verify` against a server and a database that are real: what differs is named and healed, in clients too.
+//! `laredo verify` against a real server and a real database. Differences are reported and healed,
+//! in clients too.
 
 use std::process::Output;
 
@@ -34,13 +35,13 @@ impl Setting {
         Setting { cluster, sql, server, table }
     }
 
-    /// Undoes an update, a delete and an insert in the table's file, where no WAL says so.
+    /// Undoes an update, a delete and an insert in the table's file, without WAL.
     async fn plant(&self) {
         let place = async |id: i32| -> String {
             let row = self.sql.query_one("SELECT ctid::text FROM t WHERE id = $1", &[&id]).await;
             row.unwrap().get(0)
         };
-        // As long as this snapshot is there, old versions of rows are not removed.
+        // PostgreSQL keeps old row versions while this snapshot exists.
         let keeper = self.cluster.connect().await.unwrap();
         keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pg_class LIMIT 1").await.unwrap();
         let (updated, deleted) = (place(7).await, place(8).await);
@@ -50,7 +51,7 @@ impl Setting {
         let (newer, inserted) = (place(7).await, place(9).await);
         let surgery = [("freeze", updated), ("kill", newer), ("freeze", deleted), ("kill", inserted)];
         let surgery = surgery.map(|(what, at)| format!("SELECT heap_force_{what}('t'::regclass, ARRAY['{at}'::tid]);"));
-        // A verification in the background sees all of it or nothing.
+        // A verification in the background sees all of the changes or none.
         let statements = format!("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; {} COMMIT", surgery.concat());
         self.sql.batch_execute(&statements).await.unwrap();
     }
@@ -169,7 +170,7 @@ async fn an_archive_is_compared_with_the_server_at_one_position() {
     let compare = |archive: &str| setting.verify_json(&["--archive", archive, "--server", &server]);
     let (code, equal) = compare(&own);
     assert_eq!((code, &equal["archive"]["equal"], &equal["archive"]["rows"]), (Some(0), &json!(true), &json!(3000)));
-    // What was committed since comes from the server.
+    // Changes after the archive's head come from the server.
     setting.sql.batch_execute("UPDATE t SET n = n + 1 WHERE id > 2990; DELETE FROM t WHERE id = 3000").await.unwrap();
     let (code, equal) = compare(&own);
     assert_eq!((code, &equal["archive"]["equal"], &equal["archive"]["rows"]), (Some(0), &json!(true), &json!(2999)));

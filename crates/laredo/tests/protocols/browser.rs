@@ -1,5 +1,5 @@
-//! The page of `examples/browser` in a real browser: bundled from npm's packages, served from another origin than the server's, and
-//! followed until it has what PostgreSQL has.
+//! The page of `examples/browser` in a real browser. It is bundled from npm's packages, and served
+//! from another origin than the server's. It follows a table until it has PostgreSQL's rows.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,14 +36,14 @@ async fn a_page_follows_a_table_in_every_protocol_and_only_where_it_may() {
         cluster.psql(change).unwrap();
         all_have(rows_in(&cluster)).await;
     }
-    // The same page under a name that the server does not know.
+    // The same page under an origin that the server does not allow.
     let _stranger = site.open("localhost", "stranger", &ask("connect"));
     let refused = async || site.report("stranger").is_some_and(|report| report["error"].is_string());
     eventually(PATIENCE, refused).await.expect("the browser does not let it");
     drop(pages);
 }
 
-/// What serves the page, and hears what it has.
+/// A web server that serves the page and receives its reports.
 struct Site {
     port: u16,
     folder: TempDir,
@@ -81,7 +81,7 @@ impl Site {
         format!("http://{host}:{}", self.port)
     }
 
-    /// Opens the page in a browser of its own, which goes when this is dropped.
+    /// Opens the page in a browser of its own, which ends when the process is dropped.
     fn open(&self, host: &str, name: &str, ask: &str) -> Process {
         let mut browser = Command::new(browser());
         browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]);
@@ -94,7 +94,7 @@ impl Site {
         self.reports.lock().unwrap().get(name).cloned()
     }
 
-    /// What a page has, by id.
+    /// Returns the rows of a page, sorted by ID.
     fn rows(&self, name: &str) -> Option<Value> {
         let mut report = plain(self.report(name)?);
         let rows = report["rows"].as_array_mut()?;
@@ -103,7 +103,7 @@ impl Site {
     }
 }
 
-/// The browser: what `LAREDO_TEST_BROWSER` names, or one that Debian has.
+/// Returns the browser that `LAREDO_TEST_BROWSER` names, or one that Debian packages.
 fn browser() -> PathBuf {
     if let Some(named) = std::env::var_os("LAREDO_TEST_BROWSER") {
         return named.into();
@@ -121,13 +121,13 @@ async fn serve(listener: TcpListener, folder: PathBuf, reports: Arc<Mutex<HashMa
         let (connection, _) = listener.accept().await.unwrap();
         let (folder, reports) = (folder.clone(), reports.clone());
         connections.spawn(async move {
-            // A browser may leave in the middle of anything.
+            // A browser may close a connection at any time.
             let _ = answer(connection, &folder, &reports).await;
         });
     }
 }
 
-/// One request of a connection, in as much HTTP as this page needs.
+/// Answers one request of a connection, with as much HTTP as this page needs.
 async fn answer(connection: TcpStream, folder: &Path, reports: &Mutex<HashMap<String, Value>>) -> std::io::Result<()> {
     let mut connection = BufReader::new(connection);
     let (mut first, mut length) = (String::new(), 0);

@@ -1,4 +1,4 @@
-//! With nothing but curl and JSON.
+//! A client made of curl and JSON alone.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -53,7 +53,7 @@ async fn curl_follows_a_table_in_json_and_has_what_postgresql_has() {
     server.process.wait(PATIENCE).await.unwrap();
 }
 
-/// What curl reads of a stream, applied as somebody would who has read the contract.
+/// A follower that applies the stream that curl reads, as a reader of the contract would write it.
 struct Follower {
     rows: BTreeMap<i64, Value>,
     output: ChildStdout,
@@ -74,7 +74,7 @@ impl Follower {
         Follower { rows: BTreeMap::new(), output: curl.stdout.take().unwrap(), _curl: curl, _folder: folder }
     }
 
-    /// The flags and the JSON of the next frame.
+    /// Returns the flags and the JSON of the next frame.
     async fn frame(&mut self) -> (u8, Value) {
         let read = async {
             let mut prefix = [0; 5];
@@ -113,7 +113,7 @@ impl Follower {
         self.rows.insert(id(&row), row);
     }
 
-    /// What the stream says at its end.
+    /// Returns the JSON of the stream's last frame.
     async fn end(mut self) -> Value {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {

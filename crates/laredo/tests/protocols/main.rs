@@ -1,4 +1,5 @@
-//! Clients that were not written for laredo, against real processes: curl, and a browser (`./dev test --full`).
+//! Clients that were not written for laredo, against real processes: curl, and a browser (`./dev
+//! test --full`).
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,12 +11,12 @@ use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions};
 use serde_json::Value;
 
-/// A table of types whose projection is what `to_jsonb` makes of them.
+/// A table of types whose projection equals the result of `to_jsonb`.
 const SCHEMA: &str = "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, owner uuid, done bool, tags text[], at timestamptz, body jsonb);
     INSERT INTO item SELECT n, 'item ' || n, gen_random_uuid(), n % 2 = 0, ARRAY['a', NULL, 'ü \"'], now(), '{\"a\": [1, null, {\"b\": 2.5}]}'
     FROM generate_series(1, 500) n";
 
-/// One of each.
+/// A change of each kind.
 const CHANGES: [&str; 5] = [
     "INSERT INTO item SELECT n, 'new', NULL, NULL, '{}', NULL, 'null' FROM generate_series(1001, 1050) n",
     "UPDATE item SET name = name || '!', body = '\"text\"' WHERE id % 7 = 0",
@@ -34,13 +35,13 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// The rows as PostgreSQL tells them in JSON, by id.
+/// Returns the rows as JSON from PostgreSQL, sorted by ID.
 fn rows_in(cluster: &Cluster) -> Value {
     let rows = cluster.psql("SELECT coalesce(jsonb_agg(to_jsonb(item) ORDER BY id), '[]') FROM item").unwrap();
     plain(serde_json::from_str(&rows).unwrap())
 }
 
-/// With every number as a double, which is what JSON's numbers are to others.
+/// Returns the value with every number as a double, as other JSON programs read it.
 fn plain(value: Value) -> Value {
     match value {
         Value::Number(number) => Value::from(number.as_f64()),

@@ -1,4 +1,5 @@
-//! A client of the binary protocol, as plain as can be: a map of rows by key, which is told one message at a time.
+//! A minimal client of the binary protocol. It has a map of rows by key, and applies one message at
+//! a time.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +9,14 @@ use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowBatch, RowEncoding, SourceIdentity, SyncMode, SyncRequest, SyncResponse};
 use laredo_testkit::oracle::key_bytes;
 
-/// The rows and the place of a client.
+/// The rows and the position of a client.
 #[derive(Debug, Default)]
 pub struct BinaryState {
     schema: Option<Schema>,
-    /// By the bytes of the key's cells.
+    /// The rows by the bytes of the key's cells.
     pub rows: BTreeMap<Vec<u8>, Tuple>,
     staged: Option<BTreeMap<Vec<u8>, Tuple>>,
-    /// Batches of a transaction that has not ended yet.
+    /// The batches of a transaction that has not ended yet.
     pending: Vec<RowBatch>,
     /// The end of the last whole transaction.
     pub position: Lsn,
@@ -24,18 +25,19 @@ pub struct BinaryState {
     source: Option<SourceIdentity>,
     /// Streams that began with a snapshot.
     pub snapshots: u32,
-    /// A delta began with another schema: what is here is of no use to it, and the client has to start anew. It happens only on another
-    /// server, which had noticed a change of the columns later than the first one.
+    /// True if a delta began with another schema. The rows are then unusable, and the client has to
+    /// load the table again. This happens only on another server, which noticed a change of the
+    /// columns later than the first one.
     pub starts_over: bool,
 }
 
 impl BinaryState {
-    /// What a new stream may be asked for.
+    /// Returns the request of a new client.
     pub fn fresh() -> SyncRequest {
         SyncRequest { accept: vec![RowEncoding::PostgresBinary.into()], ..SyncRequest::default() }
     }
 
-    /// What to ask for so as to go on by position.
+    /// Returns the request that resumes by position.
     pub fn resume_by_position(&self) -> SyncRequest {
         let is_known = self.position > Lsn::ZERO;
         SyncRequest {
@@ -45,7 +47,7 @@ impl BinaryState {
         }
     }
 
-    /// What to ask for so as to go on by sequence.
+    /// Returns the request that resumes by sequence.
     pub fn resume_by_sequence(&self) -> SyncRequest {
         SyncRequest {
             last_known_sequence: self.sequence.to_wire(),
@@ -54,7 +56,7 @@ impl BinaryState {
         }
     }
 
-    /// Takes one message.
+    /// Applies one message.
     pub fn apply(&mut self, message: SyncResponse) {
         match message.message {
             Some(Message::Handshake(handshake)) => {
@@ -124,7 +126,7 @@ impl BinaryState {
         key_bytes(row.as_ref(), self.schema.as_ref().unwrap().key().columns())
     }
 
-    /// The columns.
+    /// Returns the columns.
     pub fn schema(&self) -> &Schema {
         self.schema.as_ref().expect("a handshake was read")
     }

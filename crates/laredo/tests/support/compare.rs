@@ -1,4 +1,4 @@
-//! A client's table against the database's, cell by cell.
+//! The comparison of a client's rows with the database's, cell by cell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,15 +9,16 @@ use laredo_testkit::oracle::{Rows, key_bytes};
 
 use super::simple::{JsonRow, key_of};
 
-/// Differences that are shown; more would hide them.
+/// The number of differences that are shown. More would hide them.
 const SHOWN: usize = 5;
 
-/// What differs between a view and the database's rows: nothing, or lines that name key, column and both values.
+/// Returns the differences between a view and the database's rows. Each line names the key, the
+/// column and both values.
 pub fn view_differences(view: &View<'_>, oracle: &Rows, key: &[&str]) -> String {
     rows_differences(view.schema(), view.rows().map(RowRef::tuple), oracle, key)
 }
 
-/// What differs between some rows and the database's.
+/// Returns the differences between some rows and the database's.
 pub fn rows_differences<'a>(
     schema: &Schema,
     rows: impl Iterator<Item = &'a Tuple>,
@@ -55,11 +56,11 @@ pub fn rows_differences<'a>(
     lines(&found)
 }
 
-/// What differs between a Struct client's rows and the database's.
+/// Returns the differences between a Struct client's rows and the database's.
 pub fn struct_differences(ours: &BTreeMap<String, JsonRow>, oracle: &Rows, schema: &Schema, key: &[&str]) -> String {
     let mut theirs = BTreeMap::new();
     for row in oracle.rows.values() {
-        // The schema is the one that a client has by now, which may not be the database's yet.
+        // The client's present schema may not be the database's yet.
         let fields = match project_row(schema, row.as_ref()) {
             Ok(fields) => fields,
             Err(error) => return format!("the client's schema is not the database's: {error}"),
@@ -70,7 +71,7 @@ pub fn struct_differences(ours: &BTreeMap<String, JsonRow>, oracle: &Rows, schem
     json_differences(ours, &theirs)
 }
 
-/// What differs in the columns that the database's rows have.
+/// Returns the differences in the columns that the database's rows have.
 pub fn json_differences(ours: &BTreeMap<String, JsonRow>, theirs: &BTreeMap<String, JsonRow>) -> String {
     let mut found = Vec::new();
     for (key, theirs) in theirs {
@@ -104,7 +105,7 @@ fn shown(key: &[u8]) -> String {
     format!("({})", cells.collect::<Vec<_>>().join(", "))
 }
 
-/// The start of a cell, as text as far as it is one.
+/// Returns the start of a cell, with bytes that are not text escaped.
 fn cell(value: Option<&[u8]>) -> String {
     match value {
         None => "NULL".to_owned(),

@@ -1,4 +1,4 @@
-//! Changes of definitions that end with the definition that was there before.
+//! Changes of definitions that end with the original definition.
 
 use laredo_core::TableName;
 use laredo_testkit::Cluster;
@@ -6,19 +6,20 @@ use laredo_testkit::Cluster;
 /// The key of all the tables of [`KINDS`].
 pub const KEY: &[&str] = &["id"];
 
-/// A change of definitions that goes away and comes back, with rows written in between. It can be run any number of times.
+/// A change of definitions that is undone again, with rows written in between. It can be run any
+/// number of times.
 #[derive(Debug)]
 pub struct Change {
-    /// The tables that it concerns.
+    /// The tables that the change affects.
     pub tables: &'static [&'static str],
-    /// The statements that create them.
+    /// The statements that create the tables.
     pub setup: &'static str,
     /// The statements of the change.
     pub change: &'static str,
 }
 
 impl Change {
-    /// The parts of the change: each is a transaction, a single statement or a block.
+    /// Returns the steps of the change. Each is a transaction: a single statement or a block.
     pub fn steps(&self) -> Vec<String> {
         let (mut steps, mut block) = (Vec::new(), String::new());
         for statement in self.change.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
@@ -31,7 +32,7 @@ impl Change {
     }
 }
 
-/// The tables of [`KINDS`], each with an integer `v` besides its key.
+/// Returns the tables of [`KINDS`], each with an integer `v` in addition to its key.
 pub fn tables() -> Vec<TableName> {
     KINDS.iter().flat_map(|change| change.tables).map(|name| name.parse().unwrap()).collect()
 }

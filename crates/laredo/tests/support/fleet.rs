@@ -1,4 +1,4 @@
-//! Clients of all kinds on the tables of the workload, and comparing each with the database.
+//! Clients of all kinds on the tables of the workload, and their comparison with the database.
 
 use laredo_client::{Predicate, Replica};
 use laredo_core::{Lsn, TableName};
@@ -13,15 +13,15 @@ use super::compare::{struct_differences, view_differences};
 use super::server::{PATIENCE, PATIENT, ServerConfig};
 use super::simple::SimpleClient;
 
-/// Which rows a client asks for.
+/// The rows that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
     All,
-    /// `category = 'a'`.
+    /// Rows with `category = 'a'`.
     Category,
-    /// Categories that begin with `a`.
+    /// Rows whose category begins with `a`.
     Prefix,
-    /// Two values of `category`.
+    /// Rows with one of two values of `category`.
     OneOf,
 }
 
@@ -56,7 +56,7 @@ impl Only {
     }
 }
 
-/// A replica and a simple client with the same wish.
+/// A replica and a simple client with the same filter.
 #[derive(Debug)]
 pub struct Pair {
     pub table: TableName,
@@ -81,14 +81,16 @@ impl Pair {
         }
     }
 
-    /// Waits until both have everything: the replica the position, the simple client the marked row.
+    /// Waits until both have everything: the replica the position, the simple client the marked
+    /// row.
     pub async fn reach(&self, position: Lsn, mark: i32) {
         let place = || format!("{} ({:?})", self.table, self.only);
         let reached = async || self.replica.view().position() >= position;
         if eventually(PATIENCE, reached).await.is_err() {
             panic!("{}: the replica does not reach {position}: {:?}", place(), self.replica.status());
         }
-        // The rows have the server's checksum there, and never had another one. A filtered client gets none.
+        // At this position the rows have the server's checksum, and no earlier comparison failed. A
+        // filtered client receives no checksums.
         let compared = async || self.replica.status().checksum_position >= position;
         if matches!(self.only, Only::All) {
             let is_compared = eventually(PATIENCE, compared).await.is_ok();
@@ -106,8 +108,9 @@ impl Pair {
         }
     }
 
-    /// Waits until the simple client, which has the mark, shows what came with it: a new copy may bring the mark amid other rows, and
-    /// a simple client does not know of transactions. [`Pair::differences`] then tells what it still lacks.
+    /// Waits until the simple client, which has the mark, also has the rows that were written with
+    /// it. A new copy may bring the mark among other rows, and a simple client does not know of
+    /// transactions. [`Pair::differences`] then reports the missing rows.
     pub async fn settle(&self, oracle: &Rows) {
         let settled = async || {
             let view = self.replica.view();
@@ -116,7 +119,7 @@ impl Pair {
         let _ = eventually(PATIENCE, settled).await;
     }
 
-    /// What differs from the database's rows.
+    /// Returns the differences from the database's rows.
     pub fn differences(&self, oracle: &Rows) -> String {
         let view = self.replica.view();
         let state = self.simple.state();
@@ -134,12 +137,13 @@ impl Pair {
     }
 }
 
-/// A cluster that makes trouble early: even small transactions are streamed before they commit, deadlocks end soon.
+/// Starts a cluster with early trouble: even small transactions are streamed before they commit,
+/// and deadlocks end soon.
 pub fn cluster() -> Cluster {
     cluster_with(ClusterOptions::default())
 }
 
-/// The same with more options.
+/// Starts the same cluster with more options.
 pub fn cluster_with(options: ClusterOptions) -> Cluster {
     let options = options.set("logical_decoding_work_mem", "64kB").set("deadlock_timeout", "20ms");
     let cluster = Cluster::start(options).unwrap();
@@ -147,7 +151,7 @@ pub fn cluster_with(options: ClusterOptions) -> Cluster {
     cluster
 }
 
-/// Serves all tables of the workload.
+/// Returns a configuration that serves all tables of the workload.
 pub fn serve_all(connection: String) -> ServerConfig {
     let mut config = ServerConfig::new(connection, []).target(PATIENT);
     let key_fields = |table: &WorkloadTable| table.key_fields().iter().map(|name| (*name).to_owned()).collect();
@@ -155,7 +159,7 @@ pub fn serve_all(connection: String) -> ServerConfig {
     config
 }
 
-/// Clients on every table: one pair for all rows and one for some.
+/// Starts clients on every table: one pair for all rows and one for some.
 pub fn fleet(url: &str) -> Vec<Pair> {
     let some = [Only::Category, Only::Prefix, Only::OneOf, Only::Category, Only::Prefix];
     let pairs = TABLES
@@ -165,7 +169,7 @@ pub fn fleet(url: &str) -> Vec<Pair> {
     pairs.collect()
 }
 
-/// Waits until so many more transactions have committed.
+/// Waits until `transactions` more transactions have committed.
 pub async fn more(workload: &Workload, transactions: u64) {
     let goal = workload.counts().committed + transactions;
     let reached = async || workload.counts().committed >= goal;
@@ -174,14 +178,15 @@ pub async fn more(workload: &Workload, transactions: u64) {
     }
 }
 
-/// Pauses the workload and compares every client with the database; `mark` must be another number each time.
+/// Pauses the workload and compares every client with the database. `mark` must be different each
+/// time.
 pub async fn compare_all(sql: &Client, workload: &Workload, pairs: &[Pair], mark: i32) -> Paused {
     let paused = workload.pause().await;
     compare_at_rest(sql, pairs, mark).await;
     paused
 }
 
-/// Compares every client with a database in which nobody writes.
+/// Compares every client with a database in which no session writes.
 pub async fn compare_at_rest(sql: &Client, pairs: &[Pair], mark: i32) {
     let marks: Vec<String> = TABLES.iter().map(|table| table.mark(mark)).collect();
     sql.batch_execute(&format!("BEGIN; {}; COMMIT", marks.join("; "))).await.unwrap();

@@ -1,4 +1,5 @@
-//! What the tests of whole processes share: a `laredo-server` of its own, simple clients, and comparing them with the database.
+//! The shared code of the process tests: a `laredo-server` process, simple clients, and their
+//! comparison with the database.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses what it needs")]
 

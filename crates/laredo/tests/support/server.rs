@@ -13,20 +13,22 @@ use tokio::net::TcpStream;
 
 use super::verify::{ArchiveOf, Verified, verify_server};
 
-/// How long a server may take to become ready, and whatever else is waited for.
+/// The longest time until a server becomes ready, and the limit of all other waits.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Keys of a target whose clients are never cut for being slow: one that connected again had another reason.
+/// Keys of a target whose clients are never cut for being slow. If such a client reconnects, it has
+/// another reason.
 pub const PATIENT: &str = "client_buffer { max_size = 100000000 }";
 
-/// What a server is to serve. Fields that are HOCON text are put where they belong as they are.
+/// The configuration of a test's server. Fields that are HOCON text are inserted unchanged.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// A connection string.
     pub connection: String,
-    /// The name of a permanent slot; without one the slot is temporary.
+    /// The name of a permanent slot. Without one the slot is temporary.
     pub slot: Option<String>,
-    /// The publication. Each server makes its own unless they are told to share.
+    /// The name of the publication. Servers on one database share a publication if they have the
+    /// same name for it.
     pub publication: String,
     /// The tables, with their `key_fields` (mostly none).
     pub tables: Vec<(TableName, Vec<String>)>,
@@ -36,14 +38,15 @@ pub struct ServerConfig {
     pub source: String,
     /// More top-level keys.
     pub extra: String,
-    /// More of the command line.
+    /// More arguments of the command line.
     pub arguments: Vec<String>,
-    /// More of the environment, for the first process.
+    /// More environment variables, for the first process only.
     pub environment: Vec<(&'static str, String)>,
 }
 
 impl ServerConfig {
-    /// Serves `tables`, with heartbeats five times a second and reconnects that do not keep a test waiting.
+    /// Returns a configuration that serves `tables`. It has five heartbeats a second, and short
+    /// waits before reconnects.
     pub fn new(connection: impl Into<String>, tables: impl IntoIterator<Item = TableName>) -> ServerConfig {
         ServerConfig {
             connection: connection.into(),
@@ -58,21 +61,21 @@ impl ServerConfig {
         }
     }
 
-    /// With a permanent slot of this name.
+    /// Sets a permanent slot of this name.
     #[must_use]
     pub fn slot(mut self, slot: &str) -> ServerConfig {
         self.slot = Some(slot.to_owned());
         self
     }
 
-    /// With more keys in every target.
+    /// Adds keys to every target.
     #[must_use]
     pub fn target(mut self, keys: &str) -> ServerConfig {
         self.target = format!("{}\n{keys}", self.target);
         self
     }
 
-    /// The file's text.
+    /// Returns the text of the configuration file.
     pub fn to_hocon(&self, ports: &Ports) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         let slot = match &self.slot {
@@ -109,14 +112,14 @@ impl ServerConfig {
         )
     }
 
-    /// Starts a server with it, and waits until all its tables are ready.
+    /// Starts a server, and waits until all its tables are ready.
     pub async fn start(&self) -> Server {
         let server = self.launch();
         server.ready().await;
         server
     }
 
-    /// Starts a server with it.
+    /// Starts a server.
     pub fn launch(&self) -> Server {
         let port = || free_port().unwrap();
         let ports = Ports { grpc: port(), fanout: port(), health: port(), metrics: port() };
@@ -140,23 +143,23 @@ fn command(file: &PathBuf, arguments: &[String]) -> Command {
 /// The ports of a server, on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// All services.
+    /// The port of all gRPC services.
     pub grpc: u16,
-    /// The fan-out.
+    /// The port of the fan-out.
     pub fanout: u16,
-    /// Health.
+    /// The port of health.
     pub health: u16,
-    /// Metrics.
+    /// The port of metrics.
     pub metrics: u16,
 }
 
-/// A running server. When this is dropped, `laredo verify` compares its tables with the database, and their archives with them;
-/// then it is killed. It shows its log when the test panics.
+/// A running server. When it is dropped, `laredo verify` compares its tables with the database and
+/// with their archives. Then the server is killed. It prints its log when the test panics.
 #[derive(Debug)]
 pub struct Server {
-    /// The process.
+    /// The process of the server.
     pub process: Process,
-    /// Where it listens.
+    /// The ports that the server listens on.
     pub ports: Ports,
     /// The archives of its tables.
     pub archives: Vec<ArchiveOf>,
@@ -167,22 +170,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where clients go.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.fanout)
     }
 
-    /// Where operators go.
+    /// Returns the URL for operators.
     pub fn oam_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.grpc)
     }
 
-    /// Has an archive of a table compared with the server when the test ends. The folder must exist until then.
+    /// Has an archive of a table compared with the server when the test ends. The folder must exist
+    /// until then.
     pub fn has_archive(&mut self, table: &TableName, folder: &Path) {
         self.archives.push(ArchiveOf { table: table.clone(), folder: folder.to_owned() });
     }
 
-    /// Leaves out the verification when the test ends; for a test that ends with tables that cannot equal the database's.
+    /// Leaves out the verification at the end of a test whose tables cannot equal the database's.
     pub fn ends_unverified(&mut self) {
         self.ends_verified = false;
     }
@@ -193,13 +197,14 @@ impl Server {
         verify_server(self)
     }
 
-    /// Starts it again with the same configuration and ports, after killing it if it runs.
+    /// Starts the server again with the same configuration and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.relaunch().await;
         self.ready().await;
     }
 
-    /// The same without waiting until it is ready. Returns the process that was.
+    /// Does the same as [`Server::restart`] without waiting until the server is ready. Returns the
+    /// old process.
     pub async fn relaunch(&mut self) -> Process {
         self.process.kill9();
         self.process.wait(PATIENCE).await.unwrap();
@@ -215,13 +220,13 @@ impl Server {
         }
     }
 
-    /// What the health endpoint says of the tables: status code and JSON.
+    /// Returns the status code and the JSON of the readiness endpoint.
     pub async fn health(&self) -> (u16, Value) {
         let (code, body) = self.get(self.ports.health, "/health/ready").await.expect("health answers");
         (code, serde_json::from_str(&body).unwrap_or(Value::String(body)))
     }
 
-    /// Whether no table is being copied, and each has every commit up to a position.
+    /// Returns true if every table is live and has all commits up to a position.
     pub async fn is_live_at(&self, position: Lsn) -> bool {
         let (_, health) = self.health().await;
         let is_there = |table: &Value| {
@@ -231,31 +236,31 @@ impl Server {
         health["tables"].as_array().is_some_and(|tables| tables.iter().all(is_there))
     }
 
-    /// How often a base was merged from an older one and the journal.
+    /// Returns the number of times that a base was merged from an older one and the journal.
     pub fn bases(&self) -> usize {
         self.process.output().iter().filter(|line| line.contains("new base snapshot")).count()
     }
 
-    /// The metrics as Prometheus reads them.
+    /// Returns the metrics as Prometheus reads them.
     pub async fn metrics(&self) -> String {
         self.get(self.ports.metrics, "/metrics").await.expect("metrics answer").1
     }
 
-    /// A number of a table's metrics; `None` before there is one.
+    /// Returns a metric of a table, or `None` if it does not exist yet.
     pub async fn metric(&self, name: &str, table: &TableName) -> Option<u64> {
         let start = format!("{name}{{table=\"{table}\"}} ");
         let metrics = self.get(self.ports.metrics, "/metrics").await?.1;
         metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
     }
 
-    /// A number of the source's metrics; `None` before there is one.
+    /// Returns a metric of the source, or `None` if it does not exist yet.
     pub async fn source_metric(&self, name: &str) -> Option<u64> {
         let start = format!("{name}{{source=\"db\"}} ");
         let metrics = self.get(self.ports.metrics, "/metrics").await?.1;
         metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
     }
 
-    /// A plain HTTP GET: status code and body. `None` when nobody answers.
+    /// Sends a plain HTTP GET. Returns the status code and the body, or `None` without an answer.
     pub async fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
         http(port, "GET", path).await
     }
@@ -270,7 +275,8 @@ impl Drop for Server {
     }
 }
 
-/// A plain HTTP request without a body to a port of this machine: status code and body. `None` when nobody answers.
+/// Sends a plain HTTP request without a body to a port of this machine. Returns the status code and
+/// the body, or `None` without an answer.
 pub async fn http(port: u16, method: &str, path: &str) -> Option<(u16, String)> {
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
@@ -284,7 +290,7 @@ pub async fn http(port: u16, method: &str, path: &str) -> Option<(u16, String)> 
     Some((code, body.to_owned()))
 }
 
-/// A number of every table.
+/// Returns the values of a metric, one for each table.
 pub fn numbers<'a>(metrics: &'a str, name: &str) -> Vec<&'a str> {
     let of = |line: &'a str| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once(' ');
     metrics.lines().filter_map(of).map(|(_, number)| number).collect()

@@ -1,6 +1,8 @@
-//! A client of the Struct protocol as somebody might write it in an afternoon from the contract: a map of rows by key, and the last
-//! position seen. It shares no code with the real client, so that both cannot be wrong in the same way. While its stream began with a
-//! snapshot it checks everything that the contract promises of an entry.
+//! A client of the Struct protocol as a reader of the contract might write it in an afternoon. It
+//! has a map of rows by key and the last received position.
+//!
+//! It shares no code with the real client, so that both cannot have the same error. While its
+//! stream began with a snapshot, it checks everything that the contract promises of an entry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,41 +21,42 @@ use tokio::task::JoinHandle;
 /// A row: names and values.
 pub type JsonRow = serde_json::Map<String, serde_json::Value>;
 
-/// The rows and the place of a client.
+/// The rows and the position of a client.
 #[derive(Clone, Debug, Default)]
 pub struct SimpleState {
     key: Vec<String>,
-    /// By the JSON of the key's values.
+    /// The rows by the JSON of the key's values.
     pub rows: BTreeMap<String, JsonRow>,
     staged: Option<Staged>,
-    /// The last position seen, in whichever entry.
+    /// The last received position, of any entry.
     pub position: String,
-    /// The last sequence seen.
+    /// The last received sequence.
     pub sequence: i64,
-    /// The snapshot that names the journal.
+    /// The ID of the snapshot, which also names the journal.
     pub snapshot_id: String,
-    /// Whether nothing on this stream may be a repeat.
+    /// True if no entry on this stream may repeat an earlier one.
     is_strict: bool,
-    /// Whether it brings the snapshot's id back where it resumes by position.
+    /// True if the client sends the snapshot's ID when it resumes by position.
     pub names_snapshot: bool,
-    /// Whether it goes on by sequence, so that nothing may be a repeat on other streams either.
+    /// True if the client resumes by sequence, so that no entry of a later stream may be a repeat
+    /// either.
     pub resumes_exactly: bool,
-    /// Whether there was a whole snapshot.
+    /// True after the first complete snapshot.
     pub is_loaded: bool,
-    /// Streams that began with a snapshot, and that did not.
+    /// Streams that began with a snapshot, and streams that did not.
     pub snapshots: u32,
     pub deltas: u32,
-    /// Entries applied.
+    /// Applied entries.
     pub entries: u64,
-    /// What no server may send.
+    /// Violations of the contract by the server.
     pub violations: Vec<String>,
 }
 
-/// A snapshot that has not ended. Entries that come before its end are changes of its rows.
+/// A snapshot that has not ended. Entries that arrive before its end change its rows.
 #[derive(Clone, Debug, Default)]
 struct Staged {
     rows: BTreeMap<String, JsonRow>,
-    /// Rows that the snapshot itself had.
+    /// The number of rows that the snapshot itself had.
     count: i64,
 }
 
@@ -62,7 +65,7 @@ impl SimpleState {
         SimpleState { key: key.iter().map(|name| (*name).to_owned()).collect(), ..SimpleState::default() }
     }
 
-    /// Takes one message.
+    /// Applies one message.
     pub fn apply(&mut self, message: SyncResponse) {
         match message.message {
             Some(Message::Handshake(handshake)) => {
@@ -103,7 +106,7 @@ impl SimpleState {
         }
     }
 
-    /// What to ask for so as to go on by position.
+    /// Returns the request that resumes by position.
     pub fn resume_by_position(&self) -> SyncRequest {
         let request = SyncRequest { last_known_source_position: self.position.clone(), ..SyncRequest::default() };
         match self.names_snapshot {
@@ -115,7 +118,7 @@ impl SimpleState {
         }
     }
 
-    /// What to ask for so as to go on by sequence.
+    /// Returns the request that resumes by sequence.
     pub fn resume_by_sequence(&self) -> SyncRequest {
         SyncRequest {
             last_known_sequence: self.sequence,
@@ -126,7 +129,8 @@ impl SimpleState {
 
     fn entry(&mut self, entry: ReplicationJournalEntry) {
         self.entries += 1;
-        // Where the client is counts from the snapshot's end.
+        // Inside a snapshot, an entry has no position. The client's position counts from the
+        // snapshot's end.
         if self.staged.is_some() {
             if entry.source_position != "0/0" || entry.action.is_empty() {
                 self.complain("an entry inside a snapshot that says where the client is", &entry.action);
@@ -161,7 +165,7 @@ impl SimpleState {
         }
     }
 
-    /// The rows that an entry changes.
+    /// Returns the rows that an entry changes.
     fn changing(&mut self) -> &mut BTreeMap<String, JsonRow> {
         self.staged.as_mut().map_or(&mut self.rows, |staged| &mut staged.rows)
     }
@@ -172,7 +176,8 @@ impl SimpleState {
         }
     }
 
-    /// Columns of one name and type stay, others are NULL until a row says more.
+    /// Casts all rows to the new columns. A column with the same name and type stays, and others
+    /// are NULL until a row has a value.
     fn cast(&mut self, change: &SchemaChangeNotification) {
         let is_same =
             |a: &ColumnDefinition, b: &ColumnDefinition| a.column_name == b.column_name && a.data_type == b.data_type;
@@ -195,13 +200,13 @@ impl SimpleState {
     }
 }
 
-/// The JSON of the values of a row's key.
+/// Returns the JSON of the values of a row's key.
 pub fn key_of<N: AsRef<str>>(key: &[N], row: &JsonRow) -> String {
     let values: Vec<_> = key.iter().map(|name| row.get(name.as_ref()).cloned().unwrap_or_default()).collect();
     serde_json::Value::from(values).to_string()
 }
 
-/// A Struct as JSON, with numbers written as projections write them.
+/// Returns a Struct as JSON, with numbers written as projections write them.
 pub fn to_json(row: Option<Struct>) -> JsonRow {
     let fields = row.unwrap_or_default().fields.into_iter();
     fields.map(|(name, value)| (name, to_value(value).to_json())).collect()
@@ -220,7 +225,7 @@ fn to_value(value: prost_types::Value) -> Value {
     }
 }
 
-/// A client that runs, and goes on by position when its stream ends.
+/// A running client, which resumes by position when its stream ends.
 #[derive(Debug)]
 pub struct SimpleClient {
     state: Arc<Mutex<SimpleState>>,
@@ -232,7 +237,7 @@ impl SimpleClient {
         SimpleClient::start_with(url, table, SimpleState::new(key), filters)
     }
 
-    /// Starts one that brings everything back that a server has told it of its place.
+    /// Starts a client that also sends the snapshot's ID when it resumes.
     pub fn start_naming_snapshots(
         url: &str,
         table: &TableName,

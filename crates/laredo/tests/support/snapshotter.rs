@@ -9,19 +9,19 @@ use tempfile::TempDir;
 
 use super::server::{PATIENCE, http};
 
-/// A running snapshotter. It is killed when this is dropped, and shows its log when the test panics.
+/// A running snapshotter. It is killed when it is dropped, and prints its log when the test panics.
 #[derive(Debug)]
 pub struct Snapshotter {
-    /// The process.
+    /// The process of the snapshotter.
     pub process: Process,
-    /// Its HTTP API.
+    /// The port of its HTTP API.
     pub port: u16,
     file: PathBuf,
     environment: Vec<(String, String)>,
     _dir: TempDir,
 }
 
-/// The block of a table whose archive is in a folder, with more keys.
+/// Returns the block of a table whose archive is in a folder, with more keys.
 pub fn table(server: &str, name: &TableName, folder: &Path, keys: &Value) -> Value {
     let mut table = json!({
         "source": { "server": server, "schema": name.schema, "table": name.table },
@@ -33,7 +33,7 @@ pub fn table(server: &str, name: &TableName, folder: &Path, keys: &Value) -> Val
 }
 
 impl Snapshotter {
-    /// Starts one that writes these tables, with more keys beside them.
+    /// Starts a snapshotter that writes these tables, with more top-level keys.
     pub fn launch(tables: &[Value], keys: &Value, environment: &[(&str, &str)]) -> Snapshotter {
         let port = free_port().unwrap();
         let mut config = json!({ "tables": tables, "http": { "port": port } });
@@ -41,14 +41,14 @@ impl Snapshotter {
         config.as_object_mut().unwrap().extend(more);
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("snapshotter.conf");
-        // JSON is HOCON, too.
+        // Every JSON text is also HOCON.
         std::fs::write(&file, json!({ "snapshotter": config }).to_string()).unwrap();
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
         Snapshotter { process: spawn(&file, &environment), port, file, environment, _dir: dir }
     }
 
-    /// Kills it and starts it again.
+    /// Kills the snapshotter and starts it again.
     pub async fn restart(&mut self) {
         self.process.kill9();
         self.process.wait(PATIENCE).await.unwrap();
@@ -63,7 +63,7 @@ impl Snapshotter {
         }
     }
 
-    /// What it says of its tables.
+    /// Returns the status of each table.
     pub async fn status(&self) -> Vec<Value> {
         let answers = async || http(self.port, "GET", "/status").await.is_some();
         eventually(PATIENCE, answers).await.expect("it answers");
@@ -72,13 +72,13 @@ impl Snapshotter {
         status["tables"].as_array().unwrap().clone()
     }
 
-    /// Has bases written.
+    /// Requests bases. Returns the status code and the JSON of the answer.
     pub async fn snapshot(&self, query: &str) -> (u16, Value) {
         let (code, body) = http(self.port, "POST", &format!("/snapshot{query}")).await.expect("it answers");
         (code, serde_json::from_str(&body).unwrap())
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Asks the snapshotter to stop, and waits until it has.
     pub async fn stop(&self) {
         self.process.terminate();
         assert!(self.process.wait(PATIENCE).await.unwrap().success());

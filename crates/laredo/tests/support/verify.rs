@@ -1,4 +1,5 @@
-//! `laredo verify` at the end of a test: the real program, over every table that a server has live.
+//! The verification at the end of a test: the real `laredo verify`, over every live table of a
+//! server.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,10 +16,10 @@ use super::server::{PATIENCE, Server};
 /// The arguments of every verification.
 const ARGUMENTS: &[&str] = &["--json", "--clients"];
 
-/// An archive that is compared with the server as well.
+/// An archive that is also compared with the server.
 #[derive(Clone, Debug)]
 pub struct ArchiveOf {
-    /// The table.
+    /// The table of the archive.
     pub table: TableName,
     /// The folder of its manifest.
     pub folder: PathBuf,
@@ -29,7 +30,7 @@ pub struct ArchiveOf {
 pub struct Verified {
     /// Tables that were verified.
     pub tables: u64,
-    /// Their rows.
+    /// The rows of these tables.
     pub rows: u64,
     /// Clients that had the server's checksum.
     pub clients: u64,
@@ -37,15 +38,15 @@ pub struct Verified {
     pub failures: Vec<String>,
 }
 
-/// Verifies each table that the server has live or copies, and its archive if there is one. A table that failed has no rows that
-/// could be verified, and neither has a server that does not run.
+/// Verifies each table that is live or being copied, and its archives. A failed table has no rows
+/// to verify, and neither has a server that does not run.
 pub fn verify_server(server: &Server) -> Verified {
     let mut verified = Verified::default();
     let Some(tables) = tables_to_verify(server.ports.health) else { return verified };
     for table in tables {
         let archives: Vec<&ArchiveOf> = server.archives.iter().filter(|archive| archive.table == table).collect();
         let folders = archives.iter().map(|archive| Some(archive.folder.as_path()));
-        // Once for each archive, and once where there is none.
+        // Once for each archive, and once without an archive if there is none.
         let runs: Vec<Option<&Path>> = if archives.is_empty() { vec![None] } else { folders.collect() };
         for folder in runs {
             match verify_table(server, &table, folder) {
@@ -61,7 +62,8 @@ pub fn verify_server(server: &Server) -> Verified {
     verified
 }
 
-/// Returns the rows and the clients that are equal, or the reason why it is not known that the table is equal.
+/// Returns the numbers of equal rows and clients, or the reason why the table is not known to be
+/// equal.
 fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> Result<(u64, u64), String> {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
     command.args(["verify", &table.to_string(), "--oam", &server.oam_url()]).args(ARGUMENTS);
@@ -83,7 +85,7 @@ fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> R
     }
 }
 
-/// Kills a process that does not end in time.
+/// Waits for the output of a process, and kills a process that does not end in time.
 fn output_within(mut child: Child, patience: Duration) -> Option<Output> {
     let streams = (child.stdout.take(), child.stderr.take());
     let readers = (std::thread::spawn(|| read_all(streams.0)), std::thread::spawn(|| read_all(streams.1)));
@@ -106,13 +108,14 @@ fn output_within(mut child: Child, patience: Duration) -> Option<Output> {
 fn read_all(stream: Option<impl std::io::Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mut stream) = stream {
-        // The end of a killed process is the end of what it wrote.
+        // The end of a killed process also ends its output.
         let _ = stream.read_to_end(&mut bytes);
     }
     bytes
 }
 
-/// The tables that are live or being copied, of sources that are not paused. `None` if there is no server.
+/// Returns the tables that are live or being copied, of sources that are not paused. Returns `None`
+/// if there is no server.
 fn tables_to_verify(health_port: u16) -> Option<Vec<TableName>> {
     let mut stream = TcpStream::connect(("127.0.0.1", health_port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

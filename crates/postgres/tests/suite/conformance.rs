@@ -1,4 +1,4 @@
-//! PostgreSQL, as we follow it, keeps to the contract of a source.
+//! The PostgreSQL source fulfills the contract of a source.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Every way into a real PostgreSQL, and every way to be kept out.
+//! Every way to connect to a real PostgreSQL, and every way to be refused.
 use laredo_core::Lsn;
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::{Connection, ReplicationConnection, ReplicationMessage, TransportError};
@@ -17,7 +17,7 @@ async fn refused(text: &str) -> String {
     connect(text).await.unwrap_err().to_string()
 }
 
-/// Whether the session is encrypted, as the server sees it.
+/// Returns true if the session is encrypted according to the server.
 async fn encrypted(connection: &mut Connection) -> bool {
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     connection.simple_query(sql).await.unwrap()[0][0].as_deref() == Some("t")
@@ -105,7 +105,7 @@ async fn a_server_that_goes_away_during_the_handshake_is_only_away() {
     let base = format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", proxy.addr().port());
     for mode in ["require", "verify-ca", "verify-full"] {
         let text = format!("{base} host=127.0.0.1 sslmode={mode} sslrootcert={}", cluster.ca_path().display());
-        // After nothing, after the S that agrees to TLS, and inside what follows.
+        // Cut after nothing, after the `S` that agrees to TLS, and inside the bytes that follow.
         for bytes in [0, 1, 2, 100, 500] {
             proxy.cut_after_bytes(Direction::ToClient, bytes);
             let error = connect(&text).await.unwrap_err();

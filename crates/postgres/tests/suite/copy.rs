@@ -1,4 +1,4 @@
-//! Copies of real tables, and what they have to do with the stream.
+//! Copies of real tables, and their relation to the stream.
 mod away_and_back;
 mod copies;
 mod harness;

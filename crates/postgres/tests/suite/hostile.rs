@@ -1,4 +1,4 @@
-//! Bytes that are not what PostgreSQL would send: what the stream makes of them, and what the state.
+//! Bytes that PostgreSQL would not send, and their effects on the stream and on the table state.
 
 mod recording;
 mod state;

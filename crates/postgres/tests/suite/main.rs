@@ -1,4 +1,5 @@
-//! The tests against a real PostgreSQL: one program, for linking each takes longer than running it.
+//! The tests against a real PostgreSQL. They are one program because linking each takes longer than
+//! running it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 

@@ -1,4 +1,4 @@
-//! Every misconfiguration is told at once, in a sentence that says what to run.
+//! All misconfigurations are reported at once, each in a sentence that says which SQL to run.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn a_good_configuration_gets_its_publication() {
     let flags = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot FROM pg_publication";
     assert_eq!(cluster.psql(flags).unwrap(), "t");
 
-    // It grows, and does not shrink.
+    // The publication grows, and does not shrink.
     let name = TableName::new("Sché ma", "Tä\"ble");
     let quoted = [TableRequest { name, key_fields: vec!["Î d".to_owned()] }];
     prepare(&options, &quoted).await.unwrap();
@@ -165,7 +165,7 @@ async fn rights_that_are_missing_are_named() {
     for (problem, expected) in problems.iter().zip(expected) {
         assert!(problem.contains(expected), "{problem}\nlacks\n{expected}");
     }
-    // What the sentences say is enough. The publication is the superuser's.
+    // The SQL in the messages is sufficient. The publication belongs to the superuser.
     cluster
         .psql(
             "ALTER ROLE follower REPLICATION BYPASSRLS; GRANT SELECT ON t TO follower; GRANT USAGE ON SCHEMA s TO follower;

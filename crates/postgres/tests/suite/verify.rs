@@ -1,5 +1,5 @@
-//! A verification against PostgreSQL: under a random workload it finds nothing, and what was planted behind the server's
-//! back it finds and heals.
+//! A verification against PostgreSQL. Under a random workload it finds nothing. It finds and heals
+//! every difference that a test plants without WAL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: false };
 const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
-/// So slow that a pass has several parts.
+/// A rate so low that a pass has several parts.
 const SLOWLY: VerifyTerms = VerifyTerms { bytes_per_second: Some(2 << 20), heals: false };
 
 struct Setting {
@@ -74,7 +74,7 @@ impl Setting {
         self.sql.batch_execute(sql).await.unwrap();
     }
 
-    /// Waits until every table follows the database and has all that is committed.
+    /// Waits until every table follows the database and has everything that is committed.
     async fn settled(&self) {
         let position = oracle::flushed(&self.sql).await.unwrap();
         let is_there = |table: &TableHandle| {
@@ -84,14 +84,14 @@ impl Setting {
         eventually(PATIENCE, async || self.handle.tables().iter().all(is_there)).await.unwrap();
     }
 
-    /// Changes three rows of a table without WAL that says so: a row whose update, one whose delete and one whose
-    /// insert did not happen, from then on.
+    /// Changes three rows of a table without WAL. From then on, the update of one row, the delete
+    /// of another and the insert of a third did not happen.
     async fn plant(&self, name: &TableName) {
         let table = name.quoted();
-        // As long as this snapshot is there, old versions of rows are not removed.
+        // PostgreSQL keeps old row versions while this snapshot exists.
         let keeper = self.cluster.connect().await.unwrap();
         keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pg_class LIMIT 1").await.unwrap();
-        // Large values are stored elsewhere, and removed there.
+        // Large values are stored in a separate table, and removed there.
         let places = format!(
             "SELECT tableoid::regclass::text, ctid::text FROM {table} t WHERE body IS NULL AND length(t::text) < 1000 \
              ORDER BY random() LIMIT 3"
@@ -115,7 +115,7 @@ impl Setting {
     }
 }
 
-/// The kinds of the differences, counted.
+/// Counts the differences of each kind.
 fn kinds(report: &VerifyReport) -> BTreeMap<&'static str, usize> {
     let mut kinds = BTreeMap::new();
     report.differences.iter().for_each(|difference| *kinds.entry(difference.kind()).or_default() += 1);
@@ -144,7 +144,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
     }
     let counts = workload.stop().await.unwrap();
     assert!(counts.committed > 100, "{counts:?}");
-    // The workload may have truncated them.
+    // The workload may have truncated the tables.
     for table in TABLES {
         setting.run(&table.fill(3000)).await;
     }
@@ -165,14 +165,14 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
     }
 }
 
-/// On an idle database nothing moves the stream but what a verification writes itself.
+/// On an idle database, only the verification's own writes move the stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_database_and_an_empty_table_are_verified() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text)";
     let setting = Setting::of_one(schema, "public.t", &[]).await;
     let report = setting.table().verify(LOOK).await.unwrap();
     assert_eq!((report.rows, report.differing), (0, 0));
-    // An asynchronous commit is seen before it is flushed.
+    // An asynchronous commit becomes visible before it is flushed.
     setting.run("SET synchronous_commit = off; INSERT INTO t SELECT i, 'v' FROM generate_series(1, 1000) i").await;
     let report = setting.table().verify(LOOK).await.unwrap();
     assert_eq!((report.rows, report.differing), (1000, 0));
@@ -191,7 +191,7 @@ async fn filters_column_lists_and_keys_without_an_operator_are_verified() {
     let setting = Setting::of_one(schema, "public.t", &["id", "j", "p", "k"]).await;
     let rows = if setting.cluster.major_version() >= 15 { 300 } else { 600 };
     assert_eq!(setting.table().verify(LOOK).await.unwrap().rows, rows);
-    // A row that lacks a value of its key, and one that has all.
+    // Remove a row that lacks a value of its key, and one that has all values.
     setting.run("INSERT INTO t VALUES (1001, NULL, NULL, NULL, 's', 'kept')").await;
     setting.settled().await;
     setting
@@ -221,7 +221,7 @@ async fn a_redefined_table_is_verified_when_it_is_copied() {
     assert_eq!(setting.table().status().verify.failures, 0);
 }
 
-/// The stream is read while a part waits, and transactions of any size come in between.
+/// The stream is read while a part waits, and transactions of any size arrive in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_changes_as_a_whole_again_and_again_is_verified() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text, n int);

@@ -1,4 +1,4 @@
-//! Clients whose rows an operator has compared with the server's, in every protocol.
+//! Clients whose rows are compared with the server's for an operator, in every protocol.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn client(client_id: &str) -> SyncRequest {
     }
 }
 
-/// Opens a stream, and reads to where it has everything.
+/// Opens a stream, and reads until the client has everything.
 async fn follow(server: &Running, request: SyncRequest) -> Streaming<SyncResponse> {
     let mut stream = server.sync(request).await;
     loop {
@@ -86,7 +86,7 @@ async fn verify(server: &Running) -> Streaming<VerifyTableResponse> {
     LaredoOamServiceClient::new(server.channel().await).verify_table(request).await.unwrap().into_inner()
 }
 
-/// The clients' results. The result of the table comes after them.
+/// Returns the clients' results. The table's result comes after them.
 async fn results(mut events: Streaming<VerifyTableResponse>) -> Vec<ClientComparison> {
     let mut clients = None;
     loop {
@@ -133,7 +133,7 @@ async fn a_check_is_answered_in_every_protocol() {
     let found: Vec<_> = results.iter().map(|c| (c.client_id.as_str(), c.outcome(), c.rows)).collect();
     assert_eq!(found, names.map(|name| (name, ClientOutcome::Equal, Some(100))));
     assert!(results.iter().all(|client| client.position == checks[0].source_position && client.connected_at.is_some()));
-    // A check is answered once, and by who was asked.
+    // A check is answered once, and only by the client that it was sent to.
     let mut reply = post(&server, "application/json", &report_json(&checks[1])).await;
     let refused: Value = reply.json().await;
     assert_eq!((reply.status, &refused["code"]), (404, &json!("not_found")), "{refused}");

@@ -1,4 +1,4 @@
-//! A client with a filter has the rows that match and no others, wherever updates move them.
+//! A client with a filter has exactly the matching rows, however updates change the match.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,8 @@ fn matching(rows: SimRows) -> SimRows {
     rows.into_iter().filter(|(_, body)| body.starts_with("on ")).collect()
 }
 
-/// Rows enter, change inside, leave; whole transactions do not match; large ones span frames and end in what does not match.
+/// Returns transactions in which rows enter, change inside and leave the filter. Some match
+/// nothing. Large ones span frames and end in changes that do not match.
 fn history() -> Vec<Vec<SimChange>> {
     let large = |start: &str| format!("{start}{}", "x".repeat(100_000));
     vec![
@@ -61,7 +62,7 @@ async fn rows_come_and_go_as_they_match() {
         for changes in history() {
             let end = database.commit(0, changes);
             let wanted = matching(database.rows_at(0, end));
-            // Batches tell of positions even where nothing matched; Structs only of what did.
+            // Batches carry positions even if nothing matched. Structs carry only matching changes.
             while replica.rows != wanted || (encoding == RowEncoding::PostgresBinary && replica.position < end) {
                 replica.read(&mut stream).await;
             }
@@ -80,7 +81,7 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
         for changes in history() {
             database.commit(0, changes);
         }
-        // A last row that matches, so that both kinds of client know when they are there.
+        // The last row matches, so that clients of both kinds know when they have everything.
         let end = database.commit(0, vec![Insert(1000, on("end"))]);
         let wanted = matching(database.rows_at(0, end));
         let mut uncut = Replica::default();
@@ -90,7 +91,7 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
             let mut stream = one.sync(filtered(encoding)).await;
             let mut replica = Replica::default();
             for _ in 0..cut {
-                // A newcomer that comes later is sent fewer messages.
+                // A new client that connects later receives fewer messages.
                 if replica.position >= end {
                     break;
                 }
@@ -119,7 +120,8 @@ async fn a_quiet_client_learns_how_far_the_table_is() {
     let mut replica = Replica::default();
     replica.read_to(&mut stream, database.end()).await;
     let sequence = replica.sequence;
-    // What does not match moves the sequence, what belongs to other tables only the position.
+    // A change that does not match advances the sequence. A change to another table advances only
+    // the position.
     database.commit(0, vec![Update(1, on("1")), Update(2, off("2")), Update(2, off("3"))]);
     let end = database.commit(0, vec![Insert(50, off("50"))]);
     replica.read_to(&mut stream, end).await;
@@ -151,7 +153,8 @@ async fn clients_with_one_filter_share_one_projection() {
         replica.read_to(stream, end).await;
         assert_eq!(replica.rows, matching(database.rows_at(0, end)));
     }
-    // One encoding of each change for everybody, one projection for each of the two groups: the base's four rows included.
+    // Each change is encoded once for all clients and projected once for each of the two groups.
+    // The projections include the base's four rows.
     let count = count as f64;
     assert_eq!(server.metric("laredo_encoded_entries_total{table=\"public.t0\"}").await, count);
     for kind in ["struct", "filtered"] {

@@ -1,4 +1,4 @@
-//! The tests of the server: one program, for linking each takes longer than running it.
+//! The tests of the server. They are one program because linking each takes longer than running it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 

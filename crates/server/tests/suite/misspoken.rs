@@ -1,4 +1,4 @@
-//! What callers of Connect and gRPC-Web hear who have it wrong, and what a browser hears.
+//! The errors of wrong Connect and gRPC-Web calls, and the answers to a browser.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ async fn what_is_no_call_is_refused_in_plain_http() {
     }
 }
 
-/// A Connect error, after what it must stand behind.
+/// Returns the status and body of a Connect error, after checking its content type.
 async fn unary_error(mut reply: Reply) -> (u16, Value) {
     assert_eq!(reply.header("content-type"), "application/json");
     (reply.status, reply.json().await)
@@ -131,7 +131,7 @@ async fn a_stream_that_cannot_begin_says_so_in_its_end() {
     }
 }
 
-/// JSON that means something, with some of its bytes wrong.
+/// Returns valid JSON in which some bytes are damaged.
 fn damaged(rng: &mut StdRng) -> Vec<u8> {
     let good = r#"{"schema":"public","table":"t0","lastKnownSequence":"7","later":[1],"filters":[
         {"field":"id","in":[1,2.5,null,{"a":[true]}]},{"field":"body","prefix":"a"},{"field":"body","equals":"\u00fc"}]}"#;

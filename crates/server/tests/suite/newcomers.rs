@@ -1,5 +1,5 @@
-//! Clients that come while transactions commit all the time: at SnapshotEnd each has what the database held at the snapshot's position,
-//! whatever it speaks and however slowly it reads.
+//! New clients that connect while transactions commit all the time. At SnapshotEnd, each has the
+//! database's rows at the snapshot's position, in every protocol and at any reading speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,17 +16,18 @@ use prost::Message as _;
 use tonic::Streaming;
 
 const ROWS: i64 = 2000;
-/// A pair of rows that a transaction changes together is so far apart.
+/// The distance of the two IDs that a transaction changes together.
 const APART: i64 = ROWS / 2;
 
-/// Rows get an id that is so much higher.
+/// The amount by which a rekeyed row's ID increases.
 const MOVED: i64 = 1_000_000;
 
 fn body(marked: &str, number: i64) -> String {
     format!("{marked} {number} {}", "x".repeat(4000))
 }
 
-/// Commits transactions until it is dropped. Each changes both rows of a pair, and some bring rows, take them or give them another key.
+/// Writers that commit transactions until they are stopped. Each transaction changes both rows of a
+/// pair, and some insert, delete or rekey rows.
 struct Writers {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i64>,
@@ -76,7 +77,7 @@ async fn table() -> (SimDatabase, Running) {
     (database, server)
 }
 
-/// Where the messages of a stream come from.
+/// The origin of a stream's messages.
 enum Incoming {
     Grpc(Streaming<SyncResponse>),
     Connect(Frames),
@@ -84,7 +85,7 @@ enum Incoming {
 
 impl Incoming {
     async fn grpc(server: &Running, request: SyncRequest) -> Incoming {
-        // It takes little before it must be read.
+        // Small windows make the server wait until the client reads.
         let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
         let mut client = Client::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20);
         Incoming::Grpc(client.sync(request).await.unwrap().into_inner())
@@ -105,10 +106,11 @@ impl Incoming {
     }
 }
 
-/// Loads the table with a new client, and compares it with the database at the position of its snapshot.
+/// Loads the table with a new client, and compares it with the database at the position of its
+/// snapshot.
 async fn load(mut incoming: Incoming, database: &SimDatabase, pause: Option<Duration>, marked: &str) -> Replica {
     let mut replica = Replica::default();
-    // The marker after SnapshotEnd says which state it was.
+    // The marker after SnapshotEnd gives the position of the snapshot.
     while replica.position == Lsn::ZERO {
         let message = incoming.next().await;
         replica.apply(message);
@@ -123,7 +125,7 @@ async fn load(mut incoming: Incoming, database: &SimDatabase, pause: Option<Dura
     for pair in (0..APART).filter(|_| marked.is_empty()) {
         assert_eq!(replica.rows.get(&pair), replica.rows.get(&(pair + APART)), "half a transaction");
     }
-    // What follows fits, too.
+    // The later changes also fit.
     let end = database.end();
     while replica.position < end {
         let message = incoming.next().await;
@@ -193,7 +195,7 @@ async fn a_client_that_is_cut_inside_its_snapshot_loads_again() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(replica.snapshots, 0, "it was cut after its snapshot");
-    // The place that the last entry named, as the simplest client keeps it.
+    // The position of the last entry, as the simplest client keeps it.
     let position = SyncRequest { last_known_source_position: Lsn::ZERO.to_string(), ..request(RowEncoding::Struct) };
     for request in [position, replica.by_position(request(RowEncoding::Struct))] {
         load(Incoming::grpc(&server, request).await, &database, None, "").await;

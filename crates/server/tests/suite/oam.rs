@@ -1,4 +1,4 @@
-//! What operators ask, and what they tell a server to do.
+//! The operators' service: the status that it reports, and the orders that a server carries out.
 
 use crate::support::{LONG, Replica, Running, next, request, serve_with, within};
 use laredo_engine::retention::{Retention, SlotStanding, WalStatus};
@@ -143,7 +143,7 @@ async fn states_are_told_as_they_change() {
     let mut client = oam(&server).await;
     let request = WatchStatusRequest { tables: vec!["public.t1".to_owned()], ..Default::default() };
     let mut changes = client.watch_status(request).await.unwrap().into_inner();
-    // The states of sources come among them.
+    // State changes of sources come in between.
     let mut change = async || loop {
         match within(changes.message(), "a change").await.map(|told| told.unwrap().event.unwrap()) {
             Ok(Event::SourceStateChange(_)) => {}
@@ -172,7 +172,7 @@ async fn rows_are_told_as_they_change_with_their_transaction() {
     let (database, server) = two_tables().await;
     let mut client = oam(&server).await;
     let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
-    // The state comes first, and rows from there on.
+    // The state comes first, and row changes from there on.
     within(changes.message(), "a state").await.unwrap();
     let first = database.commit(0, vec![Insert(3, "c".to_owned()), Update(1, "d".to_owned())]);
     let second = database.commit(1, vec![Insert(1, "e".to_owned())]);
@@ -201,7 +201,8 @@ async fn rows_are_told_as_they_change_with_their_transaction() {
     assert_eq!(told, expected);
 }
 
-/// Nothing is kept for who watches and does not read, beside what the journal keeps.
+/// The server keeps nothing extra for a watcher that does not read, only the entries of the
+/// journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
     let database = SimDatabase::new(1);
@@ -212,14 +213,14 @@ async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
     let mut client = oam(&server).await;
     let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
     within(changes.message(), "a state").await.unwrap();
-    // More than all windows of the connection hold.
+    // Write more than all windows of the connection hold.
     for i in 0..400 {
         let rows = (0..500).map(|j| Insert(500 * i + j, "x".to_owned()));
         database.commit(0, rows.collect());
     }
     let journal = server.engine.tables()[0].journal().unwrap();
     let next = std::cell::Cell::new(200_000);
-    // A base is made when something happens, and only what it covers is forgotten.
+    // A base is made on the next event, and only the entries that it covers are removed.
     let is_forgotten = async || {
         let end = database.commit(0, vec![Insert(next.replace(next.get() + 1), "x".to_owned())]);
         let is_there = eventually(LONG, async || journal.head().position >= end);

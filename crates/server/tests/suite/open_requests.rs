@@ -1,5 +1,5 @@
-//! Clients of version 0.4: a first message with the request inside, then acknowledgements in a
-//! request that stays open.
+//! Clients of version 0.4. They send a first message with the request inside, and then
+//! acknowledgements in a request that stays open.
 
 use std::time::Duration;
 
@@ -23,22 +23,22 @@ const GRPC: &str = "application/grpc";
 const CONNECT: &str = "application/connect+proto";
 const WEB: &str = "application/grpc-web";
 const TRANSPORTS: [(&str, bool); 5] = [(GRPC, true), (CONNECT, true), (WEB, true), (CONNECT, false), (WEB, false)];
-/// Longer than any test waits: nothing below depends on a request's time.
+/// Longer than any test waits, so that no result depends on a request's deadline.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A length-delimited field.
+/// Returns a length-delimited field.
 fn field(number: u8, value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
     prost::encode_length_delimiter(value.len(), &mut bytes).unwrap();
     [bytes.as_slice(), value].concat()
 }
 
-/// The first message: the request in field 1.
+/// Returns the first message, with the request in field 1.
 fn start(request: &SyncRequest) -> Vec<u8> {
     frame(&field(1, &request.encode_to_vec()))
 }
 
-/// A later one: a sequence and a position in field 2, as a client might tell them.
+/// Returns a later message, with a sequence and a position in field 2.
 fn acknowledgement() -> Vec<u8> {
     frame(&field(2, &[&[0x08, 0x96, 0x01][..], &field(2, b"0/19F000")].concat()))
 }
@@ -55,11 +55,11 @@ async fn serve(change: impl FnOnce(&mut ServerOptions)) -> (SimDatabase, Running
     (database, server)
 }
 
-/// A stream whose request is open.
+/// A stream whose request stays open.
 struct Open {
     frames: Frames,
     replica: Replica,
-    /// Over HTTP/2.
+    /// The request body over HTTP/2.
     request: Option<mpsc::Sender<Bytes>>,
 }
 
@@ -93,7 +93,7 @@ impl Open {
         }
     }
 
-    /// What the stream ends with: the message of gRPC's status, or the last frame.
+    /// Returns the end of the stream: the message of the gRPC status, or the last frame.
     async fn end(mut self) -> String {
         while let Some(frame) = self.frames.next().await {
             if frame[0] != 0 {
@@ -104,7 +104,7 @@ impl Open {
     }
 }
 
-/// A message without the escapes of gRPC.
+/// Returns a message without gRPC's percent escapes.
 fn plain(message: &str) -> String {
     message.replace("%20", " ").replace("%60", "`")
 }
@@ -175,8 +175,8 @@ async fn the_first_message_may_come_in_pieces_and_acknowledgements_with_it() {
     }
 }
 
-/// A client may end its request after the first message, or after some acknowledgements, and read
-/// on.
+/// A client may end its request after the first message or after some acknowledgements, and
+/// continue to read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_ends_leaves_the_stream() {
     let (database, server) = serve(|_| {}).await;
@@ -197,7 +197,7 @@ async fn a_request_that_ends_leaves_the_stream() {
     }
 }
 
-/// No time is waited for: what is wrong is known with the first message.
+/// The server refuses at once, because the first message already shows the error.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_request_that_is_refused_hears_why_at_once() {
     let (_database, server) = serve(|_| {}).await;
@@ -232,7 +232,8 @@ async fn what_is_no_acknowledgement_ends_the_stream() {
     }
 }
 
-/// One client sends without a pause. It, and the others, get every change all the same.
+/// A client that sends acknowledgements without a pause still gets every change, and so do the
+/// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_acknowledgements_holds_nobody_up() {
     let (database, server) = serve(|_| {}).await;
@@ -252,7 +253,8 @@ async fn a_flood_of_acknowledgements_holds_nobody_up() {
     }
 }
 
-/// A request that is one message has to end; without that the server cannot know that it is one.
+/// A request with one message has to end. Otherwise the server cannot know that it has only one
+/// message.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_message_in_a_request_that_stays_open_is_refused_in_time() {
     let (_database, server) = serve(|options| options.waits.request = Duration::from_millis(200)).await;

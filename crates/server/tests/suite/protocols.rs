@@ -1,4 +1,4 @@
-//! The same services in every protocol: what is sent, how it ends, and what is refused.
+//! The same services in every protocol: the messages, the end of a stream, and the refusals.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn table() -> (SimDatabase, Running) {
     database.commit(0, (0..100).map(|i| Insert(i, format!("row {i}"))).collect());
     let quiet = |options: &mut ServerOptions| options.tables[0].heartbeat_interval = Duration::from_secs(3600);
     let server = serve_with(&database, "a", 1, quiet).await;
-    // The journal is there a moment before the status has everything.
+    // The journal exists slightly before the status is complete.
     eventually(LONG, async || server.get("/health/ready").await.0 == 200).await.unwrap();
     (database, server)
 }
@@ -35,7 +35,8 @@ async fn post(server: &Running, path: &str, content_type: &str, body: &[u8]) -> 
     http1(server.grpc, "POST", path, &[("Content-Type", content_type)], body).await
 }
 
-/// Reads until a message that `is_last` accepts. Keeps every byte but those of heartbeats, which come by the clock.
+/// Reads until a message that `is_last` accepts. Keeps all bytes except those of heartbeats, which
+/// depend on the clock.
 async fn read_until(frames: &mut Frames, bytes: &mut Vec<u8>, is_last: impl Fn(&Message) -> bool) {
     loop {
         let frame = frames.next().await.expect("the stream has not ended");
@@ -49,7 +50,7 @@ async fn read_until(frames: &mut Frames, bytes: &mut Vec<u8>, is_last: impl Fn(&
     }
 }
 
-/// Returns whether a message is an entry or the end of a batch at `end` or later.
+/// Returns true if a message is an entry or the end of a batch at `end` or later.
 fn reaches(message: &Message, end: Lsn) -> bool {
     match message {
         Message::JournalEntry(entry) if !entry.action.is_empty() => {
@@ -79,11 +80,12 @@ async fn a_stream_is_the_same_bytes_in_every_protocol_and_only_its_end_differs()
         let mut streams: Vec<_> = streams.into_iter().map(|(name, reply)| (name, reply.frames(), Vec::new())).collect();
         for (name, frames, _) in &streams {
             assert_eq!(frames.reply.status, 200, "{name}");
-            // Proxies pass gRPC on as it comes, and are asked to do the same with the others.
+            // Proxies do not buffer gRPC. For the other protocols, a header disables buffering.
             let expected = if *name == "gRPC" { "" } else { "no" };
             assert_eq!(frames.reply.header("x-accel-buffering"), expected, "{name}");
         }
-        // A snapshot is of the head at its own moment: all are read to their ends before the table changes.
+        // A snapshot shows the head at its own moment. So all snapshots are read to their ends
+        // before the table changes.
         for (_, frames, bytes) in &mut streams {
             read_until(frames, bytes, |message| matches!(message, Message::SnapshotEnd(_))).await;
         }
@@ -110,7 +112,7 @@ async fn a_stream_is_the_same_bytes_in_every_protocol_and_only_its_end_differs()
     }
 }
 
-/// Every stream is told that the server is stopping, in its own words.
+/// Checks that every stream reports the server's stop, in the form of its protocol.
 async fn assert_end(name: &str, frames: &mut Frames) {
     let says_nothing_new = |frame: &[u8]| {
         frame[0] == 0 && matches!(message(frame).message, Some(Message::Heartbeat(_) | Message::GoAway(_)))
@@ -198,7 +200,7 @@ async fn a_method_that_answers_once_is_asked_in_every_protocol() {
         let end = frames.next().await.unwrap();
         assert!(end[0] == 0x80 && end[5..].starts_with(b"grpc-status: 0\r\n"), "{content_type}: {end:?}");
     }
-    // Whichever service there is: this one is not ours.
+    // This also works for services outside laredo's own, such as gRPC health.
     let serves = async || {
         let mut health = post(&server, "/grpc.health.v1.Health/Check", "application/json", b"{}").await;
         health.json().await == json!({ "status": "SERVING" })
@@ -235,7 +237,8 @@ async fn the_head_of_a_stream_is_sent_at_once() {
     let server = crate::support::start(database.clone(), vec![laredo_testkit::sim_table("t0")], patient).await;
     let mut streams = Vec::new();
     for content_type in ["application/connect+proto", "application/grpc-web"] {
-        // This returns when the head has come, and there is nothing yet that a body could hold.
+        // The call returns as soon as the head of the answer has arrived. At that time there is no
+        // data yet for a body.
         streams.push(post(&server, SYNC, content_type, &ask(RowEncoding::Struct)).await.frames());
     }
     database.release_copies();

@@ -1,4 +1,4 @@
-//! What a balancer asks: whether the server, a source or one table can be sent clients.
+//! The readiness that a load balancer asks for: of the server, of a source, or of one table.
 
 use laredo_proto::oam::DrainReplicationRequest;
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
@@ -24,7 +24,7 @@ async fn drain(server: &Running, table: &str) {
     assert_eq!(client.drain_replication(request).await.unwrap().into_inner().drained_targets, 1);
 }
 
-/// Asks gRPC health; `None` where it knows no such name.
+/// Returns the gRPC health of a service, or `None` if the server does not know the name.
 async fn health(server: &Running, service: &str) -> Option<bool> {
     let request = HealthCheckRequest { service: service.to_owned() };
     match HealthClient::new(server.channel().await).check(request).await {

@@ -1,4 +1,4 @@
-//! What a client hears when it cannot be served, and what hostile bytes come to.
+//! The errors of clients that cannot be served, and the effect of hostile bytes.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tower::Service;
 
-/// A request body of these bytes.
+/// A request body with these bytes.
 struct Raw(Option<Bytes>);
 
 impl http_body::Body for Raw {
@@ -44,7 +44,7 @@ async fn send(channel: &mut Channel, content_type: &str, bytes: Vec<u8>) -> http
     channel.call(request).await.unwrap()
 }
 
-/// What bytes are answered with at once; `None` where the stream begins.
+/// Returns the immediate status of the answer, or `None` if the stream begins.
 async fn answer(channel: &mut Channel, bytes: Vec<u8>) -> Option<tonic::Status> {
     let response = send(channel, "application/grpc", bytes).await;
     assert_eq!(response.status(), 200);
@@ -81,7 +81,7 @@ async fn bytes_that_are_not_one_message_are_refused() {
     assert_eq!(response.status(), 415);
 }
 
-/// Requests that mean something, to be damaged.
+/// Returns valid requests, to be damaged.
 fn requests(database: &SimDatabase) -> Vec<SyncRequest> {
     let position = database.end().to_string();
     let filters = vec![crate::support::prefix("a"), crate::support::prefix("")];
@@ -94,7 +94,7 @@ fn requests(database: &SimDatabase) -> Vec<SyncRequest> {
     ]
 }
 
-/// A request with its frame, damaged in one of the ways in which bytes go wrong.
+/// Returns a request in its frame, damaged at random.
 fn damaged(requests: &[SyncRequest], rng: &mut StdRng) -> Vec<u8> {
     let mut bytes = requests.choose(rng).unwrap().encode_to_vec();
     for _ in 0..rng.random_range(1..4) {
@@ -139,11 +139,11 @@ async fn damaged_requests_are_answered_and_never_harm() {
             "{served} served, {refused} refused: damage is too little or too much"
         );
         let bytes = damaged(&requests, &mut StdRng::seed_from_u64(seed));
-        // HTTP/2 ends a connection on which a thousand streams had to be reset.
+        // HTTP/2 closes a connection after a thousand stream resets.
         if seed % 200 == 199 {
             channel = server.channel().await;
         }
-        // The seed is all that it takes to see a failure again.
+        // The seed alone reproduces a failure.
         let answered = tokio::time::timeout(LONG, answer(&mut channel.clone(), bytes)).await;
         match answered.unwrap_or_else(|_| panic!("seed {seed} is never answered")) {
             None => served += 1,
@@ -227,13 +227,14 @@ async fn a_failed_table_says_why_and_its_neighbour_is_served() {
     server.ready().await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
     Replica::default().read_to(&mut stream, database.end()).await;
-    // The journal is there a moment before the status shows the phase; so it is with the failure.
+    // The journal exists slightly before the status shows the phase. The same applies to the
+    // failure.
     let ready = async || server.get("/health/ready").await.0 == 200;
     laredo_testkit::eventually(LONG, ready).await.unwrap();
     let error = "its key was dropped; add one and restart".to_owned();
     let table = laredo_engine::source::TableIndex(0);
     database.say(laredo_engine::source::SourceEvent::Broken { table, error }).await;
-    // Who follows it is told, rather than being left with heartbeats.
+    // The following client receives the error instead of endless heartbeats.
     let status = loop {
         if let Err(status) = next(&mut stream).await {
             break status;
@@ -245,7 +246,7 @@ async fn a_failed_table_says_why_and_its_neighbour_is_served() {
         let (code, body) = server.get("/health/ready").await;
         let report: serde_json::Value = serde_json::from_str(&body).unwrap();
         let states = ["failed", "live"].map(serde_json::Value::from);
-        // The server serves what can be served.
+        // The server serves the tables that it can.
         code == 200 && report["ready"] == true && [0, 1].map(|i| report["tables"][i]["state"].clone()) == states
     };
     laredo_testkit::eventually(LONG, told).await.unwrap();

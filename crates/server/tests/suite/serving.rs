@@ -1,4 +1,4 @@
-//! What stands around the streams: reflection, health, status, metrics, slow clients, and stopping.
+//! Everything around the streams: reflection, health, status, metrics, slow clients, and stopping.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ async fn nothing_is_ready_before_the_first_copy() {
     server.ready().await;
     eventually(LONG, || async { check("").await && check(SERVICE).await }).await.unwrap();
     assert_eq!(server.get("/health/startup").await.0, 200);
-    // The journal is there a moment before the status shows the phase.
+    // The journal exists slightly before the status shows the phase.
     let told = async || {
         let (code, body) = server.get("/health/ready").await;
         let report: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -94,7 +94,7 @@ async fn a_table_that_cannot_be_copied_says_why() {
     table.folder = "/nonexistent".into();
     let server = crate::support::start(database, vec![table], |_| {}).await;
     let ended = next(&mut server.sync(request(RowEncoding::Struct)).await).await.unwrap_err();
-    // The folder may come, so the table tries again.
+    // The folder may be created later, so the table retries.
     assert!(ended.code() == Code::Unavailable && ended.message().contains("/nonexistent"), "{ended:?}");
     let (code, body) = server.get("/health/ready").await;
     let report: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -129,7 +129,7 @@ async fn status_and_metrics_tell_who_is_there() {
     assert!(server.metric("process_resident_memory_bytes").await > 1e6);
 }
 
-/// A client that takes little before it must be read.
+/// Returns a client with small windows, so that the server soon waits for its reads.
 async fn narrow(server: &Running) -> Client {
     let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     Client::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20)
@@ -158,7 +158,7 @@ async fn a_live_client_that_stops_reading_is_cut_and_goes_on_later() {
         let end = database.commit(0, vec![Insert(1000 + i, "x".repeat(100_000))]);
         fast.read_to(&mut other, end).await;
     }
-    // It reads nothing, so nobody can tell it; it is off the list all the same.
+    // The client reads nothing, so it cannot be notified. It is still removed from the list.
     let gone = || async { status(&mut server.client().await).await.connected_clients == 1 };
     eventually(LONG, gone).await.unwrap();
     let ended = loop {
@@ -205,7 +205,7 @@ async fn a_client_that_takes_nothing_of_its_snapshot_gives_the_journal_back() {
     let server = serve_with(&database, "a", 1, change).await;
     server.ready().await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
-    // It may be gone again before anybody can see it among the clients, but its snapshot stays counted.
+    // The client may be gone before it appears in the list, but its snapshot stays counted.
     let snapshots = "laredo_snapshots_total{table=\"public.t0\",reason=\"fresh client\"}";
     let began = async || server.get("/metrics").await.1.contains(&format!("{snapshots} 1"));
     eventually(LONG, began).await.unwrap();

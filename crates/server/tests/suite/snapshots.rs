@@ -1,4 +1,4 @@
-//! Snapshots that are kept: listed and fetched by clients, and looked after by operators.
+//! Kept snapshots: clients list and fetch them, and operators manage them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn kept(name: &str, folder: &Path, format: SnapshotFormat) -> laredo_engine::Tab
     laredo_engine::TableOptions { snapshots, ..sim_table(name) }
 }
 
-/// A server with snapshots, of which the first is there.
+/// Starts a server with snapshots, and waits for the first one.
 async fn serve(database: &SimDatabase, folder: &Path, format: SnapshotFormat) -> Running {
     let server = start(database.clone(), vec![kept("t0", folder, format)], |_| {}).await;
     server.ready().await;
@@ -41,7 +41,7 @@ async fn oam(server: &Running) -> LaredoOamServiceClient<Channel> {
     LaredoOamServiceClient::new(server.channel().await)
 }
 
-/// Asks for a snapshot once the journal has everything.
+/// Requests a snapshot once the journal has everything.
 async fn create(server: &Running, database: &SimDatabase) -> String {
     let end = database.end();
     let mut head = server.engine.tables()[0].journal().unwrap().watch_head();
@@ -58,7 +58,7 @@ fn in_table(limit: i32) -> ListSnapshotsRequest {
     ListSnapshotsRequest { schema: "public".to_owned(), table: "t0".to_owned(), limit }
 }
 
-/// A whole snapshot: its rows, sequence and position.
+/// Fetches a complete snapshot. Returns its rows, sequence and position.
 async fn fetch(client: &mut Client, snapshot_id: &str) -> Result<(SimRows, i64, String), Status> {
     let request = FetchSnapshotRequest { snapshot_id: snapshot_id.to_owned() };
     let mut stream = client.fetch_snapshot(request).await?.into_inner();
@@ -107,7 +107,8 @@ async fn a_snapshot_is_listed_and_fetched_and_gone_on_from() {
         assert_eq!((&rows, position), (&database.rows_at(0, end), end.to_string()));
         let older = fetch(&mut client, &listed[1].snapshot_id).await.unwrap();
         assert_eq!((older.0, older.2), (database.rows_at(0, copied), copied.to_string()));
-        // By its name and its sequence a client goes on from it, without another snapshot.
+        // A client resumes from the snapshot with its name and sequence, and needs no other
+        // snapshot.
         let later = database.commit(0, vec![Delete(8)]);
         let on = SyncRequest { last_snapshot_id: id, last_known_sequence: sequence, ..request(RowEncoding::Struct) };
         let mut stream = server.sync(on).await;
@@ -122,7 +123,7 @@ async fn a_snapshot_is_listed_and_fetched_and_gone_on_from() {
     }
 }
 
-/// As everything else, in JSON over HTTP/1.1 as well.
+/// Like everything else, a snapshot is also available in JSON over HTTP/1.1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_fetched_in_every_protocol() {
     let (database, folder) = (SimDatabase::new(1), tempfile::tempdir().unwrap());
@@ -200,7 +201,7 @@ async fn operators_look_after_snapshots() {
     said(client.restore_snapshot(restore).await.map(drop), Code::FailedPrecondition, "never go back in time");
     let mut replication = server.client().await;
     said(fetch(&mut replication, "nothing").await.map(drop), Code::NotFound, "nothing");
-    // A flipped byte of a row.
+    // Flip a byte of a row.
     let mut bytes = std::fs::read(&info.store_location).unwrap();
     let place = bytes.len() - 200;
     bytes[place] ^= 1;
@@ -218,7 +219,8 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     let id = create(&first, &database).await;
     let newest = first.engine.tables()[0].snapshots().unwrap().newest().unwrap();
     drop(first);
-    // Of another run, whose source has forgotten what came after the snapshot. The folder is free when the engine has ended.
+    // The snapshot is of another run, whose source has discarded the later changes. The folder is
+    // free once the engine has ended.
     let opened = async || std::fs::File::open(folder.path().join("t0/lock")).unwrap().try_lock().is_ok();
     eventually(LONG, opened).await.unwrap();
     let another = SimDatabase::new(1);
@@ -230,7 +232,7 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     another.hold_copies();
     another.redefine("another");
     let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
-    // What filters leave cannot be followed from, so the table is copied.
+    // Filtered rows cannot be followed from, so the table is copied.
     let test = laredo_core::Match::Prefix(String::new());
     table.pipeline.filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
     let server = start(another.clone(), vec![table], |_| {}).await;
@@ -247,7 +249,8 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     assert_eq!((&replica.rows, replica.snapshots), (&another.rows_at(0, another.end()), 1));
 }
 
-/// One encoding for all, no more of them served at once than there are places, and everybody has everything.
+/// All clients share one encoding. No more of them are served at once than there are snapshot
+/// permits, and each gets everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
     let database = SimDatabase::new(1);
@@ -258,7 +261,7 @@ async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
     let mut clients = Vec::new();
     for number in 0..500 {
         let encoding = if number % 2 == 0 { RowEncoding::Struct } else { RowEncoding::PostgresBinary };
-        // A connection takes two hundred streams.
+        // A connection carries at most two hundred streams.
         let mut client = if number % 50 == 0 { server.client().await } else { client_of(&clients) };
         clients.push((
             client.clone(),

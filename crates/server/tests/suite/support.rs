@@ -1,4 +1,4 @@
-//! A simulated database, engines over it, servers over those, and clients of both encodings.
+//! A simulated database, an engine over it, a server over that, and clients of both encodings.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ mod replica;
 
 pub(crate) use replica::{Replica, parse};
 
-/// How long a test waits for what must happen.
+/// The longest time that a test waits for an expected event.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) type Client = LaredoReplicationServiceClient<Channel>;
@@ -40,7 +40,7 @@ pub(crate) struct Running {
     server: JoinHandle<()>,
 }
 
-/// Serves `public.t0`, `public.t1`, … under a journal of this name.
+/// Serves `public.t0`, `public.t1`, … with journals that have this name.
 pub(crate) async fn serve(database: &SimDatabase, instance: &str) -> Running {
     serve_with(database, instance, 1, |_| {}).await
 }
@@ -54,7 +54,8 @@ pub(crate) async fn serve_with(
     let options = (0..tables).map(|i| {
         let mut table = sim_table(&format!("t{i}"));
         table.instance = InstanceId(format!("{instance}-{i}"));
-        // Like the random number that a journal begins with: another one in each.
+        // Each journal begins at another sequence, like the random first sequence of a real
+        // journal.
         table.first_sequence = Sequence(instance.bytes().fold(1000, |n, b| n * 31 + u64::from(b)) + 7);
         table
     });
@@ -111,19 +112,19 @@ async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// The next message of a stream, or why it ended.
+/// Returns the next message of a stream, or the status that ended it.
 pub(crate) async fn next(stream: &mut Streaming<SyncResponse>) -> Result<Message, Status> {
     let message = within(stream.message(), "a message").await?;
     Ok(message.expect("a Sync never just ends").message.expect("no message is empty"))
 }
 
-/// Ends a test that would wait for ever.
+/// Waits for a future, and panics after [`LONG`].
 pub(crate) async fn within<T>(wait: impl Future<Output = T>, what: &str) -> T {
     tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
 impl Running {
-    /// Waits until every table was copied.
+    /// Waits until every table has been copied.
     pub(crate) async fn ready(&self) -> &Running {
         for table in self.engine.tables() {
             within(table.wait_journal(), "a copy").await.unwrap();
@@ -156,7 +157,7 @@ impl Running {
         within(self.server, "the server to stop").await.unwrap();
     }
 
-    /// A GET: the status line's code, and the body.
+    /// Sends a GET. Returns the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
@@ -169,7 +170,7 @@ impl Running {
         (code, body.to_owned())
     }
 
-    /// The value of a metric, labels as Prometheus writes them.
+    /// Returns the value of a metric. The name includes the labels as Prometheus writes them.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -191,7 +192,7 @@ pub(crate) fn request(encoding: RowEncoding) -> SyncRequest {
     }
 }
 
-/// Rows whose body begins so.
+/// Returns a filter for rows whose body begins with `text`.
 pub(crate) fn prefix(text: &str) -> FieldPredicate {
     FieldPredicate { field: "body".to_owned(), r#match: Some(field_predicate::Match::Prefix(text.to_owned())) }
 }

@@ -1,4 +1,4 @@
-//! A client has what the database has: from a snapshot, from where it was, and cut at any place.
+//! A client has the database's rows: from a snapshot, after a resume, and after a cut at any place.
 
 use crate::support::{Replica, request, serve, serve_with};
 use laredo_core::Lsn;
@@ -66,7 +66,7 @@ async fn positions_inside_a_transaction_lie_before_its_end() {
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
     let mut replica = Replica::default();
     replica.read_to(&mut stream, first).await;
-    // The simulated log gives a transaction ten bytes and one for each change.
+    // In the simulated log, a transaction takes ten bytes plus one for each change.
     let end = database.commit(0, (0..30).map(|i| Insert(100 + i, text("b"))).collect());
     let mut positions = Vec::new();
     while positions.len() < 30 {
@@ -79,7 +79,8 @@ async fn positions_inside_a_transaction_lie_before_its_end() {
     assert_eq!(positions[29], end);
 }
 
-/// Transactions small and large: a frame holds up to 256 KiB, so the middle ones take several.
+/// Returns small and large transactions. A frame holds up to 256 KiB, so the middle ones take
+/// several frames.
 fn history() -> Vec<Vec<SimChange>> {
     let large = |c: char| c.to_string().repeat(100_000);
     vec![
@@ -95,7 +96,8 @@ fn history() -> Vec<Vec<SimChange>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_after_any_message_and_resumed_it_ends_equal() {
-    // A newcomer that reads Structs is sent nothing of the past, so one of them has loaded the table before.
+    // A new client that reads Structs receives no past changes. So in one case the client has
+    // loaded the table before.
     for (encoding, is_early) in
         [(RowEncoding::Struct, false), (RowEncoding::Struct, true), (RowEncoding::PostgresBinary, false)]
     {
@@ -124,7 +126,7 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
             let mut stream = one.sync(begin.clone()).await;
             let mut replica = early.clone();
             for _ in 0..cut {
-                // A newcomer that comes later is sent fewer messages.
+                // A new client that connects later receives fewer messages.
                 if replica.position >= end {
                     break;
                 }
@@ -148,12 +150,13 @@ async fn resume(
     end: Lsn,
     start: Lsn,
 ) {
-    // Where a client was in the middle of its snapshot it gets a new one, and nothing else would do; otherwise it must not.
+    // A client that was cut inside its snapshot needs a new one. Any other client must not get one.
     let needs_snapshot = replica.position < start;
     replica.read(stream).await;
     let mode = if needs_snapshot { SyncMode::FullSnapshot } else { SyncMode::Delta };
     if replica.handshake.mode() != mode {
-        // A reader of Structs that has the snapshot and not yet the marker knows a sequence, but no position.
+        // A Struct client with the snapshot but without the marker knows a sequence but no
+        // position.
         assert!(replica.position == Lsn::ZERO && replica.snapshots == 1, "{replica:?}");
     }
     replica.read_to(stream, end).await;
@@ -167,9 +170,9 @@ async fn a_client_that_is_ahead_waits_for_the_server() {
     server.ready().await;
     let ahead = Lsn(database.end().0 + 12);
     let request = SyncRequest { last_known_source_position: ahead.to_string(), ..request(RowEncoding::PostgresBinary) };
-    // The headers come at once, so that a client which waits for them is not kept.
+    // The headers arrive at once, so that a client that waits for them is not delayed.
     let mut stream = server.sync(request).await;
-    // Another table's commits move the position too.
+    // Commits of another table move the position too.
     while database.commit(1, vec![Insert(database.end().0.try_into().unwrap(), text("x"))]) < ahead {}
     let mut replica = Replica::default();
     replica.position = ahead;
@@ -196,7 +199,8 @@ async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_s
         replica.read_to(&mut server.sync(beyond.clone()).await, database.end()).await;
         assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
         assert_eq!(replica.handshake.another_history, encoding == RowEncoding::PostgresBinary);
-        // The database comes past it: the journal that was named there is another history's all the same.
+        // The database passes this position. The journal named in the request still belongs to
+        // another history.
         database.commit(0, vec![Update(1, text("b"))]);
         database.say_written(database.end());
         let mut replica = Replica::default();

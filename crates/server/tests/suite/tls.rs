@@ -1,4 +1,4 @@
-//! Over TLS, and only for clients of the authority where one is asked for.
+//! TLS. If an authority is configured, only clients with its certificates are served.
 
 use crate::support::{Client, Replica, Running, request, serve_with};
 use laredo_proto::replication::RowEncoding;
@@ -15,13 +15,14 @@ struct Authority {
 impl Authority {
     fn new() -> Authority {
         let mut params = CertificateParams::default();
-        // Another name than what it issues has: OpenSSL takes a certificate that is its own issuer for self-signed.
+        // The authority has a name of its own. OpenSSL takes a certificate whose issuer has the
+        // same name for self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    /// A certificate and its key.
+    /// Returns a certificate and its key.
     fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -54,7 +55,8 @@ async fn clients_show_their_certificate() {
     let mut replica = Replica::default();
     replica.read_to(&mut stream, database.end()).await;
     assert_eq!(replica.rows.len(), 1);
-    // Whether a connection without a certificate fails at once or with its first request is up to TLS.
+    // A connection without a certificate may fail at once or with its first request, depending on
+    // TLS.
     if let Ok(mut stranger) = connect(&server, trusting()).await {
         stranger.sync(request(RowEncoding::Struct)).await.unwrap_err();
     }

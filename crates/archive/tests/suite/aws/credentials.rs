@@ -1,4 +1,4 @@
-//! Profiles, on an STS that tells what it was asked.
+//! AWS profiles, tested against an STS that records its requests.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_role_is_assumed_with_what_its_owner_wants_to_hear() {
     }
     assert!(asked.head.contains("Credential=AKIALAREDO/") && asked.head.contains("/eu-west-1/sts/"), "{}", asked.head);
 
-    // Whoever uses the same profile has the same credentials, by whatever name; and a role without an external id names none.
+    // All users of a profile share its credentials. A role without an external ID sends none.
     assert_eq!(id(&profiles.credentials(Some("pub")).await.unwrap()).await, "ASIA1");
     assert_eq!(sts.asked().len(), 1);
     assert_eq!(id(&profiles.credentials(Some("plain")).await.unwrap()).await, "ASIA2");
@@ -87,10 +87,10 @@ async fn credentials_are_renewed_before_they_end_and_the_old_ones_do_meanwhile()
     let destination = S3::new(&options, &credentials).unwrap();
     assert_eq!(destination.manifest().await.unwrap(), None);
     assert_eq!(destination.manifest().await.unwrap(), None);
-    // S3 and the SDK's clients share them.
+    // S3 and the SDK's clients share the credentials.
     assert_eq!(id(&credentials).await, "ASIA1");
     assert_eq!(sts.asked().len(), 1);
-    // A fifth of their life is left.
+    // After this, a fifth of their life is left.
     tokio::time::sleep(Duration::from_millis(4200)).await;
     assert_eq!(destination.manifest().await.unwrap(), None);
     assert_eq!(id(&credentials).await, "ASIA2");

@@ -1,4 +1,4 @@
-//! Sinks on moto.
+//! Event sinks on moto.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn at(endpoint: String) -> SinkOptions {
     SinkOptions { endpoint: Some(endpoint), ..SinkOptions::default() }
 }
 
-/// The SDK's configuration for a test's own calls.
+/// Returns the SDK's configuration for a test's own calls.
 fn sdk(moto: &Moto, credentials: &Credentials) -> aws_config::SdkConfig {
     credentials.sdk_config().to_builder().endpoint_url(moto.url()).build()
 }

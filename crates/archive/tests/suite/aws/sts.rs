@@ -1,4 +1,4 @@
-//! An STS that hands out credentials of a short life, and remembers what it was asked.
+//! An STS that issues short-lived credentials and records its requests.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// It lives until it is dropped.
+/// An STS that runs until it is dropped.
 pub(crate) struct Sts {
     pub(crate) url: String,
     shared: Arc<Shared>,
@@ -26,12 +26,12 @@ struct Shared {
     refuses: AtomicBool,
 }
 
-/// A request.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// The headers, as they came.
+    /// The headers as they arrived.
     pub(crate) head: String,
-    /// The form.
+    /// The body, which is a form.
     pub(crate) body: String,
 }
 
@@ -48,7 +48,7 @@ impl Sts {
         self.shared.asked.lock().clone()
     }
 
-    /// From now on nobody may assume anything.
+    /// Refuses all requests from now on.
     pub(crate) fn refuse(&self) {
         self.shared.refuses.store(true, Ordering::SeqCst);
     }
@@ -66,7 +66,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// One request a connection, one connection at a time.
+/// Answers one request for each connection, and one connection at a time.
 async fn answer(mut stream: TcpStream, shared: &Shared) {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     let asked = loop {
@@ -93,7 +93,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) {
 
 fn assumed(shared: &Shared) -> String {
     let number = shared.handed_out.fetch_add(1, Ordering::SeqCst) + 1;
-    // The test's clock is the one that the credentials' end is of.
+    // The credentials expire by the system clock that the test also uses.
     #[expect(clippy::disallowed_methods, reason = "an STS has a clock of its own")]
     let end = DateTime::from(SystemTime::now() + shared.life);
     let end = end.fmt(DateTimeFormat::DateTime).unwrap();

@@ -1,4 +1,4 @@
-//! A store that lacks something: what it ignores is renamed on the way to it.
+//! A store that lacks a feature. A proxy renames the request headers that it should ignore.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::destination::suite;
 use crate::store::{BUCKET, Bucket, keys};
 
-/// Passes connections on, with words of the requests replaced by others of the same length.
+/// Forwards connections, and replaces words of the requests by others of the same length.
 async fn renaming(to: String, words: &'static [(&'static str, &'static str)]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -55,7 +55,7 @@ async fn a_store_that_ignores_a_condition_is_unsuitable() {
     for (words, expected) in cases {
         let at = renaming(moto.addr(), words).await;
         let lacking = Bucket::new(format!("http://{at}"), keys()).await;
-        // At the first start, and at a later one.
+        // The probe fails at the first start, and at a later one.
         for _ in 0..2 {
             let said = lacking.place(&expected.replace(' ', "-")).probe().await;
             let Err(DestinationError::Unsuitable { reason, .. }) = &said else { panic!("{words:?}: {said:?}") };

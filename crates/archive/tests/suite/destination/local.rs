@@ -1,4 +1,4 @@
-//! A folder.
+//! A folder as a destination.
 
 use std::fs;
 use std::io::Write;
@@ -37,7 +37,8 @@ async fn two_folders_of_one_disk_share_no_file() {
     assert_eq!(fs::read(folder.path().join("other/epoch=1/snapshot-0_1.jsonl")).unwrap(), b"{}\n");
 }
 
-/// The tests above once more, in a process to which the system answers as file systems without hard links do.
+/// Runs the tests above again in a process in which creating hard links fails, as on some file
+/// systems.
 #[test]
 fn a_folder_without_hard_links_keeps_to_the_contract() {
     const LINKS: &str = "#include <errno.h>

@@ -83,7 +83,7 @@ async fn a_store_that_is_not_there_is_unavailable() {
     assert!(reason.contains("refused"), "{reason}");
 }
 
-/// The clock goes on by itself whenever all wait: what would be a minute is none.
+/// The paused clock advances whenever all tasks wait, so the minute takes no time.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_unavailable_before_long() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -96,7 +96,7 @@ async fn a_store_that_does_not_answer_is_unavailable_before_long() {
     assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
 }
 
-/// Each connection ends after a megabyte; the store is asked for the rest a few times, and then it is an error.
+/// Each connection ends after a megabyte. The reader requests the rest a few times, and then fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
     let moto = Moto::start().await.unwrap();
@@ -113,7 +113,7 @@ async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
     let mut read = Vec::new();
     let (error, read) = tokio::task::spawn_blocking(move || {
         let error = opened.read_to_end(&mut read).unwrap_err();
-        // It does not end well when it is asked again, either.
+        // Another read fails too.
         assert!(opened.read(&mut [0; 10]).is_err());
         (error, read)
     })
@@ -122,13 +122,13 @@ async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
     assert!(read.len() < bytes.len() && bytes.starts_with(&read), "{} bytes", read.len());
 
-    // A connection that breaks once is made again, and the rest is what was missing.
+    // After a single broken connection, the reader requests the missing rest.
     proxy.refuse(false);
     proxy.cut_after_bytes(Direction::ToClient, 1 << 20);
     assert!(suite::read(&bucket.place("cut"), "epoch=1/snapshot-0_1.jsonl").await == bytes);
 }
 
-/// An answer that was lost: the object is there, and nobody said so.
+/// The object exists, but the response was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_without_an_answer_is_found_when_it_is_done_again() {
     let moto = Moto::start().await.unwrap();

@@ -28,7 +28,7 @@ async fn more_objects_than_one_answer_lists_are_listed() {
     suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
-/// Both upload their parts at the same time; the completion decides.
+/// Both writers upload their parts at the same time, and the completion decides.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_large_artifacts_of_one_name_one_stays() {
     let server = Server::start().await;
@@ -45,7 +45,7 @@ async fn of_two_large_artifacts_of_one_name_one_stays() {
         both => panic!("one has to win, and the other to be told: {both:?}"),
     };
     assert!(suite::read(&a, object).await == won);
-    // The loser's parts are gone.
+    // The loser's parts are deleted.
     let left = std::fs::read_dir(server.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("upload")).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -65,7 +65,8 @@ async fn wrong_credentials_are_refused_with_a_remedy() {
     }
 }
 
-/// Writes a manifest, a small object and a large one, and returns what each request that begins or holds an object says.
+/// Writes a manifest, a small object and a large one. Returns the headers of each request that
+/// begins an upload or has a body.
 async fn writes(server: &Server, encryption: Option<Encryption>) -> Vec<HeaderMap> {
     let bucket = server.bucket().await;
     let name = encryption.as_ref().map_or("plain", |encryption| encryption.name()).replace(':', "-");
@@ -80,7 +81,7 @@ async fn writes(server: &Server, encryption: Option<Encryption>) -> Vec<HeaderMa
     writes.map(|head| head.headers).collect()
 }
 
-/// A bucket with Object Lock refuses what comes without.
+/// A bucket with Object Lock refuses writes without a checksum.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_written_has_a_checksum() {
     let server = Server::start().await;
@@ -91,7 +92,7 @@ async fn all_that_is_written_has_a_checksum() {
     }
 }
 
-/// A part of a large object has the encryption of its beginning.
+/// The parts of a large object have the encryption of its first request.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_written_is_encrypted_as_the_options_say() {
     let server = Server::start().await;
@@ -109,7 +110,8 @@ async fn all_that_is_written_is_encrypted_as_the_options_say() {
             .iter()
             .filter(|headers| said(headers, "x-amz-server-side-encryption").as_deref() == Some(name))
             .collect();
-        // The manifest, an object, the beginning of a large one, and what the probe wrote; its parts say nothing.
+        // The manifest, an object, the first request of a large one, and the object of the probe.
+        // The parts of the large one have no encryption header.
         assert!(encrypted.len() >= 4, "{name}: {writes:?}");
         for headers in encrypted {
             assert_eq!(said(headers, "x-amz-server-side-encryption-aws-kms-key-id"), key, "{name}: {headers:?}");

@@ -1,16 +1,17 @@
-//! The contract, for any destination.
+//! The contract of every destination.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use laredo_archive::{Destination, DestinationError, Format, MANIFEST, Staged, Stager};
 
-/// Makes a destination that is empty, and another for the same place each time that the same name is given.
+/// A function that opens a destination by name. A new name gives an empty destination, and the same
+/// name gives the same one.
 pub(crate) type Place<'a> = &'a dyn Fn(&str) -> Arc<dyn Destination>;
 
 const SNAPSHOT: &str = "epoch=1/snapshot-0_19F000.jsonl";
 const DIFF: &str = "epoch=2/diff-0_19F000-0_1A2B3C.jsonl";
-/// So large that S3 takes it in parts, and no whole number of them.
+/// A size that S3 takes in parts, and that is not a multiple of a part.
 const LARGE: usize = (40 << 20) + 12_345;
 
 pub(crate) async fn keeps_to_the_contract(place: Place<'_>) {
@@ -20,7 +21,7 @@ pub(crate) async fn keeps_to_the_contract(place: Place<'_>) {
     what_is_there_is_listed_and_deleted(place).await;
 }
 
-/// Exactly one of two who replace the same manifest at the same time does so.
+/// Checks that exactly one of two concurrent writers replaces a manifest.
 pub(crate) async fn excludes_two_writers(place: Place<'_>, rounds: usize) {
     let (a, b) = (place("race"), place("race"));
     let mut tag = a.publish(b"round 0", None).await.unwrap();
@@ -33,7 +34,7 @@ pub(crate) async fn excludes_two_writers(place: Place<'_>, rounds: usize) {
     }
 }
 
-/// S3 lists a thousand at a time.
+/// Checks the list of more than a thousand objects, because S3 lists a thousand at a time.
 #[cfg(feature = "aws")]
 pub(crate) async fn lists_more_than_one_answer_holds(place: Place<'_>) {
     let destination = place("many");
@@ -113,7 +114,8 @@ async fn a_manifest_is_replaced_by_whoever_knows_the_last_one(place: Place<'_>) 
     assert_ne!(first, second);
     let said = destination.publish(b"another", Some(&first)).await;
     assert!(matches!(said, Err(DestinationError::Moved { .. })), "{said:?}");
-    // Of a call that failed nobody knows whether it was done: made again, it finds its own work.
+    // After an error the caller cannot know if the call succeeded. A repeated call finds its own
+    // work.
     assert_eq!(destination.publish(b"2", Some(&first)).await.unwrap(), second);
     let there = destination.manifest().await.unwrap().unwrap();
     assert_eq!((there.bytes.as_slice(), &there.tag), (b"2".as_slice(), &second));
@@ -171,7 +173,7 @@ pub(crate) fn staged(stager: &Stager, bytes: &[u8]) -> Staged {
     writer.finish().unwrap()
 }
 
-/// Bytes of which no two parts are alike.
+/// Returns bytes in which no two parts are alike.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;
     let words = std::iter::repeat_with(|| {

@@ -1,4 +1,5 @@
-//! Objects that hold a wrong row, and are otherwise what the manifest says: only the checksum of the contents tells.
+//! Objects that contain a wrong row but otherwise match the manifest. Only the checksum of the rows
+//! reveals it.
 
 use laredo_archive::At;
 use laredo_core::Lsn;
@@ -7,10 +8,10 @@ use serde_json::Value;
 
 use crate::reader::sample::Sample;
 
-/// What is done to the lines of an object.
+/// A change to the lines of an object.
 type Deed = fn(&mut Vec<String>);
 
-/// A cell that is another one, a row or change too few, and one too many.
+/// A changed cell, a missing row or change, and an extra one.
 const DEEDS: [(&str, Deed); 3] = [
     ("a changed cell", |lines| {
         let place = lines.iter().position(|line| line.contains("\"body\":\"")).unwrap();
@@ -29,7 +30,7 @@ const DEEDS: [(&str, Deed); 3] = [
     }),
 ];
 
-/// Plants a wrong row into an object, and makes size, SHA-256 and count say that it belongs there.
+/// Plants a wrong row into an object, and adapts size, SHA-256 and count in the manifest.
 fn plant(sample: &Sample, object: &str, deed: Deed) {
     let text = String::from_utf8(sample.read(object)).unwrap();
     let mut lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
@@ -74,7 +75,8 @@ async fn a_wrong_row_is_found_in_whichever_object_it_is() {
     }
 }
 
-/// Objects of one artifact that tell of different changes: the first alone is applied, and the others are compared with it.
+/// Objects of one artifact that contain different changes. Only the first object is applied; the
+/// others are compared with it.
 #[tokio::test(start_paused = true)]
 async fn a_format_that_tells_of_other_changes_is_found() {
     for (what, deed) in DEEDS {

@@ -1,4 +1,4 @@
-//! Objects that are not as they were written.
+//! Objects that differ from what was written.
 
 use laredo_archive::{At, MANIFEST, ReadError};
 
@@ -6,9 +6,10 @@ use crate::reader::sample::Sample;
 
 const FORMATS: [&str; 4] = ["jsonl", "protobuf", "jsonl.zst", "protobuf.zst"];
 
-/// Whatever stands for the object now: it is named, with these words, by whoever needs it; whoever does not is served.
+/// Checks that a damaged object is reported, with these words, by every read that needs it. All
+/// other reads must succeed.
 async fn is_named(sample: &Sample, object: &str, words: &str) {
-    // The end of an address, too.
+    // The path is also the end of a URI.
     let path = sample.path().join(object).display().to_string();
     let faults = sample.faults().await;
     let [fault] = faults.as_slice() else { panic!("{object}: {faults:#?}") };
@@ -17,7 +18,7 @@ async fn is_named(sample: &Sample, object: &str, words: &str) {
     let place = objects.iter().position(|(name, _)| name == object).unwrap();
     for (other, (name, end)) in objects.iter().enumerate() {
         let is_needed = other >= place && name.split('/').next() == object.split('/').next();
-        // The second base ends where the diff before it does, and is taken in its place.
+        // The second base ends where the diff before it ends, and is used in its place.
         let newest = objects.iter().rposition(|(_, at)| at == end).unwrap();
         if newest != other {
             continue;
@@ -39,7 +40,7 @@ async fn is_named(sample: &Sample, object: &str, words: &str) {
     }
 }
 
-/// What somebody may do to a file.
+/// Returns damaged forms of a file, each with words of the expected error.
 fn deeds(bytes: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     let size = "bytes, and the manifest says";
     let cut = |length: usize| (bytes[..length].to_vec(), size);
@@ -77,7 +78,8 @@ async fn a_byte_that_was_altered_is_found_wherever_it_is() {
         let sample = Sample::written(&[format]).await;
         for (object, _) in sample.objects() {
             let bytes = sample.read(&object);
-            // Every one at both ends, where headers, lengths and checksums are.
+            // Every byte at both ends, which have headers, lengths and checksums, and every seventh
+            // byte between.
             let places = (0..bytes.len()).filter(|place| *place < 24 || place + 24 >= bytes.len() || place % 7 == 0);
             for place in places {
                 let mut other = bytes.clone();
@@ -129,7 +131,7 @@ async fn lines_in_another_order_and_exchanged_objects_are_found() {
     assert_eq!(found, objects.len() * (objects.len() - 1) / 2);
 }
 
-/// Without checksums it is size, form, and number of the entries that tell.
+/// Without checksums, faults show only in the size, the form and the number of entries.
 #[tokio::test(start_paused = true)]
 async fn without_checksums_the_entry_is_named() {
     for format in FORMATS {
@@ -148,7 +150,7 @@ async fn without_checksums_the_entry_is_named() {
             let mut other = bytes.clone();
             other[place] ^= 1;
             sample.write(&object, &other);
-            // Of a letter in a text nobody can tell.
+            // A changed letter in a text cannot be noticed.
             drop(sample.rebuilt(At::Latest).await);
         }
         sample.write(&object, &bytes);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::reader::sample::Sample;
 
-/// Nothing is read by it, and it says why.
+/// Checks that the manifest is refused, with these words in the reason.
 async fn is_refused(sample: &Sample, words: &str) {
     let error = sample.open().await.expect_err(words);
     let said = error.to_string();
@@ -70,7 +70,8 @@ async fn each_rule_that_is_broken_is_said() {
     }
 }
 
-/// A base may lack its end in archives of others; what follows has to lead somewhere all the same.
+/// A base in another program's archive may lack its end. The next diff must still lead to a
+/// position.
 #[tokio::test(start_paused = true)]
 async fn a_diff_after_a_base_without_an_end_leads_on() {
     let sample = Sample::written(&["jsonl"]).await;
@@ -120,7 +121,8 @@ async fn columns_that_are_none_of_a_table_are_said() {
     }
 }
 
-/// Where another writer left the position of a base out, its address says the name; it does not lead out of the archive.
+/// If another writer omitted the position of a base, its URI gives the object's name. The name must
+/// stay inside the archive.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_leads_elsewhere_is_not_followed() {
     let sample = Sample::written(&["jsonl"]).await;

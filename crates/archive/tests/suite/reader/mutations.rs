@@ -1,4 +1,5 @@
-//! Whatever happens to an archive's bytes: reading it never panics, and never gives a table that there was not.
+//! Archives with altered bytes. Reading one never panics, and never returns a table that did not
+//! exist.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -19,7 +20,7 @@ use crate::scene::TABLE;
 
 type Rows = Vec<Map<String, Value>>;
 
-/// What the writer wrote, and what it stands for at each position.
+/// The files of the writer, and the rows at each position.
 struct Written {
     files: BTreeMap<String, Vec<u8>>,
     states: BTreeMap<Lsn, Rows>,
@@ -48,7 +49,7 @@ async fn write(format: &str) -> Written {
     Written { files, states }
 }
 
-/// An archive in memory, to be read.
+/// A readable archive in memory.
 #[derive(Debug)]
 struct Memory(BTreeMap<String, Vec<u8>>);
 
@@ -88,7 +89,8 @@ impl Destination for Memory {
     }
 }
 
-/// What an archive is read as: verified, and rebuilt at a boundary, with the position that this is of.
+/// Verifies an archive and rebuilds it at a boundary. Returns the rows with the position of the
+/// boundary.
 async fn read(files: BTreeMap<String, Vec<u8>>, at: At) -> Result<(Option<Lsn>, Rows), ReadError> {
     let archive = Archive::open(Arc::new(Memory(files)), Some(TABLE)).await?;
     archive.verify(&ReadProgress::default(), drop).await;
@@ -96,7 +98,7 @@ async fn read(files: BTreeMap<String, Vec<u8>>, at: At) -> Result<(Option<Lsn>, 
     Ok((rebuilt.boundary.position, shown(&rebuilt.table)))
 }
 
-/// A change to some bytes. Places are fractions of their length.
+/// A change of some bytes. Places are fractions of the length.
 #[derive(Clone, Debug)]
 enum Mutation {
     Flip { place: f64, bit: u8 },
@@ -168,7 +170,7 @@ impl Mutation {
     }
 }
 
-/// Every leaf of a document, by its path.
+/// Collects the paths of all leaves of a document.
 fn leaves(value: &Value, path: &str, to: &mut Vec<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, inner)| leaves(inner, &format!("{path}/{name}"), to)),
@@ -179,7 +181,7 @@ fn leaves(value: &Value, path: &str, to: &mut Vec<String>) {
     }
 }
 
-/// An archive that is whole but for some of its files.
+/// Returns the files of an archive in which the meant files are altered.
 fn mutated(
     written: &Written,
     mutations: &[(usize, Mutation)],
@@ -226,7 +228,8 @@ proptest! {
         is_right(written, mutated(written, &mutations, |name| name == MANIFEST), at)?;
     }
 
-    /// As somebody does who edits it: it stays JSON, and a value goes, or another one of it comes to its place.
+    /// Edits the manifest, which stays JSON. A value is removed or replaced by another value of the
+    /// document.
     #[test]
     fn an_edited_manifest_gives_the_right_table_or_none(
         format in 0..4_usize, edits in proptest::collection::vec((any::<usize>(), any::<Option<usize>>()), 1..3), at in moment()
@@ -245,7 +248,8 @@ proptest! {
         is_right(written, files, at)?;
     }
 
-    /// Where both may be altered, nobody can tell everything; it does not panic.
+    /// If manifest and objects may both be altered, not every fault can be found. Reading still
+    /// does not panic.
     #[test]
     fn whatever_is_altered_nothing_panics(format in 0..4_usize, mutations in several(), at in moment(), is_summed in any::<bool>()) {
         let written = written(format);

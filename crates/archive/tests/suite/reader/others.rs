@@ -1,17 +1,18 @@
-//! What the archive's format says of archives that others have written: without what is an addition of ours; diffs in any order, each
-//! TRUNCATE of which comes before everything else; an inherited base without a position; a base at every restart.
+//! Archives of other programs that the format allows. They lack laredo's additions. Their diffs are
+//! in any order, with each TRUNCATE first. They may have a base without a position, or a base at
+//! every restart.
 
 use laredo_archive::{At, ReadProgress};
 use serde_json::{Map, Value, json};
 
 use crate::reader::sample::{Sample, shown};
 
-/// A base, and the diffs after it, as the sample has them in its first epoch.
+/// The number of artifacts in the sample's first epoch: a base and the diffs after it.
 const FIRST_EPOCH: usize = 6;
-/// As many as the longest diff has changes: each of them comes first once.
+/// The number of changes in the longest diff, so that each change comes first once.
 const TURNS: usize = 25;
 
-/// Takes away what a reader may ignore.
+/// Removes everything that a reader may ignore.
 pub(crate) fn without_additions(sample: &Sample) {
     let mut manifest = sample.manifest();
     let keys = manifest.as_object_mut().unwrap();
@@ -26,7 +27,7 @@ pub(crate) fn without_additions(sample: &Sample) {
     sample.set_manifest(&manifest);
 }
 
-/// The archive is good, and is the table's history at each of its boundaries.
+/// Checks that the archive is valid, and has the table's rows at each of its boundaries.
 pub(crate) async fn is_right(sample: &Sample) {
     assert_eq!(sample.faults().await, Vec::<String>::new());
     for position in sample.objects().into_iter().map(|(_, end)| end) {
@@ -51,7 +52,7 @@ async fn additions_may_be_missing_and_others_may_be_there() {
     }
 }
 
-/// The changes of a diff: lines, or messages with their lengths before them.
+/// Splits a diff into its changes: lines, or length-prefixed messages.
 fn changes(format: &str, mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut changes = Vec::new();
     while !bytes.is_empty() {
@@ -93,7 +94,7 @@ async fn a_diff_may_be_in_any_order() {
     }
 }
 
-/// The archive begins with a base whose position is empty.
+/// Returns an archive that begins with a base without a position.
 async fn inherited() -> (Sample, Value) {
     let sample = Sample::written(&["jsonl"]).await;
     without_additions(&sample);
@@ -122,7 +123,8 @@ async fn an_inherited_base_may_have_no_position() {
     is_inherited(&sample, &manifest).await;
 }
 
-/// Names are made of positions. Where one is empty only the address can say what the object is called.
+/// Object names are made of positions. If a position is empty, only the URI gives the name of the
+/// object.
 #[tokio::test(start_paused = true)]
 async fn where_a_position_is_empty_the_address_names_the_object() {
     let (sample, mut manifest) = inherited().await;
@@ -149,7 +151,7 @@ async fn a_base_without_a_position_may_be_all_there_is() {
     assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), *first);
 }
 
-/// Epochs that begin where the one before ends, some of them with nothing in them but their base.
+/// Epochs that begin where the previous one ends, some of which contain only their base.
 #[tokio::test(start_paused = true)]
 async fn a_base_may_be_written_at_every_restart() {
     let sample = Sample::written(&["jsonl"]).await;
@@ -163,7 +165,7 @@ async fn a_base_may_be_written_at_every_restart() {
         artifacts[FIRST_EPOCH - 1]["to_position"],
         "it was written where the first epoch ended"
     );
-    // Restarted twice more before anything else was written.
+    // Two more restarts, with nothing written in between.
     artifacts.insert(FIRST_EPOCH, second.clone());
     artifacts.insert(FIRST_EPOCH, second);
     for (artifact, epoch) in artifacts.iter_mut().skip(FIRST_EPOCH).zip([2, 3, 4, 4, 4]) {
@@ -180,7 +182,8 @@ async fn a_base_may_be_written_at_every_restart() {
     is_right(&sample).await;
 }
 
-/// A changed key is a DELETE and an INSERT. Where it is an UPDATE, what that says is done all the same: the old row is no more.
+/// A changed key is normally a DELETE and an INSERT. An UPDATE that changes the key also removes
+/// the old row.
 #[tokio::test(start_paused = true)]
 async fn an_update_that_changes_the_key_leaves_nothing_behind() {
     let sample = Sample::written(&["jsonl"]).await;
@@ -207,7 +210,8 @@ async fn an_update_that_changes_the_key_leaves_nothing_behind() {
     assert_eq!(bodies, [Some(free), Some(occupied), None, Some(alone)]);
 }
 
-/// A manifest's columns name the types of a database that is not here: values of such a type stay what JSON says of them.
+/// A manifest's columns may name unknown types of another database. Their values stay as JSON has
+/// them.
 #[tokio::test(start_paused = true)]
 async fn values_of_unknown_types_are_what_json_says() {
     let sample = Sample::written(&["jsonl"]).await;

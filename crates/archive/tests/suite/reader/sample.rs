@@ -1,4 +1,4 @@
-//! An archive of two epochs that the writer wrote, and what it is worth after somebody has had their hands on it.
+//! An archive of two epochs that the writer wrote, and that tests then damage.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// A base, five diffs with everything that a diff can have, another base, and two diffs.
+    /// Writes a base, five diffs with every kind of change, another base, and two diffs.
     pub(crate) async fn written(formats: &[&str]) -> Sample {
         let formats: Vec<Format> = formats.iter().map(|id| id.parse().unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
@@ -46,7 +46,8 @@ impl Sample {
     }
 
     pub(crate) fn write(&self, object: &str, bytes: &[u8]) {
-        // Artifacts are linked from where they were staged: the name gets another file, as every tool does that edits one.
+        // Artifacts are hard links to their staged files. So the name gets a new file, as with most
+        // tools that edit a file.
         let path = self.path().join(object);
         let _ = std::fs::remove_file(&path);
         std::fs::write(path, bytes).unwrap();
@@ -64,7 +65,7 @@ impl Sample {
         self.write(MANIFEST, manifest.to_string().as_bytes());
     }
 
-    /// The objects in the order of the artifacts, each with the end of its own.
+    /// Returns the objects in the order of their artifacts, each with the end of its artifact.
     pub(crate) fn objects(&self) -> Vec<(String, Lsn)> {
         let manifest = self.manifest();
         let of = |artifact: &Value| -> Vec<(String, Lsn)> {
@@ -76,7 +77,7 @@ impl Sample {
         manifest["artifacts"].as_array().unwrap().iter().flat_map(of).collect()
     }
 
-    /// What verifying it says.
+    /// Returns the faults that a verification finds.
     pub(crate) async fn faults(&self) -> Vec<String> {
         let archive = match self.open().await {
             Ok(archive) => archive,
@@ -101,7 +102,7 @@ pub(crate) fn uri(folder: &Path, object: &str) -> String {
     format!("file://{}", folder.join(object).display())
 }
 
-/// A table's rows as they are shown, in an order of their own.
+/// Returns a table's rows as JSON, in a fixed order.
 pub(crate) fn shown(table: &TableState) -> Vec<Map<String, Value>> {
     let row = |row: &Tuple| -> Map<String, Value> {
         let fields = project_row(table.schema(), row.as_ref()).unwrap();

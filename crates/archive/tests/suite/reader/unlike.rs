@@ -1,5 +1,5 @@
-//! Archives of other programs that differ from ours: positions that are padded with zeros,
-//! manifests without columns, and numbers where ours are text.
+//! Archives of other programs that differ from laredo's: positions that are padded with zeros,
+//! manifests without columns, and numbers instead of text.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::reader::others::{is_right, without_additions};
 use crate::reader::sample::{Sample, shown};
 use crate::scene::{self, TABLE, begin, local};
 
-/// Spells a position of a manifest with eight digits.
+/// Writes a position of a manifest with eight digits.
 fn padded(position: &Value) -> Value {
     match position.as_str().and_then(|text| text.parse::<Lsn>().ok()) {
         Some(Lsn(position)) => format!("{:X}/{:08X}", position >> 32, position & 0xFFFF_FFFF).into(),
@@ -20,8 +20,8 @@ fn padded(position: &Value) -> Value {
     }
 }
 
-/// Makes the sample one whose positions are spelled otherwise, in the manifest and in the objects'
-/// names.
+/// Rewrites all positions of the sample with `spelled`, in the manifest and in the names of the
+/// objects.
 fn spell(sample: &Sample, spelled: impl Fn(&Value) -> Value) {
     let (mut manifest, mut names) = (sample.manifest(), BTreeMap::new());
     manifest["head_position"] = spelled(&manifest["head_position"]);
@@ -60,7 +60,7 @@ async fn objects_are_found_however_positions_are_spelled() {
     }
 }
 
-/// A writer of ours takes such an archive over, writes behind it, and collects what no manifest
+/// Laredo's writer takes over such an archive, continues it, and collects objects that no manifest
 /// names.
 #[tokio::test(start_paused = true)]
 async fn a_writer_leaves_what_it_took_over_where_it_is() {
@@ -168,7 +168,7 @@ async fn a_key_that_the_manifest_contradicts_is_refused() {
     assert!(rebuilt(&archive, At::Latest).await.is_ok());
 }
 
-/// An archive of one snapshot of these lines.
+/// An archive with one snapshot of these lines.
 struct Lines(tempfile::TempDir);
 
 impl Lines {
@@ -242,7 +242,7 @@ async fn numbers_keep_their_digits() {
     assert_eq!(rows.len(), 2, "keys that no double tells apart are two: {rows:?}");
 }
 
-/// A protobuf row of `id` and a number.
+/// Returns a protobuf row with `id` and a number.
 fn message(id: f64, n: f64) -> Vec<u8> {
     use prost::Message as _;
     use prost_types::value::Kind;

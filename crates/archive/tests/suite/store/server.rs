@@ -1,8 +1,9 @@
-//! s3s-fs, which checks every signature.
+//! An S3 server on s3s-fs, which checks every signature.
 //!
-//! It honours If-None-Match and If-Match on PUT, and both on the completion of an upload, but looks first and writes afterwards,
-//! where S3 does both in one. So its requests are let in one by one, or two writers who exclude each other could both succeed. Whoever
-//! has a key may do everything, so what a lack of permission looks like is tested by its words alone.
+//! It honors If-None-Match and If-Match on PUT, and both on the completion of an upload. But it
+//! checks first and writes afterwards, while S3 does both in one step. So requests run one at a
+//! time. Otherwise two writers that exclude each other could both succeed. A valid key permits
+//! everything, so errors of missing permissions are tested only by their text.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -35,25 +36,27 @@ pub(crate) struct Server {
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// One request that fails, and how.
+/// A failure of one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub(crate) how: How,
-    /// Which request it is, from 0.
+    /// The number of the request, from 0.
     pub(crate) request: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
-    /// The connection is cut before anything is done.
+    /// The connection is cut before the request has any effect.
     Before,
-    /// It is cut when everything is done.
+    /// The connection is cut after the request is complete.
     After,
-    /// It is cut in the middle: of what is written if that is something, or else of the answer.
+    /// The connection is cut in the middle of the request's body, or of the answer if the request
+    /// has none.
     Halfway,
-    /// Nothing fails, but it takes long.
+    /// The request succeeds after a delay.
     Slow,
-    /// The connection is cut, and the request is done all the same, but later: when it has been made again already.
+    /// The connection is cut. The request takes effect later, when the client has already repeated
+    /// it.
     Late,
 }
 
@@ -61,20 +64,20 @@ impl How {
     pub(crate) const ALL: [How; 5] = [How::Before, How::After, How::Halfway, How::Slow, How::Late];
 }
 
-/// Looks at what is there after a request; an error says what is wrong with it.
+/// A check of the bucket's folder after a request. The error describes a fault.
 pub(crate) type Inspect = Box<dyn Fn(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// What answers requests.
+/// The state that answers requests.
 struct Desk {
     service: S3Service,
     bucket: PathBuf,
     turn: Mutex<()>,
     trouble: Option<Trouble>,
     requests: AtomicUsize,
-    /// The heads of all requests, in their order.
+    /// The heads of all requests, in order.
     heads: Mutex<Vec<Parts>>,
     inspect: Inspect,
-    /// What was found wrong first.
+    /// The first fault that was found.
     found: Mutex<Option<String>>,
 }
 
@@ -83,7 +86,8 @@ impl Server {
         Server::with(None, Box::new(|_| Box::pin(async { Ok(()) }))).await
     }
 
-    /// One of whose requests one may fail. After each, somebody inspects the bucket's folder, where each object is a file of its name.
+    /// Starts a server on which one request may fail. After each request, `inspect` checks the
+    /// bucket's folder, which has a file for each object.
     pub(crate) async fn with(trouble: Option<Trouble>, inspect: Inspect) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let bucket = folder.path().join(BUCKET);
@@ -114,12 +118,13 @@ impl Server {
         Bucket::new(self.url.clone(), keys()).await
     }
 
-    /// Takes the heads of the requests since it was asked last.
+    /// Returns the heads of the requests since the last call.
     pub(crate) async fn heads(&self) -> Vec<Parts> {
         std::mem::take(&mut *self.desk.heads.lock().await)
     }
 
-    /// Whether there were so many requests that one has failed. Panics if anything was found wrong after one.
+    /// Returns true if there were enough requests that one has failed. Panics if a check has found
+    /// a fault.
     pub(crate) async fn has_failed(&self) -> bool {
         assert_eq!(*self.desk.found.lock().await, None, "{:?}", self.desk.trouble);
         let requests = self.desk.requests.load(Ordering::Relaxed);
@@ -134,7 +139,7 @@ impl Drop for Server {
 }
 
 async fn serve(listener: TcpListener, desk: Arc<Desk>) {
-    // Owned by this task, so that aborting it ends them too.
+    // The connections belong to this task, so aborting it ends them too.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let desk = desk.clone();
@@ -186,13 +191,13 @@ impl Desk {
     }
 }
 
-/// The first half, and then an error.
+/// Returns a body with the first half of the bytes, followed by an error.
 fn half(body: &Bytes) -> Body {
     let parts = [Ok(Frame::data(body.slice(..body.len() / 2))), Err(Cut)];
     Body::http_body_unsync(StreamBody::new(futures::stream::iter(parts)))
 }
 
-/// The connection is closed.
+/// An error that closes the connection.
 #[derive(Debug)]
 struct Cut;
 

@@ -1,4 +1,5 @@
-//! The checksum of the contents: in the manifest, against the server's, and for types that do not come back to the byte.
+//! Checksums of the rows: in the manifest, compared with the server's, and for types that do not
+//! round-trip to the byte.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ async fn each_artifact_has_the_checksum_of_what_it_leads_to() {
         }
     }
     writer.stop().await;
-    // What was read back goes on with the same sums.
+    // The rows that were read back continue with the same checksums.
     let writer = begin(options("again"), vec![archive.clone()], folder.path(), &history).await.unwrap();
     writer.tell(history.something(13));
     sums.insert(history.position, history.table.checksum());
@@ -46,7 +47,8 @@ async fn each_artifact_has_the_checksum_of_what_it_leads_to() {
     }
 }
 
-/// The server has a cell, a row less or a row more than the archive: the archive is what has to give way.
+/// The server has a changed cell, a row less or a row more than the archive. The archive must adopt
+/// the server's rows.
 #[tokio::test(start_paused = true)]
 async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
     for canary in Canary::ALL {
@@ -57,7 +59,7 @@ async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
         writer.head(history.position).await;
         for number in 0..3 {
             writer.tell(history.something(number));
-            // Some of it is in the archive, and some is collected.
+            // At this time some changes are in the archive, and some are still buffered.
             writer.updates.send(current(&history, history.table.checksum())).unwrap();
         }
         writer.head(history.position).await;
@@ -79,7 +81,7 @@ async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
     }
 }
 
-/// A writer that goes on from an archive with a wrong row, whose checksum was made wrong along with it.
+/// A writer resumes from an archive that has a wrong row and a matching wrong checksum.
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_differs_from_the_start_is_found() {
     for canary in Canary::ALL {
@@ -99,7 +101,7 @@ async fn an_archive_that_differs_from_the_start_is_found() {
     }
 }
 
-/// Columns whose cells do not all come back to the byte.
+/// Returns a schema with columns whose cells do not all round-trip to the byte.
 fn documents() -> Arc<Schema> {
     let column = |(name, type_oid, type_name): (&str, u32, &str)| Column {
         name: name.to_owned(),
@@ -119,7 +121,7 @@ fn documents() -> Arc<Schema> {
     Arc::new(Schema::new(columns.into_iter().map(column).collect(), KeyColumns::new([0]), BTreeMap::new()))
 }
 
-/// A row with white space, names out of order, a lower bound, and a NaN with a sign.
+/// Returns a row with white space, unsorted names, a lower bound, and a NaN with a sign.
 fn document(id: i32, number: i32) -> Tuple {
     let body = format!("{{\"b\" : {number},   \"a\": [1.10, \"x\"], \"b\": {number}}}");
     let packed = [b"\x01", format!("{{\"a\": {number}, \"bb\": null}}").as_bytes()].concat();
@@ -158,7 +160,8 @@ async fn types_that_do_not_come_back_to_the_byte_have_checksums_all_the_same() {
         writer.head(history.position).await;
         assert!(writer.differed.try_recv().is_err(), "the rows are the server's own");
         writer.stop().await;
-        // Read back, the rows are others to the byte: nothing can be said of them, and the sums go on all the same.
+        // After reading back, the rows differ in their bytes. They cannot be compared, and the
+        // checksums still continue.
         let mut writer = begin(with("again"), vec![archive.clone()], folder.path(), &history).await.unwrap();
         writer.tell(history.commit(vec![Change::Update(document(1, 101)), Change::Update(document(3, 102))]));
         writer.updates.send(current(&history, history.table.checksum())).unwrap();

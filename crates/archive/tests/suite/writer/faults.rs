@@ -9,7 +9,8 @@ use laredo_archive::{Archive, Destination, Kind, Options, Thresholds, WriterErro
 use crate::scene::{History, begin, compare, local, options};
 use crate::writer::faulty::{Faulty, Mode};
 
-/// Two runs of a writer over 10 transactions, a base among them. Whoever has fewer than a second between two diffs says so.
+/// Runs a writer twice over 10 transactions, with a base among them. `pace` changes the options for
+/// a shorter diff interval.
 pub(crate) async fn two_runs(place: &Arc<dyn Destination>, staging: &Path, pace: impl Fn(&mut Options)) -> History {
     let mut history = History::new();
     for run in 0..2 {
@@ -31,13 +32,15 @@ pub(crate) async fn two_runs(place: &Arc<dyn Destination>, staging: &Path, pace:
     history
 }
 
-/// What such a run leaves: every boundary is the table as it was, and the last diff was flushed.
+/// Checks the result of such a run: every boundary has the table's rows, and the last diff was
+/// flushed.
 pub(crate) async fn is_all_there(place: Arc<dyn Destination>, history: &History) {
     let boundaries = compare(place, history).await;
     assert_eq!(boundaries.last().unwrap().1, history.position.0, "the last diff is flushed");
 }
 
-/// Tells whether there were so many calls that one has failed.
+/// Runs a writer on a destination with a failing call. Returns true if there were enough calls for
+/// the failure to happen.
 async fn scenario(mode: Mode, fails: usize) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
@@ -69,7 +72,7 @@ async fn a_writer_killed_at_any_call_loses_nothing_and_its_restart_writes_no_bas
         let first = begin(options("first"), vec![inner.clone()], &staging, &history).await.unwrap();
         first.head(history.position).await;
         first.stop().await;
-        // The call in which it is killed takes for ever.
+        // The writer is killed in a call that never returns.
         let stuck = Faulty::new(inner.clone(), Mode::Slow, calls);
         let killed = begin(options("killed"), vec![stuck.clone()], &staging, &history);
         let Ok(Ok(killed)) = tokio::time::timeout(Duration::from_secs(20), killed).await else { continue };
@@ -115,7 +118,7 @@ async fn a_destination_that_refuses_at_the_start_is_waited_for_or_an_error() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let (history, place) = (History::new(), local(&file.join("archive")));
-    // A command that somebody waits for ends.
+    // A command with a waiting user ends with an error.
     let at_once = Options { waits_at_start: false, ..options("w") };
     let begun = begin(at_once, vec![place.clone()], folder.path(), &history).await;
     let Err(WriterError::Destination(error)) = begun else { panic!("it begins") };

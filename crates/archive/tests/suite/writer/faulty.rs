@@ -1,4 +1,4 @@
-//! A destination of which one call fails.
+//! A destination on which one call fails.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use laredo_archive::{Destination, DestinationError, Listed, Staged, Tag, Version
 
 use crate::scene::is_whole;
 
-/// How a call fails.
+/// The way in which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Before anything is done.
+    /// The call fails before it has any effect.
     Before,
-    /// When everything is done, as when an answer is lost.
+    /// The call fails after it is complete, like a lost response.
     After,
-    /// In the middle: what is read ends with an error.
+    /// The call fails in the middle: the reader ends with an error.
     Halfway,
-    /// Not at all, but late.
+    /// The call succeeds after a delay.
     Slow,
-    /// Not at all, but whatever is deleted takes a minute.
+    /// All calls succeed, but each deletion takes a minute.
     SlowDeletes,
 }
 
@@ -30,7 +30,7 @@ pub(crate) enum Mode {
 pub(crate) struct Faulty {
     inner: Arc<dyn Destination>,
     mode: Mode,
-    /// Which call it is, from 0.
+    /// The number of the failing call, from 0.
     fails: usize,
     calls: AtomicUsize,
 }
@@ -40,7 +40,7 @@ impl Faulty {
         Arc::new(Faulty { inner, mode, fails, calls: AtomicUsize::new(0) })
     }
 
-    /// Whether there were so many calls that one has failed.
+    /// Returns true if there were enough calls that one has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.calls.load(Ordering::Relaxed) > self.fails
     }

@@ -1,4 +1,4 @@
-//! The database's history forks under a writer that runs, and under one that does not.
+//! The database's history forks while a writer runs, and while none runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use laredo_core::Lsn;
 
 use crate::scene::{History, Running, TABLE, begin, is_whole, local, options, restart, sorted};
 
-/// A server of this history: it sends all rows to a writer whose rows are not of it.
+/// Sends all rows of a history, like a server to a writer whose rows are not part of that history.
 fn send_all(writer: &Running, history: &History, shared_until: Lsn) {
     *writer.mark.lock().unwrap() = Some(history.mark());
     writer.updates.send(restart(shared_until)).unwrap();
@@ -17,7 +17,7 @@ fn send_all(writer: &Running, history: &History, shared_until: Lsn) {
     writer.updates.send(Update::State { table, position, source: None }).unwrap();
 }
 
-/// The same for a writer that has just begun, as its mark says where it is.
+/// Starts a writer and sends it the right history: its start mark decides if it needs all rows.
 async fn begin_at(
     id: &str,
     places: &[Arc<dyn Destination>],
@@ -41,8 +41,8 @@ async fn open(place: &Arc<dyn Destination>) -> Archive {
     Archive::open(place.clone(), Some(TABLE)).await.unwrap()
 }
 
-/// Every artifact leads to the rows of its own history, and no position is answered from another one. `histories` are the numbers in the
-/// archive and what they are.
+/// Checks that every artifact leads to the rows of its own history, and that no position is
+/// answered from another one. `histories` pairs each number in the archive with its history.
 async fn compare(place: &Arc<dyn Destination>, histories: &[(u64, &History)]) {
     let archive = open(place).await;
     let progress = ReadProgress::default();
@@ -90,7 +90,7 @@ async fn a_fork_under_a_running_writer_begins_a_history() {
     let end = lost.position;
     let mut present = lost.fork(Lsn(0x120));
     drop(present.something(31));
-    // The new history is behind the archive's head, and is written all the same.
+    // The new history is at a position before the archive's head, and is still written.
     send_all(&writer, &present, Lsn(0x110));
     writer.head(present.position).await;
     assert!(present.position < end);
@@ -105,13 +105,13 @@ async fn a_fork_under_a_running_writer_begins_a_history() {
         assert!(!error.is_damage());
     }
     assert!(matches!(archive.of_history(3), Err(ReadError::NoHistory { asked: 3, .. })));
-    // By the time it was written, too.
+    // The same applies to a request by the time of writing.
     let artifact = &archive.manifest().artifacts[archive.manifest().histories()[0].artifacts.end - 1];
     let written = At::Time(artifact.written_at().unwrap() + Duration::from_millis(1));
     let is_other = matches!(archive.boundary(written), Err(ReadError::OtherHistory { history: 1, .. }));
     assert!(is_other || archive.boundary(written).unwrap().history == 2, "the clock stood still");
     assert_eq!(archive.of_history(1).unwrap().boundary(At::Latest).unwrap().position, Some(end));
-    // Later epochs are of the same history, and it passes what the lost one had.
+    // Later epochs belong to the same history, which passes the end of the lost one.
     for number in 40..48 {
         writer.tell(present.something(number));
         writer.head(present.position).await;
@@ -124,7 +124,8 @@ async fn a_fork_under_a_running_writer_begins_a_history() {
     assert_eq!(open(&inner).await.exactly(end).unwrap().history, 2);
 }
 
-/// Rows that come again of the same history change nothing, be they proven or of the same journal.
+/// Rows of the same history that are sent again change nothing, if the history is proven or the
+/// journal is the same.
 #[tokio::test(start_paused = true)]
 async fn rows_that_come_again_of_the_same_history_are_of_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,7 +141,7 @@ async fn rows_that_come_again_of_the_same_history_are_of_it() {
         writer.head(history.position).await;
     }
     compare(&inner, &[(1, &history)]).await;
-    // Nothing is known: it may be the same history.
+    // Nothing is proven here, although it may be the same history.
     drop(history.something(11));
     send_all(&writer, &history, Lsn::ZERO);
     writer.head(history.position).await;
@@ -148,7 +149,8 @@ async fn rows_that_come_again_of_the_same_history_are_of_it() {
     compare(&inner, &[(1, &history), (4, &history)]).await;
 }
 
-/// Rows that were promised, and did not come before the next ones, are forgotten; that the history has forked is not.
+/// Announced rows that did not arrive before the next announcement are discarded. The fork is still
+/// remembered.
 #[tokio::test(start_paused = true)]
 async fn a_fork_is_remembered_until_its_rows_are_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -161,7 +163,7 @@ async fn a_fork_is_remembered_until_its_rows_are_written() {
     let mut present = lost.fork(Lsn(0x100));
     drop(present.something(31));
     writer.updates.send(restart(Lsn::ZERO)).unwrap();
-    // Rows that do not fit before they are written: all come again, from the same journal.
+    // These rows fail before they are written, so all rows are sent again, from the same journal.
     send_all(&writer, &present, Lsn(u64::MAX));
     let mut wrong = present.fork(present.position).something(2);
     wrong.changes = vec![laredo_core::Change::Insert(crate::scene::row(1, "is there already"))];
@@ -198,7 +200,7 @@ async fn a_writer_that_is_killed_around_a_fork_mixes_nothing() {
         for number in 0..6 {
             writer.tell(lost.something(number));
         }
-        // The last ones may be in the buffer, and are written or not.
+        // The last transactions may be in the buffer, and may or may not be written.
         tokio::time::sleep(Duration::from_millis(delay)).await;
         send_all(&writer, &present, Lsn::ZERO);
         tokio::time::sleep(Duration::from_millis(delay / 2)).await;
@@ -217,7 +219,7 @@ async fn a_writer_that_is_killed_around_a_fork_mixes_nothing() {
     }
 }
 
-/// The folder, or its manifest alone, is put back to what it was before the fork.
+/// The folder, or only its manifest, is put back to its state before the fork.
 #[tokio::test(start_paused = true)]
 async fn an_older_copy_of_the_archive_is_gone_on_from_without_mixing() {
     for only_manifest in [false, true] {

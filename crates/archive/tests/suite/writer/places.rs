@@ -1,4 +1,4 @@
-//! Several destinations.
+//! Archives with several destinations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn a_destination_that_is_new_or_was_away_is_brought_up() {
     writer.tell(history.something(0));
     writer.head(history.position).await;
     writer.stop().await;
-    // It comes up although nothing more happens to the table.
+    // The destination catches up although the table does not change again.
     let writer = begin(options("both"), vec![one.clone(), two.clone()], folder.path(), &history).await.unwrap();
     let is_up = async || match Archive::open(two.clone(), Some(TABLE)).await {
         Ok(archive) => archive.manifest().head_position == Some(history.position),

@@ -10,13 +10,15 @@ use crate::scene::{is_whole, local};
 use crate::store::{BUCKET, How, Inspect, Server, Trouble};
 use crate::writer::faults::{is_all_there, two_runs};
 
-/// By the machine's own clock: whoever waits for a socket would let a paused one run on.
+/// Shortens the waits, because the test uses the real clock: a paused clock would advance while a
+/// task waits for a socket.
 fn quick(options: &mut Options) {
     options.diff_interval = Duration::from_millis(50);
     options.grace = Duration::from_secs(1);
 }
 
-/// Tells whether there were so many requests that one has failed.
+/// Runs a writer with a failing request. Returns true if there were enough requests for the failure
+/// to happen.
 async fn scenario(trouble: Trouble) -> bool {
     let inspect: Inspect =
         Box::new(|bucket| Box::pin(async move { is_whole(&Local::new(bucket.join("things"))).await }));

@@ -12,13 +12,13 @@ use crate::scene::{History, TABLE, begin, compare, is_whole, local, options, sor
 use crate::writer::faults::two_runs;
 use crate::writer::faulty::{Faulty, Mode};
 
-/// Options with which an epoch has a base and two diffs.
+/// Returns options with which an epoch has a base and two diffs.
 fn short_chains(id: &str) -> Options {
     let thresholds = Thresholds { max_diffs: Some(2), ..Thresholds::default() };
     Options { thresholds, ..options(id) }
 }
 
-/// Runs a writer over so many transactions, each of which becomes an artifact.
+/// Runs a writer over `count` transactions, each of which becomes an artifact.
 async fn run(options: Options, places: &[Arc<dyn Destination>], staging: &Path, history: &mut History, count: i32) {
     let writer = begin(options, places.to_vec(), staging, history).await.unwrap();
     writer.head(history.position).await;
@@ -29,7 +29,7 @@ async fn run(options: Options, places: &[Arc<dyn Destination>], staging: &Path, 
     writer.stop().await;
 }
 
-/// Something that has not happened yet.
+/// Commits the next transaction of the history.
 fn something(history: &mut History) -> Transaction {
     let number = (history.position.0 - 0x100) / 0x10;
     history.something(number as i32)
@@ -43,7 +43,7 @@ fn epochs(manifest: &Manifest) -> Vec<u64> {
     manifest.artifacts.iter().map(|artifact| artifact.epoch).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Every object that is there, apart from those that a manifest or a sealed one names.
+/// Returns the objects that neither the manifest nor a sealed manifest names.
 async fn unnamed(place: &Arc<dyn Destination>) -> BTreeSet<String> {
     let archive = Archive::open(place.clone(), Some(TABLE)).await.unwrap();
     let mut there: BTreeSet<String> = place.list().await.unwrap().into_iter().map(|listed| listed.object).collect();
@@ -68,7 +68,7 @@ async fn older_epochs_are_sealed_and_read_as_before() {
     let boundaries = compare(place.clone(), &history).await;
     assert_eq!(boundaries.len(), 21, "{boundaries:?}");
     assert_eq!(boundaries.last().unwrap(), &(7, history.position.0), "a restart continues the chain");
-    // A reader that does not know of sealed manifests sees an archive that is shorter.
+    // A reader that does not support sealed manifests sees a shorter archive.
     let manifest = named(&place).await;
     assert_eq!(epochs(&manifest), [6, 7]);
     manifest.check().unwrap();
@@ -97,7 +97,7 @@ async fn the_newest_state_needs_no_sealed_manifest() {
     std::fs::remove_file(&damaged).unwrap();
     let error = Archive::open(place.clone(), Some(TABLE)).await.unwrap_err();
     assert!(error.is_damage() && error.to_string().contains(&sealed), "{error}");
-    // The writer goes on all the same.
+    // The writer still continues.
     run(short_chains("again"), std::slice::from_ref(&place), folder.path(), &mut history, 12).await;
     assert_eq!(named(&place).await.head_position, Some(history.position));
 }
@@ -143,7 +143,7 @@ async fn retention_counts_sealed_epochs() {
     writer.stop().await;
     assert_eq!(unnamed(&place).await, BTreeSet::new());
     assert_eq!(compare(place.clone(), &history).await, boundaries);
-    // Fewer than the manifest names.
+    // Keep fewer epochs than the manifest names.
     let few = Options { keep_epochs: Some(1), ..keep("four") };
     run(few, std::slice::from_ref(&place), folder.path(), &mut history, 4).await;
     let manifest = named(&place).await;
@@ -180,7 +180,7 @@ async fn a_destination_that_is_new_or_was_away_gets_sealed_epochs() {
     let both = [one.clone(), two.clone()];
     run(short_chains("b"), &both, folder.path(), &mut history, 1).await;
     assert_eq!(compare(one.clone(), &history).await, compare(two.clone(), &history).await);
-    // Away while several epochs are sealed.
+    // The second destination is missing while several epochs are sealed.
     run(short_chains("c"), std::slice::from_ref(&one), folder.path(), &mut history, 12).await;
     run(short_chains("d"), &both, folder.path(), &mut history, 5).await;
     assert_eq!(compare(one.clone(), &history).await, compare(two.clone(), &history).await);
@@ -221,7 +221,7 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
         let mut history = History::new();
         let sealing = |id: &str| Options { manifest_epochs: 1, grace: Duration::from_secs(50), ..short_chains(id) };
         run(sealing("first"), std::slice::from_ref(&inner), &staging, &mut history, 4).await;
-        // The call in which it is killed takes for ever.
+        // The writer is killed in a call that never returns.
         let stuck = Faulty::new(inner.clone(), Mode::Slow, calls);
         let killed = begin(sealing("killed"), vec![stuck.clone()], &staging, &history);
         let Ok(Ok(killed)) = tokio::time::timeout(Duration::from_secs(20), killed).await else { continue };
@@ -238,7 +238,7 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
             last.tell(something(&mut history));
         }
         last.head(history.position).await;
-        // The call of the one that was killed may be done a minute later.
+        // A call of the killed writer may take effect a minute later.
         tokio::time::sleep(Duration::from_secs(200)).await;
         last.stop().await;
         let boundaries = compare(inner.clone(), &history).await;

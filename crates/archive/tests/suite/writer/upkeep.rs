@@ -1,4 +1,4 @@
-//! New bases, new epochs, and what goes.
+//! New bases, new epochs, and the removal of old ones.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +21,8 @@ async fn a_restart_goes_on_with_a_diff() {
         for number in 0..3 {
             writer.tell(history.something(run * 3 + number));
         }
-        // It is stopped as it is: what it has taken in is flushed, the rest comes again.
+        // The writer is stopped without waiting. It flushes what it has received, and the rest is
+        // sent again.
         tokio::time::sleep(Duration::from_millis(300)).await;
         writer.stop().await;
     }
@@ -59,7 +60,7 @@ async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
     let writer = begin(by("id"), vec![one.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     writer.stop().await;
-    // Neither is an archive gone on with, nor a new one begun.
+    // The writer neither continues the existing archive nor begins a new one.
     for place in [one, other.clone()] {
         let writer = begin(by("body"), vec![place], folder.path(), &history).await.unwrap();
         let ended = writer.ended().await.unwrap_err();
@@ -133,7 +134,7 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
     let writer = begin(options("one"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     assert_eq!(named().await, 0, "an archive of a server that knows none, or of an earlier version");
-    // Inside an epoch, and with a new one.
+    // The definition changes inside an epoch, and together with a new one.
     writer.definition.store(7, Ordering::SeqCst);
     writer.tell(history.something(1));
     writer.head(history.position).await;
@@ -145,7 +146,7 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
     writer.kill().await;
     let writer = begin(options("two"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     assert_eq!(writer.start.as_ref().unwrap().definition, DefinitionVersion(8));
-    // What is known of later rows is not said of the head.
+    // A definition of later rows is not written for the rows at the head.
     writer.definition.store(9, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(named().await, 8);

@@ -1,4 +1,4 @@
-//! What is missing, does not fit together or stands in the wrong place.
+//! Keys that are missing, do not fit together or are in the wrong place.
 
 use laredo::config::{ServerConfig, SnapshotterConfig};
 
@@ -108,7 +108,7 @@ fn references_must_exist_and_lead_in_no_circle() {
         &with("", &of(&role("a", "a")), ""),
         &["4:60: snapshotter.credentials.a.base: a profile cannot be its own base"],
     );
-    // A circle is told once, whoever leads into it.
+    // A circle is reported once, even if other profiles lead into it.
     let profiles = [role("c", "a"), role("b", "c"), role("a", "b"), role("d", "a"), role("0", "c")];
     refused(
         &with("", &of(&profiles.join("\n")), ""),

@@ -211,7 +211,7 @@ fn the_effective_configuration_loads_to_the_same_again() {
         folder.write("effective.conf", config.to_hocon().as_bytes());
         let mut again = load_file(&folder.path("effective.conf"));
         assert_eq!(again.to_hocon(), config.to_hocon());
-        // All but the secrets, which are masked.
+        // Everything is equal except the secrets, which are masked.
         for (again, table) in again.tables.iter_mut().zip(&config.tables) {
             again.source.token.clone_from(&table.source.token);
         }

@@ -1,4 +1,4 @@
-//! The order of the layers, and whose variables are whose.
+//! The order of the layers, and the variables of each program.
 
 use laredo::config::{ServerConfig, SnapshotterConfig};
 
@@ -63,7 +63,8 @@ fn variables_set_keys_of_one_table_and_of_many() {
     assert_eq!((config.tables[0].source.table.as_str(), config.tables[0].diff_interval.as_secs()), ("u", 60));
 }
 
-/// One environment for both programs, and for the operator's command: each takes its own.
+/// An environment for both programs and for the operator's command. Each uses only its own
+/// variables.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("LAREDO_GRPC_PORT", "4101"),
     ("LAREDO_SOURCES_PG_SLOT_NAME", "slot"),
@@ -71,7 +72,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("LAREDO_SERVER", "http://laredo:4002"),
     ("LAREDO_OAM", "http://laredo:4001"),
     ("LAREDO_TEST_FULL", "1"),
-    // Those of services in Kubernetes.
+    // Variables that Kubernetes sets for services.
     ("LAREDO_SNAPSHOTTER_SERVICE_HOST", "10.0.0.1"),
     ("LAREDO_SNAPSHOTTER_SERVICE_PORT_HTTP", "8080"),
     ("LAREDO_SNAPSHOTTER_PORT", "tcp://10.0.0.1:8080"),

@@ -1,4 +1,4 @@
-//! Single keys and values: what is refused, and how it is said.
+//! Single keys and values that are refused, and their messages.
 
 use super::{load, refused, with};
 

@@ -1,4 +1,4 @@
-//! An archive in S3, and others who are told of it: laredo-snapshotter against the API of AWS.
+//! An archive in S3 with event sinks: laredo-snapshotter against the API of AWS.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::support::snapshotter::Snapshotter;
 const REGION: &str = "us-east-1";
 const ROLE: &str = "arn:aws:iam::222233334444:role/laredo-events-pub";
 
-/// Hands on to moto what it is sent, and keeps it.
+/// A proxy that forwards requests to moto and records them.
 struct Recorder {
     url: String,
     seen: Arc<Mutex<Vec<u8>>>,
@@ -63,7 +63,7 @@ async fn credentials() -> Credentials {
     profiles.credentials(None).await.unwrap()
 }
 
-/// Who is told: a topic with a queue behind it, a queue, and a stream.
+/// The event sinks: a topic with a queue behind it, a queue, and a stream.
 struct Told {
     sqs: aws_sdk_sqs::Client,
     kinesis: aws_sdk_kinesis::Client,
@@ -152,7 +152,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     moto.create_bucket("archives").await.unwrap();
     let (told, recorder) = (Told::make(&moto).await, Recorder::start(&moto).await);
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
-    // More than goes in one request.
+    // More rows than fit into one request.
     cluster
         .psql(
             "CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -184,7 +184,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     let mut snapshotter = Snapshotter::launch(&[written, not_written], &keys, &environment);
     let has_base = async || snapshotter.status().await[0]["epoch"] == 1;
     eventually(PATIENCE, has_base).await.expect("the table is written, although the other cannot be");
-    // Somebody may create the bucket, so it is tried again.
+    // The bucket may be created later, so the snapshotter tries again.
     let fails = async || {
         let status = &snapshotter.status().await[1];
         status["state"] == "opening" && status["last_error"].as_str().is_some_and(|error| error.contains("nowhere"))
@@ -223,7 +223,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     commands(&moto);
 }
 
-/// Until nothing waits in the buffer.
+/// Waits until nothing is left in the buffer.
 async fn has_all(snapshotter: &Snapshotter, cluster: &Cluster) {
     let position = cluster.psql("SELECT pg_current_wal_flush_lsn()").unwrap();
     let position: laredo_core::Lsn = position.trim().parse().unwrap();
@@ -235,7 +235,7 @@ async fn has_all(snapshotter: &Snapshotter, cluster: &Cluster) {
     eventually(PATIENCE, is_written).await.expect("it is written");
 }
 
-/// Everybody has heard of the newest artifacts, in the contract's words.
+/// Checks that every sink received the events of the newest artifacts, as documented.
 async fn is_told(told: &Told, archive: &Archive) {
     let last = archive.manifest().artifacts.last().unwrap();
     let shown = |position: Option<laredo_core::Lsn>| position.map(|position| position.to_string());
@@ -255,7 +255,7 @@ async fn is_told(told: &Told, archive: &Archive) {
     assert!(told.records().await.contains(&("public.t".to_owned(), expected)));
 }
 
-/// The operator's command reads a bucket as it reads a folder.
+/// Checks that the operator's command reads a bucket as it reads a folder.
 fn commands(moto: &Moto) {
     for arguments in [["verify"].as_slice(), &["ls"], &["reconstruct", "--format", "csv"]] {
         let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));

@@ -1,5 +1,6 @@
-//! The database's history forks under a server and a snapshotter: every state that the archive gives is one that the database had, in
-//! the history that was asked for, and nothing of an abandoned history is given unasked.
+//! The database's history forks under a server and a snapshotter. Every state that the archive
+//! returns is one that the database had, in the requested history. Nothing of an abandoned history
+//! is returned unless it is requested.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,17 @@ use super::open;
 use crate::support::server::{PATIENCE, Server, ServerConfig};
 use crate::support::snapshotter::{Snapshotter, table};
 
-/// The rows of a table at a position, as the database had them.
+/// The database's rows of a table at a position.
 #[derive(Clone, Debug)]
 struct KnownState {
-    /// The histories whose past it is part of, from the one that it was archived in on.
+    /// The histories whose past includes this state, beginning with the one in which it was
+    /// archived.
     histories: Vec<usize>,
     position: Lsn,
     rows: Vec<String>,
 }
 
-/// A copy of the database's storage, and how many states were known then.
+/// A copy of the database's storage, and the number of known states at that time.
 struct Copied {
     storage: StorageCopy,
     known: usize,
@@ -76,7 +78,8 @@ impl Scene {
         self.folder.path().join("kept/")
     }
 
-    /// Changes rows, and waits until the archive has them: its head is then one of the states that are known.
+    /// Changes rows, and waits until the archive has them. The archive's head is then a known
+    /// state.
     async fn write(&mut self) {
         let (history, first) = (self.history, self.next);
         self.next += 10;
@@ -87,12 +90,12 @@ impl Scene {
         self.note().await;
     }
 
-    /// WAL that is no table's.
+    /// Writes WAL that concerns no table.
     fn fill(&self, bytes: u32) {
         self.cluster.psql(&format!("SELECT pg_logical_emit_message(false, 'test', repeat('x', {bytes}))")).unwrap();
     }
 
-    /// Notes the state at the archive's head, once that is the database's.
+    /// Notes the state at the archive's head, once it equals the database's.
     async fn note(&mut self) {
         let expected = self.rows();
         let found = std::cell::Cell::new(Lsn::ZERO);
@@ -131,7 +134,7 @@ impl Scene {
         Copied { storage, known: self.known.len() }
     }
 
-    /// Puts the storage back: another history begins, which has the past of the copy.
+    /// Puts the storage back. Another history begins, with the past of the copy.
     fn put_back(&mut self, copy: &Copied, how: fn(&mut Cluster, &StorageCopy, StopMode) -> laredo_testkit::Result<()>) {
         how(&mut self.cluster, &copy.storage, StopMode::Immediate).unwrap();
         let before = self.history;
@@ -142,15 +145,15 @@ impl Scene {
         }
     }
 
-    /// Compares each state that is known with what the archive gives for its position, where its history is named and where it is
-    /// not. `ids` are the histories' numbers in the archive.
+    /// Compares each known state with the archive's state at its position, with and without naming
+    /// the history. `ids` are the numbers of the histories in the archive.
     async fn compare(&self, ids: &[u64]) {
         let archive = open(&self.archive()).await;
         let progress = ReadProgress::default();
         archive.verify(&progress, |damage| panic!("{damage}")).await;
         let found: Vec<u64> = archive.manifest().histories().iter().map(|history| history.id).collect();
         assert_eq!(found, ids);
-        // A first copy knows no commit.
+        // A first copy has no commit mark.
         let has_mark = |artifact: &Artifact| artifact.kind == Kind::Snapshot || artifact.mark.is_some();
         assert!(archive.manifest().artifacts.iter().all(has_mark));
         let past: Vec<_> = self.known.iter().filter(|state| state.histories.contains(&self.history)).collect();
@@ -229,13 +232,13 @@ async fn storage_put_back_under_a_running_snapshotter_begins_a_history_twice_in_
         assert_eq!((code, out.lines().count()), (Some(0), lost.rows.len()), "{said}");
         let (_, out, said) = scene.laredo(&["ls"]);
         assert!(out.contains("history 1: epoch 1, ") && out.contains("history 2: epoch 2, "), "{out} {said}");
-        // States are compared, and never changes across the fork.
+        // A diff across the fork compares states, and never uses the changes.
         let newest = scene.known.last().unwrap().clone();
         let (code, out, said) = scene.laredo(&["diff", &format!("1:{at}"), "latest", "--exact"]);
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(changed_keys(&out), differing_keys(&lost.rows, &newest.rows));
 
-        // Past everything that the lost history had: the position is of both.
+        // Write past the end of the lost history, so that both histories have the position.
         scene.fill(300_000);
         scene.write().await;
         scene.compare(&[1, 2]).await;
@@ -297,7 +300,8 @@ async fn a_promotion_that_loses_nothing_is_no_other_history() {
     }
 }
 
-/// The server says where the histories parted, so that what was before is found without naming a history.
+/// The server reports the last common position, so that earlier states are found without naming a
+/// history.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_that_loses_commits_keeps_the_past_that_both_have() {
     let mut scene = Scene::start(true).await;
@@ -318,7 +322,7 @@ async fn a_promotion_that_loses_commits_keeps_the_past_that_both_have() {
     }
 }
 
-/// The keys of a diff's lines, sorted.
+/// Returns the keys of a diff's lines, sorted.
 fn changed_keys(lines: &str) -> Vec<String> {
     let key = |line: &str| -> String {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -329,7 +333,7 @@ fn changed_keys(lines: &str) -> Vec<String> {
     keys
 }
 
-/// The keys of rows that are not in both.
+/// Returns the keys of the rows that are not in both.
 fn differing_keys(one: &[String], other: &[String]) -> Vec<String> {
     let only = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|row| !those.contains(row)).map(|row| row.split(':').next().unwrap().to_owned()).collect()

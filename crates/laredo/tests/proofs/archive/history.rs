@@ -1,5 +1,5 @@
-//! The database's own memory: what each transaction did to each row, in the order of the commits, by triggers and by a slot that laredo
-//! knows nothing of.
+//! A history that the database itself records: the change of each transaction to each row, in the
+//! order of the commits. Triggers and a slot unknown to laredo record it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,13 +10,13 @@ use tokio_postgres::Client;
 /// A row's change: the row before and after, each with all its cells.
 type Change = (Option<Tuple>, Option<Tuple>);
 
-/// What happened to one table, commit by commit.
+/// The changes of one table, commit by commit.
 #[derive(Debug, Default)]
 pub(super) struct History {
     commits: BTreeMap<Lsn, Vec<Change>>,
 }
 
-/// Begins to remember what happens to tables that are empty.
+/// Begins to record the changes of tables that are empty.
 pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
     sql.batch_execute(
         "CREATE TABLE history (n bigserial, xid text DEFAULT pg_current_xact_id()::text, t text, old bytea, new bytea);
@@ -44,9 +44,9 @@ pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
     }
 }
 
-/// What has happened, by table.
+/// Returns the recorded history of each table.
 pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
-    // A commit's place is its end, the same on every slot.
+    // The position of a commit is its end, which is the same on every slot.
     let commits = "SELECT xid::text, lsn::text
         FROM pg_logical_slot_get_binary_changes('oracle', NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')
         WHERE get_byte(data, 0) = ascii('C')";
@@ -64,7 +64,8 @@ pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
 }
 
 impl History {
-    /// Calls with the rows at each position asked for, by the bytes of their keys; positions in ascending order.
+    /// Calls `at` with the rows at each requested position, by the bytes of their keys. The
+    /// positions must be in ascending order.
     pub(super) fn replay(
         &self,
         key: &KeyColumns,
@@ -91,7 +92,8 @@ impl History {
     }
 }
 
-/// What `record_send` gives: the number of columns, and of each its type, its length, and its bytes.
+/// Decodes the result of `record_send`: the number of columns, and for each column its type, its
+/// length, and its bytes.
 fn tuple(sent: &[u8]) -> Tuple {
     let number = |at: usize| i32::from_be_bytes(sent[at..at + 4].try_into().unwrap());
     let (mut row, mut at) = (TupleBuf::new(), 4);

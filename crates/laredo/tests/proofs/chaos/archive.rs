@@ -1,4 +1,4 @@
-//! The archive's writer, which follows two tables through a way of its own to the servers.
+//! The archive's writer, which follows two tables through a proxy of its own to the servers.
 
 use std::path::Path;
 
@@ -29,12 +29,12 @@ impl Archiver {
         Archiver { snapshotter, tables, proxy, ports, at: 0 }
     }
 
-    /// The tables, and the folder of each one's manifest.
+    /// Returns the tables, each with the folder of its manifest.
     pub(super) fn folders(&self, root: &Path) -> Vec<(TableName, std::path::PathBuf)> {
         self.tables.iter().map(|name| (name.clone(), root.join(&name.table))).collect()
     }
 
-    /// New connections lead to the other server, if they led to this one.
+    /// Leads new connections to the other server, if they led to this one.
     pub(super) fn leave(&mut self, server: usize) {
         if self.at == server {
             self.at = 1 - server;
@@ -47,7 +47,8 @@ impl Archiver {
         self.snapshotter.restart().await;
     }
 
-    /// Waits until it has a commit of each table behind a position, and ends it: it writes what it has.
+    /// Waits until the writer has a commit of each table after a position, and stops it. It then
+    /// writes everything it has.
     pub(super) async fn finish(&self, position: Lsn) {
         let has_all = async || {
             let status = self.snapshotter.status().await;

@@ -1,4 +1,4 @@
-//! A client of the chaos, and its own way to the servers.
+//! A client of the chaos test, with its own proxy to the servers.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::support::definitions::{KEY, tables};
 use crate::support::fleet::Only;
 use crate::support::simple::SimpleClient;
 
-/// Where the two servers serve.
+/// The fan-out ports of the two servers.
 pub(super) type Ports = [u16; 2];
 
 pub(super) struct Client {
@@ -28,7 +28,7 @@ pub(super) struct Client {
 }
 
 enum Kind {
-    /// One of ours, which keeps a local snapshot.
+    /// A replica that keeps a local snapshot.
     Ours {
         replica: Option<Replica>,
         snapshot: PathBuf,
@@ -37,7 +37,7 @@ enum Kind {
     Simple(SimpleClient),
 }
 
-/// Streams that began with a full snapshot, and that went on.
+/// The numbers of streams that began with a full snapshot, and of streams that resumed.
 #[derive(Clone, Debug, Default)]
 struct Streams {
     full_snapshots: u64,
@@ -45,9 +45,10 @@ struct Streams {
     reasons: Vec<String>,
 }
 
-/// Four of ours with different filters on four tables of the workload from the `first` on, and one on each table whose
-/// definition changes. Clients that know Structs only are on the first table of the workload, and on two of the others. The
-/// last one, on the first table as well, brings back its position and nothing else.
+/// Starts the clients. Four replicas with different filters follow four tables of the workload,
+/// from the `first` on. One follows each table whose definition changes. Struct clients follow the
+/// first table of the workload and two of the others. The last client, also on the first table,
+/// resumes with its position alone.
 pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client> {
     let workload =
         [Only::All, Only::Category, Only::Prefix, Only::OneOf].into_iter().enumerate().map(|(number, only)| {
@@ -96,12 +97,12 @@ fn start(proxy: &Proxy, table: &TableName, only: Only, snapshot: &Path) -> Repli
 }
 
 impl Client {
-    /// The server that new connections lead to.
+    /// Returns the server that new connections lead to.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// From now on new connections lead there.
+    /// Leads new connections to this server from now on.
     pub(super) fn go_to(&mut self, server: usize) {
         self.at = server;
         self.proxy.retarget(format!("127.0.0.1:{}", self.ports[server]));
@@ -111,7 +112,7 @@ impl Client {
         self.proxy.cut_all();
     }
 
-    /// Tells those that keep a local snapshot.
+    /// Returns true if the client is a replica, which keeps a local snapshot.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self.kind, Kind::Ours { .. })
     }
@@ -125,7 +126,8 @@ impl Client {
         }
     }
 
-    /// Ends it and starts it again with the local snapshot that was copied, and copies the present one.
+    /// Stops the replica and starts it again with the copied local snapshot. Copies the present
+    /// one.
     pub(super) async fn restart_with_older(&mut self) {
         if let Kind::Ours { replica, snapshot, ended } = &mut self.kind {
             let was = replica.take().expect("it is there between two restarts");
@@ -142,7 +144,8 @@ impl Client {
         }
     }
 
-    /// Ends it and starts it again with what it has kept. One that has kept nothing yet is not killed.
+    /// Ends the replica and starts it again with its local snapshot. A replica without one is not
+    /// killed.
     pub(super) async fn restart(&mut self, orderly: bool) {
         let Kind::Ours { replica, snapshot, ended } = &mut self.kind else { return };
         let was = replica.take().expect("it is there between two restarts");
@@ -154,8 +157,8 @@ impl Client {
         *replica = Some(start(&self.proxy, &self.table, self.only, snapshot));
     }
 
-    /// Returns what differs from the database's rows once it has come to `position`. For as long as changes may have to be found
-    /// out, and histories to be left, it is waited until nothing differs.
+    /// Returns the differences from the database's rows once the client has reached `position`. If
+    /// changes or forks may still have to be noticed, waits until nothing differs.
     pub(super) async fn differences(
         &self,
         position: Lsn,
@@ -167,7 +170,7 @@ impl Client {
             Kind::Ours { replica: Some(replica), .. } => replica.view().position() >= position,
             Kind::Ours { .. } | Kind::Simple(_) => true,
         };
-        // A client of Structs knows nothing of transactions, and only its rows say where it is.
+        // A Struct client knows nothing of transactions. Only its rows show its progress.
         let waits = waits || !self.is_ours();
         let done = async || reached() && (!waits || self.differences_now(rows, all).is_empty());
         let _ = eventually(deadline.saturating_duration_since(Instant::now()), done).await;
@@ -175,7 +178,7 @@ impl Client {
         place + &self.differences_now(rows, all)
     }
 
-    /// Returns what differs from the database's rows now.
+    /// Returns the differences from the database's rows now.
     pub(super) fn differences_now(&self, rows: &Rows, all: &[Client]) -> String {
         match &self.kind {
             Kind::Ours { replica, .. } => {
@@ -196,7 +199,7 @@ impl Client {
         }
     }
 
-    /// Streams that began with a full snapshot, and that went on where it was.
+    /// Returns the number of streams that began with a full snapshot, and of streams that resumed.
     pub(super) fn streams(&self) -> (u64, u64) {
         match &self.kind {
             Kind::Ours { replica, ended, .. } => {

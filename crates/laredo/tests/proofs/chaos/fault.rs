@@ -1,38 +1,40 @@
-//! The faults, and how many of each a run has.
+//! The faults, and the number of each in a run.
 
 use laredo_testkit::StopMode;
 
 use super::outage::{OUTAGES, Outage};
 use crate::support::definitions::{Change, KINDS, UNDER_LOAD};
 
-/// A thing that happens, and to whom.
+/// A fault, and its target.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
-    /// `kill -9`, and started again; its clients go to the other server, or wait for it.
+    /// A server is killed with `kill -9` and started again. Its clients go to the other server, or
+    /// wait for it.
     KillServer,
     KillBothServers,
-    /// SIGTERM with a grace: its clients are asked to leave, for the other server.
+    /// A server receives SIGTERM with a grace. Its clients are asked to leave for the other server.
     Drain,
     /// The connections of one client are cut.
     Cut,
-    /// One client finds itself connected to the other server.
+    /// The connections of one client lead to the other server.
     Move,
     Postgres(StopMode),
-    /// A client's process ends, in good order or not, and starts again with what it kept.
+    /// A client's process ends, in good order or not, and starts again with its files.
     RestartClient,
-    /// Definitions change and change back, partitions come and go, or schemas are swapped. Another fault may come in the middle.
+    /// Definitions change and change back, partitions come and go, or schemas are swapped. Another
+    /// fault may come in the middle.
     Redefine(&'static Change),
-    /// PostgreSQL's storage is copied, for later.
+    /// PostgreSQL's storage is copied for a later fault.
     CopyStorage,
     /// PostgreSQL's history changes.
     Fork(Fork),
-    /// A server's folder is not what the server left, when it starts again.
+    /// A server starts again with another folder than it left.
     ServerFolder(Folder),
     /// A client starts again with an older local snapshot.
     ClientFolder,
-    /// `kill -9` of the archive's writer, which starts again at the other server.
+    /// The archive's writer is killed with `kill -9`, and starts again at the other server.
     KillSnapshotter,
-    /// Something is unavailable for a moment.
+    /// A resource is unavailable for a moment.
     Outage(Outage),
 }
 
@@ -40,11 +42,11 @@ pub(super) enum Fault {
 pub(super) enum Fork {
     /// The storage is put back to the newest copy.
     PutBack,
-    /// A standby takes over that has all WAL: nothing is lost.
+    /// A standby with all WAL takes over, so nothing is lost.
     PromoteWhole,
     /// A standby takes over that lacks the WAL since the newest copy.
     PromoteLacking,
-    /// A point between a copy and now is restored.
+    /// PostgreSQL is restored to a point between a copy and now.
     RestoreToPoint,
 }
 
@@ -52,12 +54,13 @@ pub(super) enum Fork {
 pub(super) enum Folder {
     /// An older copy, made while the server was down.
     Older,
-    /// The journal is lost, the snapshots are not.
+    /// The journal is lost, but the snapshots are not.
     WithoutJournal,
     Empty,
 }
 
-/// Faults after which no client may be sent a second full snapshot, but for their order. A small run has the first eight.
+/// Faults after which no client may receive a second full snapshot, before shuffling. A small run
+/// has the first eight.
 pub(super) const CONTINUITY: [Fault; 24] = {
     use Fault::{Cut, Drain, KillBothServers, KillServer, Move, Postgres, RestartClient};
     let (fast, immediate) = (Postgres(StopMode::Fast), Postgres(StopMode::Immediate));
@@ -89,8 +92,8 @@ pub(super) const CONTINUITY: [Fault; 24] = {
     ]
 };
 
-/// Every change of definitions, every way to another history, every outage, and folders that are not what they were, among the
-/// faults of before.
+/// Returns the faults of the second half: all changes of definitions, forks, outages and changes of
+/// folders, and faults of the first half.
 pub(super) fn everything() -> Vec<Fault> {
     use Fault::{
         ClientFolder, CopyStorage, Cut, Drain, Fork, KillServer, KillSnapshotter, Move, Postgres, Redefine,
@@ -127,7 +130,7 @@ pub(super) fn everything() -> Vec<Fault> {
     faults
 }
 
-/// A handful of the same, another one for each seed.
+/// Returns a handful of these faults, different for each seed.
 pub(super) fn handful(seed: u64) -> Vec<Fault> {
     use Fault::{ClientFolder, Fork, Move, Redefine, ServerFolder};
     let change = |of: &'static [Change], number: u64| Redefine(&of[number as usize % of.len()]);

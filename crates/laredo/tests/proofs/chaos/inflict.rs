@@ -1,4 +1,4 @@
-//! How each fault is inflicted.
+//! The code that inflicts each fault.
 
 use std::path::Path;
 use std::process::Command;
@@ -77,7 +77,7 @@ impl Chaos {
         self.random.random_range(0..self.clients.len())
     }
 
-    /// A client that keeps a local snapshot.
+    /// Returns a client that keeps a local snapshot.
     fn any_of_ours(&mut self) -> usize {
         let ours: Vec<usize> = (0..self.clients.len()).filter(|number| self.clients[*number].is_ours()).collect();
         *ours.choose(&mut self.random).unwrap()
@@ -109,13 +109,14 @@ impl Chaos {
         self.write_log(server, &was.id().to_string(), &was.output());
     }
 
-    /// New connections of a server's clients will lead to the other one.
+    /// Leads the new connections of a server's clients to the other server.
     fn send_away(&mut self, server: usize) {
         self.clients.iter_mut().filter(|client| client.at() == server).for_each(|client| client.go_to(1 - server));
         self.archive.leave(server);
     }
 
-    /// Runs a change of definitions step by step, with rows written between them, and perhaps with another fault.
+    /// Runs a change of definitions step by step, with rows written in between, and in some runs
+    /// with another fault.
     async fn redefine(&mut self, change: &Change) {
         const INTERRUPTIONS: [Fault; 5] =
             [Fault::KillServer, Fault::Move, Fault::Cut, Fault::RestartClient, Fault::Postgres(StopMode::Immediate)];
@@ -134,7 +135,7 @@ impl Chaos {
         self.changes += 1;
     }
 
-    /// Runs one step, again if it was the victim of a deadlock with the workload.
+    /// Runs one step, and repeats it if it was the victim of a deadlock with the workload.
     fn run_step(&self, step: &str) {
         loop {
             match self.cluster.psql(step) {
@@ -147,7 +148,7 @@ impl Chaos {
         }
     }
 
-    /// Writes some rows of the tables whose definitions change, under the names that they have just now.
+    /// Writes some rows of the tables whose definitions change, under their present names.
     pub(super) async fn scribble(&mut self, statements: usize) {
         let sql = self.cluster.connect().await.unwrap();
         for _ in 0..statements {
@@ -159,7 +160,7 @@ impl Chaos {
                     "INSERT INTO {table} (id, v) VALUES (90 + {number}, 0) ON CONFLICT (id) DO UPDATE SET v = -{number}"
                 ),
             };
-            // A table may be away, or have no partition for the row.
+            // A table may be missing, or have no partition for the row.
             let tolerated = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::CHECK_VIOLATION];
             if let Err(error) = sql.batch_execute(&statement).await {
                 assert!(error.code().is_some_and(|code| tolerated.contains(code)), "{statement}: {error:?}");
@@ -172,8 +173,8 @@ impl Chaos {
     }
 
     async fn fork(&mut self, fork: Fork) {
-        // A server that starts with nothing after a fork cannot know what was abandoned, and a client without commit marks cannot
-        // tell it.
+        // A server without files that starts after a fork cannot know the abandoned history. A
+        // client without commit marks cannot prove its own.
         for server in &self.servers {
             server.ready().await;
         }
@@ -207,13 +208,14 @@ impl Chaos {
 
     async fn exchange_folder(&mut self, folder: Folder) {
         if std::mem::take(&mut self.has_forked) {
-            // As above: who is connected learns of the fork from a server that has seen it.
+            // For the same reason: connected clients learn of the fork from a server that has seen
+            // it.
             self.compare().await;
         }
         let server = self.random.random_range(0..2);
         let path = super::folder_of(self.folders.path(), server);
         if let Folder::Older = folder {
-            // One that has only just begun has no folder yet.
+            // A server that has only just started has no folder yet.
             self.servers[server].ready().await;
             let older = path.with_extension("older");
             if !older.exists() {
@@ -244,7 +246,7 @@ impl Chaos {
         self.servers[server].process.wait(PATIENCE).await.unwrap();
     }
 
-    /// Lets the workload and the other tables go on for a moment.
+    /// Lets the workload and the other tables continue for a moment.
     pub(super) async fn work(&mut self) {
         self.scribble(5).await;
         more(&self.workload, 20).await;

@@ -1,5 +1,6 @@
-//! Outages: something that a server needs is unavailable for a moment and then returns. Nobody restarts a server. The time from
-//! the end of an outage until both servers show the newest commit in every table is measured.
+//! Outages: a resource of a server is unavailable for a moment and then returns. No server is
+//! restarted. The time from the end of an outage until both servers show the newest commit in every
+//! table is measured.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const OUTAGE: Duration = Duration::from_secs(2);
 pub(super) const ROLE: &str = "laredo";
 pub(super) const PASSWORD: &str = "first";
 
-/// A thing that is unavailable for a moment.
+/// A resource that is unavailable for a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outage {
     /// The role has another password.
@@ -32,19 +33,19 @@ pub(super) enum Outage {
     RoleSettings,
     /// PostgreSQL is stopped.
     Postgres(StopMode),
-    /// The way from one server to PostgreSQL is closed.
+    /// The proxy from one server to PostgreSQL is closed.
     RouteClosed,
-    /// The way from one server to PostgreSQL swallows every byte.
+    /// The proxy from one server to PostgreSQL swallows every byte.
     RouteStalled,
     /// The publication has another name.
     Publication,
     /// A table of the workload is locked.
     Lock,
-    /// The slot of one server is dropped. It does not return by itself.
+    /// The slot of one server is dropped, and does not return by itself.
     Slot,
-    /// One server may open no more files.
+    /// The limit of open files of one server is zero.
     Descriptors,
-    /// One server's process is frozen.
+    /// The process of one server is frozen.
     Frozen,
     /// The disk of one server's folder is full.
     Disk,
@@ -67,7 +68,7 @@ pub(super) const OUTAGES: [Outage; 12] = [
 ];
 
 impl Chaos {
-    /// Lets an outage begin and end, and measures the recovery.
+    /// Begins and ends an outage, and measures the recovery.
     pub(super) async fn suffer(&mut self, outage: Outage) {
         let server = self.random.random_range(0..2);
         self.say(&format!("outage {outage:?}, of server {server} where it concerns one"));
@@ -172,7 +173,7 @@ impl Chaos {
 
     async fn without_descriptors(&mut self, server: usize) {
         let process = Pid::from_raw(self.servers[server].process.id().try_into().unwrap());
-        // The server's hard limit is that of the test, which started it.
+        // The test started the server, so both have the same hard limit.
         let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Nofile).maximum };
         let before = prlimit(process, Resource::Nofile, none);
         let before = before.unwrap_or_else(|error| panic!("the limit of server {server} cannot be changed: {error}"));
@@ -189,7 +190,8 @@ impl Chaos {
         drop(filler);
     }
 
-    /// Waits until both servers show a commit after the outage in every table, and counts a recovery that took too long.
+    /// Waits until both servers show a commit after the outage in every table. Counts a recovery
+    /// that took too long.
     async fn recover(&mut self, outage: Outage) {
         let (began, position) = (Instant::now(), self.commit_everywhere().await);
         let recovered = async || {
@@ -214,7 +216,7 @@ impl Chaos {
         }
     }
 
-    /// Commits a change of every table, and returns a position behind it.
+    /// Commits a change of every table, and returns a position after it.
     async fn commit_everywhere(&mut self) -> Lsn {
         self.work().await;
         let sql = self.cluster.connect().await.unwrap();

@@ -1,16 +1,17 @@
-//! Definitions that look as they did, and are others: what goes away and comes back is seen, and what concerns no row costs no copy.
+//! Definitions that look unchanged but are different. A change that is undone is noticed, and a
+//! change that concerns no row causes no copy.
 
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_testkit::Cluster;
 
 use crate::copy::harness::{Following, announce, cluster, follow, options, requests};
 
-/// What the source says of a table.
+/// The source's report on a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
-    /// It owes a copy.
+    /// The table needs a copy.
     Moved,
-    /// Its definition is another one, and its rows are what the stream has made of them.
+    /// The definition changed, and the streamed rows are still right.
     Redefined,
 }
 
@@ -30,10 +31,10 @@ const TABLES: &str = "
     INSERT INTO r VALUES (1, 0), (11, 0);
     CREATE TABLE trigger (id int PRIMARY KEY, note int)";
 
-/// Says what is said of the first two tables after a change, in order.
+/// Returns the reports on the first two tables after a change, in order.
 async fn words(cluster: &Cluster, following: &mut Following, number: usize, sql: &str) -> Vec<(usize, Word)> {
     cluster.psql(sql).unwrap();
-    // Whoever reads this has read what happened before.
+    // A reader of this announcement has read everything before it.
     cluster.psql(&format!("ALTER TABLE trigger ADD COLUMN c{number} int")).unwrap();
     announce(cluster);
     let mut words = Vec::new();
@@ -53,7 +54,8 @@ async fn check(cases: &[(&str, &[(usize, Word)])]) {
     check_tables(TABLES, ["public.t", "public.r"], cases).await;
 }
 
-/// Checks the words on two tables. The setup makes a table `trigger` besides, and may make the publication.
+/// Checks the reports on two tables. The setup also creates a table `trigger`, and may create the
+/// publication.
 async fn check_tables(setup: &str, tables: [&str; 2], cases: &[(&str, &[(usize, Word)])]) {
     let cluster = cluster(setup);
     let mut following = follow(options(&cluster), &requests(&[tables[0], tables[1], "public.trigger"])).await;
@@ -100,7 +102,7 @@ async fn what_goes_away_and_comes_back_is_seen() {
     .await;
 }
 
-/// While a table is a partition of another published one, its changes are sent as the other's.
+/// While a table is a partition of another published table, its changes are sent as that table's.
 #[tokio::test]
 async fn a_table_that_was_a_partition_of_another_for_a_while_is_copied() {
     let setup = "
@@ -123,7 +125,7 @@ async fn a_table_that_was_a_partition_of_another_for_a_while_is_copied() {
     .await;
 }
 
-/// A leaf that is followed by itself, whose changes are sent as its own only below a published root.
+/// The changes of a leaf that is followed directly are sent as its own only below a published root.
 #[tokio::test]
 async fn a_leaf_whose_root_was_another_for_a_while_is_copied() {
     let setup = "
@@ -189,7 +191,7 @@ async fn a_partition_that_brought_rows_is_copied() {
     .await;
 }
 
-/// Labels inside of other values are copied; those of a column are asked of its rows.
+/// Labels inside other values cause a copy. Labels of a column are looked up in its rows.
 #[tokio::test]
 async fn labels_that_were_added_are_asked_of_rows() {
     let cluster = cluster(
@@ -203,7 +205,8 @@ async fn labels_that_were_added_are_asked_of_rows() {
     }
     for (sql, labels) in [
         ("ALTER TYPE mood ADD VALUE 'new' BEFORE 'ok'", vec!["new", "ok", "sad"]),
-        // Of two, one may have had the name of the other.
+        // With two new labels, one may once have had the name of the other, so neither is looked
+        // up.
         ("BEGIN; ALTER TYPE mood ADD VALUE 'a'; ALTER TYPE mood ADD VALUE 'b'; COMMIT", vec!["new", "ok", "sad"]),
         (
             "BEGIN; ALTER TYPE mood ADD VALUE 'c'; ALTER TYPE mood RENAME VALUE 'c' TO 'd'; COMMIT",

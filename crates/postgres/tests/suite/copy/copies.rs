@@ -1,4 +1,4 @@
-//! What a copy holds.
+//! The rows and the schema of a copy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ async fn a_copy_under_load_is_one_state() {
             let mut at = n;
             while !*stopped.borrow() {
                 at = (at * 31 + 17) % 4999;
-                // In the order of ids, so that no two writers wait for one another.
+                // The updates are in the order of IDs, so that no two writers deadlock.
                 let sql = format!(
                     "BEGIN; UPDATE accounts SET amount = amount - 7 WHERE id = {}; UPDATE accounts SET amount = amount + 7 WHERE id = {}; COMMIT",
                     at + 1, at + 2
@@ -129,7 +129,7 @@ async fn a_copy_under_load_is_one_state() {
     for writer in writers {
         writer.await.unwrap();
     }
-    // Nothing was lost in the source either.
+    // The source did not lose a row either.
     assert_eq!(cluster.psql("SELECT count(*), sum(amount) FROM accounts").unwrap(), "5000|500000");
 }
 
@@ -139,7 +139,7 @@ async fn a_copy_ends_behind_every_position_told_before_also_on_an_idle_database(
         "CREATE TABLE t (id int PRIMARY KEY);
          CREATE PUBLICATION laredo_pub FOR TABLE t WITH (publish_via_partition_root = true)",
     );
-    // A plain role may do that.
+    // A plain role is sufficient.
     let mut following = follow(limited(&cluster), &requests(&["public.t"])).await;
     cluster.psql("CREATE TABLE idle_from_here_on ()").unwrap();
     let end = cluster.psql("SELECT pg_current_wal_flush_lsn()").unwrap().parse().unwrap();
@@ -162,7 +162,7 @@ async fn row_level_security_that_is_enabled_later_fails_the_copy() {
     cluster.psql("ALTER TABLE t ENABLE ROW LEVEL SECURITY").unwrap();
     let problem = following.refused(0).await;
     assert!(problem.contains("row-level security would hide rows from this role; as a superuser run"), "{problem}");
-    // Mended, it is worth another attempt.
+    // After the fix, the table can be copied again.
     cluster.psql("ALTER ROLE follower BYPASSRLS").unwrap();
     assert_eq!(following.moved(0).await, "it can be followed again");
     assert_eq!(following.copy(0).await.rows.len(), 1);

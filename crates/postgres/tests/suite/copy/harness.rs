@@ -15,7 +15,7 @@ use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, Postgres
 use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
 
-/// Nothing here takes so long, on any machine.
+/// A time limit that no test reaches on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source that streams, so that copies may begin.
@@ -34,7 +34,7 @@ pub(crate) struct Copied {
 }
 
 impl Copied {
-    /// The cells of each row as text, in order; only for columns whose cells are text.
+    /// Returns the cells of each row as text, in order. Works only if all cells are text.
     pub(crate) fn texts(&self) -> Vec<Vec<Option<String>>> {
         let mut rows: Vec<Vec<_>> = self
             .rows
@@ -100,7 +100,7 @@ impl Following {
         copy(self.source.clone(), table, admits).await
     }
 
-    /// The next thing said that is not a mere position.
+    /// Returns the next event that is not mere progress.
     pub(crate) async fn event(&mut self) -> SourceEvent {
         loop {
             match self.next().await {
@@ -114,7 +114,7 @@ impl Following {
         tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").unwrap()
     }
 
-    /// Waits until the stream is past `lsn`, and returns where it is.
+    /// Waits until the stream has reached `lsn`, and returns its position.
     pub(crate) async fn progress(&mut self, past: Lsn) -> Lsn {
         loop {
             match self.next().await {
@@ -125,7 +125,7 @@ impl Following {
         }
     }
 
-    /// Waits until a table has moved, and returns why.
+    /// Waits until a table has moved, and returns the reason.
     pub(crate) async fn moved(&mut self, index: usize) -> String {
         loop {
             match self.event().await {
@@ -136,7 +136,7 @@ impl Following {
         }
     }
 
-    /// Waits until a table cannot be followed any more, and returns why.
+    /// Waits until a table can no longer be followed, and returns the reason.
     pub(crate) async fn broken(&mut self, index: usize) -> String {
         loop {
             match self.event().await {
@@ -147,7 +147,7 @@ impl Following {
         }
     }
 
-    /// Why a table cannot be copied before a person has mended something.
+    /// Returns the reason why a table cannot be copied before the operator fixes something.
     pub(crate) async fn refused(&self, table: usize) -> String {
         match self.try_copy(table, everything()).await {
             Err(SourceError::Definite(problems)) => problems.join("\n"),
@@ -198,7 +198,7 @@ pub(crate) fn some(texts: &[&str]) -> Vec<Option<String>> {
     texts.iter().map(|text| Some((*text).to_owned())).collect()
 }
 
-/// Returns when a waiting copy has asked three more times whether its writers are still there.
+/// Returns when a waiting copy has checked three more times if its writers still exist.
 pub(crate) async fn asked_again(watcher: &tokio_postgres::Client) {
     let sql = "SELECT extract(epoch FROM query_start)::float8 FROM pg_stat_activity
                WHERE application_name = 'laredo copy' AND query LIKE '%transactionid%IN (%'";
@@ -210,7 +210,8 @@ pub(crate) async fn asked_again(watcher: &tokio_postgres::Client) {
     }
 }
 
-/// Has a table announced on the stream: its relation is sent anew after every change of its definition.
+/// Makes PostgreSQL announce a table on the stream. It sends a relation again after every change of
+/// its definition.
 pub(crate) fn announce(cluster: &Cluster) {
     cluster
         .psql(
@@ -219,7 +220,8 @@ pub(crate) fn announce(cluster: &Cluster) {
         .unwrap();
 }
 
-/// A role that has just the rights that are asked for, and a source's options with it. The publication exists.
+/// Creates a role with just the required rights. Returns a source's options with that role; the
+/// publication exists.
 pub(crate) fn limited(cluster: &Cluster) -> PostgresOptions {
     cluster
         .psql("CREATE ROLE follower LOGIN REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO follower")

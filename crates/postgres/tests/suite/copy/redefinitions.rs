@@ -18,7 +18,8 @@ async fn a_definition_that_moves_during_the_copy_starts_it_again() {
     let url = cluster.socket_dir().to_owned();
     let (port, asked) = (cluster.port(), AtomicUsize::new(0));
     let psql = cluster.bin("psql");
-    // The label changes while the copy's snapshot stands: no lock of ours forbids that.
+    // The label changes while the copy's snapshot exists, because laredo holds no lock that forbids
+    // it.
     let admits: Admission = Arc::new(move |_| {
         if asked.fetch_add(1, Ordering::Relaxed) == 0 {
             let done = std::process::Command::new(&psql)
@@ -51,7 +52,7 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
     for table in 0..3 {
         following.copy(table).await;
     }
-    // In one table each, so that only the announcement of another one leads to it.
+    // Each change affects one table only, so that only another table's announcement reveals it.
     for (table, sql, expected) in [
         (0, "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'", "a type that it uses changed"),
         (0, "ALTER TABLE t ADD COLUMN x int DEFAULT 5", "its columns changed"),
@@ -97,7 +98,7 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
     }
 }
 
-/// A table that is truncated again and again need not be copied each time.
+/// Repeated truncates of a table need not cause a copy each time.
 #[tokio::test]
 async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
     let cluster = cluster(
@@ -117,19 +118,20 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
                 .to_owned(),
             false,
         ),
-        // The row that is there is not told anew.
+        // The stream does not send the existing row again.
         (format!("BEGIN; TRUNCATE t; INSERT INTO t VALUES (3, 'ok', 1); {rewrite}; COMMIT"), true),
         (format!("TRUNCATE t; BEGIN; INSERT INTO t VALUES (4, 'ok', 1); {rewrite}; COMMIT"), true),
     ];
     for (number, (sql, moves)) in cases.into_iter().enumerate() {
         cluster.psql(&sql).unwrap();
-        // Whoever reads this has read what happened before.
+        // A reader of this announcement has read everything before it.
         cluster.psql(&format!("ALTER TABLE trigger ADD COLUMN c{number} int")).unwrap();
         announce(&cluster);
         let mut moved = Vec::new();
         while moved.last() != Some(&TableIndex(1)) {
             match following.event().await {
-                // Two servers see different files of it: the version that clients are given must not say so.
+                // Two servers see different files of the table. So the version that clients receive
+                // must not depend on them.
                 SourceEvent::Redefined { table: TableIndex(0), definition, .. } if !moves => {
                     let name = definition.lines().next().unwrap().to_owned();
                     assert_eq!(*named.get_or_insert_with(|| name.clone()), name, "{sql}");
@@ -154,7 +156,8 @@ async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
     }
 }
 
-/// A copy that waited may be made under a definition that was undone by then: the next look says so again.
+/// A copy that waited may be made under a definition that is undone by then. If the definition
+/// returns, the source reports it again.
 #[tokio::test]
 async fn a_definition_that_was_undone_for_the_copy_and_came_again_is_said_again() {
     let cluster = cluster(
@@ -174,7 +177,8 @@ async fn a_definition_that_was_undone_for_the_copy_and_came_again_is_said_again(
     }
 }
 
-/// What a transaction does to the table after its TRUNCATE is not explained by that: of an unlogged table nothing is streamed.
+/// A TRUNCATE does not explain the later changes of its transaction, because changes to an unlogged
+/// table are not streamed.
 #[tokio::test]
 async fn a_truncate_explains_no_rows_that_came_unlogged() {
     let cluster = cluster(
@@ -246,7 +250,7 @@ async fn a_publication_that_no_longer_sends_every_change_breaks_its_tables() {
         let error = following.broken(table).await;
         assert!(error.contains(&format!("run {remedy}")), "{error}");
         assert_eq!(following.refused(table).await, error);
-        // What the sentence says is enough.
+        // The SQL in the message is sufficient.
         cluster.psql(remedy).unwrap();
         announce(&cluster);
         following.moved(table).await;
@@ -285,13 +289,14 @@ async fn a_table_whose_copy_failed_is_copied_once_it_is_back() {
     cluster.psql("ALTER TABLE t RENAME TO x").unwrap();
     let problem = following.refused(0).await;
     assert!(problem.contains("table public.t does not exist any more"), "{problem}");
-    // As it was copied: nothing has moved, and yet it owes a copy.
+    // The table is as it was copied. Nothing has moved, but the failed copy is still due.
     cluster.psql("ALTER TABLE x RENAME TO t").unwrap();
     announce(&cluster);
     assert_eq!(following.moved(0).await, "it can be followed again");
 }
 
-/// The catalogue's tables are read alone: a lock that a migration holds, or a table that nothing can be said of, concerns no other table.
+/// Tables are looked up in the catalog one by one. A migration's lock or an unreadable table
+/// affects no other table.
 #[tokio::test]
 async fn one_odd_or_locked_table_hides_no_other() {
     for (harm, is_lock) in [

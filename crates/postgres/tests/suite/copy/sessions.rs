@@ -1,4 +1,4 @@
-//! The session that a copy takes of the database, and how long it is held.
+//! The database session of a copy, and the time that it is held.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,12 @@ use tokio::task::JoinHandle;
 
 use crate::copy::harness::{PATIENCE, cluster, copy, everything, follow, options, requests};
 
-/// More rows than fit into the buffers between PostgreSQL and a reader that takes none.
+/// A table with more rows than fit into the buffers between PostgreSQL and a reader that reads
+/// nothing.
 const WIDE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
                     INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 40000) g";
 
-/// A copy whose rows nobody takes, up to its beginning.
+/// Starts a copy and reads only its beginning, so that its rows stay unread.
 async fn stuck(
     options: PostgresOptions,
 ) -> (mpsc::Receiver<CopyEvent>, JoinHandle<Result<(), SourceError>>, crate::copy::harness::Following) {

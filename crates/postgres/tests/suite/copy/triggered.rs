@@ -1,4 +1,5 @@
-//! Changes of definitions that an event trigger writes into the stream: they have an exact place in it.
+//! Changes of definitions that an event trigger writes into the stream, where they have an exact
+//! place.
 
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_postgres::PostgresOptions;
@@ -12,7 +13,7 @@ const TABLES: &str = "
     CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100);
     CREATE TABLE marks (id int PRIMARY KEY); INSERT INTO t VALUES (1, 'sad', 0); INSERT INTO r VALUES (1, 0)";
 
-/// Each change is told before the transaction that made it, and before all that followed.
+/// Each change is reported before the transaction that made it, and before all later ones.
 #[tokio::test]
 async fn a_definition_is_looked_at_before_the_transaction_that_changed_it() {
     let cluster = cluster(TABLES);
@@ -48,7 +49,7 @@ async fn a_definition_is_looked_at_before_the_transaction_that_changed_it() {
         }
         following.copy(table).await;
     }
-    // Changes that concern no row, or temporary objects alone.
+    // These changes concern no row, or only temporary objects.
     for (number, (sql, is_redefined)) in (100..).zip([
         ("CREATE TEMPORARY TABLE mine (id int); ALTER TABLE mine ADD x int; DROP TABLE mine", false),
         ("ALTER TABLE t ALTER v SET STATISTICS 10", true),

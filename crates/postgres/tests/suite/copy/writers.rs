@@ -16,13 +16,15 @@ async fn writers_from_before_the_slot_are_waited_for() {
     let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)");
     let mut before = options(&cluster);
     before.slot = SlotMode::Stateful { name: "s".to_owned() };
-    // The slot is there before the publication has the table: what was written until then is never streamed.
+    // The slot exists before the publication contains the table. Earlier writes to the table are
+    // never streamed.
     cluster.psql("CREATE PUBLICATION laredo_pub FOR TABLE u WITH (publish_via_partition_root = true)").unwrap();
     cluster.psql("SELECT pg_create_logical_replication_slot('s', 'pgoutput')").unwrap();
     let mut writer = cluster.connect().await.unwrap();
     let writing = writer.transaction().await.unwrap();
     writing.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap();
-    // One that only reads is not waited for, nor is a writer of another table.
+    // The copy does not wait for a transaction that only reads the table, even if it writes to
+    // another table.
     let mut other = cluster.connect().await.unwrap();
     let reading = other.transaction().await.unwrap();
     reading.batch_execute("SELECT * FROM t; INSERT INTO u VALUES (9)").await.unwrap();
@@ -35,7 +37,7 @@ async fn writers_from_before_the_slot_are_waited_for() {
         _ = &mut copying => panic!("the copy did not wait for a transaction that will never be streamed"),
         () = asked_again(&watcher) => {}
     }
-    // Prepared, it changes hands and keeps its locks.
+    // A prepared transaction leaves its session and keeps its locks.
     writing.batch_execute("PREPARE TRANSACTION 'two'").await.unwrap();
     tokio::select! {
         _ = &mut copying => panic!("the copy did not wait for the prepared transaction"),

@@ -1,4 +1,4 @@
-//! What a real PostgreSQL sent, and ways to damage it.
+//! Recorded messages of a real PostgreSQL, and functions that damage them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rand::seq::IndexedRandom;
 /// The messages of a stream.
 pub(crate) type Messages = Vec<Vec<u8>>;
 
-/// The tables that are followed.
+/// The followed tables.
 pub(crate) const TABLES: [&str; 2] = ["public.users", "public.orders"];
 
 /// Damages a stream in one place.
@@ -29,7 +29,7 @@ pub(crate) fn damage(messages: &mut Messages, rng: &mut StdRng) {
         4 => messages[at].extend((0..rng.random_range(1..20)).map(|_| rng.random::<u8>())),
         5 if message > 0 => messages[at][rng.random_range(0..message)] = rng.random(),
         6 if message > 0 => messages[at][rng.random_range(0..message)] ^= 1 << rng.random_range(0..8),
-        // A length or a count that means something.
+        // A length or a count with a special value.
         7 if message > 4 => {
             let place = rng.random_range(0..message - 4);
             let values = [0, 1, -1, -2, i32::MAX, i32::MIN, 0x7fff, 0xffff];
@@ -55,7 +55,7 @@ pub(crate) fn assembler() -> Assembler {
     assembler
 }
 
-/// What PostgreSQL sends of the same history, with cells as text and in binary.
+/// Returns PostgreSQL's messages for the same history twice: with cells as text and in binary.
 pub(crate) fn record() -> Vec<Messages> {
     let cluster = Cluster::start(ClusterOptions::default().set("logical_decoding_work_mem", "64kB")).unwrap();
     let rows = "SELECT i::text, repeat('x', 20), i, i / 3.0, NULL FROM generate_series(1, 1000) i";

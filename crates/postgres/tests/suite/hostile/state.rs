@@ -1,7 +1,8 @@
-//! A damaged stream never damages a state: every table has exactly what the transactions that were accepted make of it, up to the first that
-//! does not fit; from there on it asks for a copy, and readers keep what they have.
+//! A damaged stream never damages a table state. Every table has exactly the rows of the accepted
+//! transactions, up to the first that does not fit. From there on the table asks for a copy, and
+//! readers keep their rows.
 //!
-//! Three seconds long; a minute with `LAREDO_TEST_FULL=1`.
+//! The test takes three seconds. With `LAREDO_TEST_FULL=1` it takes a minute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,9 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::hostile::recording::{Messages, TABLES, assembler, damage, record};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Before everything that is streamed.
+/// A position before the whole stream.
 const BEGIN: Lsn = Lsn(1);
-/// Behind it.
+/// A position after the whole stream.
 const END: Lsn = Lsn(u64::MAX);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +48,7 @@ async fn a_damaged_stream_leaves_every_state_at_a_commit_that_was_sent() {
         let which = rng.random_range(0..recordings.len());
         let events = || damaged_events(&recordings[which], seed);
         let states = [0, 1].map(|table| expected(events(), table, &schemas[which][table]));
-        // The seed is all that it takes to see a failure again.
+        // The seed alone reproduces a failure.
         for outcome in compare(events(), &states, &schemas[which], seed).await {
             match outcome {
                 Outcome::Whole => whole += 1,
@@ -60,7 +61,7 @@ async fn a_damaged_stream_leaves_every_state_at_a_commit_that_was_sent() {
     println!("{whole} tables followed to the end, {stopped} stopped, {applied} transactions");
 }
 
-/// What an assembler makes of a stream that is damaged in a few places.
+/// Returns the events that an assembler makes of a stream with a few damaged places.
 fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
     let mut rng = StdRng::seed_from_u64(seed + 1_000_000);
     let mut messages = recording.clone();
@@ -70,14 +71,14 @@ fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
     let (mut assembler, mut events) = (assembler(), VecDeque::new());
     for message in &messages {
         if assembler.take(message, &mut events).is_err() {
-            // As after a lost connection.
+            // Continue as after a lost connection.
             assembler.connected(assembler.position(), Xid(1000));
         }
     }
     events
 }
 
-/// The tables' schemas as the stream first announces them; the key is the first column.
+/// Returns the tables' schemas as the stream first announces them. The key is the first column.
 fn schemas_of(recording: &Messages) -> [Arc<Schema>; 2] {
     let (mut assembler, mut events) = (assembler(), VecDeque::new());
     recording.iter().for_each(|message| assembler.take(message, &mut events).unwrap());
@@ -109,12 +110,12 @@ fn schemas_of(recording: &Messages) -> [Arc<Schema>; 2] {
 
 type Cells = Vec<Option<Vec<u8>>>;
 
-/// What a table must hold, worked out another way: rows by their first cell.
+/// The rows that a table must hold, computed without the engine and identified by their first cell.
 #[derive(Debug, Default, PartialEq)]
 struct Expected {
     rows: BTreeMap<Option<Vec<u8>>, Cells>,
     commits: u64,
-    /// Something did not fit.
+    /// True if a transaction did not fit.
     is_stopped: bool,
 }
 
@@ -140,7 +141,7 @@ fn expected(events: VecDeque<SourceEvent>, table: usize, schema: &Schema) -> Exp
     state
 }
 
-/// The rows after a transaction; `None` where it does not fit.
+/// Returns the rows after a transaction, or `None` if it does not fit.
 fn after(mut rows: BTreeMap<Option<Vec<u8>>, Cells>, spool: &mut Spool) -> Option<BTreeMap<Option<Vec<u8>>, Cells>> {
     let key = |row: TupleRef<'_>| match row.cell(0) {
         Cell::Value(bytes) => Some(Some(bytes.to_vec())),
@@ -173,7 +174,7 @@ fn after(mut rows: BTreeMap<Option<Vec<u8>>, Cells>, spool: &mut Spool) -> Optio
     fits.then_some(rows)
 }
 
-/// A row's cells, what was left out taken from the row before.
+/// Returns a row's cells. Unchanged cells are taken from the previous row.
 fn filled(row: TupleRef<'_>, before: Option<&Cells>) -> Option<Cells> {
     let cell = |(at, cell): (usize, Cell<'_>)| match cell {
         Cell::Null => Some(None),
@@ -189,7 +190,7 @@ enum Outcome {
     Stopped,
 }
 
-/// Runs an engine over the events, and compares what its readers have with what they must.
+/// Runs an engine over the events, and compares the rows of its readers with the expected ones.
 async fn compare(
     events: VecDeque<SourceEvent>,
     expected: &[Expected; 2],
@@ -227,7 +228,7 @@ async fn compare(
     outcomes
 }
 
-/// Waits until a table has had everything, or wants a copy.
+/// Waits until a table has applied all events or needs a copy.
 async fn ended(table: &TableHandle) -> TablePhase {
     let is_over = async || {
         let status = table.status();
@@ -237,7 +238,7 @@ async fn ended(table: &TableHandle) -> TablePhase {
     table.status().phase
 }
 
-/// What a reader makes of a journal.
+/// Returns the rows that a reader derives from a journal.
 fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
     let pinned = journal.pin_base();
     let mut state = TableState::new(pinned.base().schema().clone(), &[], 0).unwrap();
@@ -255,7 +256,8 @@ fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
     cells.map(|cells| (cells[0].clone(), cells)).collect()
 }
 
-/// A source that plays what it is given, over tables that were empty; it makes no copy but the first of each.
+/// A source that plays the given events over tables that were empty. It copies each table only
+/// once.
 struct Played {
     events: Mutex<VecDeque<SourceEvent>>,
     schemas: [Arc<Schema>; 2],
@@ -302,7 +304,8 @@ impl Source for Played {
         if self.copied[table.0].swap(true, Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        // It sees nothing, so that everything that is streamed comes on top.
+        // The copy's snapshot sees no transaction, so every streamed transaction is applied after
+        // the copy.
         let snapshot = Snapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
         let schema = self.schemas[table.0].clone();
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };

@@ -1,8 +1,8 @@
-//! Whatever bytes pretend to be a stream of pgoutput: an error at most, never a panic, and never a row that is not
-//! whole.
+//! Any bytes in place of a pgoutput stream cause an error at most. They never cause a panic or an
+//! incomplete row.
 //!
-//! Streams of a real PostgreSQL are recorded and then damaged in every way, three seconds long; a minute with
-//! `LAREDO_TEST_FULL=1`.
+//! Streams of a real PostgreSQL are recorded and then damaged in many ways. The test takes three
+//! seconds. With `LAREDO_TEST_FULL=1` it takes a minute.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn damaged_streams_are_refused() {
             is_fair || seen < 10_000,
             "{accepted} of {seen} streams were accepted: damage is too little or too much"
         );
-        // The seed is all that it takes to see a failure again.
+        // The seed alone reproduces a failure.
         let outcome = std::panic::catch_unwind(|| run(&recordings, seed));
         match outcome.unwrap_or_else(|_| panic!("seed {seed} panics")) {
             true => accepted += 1,
@@ -60,7 +60,7 @@ fn whole_streams_are_accepted() {
     }
 }
 
-/// Whether all messages of a damaged stream were accepted.
+/// Returns true if all messages of a damaged stream were accepted.
 fn run(recordings: &[Messages], seed: u64) -> bool {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut messages = recordings.choose(&mut rng).unwrap().clone();
@@ -73,7 +73,7 @@ fn run(recordings: &[Messages], seed: u64) -> bool {
     for message in &messages {
         if assembler.take(message, &mut events).is_err() {
             all = false;
-            // As after a lost connection.
+            // Continue as after a lost connection.
             assembler.connected(assembler.position(), Xid(1000));
         }
         if rng.random_bool(0.01) {
@@ -85,7 +85,7 @@ fn run(recordings: &[Messages], seed: u64) -> bool {
     all
 }
 
-/// Every row has a cell for each column.
+/// Checks that every row has a cell for each column.
 fn read(event: SourceEvent) {
     let SourceEvent::Commit(commit) = event else { return };
     for (_, spool) in commit.tables {

@@ -1,4 +1,4 @@
-//! What transactions do comes as they did it.
+//! The changes of transactions arrive exactly as they were made.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ async fn a_streamed_transaction_comes_once_it_commits_without_what_it_rolled_bac
         format!("INSERT INTO users SELECT {savepoint} || '/' || i, repeat('x', 50) FROM generate_series(1, 1000) i;")
     };
     large.batch_execute(&format!("BEGIN; {}", insert(0))).await.unwrap();
-    // A small one commits in the middle.
+    // A small transaction commits in the middle.
     cluster.psql("INSERT INTO users VALUES ('small', 'one')").unwrap();
     assert_eq!(stream.changes(0).await, ["+small,one"]);
     for savepoint in 1..6 {
@@ -68,10 +68,10 @@ async fn a_streamed_transaction_comes_once_it_commits_without_what_it_rolled_bac
     let kept = told[..3000].iter().map(|change| change[1..].split_once(',').unwrap().0.to_owned());
     let expected = [0, 2, 4].iter().flat_map(|savepoint| (1..=1000).map(move |i| format!("{savepoint}/{i}")));
     assert!(kept.eq(expected));
-    // What it was told of the table holds for the next.
+    // The relation that the transaction announced is valid for the next one too.
     cluster.psql("INSERT INTO users VALUES ('next', 'c', 'd')").unwrap();
     assert_eq!(stream.changes(0).await, ["+next,c,d"]);
-    // All of one rolled back leaves nothing.
+    // A transaction that is rolled back completely leaves no change.
     cluster.psql(&format!("BEGIN; {} ROLLBACK; INSERT INTO users VALUES ('last')", insert(9))).unwrap();
     assert_eq!(stream.changes(0).await, ["+last,NULL,NULL"]);
 }
@@ -93,7 +93,7 @@ async fn large_values_that_stay_are_marked() {
     cluster
         .psql("CREATE TABLE keyed (id text PRIMARY KEY, note text); ALTER PUBLICATION laredo ADD TABLE keyed")
         .unwrap();
-    // Long enough to be moved out of its row, short enough for an index.
+    // The key is long enough to be stored out of line, and short enough for an index.
     cluster.psql("ALTER TABLE keyed ALTER id SET STORAGE EXTERNAL").unwrap();
     let mut options = crate::stream::harness::options(&cluster.url("postgres"), ephemeral());
     options.tables.push("public.keyed".parse().unwrap());
@@ -130,7 +130,8 @@ async fn rows_enter_and_leave_a_filter_as_the_copy_has_them() {
     let mut rows = BTreeMap::new();
     for (sql, expected) in [
         (format!("INSERT INTO users VALUES ('1', {large}), ('6', 'six')"), vec!["+6,six"]),
-        // It enters as an insert that leaves its large value out: whoever has no such row has to copy again.
+        // The row enters as an insert that leaves out its large value. A reader without such a row
+        // has to copy again.
         ("UPDATE users SET id = '7' WHERE id = '1'".into(), vec!["+7,?"]),
         ("UPDATE users SET note = 'seven' WHERE id = '7'".into(), vec!["=7,seven"]),
         ("UPDATE users SET id = '2' WHERE id = '6'".into(), vec!["-6,NULL"]),
@@ -153,7 +154,8 @@ async fn rows_enter_and_leave_a_filter_as_the_copy_has_them() {
     assert_eq!(cluster.psql("SELECT * FROM users WHERE id > '5' ORDER BY id").unwrap(), streamed.join("\n"));
 }
 
-/// A changed replica identity announces itself before the change.
+/// Returns the changes to the first table, after the event that announces the changed replica
+/// identity.
 async fn run_full(cluster: &laredo_testkit::Cluster, stream: &mut Follower, sql: &str) -> Vec<String> {
     cluster.psql(sql).unwrap();
     loop {

@@ -1,4 +1,4 @@
-//! A private PostgreSQL, and a stream of it that can be looked at.
+//! A private PostgreSQL, and a stream of it that tests can inspect.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Nothing here takes so long, on any machine.
+/// A time limit that no test reaches on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A cluster with the tables `users` (0) and `orders` (1), `other` that nobody follows, and a publication of all.
+/// Starts a cluster with the tables `users` (0) and `orders` (1), the unfollowed table `other`, and
+/// a publication of all.
 pub(crate) fn cluster(options: ClusterOptions) -> Cluster {
     let cluster = Cluster::start(options.set("wal_writer_delay", "10ms")).unwrap();
     cluster
@@ -62,7 +63,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
     }
 }
 
-/// A commit, for comparison: its tables' changes as text.
+/// A commit in a form for comparisons: the changes of its tables are text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) xid: u64,
@@ -79,7 +80,7 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Follows, and returns when the slot is there.
+    /// Starts to follow, and returns when the slot exists.
     pub(crate) async fn start(cluster: &Cluster, slot: SlotMode) -> Follower {
         Follower::start_with(options(&cluster.url("postgres"), slot), 64).await
     }
@@ -92,7 +93,7 @@ impl Follower {
         follower
     }
 
-    /// Follows, whether there is a slot or not.
+    /// Starts to follow without waiting for a slot.
     pub(crate) fn launch(options: StreamOptions, capacity: usize) -> Follower {
         Follower::spawn(options, capacity).0
     }
@@ -117,7 +118,7 @@ impl Follower {
         }
     }
 
-    /// The next commit; acknowledges what comes.
+    /// Returns the next commit. Acknowledges everything that arrives.
     pub(crate) async fn commit(&mut self) -> Told {
         loop {
             match self.next().await {
@@ -133,12 +134,13 @@ impl Follower {
         }
     }
 
-    /// The changes of the next commit to one table.
+    /// Returns the changes of the next commit to one table.
     pub(crate) async fn changes(&mut self, table: usize) -> Vec<String> {
         self.commit().await.tables.remove(&table).unwrap_or_default()
     }
 
-    /// Waits until the stream is past `lsn`, and acknowledges that. Nothing else may come.
+    /// Waits until the stream is past `lsn`, and acknowledges that position. Panics if anything
+    /// else arrives.
     pub(crate) async fn progress(&mut self, past: Lsn) {
         loop {
             match self.next().await {
@@ -153,12 +155,13 @@ impl Follower {
         }
     }
 
-    /// Follows what begins with a fork: the slot comes later.
+    /// Starts a stream that begins with a fork, before its slot exists.
     pub(crate) async fn start_forked(options: StreamOptions) -> Follower {
         Follower::spawn(options, 64).0
     }
 
-    /// A restart, which comes before anything else but progress, and what is not proven with it.
+    /// Returns the reason and the possible fork of a restart. Panics if anything other than
+    /// progress comes first.
     pub(crate) async fn restart(&mut self) -> (String, Option<Fork>) {
         loop {
             match self.next().await {
@@ -169,7 +172,7 @@ impl Follower {
         }
     }
 
-    /// The reason of a restart, which comes before anything else but progress.
+    /// Returns the reason of a restart. Panics if anything other than progress comes first.
     pub(crate) async fn restarted(&mut self) -> String {
         loop {
             match self.next().await {
@@ -180,7 +183,8 @@ impl Follower {
         }
     }
 
-    /// The next fork of the database's history, which comes before anything else but progress. It is noted with that.
+    /// Returns the next fork of the database's history, after noting it. Panics if anything other
+    /// than progress comes first.
     pub(crate) async fn forked(&mut self) -> (SourceIdentity, Fork, String) {
         loop {
             match self.next().await {
@@ -195,7 +199,8 @@ impl Follower {
         }
     }
 
-    /// The database on its next timeline, which comes before anything else but progress.
+    /// Returns the identity of the database on its next timeline. Panics if anything other than
+    /// progress comes first.
     pub(crate) async fn promoted(&mut self) -> SourceIdentity {
         loop {
             match self.next().await {
@@ -227,7 +232,7 @@ impl Drop for Follower {
     }
 }
 
-/// A spool's changes: `+new`, `old=new`, `-old`, `0` for a truncate.
+/// Returns a spool's changes as text: `+new`, `old=new`, `-old`, and `0` for a truncate.
 pub(crate) fn texts(mut spool: Spool) -> Vec<String> {
     let mut changes = Vec::new();
     let read = spool.read::<std::io::Error>(|entry| {

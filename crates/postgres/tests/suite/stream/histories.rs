@@ -1,4 +1,5 @@
-//! Databases whose history forks under a stream: put back to an earlier state, promoted, restored.
+//! Databases whose history forks under a stream: they are put back to an earlier state, promoted or
+//! restored.
 
 use laredo_core::{CommitMark, Lsn};
 use laredo_engine::source::TableIndex;
@@ -7,7 +8,7 @@ use laredo_testkit::{Cluster, ClusterOptions, StopMode};
 
 use crate::stream::harness::{Follower, Told, cluster, ephemeral, lsn, options, stateful};
 
-/// A cluster with a slot.
+/// Starts a cluster with a slot.
 fn with_slot() -> Cluster {
     let cluster = cluster(ClusterOptions::default().set("restore_command", "false"));
     cluster.psql("SELECT pg_create_logical_replication_slot('laredo', 'pgoutput')").unwrap();
@@ -25,21 +26,24 @@ async fn follow(cluster: &Cluster, stream: &mut Follower, id: &str) -> Told {
     told
 }
 
-/// Writes WAL that no table is in.
+/// Writes WAL that concerns no table.
 fn write_wal(cluster: &Cluster, bytes: u64) {
     cluster.psql(&format!("SELECT pg_logical_emit_message(false, 'test', repeat('x', {bytes}))")).unwrap();
 }
 
-/// Waits until PostgreSQL knows that everything up to a position may be forgotten, as far as commits are not held.
+/// Waits until PostgreSQL has received the acknowledgement of a position. Commits that are held
+/// back are excepted.
 async fn confirmed(cluster: &Cluster, least: Lsn) {
     let is_there = async || lsn(cluster, "confirmed_flush_lsn FROM pg_replication_slots") >= least;
     laredo_testkit::eventually(crate::stream::harness::PATIENCE, is_there).await.unwrap();
 }
 
-/// Every way in which storage is put back under a stream that runs ends in a fork, and the new history is followed then.
+/// Storage that is put back under a running stream always causes a fork. The stream then follows
+/// the new history.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_has_come() {
-    // Whether the lost commits were acknowledged in part, and how much WAL the new history has before the stream is back.
+    // The number of lost commits, and the bytes of WAL that the new history has before the stream
+    // returns.
     for (lost_commits, new_bytes) in [(1, 0), (1, 200_000), (20, 0), (20, 3_000_000)] {
         let what = format!("{lost_commits} lost commits, {new_bytes} bytes since");
         let mut cluster = with_slot();
@@ -51,7 +55,7 @@ async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_h
             lost = follow(&cluster, &mut stream, &format!("lost {n}")).await.end;
         }
         cluster.put_back(&copy, StopMode::Immediate).unwrap();
-        // The stream may be back before or after that.
+        // The stream may return before or after this insert.
         insert(&cluster, "new");
         if new_bytes > 0 {
             write_wal(&cluster, new_bytes);
@@ -87,7 +91,8 @@ async fn a_server_that_crashed_or_was_restarted_is_no_fork() {
     }
 }
 
-/// What an earlier run has kept of both tables, and where it continues.
+/// Returns options for a stream that continues an earlier run: both tables are kept up to
+/// `position`.
 fn kept(url: &str, position: Lsn, mark: CommitMark) -> StreamOptions {
     let table = |table| KeptTable { table: TableIndex(table), position, mark };
     StreamOptions { from: Some(position), kept: vec![table(0), table(1)], ..options(url, stateful()) }
@@ -104,7 +109,7 @@ async fn storage_put_back_while_no_stream_ran_is_a_fork_when_one_begins() {
             false => CommitMark::default(),
         };
         let copy = cluster.copy_storage(StopMode::Fast).unwrap();
-        // In an idle table of the lost history nothing but its position has moved.
+        // The lost history commits a row that the restored storage does not have.
         let lost = match has_commit_before {
             true => follow(&cluster, &mut stream, "lost").await.mark,
             false => follow(&cluster, &mut stream, "the only one").await.mark,
@@ -127,7 +132,7 @@ async fn a_commit_in_a_table_that_was_idle_is_a_fork() {
     let mut stream = Follower::start(&cluster, stateful()).await;
     let mark = follow(&cluster, &mut stream, "in both").await.mark;
     let copy = cluster.copy_storage(StopMode::Fast).unwrap();
-    // Nothing happens to the tables in the lost history, but its position moves on.
+    // The lost history does not change the tables, but its position advances.
     write_wal(&cluster, 100_000);
     let position = lsn(&cluster, "pg_current_wal_lsn()");
     stream.progress(position).await;
@@ -193,7 +198,7 @@ async fn a_slot_that_was_made_again_behind_our_back_proves_nothing() {
     drop(stream);
     let inactive = async || cluster.psql("SELECT bool_or(active) FROM pg_replication_slots").unwrap() != "t";
     laredo_testkit::eventually(crate::stream::harness::PATIENCE, inactive).await.unwrap();
-    // In another history the slot could be where this one is.
+    // Moved this far, the slot could be one of another history.
     cluster.psql("SELECT pg_replication_slot_advance('laredo', pg_current_wal_lsn())").unwrap();
     let position = position.max(lsn(&cluster, "confirmed_flush_lsn FROM pg_replication_slots"));
     write_wal(&cluster, 1000);

@@ -1,4 +1,4 @@
-//! How far the stream has come, and what PostgreSQL is told about it.
+//! The progress of the stream, and the positions that PostgreSQL receives.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn wal_that_is_not_ours_is_progress_and_the_slot_follows() {
         ("postgres", "INSERT INTO unpublished SELECT generate_series(1, 1000)"),
         ("postgres", "INSERT INTO other VALUES ('published', 'and not followed')"),
         ("elsewhere", "CREATE TABLE t AS SELECT generate_series(1, 1000)"),
-        // Nothing commits.
+        // In this case nothing commits.
         ("postgres", "CHECKPOINT; SELECT pg_switch_wal()"),
     ] {
         cluster.psql_in(database, sql).unwrap();
@@ -49,18 +49,18 @@ async fn only_what_was_acknowledged_is_confirmed() {
             }
         }
     }
-    // PostgreSQL has heard from us after all of these.
+    // Wait until PostgreSQL has received a status update that covers all of these.
     let wait = eventually(PATIENCE, async || {
         let heard = cluster.psql(&format!("SELECT write_lsn >= '{}' FROM pg_stat_replication", ends[2]));
         heard.unwrap() == "t"
     });
     wait.await.unwrap();
     assert_eq!(lsn(&cluster, "confirmed_flush_lsn FROM pg_replication_slots"), begin);
-    // The newest commits are kept back, so that PostgreSQL can send them again.
+    // The newest commits are held back, so that PostgreSQL can send them again.
     stream.acknowledged.send_replace(ends[1]);
     confirmed(&cluster, Lsn(begin.0 + 1)).await;
     assert!(lsn(&cluster, "confirmed_flush_lsn FROM pg_replication_slots") < ends[0]);
-    // But not for ever.
+    // A commit is not held back for ever.
     cluster.psql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 17 << 20))").unwrap();
     let far = lsn(&cluster, "pg_current_wal_flush_lsn()");
     stream.progress(far).await;
@@ -73,7 +73,7 @@ async fn a_slow_consumer_does_not_end_the_connection() {
     let mut stream = Follower::start_with(options(&cluster.url("postgres"), ephemeral()), 1).await;
     let server = || cluster.psql("SELECT pid FROM pg_stat_replication").unwrap();
     let pid = server();
-    // More than fits into the sockets, so that PostgreSQL is stuck in the middle.
+    // Write more than fits into the sockets, so that PostgreSQL blocks in the middle.
     let rows = 200;
     for i in 0..rows {
         let sql = format!("INSERT INTO users SELECT '{i}/' || j, repeat('x', 1000) FROM generate_series(1, 100) j");

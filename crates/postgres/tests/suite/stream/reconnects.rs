@@ -26,7 +26,7 @@ async fn wherever_a_connection_is_cut_no_commit_is_lost_or_repeated() {
     let cluster = cluster(ClusterOptions::default().set("logical_decoding_work_mem", "64kB"));
     let (proxy, url) = proxied(&cluster).await;
     cluster.psql("SELECT pg_create_logical_replication_slot('base', 'pgoutput')").unwrap();
-    // Small ones, and one that is streamed in blocks.
+    // Small transactions, and one that is streamed in blocks.
     for i in 0..12 {
         let rows = if i == 6 { 1500 } else { 1 + i % 3 };
         let sql = format!("INSERT INTO users SELECT {i} || '/' || j, 'note' FROM generate_series(1, {rows}) j");
@@ -186,7 +186,7 @@ async fn a_server_that_crashes_goes_on_where_it_was() {
     let mut stream = Follower::start(&cluster, stateful()).await;
     for i in 0..4 {
         cluster.psql(&format!("INSERT INTO users VALUES ('{i}')")).unwrap();
-        // Crashed before, or after, we have heard of it.
+        // The server crashes before or after the commit was received.
         if i % 2 == 0 {
             assert_eq!(stream.changes(0).await, [format!("+{i},NULL")]);
         }

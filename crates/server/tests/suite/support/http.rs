@@ -1,5 +1,6 @@
-//! HTTP by hand: calls over HTTP/1.1 on a socket, calls over HTTP/2 through a bare channel, and the frames of what comes back. Nothing
-//! here is shared with the server, so that both cannot be wrong in the same way.
+//! HTTP by hand: calls over HTTP/1.1 on a socket, calls over HTTP/2 through a bare channel, and the
+//! frames of an answer. The server shares no code with this module, so both cannot have the same
+//! error.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,32 +22,33 @@ use super::within;
 pub(crate) const SYNC: &str = "/laredo.replication.v1.LaredoReplicationService/Sync";
 pub(crate) const STATUS: &str = "/laredo.replication.v1.LaredoReplicationService/GetReplicationStatus";
 
-/// An answer, of which the head has come.
+/// An answer whose head has arrived.
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    /// By lower-case name.
+    /// The headers by lower-case name.
     pub(crate) headers: HashMap<String, String>,
     body: Body,
-    /// Over HTTP/1.1: dropped, it would end the connection.
+    /// The sending half over HTTP/1.1. Dropping it would end the connection.
     request: Option<OwnedWriteHalf>,
 }
 
 enum Body {
-    /// What is left of `Content-Length`.
+    /// A body with `Content-Length`: its reader and the remaining bytes.
     Sized(BufReader<OwnedReadHalf>, usize),
     Chunked(BufReader<OwnedReadHalf>),
     Http2(tonic::body::Body),
     Over,
 }
 
-/// Calls over HTTP/1.1 with a connection of its own, and returns when the head of the answer has come.
+/// Calls over HTTP/1.1 on a connection of its own, and returns when the head of the answer has
+/// arrived.
 pub(crate) async fn http1(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let length = body.len().to_string();
     let headers = [headers, &[("Content-Length", length.as_str())]].concat();
     within(http1_unbounded(to, method, path, &headers, body), "the head of an answer").await
 }
 
-/// Posts the first chunk of a request that stays open over HTTP/1.1: [`Reply::send`] sends more of
+/// Posts the first chunk of a request that stays open over HTTP/1.1. [`Reply::send`] sends more of
 /// it.
 pub(crate) async fn http1_open(to: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> Reply {
     let headers = [("Transfer-Encoding", "chunked"), ("Content-Type", content_type)];
@@ -58,13 +60,14 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
 }
 
 async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    // The least that the system allows: whoever reads nothing soon takes nothing.
+    // The smallest buffer that the system allows, so that a client that reads nothing soon blocks
+    // the server.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let (stream, mut request) = socket.connect(to).await.unwrap().into_split();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
-    // The server may answer, and close, before it has read a body that it does not want.
+    // The server may answer and close before it has read a body that it refuses.
     let _ = request.write_all(&[head.as_bytes(), body].concat()).await;
     let mut stream = BufReader::new(stream);
     let status = line(&mut stream).await.split(' ').nth(1).unwrap().parse().unwrap();
@@ -114,12 +117,12 @@ impl Reply {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// Sends more of a request that is open over HTTP/1.1.
+    /// Sends more of an open request over HTTP/1.1.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.request.as_mut().unwrap().write_all(&chunk(bytes)).await.unwrap();
     }
 
-    /// The next piece of the body; `None` at its end. Trailers are put among the headers.
+    /// Returns the next piece of the body, or `None` at its end. Trailers are added to the headers.
     async fn piece(&mut self) -> Option<Vec<u8>> {
         match &mut self.body {
             Body::Over => None,
@@ -153,7 +156,7 @@ impl Reply {
         }
     }
 
-    /// All of the body.
+    /// Returns the rest of the body.
     pub(crate) async fn bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Some(piece) = within(self.piece(), "the rest of an answer").await {
@@ -173,7 +176,7 @@ impl Reply {
     }
 }
 
-/// A body cut into frames.
+/// A body split into frames.
 pub(crate) struct Frames {
     pub(crate) reply: Reply,
     is_text: bool,
@@ -182,7 +185,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// The next frame, its prefix included; `None` at the end of the body.
+    /// Returns the next frame with its prefix, or `None` at the end of the body.
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(header) = self.bytes.first_chunk::<5>() {
@@ -194,7 +197,7 @@ impl Frames {
             match within(self.reply.piece(), "a frame").await {
                 Some(piece) if self.is_text => {
                     self.text.extend(piece);
-                    // Four letters stand for themselves, whatever stands around them.
+                    // Four letters decode on their own, whatever surrounds them.
                     let whole = self.text.len() / 4 * 4;
                     let letters = self.text.drain(..whole).collect::<Vec<_>>();
                     letters.chunks(4).for_each(|four| self.bytes.extend(BASE64_STANDARD.decode(four).unwrap()));
@@ -209,13 +212,13 @@ impl Frames {
     }
 }
 
-/// A frame's message.
+/// Returns the message of a frame.
 pub(crate) fn message(frame: &[u8]) -> SyncResponse {
     assert_eq!(frame[0], 0, "a message without flags");
     SyncResponse::decode(&frame[5..]).unwrap()
 }
 
-/// A message as a frame.
+/// Returns a frame with this message.
 pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], length.as_slice(), message].concat()

@@ -1,5 +1,5 @@
-//! The simplest clients there could be: one of Structs, which applies entry by entry and keeps the last place that it saw, and
-//! one of batches, which applies whole transactions.
+//! The simplest possible clients. One reads Structs, applies each entry and keeps the last
+//! position. The other reads batches and applies whole transactions.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use prost_types::Struct;
 use prost_types::value::Kind;
 use tonic::Streaming;
 
-/// A copy of the table, and where it is.
+/// A copy of the table, with its sequence and position.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replica {
     pub(crate) rows: SimRows,
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
     pub(crate) handshake: SyncHandshake,
-    /// What it counted since it was made.
+    /// The number of snapshots since the client was created.
     pub(crate) snapshots: usize,
-    /// How often it was asked to leave.
+    /// The number of times that the server asked the client to leave.
     pub(crate) farewells: usize,
     pub(crate) heartbeats: usize,
     pub(crate) messages: usize,
@@ -34,9 +34,9 @@ pub(crate) struct Replica {
     schema: Option<Arc<Schema>>,
     pending: Vec<(Action, i64, String)>,
     fresh: SimRows,
-    /// Rows of the snapshot, without the entries that came before its end.
+    /// The rows of the snapshot, without the entries that arrived before its end.
     fresh_count: i64,
-    /// Entries that came inside a snapshot, since the client was made.
+    /// The entries that arrived inside a snapshot since the client was created.
     pub(crate) entries_inside: usize,
 }
 
@@ -48,7 +48,7 @@ impl Replica {
         }
     }
 
-    /// Goes on by sequence, on the same server.
+    /// Makes a request that resumes by sequence, on the same server.
     pub(crate) fn by_sequence(&self, request: SyncRequest) -> SyncRequest {
         SyncRequest {
             last_known_sequence: self.sequence.to_wire(),
@@ -58,7 +58,7 @@ impl Replica {
         }
     }
 
-    /// Goes on by position, on any server of the same database.
+    /// Makes a request that resumes by position, on any server of the same database.
     pub(crate) fn by_position(&self, request: SyncRequest) -> SyncRequest {
         let last_known_source_position = match self.position {
             Lsn::ZERO => String::new(),
@@ -67,14 +67,14 @@ impl Replica {
         SyncRequest { last_known_source_position, source: self.source.clone(), ..request }
     }
 
-    /// Reads until everything up to `position` is there.
+    /// Reads until the client has everything up to `position`.
     pub(crate) async fn read_to(&mut self, stream: &mut Streaming<SyncResponse>, position: Lsn) {
         while self.position < position || self.in_snapshot {
             self.read(stream).await;
         }
     }
 
-    /// Reads one message.
+    /// Reads and applies one message.
     pub(crate) async fn read(&mut self, stream: &mut Streaming<SyncResponse>) -> Message {
         let message = super::next(stream).await.unwrap();
         self.apply(message.clone());
@@ -193,7 +193,7 @@ impl Replica {
     }
 }
 
-/// The id and text of a Struct row.
+/// Returns the ID and the text of a Struct row.
 pub(crate) fn parse(row: &Struct) -> (i64, String) {
     let id = match row.fields["id"].kind.as_ref().unwrap() {
         Kind::NumberValue(id) => *id as i64,
