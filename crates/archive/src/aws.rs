@@ -1,4 +1,4 @@
-//! AWS: as whom it is called, and over which HTTP client.
+//! The credentials and the HTTP client for calls to AWS.
 
 mod held;
 mod http;

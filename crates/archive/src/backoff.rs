@@ -1,11 +1,11 @@
-//! How long to wait before something that failed is tried again.
+//! The delays before a failed operation is retried.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Longer each time, and never the same as others do.
+/// Growing delays, with a random part so that clients do not retry at the same time.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -15,22 +15,23 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// From `first` to `last`; `seed` makes the waits repeatable.
+    /// Creates delays from `first` to `last`. `seed` makes them repeatable.
     pub(crate) fn new(first: Duration, last: Duration, seed: u64) -> Backoff {
         Backoff { first, last, failures: 0, random: StdRng::seed_from_u64(seed) }
     }
 
-    /// It went well: the next wait is a short one again.
+    /// Resets to the first delay after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Waits for a while that is longer than the one before.
+    /// Waits for the next delay.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next()).await;
     }
 
-    /// Between half of what it is due and all of it.
+    /// Returns the next delay: a random one between half of the nominal delay and all of it. The
+    /// nominal delay doubles with each failure, up to the last one.
     pub(crate) fn next(&mut self) -> Duration {
         let full = self.last.min(self.first.saturating_mul(1 << self.failures.min(16)));
         self.failures = self.failures.saturating_add(1);

@@ -1,4 +1,5 @@
-//! Where archives are: what a writer and a reader need of a disk or an object store.
+//! The destinations of archives: the operations that a writer and a reader need from a disk or an
+//! object store.
 
 mod direct;
 mod local;
@@ -18,120 +19,125 @@ pub use local::Local;
 pub use s3::{Encryption, S3, S3Options};
 pub use staged::{Staged, Stager};
 
-/// A place that holds one table's archive: everything is named relative to its prefix.
+/// A place that holds one table's archive. All names are relative to its prefix.
 ///
-/// An artifact is created and never overwritten; the manifest is replaced by compare-and-swap. What a call has said is done is
-/// durable. A call that failed may have been done all the same: it can be made again.
+/// An artifact is created once and never overwritten. The manifest is replaced by compare-and-swap.
+/// A call that succeeds is durable. A call that fails may have taken effect nevertheless, and can
+/// be repeated.
 pub trait Destination: fmt::Debug + Send + Sync {
-    /// Names it for people and as a metric's label: `/var/lib/laredo/users`, `s3://bucket/users/`.
+    /// Returns the name for people and for metrics: `/var/lib/laredo/users`, `s3://bucket/users/`.
     fn name(&self) -> &str;
 
-    /// The address of an object, as a manifest has it.
+    /// Returns the address of an object, as manifests have it.
     fn uri(&self, object: &str) -> String;
 
-    /// Creates an artifact's object. One that is there already with the same bytes is as good.
+    /// Creates an artifact's object. Succeeds also if the object exists already with the same
+    /// bytes.
     fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>>;
 
-    /// The manifest, if there is one.
+    /// Returns the manifest, if there is one.
     fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>>;
 
-    /// Puts a manifest in the place of that of this tag, or of none. Where the same bytes are there already, that is as good: the
-    /// call was made before, and failed after it was done.
+    /// Replaces the manifest that has the tag `over`, or creates it if `over` is `None`. Succeeds
+    /// also if the manifest already has these bytes: an earlier call may have failed after it took
+    /// effect.
     ///
     /// # Errors
-    /// [`DestinationError::Moved`] where the manifest is another one by now.
+    /// [`DestinationError::Moved`] if the current manifest is a different one.
     fn publish<'a>(&'a self, manifest: &'a [u8], over: Option<&'a Tag>)
     -> BoxFuture<'a, Result<Tag, DestinationError>>;
 
-    /// Opens an object to be read from its beginning, on a thread that may block.
+    /// Opens an object for reading from its beginning, on a thread that may block.
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>>;
 
-    /// All objects of artifacts, those that no manifest names too; not the manifest.
+    /// Lists all objects of artifacts, including those that no manifest names, but not the
+    /// manifest.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>>;
 
-    /// Deletes objects, in as few calls as the place has for it. That one is missing is as good.
+    /// Deletes objects with as few calls as possible. Missing objects are not an error.
     fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>>;
 
-    /// Checks that the place keeps two writers apart.
+    /// Checks that the destination keeps two writers apart.
     ///
     /// # Errors
-    /// [`DestinationError::Unsuitable`] where it does not.
+    /// [`DestinationError::Unsuitable`] if it does not.
     fn probe(&self) -> BoxFuture<'_, Result<(), DestinationError>> {
         async { Ok(()) }.boxed()
     }
 }
 
-/// Tells versions of a manifest apart.
+/// The version of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag(pub String);
 
-/// A manifest as it was read.
+/// A manifest as it was read, with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
-    /// Its text.
+    /// The manifest's text.
     pub bytes: Vec<u8>,
-    /// Its version.
+    /// The manifest's version.
     pub tag: Tag,
 }
 
-/// An object that is there.
+/// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Relative to the prefix.
+    /// The object's name, relative to the prefix.
     pub object: String,
-    /// Its size in bytes.
+    /// The object's size in bytes.
     pub size_bytes: u64,
-    /// When it was written, by the destination's clock.
+    /// The time when the object was written, by the destination's clock.
     pub modified: SystemTime,
 }
 
-/// What a destination cannot do.
+/// An error of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
-    /// It may pass: a network that is down, a full disk, a store that is overloaded.
+    /// The failure may be temporary: a network that is down, a full disk, an overloaded store.
     #[error("cannot {doing} {at}: {reason}")]
     Unavailable {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// To what.
+        /// The address of its target.
         at: String,
-        /// Why not.
+        /// The reason for the failure.
         reason: String,
     },
-    /// It stays so until somebody changes something: a permission, a bucket that is not there, a folder that is a file.
+    /// The failure stays until the operator changes something: a permission, a missing bucket, a
+    /// file in place of a folder.
     #[error("cannot {doing} {at}: {reason}")]
     Refused {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// To what.
+        /// The address of its target.
         at: String,
-        /// Why not, and what to do.
+        /// The reason for the failure, and the remedy.
         reason: String,
     },
-    /// The place cannot hold an archive, whatever permissions there are.
+    /// The destination cannot hold an archive, whatever the permissions.
     #[error("{at} cannot hold an archive: {reason}")]
     Unsuitable {
-        /// The place.
+        /// The destination's name.
         at: String,
-        /// The missing feature, and what to do.
+        /// The missing feature, and the remedy.
         reason: String,
     },
-    /// There is no such object.
+    /// The object does not exist.
     #[error("{at} is not there")]
     Missing {
         /// The object's address.
         at: String,
     },
-    /// There is another object of this name, which stays.
+    /// Another object with this name exists, and is not overwritten.
     #[error("{at} is there already, with other bytes; it is not overwritten")]
     Occupied {
         /// The object's address.
         at: String,
     },
-    /// The manifest is another one than the one that was to be replaced.
+    /// The manifest is not the one that was to be replaced.
     #[error("the manifest {at} was replaced by somebody else")]
     Moved {
-        /// Its address.
+        /// The manifest's address.
         at: String,
     },
 }

@@ -1,4 +1,4 @@
-//! From states and changes to artifacts on this machine's disk.
+//! The encoding of states and changes to artifacts on the local disk.
 
 use std::cmp::Ordering;
 use std::io::Write;
@@ -13,30 +13,30 @@ use crate::destination::{Staged, Stager};
 use crate::format::{Format, FormatError, LineWriter};
 use crate::net::Net;
 
-/// An artifact in all its formats, on its way to the destinations.
+/// An artifact in all its formats, before it is sent to the destinations.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     pub(crate) objects: Vec<Staged>,
-    /// Rows of a base, changes of a diff.
+    /// The number of rows of a snapshot, or of changes of a diff.
     pub(crate) count: u64,
-    /// Cells that were written in hex, because they do not have the form of their type.
+    /// The cells that were written in hex because they do not have the form of their type.
     pub(crate) hex: Arc<HexCells>,
-    /// The checksum of the state that it leads to.
+    /// The checksum of the state that the artifact leads to.
     pub(crate) checksum: Checksum,
 }
 
 impl Encoded {
-    /// Bytes of the largest of its objects.
+    /// Returns the size in bytes of the largest object.
     pub(crate) fn bytes(&self) -> u64 {
         self.objects.iter().map(|staged| staged.size_bytes).max().unwrap_or(0)
     }
 }
 
-/// All rows of the state that `net` leads to from `before`, by key. The same rows make the same bytes: an object that a crash left behind
-/// is then as good as a new one.
+/// Writes a snapshot of the state that `net` leads to from `before`. The rows are sorted, so that
+/// the same rows give the same bytes. An object that a crash left behind can then be used.
 ///
 /// # Errors
-/// When the disk cannot be written, or a row has what is no value of its column.
+/// If the disk cannot be written, or if a row has a value that is invalid for its column.
 pub(crate) fn base(
     stager: &Stager,
     formats: &[Format],
@@ -57,10 +57,10 @@ pub(crate) fn base(
     Ok(encoded)
 }
 
-/// The checksum of rows as they are taken in an archive, made on all threads.
+/// Returns the checksum of rows as archives compute it, using all threads.
 ///
 /// # Errors
-/// When a row has what is no value of its column.
+/// If a row has a value that is invalid for its column.
 pub(crate) fn checksum<'a>(
     rows: impl Iterator<Item = &'a Tuple>,
     sums: &ArchivedChecksums,
@@ -73,22 +73,25 @@ pub(crate) fn checksum<'a>(
         let parts = rows.chunks(rows.len().div_ceil(threads()).max(1));
         let parts: Vec<_> = parts.map(|part| scope.spawn(move || of(part))).collect();
         parts.into_iter().try_fold(Checksum::default(), |sum, part| {
-            // A part that panicked has printed why. The sum is wrong then, and readers refuse the artifact.
+            // A thread that panicked has printed the reason. The checksum is then wrong, and
+            // readers refuse the artifact.
             Ok(sum.plus(part.join().unwrap_or_else(|_| Ok(Checksum::default()))?))
         })
     })
 }
 
-/// A row, and the first bytes of its key: most keys differ in them, and comparing numbers needs no look at the rows.
+/// The first bytes of a row's key, and the row. Most keys differ in these bytes, and comparing
+/// numbers does not access the rows.
 type Keyed<'a> = (u64, TupleRef<'a>);
 
-/// Rows as they come in a base: by key, and where their beginnings are the same, by all of their bytes.
+/// Compares two rows in the order of a snapshot: by the first bytes of their keys, then by all
+/// bytes of the rows.
 fn order(one: &Keyed<'_>, other: &Keyed<'_>) -> Ordering {
     one.0.cmp(&other.0).then_with(|| one.1.bytes().cmp(other.1.bytes()))
 }
 
-/// Sorts as many parts of the rows as there are threads, each for itself. Each row is far from the last one in memory, which is what
-/// takes the time.
+/// Sorts the rows in as many parts as there are threads, each part separately. Consecutive rows are
+/// far apart in memory, and accessing them takes most of the time.
 fn sorted_parts<'a, 'b>(key: &KeyColumns, rows: &'b mut [Keyed<'a>]) -> Vec<&'b [Keyed<'a>]> {
     let each = rows.len().div_ceil(threads()).max(1);
     thread::scope(|scope| {
@@ -106,16 +109,18 @@ fn threads() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Rows that one thread encodes in one go: enough to be worth it, and no more than memory has room for.
+/// The bytes of the rows that one thread encodes at a time: enough to be efficient, and few enough
+/// for memory.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks that wait, on each thread, for the one that writes.
+/// The number of encoded chunks that wait for the writing thread, for each encoding thread.
 const CHUNKS_WAITING: usize = 3;
 
-/// The rows between two keys, from each part.
+/// The rows between two keys, with one slice for each part.
 type Chunk<'a, 'b> = Vec<&'b [Keyed<'a>]>;
 
-/// Cuts all parts at the same keys, so that the chunks follow each other. Each part says where it could be cut; of as many cuts as there are
-/// parts one is made, which has about [`CHUNK_BYTES`] before it, and never more than twice that and a few rows.
+/// Splits all parts at the same keys, so that the chunks follow each other. Each part proposes
+/// cuts, and of every `parts.len()` proposals one is used. A chunk has about [`CHUNK_BYTES`], and
+/// never more than twice that and a few rows.
 fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
     let count = parts.len().max(1);
     let mut cuts: Vec<&Keyed<'_>> = parts.iter().flat_map(|part| possible_cuts(part, CHUNK_BYTES / count)).collect();
@@ -133,7 +138,7 @@ fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
     chunks
 }
 
-/// Rows of a part that have so many bytes before them since the last one.
+/// Returns the rows of a part that have at least `bytes` bytes between each other.
 fn possible_cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<Item = &'b Keyed<'a>> {
     let mut before = 0;
     part.iter().filter(move |(_, row)| {
@@ -143,15 +148,15 @@ fn possible_cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<I
     })
 }
 
-/// Rows of a chunk in their order.
+/// Returns the rows of a chunk in order.
 fn merged<'a>(chunk: &[&[Keyed<'a>]]) -> Vec<Keyed<'a>> {
     let mut rows = chunk.concat();
-    // This kind of sorting finds what is sorted already, and merges it.
+    // The stable sort recognizes sorted runs and merges them.
     rows.sort_by(order);
     rows
 }
 
-/// Encodes on all of the machine's threads, and writes in order on this one.
+/// Encodes on all threads of the machine, and writes in order on the current one.
 fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> Result<(), FormatError> {
     let threads = threads().min(chunks.len());
     let encoder = writer.encoder().clone();
@@ -163,7 +168,7 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> 
                 for chunk in chunks.iter().skip(lane).step_by(threads) {
                     let mut entries = Vec::with_capacity(CHUNK_BYTES * 2);
                     let made = merged(chunk).iter().try_for_each(|(_, row)| encoder.row(*row, &mut entries));
-                    // Where nobody takes it, writing has failed.
+                    // If the receiver is gone, writing has failed.
                     if encoded.send(made.map(|()| entries)).is_err() {
                         return;
                     }
@@ -181,10 +186,10 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> 
     })
 }
 
-/// What `net` changes in `before`, by key.
+/// Writes a diff with the changes that `net` makes to `before`, by key.
 ///
 /// # Errors
-/// As of [`base`].
+/// The errors of [`base`].
 pub(crate) fn diff(
     stager: &Stager,
     formats: &[Format],
@@ -205,7 +210,7 @@ pub(crate) fn diff(
     Ok(encoded)
 }
 
-/// The first bytes of a row's key as a number.
+/// Returns the first eight bytes of the key's first column as a number.
 fn leading(key: &KeyColumns, row: TupleRef<'_>) -> u64 {
     let mut leading = [0; 8];
     if let Some(Cell::Value(bytes)) = key.cells_of(row).next() {
@@ -222,7 +227,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Keys that differ in their first bytes, late, and not at all in those that are compared first; rows that are larger than a chunk.
+        /// Tests keys that differ early, late, or only after the bytes that are compared first, and
+        /// rows that are larger than a chunk.
         #[test]
         fn rows_come_by_key_whatever_order_they_were_in(
             keys in proptest::collection::hash_set("[ab]{0,3}(the same beginning)?[ab]{0,3}", 0..40),

@@ -1,4 +1,4 @@
-//! What others are told of when an archive's head has moved. Advisory: the manifest is the truth.
+//! Events about new artifacts. They are advisory: the manifest is authoritative.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -16,44 +16,45 @@ use crate::manifest::Kind;
 pub use aws::{Kinesis, SinkOptions, Sns, Sqs};
 pub use publisher::{Publisher, PublisherOptions, Publishing, SinkCounts};
 
-/// A new artifact is there, and the manifest names it.
+/// The notification of a new artifact, sent after the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// `schema.table`.
     pub table: String,
-    /// What was written.
+    /// The kind of the artifact.
     pub kind: Kind,
-    /// Its epoch.
+    /// The artifact's epoch.
     pub epoch: u64,
-    /// Where a diff begins; nothing for a snapshot.
+    /// The position where a diff begins; `None` for a snapshot.
     pub from_position: Option<String>,
-    /// The state that it leads to.
+    /// The position of the state that the artifact leads to.
     pub to_position: String,
-    /// The manifest's head.
+    /// The position of the manifest's head.
     pub head_position: String,
-    /// Where the manifest is, at the first destination.
+    /// The manifest's address at the first destination.
     pub manifest_uri: String,
-    /// Where the artifact is there, by the id of its format.
+    /// The artifact's addresses at the first destination, by the ID of their format.
     pub formats: BTreeMap<String, String>,
-    /// When it was written: RFC 3339, UTC.
+    /// The time when the artifact was written: RFC 3339, UTC.
     pub created_at: String,
 }
 
-/// Somewhere that events go.
+/// A receiver of events, such as a queue or a topic.
 pub trait Sink: fmt::Debug + Send + Sync {
-    /// Names it for people and as a metric's label: `sns arn:aws:sns:…`.
+    /// Returns the name for people and for metrics: `sns arn:aws:sns:…`.
     fn name(&self) -> &str;
 
-    /// Sends one, once. That it arrived may be unknown when this fails: it is sent again then.
+    /// Tries once to send an event. After an error the event may have arrived nevertheless; the
+    /// publisher then sends it again.
     fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>>;
 }
 
-/// An event that was not sent.
+/// An error in sending an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot send an event to {to}: {reason}")]
 pub struct SinkError {
-    /// The sink.
+    /// The sink's name.
     pub to: String,
-    /// Why not.
+    /// The reason for the failure.
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! What a writer is fed with.
+//! The source of the rows and changes that a writer receives.
 
 use std::future::Future;
 use std::time::Instant;
@@ -7,64 +7,71 @@ use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError, TableState, Tran
 
 use crate::manifest::{PositionMark, SourceId};
 
-/// Brings a table's changes in whole transactions, each exactly once and in the order of their commits, on whatever connection.
+/// A source of a table's changes in whole transactions. Each is delivered exactly once, in the
+/// order of the commits, across all connections.
 pub trait Feed: Send {
-    /// The next one. It waits as long as nothing happens, and may be dropped while it waits without losing anything.
+    /// Waits for the next update and returns it. The future may be dropped while it waits, without
+    /// losing an update.
     fn next(&mut self) -> impl Future<Output = Update> + Send;
 
-    /// Returns the definition that the rows are of, with everything that was brought so far.
+    /// Returns the definition version of the rows after all delivered updates.
     fn definition(&self) -> DefinitionVersion;
 
-    /// Returns the newest commit at or before the position of everything that was brought so far, where it is known.
+    /// Returns the newest commit at or before the position of all delivered updates, if it is
+    /// known.
     fn mark(&self) -> Option<PositionMark>;
 
-    /// What came does not fit the state: all rows have to come anew.
+    /// Requests all rows again, because the delivered changes do not fit the state.
     fn start_over(&mut self, error: StateError);
 
-    /// Compares the checksum of the rows at a position with the source's, which came with [`Update::Current`]. Returns true where they differ
-    /// and all rows come again.
+    /// Compares the checksum of the rows at a position with the source's, which came with
+    /// [`Update::Current`]. Returns true if they differ, in which case the feed sends all rows
+    /// again.
     fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool;
 }
 
-/// Something that a feed brings.
+/// An update from a feed.
 #[derive(Debug)]
 pub enum Update {
-    /// All rows are about to come, and those from before are of no more use: whoever has them may make room.
+    /// All rows will be sent again, and the previous ones are obsolete, so the receiver may free
+    /// their memory.
     Restart {
-        /// Why, in the words of who sends them.
+        /// The reason, in the words of the sender.
         reason: String,
-        /// The newest position up to which the history of the rows before and that of the new ones are known to be the same. `u64::MAX`:
-        /// it is one history. Zero: nothing is known of that.
+        /// The newest position up to which the history of the previous rows and that of the new
+        /// ones are known to be the same. `u64::MAX` means that it is one history. Zero means that
+        /// nothing is known.
         shared_until: Lsn,
     },
-    /// All rows.
+    /// The complete rows of the table.
     State {
         /// The rows.
         table: Box<TableState>,
-        /// The state that they are of.
+        /// The position of the rows.
         position: Lsn,
-        /// Which database's WAL this position, and those that follow, are of.
+        /// The database and history that this position, and those that follow, belong to.
         source: Option<SourceId>,
     },
-    /// What follows is of this database. It comes when a stream goes on from a position that it was begun with.
+    /// The stream has resumed from the position with which it was started. The following updates
+    /// are from this database.
     Resumed {
-        /// As of [`Update::State`].
+        /// The database and history, as in [`Update::State`].
         source: Option<SourceId>,
     },
-    /// Changes that became visible together.
+    /// The changes of one commit.
     Transaction(Transaction),
-    /// Everything that was committed at the source up to a moment has come.
+    /// Everything that was committed at the source up to a moment has been delivered.
     Current {
         /// The moment.
         at: Instant,
-        /// A position up to which everything has come.
+        /// A position up to which everything has been delivered.
         position: Lsn,
-        /// The checksum of the source's rows there, if it was sent.
+        /// The checksum of the source's rows at that position, if it was sent.
         checksum: Option<Checksum>,
     },
-    /// The feed has ended for good: nothing will come any more.
+    /// The feed has ended permanently.
     Ended {
-        /// Why.
+        /// The reason for the end.
         reason: String,
     },
 }

@@ -1,4 +1,5 @@
-//! The forms of an artifact: lines of JSON or length-delimited protobuf messages, plain or packed with zstd.
+//! The formats of an artifact: lines of JSON or length-delimited protobuf messages, optionally
+//! compressed with zstd.
 
 mod jsonl;
 mod literal;
@@ -22,7 +23,7 @@ use crate::manifest::Kind;
 use literal::Literals;
 pub use write::LineWriter;
 
-/// A form of an artifact.
+/// The format of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Format {
     line: Line,
@@ -35,13 +36,13 @@ enum Line {
     Protobuf,
 }
 
-/// There is no such format.
+/// An error for the ID of an unknown format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no format `{0}`; use jsonl, jsonl.zst, protobuf or protobuf.zst")]
 pub struct UnknownFormat(pub String);
 
 impl Format {
-    /// All that there are.
+    /// All formats.
     pub const ALL: [Format; 4] = [
         Format { line: Line::Jsonl, is_packed: false },
         Format { line: Line::Jsonl, is_packed: true },
@@ -49,10 +50,10 @@ impl Format {
         Format { line: Line::Protobuf, is_packed: true },
     ];
 
-    /// Lines of JSON.
+    /// Uncompressed lines of JSON.
     pub const JSONL: Format = Format { line: Line::Jsonl, is_packed: false };
 
-    /// What a manifest and a configuration call it.
+    /// Returns the format's ID in manifests and configurations.
     #[must_use]
     pub fn id(self) -> &'static str {
         match (self.line, self.is_packed) {
@@ -63,7 +64,7 @@ impl Format {
         }
     }
 
-    /// How its objects' names end, without the dot.
+    /// Returns the extension of objects' names, without the dot.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match (self.line, self.is_packed) {
@@ -89,37 +90,37 @@ impl FromStr for Format {
     }
 }
 
-/// Why an artifact cannot be written or read.
+/// An error in writing or reading an artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A row has what is no value of its column.
+    /// A row has a value that is invalid for its column.
     #[error(transparent)]
     Project(#[from] ProjectError),
-    /// An entry is not one.
+    /// An entry is invalid.
     #[error("entry {number}: {problem}")]
     Entry {
-        /// Which one, from 1.
+        /// The number of the entry, from 1.
         number: u64,
-        /// What is wrong with it.
+        /// The error in the entry.
         problem: String,
     },
-    /// A value is none of its column's type.
+    /// A value is not of its column's type.
     #[error("entry {number}: {error}")]
     Value {
-        /// Which one, from 1.
+        /// The number of the entry, from 1.
         number: u64,
-        /// What is wrong with it.
+        /// The error in the value.
         error: UnprojectError,
     },
 }
 
-/// A row's values by name.
+/// The values of a row with their names.
 type Fields = Vec<(String, Value)>;
 
-/// A change as a diff says it, its rows not read back yet.
+/// A change in a diff, whose rows are not converted yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Entry {
     action: String,
@@ -128,7 +129,7 @@ struct Entry {
     new: Option<Fields>,
 }
 
-/// Reads one artifact.
+/// The reader of one artifact.
 pub struct LineReader<R: Read> {
     line: Line,
     schema: Arc<Schema>,
@@ -142,29 +143,29 @@ enum In<R: Read> {
     Packed(BufReader<zstd::Decoder<'static, BufReader<R>>>),
 }
 
-/// A change of a diff, read back.
+/// A change that was read from a diff.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadChange {
-    /// All rows go.
+    /// All rows are removed.
     Truncate,
-    /// A row comes, or takes the place of that of its key.
+    /// A row is added, or replaces the one with the same key.
     Put(Tuple),
-    /// A row comes in the place of one of another key. Ours are a deletion and a row that comes.
+    /// A row replaces one with another key. laredo writes a deletion and another change instead.
     Move {
-        /// What goes; only its key counts.
+        /// The removed row; only its key is used.
         from: Tuple,
-        /// What comes.
+        /// The new row.
         to: Tuple,
     },
-    /// A row goes; only its key counts.
+    /// A row is removed; only its key is used.
     Delete(Tuple),
 }
 
 impl<R: Read> LineReader<R> {
-    /// Begins to read an artifact of rows of `schema`.
+    /// Begins reading an artifact with rows of `schema`.
     ///
     /// # Errors
-    /// When zstd cannot begin.
+    /// If zstd cannot be initialized.
     pub fn new(format: Format, schema: Arc<Schema>, input: R) -> Result<LineReader<R>, FormatError> {
         let input = match format.is_packed {
             true => In::Packed(BufReader::new(zstd::Decoder::new(input)?)),
@@ -174,19 +175,19 @@ impl<R: Read> LineReader<R> {
         Ok(LineReader { line: format.line, schema, literals, input, number: 0 })
     }
 
-    /// The next row of a snapshot; `None` at its end.
+    /// Returns the next row of a snapshot, or `None` at its end.
     ///
     /// # Errors
-    /// [`FormatError`].
+    /// [`FormatError`] if the row is invalid or cannot be read.
     pub fn row(&mut self) -> Result<Option<Tuple>, FormatError> {
         let Some(row) = self.next_row()? else { return Ok(None) };
         self.whole(&row).map(Some)
     }
 
-    /// The next change of a diff; `None` at its end.
+    /// Returns the next change of a diff, or `None` at its end.
     ///
     /// # Errors
-    /// [`FormatError`].
+    /// [`FormatError`] if the change is invalid or cannot be read.
     pub fn change(&mut self) -> Result<Option<ReadChange>, FormatError> {
         let Some(Entry { action, old, new, .. }) = self.next_entry()? else { return Ok(None) };
         Ok(Some(match (action.as_str(), old, new) {
@@ -203,10 +204,11 @@ impl<R: Read> LineReader<R> {
         }))
     }
 
-    /// Adds the next entry to `to` as a line of JSON, whatever its form here; tells whether there was one.
+    /// Appends the next entry to `to` as a line of JSON, whatever its format. Returns false at the
+    /// end.
     ///
     /// # Errors
-    /// [`FormatError`].
+    /// [`FormatError`] if the entry is invalid or cannot be read.
     pub fn line(&mut self, kind: Kind, to: &mut Vec<u8>) -> Result<bool, FormatError> {
         match kind {
             Kind::Snapshot => {
@@ -224,10 +226,10 @@ impl<R: Read> LineReader<R> {
         Ok(true)
     }
 
-    /// Adds the names of the next entry's fields to `to`; tells whether there was one.
+    /// Adds the names of the next entry's fields to `to`. Returns false at the end.
     ///
     /// # Errors
-    /// [`FormatError`].
+    /// [`FormatError`] if the entry is invalid or cannot be read.
     pub(crate) fn names(&mut self, kind: Kind, to: &mut BTreeSet<String>) -> Result<bool, FormatError> {
         let rows = match kind {
             Kind::Snapshot => [self.next_row()?, None],
@@ -256,7 +258,7 @@ impl<R: Read> LineReader<R> {
         }
     }
 
-    /// A row's values in the order of the columns, which no form keeps.
+    /// Returns the values of a row in the order of the columns, which no format preserves.
     fn in_order(&self, mut row: Fields) -> Fields {
         row.sort_by_cached_key(|(name, _)| self.schema.position_of(name).unwrap_or(usize::MAX));
         row
@@ -277,20 +279,20 @@ impl<R: Read> LineReader<R> {
         })
     }
 
-    /// A row that a table can have. What is NULL may be left out, and nothing else.
+    /// Converts a row of the table. Only columns that accept NULL may be missing.
     fn whole(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
         let is_key = |place: usize| self.schema.key().columns().contains(&place);
         let columns = self.schema.columns().iter().enumerate();
         self.back(row, columns.filter(|(place, column)| column.not_null || is_key(*place)).map(|(_, column)| column))
     }
 
-    /// A row of which only the key counts: others may write no more of it.
+    /// Converts a row of which only the key is used. Other writers may write only the key.
     fn key(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
         let key = self.schema.key().columns().iter();
         self.back(row, key.filter_map(|place| self.schema.columns().get(*place)))
     }
 
-    /// Whether a change says another key before than after.
+    /// Returns true if the old and the new row of a change have different keys.
     fn moves(&self, old: &[(String, Value)], new: &[(String, Value)]) -> bool {
         fn value<'a>(row: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
             row.iter().find(|(found, _)| found == name).map(|(_, value)| value)
@@ -317,7 +319,7 @@ impl<R: Read> LineReader<R> {
         Ok(row.as_ref().to_tuple())
     }
 
-    /// A row in which each `numeric` is text.
+    /// Returns a row in which each `numeric` is text.
     fn exact<'a>(&self, row: &'a [(String, Value)]) -> Result<Cow<'a, [(String, Value)]>, FormatError> {
         let mut exact = Cow::Borrowed(row);
         for (place, (name, value)) in row.iter().enumerate() {

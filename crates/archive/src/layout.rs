@@ -1,4 +1,4 @@
-//! Where an archive's objects are, relative to its prefix.
+//! The names of an archive's objects, relative to its prefix.
 
 use laredo_core::Lsn;
 
@@ -8,19 +8,20 @@ use crate::manifest::Kind;
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
 
-/// A position as it stands in names: `0_19F000`.
+/// Returns a position in the form that names use: `0_19F000`.
 #[must_use]
 pub fn file_position(position: Lsn) -> String {
     position.to_string().replace('/', "_")
 }
 
-/// An artifact's name: `epoch=1/snapshot-0_19F000.jsonl`, `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`; `None` for a diff from nowhere.
+/// Returns an artifact's name, such as `epoch=1/snapshot-0_19F000.jsonl` or
+/// `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`. Returns `None` for a diff without `from`.
 #[must_use]
 pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> Option<String> {
     spelled_name(kind, epoch, from.map(|from| from.to_string()).as_deref(), &to.to_string(), format)
 }
 
-/// The same of positions as a manifest spells them.
+/// Returns an artifact's name for positions as a manifest spells them.
 pub(crate) fn spelled_name(kind: Kind, epoch: u64, from: Option<&str>, to: &str, format: Format) -> Option<String> {
     let (to, extension) = (to.replace('/', "_"), format.extension());
     Some(match kind {

@@ -1,15 +1,16 @@
-//! A table's archive: base snapshots and diffs in files that anyone can read, and the manifest that says how they fit together.
+//! The archive of a table: snapshots and diffs in open file formats, and the manifest that names
+//! them.
 //!
-//! * [`Manifest`]: the index of the artifacts, and the rules that every published one keeps.
-//! * [`Format`]: the forms of an artifact, and how rows and changes are written in them and read back.
-//! * [`Net`]: what happened since the newest artifact, one change a key.
-//! * [`Thresholds`]: when the next artifact is a diff, and when a new base.
+//! * [`Manifest`]: the index of the artifacts, and the rules that every published manifest keeps.
+//! * [`Format`]: the formats of an artifact, and the encoding of rows and changes in them.
+//! * [`Net`]: the net changes since the newest artifact, one for each key.
+//! * [`Thresholds`]: the rules for when the next artifact is a diff, and when a snapshot.
 //!
 //! * [`Destination`]: a folder or an object store that holds an archive.
-//! * [`Feed`]: where a writer's rows and changes come from.
-//! * [`Sink`]: who is told when the head has moved, and [`Publisher`], which tells all of them.
+//! * [`Feed`]: the source of a writer's rows and changes.
+//! * [`Sink`]: a receiver of events about new artifacts, and [`Publisher`], which sends them.
 //! * [`Writer`]: writes an archive, from a feed to destinations.
-//! * [`Archive`]: reads one back: the table at a boundary, exactly, or what is wrong with which object.
+//! * [`Archive`]: rebuilds the table at a boundary from an archive, or reports damaged objects.
 
 #[cfg(feature = "aws")]
 mod aws;

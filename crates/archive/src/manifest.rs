@@ -1,4 +1,4 @@
-//! The manifest: which artifacts there are, and which state their newest chain rebuilds.
+//! The manifest: the artifacts of an archive, and the state that their newest chain rebuilds.
 
 mod columns;
 mod histories;
@@ -29,135 +29,144 @@ pub use sealed::SealedLink;
 pub(crate) use sealed::SealedManifest;
 use spelling::Spelling;
 
-/// The only version there is.
+/// The only manifest version so far.
 pub const MANIFEST_VERSION: u32 = 1;
 
-/// The index of a table's archive. Its key names are a contract with programs of others.
+/// The index of a table's archive. Its JSON keys are a contract with other programs. Fields marked
+/// "laredo only" are not known to other writers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// The version of the manifest; always [`MANIFEST_VERSION`].
     pub manifest_version: u32,
     /// `schema.table`.
     pub table: String,
     /// The newest snapshot's epoch.
     pub epoch: u64,
-    /// When it was written: RFC 3339, UTC.
+    /// The time when the newest artifact was added, or when the manifest was created: RFC 3339,
+    /// UTC.
     pub updated_at: String,
-    /// The state that the newest chain rebuilds.
+    /// The position of the state that the newest chain rebuilds.
     #[serde(with = "position")]
     pub head_position: Option<Lsn>,
-    /// Oldest first.
+    /// The artifacts, oldest first.
     #[serde(deserialize_with = "null_as_empty")]
     pub artifacts: Vec<Artifact>,
-    /// The schema at head, as existing readers know it. Other writers may leave it out.
+    /// The columns at head, in the form that existing readers know. Other writers may leave them
+    /// out.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub columns: Vec<ColumnEntry>,
-    /// Ours: the writer that holds the chain.
+    /// The writer that holds the archive (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<WriterId>,
-    /// Ours: which database's WAL the positions are of; nothing where the writer was not told.
+    /// The database and history that the positions belong to; `None` if the writer does not know
+    /// them (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceId>,
-    /// Ours: the definition that the rows at head are of; nothing where the writer was not told. The next writer resumes with it.
+    /// The definition version of the rows at head, with which the next writer resumes; `None` if
+    /// the writer does not know it (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<DefinitionVersion>,
-    /// Ours: the newest sealed manifest, which names the epochs before those of `artifacts`.
+    /// The newest sealed manifest, which names the epochs before those of `artifacts` (laredo
+    /// only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<SealedLink>,
-    /// Ours: the oldest epoch that the archive keeps, where sealed manifests name older ones.
+    /// The oldest epoch that the archive keeps, if sealed manifests name older ones (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_epoch: Option<u64>,
 }
 
-/// Who writes an archive. Of two the one with the higher number holds it.
+/// The identity of a writer. Of two writers, the one with the higher number holds the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriterId {
-    /// Tells writers apart, for people.
+    /// The name of this run of the writer, by which people tell writers apart.
     pub id: String,
-    /// The fencing number: each writer that starts takes the next one.
+    /// The fencing number. Each writer that starts takes the next one.
     pub fence: u64,
 }
 
-/// A database and its history: positions of different ones cannot be compared.
+/// A database and its timelines. Positions of different ones cannot be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceId {
     /// PostgreSQL's `system_identifier`.
     pub system_identifier: String,
     /// The database's name.
     pub database: String,
-    /// The timeline that its WAL is on.
+    /// The timeline of the database's WAL.
     pub timeline: u32,
-    /// Where earlier timelines were left, oldest first.
+    /// The points where earlier timelines ended, oldest first.
     pub history: Vec<TimelineSwitch>,
 }
 
-/// Where a timeline was left for the next one.
+/// The point where a timeline ended and the next one began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineSwitch {
-    /// The timeline that was left.
+    /// The timeline that ended.
     pub timeline: u32,
-    /// Where.
+    /// The position where the timeline ended.
     #[serde(with = "exactly")]
     pub position: Lsn,
 }
 
-/// A snapshot or a diff.
+/// A snapshot or a diff. Fields marked "laredo only" are not known to other writers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// What it is.
+    /// The kind of the artifact.
     pub kind: Kind,
-    /// The epoch that it belongs to.
+    /// The epoch that the artifact belongs to.
     pub epoch: u64,
-    /// Where a diff begins; nothing for a snapshot.
+    /// The position where a diff begins; `None` for a snapshot.
     #[serde(default, with = "position")]
     pub from_position: Option<Lsn>,
-    /// The state that it leads to. Archives of other writers may lack it.
+    /// The position of the state that the artifact leads to. Archives of other writers may lack it.
     #[serde(default, with = "position")]
     pub to_position: Option<Lsn>,
-    /// When it was written: RFC 3339, UTC.
+    /// The time when the artifact was written: RFC 3339, UTC.
     pub created_at: String,
-    /// Rows of a snapshot.
+    /// The number of rows of a snapshot; 0 for a diff. Other writers may leave it out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub row_count: u64,
-    /// Changes of a diff.
+    /// The number of changes of a diff; 0 for a snapshot. Other writers may leave it out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub change_count: u64,
-    /// Ours: the checksum of the table's contents at `to_position`; nothing from writers that do not know it.
+    /// The checksum of the table's rows at `to_position`; `None` from writers that do not know it
+    /// (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "checksum")]
     pub checksum: Option<Checksum>,
-    /// Ours: the newest commit at or before `to_position`; nothing where the writer did not know it.
+    /// The newest commit at or before `to_position`; `None` if the writer did not know it (laredo
+    /// only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<PositionMark>,
-    /// Ours, of a snapshot: the history of the database that the positions of its epoch are of.
+    /// The history that the positions of a snapshot's epoch belong to (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Box<EpochHistory>>,
-    /// The objects that hold it, by the id of their format.
+    /// The objects with the artifact's contents, by the ID of their format.
     pub formats: BTreeMap<String, Stored>,
-    /// Ours, of a snapshot: the schema of its epoch with all its types, from which values are read back exactly.
+    /// The schema of a snapshot's epoch with all its types, which allow reading values back exactly
+    /// (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schema: Option<Box<SchemaEntry>>,
     #[serde(skip)]
     spelling: Spelling,
 }
 
-/// What an artifact is.
+/// The kind of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// All rows at a position.
     Snapshot,
-    /// What changed between two positions.
+    /// The net changes between two positions.
     Diff,
 }
 
-/// An object.
+/// An object at a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
-    /// Where it is.
+    /// The object's address.
     pub uri: String,
-    /// Its size in bytes.
+    /// The object's size in bytes.
     pub size_bytes: u64,
-    /// Ours: the SHA-256 of its bytes, in hex.
+    /// The SHA-256 of the object's bytes, in hex (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
@@ -165,27 +174,27 @@ pub struct Stored {
 /// A manifest that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It is not JSON, or lacks a key.
+    /// The manifest is not JSON, or lacks a key.
     #[error("the manifest cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// Another version may mean another thing by the same words.
+    /// The manifest has another version, in which the same keys may mean something else.
     #[error("the manifest is of version {0}, and this laredo knows version {MANIFEST_VERSION}; use a newer one")]
     Version(u64),
-    /// Another table's archive.
+    /// The manifest is of another table.
     #[error("the manifest is of table {found}, not of {expected}; check the prefix")]
     Table {
-        /// The table that it is of.
+        /// The table of the manifest.
         found: String,
-        /// The table that was asked for.
+        /// The expected table.
         expected: String,
     },
-    /// It breaks a rule that every manifest keeps.
+    /// The manifest breaks a rule that every manifest keeps.
     #[error("the manifest breaks a rule: {0}")]
     Broken(#[from] Broken),
 }
 
 impl Manifest {
-    /// The manifest of an archive in which there is nothing yet.
+    /// Returns the manifest of an archive without artifacts.
     #[must_use]
     pub fn empty(table: &str, updated_at: &str) -> Manifest {
         Manifest {
@@ -204,10 +213,11 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest, of `table` if one is given, and checks its rules.
+    /// Parses a manifest and checks its rules. If `table` is given, the manifest must be of that
+    /// table.
     ///
     /// # Errors
-    /// [`ManifestError`].
+    /// [`ManifestError`] if it cannot be used.
     pub fn parse(bytes: &[u8], table: Option<&str>) -> Result<Manifest, ManifestError> {
         #[derive(Deserialize)]
         struct Version {
@@ -226,10 +236,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The manifest's text.
+    /// Returns the manifest's text.
     ///
     /// # Errors
-    /// When it breaks a rule: such a one is never written.
+    /// If the manifest breaks a rule. Such a manifest is never written.
     pub fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
         self.check()?;
         if !self.has_other_spellings() {
@@ -237,17 +247,17 @@ impl Manifest {
         }
         let mut json = serde_json::to_value(self)?;
         spelling::restore(&self.artifacts, &mut json);
-        // The head is the last artifact's end.
+        // The head is the end of the last artifact.
         if let Some(spelled) = self.artifacts.last().and_then(Artifact::other_end) {
             json["head_position"] = spelled.into();
         }
         Ok(serde_json::to_vec_pretty(&json)?)
     }
 
-    /// The next manifest: a new base, which opens the next epoch.
+    /// Returns the next manifest with a new snapshot, which opens the next epoch.
     ///
     /// # Errors
-    /// When it would break a rule.
+    /// If the next manifest would break a rule.
     pub fn with_snapshot(&self, mut snapshot: Artifact, schema: &Schema) -> Result<Manifest, ManifestError> {
         let mut next = self.clone();
         next.epoch = snapshot.epoch;
@@ -256,15 +266,15 @@ impl Manifest {
         next.append(snapshot)
     }
 
-    /// The next manifest: a diff behind the newest artifact.
+    /// Returns the next manifest with a diff after the newest artifact.
     ///
     /// # Errors
-    /// When it would break a rule.
+    /// If the next manifest would break a rule.
     pub fn with_diff(&self, diff: Artifact) -> Result<Manifest, ManifestError> {
         self.clone().append(diff)
     }
 
-    /// The next manifest: with so many epochs at most, the newest.
+    /// Returns the manifest with only the newest `count` epochs, but at least one.
     #[must_use]
     pub fn keeping_epochs(mut self, count: usize) -> Manifest {
         let begin = self.openings().into_iter().rev().nth(count.saturating_sub(1));
@@ -280,13 +290,13 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The schema of an epoch; nothing where the manifest does not say the columns. In an archive
-    /// of another writer only the columns at head are known, and they stand for all epochs: rows
-    /// that do not fit them are refused one by one. `key` names the key's columns where the
-    /// manifest does not.
+    /// Returns the schema of an epoch, or `None` if the manifest has no columns. An archive of
+    /// another writer has only the columns at head, which then apply to all epochs. Rows that do
+    /// not fit them are refused one by one. `key` names the key's columns in case the manifest does
+    /// not.
     ///
     /// # Errors
-    /// When the columns are not those of a table, or `key` contradicts them.
+    /// If the columns are not those of a table, or if `key` contradicts them.
     pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, Broken> {
         let opening = self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == Kind::Snapshot);
         let schema = match opening.and_then(|opening| opening.schema.as_deref()) {
@@ -298,7 +308,8 @@ impl Manifest {
         Ok(Some(schema))
     }
 
-    /// The same manifest as it stands at another destination.
+    /// Returns the same manifest with the addresses of another destination. `uri` converts an
+    /// object's name to its address.
     #[must_use]
     pub fn located(&self, uri: impl Fn(&str) -> String) -> Manifest {
         let mut here = self.clone();
@@ -307,13 +318,13 @@ impl Manifest {
         here
     }
 
-    /// The newest snapshot and the diffs after it.
+    /// Returns the newest snapshot and the diffs after it.
     #[must_use]
     pub fn chain(&self) -> &[Artifact] {
         self.artifacts.len().checked_sub(1).map_or(&[], |newest| self.chain_to(newest))
     }
 
-    /// The artifacts that lead to the end of one of them.
+    /// Returns the artifacts that lead to the end of the artifact at index `last`.
     pub(crate) fn chain_to(&self, last: usize) -> &[Artifact] {
         let until = self.artifacts.get(..=last).unwrap_or_default();
         let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(until.len());
@@ -322,7 +333,7 @@ impl Manifest {
 }
 
 impl Artifact {
-    /// An artifact without objects.
+    /// Creates an artifact without objects.
     #[must_use]
     pub fn new(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, created_at: &str) -> Artifact {
         Artifact {
@@ -342,8 +353,9 @@ impl Artifact {
         }
     }
 
-    /// The name of its object in a format that it is in. It follows from the positions; where another writer left them out, the end of the
-    /// address has it.
+    /// Returns the name of the artifact's object in a format, or `None` if it is not in that
+    /// format. The name follows from the positions. If another writer left them out, it is the end
+    /// of the address.
     #[must_use]
     pub fn object(&self, format: Format) -> Option<String> {
         let stored = self.formats.get(format.id())?;
@@ -355,7 +367,7 @@ impl Artifact {
         })
     }
 
-    /// Gives its objects the addresses that they have at a destination.
+    /// Sets the addresses of the artifact's objects at a destination.
     fn locate(&mut self, uri: &impl Fn(&str) -> String) {
         let named: Vec<(String, String)> =
             self.known_formats().filter_map(|format| Some((format.id().to_owned(), self.object(format)?))).collect();
@@ -364,20 +376,22 @@ impl Artifact {
         }
     }
 
-    /// When it was written, if that is a time.
+    /// Returns the time when the artifact was written, or `None` if `created_at` is not a valid
+    /// time.
     #[must_use]
     pub fn written_at(&self) -> Option<SystemTime> {
         let at: prost_types::Timestamp = self.created_at.parse().ok()?;
         at.try_into().ok()
     }
 
-    /// The formats of ours that it is in.
+    /// Returns the artifact's formats that laredo knows.
     pub fn known_formats(&self) -> impl Iterator<Item = Format> {
         self.formats.keys().filter_map(|id| id.parse().ok())
     }
 }
 
-/// Whether a name that somebody wrote down is one of an epoch's: it must not lead out of the archive.
+/// Returns true if a name from a manifest is that of an artifact's object in an epoch. Other names
+/// could lead out of the archive.
 fn is_inside(name: &str) -> bool {
     let is_artifact = |file: &str| file.starts_with("snapshot-") || file.starts_with("diff-");
     matches!(name.split_once('/'), Some((_, file)) if !file.contains(['/', '\\']) && is_artifact(file))
@@ -388,12 +402,12 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// A list, which other writers spell `null` where it is empty.
+/// Deserializes a list. Other writers may write an empty list as `null`.
 fn null_as_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A position that is always there.
+/// A serialized position that is never missing.
 mod exactly {
     use laredo_core::Lsn;
     use serde::de::{Deserialize as _, Deserializer, Error as _};
@@ -408,7 +422,7 @@ mod exactly {
     }
 }
 
-/// Checksums as 32 hexadecimal digits.
+/// Checksums, serialized as 32 hexadecimal digits.
 mod checksum {
     use laredo_core::Checksum;
     use serde::de::{Deserialize as _, Deserializer, Error as _};
@@ -424,7 +438,8 @@ mod checksum {
     }
 }
 
-/// Positions as PostgreSQL writes them; `null` and the empty text are none.
+/// Optional positions, serialized as PostgreSQL writes them. `null` and the empty string are
+/// `None`.
 mod position {
     use laredo_core::Lsn;
     use serde::de::{Deserialize as _, Deserializer, Error as _};

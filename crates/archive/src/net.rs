@@ -1,4 +1,4 @@
-//! What happened since the newest artifact, one change a key.
+//! The net changes since the newest artifact, with one change for each key.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,48 +8,52 @@ use laredo_core::{
     TupleBuf,
 };
 
-/// The net changes since a state: what an insert and an update come to, or an insert and a delete. Bounded by the table's size.
+/// The net changes since a state. Several changes of one key are combined, such as an insert and an
+/// update, or an insert and a delete. The size is bounded by that of the table.
 #[derive(Clone, Debug, Default)]
 pub struct Net {
-    /// All rows went, and what follows is on top of none.
+    /// True if all earlier rows were removed; `rows` then applies to an empty table.
     truncated: bool,
-    /// The last row of each key that was touched; nothing where it is gone. By the bytes of the key, so that a diff has an order.
+    /// The newest row of each changed key; `None` if the row was removed. The bytes of the key
+    /// determine the order, which is also the order of a diff.
     rows: BTreeMap<Vec<u8>, (Key, Option<Tuple>)>,
 }
 
-/// One change of a diff.
+/// A change in a diff.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetChange<'a> {
-    /// All rows go. It comes first.
+    /// All rows are removed. This change comes first.
     Truncate,
-    /// A row that was not there.
+    /// A row with a new key is added.
     Insert(&'a Tuple),
-    /// A row in the place of another one of its key.
+    /// A row replaces another one with the same key.
     Update {
-        /// The row before.
+        /// The row before the change.
         old: &'a Tuple,
-        /// The row after.
+        /// The row after the change.
         new: &'a Tuple,
     },
-    /// A row goes.
+    /// A row is removed.
     Delete(&'a Tuple),
 }
 
-/// Why a transaction is not taken in.
+/// The reason why a transaction was not added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotTaken {
-    /// It changes the schema: an archive's epoch ends before it. Nothing of it was taken in.
+    /// The transaction changes the schema, so the archive's epoch has to end before it. No part of
+    /// it was added.
     Schema,
-    /// It does not fit what was before: the state that this came after is not the table's, and has to be made anew.
+    /// The transaction does not fit the earlier rows. The state before it is not the table's, and
+    /// has to be built again.
     State(StateError),
 }
 
 impl Net {
-    /// Takes a transaction in. `before` gives the row that the state which everything here came after has of a key, and `sum` is the
-    /// checksum of all rows, which the transaction moves.
+    /// Adds a transaction. `before` returns the row of a key in the state before all of these
+    /// changes. `sum` is the checksum of all rows, which is updated.
     ///
     /// # Errors
-    /// [`NotTaken`].
+    /// [`NotTaken`] if the transaction changes the schema or does not fit.
     pub fn add<'a>(
         &mut self,
         transaction: &Transaction,
@@ -87,7 +91,7 @@ impl Net {
         Ok(())
     }
 
-    /// Returns what `of_row` makes of the row that was there before.
+    /// Sets the row of a key. Returns the result of `of_row` for the previous row.
     fn put<'a, T>(
         &mut self,
         key: Key,
@@ -105,7 +109,8 @@ impl Net {
         }
     }
 
-    /// The row of this key after all this, if there is one; `None` where the key has not been touched.
+    /// Returns the row of a key after these changes: `Some(None)` if it is gone, and `None` if the
+    /// key is unchanged.
     #[must_use]
     pub fn row(&self, key: &Key) -> Option<Option<&Tuple>> {
         match self.rows.get(key.as_ref().bytes()) {
@@ -114,7 +119,7 @@ impl Net {
         }
     }
 
-    /// This and what came after it, as one.
+    /// Combines these changes with the later ones.
     #[must_use]
     pub fn then(mut self, later: Net) -> Net {
         if later.truncated {
@@ -124,7 +129,8 @@ impl Net {
         self
     }
 
-    /// The rows of the state that all this leads to, in no order; `before` is the one that it came after.
+    /// Returns the rows of the state that these changes lead to from `before`, in no particular
+    /// order.
     pub fn rows<'a>(&'a self, before: &'a TableState) -> impl Iterator<Item = &'a Tuple> {
         let mut key = TupleBuf::new();
         let is_whole = self.is_empty();
@@ -139,19 +145,19 @@ impl Net {
         kept.chain(self.rows.values().filter_map(|(_, row)| row.as_ref()))
     }
 
-    /// Keys that were touched.
+    /// Returns the number of changed keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether nothing happened.
+    /// Returns true if nothing has changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.truncated && self.rows.is_empty()
     }
 
-    /// What is different from `before`, the state that all this came after.
+    /// Returns the differences from `before`, the state before these changes.
     pub fn changes<'a>(&'a self, before: &'a TableState) -> impl Iterator<Item = NetChange<'a>> {
         let truncate = self.truncated.then_some(NetChange::Truncate);
         let changes = self.rows.values().filter_map(move |(key, new)| {
@@ -167,10 +173,11 @@ impl Net {
         truncate.into_iter().chain(changes)
     }
 
-    /// The checksum of the rows that this leads to, if that of `before` is `sum`, each row as it is taken in an archive.
+    /// Returns the checksum of the rows after these changes, as archives compute it. `sum` is the
+    /// checksum of `before`.
     ///
     /// # Errors
-    /// When a row has what is no value of its column.
+    /// If a row has a value that is invalid for its column.
     pub fn archived_checksum(
         &self,
         before: &TableState,
@@ -188,7 +195,7 @@ impl Net {
         })
     }
 
-    /// Makes the state that this leads to of the one that it came after.
+    /// Applies these changes to the state before them.
     pub fn apply_to(&self, state: &mut TableState) {
         if self.truncated {
             state.clear();
@@ -241,7 +248,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, what a diff says leads from the state before to the state after, and says no more than that.
+        /// Checks that a diff leads from the state before to the state after, and has no
+        /// superfluous changes.
         #[test]
         fn a_diff_leads_from_one_state_to_the_next(steps in prop::collection::vec((0..8_i32, 0..4_u8, 0..12_u8), 0..60), cut in 0..60_usize) {
             let schema = schema();

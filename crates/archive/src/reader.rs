@@ -1,4 +1,5 @@
-//! Reads an archive: the table as it was at a boundary, and what is wrong with which object.
+//! The reader of an archive. It rebuilds the table as it was at a boundary, and reports damaged
+//! objects.
 
 mod apply;
 mod columns;
@@ -23,100 +24,101 @@ use object::{Entries, read};
 pub use object::ReadProgress;
 pub use verify::Damage;
 
-/// An archive that is read, as its manifest was when it was opened.
+/// An archive, as its manifest was when it was opened.
 #[derive(Clone, Debug)]
 pub struct Archive {
     destination: Arc<dyn Destination>,
     manifest: Manifest,
-    /// The key's columns, where the manifest does not name them.
+    /// The key's columns, for a manifest that does not name them.
     key: Vec<String>,
 }
 
-/// Which of an archive's states.
+/// The selection of one of an archive's states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// The newest.
+    /// The newest state.
     Latest,
-    /// The newest at or before a position.
+    /// The newest state at or before a position.
     Position(Lsn),
-    /// The newest that was written at or before a time.
+    /// The newest state that was written at or before a time.
     Time(SystemTime),
 }
 
 /// A state that an archive has: the end of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boundary {
-    /// Its epoch.
+    /// The artifact's epoch.
     pub epoch: u64,
-    /// Its position; archives of other writers may lack that of a base.
+    /// The position of the state. Archives of other writers may lack that of a snapshot.
     pub position: Option<Lsn>,
-    /// When it was written: RFC 3339.
+    /// The time when the artifact was written: RFC 3339.
     pub created_at: String,
-    /// How many artifacts lead to it.
+    /// The number of artifacts that lead to the state.
     pub artifacts: usize,
-    /// Bytes that have to be read for it.
+    /// The number of bytes that have to be read for the state.
     pub bytes: u64,
-    /// The history that its position is of.
+    /// The history that the position belongs to.
     pub history: u64,
-    /// The newest commit at or before it, where the archive names it.
+    /// The newest commit at or before the position, if the archive names it.
     pub mark: Option<PositionMark>,
 }
 
-/// A table as it was.
+/// A rebuilt table.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// The rows.
     pub table: TableState,
-    /// Their checksum, as archives take it.
+    /// The checksum of the rows as archives compute it.
     pub checksum: Checksum,
-    /// As of when.
+    /// The state that the rows are of.
     pub boundary: Boundary,
 }
 
-/// Why an archive cannot be read. Each names the object.
+/// An error that prevents reading an archive. Each variant names the object.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is no manifest.
+    /// The manifest is missing.
     #[error("there is no archive: {at} is not there")]
     NoManifest {
-        /// Where it should be.
+        /// The address where the manifest was expected.
         at: String,
     },
     /// The manifest cannot be used.
     #[error("{at}: {error}")]
     Manifest {
-        /// Where it is.
+        /// The manifest's address.
         at: String,
-        /// What is wrong with it.
+        /// The error in the manifest.
         error: ManifestError,
     },
-    /// There is no artifact yet.
+    /// The manifest names no artifact yet.
     #[error("{at} names no artifact yet")]
     Empty {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
     },
-    /// The archive begins later.
+    /// The archive begins after the requested state.
     #[error("the archive has no state at or before {asked}; its oldest one is {oldest}")]
     TooEarly {
-        /// What was asked for.
+        /// The requested position or time.
         asked: String,
-        /// The oldest boundary.
+        /// The oldest boundary of the archive.
         oldest: String,
     },
-    /// Only a history that is not known to be part of the newest one's past has a state there.
+    /// The requested state exists only in a history that is not known to be part of the newest
+    /// history's past.
     #[error(
         "the newest state at or before {asked} is {found}, of history {history}; that is not known to be part of the past of history \
          {newest}, the newest one, which begins at {begin}. To read it all the same, name the history: {history}:{asked}"
     )]
     OtherHistory {
-        /// The position or time that was asked for.
+        /// The requested position or time.
         asked: String,
         /// The state of the other history.
         found: String,
-        /// The other history.
+        /// The number of the other history.
         history: u64,
-        /// The newest history.
+        /// The number of the newest history.
         newest: u64,
         /// The first state of the newest history.
         begin: String,
@@ -124,72 +126,73 @@ pub enum ReadError {
     /// The archive has no history of this number.
     #[error("{at} has no history {asked}; it has {known}")]
     NoHistory {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
-        /// The number that was asked for.
+        /// The requested number.
         asked: u64,
-        /// The numbers of those that there are.
+        /// The numbers of the histories that the archive has.
         known: String,
     },
-    /// What the manifest says of histories contradicts itself.
+    /// The manifest's entries about histories contradict each other.
     #[error("{at}: the history of epoch {epoch} is wrong: {reason}")]
     History {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
-        /// The epoch.
+        /// The epoch with the contradiction.
         epoch: u64,
         /// The contradiction.
         reason: String,
     },
-    /// Only a boundary will do, and there is none.
+    /// The archive has no boundary exactly at the requested position.
     #[error("{asked} is no boundary of the archive; the newest one before it is {before}")]
     NotExact {
-        /// What was asked for.
+        /// The requested position.
         asked: Lsn,
-        /// The boundary before it.
+        /// The newest boundary before that position.
         before: String,
     },
-    /// The destination does not give an object.
+    /// The destination cannot deliver an object.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// An object is of another size.
+    /// An object does not have the size that the manifest states.
     #[error("{at} has {found} bytes, and the manifest says {expected}")]
     Size {
-        /// The object.
+        /// The object's address.
         at: String,
-        /// As the manifest says.
+        /// The size in bytes that the manifest states.
         expected: u64,
-        /// As it is.
+        /// The object's size in bytes.
         found: u64,
     },
-    /// An object has other bytes.
+    /// An object does not have the bytes that were written.
     #[error("{at} was altered: its SHA-256 is not the one that the manifest says")]
     Altered {
-        /// The object.
+        /// The object's address.
         at: String,
     },
-    /// An object cannot be understood.
+    /// An object cannot be parsed.
     #[error("{at}: {error}")]
     Entry {
-        /// The object.
+        /// The object's address.
         at: String,
-        /// What is wrong with it.
+        /// The error in the object.
         error: Box<FormatError>,
     },
-    /// An object has another number of entries, or of rows of different keys.
+    /// An object does not have as many entries, or rows with different keys, as the manifest
+    /// states.
     #[error("{at} has {found} entries of different keys, and the manifest says {expected}")]
     Count {
-        /// The object.
+        /// The object's address.
         at: String,
-        /// As the manifest says.
+        /// The number that the manifest states.
         expected: u64,
-        /// As found.
+        /// The number that was found.
         found: u64,
     },
-    /// The rows that an object leads to are not those that were there when it was written.
+    /// The rows that an object leads to are not the rows that were there when it was written.
     #[error("{at}: the rows at its end have the checksum {found}, and the manifest says {expected}")]
     Contents {
-        /// The object.
+        /// The object's address.
         at: String,
         /// The checksum that the manifest has.
         expected: Checksum,
@@ -199,37 +202,37 @@ pub enum ReadError {
     /// An object has other changes than the same artifact in another format.
     #[error("{at} has other changes than the same diff in its first format")]
     Formats {
-        /// The object.
+        /// The object's address.
         at: String,
     },
-    /// None of an artifact's formats is one that laredo reads.
+    /// The artifact is in no format that laredo reads.
     #[error("the artifact that ends at {to} is in no format that this laredo reads")]
     Format {
-        /// Where it ends.
+        /// The position where the artifact ends.
         to: String,
     },
-    /// The manifest says where an object is, and that is nowhere in the archive.
+    /// The manifest has the address of an object that is not in an epoch of the archive.
     #[error("{at}: {uri} is no object of an epoch of this archive")]
     Outside {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
-        /// What it says.
+        /// The address of the object.
         uri: String,
     },
-    /// The archive has no such object.
+    /// The manifest does not name the requested object.
     #[error("{at} names no object {object}")]
     NoObject {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
-        /// What was asked for.
+        /// The requested object.
         object: String,
     },
-    /// The columns are not known.
+    /// The manifest's columns are invalid, or do not fit the key.
     #[error("{at}: {error}")]
     Columns {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
-        /// What is wrong.
+        /// The error in the columns.
         error: Broken,
     },
     /// The manifest names no columns, and the key is not known.
@@ -237,21 +240,22 @@ pub enum ReadError {
         "{at} does not name the table's columns; name those of its key, in its order: --key-fields COLUMN[,COLUMN…]"
     )]
     NoColumns {
-        /// The manifest.
+        /// The manifest's address.
         at: String,
     },
-    /// Reading was broken off.
+    /// Reading was interrupted.
     #[error("reading {at} was broken off: {reason}")]
     BrokenOff {
-        /// The object.
+        /// The object's address.
         at: String,
-        /// Why.
+        /// The reason for the interruption.
         reason: String,
     },
 }
 
 impl ReadError {
-    /// Whether the archive is what is wrong: asking again, or for something else, is of no use.
+    /// Returns true if the archive itself is damaged, so that retrying, or asking for something
+    /// else, does not help.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -281,17 +285,18 @@ impl ReadError {
 }
 
 impl Archive {
-    /// Opens an archive, of `table` if one is given, with all epochs that it keeps.
+    /// Opens an archive with all epochs that it keeps. If `table` is given, the archive must be of
+    /// that table.
     ///
     /// # Errors
-    /// If the archive is missing, or its manifest or a sealed one cannot be used.
+    /// If the archive is missing, or if its manifest or a sealed manifest cannot be used.
     pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
         let Archive { destination, manifest, key } = Archive::open_newest(destination, table).await?;
         let manifest = sealed::with_all_epochs(&destination, manifest).await?;
         Ok(Archive { destination, manifest, key })
     }
 
-    /// Opens an archive with the epochs alone that `manifest.json` names. This is enough for
+    /// Opens an archive with only the epochs that `manifest.json` names. This is enough for
     /// [`At::Latest`]; other states may be in older epochs.
     ///
     /// # Errors
@@ -303,29 +308,30 @@ impl Archive {
         Ok(Archive::of(destination, manifest))
     }
 
-    /// An archive whose manifest is known.
+    /// Creates an archive whose manifest is known.
     pub(crate) fn of(destination: Arc<dyn Destination>, manifest: Manifest) -> Archive {
         Archive { destination, manifest, key: Vec::new() }
     }
 
-    /// The same archive with the key's columns named, in key order: a manifest of another writer
-    /// may not do that.
+    /// Returns the same archive with the key's columns named, in key order. The manifest of another
+    /// writer may lack them.
     #[must_use]
     pub fn with_key(mut self, key: Vec<String>) -> Archive {
         self.key = key;
         self
     }
 
-    /// Its manifest.
+    /// Returns the archive's manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The same archive as it would be if a history had no later ones: positions and times are those of that history.
+    /// Returns the archive as it would be if a history had no later ones. Positions and times then
+    /// refer to that history.
     ///
     /// # Errors
-    /// When the archive has no such history.
+    /// If the archive has no such history.
     pub fn of_history(&self, id: u64) -> Result<Archive, ReadError> {
         let manifest = self.manifest.of_history(id).ok_or_else(|| {
             let known: Vec<String> = self.manifest.histories().iter().map(|history| history.id.to_string()).collect();
@@ -335,10 +341,11 @@ impl Archive {
         Ok(Archive { manifest, ..self.clone() })
     }
 
-    /// The boundary that [`Archive::rebuild`] would use.
+    /// Returns the boundary that [`Archive::rebuild`] would use.
     ///
     /// # Errors
-    /// When the archive begins later, or has nothing yet.
+    /// If the archive begins later or has no artifact yet, or if only another history has such a
+    /// state.
     pub fn boundary(&self, at: At) -> Result<Boundary, ReadError> {
         let chain = self.chain(at)?;
         let Some(last) = chain.last() else { return Err(ReadError::Empty { at: self.manifest_uri() }) };
@@ -353,10 +360,11 @@ impl Archive {
         })
     }
 
-    /// The same, if it is exactly at a position.
+    /// Returns the boundary that is exactly at a position.
     ///
     /// # Errors
-    /// As of [`Archive::boundary`], and when it is not.
+    /// The errors of [`Archive::boundary`], and [`ReadError::NotExact`] if no boundary is at the
+    /// position.
     pub fn exactly(&self, asked: Lsn) -> Result<Boundary, ReadError> {
         let boundary = self.boundary(At::Position(asked))?;
         if boundary.position == Some(asked) {
@@ -366,10 +374,10 @@ impl Archive {
         Err(ReadError::NotExact { asked, before })
     }
 
-    /// The table as it was: the newest base and the diffs after it, every object checked.
+    /// Rebuilds the table from a snapshot and the diffs after it. Every object is checked.
     ///
     /// # Errors
-    /// [`ReadError`]; nothing is handed out then.
+    /// [`ReadError`] if anything is wrong; no rows are returned then.
     pub async fn rebuild(&self, at: At, progress: &ReadProgress) -> Result<Rebuilt, ReadError> {
         let boundary = self.boundary(at)?;
         let mut table = CheckedTable::new(self.schema(self.chain(at)?).await?);
@@ -385,10 +393,10 @@ impl Archive {
         Ok(Rebuilt { table: table.into_table(), checksum, boundary })
     }
 
-    /// One object's entries as lines of JSON, checked to its end.
+    /// Returns one object's entries as lines of JSON. The object is checked to its end.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] if the manifest does not name the object, or if the object cannot be read.
     pub async fn lines_of(&self, object: &str, progress: &ReadProgress) -> Result<Vec<u8>, ReadError> {
         let mut all = self.manifest.artifacts.iter().flat_map(|artifact| {
             artifact.known_formats().map(move |format| (artifact, format, artifact.object(format)))
@@ -397,7 +405,7 @@ impl Archive {
         let Some((artifact, format, _)) = found else {
             return Err(ReadError::NoObject { at: self.manifest_uri(), object: object.to_owned() });
         };
-        // Lines are shown without a key, too.
+        // The lines can be shown even if the key is unknown.
         let (schema, kind) = (self.known_schema(artifact.epoch)?.unwrap_or_else(columns::none), artifact.kind);
         let lines = move |entries: &mut Entries<'_>| {
             let (mut lines, mut count) = (Vec::new(), 0);
@@ -471,7 +479,7 @@ impl Archive {
     }
 }
 
-/// Of an artifact's formats the one with the fewest bytes, and how many that are.
+/// Returns the smallest of an artifact's known formats, with its size in bytes.
 fn chosen(artifact: &Artifact) -> Option<(Format, u64)> {
     let known = artifact.known_formats();
     let sized = known.filter_map(|format| Some((format, artifact.formats.get(format.id())?.size_bytes)));

@@ -1,71 +1,74 @@
-//! When the next artifact is written, and which.
+//! The rules for when the next artifact is written, and which kind.
 
 use std::time::Duration;
 
-/// When a new base is written instead of a diff. A threshold that is absent is no reason, except the number of diffs.
+/// The thresholds at which a snapshot is written instead of a diff. An absent threshold never
+/// applies, except that `max_diffs` has a default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
-    /// Never more often than this.
+    /// The minimum time between two snapshots.
     pub min_interval: Option<Duration>,
-    /// At least this often.
+    /// The maximum time between two snapshots.
     pub max_interval: Option<Duration>,
-    /// When the diffs since the base reach this size together.
+    /// The total size in bytes of the diffs since the snapshot.
     pub max_diff_bytes: Option<u64>,
-    /// The same as a fraction of the base's size.
+    /// The total size of the diffs since the snapshot, as a fraction of the snapshot's size.
     pub max_diff_fraction: Option<f64>,
-    /// When so many rows have changed since the base.
+    /// The number of rows that have changed since the snapshot.
     pub max_churn_records: Option<u64>,
-    /// The same as a fraction of the rows that the base has.
+    /// The number of changed rows, as a fraction of the snapshot's rows.
     pub max_churn_fraction: Option<f64>,
-    /// The maximum number of diffs of a chain; a base takes the place of the next one. If absent, see
+    /// The maximum number of diffs in a chain. A snapshot replaces the next one. If absent, see
     /// [`Thresholds::diffs_max`].
     pub max_diffs: Option<u64>,
 }
 
-/// The smallest and the largest number of diffs of a chain, unless a maximum is set.
+/// The smallest and the largest default for the number of diffs in a chain.
 const DIFFS_MIN: u64 = 128;
 const DIFFS_MAX: u64 = 1000;
-/// The bytes of one artifact in a manifest, about.
+/// The approximate size in bytes of one artifact's entry in a manifest.
 const ENTRY_BYTES: u64 = 600;
-/// A byte of a base costs as much as so many of a manifest: the base is encoded, and its rows are read again by readers.
+/// The cost of a snapshot's byte, relative to a manifest's byte. A snapshot has to be encoded, and
+/// readers read its rows again.
 const BASE_FACTOR: u64 = 4;
 
-/// How far an archive is since its newest base.
+/// The progress of an archive since its newest snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Since the base was written; nothing where there is none.
+    /// The time since the snapshot was written; `None` if there is none.
     pub since_base: Option<Duration>,
-    /// Since the last artifact was written.
+    /// The time since the last artifact was written.
     pub since_artifact: Duration,
-    /// Bytes of the diffs since the base, in their largest format. What waits is not encoded yet; see [`Thresholds::diff_bytes_left`].
+    /// The bytes of the diffs since the snapshot, in their largest format. The buffer is not
+    /// encoded yet; see [`Thresholds::diff_bytes_left`].
     pub diff_bytes: u64,
-    /// Bytes of the base in the same format.
+    /// The bytes of the snapshot, in its largest format.
     pub base_bytes: u64,
-    /// Rows that changed since the base, those of the buffer among them.
+    /// The number of rows that changed since the snapshot, including those in the buffer.
     pub churn_records: u64,
-    /// Rows of the base.
+    /// The number of rows of the snapshot.
     pub base_rows: u64,
-    /// The number of diffs since the base.
+    /// The number of diffs since the snapshot.
     pub diffs: u64,
-    /// Whether anything waits in the buffer.
+    /// True if the buffer has changes.
     pub has_changes: bool,
 }
 
-/// What is to be written now.
+/// The artifact that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing yet.
+    /// No artifact is due.
     Nothing,
-    /// A diff.
+    /// A diff is due.
     Diff,
-    /// A new base, for this reason.
+    /// A snapshot is due, for this reason.
     Base(Reason),
 }
 
-/// Why a base is written.
+/// The reason for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// There is none.
+    /// The archive has no snapshot yet.
     First,
     /// `max_interval` has passed.
     MaxInterval,
@@ -79,18 +82,18 @@ pub enum Reason {
     ChurnFraction,
     /// The chain has [`Thresholds::diffs_max`] diffs.
     Diffs,
-    /// Somebody asked for it.
+    /// A client requested a snapshot.
     Asked,
-    /// The rows came anew, or have another schema.
+    /// All rows were received again, or have another schema.
     NewRows,
-    /// The formats of artifacts are others than those of the chain.
+    /// The configured formats differ from those of the chain.
     Formats,
-    /// There are other objects where the diff would be.
+    /// Other objects have the names of the artifact.
     Occupied,
 }
 
 impl Thresholds {
-    /// What is due, with a diff every `diff_interval`.
+    /// Returns the artifact that is due, with a diff every `diff_interval`.
     #[must_use]
     pub fn due(&self, progress: &Progress, diff_interval: Duration) -> Due {
         let Some(since_base) = progress.since_base else { return Due::Base(Reason::First) };
@@ -105,7 +108,8 @@ impl Thresholds {
         }
     }
 
-    /// From which size of the next diff on a base is written in its place.
+    /// Returns the size in bytes from which on a snapshot replaces the next diff; `None` if no size
+    /// does.
     #[must_use]
     pub fn diff_bytes_left(&self, progress: &Progress) -> Option<u64> {
         let since_base = progress.since_base?;
@@ -123,10 +127,11 @@ impl Thresholds {
         limits.min().map(|limit| limit.saturating_sub(progress.diff_bytes).max(1))
     }
 
-    /// Returns the maximum number of diffs of a chain whose base has so many bytes.
+    /// Returns the maximum number of diffs in a chain whose snapshot has `base_bytes` bytes.
     ///
-    /// Each artifact writes the names of its whole chain again, so that a chain of `n` diffs costs `n * n / 2` names. Unless a
-    /// maximum is set, a chain ends where that reaches the cost of a base.
+    /// A chain of `n` diffs costs `n * n / 2` entries, because each artifact writes the entries of
+    /// its whole chain again. Unless a maximum is set, a chain ends where this reaches the cost of
+    /// a snapshot.
     #[must_use]
     pub fn diffs_max(&self, base_bytes: u64) -> u64 {
         let affordable = || (base_bytes / ENTRY_BYTES * (2 * BASE_FACTOR)).isqrt().clamp(DIFFS_MIN, DIFFS_MAX);
@@ -146,7 +151,7 @@ impl Thresholds {
             (Reason::DiffFraction, fraction(diff_bytes, base_bytes, self.max_diff_fraction)),
             (Reason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
             (Reason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
-            // A chain to which nothing comes costs nothing more.
+            // An idle chain costs nothing more.
             (Reason::Diffs, has_changes && diffs >= self.diffs_max(base_bytes)),
         ];
         reasons.into_iter().find_map(|(reason, is_reached)| is_reached.then_some(reason))

@@ -1,11 +1,13 @@
-//! Writes one table's archive: a base, diffs, and a new base when one is due.
+//! Writes one table's archive: a snapshot, diffs, and a new snapshot when one is due.
 //!
 //! ```text
-//! feed ──▶ buffer (net changes) ──▶ job: encode ▶ put on all destinations ▶ move the manifest ──▶ state := what the manifest says
+//! feed ──▶ buffer (net changes) ──▶ job: encode ▶ put at all destinations ▶ publish the manifest
+//!                                                        state := state at the manifest's head ◀┘
 //! ```
 //!
-//! The state is exactly what the manifest's head says; what came since is in the buffer. A job writes from both while neither changes:
-//! what comes meanwhile is collected in a buffer of its own. Only when the manifest has moved does the job's buffer go into the state.
+//! The state is exactly the one at the manifest's head; the changes after it are in the buffer. A
+//! job writes from both while neither changes: changes that arrive meanwhile go into a second
+//! buffer. The job's buffer is applied to the state only after the manifest is published.
 
 mod chain;
 mod collect;
@@ -42,46 +44,52 @@ use work::{Done, Work};
 
 pub use status::{DestinationStatus, Phase, Status, Written};
 
-/// How often it is looked whether something is due.
+/// The longest time between two checks of whether an artifact is due.
 const LOOK_MAX: Duration = Duration::from_millis(500);
-/// The first wait before what failed is tried again, and the longest.
+/// The delay before the first retry of a failed operation. `RETRY_LAST` is the longest delay.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
-/// An object that no manifest names is deleted after this, so that whoever reads an older manifest can finish.
+/// The usual grace period, after which an object that no manifest names is deleted. Until then,
+/// readers of an older manifest can finish.
 pub const GRACE: Duration = Duration::from_secs(3600);
 /// The default number of epochs that `manifest.json` names.
 pub const MANIFEST_EPOCHS: u32 = 8;
 
-/// What a writer shall do.
+/// The settings of a writer.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `schema.table`.
     pub table: String,
-    /// The columns that the rows have to be told apart by, in any order; those of the table's key, whichever they are, if there are none.
+    /// The columns that `key_fields` requires as the table's key, in any order. If empty, any key
+    /// is accepted.
     pub key: Vec<String>,
-    /// Tells this run of a writer from all others, those of the same process before it too.
+    /// An identifier of this run of the writer. It differs from those of all other runs, including
+    /// earlier runs in the same process.
     pub writer_id: String,
-    /// The formats of a base; at least one.
+    /// The formats of a snapshot; at least one.
     pub snapshot_formats: Vec<Format>,
     /// The formats of a diff; at least one.
     pub diff_formats: Vec<Format>,
-    /// How often a diff is written, if anything has changed.
+    /// The interval between diffs. No diff is written if nothing has changed.
     pub diff_interval: Duration,
-    /// When a base is written in a diff's place.
+    /// The limits at which a snapshot is written instead of a diff.
     pub thresholds: Thresholds,
-    /// How many epochs stay; all unless set.
+    /// The number of epochs to keep; all if `None`.
     pub keep_epochs: Option<usize>,
-    /// The maximum number of epochs that `manifest.json` names, the newest. Older ones are in sealed manifests.
+    /// The maximum number of epochs that `manifest.json` names: the newest ones. Older epochs are
+    /// in sealed manifests.
     pub manifest_epochs: u32,
-    /// How long an object stays that no manifest names; [`GRACE`] is a good while.
+    /// The time that an object is kept although no manifest names it. [`GRACE`] is a reasonable
+    /// value.
     pub grace: Duration,
-    /// At the start, waits for a first destination that refuses, and tries again as it does later.
+    /// True if [`Writer::open`] retries while the first destination is unavailable or refuses
+    /// calls. Otherwise it fails at once.
     pub waits_at_start: bool,
-    /// Makes the waits before what failed is tried again repeatable.
+    /// The seed of the random retry delays, which makes them repeatable.
     pub seed: u64,
 }
 
-/// What a writer works with.
+/// The settings and resources that the tasks of a writer share.
 pub(crate) struct Tools {
     options: Options,
     stager: Stager,
@@ -89,24 +97,24 @@ pub(crate) struct Tools {
     publish: Box<dyn Fn(Event) + Send + Sync>,
 }
 
-/// What a writer is begun with.
+/// The resources that [`Writer::open`] needs.
 pub struct Surroundings {
-    /// At least one; the first decides.
+    /// The destinations; at least one. The manifest at the first one is authoritative.
     pub destinations: Vec<Arc<dyn Destination>>,
-    /// Where artifacts wait.
+    /// The local storage for artifacts that are not yet at a destination.
     pub stager: Stager,
-    /// The clock of what is written down.
+    /// The wall clock for the times in manifests.
     pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    /// Takes what others are told; it must not wait.
+    /// Publishes the event about a new artifact. The function must not block.
     pub publish: Box<dyn Fn(Event) + Send + Sync>,
-    /// Shows how the writer is doing, from its opening on.
+    /// The channel for the writer's status, from its opening on.
     pub status: watch::Sender<Status>,
 }
 
-/// Why a writer ends, or cannot begin.
+/// An error that ends a writer or prevents its start.
 #[derive(Debug, thiserror::Error)]
 pub enum WriterError {
-    /// There is nowhere to write to.
+    /// The list of destinations is empty.
     #[error("there is no destination")]
     NoDestination,
     /// A newer writer has taken over.
@@ -117,73 +125,73 @@ pub enum WriterError {
     Fenced {
         /// The manifest's address.
         at: String,
-        /// This writer.
+        /// This writer's identity.
         ours: WriterId,
-        /// The newer one.
+        /// The newer writer's identity.
         theirs: WriterId,
     },
-    /// Somebody who is no writer of ours has replaced the manifest.
+    /// A program other than a laredo writer has replaced or removed the manifest.
     #[error("the manifest {at} was replaced or removed by a program that holds no number; this writer stops")]
     Replaced {
         /// The manifest's address.
         at: String,
     },
-    /// What is there is no archive of this table.
+    /// The manifest is invalid or belongs to another table.
     #[error("{at}: {error}")]
     Manifest {
         /// The manifest's address.
         at: String,
-        /// What is wrong with it.
+        /// The error in the manifest.
         error: ManifestError,
     },
-    /// A destination has what the first one lacks.
+    /// Another destination has a newer archive than the first one.
     #[error("{at} has a newer archive of this table than the first destination, {first}; put it first, or empty it")]
     Ahead {
-        /// The destination.
+        /// The name of the other destination.
         at: String,
-        /// The first one.
+        /// The name of the first destination.
         first: String,
     },
-    /// A destination refuses.
+    /// A call to a destination failed.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// The manifest would break a rule: it is not written.
+    /// The next manifest would break a rule, so it is not written.
     #[error("nothing is written: {0}")]
     Broken(ManifestError),
     /// Rows cannot be encoded.
     #[error("rows cannot be encoded: {0}")]
     Encode(String),
-    /// The table has another key than was asked for.
+    /// The table's key differs from the configured one.
     #[error("rows of {table} are told apart by {} and not by {}, as `key_fields` has it: correct it, or leave it out", is.join(", "), asked.join(", "))]
     Key {
         /// `schema.table`.
         table: String,
-        /// The table's key.
+        /// The columns of the table's key.
         is: Vec<String>,
-        /// The columns that were asked for.
+        /// The configured columns.
         asked: Vec<String>,
     },
-    /// Nothing comes any more.
+    /// The feed has ended.
     #[error("no changes come any more: {0}")]
     Feed(String),
 }
 
-/// Where a feed goes on from.
+/// The state from which a feed resumes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {
-    /// The schema of the rows that the archive has.
+    /// The schema of the archived rows.
     pub schema: Arc<Schema>,
-    /// The archive's head.
+    /// The position of the archive's head.
     pub position: Lsn,
-    /// Which database's WAL this is a position of.
+    /// The database and history that the position belongs to, if known.
     pub source: Option<SourceId>,
-    /// The definition that the rows are of; unknown in an archive of an earlier version.
+    /// The definition version of the rows; unknown in an archive of an earlier laredo version.
     pub definition: DefinitionVersion,
-    /// The newest commit at or before the head; unknown in an archive of an earlier version.
+    /// The newest commit at or before the head; unknown in an archive of an earlier laredo version.
     pub mark: Option<PositionMark>,
 }
 
-/// Writes one table's archive.
+/// The writer of one table's archive.
 pub struct Writer {
     tools: Arc<Tools>,
     report: Report,
@@ -192,26 +200,27 @@ pub struct Writer {
     work: Work,
     asks: mpsc::UnboundedReceiver<Ask>,
     ask: mpsc::UnboundedSender<Ask>,
-    /// Who waits for a base: for one that is yet to begin, and for the one that is being written.
+    /// The requests for the next snapshot. `answering` has the requests that the snapshot being
+    /// written answers.
     waiting: Vec<Ask>,
     answering: Vec<Ask>,
-    /// Why a base is due whatever the thresholds say.
+    /// The reason for a snapshot that is due regardless of the thresholds.
     due: Option<Reason>,
-    /// Objects of lower epochs may be in the way.
+    /// The lowest epoch for the next snapshot. Other objects may occupy the names of lower epochs.
     epoch_least: u64,
-    /// Rows that came anew are not written before they are as new as this.
+    /// The position that rows received after a restart must reach before they are written.
     least: Option<Lsn>,
-    /// The newest position up to which the history of the archive's head and that of the next rows that come anew are known to be the
-    /// same.
+    /// The newest position up to which the history of the archive's head and that of the next
+    /// complete rows are known to be the same.
     shared_until: Lsn,
 }
 
 type Ask = oneshot::Sender<Result<Written, NoSnapshot>>;
 
-/// Why no base was written.
+/// The reason why a requested snapshot was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoSnapshot {
-    /// There are no rows yet.
+    /// The writer has no rows yet.
     #[error("there are no rows to write yet")]
     NoRows,
     /// The writer has ended.
@@ -219,7 +228,7 @@ pub enum NoSnapshot {
     Ended,
 }
 
-/// Asks a writer, from elsewhere.
+/// A handle for requests to a writer and for its status.
 #[derive(Clone, Debug)]
 pub struct Handle {
     ask: mpsc::UnboundedSender<Ask>,
@@ -227,17 +236,17 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Has a base written now, and waits until the manifest has it.
+    /// Requests a snapshot and waits until the manifest names it.
     ///
     /// # Errors
-    /// [`NoSnapshot`].
+    /// [`NoSnapshot`] if the writer has no rows yet or has ended.
     pub async fn snapshot(&self) -> Result<Written, NoSnapshot> {
         let (ask, answer) = oneshot::channel();
         self.ask.send(ask).map_err(|_| NoSnapshot::Ended)?;
         answer.await.map_err(|_| NoSnapshot::Ended)?
     }
 
-    /// How the writer is doing.
+    /// Returns the current status of the writer.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
@@ -245,11 +254,12 @@ impl Handle {
 }
 
 impl Writer {
-    /// Takes an archive over and rebuilds the state that it has. With it comes where the feed has to begin: nowhere, if the archive is
-    /// empty or cannot be read.
+    /// Takes over an archive and rebuilds its newest state. Also returns the state from which the
+    /// feed has to resume, or `None` if the archive is empty or cannot be read.
     ///
     /// # Errors
-    /// [`WriterError`].
+    /// [`WriterError`] if the first destination cannot be used or has something other than an
+    /// archive of this table.
     pub async fn open(options: Options, surroundings: Surroundings) -> Result<(Writer, Option<Start>), WriterError> {
         let Surroundings { destinations, stager, wall, publish, status } = surroundings;
         let tools = Arc::new(Tools { options, stager, wall, publish });
@@ -287,16 +297,18 @@ impl Writer {
         Ok((writer, start))
     }
 
-    /// To ask it from elsewhere.
+    /// Returns a handle for requests to this writer.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle { ask: self.ask.clone(), status: self.report.subscribe() }
     }
 
-    /// Writes until it is stopped, and then what it has collected.
+    /// Runs the writer until `stop` is cancelled, and then writes the changes that it has
+    /// collected.
     ///
     /// # Errors
-    /// When another writer takes over, the feed ends, or rows cannot be encoded. What the archive has is whole.
+    /// When another writer takes over, the feed ends, the table's key is not the configured one, or
+    /// rows cannot be encoded. The archive stays consistent.
     pub async fn run(mut self, mut feed: impl Feed, stop: CancellationToken) -> Result<(), WriterError> {
         let mut ended = self.serve(&mut feed, &stop).await;
         if ended.is_ok() {
@@ -339,8 +351,8 @@ impl Writer {
                 self.held = held.and_then(Held::without_rows);
             }
             Update::State { table, position, source } => {
-                // Within one history no archive goes back in time: a server may send rows that are older than our head, and then what
-                // came since.
+                // Within one history, the archive never moves back in time. A server may send rows
+                // that are older than the archive's head, and the later transactions after them.
                 let shared_until = std::mem::replace(&mut self.shared_until, Lsn(u64::MAX));
                 self.least = self.chain.head.filter(|head| shared_until >= *head);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
@@ -370,7 +382,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Compares the rows here with the source's. Where they differ, a new epoch begins with rows that come again.
+    /// Compares the checksum of the rows here with the source's. If they differ, the rows are
+    /// dropped and a new epoch begins with all rows.
     fn compare(&mut self, position: Lsn, theirs: Checksum, feed: &mut impl Feed) {
         let Some(held) = self.held.as_ref().filter(|held| position >= held.reached()) else { return };
         let Some(ours) = held.checksum() else { return };
@@ -383,29 +396,30 @@ impl Writer {
         }
     }
 
-    /// Drops the rows.
     fn drop_rows(&mut self) {
         let held = self.held.take();
         self.note_dropped(held.as_ref());
     }
 
-    /// Remembers how rows that are in no archive were related to it: those that come next are related to them.
+    /// Records how dropped rows that are in no archive relate to the archive's history. The next
+    /// rows inherit that relation.
     fn note_dropped(&mut self, held: Option<&Held>) {
         let shared = held.map_or(Lsn(u64::MAX), Held::shared_until);
         self.shared_until = self.shared_until.min(shared);
     }
 
-    /// The rows here are not the table's: nothing of them is written any more, and all come anew. What the archive has stays as it is.
+    /// Drops rows that do not match the table, and requests all rows again. The archive does not
+    /// change.
     fn misfit(&mut self, error: StateError, feed: &mut impl Feed) {
         self.report.retried(&error);
         self.drop_rows();
         feed.start_over(error);
     }
 
-    /// Begins what is due, if nothing is being written.
+    /// Begins the artifact that is due, unless one is being written.
     ///
     /// # Errors
-    /// When the table has come to have another key than it has to have.
+    /// When the table's key is no longer the configured one.
     fn plan(&mut self, feed: &mut impl Feed) -> Result<(), WriterError> {
         if !self.work.is_idle() {
             return Ok(());
@@ -433,7 +447,7 @@ impl Writer {
         let due = match self.due {
             Some(reason) => Due::Base(reason),
             None if !self.waiting.is_empty() => Due::Base(Reason::Asked),
-            // What waits behind an epoch's end is let through at once.
+            // An update that waits for the end of the epoch is let through at once.
             None if !held.takes() => Due::Diff,
             None => options.thresholds.due(&progress, options.diff_interval),
         };
@@ -477,7 +491,7 @@ impl Writer {
                 self.held.iter_mut().for_each(|held| {
                     held.unseal(None);
                 });
-                // Who asked for this base gets the next one.
+                // The next snapshot answers the requests for this one.
                 self.waiting.append(&mut self.answering);
             }
             Err(JobError::Writer(error)) => return Err(error),
@@ -492,7 +506,7 @@ impl Writer {
         tracing::info!(%table, ?kind, epoch, to = %to_position, count, bytes, "written");
         if *kind == Kind::Snapshot {
             for ask in self.answering.drain(..) {
-                // Whoever has gone meanwhile does not hear it.
+                // The requester may be gone.
                 let _ = ask.send(Ok(written.clone()));
             }
         }
@@ -508,12 +522,13 @@ impl Writer {
     fn asked(&mut self, ask: Ask) {
         match self.held {
             Some(_) => self.waiting.push(ask),
-            // Whoever has gone meanwhile does not hear it.
+            // The requester may be gone.
             None => drop(ask.send(Err(NoSnapshot::NoRows))),
         }
     }
 
-    /// Writes what was collected, as far as the archive can take it: what is not in the archive comes again from the feed.
+    /// Writes the collected changes if they can continue the archive. The feed delivers any others
+    /// again after the next start.
     async fn flush(&mut self) -> Result<(), WriterError> {
         self.end_work().await?;
         if self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0) {
@@ -524,7 +539,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until nothing is being written.
+    /// Waits until no task is running.
     async fn end_work(&mut self) -> Result<(), WriterError> {
         while !self.work.is_idle() {
             let done = self.work.done().await;
@@ -549,7 +564,7 @@ impl Writer {
     }
 }
 
-/// Rows that are not the source's.
+/// A difference between the checksums of the rows here and of the source's rows.
 #[derive(Debug, thiserror::Error)]
 #[error("at {position} the rows have the checksum {ours} and the server's have {theirs}")]
 struct Differs {
@@ -558,16 +573,16 @@ struct Differs {
     theirs: Checksum,
 }
 
-/// What is to be written.
+/// The artifact to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// A base, of this epoch or a later one.
+    /// A snapshot that opens the epoch `epoch_least`.
     Base { epoch_least: u64 },
-    /// A diff; from this size on a base.
+    /// A diff, or a snapshot if the diff would have at least `bytes_left` bytes.
     Diff { bytes_left: Option<u64> },
 }
 
-/// The state that an archive has.
+/// Rebuilds the newest state of the archive. Returns `None` if it is empty or cannot be read.
 async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
     let manifest = ledger.manifest();
     let (position, first) = (manifest.head_position?, ledger.first()?);
@@ -586,8 +601,8 @@ async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
 }
 
 impl Options {
-    /// Returns true where a chain can be continued in the formats that artifacts have now, so that
-    /// readers of each format find every artifact of an epoch.
+    /// Returns true if the configured formats can continue this chain, so that readers of each
+    /// format find every artifact of an epoch.
     fn formats_are_of(&self, chain: &[Artifact]) -> bool {
         chain.iter().all(|artifact| {
             let formats = match artifact.kind {
@@ -599,8 +614,10 @@ impl Options {
         })
     }
 
+    /// Checks that the table's key is the configured one.
+    ///
     /// # Errors
-    /// [`WriterError::Key`].
+    /// [`WriterError::Key`] if it is not.
     fn check_key(&self, schema: &Schema) -> Result<(), WriterError> {
         let name = |column: &usize| schema.columns().get(*column).map(|column| column.name.clone());
         let is: Vec<String> = schema.key().columns().iter().filter_map(name).collect();
@@ -613,7 +630,7 @@ impl Options {
 }
 
 impl Tools {
-    /// The time, as it is written down.
+    /// Returns the current time as RFC 3339, UTC.
     pub(crate) fn now(&self) -> String {
         prost_types::Timestamp::from((self.wall)()).to_string()
     }

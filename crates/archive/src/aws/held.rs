@@ -1,4 +1,4 @@
-//! Credentials that are kept as long as they are good, and renewed before they are not.
+//! AWS credentials, which are kept while they are valid and renewed before they expire.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +14,17 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 
-/// How long before their end credentials are renewed, at the most; those of a short life are renewed in its last fifth.
+/// The maximum time before their expiry at which credentials are renewed. Short-lived ones are
+/// renewed in the last fifth of their life.
 const EARLY: Duration = Duration::from_secs(5 * 60);
-/// When credentials without an end are looked for again: somebody may have written others to where they are from.
+/// The interval at which credentials without an expiry are fetched again, because the operator may
+/// have replaced them.
 const ENDLESS: Duration = Duration::from_secs(15 * 60);
-/// After a renewal that failed, while the old ones are still good.
+/// The delay after a failed renewal, while the old credentials are still valid.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Asks another provider, and remembers what it said. Whoever asks gets credentials that are good now, and asks each time.
+/// A provider that keeps the credentials of another one. Callers must ask each time, and then
+/// receive valid credentials.
 #[derive(Debug)]
 pub(super) struct Held {
     from: SharedCredentialsProvider,
@@ -29,7 +32,7 @@ pub(super) struct Held {
     held: Mutex<Option<Known>>,
 }
 
-/// Where the time comes from.
+/// The source of the current time.
 pub(super) type Clock = aws_types::sdk_config::SharedTimeSource;
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Held {
         Held { from, clock, held: Mutex::new(None) }
     }
 
-    /// All who ask wait for one renewal.
+    /// Returns valid credentials. Concurrent callers wait for the same renewal.
     async fn good(&self) -> Result<Credentials, CredentialsError> {
         let mut held = self.held.lock().await;
         let now = self.clock.now();
@@ -55,7 +58,7 @@ impl Held {
                 *held = Some(Known { credentials: credentials.clone(), renew_at: renew_at(now, credentials.expiry()) });
                 Ok(credentials)
             }
-            // Better old ones that are still good than none.
+            // Old credentials are used while they are still valid.
             (Err(error), Some(known)) if known.credentials.expiry().is_none_or(|end| now < end) => {
                 tracing::warn!(error = %DisplayErrorContext(&error), "AWS credentials could not be renewed; the old ones are still good");
                 known.renew_at = now + AGAIN;
@@ -84,7 +87,7 @@ impl ProvideCredentials for Held {
     }
 }
 
-/// Hands the SDK's credentials to `object_store`, which asks before each request.
+/// An adapter that passes the SDK's credentials to `object_store`, which asks before each request.
 #[derive(Debug)]
 pub(crate) struct Bridge(pub(crate) SharedCredentialsProvider);
 
@@ -105,10 +108,10 @@ impl CredentialProvider for Bridge {
     }
 }
 
-/// There are no credentials to sign a request with.
+/// An error that means that no credentials are available to sign a request.
 #[derive(Debug)]
 pub(crate) struct NoCredentials {
-    /// It stays so until somebody changes something.
+    /// True if the error stays until the operator changes something.
     pub(crate) definite: bool,
     reason: String,
 }
@@ -118,7 +121,8 @@ impl From<CredentialsError> for NoCredentials {
         let reason = DisplayErrorContext(&error).to_string();
         let definite = match &error {
             CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => true,
-            // STS says no to a role that may not be assumed in a type of its own, which leads here as text alone.
+            // If a role may not be assumed, STS returns an error type of its own, of which only the
+            // text is available here.
             _ => reason.contains("AccessDenied"),
         };
         NoCredentials { definite, reason }
@@ -133,7 +137,8 @@ impl fmt::Display for NoCredentials {
 
 impl std::error::Error for NoCredentials {}
 
-/// How long the SDK waits: for a connection, for one answer, and for all tries of a call together.
+/// Returns the SDK's timeouts: for a connection, for one response, and for all tries of a call
+/// together.
 pub(super) fn timeouts() -> TimeoutConfig {
     let timeouts = TimeoutConfig::builder().connect_timeout(Duration::from_secs(5));
     timeouts.operation_attempt_timeout(Duration::from_secs(10)).operation_timeout(Duration::from_secs(30)).build()

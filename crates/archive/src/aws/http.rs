@@ -1,5 +1,5 @@
-//! The HTTP client of everything that calls AWS, S3 included: TLS by rustls on ring as elsewhere in laredo, the system's
-//! certificates, and the proxies that `HTTPS_PROXY` and its kin name.
+//! The HTTP client for all calls to AWS, including S3. It uses rustls with ring, as elsewhere in
+//! laredo, the system's certificates, and the proxies of `HTTPS_PROXY` and similar variables.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, Sh
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use parking_lot::Mutex;
 
-/// A host that takes longer to accept a connection is not there.
+/// The timeout for connecting. A host that takes longer is treated as unreachable.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A pool of connections that wait for an answer as long as their user does.
+/// Returns a connection pool without a timeout for responses, which the caller has to limit.
 pub(crate) fn connector() -> Connector {
     with(HttpConnectorSettings::builder().connect_timeout(CONNECT).build())
 }
@@ -24,10 +24,11 @@ fn with(settings: HttpConnectorSettings) -> Connector {
     connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).build()
 }
 
-/// The SDK's way to the same: it asks with timeouts of its own, which differ for a call that is expected to find nobody.
+/// The HTTP client of the SDK, with the same settings. The SDK sets its own timeouts, which differ
+/// for a host that may not exist.
 #[derive(Debug, Default)]
 pub(super) struct Client {
-    /// One pool for each pair of timeouts.
+    /// The connection pools, one for each pair of timeouts.
     pools: Mutex<Vec<(Timeouts, SharedHttpConnector)>>,
 }
 

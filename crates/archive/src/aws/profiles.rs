@@ -1,4 +1,5 @@
-//! Named ways to be somebody at AWS, so that one process can write a bucket as one role and publish as another.
+//! Named credentials for AWS, so that one process can write a bucket with one role and publish
+//! events with another.
 
 use std::collections::BTreeMap;
 
@@ -12,56 +13,57 @@ use super::Bridge;
 use super::held::{Held, timeouts};
 use super::http::Client;
 
-/// What STS and the other account's logs call us, where a profile does not say.
+/// The default session name, which STS and the logs of the other account show.
 const SESSION: &str = "laredo";
-/// Roles are the same in all regions, and where no region is known STS is asked in its oldest.
+/// The region for STS if no region is known. Roles are the same in all regions.
 const STS_REGION: &str = "us-east-1";
 
-/// How credentials are come by.
+/// The method of obtaining credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// The SDK's default chain: environment, shared files (`credential_process` too, but no SSO), web identity (IRSA), task role,
-    /// instance role.
+    /// The SDK's default chain: environment, shared files (including `credential_process`, but not
+    /// SSO), web identity (IRSA), task role, instance role.
     Ambient,
     /// A role that is assumed with other credentials.
     AssumeRole(AssumeRole),
 }
 
-/// A role, and how it is assumed.
+/// A role, and the settings with which it is assumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AssumeRole {
-    /// `arn:aws:iam::222233334444:role/laredo-events-pub`.
+    /// The ARN of the role, such as `arn:aws:iam::222233334444:role/laredo-events-pub`.
     pub role_arn: String,
-    /// What the role's owner wants to hear from us.
+    /// The external ID that the role's owner requires.
     pub external_id: Option<String>,
-    /// What the session is called in the owner's logs; `laredo` if not given.
+    /// The session's name in the owner's logs; `laredo` if `None`.
     pub session_name: Option<String>,
-    /// Where STS is asked, and the region of those who use the profile and name none.
+    /// The region of STS, and the default region for users of the profile.
     pub region: Option<String>,
-    /// The profile that assumes it; the default chain if not given.
+    /// The profile that assumes the role; the default chain if `None`.
     pub base: Option<String>,
 }
 
-/// Profiles that do not make sense together.
+/// An error in a set of profiles.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// A name that nobody has.
+    /// No profile has this name.
     #[error("there is no credentials profile `{name}`")]
     Unknown {
-        /// The name.
+        /// The missing profile's name.
         name: String,
     },
-    /// A profile that would have to assume itself first.
+    /// A profile would have to assume itself first.
     #[error("the credentials profile `{name}` is its own base: {}", path.join(" -> "))]
     Circle {
-        /// The profile.
+        /// The profile's name.
         name: String,
-        /// From it to it.
+        /// The chain of bases that leads from the profile back to itself.
         path: Vec<String>,
     },
 }
 
-/// All profiles of a process. Whoever uses the same one shares its credentials, so that a role is assumed once.
+/// All profiles of a process. Users of the same profile share its credentials, so that a role is
+/// assumed once.
 #[derive(Debug, Default)]
 pub struct Profiles {
     named: BTreeMap<String, Profile>,
@@ -72,41 +74,42 @@ pub struct Profiles {
 }
 
 impl Profiles {
-    /// These profiles, and the default chain for whoever names none.
+    /// Creates a set of profiles, with the default chain for users that name no profile.
     ///
     /// # Errors
-    /// When one has a base that is not there, or itself.
+    /// If the base of a profile is missing, or is the profile itself.
     pub fn new(named: BTreeMap<String, Profile>) -> Result<Profiles, ProfileError> {
         let profiles = Profiles { named, ..Profiles::default() };
         profiles.named.keys().try_for_each(|name| profiles.lineage(name).map(drop))?;
         Ok(profiles)
     }
 
-    /// Takes these credentials where the default chain would be asked.
+    /// Uses these credentials instead of the default chain.
     #[must_use]
     pub fn with_ambient(mut self, provider: impl ProvideCredentials + 'static) -> Profiles {
         self.ambient = Some(SharedCredentialsProvider::new(provider));
         self
     }
 
-    /// Takes this region where the default chain would be asked.
+    /// Uses this region instead of the one from the default chain.
     #[must_use]
     pub fn with_region(mut self, region: impl Into<String>) -> Profiles {
         self.region = Some(region.into());
         self
     }
 
-    /// Asks STS there: an emulator, or an endpoint in a private network.
+    /// Sends STS requests to this endpoint: an emulator, or an endpoint in a private network.
     #[must_use]
     pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Profiles {
         self.sts_endpoint = Some(url.into());
         self
     }
 
-    /// The credentials of a profile, or of the default chain. Nobody is asked for them yet, for that is done when they are used.
+    /// Returns the credentials of a profile, or of the default chain for `None`. They are not
+    /// fetched before their first use.
     ///
     /// # Errors
-    /// When there is no such profile.
+    /// If the profile does not exist.
     pub async fn credentials(&self, profile: Option<&str>) -> Result<Credentials, ProfileError> {
         let lineage = profile.map_or_else(|| Ok(Vec::new()), |name| self.lineage(name))?;
         let mut made = self.made.lock().await;
@@ -126,7 +129,8 @@ impl Profiles {
         Ok(credentials)
     }
 
-    /// The roles from a profile to the one that the default chain's credentials assume.
+    /// Returns the roles from a profile to the one that is assumed with the default chain's
+    /// credentials.
     fn lineage<'a>(&'a self, name: &'a str) -> Result<Vec<(&'a str, &'a AssumeRole)>, ProfileError> {
         let (mut path, mut next) = (Vec::<(&str, &AssumeRole)>::new(), Some(name));
         while let Some(current) = next {
@@ -158,7 +162,7 @@ impl Profiles {
     }
 }
 
-/// Somebody at AWS. Cheap to clone; all clones share what they know.
+/// An identity at AWS. Clones share the fetched credentials.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     config: SdkConfig,
@@ -169,7 +173,8 @@ impl Credentials {
     fn kept(config: &SdkConfig, from: SharedCredentialsProvider) -> Credentials {
         let clock = config.time_source().unwrap_or_default();
         let provider = SharedCredentialsProvider::new(Held::new(from, clock));
-        // They are kept here, where `object_store` finds the same ones; a second cache would only hide how old they are.
+        // The provider caches the credentials, also for `object_store`. A second cache would only
+        // hide their age.
         let cache = aws_config::identity::IdentityCache::no_cache();
         let config = config.to_builder().credentials_provider(provider.clone()).identity_cache(cache).build();
         Credentials { config, provider }
@@ -192,19 +197,20 @@ impl Credentials {
         Credentials::kept(&self.config.to_builder().region(known).build(), provider)
     }
 
-    /// For the SDK's clients: the region that is known, and credentials that are good whenever they are asked for.
+    /// Returns the configuration for the SDK's clients, with the known region and credentials that
+    /// are valid at each use.
     #[must_use]
     pub fn sdk_config(&self) -> &SdkConfig {
         &self.config
     }
 
-    /// The region of those who name none.
+    /// Returns the default region for users that name none.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         self.config.region().map(AsRef::as_ref)
     }
 
-    /// For `object_store`.
+    /// Returns a provider of these credentials for `object_store`.
     pub(crate) fn for_object_store(&self) -> AwsCredentialProvider {
         std::sync::Arc::new(Bridge(self.provider.clone()))
     }

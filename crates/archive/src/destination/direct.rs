@@ -1,5 +1,5 @@
-//! Files that are written once and not read soon, past the page cache: copying into it takes a fifth of the processor time of a base, and
-//! pushes out what others on the machine have there.
+//! Files that are written once and not read soon, bypassing the page cache. Copying into the cache
+//! takes a fifth of the CPU time of a snapshot, and evicts the pages of other processes.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
@@ -7,17 +7,19 @@ use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// What is written at once: fast on every disk, and a multiple of every block.
+/// The size of one write: fast on every disk, and a multiple of every block size.
 const PIECE_BYTES: usize = 1 << 20;
-/// Where pieces begin in memory. Direct I/O wants a multiple of the disk's block, of which this is the largest that is common.
+/// The alignment of pieces in memory. Direct I/O needs a multiple of the disk's block size, and
+/// this is the largest common one.
 const ALIGNMENT: usize = 4096;
-/// Pieces that are written, or wait for it, while another one is filled.
+/// The number of pieces that are being written, or wait for it, while another one is filled.
 const PIECES_AWAY: usize = 2;
 
-/// Writes a file from its beginning on. What is smaller than a piece goes the ordinary way; what is larger, by a thread of its own.
+/// A writer of a file from its beginning. Full pieces are written by a separate thread; the last
+/// piece is written through the page cache.
 pub(super) struct DirectFile {
     file: File,
-    /// None after a failure.
+    /// The piece that is being filled; `None` after a failure.
     filling: Option<Piece>,
     writer: Option<Writer>,
 }
@@ -37,13 +39,14 @@ struct Writer {
 impl Piece {
     fn new() -> Piece {
         let mut bytes: Vec<u8> = Vec::with_capacity(ALIGNMENT + PIECE_BYTES);
-        // `align_offset` may decline to say; then the disk refuses what comes from there, and it goes through the cache.
+        // `align_offset` may fail. The disk then refuses the piece, which is written through the
+        // cache.
         let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         bytes.resize(begin, 0);
         Piece { bytes, begin }
     }
 
-    /// Takes what there is room for, and says how much that was.
+    /// Appends as many bytes as there is room for, and returns their number.
     fn fill(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         self.bytes.extend_from_slice(bytes.get(..taken).unwrap_or_default());
@@ -68,7 +71,7 @@ impl Writer {
         let (filled, pieces) = sync_channel::<Piece>(PIECES_AWAY);
         let (empty, emptied) = sync_channel(PIECES_AWAY);
         for _ in 0..PIECES_AWAY {
-            // There is room for each.
+            // The channel has room for all pieces.
             let _ = empty.try_send(Piece::new());
         }
         let write = move || {
@@ -84,13 +87,14 @@ impl Writer {
         Ok(Writer { filled, emptied, thread })
     }
 
-    /// Has a piece written some time, and answers with an empty one.
+    /// Queues a full piece for writing, and returns an empty one. Returns `None` if the thread has
+    /// ended.
     fn swap(&self, piece: Piece) -> Option<Piece> {
         self.filled.send(piece).ok()?;
         self.emptied.recv().ok()
     }
 
-    /// Waits until all is written.
+    /// Waits until all pieces are written.
     fn end(self) -> io::Result<()> {
         drop(self.filled);
         self.thread.join().unwrap_or_else(|panic| resume_unwind(panic))
@@ -98,12 +102,12 @@ impl Writer {
 }
 
 impl DirectFile {
-    /// For an empty file.
+    /// Creates a writer for an empty file.
     pub(super) fn new(file: File) -> DirectFile {
         DirectFile { file, filling: Some(Piece::new()), writer: None }
     }
 
-    /// Waits until all is written. Whether it is on the disk is for fsync to say.
+    /// Waits until all bytes are written. Only fsync guarantees that they are on the disk.
     pub(super) fn finish(mut self) -> io::Result<()> {
         let rest = self.filling.take().ok_or_else(failed_before)?;
         self.writer.take().map_or(Ok(()), Writer::end)?;
@@ -120,7 +124,7 @@ impl DirectFile {
                 self.writer = Some(writer);
                 Ok(empty)
             }
-            // It says why.
+            // The result of the thread has the cause.
             None => writer.end().and_then(|()| Err(failed_before())),
         }
     }
@@ -141,13 +145,14 @@ impl Write for DirectFile {
         Ok(taken)
     }
 
-    /// Pieces are written when they are full, and the last one at the end.
+    /// Does nothing. Pieces are written when they are full, and the last one by
+    /// [`DirectFile::finish`].
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Writes at the file's position, through the cache where the file system has no other way.
+/// Writes at the file's position. If direct I/O is refused, the piece is written through the cache.
 fn write_piece(mut file: &File, piece: &[u8]) -> io::Result<()> {
     let at = file.stream_position()?;
     match file.write_all(piece) {
@@ -160,7 +165,8 @@ fn write_piece(mut file: &File, piece: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Has what is written from now on go past the page cache, or not. File systems that cannot do that are left as they are.
+/// Sets whether later writes bypass the page cache. File systems without support for that are left
+/// unchanged.
 #[cfg(target_os = "linux")]
 fn bypass_cache(file: &File, bypass: bool) -> io::Result<()> {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -203,7 +209,7 @@ mod tests {
     fn what_the_disk_refuses_to_take_past_the_cache_goes_through_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         bypass_cache(file.as_file(), true).unwrap();
-        // Whatever the disk's block is, this is none.
+        // These lengths are not multiples of any disk's block size.
         for piece in [&b"odd"[..], b"lengths"] {
             write_piece(file.as_file(), piece).unwrap();
         }

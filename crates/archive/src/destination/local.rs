@@ -1,4 +1,4 @@
-//! A folder.
+//! An archive in a folder.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,38 +13,41 @@ use super::staged::{hex, temporary_in};
 use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
 use crate::layout::MANIFEST;
 
-/// What is neither the manifest nor an artifact: the lock, and files that have no name yet.
+/// The subfolder for everything but the manifest and artifacts: the lock, and files without their
+/// final name.
 const WORK: &str = ".writing";
 const LOCK: &str = "lock";
 
-/// An archive in a folder of this machine, or of one that is mounted on it.
+/// An archive in a folder of a local or mounted file system.
 #[derive(Clone, Debug)]
 pub struct Local {
     folder: Arc<Path>,
-    /// What names in the folder begin with.
+    /// The beginning of all names in the folder.
     prefix: Arc<str>,
     name: Arc<str>,
 }
 
 impl Local {
-    /// In this folder, which is made when something is written to it.
+    /// Creates a destination in this folder. The folder is created by the first write.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Local {
         Local::with_prefix(folder, "")
     }
 
-    /// In this folder, all names beginning with `prefix`: what is before its last `/` is a folder, too.
+    /// Creates a destination in this folder, with names that begin with `prefix`. The part of
+    /// `prefix` up to its last `/` is a subfolder.
     #[must_use]
     pub fn with_prefix(folder: impl Into<PathBuf>, prefix: &str) -> Local {
         let (folders, prefix) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let folder: PathBuf = folder.into().join(folders);
-        // What is written down must lead there from elsewhere, too.
+        // The addresses in a manifest must be valid from every working directory.
         let folder = std::path::absolute(&folder).unwrap_or(folder);
         let name = folder.join(prefix).display().to_string();
         Local { folder: folder.into(), prefix: prefix.into(), name: name.into() }
     }
 
-    /// A folder on the same file system: what is staged there need not be copied.
+    /// Returns a folder on the same file system. Artifacts that are staged there need not be
+    /// copied.
     #[must_use]
     pub fn staging(&self) -> PathBuf {
         self.folder.join(WORK)
@@ -115,7 +118,7 @@ impl Destination for Local {
     }
 }
 
-/// The folder and what names in it begin with, for threads that may block.
+/// The folder, and the beginning of names in it, for threads that may block.
 struct Folder(Arc<Path>, Arc<str>);
 
 impl Folder {
@@ -128,8 +131,9 @@ impl Folder {
         let parent = path.parent().unwrap_or(&self.0);
         make_folder(parent)?;
         File::open(source).and_then(|file| file.sync_all()).map_err(failed("read", source))?;
-        // What waits here becomes this archive's file. What waits elsewhere becomes another one's: two folders of one disk must not
-        // share a file, for what damages it would damage both.
+        // A file that is staged here becomes this archive's object. A file that is staged elsewhere
+        // is copied: archives on one disk must not share a file, because damage to it would affect
+        // both.
         let linked = match source.starts_with(self.0.join(WORK)) {
             true => match fs::hard_link(source, &path) {
                 Err(error) if lacks_links(&error) => self.copy(source, &path),
@@ -148,7 +152,7 @@ impl Folder {
         sync_folder(parent)
     }
 
-    /// Copies a file, so that it is there whole or not at all.
+    /// Copies a file. The copy has its name only once it is complete.
     fn copy(&self, source: &Path, path: &Path) -> io::Result<()> {
         let mut file = self.temporary()?;
         io::copy(&mut File::open(source)?, file.as_file_mut())?;
@@ -159,8 +163,8 @@ impl Folder {
         }
     }
 
-    /// Gives a file its name where the file system has no hard links. A rename would replace what is
-    /// there, so the lock keeps other writers out between the look and the rename.
+    /// Gives a file its name on a file system without hard links. A rename would replace an
+    /// existing file, so the lock keeps other writers out between the check and the rename.
     fn rename(&self, file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
         let _lock = self.lock()?;
         if path.try_exists()? {
@@ -170,7 +174,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Takes the writers' lock, which is held until the file is dropped.
+    /// Takes the writers' lock, which is held until the returned file is dropped.
     fn lock(&self) -> io::Result<File> {
         let work = self.0.join(WORK);
         fs::create_dir_all(&work)?;
@@ -197,12 +201,12 @@ impl Folder {
 
     fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
         let path = self.path(MANIFEST);
-        // No other writer comes between the comparison and the swap.
+        // The lock keeps other writers out between the comparison and the replacement.
         let _lock = self.lock().map_err(failed("lock", &self.0.join(WORK)))?;
         let there = self.manifest()?;
         if there.as_ref().map(|there| &there.tag) != over {
             return match there {
-                // An earlier call's work, which failed after it was done.
+                // An earlier call took effect before it failed.
                 Some(there) if there.bytes == manifest => sync_folder(&self.0).map(|()| there.tag),
                 _ => Err(DestinationError::Moved { at: path.display().to_string() }),
             };
@@ -240,15 +244,17 @@ impl Folder {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(error)),
             _ => {}
         }
-        // The last one takes the folder with it; one that is not empty stays.
+        // The folder is removed with its last object; a folder that is not empty stays.
         let _ = path.parent().map(fs::remove_dir);
         Ok(())
     }
 }
 
-/// File systems without hard links (FAT, CIFS, many of FUSE) answer in different ways.
+/// Returns true if an error may mean that the file system lacks hard links. Such file systems (FAT,
+/// CIFS, many with FUSE) return different errors.
 fn lacks_links(error: &io::Error) -> bool {
-    // EPERM is a kind of permission denied, as EACCES is; a name that cannot be written to fails again.
+    // EPERM is a PermissionDenied error, like EACCES. If the name really cannot be written, the
+    // next call fails, too.
     matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied | ErrorKind::TooManyLinks)
         || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
 }

@@ -1,4 +1,4 @@
-//! A bucket.
+//! An archive in an S3 bucket.
 
 mod address;
 mod answer;
@@ -32,42 +32,45 @@ use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
 use crate::aws::Credentials;
 use crate::layout::MANIFEST;
 
-/// Up to here an object goes in one request; beyond, in parts.
+/// The maximum size in bytes of an object that is sent in one request. Larger objects are sent in
+/// parts.
 const SINGLE_BYTES_MAX: u64 = 16 << 20;
 
-/// Where an archive is in S3, or in a store that speaks its language.
+/// The location of an archive in S3 or in a compatible store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct S3Options {
-    /// The bucket.
+    /// The bucket's name.
     pub bucket: String,
-    /// What every object's key begins with, as it is given: the destination's prefix and the table's.
+    /// The beginning of every object's key, without any change: the destination's prefix and the
+    /// table's.
     pub prefix: String,
-    /// The bucket's region; that of the credentials if not given.
+    /// The bucket's region; that of the credentials if `None`.
     pub region: Option<String>,
-    /// `https://…` of a store that is not Amazon's.
+    /// The URL (`https://…`) of a store other than Amazon's.
     pub endpoint: Option<String>,
-    /// Names the bucket in the path and not in the host.
+    /// True if the bucket is named in the path instead of the host.
     pub force_path_style: bool,
-    /// The encryption of objects; that of the bucket if not given.
+    /// The encryption of objects; that of the bucket if `None`.
     pub encryption: Option<Encryption>,
 }
 
 /// The encryption of objects by a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// With keys of the store (SSE-S3).
+    /// Encryption with keys of the store (SSE-S3).
     Store,
-    /// With a key of the key management service (SSE-KMS): the key's id or ARN, or the account's own key.
+    /// Encryption with a key of the key management service (SSE-KMS): the key's ID or ARN, or the
+    /// account's default key if `None`.
     Kms(Option<String>),
-    /// The same in two layers (DSSE-KMS).
+    /// Encryption in two layers with such a key (DSSE-KMS).
     KmsTwice(Option<String>),
 }
 
 impl Encryption {
-    /// The names that S3 has for the kinds.
+    /// The names that S3 uses for the kinds of encryption.
     pub const NAMES: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
 
-    /// Returns the name that S3 has for it.
+    /// Returns the name that S3 uses for this kind.
     #[must_use]
     pub fn name(&self) -> &'static str {
         let [store, kms, twice] = Encryption::NAMES;
@@ -78,7 +81,7 @@ impl Encryption {
         }
     }
 
-    /// Returns the key that is named.
+    /// Returns the ID or ARN of the key, if one is given.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match self {
@@ -98,14 +101,15 @@ impl Encryption {
 
 /// An archive in a bucket.
 ///
-/// The store must honour `If-None-Match: *` and `If-Match`, as Amazon's does: they keep two writers apart. Parts of an upload that
-/// was cut off stay there until the bucket's lifecycle rule for incomplete uploads removes them.
+/// The store must honor `If-None-Match: *` and `If-Match`, as Amazon's does, because they keep two
+/// writers apart. Parts of an interrupted upload stay until the bucket's lifecycle rule for
+/// incomplete uploads removes them.
 #[derive(Clone)]
 pub struct S3 {
     store: AmazonS3,
-    /// The same store, which deletes objects one by one.
+    /// A client of the same store that deletes objects one by one.
     single: AmazonS3,
-    /// Set once the store has refused the request that deletes many objects.
+    /// True once the store has refused the request that deletes many objects.
     deletes_singly: Arc<AtomicBool>,
     bucket: Arc<str>,
     prefix: Arc<str>,
@@ -113,10 +117,11 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// In this bucket. Nothing is asked of it yet.
+    /// Creates a destination in this bucket. No request is sent yet.
     ///
     /// # Errors
-    /// [`DestinationError::Refused`] when the options cannot be meant: no region, a prefix that begins with `/`.
+    /// [`DestinationError::Refused`] if the options are invalid, for example if no region is known
+    /// or the prefix begins with `/`.
     pub fn new(options: &S3Options, credentials: &Credentials) -> Result<S3, DestinationError> {
         let name = format!("s3://{}/{}", options.bucket, options.prefix);
         let refused = |reason: String| DestinationError::Refused { doing: "use", at: name.clone(), reason };
@@ -134,7 +139,7 @@ impl S3 {
             .with_endpoint(address.url)
             .with_virtual_hosted_style_request(address.bucket_in_host)
             .with_credentials(credentials.for_object_store())
-            // A bucket with Object Lock refuses objects that come without a checksum.
+            // A bucket with Object Lock refuses objects without a checksum.
             .with_checksum_algorithm(Checksum::SHA256)
             .with_client_options(ClientOptions::new().with_allow_http(true))
             .with_http_connector(service::Connector)
@@ -181,7 +186,7 @@ impl S3 {
         }
     }
 
-    /// Whether what is there already is what was to be written.
+    /// Checks that the existing object has the bytes that were to be written.
     async fn compare(&self, object: &str, path: &Path, staged: &Staged) -> Result<(), DestinationError> {
         let failed = self.failed(Doing::Read, object);
         let found = self.store.get(path).await.map_err(&failed)?;
@@ -217,7 +222,8 @@ impl S3 {
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
         match self.store.put_opts(&self.path(MANIFEST)?, PutPayload::from(manifest.to_vec()), options).await {
             Ok(put) => put.e_tag.map(Tag).ok_or_else(|| self.no_tag()),
-            // A request may have been done although its answer was lost, and was sent again: then it is ours that is there.
+            // An earlier try may have taken effect although its response was lost. Then the
+            // manifest is already this one.
             Err(error) if Answer::of(&error).is_some_and(|answer| answer.is_unmet() || answer.is_no_object()) => {
                 match self.read_manifest().await? {
                     Some(there) if there.bytes == manifest => Ok(there.tag),
@@ -241,7 +247,7 @@ impl S3 {
             let listed = listed.map_err(self.failed(Doing::List, "epoch="))?;
             for object in listed.result.objects {
                 let name = object.location.as_ref().strip_prefix(&*self.prefix).unwrap_or_default();
-                // What looks like a folder is an object that somebody's tool made to show one.
+                // A name without `/` is a placeholder for a folder, made by another tool.
                 if name.contains('/') {
                     let modified = SystemTime::from(object.last_modified);
                     found.push(Listed { object: name.to_owned(), size_bytes: object.size, modified });
@@ -255,7 +261,8 @@ impl S3 {
     }
 }
 
-/// Few, and soon over: the writer tries again by itself, and meanwhile says what is wrong.
+/// Returns a policy with few and quick retries. The writer retries by itself, and reports the error
+/// meanwhile.
 fn retries() -> RetryConfig {
     let (first, last) = (Duration::from_millis(200), Duration::from_secs(2));
     let backoff = BackoffConfig { init_backoff: first, max_backoff: last, base: 2.0 };

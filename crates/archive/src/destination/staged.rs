@@ -1,5 +1,5 @@
-//! An artifact's bytes on this machine's disk, before they go to the destinations: written once, however often and to however many
-//! places they are sent.
+//! The bytes of an artifact on the local disk, before they are sent to the destinations. They are
+//! written once, regardless of the number of destinations and tries.
 
 use std::fmt;
 use std::fs::File;
@@ -12,7 +12,7 @@ use tempfile::{NamedTempFile, TempPath};
 use super::direct::DirectFile;
 use crate::format::Format;
 
-/// Where artifacts wait.
+/// The folder where artifacts are staged.
 #[derive(Clone, Debug)]
 pub struct Stager {
     folder: PathBuf,
@@ -24,19 +24,19 @@ impl fmt::Display for Stager {
     }
 }
 
-/// An artifact that waits; its file goes when this is dropped.
+/// A staged artifact. Its file is deleted when this is dropped.
 #[derive(Debug)]
 pub struct Staged {
     path: TempPath,
-    /// Its format.
+    /// The artifact's format.
     pub format: Format,
-    /// Its size in bytes.
+    /// The artifact's size in bytes.
     pub size_bytes: u64,
-    /// The SHA-256 of its bytes, in hex.
+    /// The SHA-256 of the artifact's bytes, in hex.
     pub sha256: String,
 }
 
-/// Writes an artifact that is to wait.
+/// The writer of a staged artifact.
 pub struct StageWriter {
     path: TempPath,
     file: DirectFile,
@@ -46,7 +46,8 @@ pub struct StageWriter {
 }
 
 impl Stager {
-    /// In this folder, which is made when it is needed. On the same file system as a local destination nothing is copied.
+    /// Creates a stager in this folder, which is created when it is needed. In the folder
+    /// `Local::staging`, artifacts need not be copied to that destination.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Stager {
         Stager { folder: folder.into() }
@@ -55,7 +56,7 @@ impl Stager {
     /// Begins an artifact.
     ///
     /// # Errors
-    /// When no file can be made.
+    /// If the file cannot be created.
     pub fn begin(&self, format: Format) -> io::Result<StageWriter> {
         std::fs::create_dir_all(&self.folder)?;
         let (file, path) = temporary_in(&self.folder)?.into_parts();
@@ -64,8 +65,8 @@ impl Stager {
     }
 }
 
-/// A file without a name of its own yet. Others may read it, as the umask allows: temporary files are for their owner's eyes only
-/// otherwise, and an archive is not.
+/// Creates a file without its final name. Other users may read it, as the umask allows. Temporary
+/// files are normally readable by their owner only, but an archive is not.
 pub(super) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -79,10 +80,10 @@ pub(super) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 impl StageWriter {
-    /// Ends it.
+    /// Finishes the artifact.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub fn finish(self) -> io::Result<Staged> {
         self.file.finish()?;
         let sha256 = hex(self.sum.finish().as_ref());
@@ -105,22 +106,22 @@ impl Write for StageWriter {
 }
 
 impl Staged {
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens it to be read.
+    /// Opens the file for reading.
     ///
     /// # Errors
-    /// When it cannot be.
+    /// If the file cannot be opened.
     pub fn open(&self) -> io::Result<File> {
         File::open(&self.path)
     }
 }
 
-/// Bytes in lower-case hex.
+/// Returns the bytes in lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(bytes.len() * 2);

@@ -1,4 +1,4 @@
-//! SNS, SQS and Kinesis.
+//! The event sinks of AWS: SNS, SQS and Kinesis.
 
 mod kinesis;
 mod sns;
@@ -18,19 +18,20 @@ use crate::aws::Credentials;
 use crate::destination::staged::hex;
 use crate::manifest::Kind;
 
-/// Where a sink is, besides its name.
+/// The location of a sink, in addition to its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkOptions {
-    /// Its region; if not given, that in its name, and else that of the credentials.
+    /// The sink's region. If `None`, the region in its name is used, or else that of the
+    /// credentials.
     pub region: Option<String>,
-    /// `https://…` of a service that is not Amazon's.
+    /// The URL (`https://…`) of a service other than Amazon's.
     pub endpoint: Option<String>,
 }
 
 impl SinkOptions {
     fn config(&self, named: Option<&str>, credentials: &Credentials) -> SdkConfig {
         let region = self.region.as_deref().or(named).or(credentials.region());
-        // Whoever sends tries again by itself, and counts.
+        // The publisher retries and counts the failures, so the SDK must not retry.
         let config = credentials.sdk_config().to_builder().retry_config(RetryConfig::disabled());
         let mut config = config.region(region.map(|region| Region::new(region.to_owned())));
         if let Some(endpoint) = &self.endpoint {
@@ -40,13 +41,13 @@ impl SinkOptions {
     }
 }
 
-/// The region in `arn:aws:sns:REGION:111122223333:name`.
+/// Returns the region in `arn:aws:sns:REGION:111122223333:name`.
 fn region_of_arn(arn: &str) -> Option<&str> {
     let mut parts = arn.split(':');
     (parts.next()? == "arn").then(|| parts.nth(2)).flatten().filter(|region| !region.is_empty())
 }
 
-/// The region in `https://sqs.REGION.amazonaws.com/111122223333/name`.
+/// Returns the region in `https://sqs.REGION.amazonaws.com/111122223333/name`.
 fn region_of_url(url: &str) -> Option<&str> {
     let host = url.split("://").nth(1)?.split('/').next()?;
     host.strip_prefix("sqs.")?.split_once(".amazonaws.com").map(|(region, _)| region)
@@ -59,7 +60,8 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-/// Where order counts (`.fifo`), an event that was sent twice is told from two: by its content.
+/// Returns a hash of the event's content as its deduplication ID. FIFO queues and topics (`.fifo`)
+/// use it to recognize an event that was sent twice.
 fn once(json: &str) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, json.as_bytes()).as_ref())
 }

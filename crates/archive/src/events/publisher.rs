@@ -1,4 +1,4 @@
-//! Sends events to all sinks, without anybody waiting for it.
+//! The publisher, which sends events to all sinks in the background.
 
 mod lane;
 
@@ -12,20 +12,21 @@ use futures::future::join_all;
 use self::lane::Lane;
 use super::{Event, Sink};
 
-/// How events are sent.
+/// The settings for sending events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublisherOptions {
-    /// How many may wait for a sink. When there is one more, the oldest is dropped.
+    /// The maximum number of events that wait for a sink. One more event causes the oldest to be
+    /// dropped.
     pub queue_events_max: usize,
-    /// How long one attempt may take.
+    /// The timeout for one try.
     pub attempt: Duration,
-    /// How long to wait before the second attempt; each further one waits about twice as long.
+    /// The delay before the second try. Each further delay is about twice as long.
     pub retry_first: Duration,
-    /// The longest that an attempt is waited for.
+    /// The longest delay between two tries.
     pub retry_last: Duration,
-    /// How long those that wait are still sent when the process is to end.
+    /// The maximum time at shutdown during which waiting events are still sent.
     pub drain: Duration,
-    /// Seeds the jitter of the waits.
+    /// The seed of the random part of the delays.
     pub seed: u64,
 }
 
@@ -42,28 +43,30 @@ impl Default for PublisherOptions {
     }
 }
 
-/// What became of a sink's events so far. All that were published were sent, were dropped, or wait.
+/// The counts of a sink's events so far. Each published event was sent, was dropped, or waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkCounts {
     /// The sink's name.
     pub sink: String,
-    /// Events that arrived.
+    /// The number of events that arrived.
     pub sent: u64,
-    /// Attempts that failed.
+    /// The number of tries that failed.
     pub failed: u64,
-    /// Events that were given up: too many waited, or the process ended.
+    /// The number of events that were dropped because too many waited, or because the process
+    /// ended.
     pub dropped: u64,
-    /// Events that wait, the one that is being sent among them.
+    /// The number of waiting events, including the one that is being sent.
     pub waiting: u64,
 }
 
-/// Takes events for all sinks. Each has a queue and a pace of its own, so that one that is down holds up no other. Cheap to clone.
+/// The queues of events for all sinks. Each sink has its own queue and pace, so a sink that is down
+/// does not delay the others. Clones share the queues.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     lanes: Arc<[Lane]>,
 }
 
-/// The sending, which somebody has to run.
+/// The task that sends the events, which the owner has to run.
 #[derive(Debug)]
 #[must_use = "nothing is sent unless this is run"]
 pub struct Publishing {
@@ -72,19 +75,19 @@ pub struct Publishing {
 }
 
 impl Publisher {
-    /// For these sinks.
+    /// Creates a publisher for these sinks, and its sending task.
     pub fn new(sinks: Vec<Box<dyn Sink>>, options: PublisherOptions) -> (Publisher, Publishing) {
         let lanes: Arc<[Lane]> = sinks.into_iter().map(|sink| Lane::new(sink, options.queue_events_max)).collect();
         (Publisher { lanes: lanes.clone() }, Publishing { lanes, options })
     }
 
-    /// Lets an event be sent. It never waits.
+    /// Queues an event for all sinks. Never blocks.
     pub fn publish(&self, event: Event) {
         let event = Arc::new(event);
         self.lanes.iter().for_each(|lane| lane.add(event.clone()));
     }
 
-    /// What became of the events of each sink so far.
+    /// Returns the counts of all sinks.
     #[must_use]
     pub fn counts(&self) -> Vec<SinkCounts> {
         self.lanes.iter().map(Lane::counts).collect()
@@ -92,7 +95,8 @@ impl Publisher {
 }
 
 impl Publishing {
-    /// Sends until `shutdown` is done, then what waits for as long as the options say. What is left then is dropped.
+    /// Sends events until `shutdown` completes. Then sends the waiting events for at most
+    /// [`PublisherOptions::drain`], and drops those that are left.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let seeds = self.options.seed..;
         let mut sending =

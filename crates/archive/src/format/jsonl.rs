@@ -1,4 +1,4 @@
-//! One JSON object a line.
+//! JSON Lines: one JSON object on each line.
 
 use std::io::BufRead;
 
@@ -31,7 +31,7 @@ pub(super) fn entry(entry: &Entry, to: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A row in the order of its columns.
+/// A row, serialized in the order of its columns.
 struct InOrder<'a>(&'a [(String, Value)]);
 
 impl Serialize for InOrder<'_> {
@@ -67,7 +67,8 @@ fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, ReadError> {
     match input.read_until(b'\n', &mut line)? {
         0 => Ok(None),
         _ if line.last() == Some(&b'\n') => Ok(Some(line)),
-        // Who reads it has the size from the manifest; here it is a line like the others, if it is whole.
+        // A cut inside a line is found here. A cut between two lines is found by the size in the
+        // manifest.
         _ => Err(ReadError::Entry("the object ends inside of a line".to_owned())),
     }
 }

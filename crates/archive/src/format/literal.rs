@@ -1,8 +1,8 @@
-//! JSON values without the loss of a digit.
+//! The parsing of JSON values without losing digits.
 //!
-//! A JSON number may have more digits than a double tells apart. Writers differ: laredo's writes a
-//! `numeric` as a string, others as a number. So numbers are taken as their text, and the column
-//! decides what becomes of it.
+//! A JSON number may have more digits than a double can distinguish. Writers differ: laredo writes
+//! a `numeric` as a string, others write it as a number. Numbers are therefore read as text, and
+//! the column decides on their interpretation.
 
 use std::collections::BTreeMap;
 
@@ -11,31 +11,31 @@ use serde_json::value::RawValue;
 
 use super::{Fields, ReadError};
 
-/// PostgreSQL's numbers of `numeric`, `numeric[]`, and `json`.
+/// The OIDs of `numeric` and `numeric[]`.
 const NUMERIC: [u32; 2] = [1700, 1231];
 const JSON: u32 = 114;
-/// Deeper than any projection goes.
+/// The maximum nesting of a value, which is deeper than that of any projection.
 const DEPTH_MAX: usize = 128;
-/// Digits before and after the point of a `numeric`.
+/// The maximum number of digits of a `numeric`, before and after the point.
 const NUMERIC_DIGITS_MAX: usize = 131_072 + 0x3FFF;
-/// Every decimal of so many digits is the shortest text of a double of its own.
+/// The number of decimal digits that always survive the conversion to a double and back.
 const DOUBLE_DIGITS: usize = 15;
 
-/// A row's values by name, not read yet.
+/// The values of a row by name, not parsed yet.
 pub(super) type RawFields<'a> = BTreeMap<String, &'a RawValue>;
 
-/// How the numbers of a column are read.
+/// The interpretation of a column's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Numbers {
-    /// As doubles, or as text where no double has these digits.
+    /// Doubles, or text if no double has these digits.
     Doubles,
-    /// The same, and as text where a double would lose the zeros at the end.
+    /// Doubles, or text if a double would lose digits or trailing zeros.
     Scaled,
-    /// As text.
+    /// Text in all cases.
     Text,
 }
 
-/// How the numbers of each column are read.
+/// The interpretation of the numbers of each column.
 #[derive(Clone, Debug)]
 pub(super) struct Literals(BTreeMap<String, Numbers>);
 
@@ -43,17 +43,17 @@ impl Literals {
     pub(super) fn of(schema: &Schema) -> Literals {
         let numbers = |column: &laredo_core::Column| match column.type_oid {
             oid if NUMERIC.contains(&oid) => Numbers::Text,
-            // The type is unknown, and may be `numeric`.
+            // The type is unknown and may be `numeric`.
             JSON if column.type_name != "json" => Numbers::Scaled,
             _ => Numbers::Doubles,
         };
         Literals(schema.columns().iter().map(|column| (column.name.clone(), numbers(column))).collect())
     }
 
-    /// Reads a row.
+    /// Parses the values of a row.
     ///
     /// # Errors
-    /// When a value is nested too deeply.
+    /// If a value is invalid or nested too deeply.
     pub(super) fn row(&self, fields: RawFields<'_>) -> Result<Fields, ReadError> {
         let value = |(name, raw): (String, &RawValue)| {
             let numbers = self.0.get(&name).copied().unwrap_or(Numbers::Scaled);
@@ -63,11 +63,12 @@ impl Literals {
         fields.into_iter().map(value).collect()
     }
 
-    /// Digits of a `numeric` that was written as a double: those of a double's text, if no other
-    /// decimal of so many digits could have become the same double.
+    /// Returns the digits of a `numeric` that was written as a double, or `None` for other values.
+    /// The digits are those of the double's text, if no other decimal with that many digits has the
+    /// same double.
     ///
     /// # Errors
-    /// When it may have been rounded.
+    /// If the number may have been rounded.
     pub(super) fn exact(&self, name: &str, value: &Value) -> Result<Option<Value>, String> {
         let Value::Number(double) = value else { return Ok(None) };
         if self.0.get(name) != Some(&Numbers::Text) {
@@ -117,8 +118,8 @@ fn number(text: &str, numbers: Numbers) -> Value {
     }
 }
 
-/// A number without an exponent, as PostgreSQL writes a `numeric`. What no `numeric` is stays as it
-/// is.
+/// Returns a number without an exponent, as PostgreSQL writes a `numeric`. Text outside the range
+/// of a `numeric` is returned unchanged.
 fn plain(text: &str) -> String {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.to_owned() };
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
@@ -127,7 +128,7 @@ fn plain(text: &str) -> String {
         return text.to_owned();
     };
     let digits = [whole, fraction].concat();
-    // The point's place among the digits, which are filled up with zeros on that side.
+    // The place of the point among the digits, which are padded with zeros on that side.
     let point = point.saturating_add(exponent);
     let (zeros_before, zeros_after) = (usize::try_from(1_i64.saturating_sub(point)), usize::try_from(point));
     match (zeros_before, zeros_after) {

@@ -1,4 +1,4 @@
-//! Length-delimited messages of `laredo.snapshotter.v1`.
+//! Length-delimited protobuf messages of `laredo.snapshotter.v1`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read as _};
@@ -10,7 +10,8 @@ use prost_types::{ListValue, Struct};
 
 use super::{Entry, ReadError};
 
-/// Longer than any row of PostgreSQL, twice: a length beyond it is none.
+/// The maximum length of a message in bytes, twice that of any PostgreSQL row or more. A longer one
+/// is invalid.
 const MESSAGE_BYTES_MAX: u64 = 4 << 30;
 
 /// A row of a snapshot.
@@ -58,7 +59,7 @@ pub(super) fn read_entry(input: &mut dyn BufRead) -> Result<Option<Entry>, ReadE
 fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, ReadError> {
     let Some(length) = length(input)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    // Nothing is allocated on a length's word.
+    // Memory is allocated for the bytes that exist, not for the stated length.
     input.take(length).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != length {
         return Err(ReadError::Entry("the object ends inside of a message".to_owned()));
@@ -66,7 +67,7 @@ fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, R
     M::decode(bytes.as_slice()).map(Some).map_err(|error| ReadError::Entry(error.to_string()))
 }
 
-/// A varint; `None` at the end.
+/// Reads a length as a varint. Returns `None` at the end of the object.
 fn length(input: &mut dyn BufRead) -> Result<Option<u64>, ReadError> {
     let mut length = 0_u64;
     for shift in (0..35).step_by(7) {

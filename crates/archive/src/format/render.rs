@@ -1,8 +1,9 @@
-//! A key as existing readers render it, for they match rows by it.
+//! The key of a row as text, in the form by which existing readers match rows.
 
 use laredo_core::{Schema, Value};
 
-/// One value by itself; those of a composite key in key order, like the values of a list.
+/// Returns the text of a row's key. A single value stands by itself; those of a composite key are
+/// in key order, like a list.
 pub(super) fn key(schema: &Schema, row: &[(String, Value)]) -> String {
     let value = |place: &usize| row.get(*place).map_or_else(String::new, |(_, value)| shown(value));
     match schema.key().columns() {
@@ -11,7 +12,7 @@ pub(super) fn key(schema: &Schema, row: &[(String, Value)]) -> String {
     }
 }
 
-/// A value as Go's `%v` prints what its JSON is parsed to.
+/// Returns a value as Go's `%v` prints the parsed JSON.
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
@@ -31,7 +32,8 @@ fn bracketed(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.collect::<Vec<_>>().join(" "))
 }
 
-/// A double as `%g` writes it with the shortest digits that tell it from others: with an exponent below 10^-4 and from 10^6 on.
+/// Returns a double as `%g` writes it, with the fewest digits that identify it. Values below 10^-4
+/// and from 10^6 on have an exponent.
 fn general(value: f64) -> String {
     if value == 0.0 {
         return if value.is_sign_negative() { "-0" } else { "0" }.to_owned();
@@ -46,8 +48,9 @@ fn general(value: f64) -> String {
     format!("{mantissa}e{sign}{:02}", exponent.abs())
 }
 
-/// The shortest digits that read back as this double, as `d.ddde0`. Of two that are equally near
-/// Rust takes the larger one, Go the even one, which is the rounding to so many digits.
+/// Returns the shortest digits that read back as this double, as `d.ddde0`. Of two equally near
+/// candidates Rust chooses the larger one, and Go the even one. The even one is the result of
+/// rounding to that many digits.
 fn shortest(value: f64) -> String {
     let shortest = format!("{value:e}");
     let mantissa = shortest.split('e').next().unwrap_or_default();
@@ -56,7 +59,7 @@ fn shortest(value: f64) -> String {
     if even.parse() == Ok(value) { even } else { shortest }
 }
 
-/// The same digits without an exponent, which is one of -4 to 5.
+/// Returns the same digits without the exponent, which must be from -4 to 5.
 fn fixed(mantissa: &str, exponent: i32) -> String {
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let digits = mantissa.replace('.', "");

@@ -42,7 +42,7 @@ fn what_is_written_is_read_back_in_every_format() {
     let expected = [
         ReadChange::Truncate,
         ReadChange::Put(rows[0].clone()),
-        // Ours would be a DELETE and an INSERT.
+        // A diff by laredo would have a DELETE and an INSERT instead.
         ReadChange::Move { from: rows[0].clone(), to: rows[1].clone() },
         ReadChange::Delete(rows[2].clone()),
     ];
@@ -64,7 +64,7 @@ fn what_is_written_is_read_back_in_every_format() {
         for cut in 0..diff.len() {
             let mut reader = LineReader::new(format, schema.clone(), &diff[..cut]).unwrap();
             let mut count = 0;
-            // A cut between two entries is found by the size, which the manifest has.
+            // A cut between two entries is found by the size in the manifest.
             while let Ok(Some(read)) = reader.change() {
                 assert_eq!(read, expected[count], "{format} cut at {cut}");
                 count += 1;
@@ -121,7 +121,7 @@ fn what_is_no_entry_is_named_by_its_number() {
     }
 }
 
-/// A double that is read to the nearest but one would be another row.
+/// Checks that doubles are read back exactly: a neighboring double would be a different row.
 #[test]
 fn doubles_come_back_to_the_last_bit() {
     let columns =

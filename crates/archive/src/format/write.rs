@@ -1,4 +1,4 @@
-//! From rows and changes to an artifact's bytes.
+//! The encoding of rows and changes to an artifact's bytes.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use laredo_core::{HexCells, JsonRows, ProjectError, Schema, Tuple, TupleRef, Val
 use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
 use crate::net::NetChange;
 
-/// zstd's own default level.
+/// The compression level, which is zstd's default.
 const ZSTD_LEVEL: i32 = 3;
 
-/// Writes one artifact.
+/// The writer of one artifact.
 pub struct LineWriter<W: Write> {
     encoder: RowEncoder,
     /// The schema of a change's old row.
@@ -20,7 +20,7 @@ pub struct LineWriter<W: Write> {
     entry: Vec<u8>,
 }
 
-/// Makes entries of rows, on whatever thread.
+/// An encoder of rows, which any thread can use.
 #[derive(Clone, Debug)]
 pub(crate) struct RowEncoder {
     line: Line,
@@ -29,7 +29,7 @@ pub(crate) struct RowEncoder {
 }
 
 impl RowEncoder {
-    /// Adds a snapshot's row to `to`.
+    /// Appends a snapshot's row to `to`.
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
         match self.line {
             Line::Jsonl => {
@@ -67,10 +67,10 @@ impl<W: Write> Out<W> {
 }
 
 impl<W: Write> LineWriter<W> {
-    /// Begins an artifact of rows of `schema`.
+    /// Begins an artifact with rows of `schema`.
     ///
     /// # Errors
-    /// When zstd cannot begin.
+    /// If zstd cannot be initialized.
     pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
         let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
         Ok(LineWriter {
@@ -81,7 +81,7 @@ impl<W: Write> LineWriter<W> {
         })
     }
 
-    /// Writes changes whose old rows have another schema.
+    /// Sets the schema of the old rows in changes, if it differs from that of the new rows.
     #[must_use]
     pub fn with_old_schema(mut self, before: Arc<Schema>) -> LineWriter<W> {
         self.before = before;
@@ -97,24 +97,26 @@ impl<W: Write> LineWriter<W> {
         &self.encoder.hex
     }
 
-    /// Adds a snapshot's row.
+    /// Writes a snapshot's row.
     ///
     /// # Errors
-    /// [`FormatError::Project`], [`FormatError::Io`].
+    /// [`FormatError::Project`] if a value is invalid, or [`FormatError::Io`] if the output cannot
+    /// be written.
     pub fn row(&mut self, row: TupleRef<'_>) -> Result<(), FormatError> {
         self.encoder.row(row, &mut self.entry)?;
         self.flush_entry()
     }
 
-    /// Adds entries that its encoder has made.
+    /// Writes entries that this writer's encoder has made.
     pub(crate) fn encoded(&mut self, entries: &[u8]) -> Result<(), FormatError> {
         self.out.write_all(entries)
     }
 
-    /// Adds a diff's change.
+    /// Writes a diff's change.
     ///
     /// # Errors
-    /// [`FormatError::Project`], [`FormatError::Io`].
+    /// [`FormatError::Project`] if a value is invalid, or [`FormatError::Io`] if the output cannot
+    /// be written.
     pub fn change(&mut self, change: &NetChange<'_>) -> Result<(), FormatError> {
         let (action, old, new) = match change {
             NetChange::Truncate => ("TRUNCATE", None, None),
@@ -145,10 +147,10 @@ impl<W: Write> LineWriter<W> {
         Ok(())
     }
 
-    /// Ends the artifact.
+    /// Finishes the artifact and returns the output.
     ///
     /// # Errors
-    /// [`FormatError::Io`].
+    /// [`FormatError::Io`] if the output cannot be written.
     pub fn finish(self) -> Result<W, FormatError> {
         Ok(match self.out {
             Out::Plain(mut out) => {

@@ -1,4 +1,4 @@
-//! A table's columns in a manifest.
+//! The columns of a table in a manifest.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use super::Broken;
 
-/// A column as existing readers know it.
+/// A column in the form that existing readers know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ColumnEntry {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// Its type, as `format_type` spells it.
+    /// The column's type, as `format_type` spells it.
     pub r#type: String,
-    /// Whether it takes NULL.
+    /// True if the column accepts NULL.
     pub nullable: bool,
-    /// Whether it is part of the key.
+    /// True if the column is part of the key.
     pub primary_key: bool,
-    /// Its place, from 1.
+    /// The column's place in the table, from 1.
     pub ordinal_position: u32,
-    /// Its place in the key, from 1; 0 outside of it.
+    /// The column's place in the key, from 1; 0 if it is not in the key.
     #[serde(default)]
     pub primary_key_ordinal: u32,
-    /// Not known.
+    /// The column's default value. laredo does not know it and writes `null`.
     #[serde(default)]
     pub default_value: Option<String>,
-    /// Not known.
+    /// The column's maximum length. laredo does not know it and writes `null`.
     #[serde(default)]
     pub max_length: Option<i64>,
-    /// Its type's number.
+    /// The OID of the column's type.
     #[serde(rename = "TypeOID", default)]
     pub type_oid: Oid,
 }
 
-/// A schema with all that reading values back needs.
+/// A schema with everything that is needed to read values back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SchemaEntry {
     columns: Vec<Column>,
-    /// Names, in key order.
+    /// The names of the key's columns, in key order.
     key: Vec<String>,
     types: BTreeMap<Oid, TypeDef>,
 }
@@ -63,16 +63,16 @@ pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
     schema.columns().iter().enumerate().map(entry).collect()
 }
 
-/// PostgreSQL's own types have lower numbers.
+/// The lowest OID of user-defined types.
 const USER_DEFINED: Oid = 16_384;
 const JSON: Oid = 114;
 const JSONB: Oid = 3802;
 const NUMERIC: Oid = 1700;
 const NUMERIC_ARRAY: Oid = 1231;
 
-/// The schema that another writer's columns tell. The parts of a user-defined type are unknown: its
-/// values stay the JSON that they are written as. `key` names the key where no column says that it
-/// is part of one.
+/// Returns the schema that another writer's columns describe. The parts of a user-defined type are
+/// unknown, so its values stay the JSON that they are written as. `key` names the key's columns in
+/// case no column is marked as part of it.
 pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schema, Broken> {
     let columns = entries.iter().map(|entry| Column {
         name: entry.name.clone(),
@@ -101,8 +101,8 @@ pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schem
     Ok(Schema::new(columns, key, BTreeMap::new()))
 }
 
-/// A schema of columns of which only the names are known. Their values stay the JSON that they are
-/// written as.
+/// Returns a schema of columns of which only the names are known. Their values stay the JSON that
+/// they are written as.
 pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -> Result<Schema, Broken> {
     let column = |name: String| Column {
         type_oid: json_type(key.contains(&name)),
@@ -115,13 +115,13 @@ pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -
     with_key(names.into_iter().map(column).collect(), key)
 }
 
-/// The type of a column of which only the name is known.
+/// The type name of a column of which only the name is known.
 const UNKNOWN: &str = "unknown";
 
-/// Checks that a schema's key is the one that was named, if one was.
+/// Checks that a schema's key equals `key`, unless that is empty.
 ///
 /// # Errors
-/// When it is another one.
+/// If the key is a different one.
 pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), Broken> {
     let of = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
     let is: Vec<&str> = of.map(|column| column.name.as_str()).collect();
@@ -138,8 +138,8 @@ fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, Broken> {
     Ok(Schema::new(columns, key, BTreeMap::new()))
 }
 
-/// Some writers know a type's name and not its number. For `numeric` the name is enough: its values
-/// are digits.
+/// Returns the type with which a column's values are read. Some writers know a type's name but not
+/// its OID. For `numeric` the name is enough, because its values are digits.
 fn type_of(entry: &ColumnEntry, is_key: bool) -> Oid {
     if (1..USER_DEFINED).contains(&entry.type_oid) {
         return entry.type_oid;
@@ -152,7 +152,8 @@ fn type_of(entry: &ColumnEntry, is_key: bool) -> Oid {
     }
 }
 
-/// Returns the type of values that stay JSON. In a key `json` would be shown as the string of its text.
+/// Returns the type of values that stay JSON. In a key this is `jsonb`: `json` would be shown as
+/// the string of its text.
 fn json_type(is_key: bool) -> Oid {
     if is_key { JSONB } else { JSON }
 }

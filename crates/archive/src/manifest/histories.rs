@@ -1,8 +1,10 @@
-//! The histories of a database that an archive's positions are of, and the artifact that answers a position.
+//! The database histories that an archive's positions belong to, and the selection of the artifact
+//! for a position.
 //!
-//! A position means something only within one history. Epochs that continue each other are of one history. A later history
-//! cuts off what lies beyond its fork: in older histories only the positions up to there are the database's past. Where the fork is
-//! unknown, none are. The rule is pure: it knows only the manifest.
+//! A position means something only within one history. Epochs that continue each other are of one
+//! history. A later history cuts off everything beyond its fork: only older positions up to the
+//! fork are the database's past. If the fork is unknown, no older position is. The rule is pure: it
+//! depends only on the manifest.
 
 #[cfg(test)]
 mod tests;
@@ -14,51 +16,54 @@ use serde::{Deserialize, Serialize};
 
 use super::{Artifact, Kind, Manifest, PositionMark, SourceId};
 
-/// The history that an epoch's positions are of, as its writer knew it.
+/// The history that an epoch's positions belong to, as its writer knew it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochHistory {
-    /// The number of the epoch that the history began with in this archive.
+    /// The number of the epoch with which the history began in this archive.
     pub id: u64,
-    /// In a history's first epoch: the newest position up to which it and the history before it are known to be the same; nothing
-    /// where none is known.
+    /// The newest position up to which a history and the one before it are known to be the same.
+    /// Only a history's first epoch has it; `None` if no such position is known.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "super::position")]
     pub shared_until: Option<Lsn>,
-    /// The database, and the timeline when the epoch began; nothing where the writer did not know it.
+    /// The database, and its timeline when the epoch began; `None` if the writer did not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceId>,
 }
 
-/// Consecutive epochs of one history.
+/// The consecutive epochs of one history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedHistory {
-    /// The number by which it is asked for: that of the epoch that it began with.
+    /// The number of the history: that of the epoch with which it began.
     pub id: u64,
-    /// The number of its first epoch that the archive still has, and of its newest one.
+    /// The numbers of its oldest epoch that the archive still has, and of its newest one.
     pub epochs: RangeInclusive<u64>,
-    /// Its artifacts, by their places in the manifest.
+    /// The indexes of its artifacts in the manifest.
     pub artifacts: Range<usize>,
-    /// The newest position up to which it and the history before it are known to be the same; zero where none is known.
+    /// The newest position up to which it and the history before it are known to be the same; zero
+    /// if none is known.
     pub shared_until: Lsn,
-    /// The newest position up to which it is part of the newest history's past. In the newest history it has no bound.
+    /// The newest position up to which it is part of the newest history's past. The newest history
+    /// has no bound.
     pub valid_until: Lsn,
-    /// The database, and the timeline of its newest epoch, where they are known.
+    /// The database, with the timeline of the newest epoch, if they are known.
     pub source: Option<SourceId>,
 }
 
-/// Why no artifact answers.
+/// The reason why no artifact has the requested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unlocated {
-    /// The archive has nothing so old.
+    /// The archive has no state that old.
     TooEarly,
-    /// Only a history that is not part of the newest one's past has a state there: that of this number, with this artifact.
+    /// Only a history that is not part of the newest one's past has a state there: `history`, with
+    /// the artifact at index `number`.
     OtherHistory { history: u64, number: usize, newest: u64 },
 }
 
 impl Manifest {
     /// Returns the histories that the archive has, oldest first.
     ///
-    /// Epochs whose writer did not say their history continue the epoch before them unless their positions go back: then another history
-    /// begins, of which nothing more is known.
+    /// Epochs without an entry about their history continue the epoch before them. If their
+    /// positions go back, they begin another history, about which nothing more is known.
     #[must_use]
     pub fn histories(&self) -> Vec<ArchivedHistory> {
         let mut histories: Vec<ArchivedHistory> = Vec::new();
@@ -97,7 +102,7 @@ impl Manifest {
         histories
     }
 
-    /// Returns the number of the history that an epoch's positions are of.
+    /// Returns the number of the history that an epoch's positions belong to.
     pub(crate) fn history_of(&self, epoch: u64) -> u64 {
         let histories = self.histories();
         let number = self.artifacts.iter().rposition(|artifact| artifact.epoch == epoch);
@@ -105,8 +110,9 @@ impl Manifest {
         of.map_or(epoch, |history| history.id)
     }
 
-    /// Returns the manifest as it would be if a history had no later ones: with its own artifacts, and of older histories those that
-    /// are part of its past. `None` where the archive has no such history.
+    /// Returns the manifest as it would be if a history had no later ones. It has the history's own
+    /// artifacts, and the artifacts of older histories that are part of its past. Returns `None` if
+    /// the archive has no such history.
     #[must_use]
     pub fn of_history(&self, id: u64) -> Option<Manifest> {
         let histories = self.histories();
@@ -120,7 +126,7 @@ impl Manifest {
         Some(line)
     }
 
-    /// Tells of each artifact whether its end is part of the newest history's past.
+    /// Returns, for each artifact, true if its end is part of the newest history's past.
     pub(crate) fn past(&self) -> Vec<bool> {
         let mut past = vec![false; self.artifacts.len()];
         for history in self.histories() {
@@ -133,11 +139,13 @@ impl Manifest {
         past
     }
 
-    /// Finds the state of a position in the newest history: the newest boundary at or before it.
+    /// Returns the index of the newest artifact in the newest history that ends at or before a
+    /// position.
     ///
     /// # Errors
-    /// Where the newest history has no boundary at or before the position; and where it has none between its newest one before the
-    /// position and the position, or after it, but another history does.
+    /// [`Unlocated::TooEarly`] if no history has a boundary at or before the position.
+    /// [`Unlocated::OtherHistory`] if another history has a boundary closer to the position, and
+    /// the position is not within an epoch of the newest history.
     pub(crate) fn locate(&self, at: Lsn) -> Result<usize, Unlocated> {
         let past = self.past();
         let is_before = |artifact: &Artifact| artifact.to_position.is_some_and(|to| to <= at);
@@ -152,7 +160,7 @@ impl Manifest {
             return found.ok_or(Unlocated::TooEarly);
         };
         let end = |number: usize| self.artifacts.get(number).and_then(|artifact| artifact.to_position);
-        // Between two boundaries of one epoch the newest history has the position.
+        // Between two boundaries of one epoch, the newest history has the position.
         let is_inside = |number: usize| {
             let next = self.artifacts.get(number + 1).zip(past.get(number + 1));
             next.is_some_and(|(next, is_past)| next.kind == Kind::Diff && *is_past)
@@ -163,10 +171,11 @@ impl Manifest {
         }
     }
 
-    /// Finds the newest state for which this holds, whatever its position.
+    /// Returns the index of the newest artifact for which `holds` returns true, whatever its
+    /// position.
     ///
     /// # Errors
-    /// Where there is none, and where it is not part of the newest history's past.
+    /// If there is no such artifact, or if it is not part of the newest history's past.
     pub(crate) fn locate_where(&self, holds: impl Fn(&Artifact) -> bool) -> Result<usize, Unlocated> {
         let number = self.artifacts.iter().rposition(holds).ok_or(Unlocated::TooEarly)?;
         match self.past().get(number) {
@@ -175,7 +184,8 @@ impl Manifest {
         }
     }
 
-    /// The position that an artifact leads to. Where another writer left that of a base out, the diff after it begins there.
+    /// Returns the position that an artifact leads to. If another writer left out that of a
+    /// snapshot, it is where the diff after it begins.
     fn end_of(&self, number: usize) -> Option<Lsn> {
         let artifact = self.artifacts.get(number)?;
         let next = || self.artifacts.get(number + 1).filter(|next| next.epoch == artifact.epoch)?.from_position;
@@ -189,8 +199,8 @@ impl Manifest {
         Unlocated::OtherHistory { history: id(of), number, newest: id(histories.last()) }
     }
 
-    /// Returns the history of a new epoch's positions. `shared_until` is the newest position up to which that history and the one of the
-    /// archive's head are known to be the same.
+    /// Returns the history of a new epoch's positions. `shared_until` is the newest position up to
+    /// which that history and the one of the archive's head are known to be the same.
     pub(crate) fn next_history(
         &self,
         epoch: u64,
@@ -215,16 +225,16 @@ impl Manifest {
     }
 }
 
-/// A contradiction in what a manifest says of histories.
+/// A contradiction between a manifest's entries about histories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HistoryFault {
-    /// The artifact, by its place in the manifest.
+    /// The index of the artifact in the manifest.
     pub(crate) number: usize,
     pub(crate) reason: String,
 }
 
 impl Manifest {
-    /// Returns the contradictions in what is said of histories and marks.
+    /// Returns the contradictions in the entries about histories and marks.
     pub(crate) fn history_faults(&self) -> Vec<HistoryFault> {
         let mut faults = Vec::new();
         let mut fault = |number, reason| faults.push(HistoryFault { number, reason });
@@ -280,13 +290,14 @@ impl Manifest {
     }
 }
 
-/// Two marks of one history, the older one first: ends do not go back, and one end is one commit.
+/// Returns true if two marks, the older one first, cannot be of one history. Ends never go back,
+/// and one end belongs to one commit.
 fn is_contradicted(older: CommitMark, newer: CommitMark) -> bool {
     newer.end < older.end || (newer.end == older.end && newer != older)
 }
 
 impl SourceId {
-    /// Returns true for the same database of the same cluster, on whichever timeline.
+    /// Returns true if both are the same database of the same cluster, on any timeline.
     pub(crate) fn is_same_database(&self, other: &SourceId) -> bool {
         (&self.system_identifier, &self.database) == (&other.system_identifier, &other.database)
     }

@@ -1,4 +1,4 @@
-//! Commit marks in a manifest.
+//! The commit marks in a manifest.
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Xid};
 use prost_types::Timestamp;
@@ -10,13 +10,14 @@ const MICROS: i64 = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "MarkText", into = "MarkText")]
 pub struct PositionMark {
-    /// The commit.
+    /// The mark of the commit.
     pub commit: CommitMark,
-    /// The tables whose newest commit it is: a server's hash of their names; zero for a commit of the archive's own table.
+    /// A server's hash of the names of the tables whose newest commit this is; zero for a commit of
+    /// the archive's own table.
     pub scope: u64,
 }
 
-/// A mark as a manifest spells it.
+/// A mark in the form that a manifest has.
 #[derive(Serialize, Deserialize)]
 struct MarkText {
     #[serde(with = "super::exactly")]

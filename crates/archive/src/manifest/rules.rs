@@ -1,4 +1,4 @@
-//! What is true of every manifest that was ever published.
+//! The rules that every published manifest keeps.
 
 use laredo_core::Lsn;
 
@@ -7,19 +7,19 @@ use super::{Artifact, Kind, Manifest};
 /// A rule that a manifest breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// The first artifact of an epoch is a diff, or there are two snapshots in it.
+    /// The first artifact of an epoch is a diff, or the epoch has two snapshots.
     #[error("epoch {0} does not begin with its only snapshot")]
     Opening(u64),
-    /// A diff does not begin where the artifact before it ends.
+    /// A diff does not begin at the end of the artifact before it.
     #[error("the diff of epoch {epoch} up to {to} begins at {from}, and the artifact before it ends at {before}")]
     Gap {
         /// The epoch.
         epoch: u64,
-        /// Where the diff begins.
+        /// The position where the diff begins.
         from: String,
-        /// Where it ends.
+        /// The position where the diff ends.
         to: String,
-        /// Where the artifact before it ends.
+        /// The position where the artifact before it ends.
         before: String,
     },
     /// Positions do not increase within an epoch.
@@ -27,38 +27,38 @@ pub enum Broken {
     Order {
         /// The epoch.
         epoch: u64,
-        /// Where an artifact ends.
+        /// The position where an artifact ends.
         to: String,
-        /// Where the one before it ends.
+        /// The position where the artifact before it ends.
         before: String,
     },
     /// An epoch comes after a later one.
     #[error("epoch {0} comes after a later one")]
     Epochs(u64),
-    /// The epoch, or the head, is not that of the last artifact.
+    /// The manifest's epoch or head is not that of the last artifact.
     #[error("its {0} is not that of its last artifact")]
     Head(&'static str),
-    /// An artifact is in no format.
+    /// An artifact has no object in any format.
     #[error("the artifact of epoch {epoch} that ends at {to} has no object")]
     NoObject {
         /// The epoch.
         epoch: u64,
-        /// Where it ends.
+        /// The position where the artifact ends.
         to: String,
     },
-    /// Its columns are not those of a table.
+    /// The columns are not those of a table.
     #[error("its columns are not those of a table: {0}")]
     Columns(String),
-    /// A sealed manifest is not the one that is meant.
+    /// A sealed manifest is not the one that its link describes.
     #[error("the sealed manifest is not the one that is meant: {0}")]
     Sealed(String),
 }
 
 impl Manifest {
-    /// Whether it keeps the rules.
+    /// Checks that the manifest keeps all rules.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the manifest breaks.
     pub fn check(&self) -> Result<(), Broken> {
         let mut before: Option<&Artifact> = None;
         for artifact in &self.artifacts {
@@ -74,7 +74,7 @@ impl Manifest {
     }
 }
 
-/// Whether an artifact may come after another one, or first.
+/// Checks that an artifact may follow another one, or be the first if `before` is `None`.
 fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken> {
     let Artifact { epoch, to_position, .. } = artifact;
     let of_same_epoch = before.filter(|before| before.epoch == *epoch);
@@ -88,7 +88,7 @@ fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken>
         return Err(Broken::NoObject { epoch: *epoch, to: shown(*to_position) });
     }
     let Some(before) = of_same_epoch else { return Ok(()) };
-    // Other writers may leave the end of a base out, and then the diff after it begins wherever it says.
+    // Other writers may leave out the end of a snapshot. The diff after it may then begin anywhere.
     let end = before.to_position.or(artifact.from_position);
     if artifact.from_position != end {
         return Err(Broken::Gap {
@@ -98,7 +98,7 @@ fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken>
             before: shown(end),
         });
     }
-    // No position at all is below every other.
+    // A missing position is lower than every other.
     if *to_position <= end {
         return Err(Broken::Order { epoch: *epoch, to: shown(*to_position), before: shown(end) });
     }

@@ -1,21 +1,23 @@
-//! Sealed manifests: the older epochs of an archive, which `manifest.json` points to.
+//! Sealed manifests: the older epochs of an archive, to which `manifest.json` points.
 //!
 //! `manifest.json` is written again for each artifact, so the number of artifacts that it names is
 //! bounded. Older epochs move into sealed manifests, which never change. Each one points to the one
 //! before it. Their addresses are relative to the archive, so that a sealed manifest is the same
-//! object on all destinations.
+//! object at all destinations.
 
 use serde::{Deserialize, Serialize};
 
 use super::spelling;
 use super::{Artifact, Broken, EpochHistory, Kind, MANIFEST_VERSION, Manifest, ManifestError};
 
-/// The most artifacts of older epochs that `manifest.json` names, however many epochs they are.
+/// The maximum number of artifacts of older epochs that `manifest.json` names, in addition to the
+/// limit on epochs.
 const OLDER_ARTIFACTS_MAX: usize = 128;
-/// A sealed manifest that would have more artifacts is begun as a new one.
+/// The maximum number of artifacts that are added to one sealed manifest. Beyond it, a new one is
+/// begun.
 const SEALED_ARTIFACTS_MAX: usize = 1024;
 
-/// The address of a sealed manifest.
+/// The address and the description of a sealed manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedLink {
     /// The address of the object.
@@ -24,20 +26,20 @@ pub struct SealedLink {
     pub size_bytes: u64,
     /// The SHA-256 of the object's bytes, in hex.
     pub sha256: String,
-    /// The oldest epoch that it names.
+    /// The oldest epoch that the sealed manifest names.
     pub first_epoch: u64,
-    /// The newest epoch that it names.
+    /// The newest epoch that the sealed manifest names.
     pub last_epoch: u64,
-    /// The number of artifacts that it names.
+    /// The number of artifacts that the sealed manifest names.
     pub artifacts: u64,
 }
 
-/// Whole epochs that are older than those of `manifest.json`.
+/// The complete epochs that are older than those of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SealedManifest {
     pub(crate) manifest_version: u32,
     pub(crate) table: String,
-    /// Oldest first.
+    /// The artifacts, oldest first.
     pub(crate) artifacts: Vec<Artifact>,
     /// The sealed manifest of the epochs before these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +47,7 @@ pub(crate) struct SealedManifest {
 }
 
 impl SealedLink {
-    /// Returns the name of the object. An address that leads out of the archive has none.
+    /// Returns the name of the object, or `None` if the address leads out of the archive.
     #[must_use]
     pub fn object(&self) -> Option<String> {
         let name = self.uri.get(self.uri.rfind("epoch=")?..)?;
@@ -53,14 +55,14 @@ impl SealedLink {
         (file.starts_with("sealed-") && !file.contains(['/', '\\'])).then(|| name.to_owned())
     }
 
-    /// Returns true where so many more artifacts still belong into the same sealed manifest.
+    /// Returns true if the sealed manifest has room for `more` artifacts.
     pub(crate) fn has_room(&self, more: usize) -> bool {
         self.artifacts.saturating_add(more as u64) <= SEALED_ARTIFACTS_MAX as u64
     }
 }
 
 impl SealedManifest {
-    /// Seals artifacts, of which there is at least one.
+    /// Seals artifacts, of which there must be at least one.
     pub(crate) fn new(table: &str, artifacts: Vec<Artifact>, earlier: Option<SealedLink>) -> SealedManifest {
         let mut sealed =
             SealedManifest { manifest_version: MANIFEST_VERSION, table: table.to_owned(), artifacts, earlier };
@@ -76,17 +78,17 @@ impl SealedManifest {
     /// Returns the manifest's text.
     ///
     /// # Errors
-    /// When it cannot be written as JSON.
+    /// If the manifest cannot be written as JSON.
     pub(crate) fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
         let mut json = serde_json::to_value(self)?;
         spelling::restore(&self.artifacts, &mut json);
         Ok(serde_json::to_vec(&json)?)
     }
 
-    /// Reads a sealed manifest and checks that it is the one that the link means.
+    /// Parses a sealed manifest and checks that it is the one that the link describes.
     ///
     /// # Errors
-    /// [`ManifestError`].
+    /// [`ManifestError`] if it cannot be used.
     pub(crate) fn parse(bytes: &[u8], link: &SealedLink, table: &str) -> Result<SealedManifest, ManifestError> {
         let mut sealed: SealedManifest = serde_json::from_slice(bytes)?;
         if sealed.manifest_version != MANIFEST_VERSION {
@@ -107,7 +109,7 @@ impl SealedManifest {
         Ok(sealed)
     }
 
-    /// Returns the object's name and link. `sha256` and `size_bytes` are those of its text.
+    /// Returns the object's name and link. `size_bytes` and `sha256` are those of its text.
     pub(crate) fn link(&self, size_bytes: u64, sha256: &str) -> Option<(String, SealedLink)> {
         let (first, last) = (self.artifacts.first()?.epoch, self.artifacts.last()?.epoch);
         let object = format!("epoch={last}/sealed-{first}-{last}-{}.json", sha256.get(..16)?);
@@ -129,8 +131,9 @@ impl SealedManifest {
 }
 
 impl Manifest {
-    /// Counts the artifacts, from the oldest one on, that belong into a sealed manifest. The newest
-    /// epoch always stays, and of older ones as many as make `epochs` with it.
+    /// Returns the number of artifacts, from the oldest on, that should move into a sealed
+    /// manifest. The newest epoch always stays, and so do the newest older ones, up to `epochs` in
+    /// total.
     pub(crate) fn surplus(&self, epochs: usize) -> usize {
         let openings = self.openings();
         let Some(newest) = openings.last() else { return 0 };
@@ -138,8 +141,8 @@ impl Manifest {
         stay.take_while(|begin| newest - **begin <= OLDER_ARTIFACTS_MAX).last().copied().unwrap_or(*newest)
     }
 
-    /// Takes so many of the oldest artifacts out. What stays and what goes names its histories, so
-    /// that each part means the same without the other.
+    /// Removes the oldest `count` artifacts and returns them. Both parts then state their
+    /// histories, so that each part keeps its meaning without the other.
     pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Artifact> {
         for history in self.histories() {
             for artifact in self.artifacts.get_mut(history.artifacts.clone()).into_iter().flatten() {
@@ -162,7 +165,7 @@ impl Manifest {
         self
     }
 
-    /// Returns the places of the artifacts that open epochs.
+    /// Returns the indexes of the artifacts that open epochs.
     pub(crate) fn openings(&self) -> Vec<usize> {
         let artifacts = self.artifacts.iter().enumerate();
         artifacts.filter(|(_, artifact)| artifact.kind == Kind::Snapshot).map(|(place, _)| place).collect()

@@ -1,8 +1,8 @@
-//! Positions as a manifest spells them.
+//! The spelling of positions in a manifest.
 //!
 //! Objects are named after positions, so a name has the manifest's spelling. Other writers pad the
 //! low half to eight digits (`0/0019F000`). A manifest that is written again keeps every spelling,
-//! or its objects would no longer be found.
+//! because otherwise its objects would no longer be found.
 
 use laredo_core::Lsn;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Artifact, Manifest, ManifestError};
 
-/// An artifact's positions, where they are not spelled as PostgreSQL spells them.
+/// An artifact's positions as the manifest spells them, if PostgreSQL spells them differently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spelling {
     from: Option<String>,
@@ -30,7 +30,7 @@ struct ArtifactText {
     to_position: Option<String>,
 }
 
-/// Notes the spellings of the artifacts of a manifest that was read from `bytes`.
+/// Records the spellings in the artifacts of a manifest that was parsed from `bytes`.
 pub(super) fn note(noted: &mut [Artifact], bytes: &[u8]) -> Result<(), ManifestError> {
     let ManifestText { artifacts } = serde_json::from_slice(bytes)?;
     for (artifact, text) in noted.iter_mut().zip(artifacts.unwrap_or_default()) {
@@ -47,7 +47,7 @@ fn other_spelling(position: Option<Lsn>, text: Option<String>) -> Option<String>
     text.filter(|text| *text != position)
 }
 
-/// Puts the spellings into the JSON of a manifest.
+/// Restores the spellings in the JSON of a manifest.
 pub(super) fn restore(spelled: &[Artifact], json: &mut Value) {
     let artifacts = json.get_mut("artifacts").and_then(Value::as_array_mut).into_iter().flatten();
     for (artifact, json) in spelled.iter().zip(artifacts) {
@@ -67,17 +67,17 @@ impl Manifest {
 }
 
 impl Artifact {
-    /// The end, where another writer spells it in another way.
+    /// Returns the end of the artifact if another writer spells it differently from PostgreSQL.
     pub(super) fn other_end(&self) -> Option<&str> {
         self.spelling.to.as_deref()
     }
 
-    /// The beginning as names have it.
+    /// Returns the start of the artifact as names spell it.
     pub(super) fn spelled_from(&self) -> Option<String> {
         spelled(self.from_position, self.spelling.from.as_ref())
     }
 
-    /// The end as names have it.
+    /// Returns the end of the artifact as names spell it.
     pub(super) fn to_spelled(&self) -> Option<String> {
         spelled(self.to_position, self.spelling.to.as_ref())
     }

@@ -131,7 +131,7 @@ fn an_object_s_name_follows_from_the_positions() {
     assert_eq!(base.object(jsonl).as_deref(), Some("epoch=1/snapshot-.jsonl"));
 }
 
-/// A manifest of artifacts that another writer spells with eight digits, or in lower case.
+/// Returns a manifest whose positions another writer spells with eight digits or in lower case.
 fn spelled_otherwise() -> &'static str {
     r#"{"manifest_version": 1, "table": "public.t", "epoch": 2, "updated_at": "x", "head_position": "0/0019F010",
         "artifacts": [
@@ -174,7 +174,7 @@ fn a_manifest_that_is_written_again_keeps_its_spellings() {
     let written = manifest.to_json().unwrap();
     assert_eq!(positions(&written), positions(spelled_otherwise().as_bytes()));
     assert_eq!(Manifest::parse(&written, None).unwrap(), manifest);
-    // An epoch of ours behind it has our spelling, and leaves the others.
+    // A later epoch of a laredo writer has PostgreSQL's spelling, and leaves the others unchanged.
     let schema = columns::untyped(["id".to_owned()], &["id".to_owned()]).unwrap();
     let next = manifest.with_snapshot(artifact(Kind::Snapshot, 3, None, 0x001A_0000), &schema).unwrap();
     let written = positions(&next.to_json().unwrap());

@@ -1,4 +1,4 @@
-//! What an object's entries make of a table.
+//! The application of an object's entries to a table.
 
 use laredo_core::{ArchivedChecksums, Checksum, ProjectError};
 
@@ -6,7 +6,7 @@ use super::contents::CheckedTable;
 use super::object::Entries;
 use crate::format::{FormatError, ReadChange};
 
-/// Puts a snapshot's rows into a table, and tells how many keys they have.
+/// Adds a snapshot's rows to a table. Returns the table and its number of keys.
 pub(super) fn fill(mut table: CheckedTable, entries: &mut Entries<'_>) -> Result<(CheckedTable, u64), FormatError> {
     while let Some(row) = entries.row()? {
         table.put(row)?;
@@ -18,7 +18,7 @@ pub(super) fn fill(mut table: CheckedTable, entries: &mut Entries<'_>) -> Result
 /// The changes of a diff.
 pub(super) struct Changes(Vec<ReadChange>);
 
-/// The same for the changes of one diff, whichever format they were read from.
+/// A digest of a diff's changes that does not depend on the format they were read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChangesDigest {
     pub(super) truncates: u64,
@@ -39,8 +39,10 @@ impl Changes {
         self.0.len() as u64
     }
 
+    /// Returns the digest of the changes.
+    ///
     /// # Errors
-    /// When a row has what is no value of its column.
+    /// If a row has a value that is invalid for its column.
     pub(super) fn digest(&self, sums: &ArchivedChecksums) -> Result<ChangesDigest, ProjectError> {
         let mut digest = ChangesDigest::default();
         for change in &self.0 {
@@ -57,13 +59,15 @@ impl Changes {
         Ok(digest)
     }
 
-    /// Does what a diff says.
+    /// Applies the changes to a table.
     ///
-    /// Other writers put the changes in any order, one for each key: a TRUNCATE goes before all of them wherever it stands. An update from
-    /// a row of another key, which ours are not, takes that row away, before another one may come to its place.
+    /// Other writers may put the changes in any order, with one for each key. A TRUNCATE therefore
+    /// applies before all others, wherever it is in the diff. An update may move a row to another
+    /// key, which laredo's own diffs never do. All such old rows are removed first, because another
+    /// row may take their key.
     ///
     /// # Errors
-    /// When a row has what is no value of its column.
+    /// If a row has a value that is invalid for its column.
     pub(super) fn apply_to(self, mut table: CheckedTable) -> Result<CheckedTable, ProjectError> {
         if self.0.contains(&ReadChange::Truncate) {
             table.clear();

@@ -1,4 +1,4 @@
-//! The columns that an archive's rows have, where the manifest does not name them.
+//! The columns of an archive's rows if the manifest does not name them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use super::object::{Entries, read};
 use super::{Archive, ReadError, ReadProgress};
 use crate::manifest::{Artifact, Broken, untyped};
 
-/// A schema without columns.
+/// Returns a schema without columns.
 pub(super) fn none() -> Arc<Schema> {
     Arc::new(Schema::new(Vec::new(), KeyColumns::new([]), BTreeMap::new()))
 }
 
 impl Archive {
-    /// Whether the manifest names the columns of an epoch and their types.
+    /// Returns true if the manifest names the columns of an epoch and their types.
     ///
     /// # Errors
-    /// When they are not those of a table.
+    /// If the columns are not those of a table.
     pub fn has_columns(&self, epoch: u64) -> Result<bool, ReadError> {
         self.known_schema(epoch).map(|schema| schema.is_some())
     }
 
-    /// Checks that the newest rows' key is known.
+    /// Checks that the key of the newest rows is known.
     ///
     /// # Errors
-    /// [`ReadError::NoColumns`] where it has to be named.
+    /// [`ReadError::NoColumns`] if the key has to be named.
     pub fn check_key(&self) -> Result<(), ReadError> {
         match self.key.is_empty() && self.known_schema(self.manifest.epoch)?.is_none() {
             true => Err(ReadError::NoColumns { at: self.manifest_uri() }),
@@ -34,8 +34,8 @@ impl Archive {
         }
     }
 
-    /// The schema of an epoch's artifacts, of which there is at least one. Where the manifest does
-    /// not have it, it is made of the names that the rows have, which are read for them.
+    /// Returns the schema of an epoch's artifacts, of which there is at least one. If the manifest
+    /// lacks it, it consists of the field names in the rows, which are read for this.
     pub(super) async fn schema(&self, artifacts: &[Artifact]) -> Result<Arc<Schema>, ReadError> {
         let epoch = artifacts.last().map_or(self.manifest.epoch, |last| last.epoch);
         if let Some(schema) = self.known_schema(epoch)? {

@@ -1,4 +1,4 @@
-//! A table that is being rebuilt, and the checksum of its rows as archives take it.
+//! A table that is being rebuilt, with the checksum of its rows as archives compute it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use laredo_core::{ArchivedChecksums, Checksum, ProjectError, Schema, TableState,
 pub(super) struct CheckedTable {
     table: TableState,
     sums: ArchivedChecksums,
-    /// Kept only where it is not the table's own.
+    /// The checksum, maintained only if it differs from the table's own.
     sum: Checksum,
 }
 
@@ -41,7 +41,7 @@ impl CheckedTable {
         self.moved(old.as_ref(), Some(&row))
     }
 
-    /// Takes the row of the same key away, if there is one.
+    /// Removes the row with the same key, if there is one.
     pub(super) fn remove(&mut self, like: &Tuple) -> Result<(), ProjectError> {
         let key = self.table.schema().key().key_of(like.as_ref());
         let old = self.table.remove(key.as_ref());

@@ -1,4 +1,4 @@
-//! One object, read to its end and compared with what the manifest says of it.
+//! A single object, read to its end and compared with the manifest's entry.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::destination::staged::hex;
 use crate::format::{Format, FormatError, LineReader};
 use crate::manifest::{Artifact, Kind, Stored};
 
-/// How many bytes were read so far. Clones are the same.
+/// The number of bytes read so far. Clones share the counter.
 #[derive(Clone, Debug, Default)]
 pub struct ReadProgress(Arc<AtomicU64>);
 
 impl ReadProgress {
-    /// Bytes of objects, as they are stored.
+    /// Returns the number of bytes read, as the objects are stored.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// An object's entries.
+/// The entries of an object.
 pub(super) type Entries<'a> = LineReader<&'a mut Summed>;
 
-/// What is read, added up.
+/// The input of an object, with its hash and its number of bytes.
 pub(super) struct Summed {
     input: Box<dyn Read + Send>,
     sum: Context,
@@ -45,11 +45,12 @@ impl Read for Summed {
     }
 }
 
-/// Reads an artifact in one of its formats, on a thread that may block. `take` makes something of its entries and tells how many they
-/// are.
+/// Reads an artifact in one of its formats, on a thread that may block. `take` consumes the
+/// entries, and returns its result and their number.
 ///
 /// # Errors
-/// When the object is missing, of another size, altered or cannot be understood; each names it.
+/// If the object is missing, has another size, was altered or cannot be parsed. Each error names
+/// the object.
 pub(super) async fn read<T: Send + 'static>(
     archive: &Archive,
     artifact: &Artifact,
@@ -66,7 +67,7 @@ pub(super) async fn read<T: Send + 'static>(
     let at = archive.destination.uri(&object);
     let stored =
         artifact.formats.get(format.id()).cloned().unwrap_or(Stored { uri: at.clone(), size_bytes: 0, sha256: None });
-    // What is not there when it is 0 says nothing: other writers may leave it out.
+    // A count of 0 may mean that another writer left it out, so it is not checked then.
     let expected = match artifact.kind {
         Kind::Snapshot => artifact.row_count,
         Kind::Diff => artifact.change_count,
@@ -95,7 +96,7 @@ fn checked<T>(
     take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError>,
 ) -> Result<(T, u64), ReadError> {
     let taken = LineReader::new(format, schema, &mut summed).and_then(|mut entries| take(&mut entries));
-    // Bytes that are not those that were written explain whatever else is wrong.
+    // The rest is read in any case: altered bytes explain every other error.
     io::copy(&mut summed, &mut io::sink())
         .map_err(|error| ReadError::BrokenOff { at: at.to_owned(), reason: error.to_string() })?;
     let Summed { sum, bytes, .. } = summed;

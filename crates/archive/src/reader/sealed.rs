@@ -14,7 +14,7 @@ use crate::manifest::{Manifest, SealedLink, SealedManifest};
 /// Reads the sealed manifest of a link and checks its bytes.
 ///
 /// # Errors
-/// When the object is missing or is not what was sealed; each error names it.
+/// If the object is missing or is not what was sealed. Each error names the object.
 pub(crate) async fn read_sealed(
     destination: &Arc<dyn Destination>,
     link: &SealedLink,
@@ -50,8 +50,8 @@ fn checked(
     SealedManifest::parse(&bytes, link, table).map_err(|error| ReadError::Manifest { at, error })
 }
 
-/// Reads sealed manifests from the newest on, each with its link, until `is_last` holds for one or
-/// the archive keeps nothing older.
+/// Reads sealed manifests from the newest to the oldest, each with its link. Stops before the first
+/// link for which `is_last` returns true, or when the archive keeps nothing older.
 ///
 /// # Errors
 /// The errors of [`read_sealed`].

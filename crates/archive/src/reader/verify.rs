@@ -1,4 +1,4 @@
-//! Whether an archive is whole.
+//! The check of a whole archive.
 
 use std::sync::Arc;
 
@@ -11,36 +11,40 @@ use super::{Archive, ReadError, ReadProgress};
 use crate::format::Format;
 use crate::manifest::{Artifact, Kind};
 
-/// Something that is wrong with an archive.
+/// A fault of an archive.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct Damage {
-    /// Which artifact it is, from 0.
+    /// The number of the artifact, from 0.
     pub artifact: usize,
-    /// What is wrong.
+    /// The error in the artifact.
     pub error: ReadError,
 }
 
 /// The rows at an artifact's end, as far as its epoch could be read.
 struct EpochRows {
     table: CheckedTable,
-    /// The manifest's checksum minus that of these rows. Zero, unless an earlier artifact was wrong: each artifact is judged
-    /// by its own changes, so that one wrong artifact does not make all later ones wrong.
+    /// The manifest's checksum minus that of these rows. Zero, unless an earlier artifact was
+    /// wrong. Each artifact is judged by its own changes, so that one wrong artifact does not make
+    /// all later ones wrong.
     offset: Checksum,
 }
 
-/// An object that was read.
+/// The result of reading an object.
 struct ReadObject {
-    /// The rows then, if it led there from rows that were known.
+    /// The rows after this object, if those before it were known.
     rows: Option<EpochRows>,
     /// The digest of a diff's changes.
     digest: ChangesDigest,
 }
 
 impl Archive {
-    /// Reads every object to its end and compares it with the manifest, whose own rules were checked when it was opened: its bytes, its
-    /// entries, and the checksum of the rows that it leads to; and what the manifest says of histories with itself. What is wrong comes as it is found; nothing is where the archive is
-    /// whole.
+    /// Checks the whole archive, and calls `found` for each fault as it is found. If the archive is
+    /// intact, `found` is not called.
+    ///
+    /// Every object is read to its end. Its bytes, its entries and the checksum of the resulting
+    /// rows are compared with the manifest. The manifest's entries about histories are compared
+    /// with each other. The manifest's own rules were already checked when it was opened.
     pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(Damage)) {
         for fault in self.manifest.history_faults() {
             let epoch = self.manifest.artifacts.get(fault.number).map_or(0, |artifact| artifact.epoch);
@@ -65,7 +69,7 @@ impl Archive {
                     continue;
                 }
             };
-            // Where the manifest does not name the columns, artifacts may have different ones.
+            // If the manifest does not name the columns, artifacts may have different ones.
             before = before.filter(|before| *before.table.schema() == schema);
             let mut first = None;
             for format in formats {
@@ -112,7 +116,7 @@ impl Archive {
                 let (count, digest) = (changes.count(), changes.digest(&ArchivedChecksums::new(of))?);
                 let rows = match before {
                     Some(EpochRows { table, offset }) => {
-                        // Nothing of the rows before is left behind a truncate.
+                        // After a truncate, nothing is left of the earlier rows.
                         let offset = if digest.truncates == 0 { offset } else { Checksum::default() };
                         Some(EpochRows { table: changes.apply_to(table)?, offset })
                     }
@@ -124,7 +128,7 @@ impl Archive {
         read(self, artifact, format, schema, progress, all).await
     }
 
-    /// Bytes that [`Archive::verify`] reads.
+    /// Returns the number of bytes that [`Archive::verify`] reads.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let of = |artifact: &Artifact| artifact.formats.values().map(|stored| stored.size_bytes).sum::<u64>();
@@ -132,7 +136,8 @@ impl Archive {
     }
 }
 
-/// Returns true where rows are those of an artifact, with the offset for the next one.
+/// Returns true if the rows are those of an artifact, together with the offset for the next
+/// artifact.
 fn judge(stated: Option<Checksum>, found: Checksum, offset: Checksum) -> (bool, Checksum) {
     match stated {
         None => (true, offset),

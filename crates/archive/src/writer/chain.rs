@@ -1,4 +1,4 @@
-//! How far an archive is since its newest base.
+//! The progress of an archive since its newest snapshot.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,20 +8,21 @@ use tokio::time::Instant;
 use crate::manifest::{Artifact, Kind, Manifest};
 use crate::rebase::Progress;
 
-/// What the manifest says of the newest chain.
+/// The sizes and times of the manifest's newest chain.
 #[derive(Clone, Debug)]
 pub(super) struct Chain {
     pub(super) head: Option<Lsn>,
     pub(super) epoch: u64,
-    /// When the base was written.
+    /// The time when the snapshot was written.
     base: Option<Instant>,
-    /// When the newest artifact was.
+    /// The time when the newest artifact was written.
     newest: Instant,
     written: Progress,
 }
 
 impl Chain {
-    /// `wall` is the time now, by the clock that the artifacts' times are of.
+    /// Returns the newest chain of a manifest. `wall` is the current time by the clock of the
+    /// artifacts' times.
     pub(super) fn of(manifest: &Manifest, wall: SystemTime) -> Chain {
         let (now, chain) = (Instant::now(), manifest.chain());
         let written_at = |artifact: &Artifact| {
@@ -48,8 +49,8 @@ impl Chain {
         }
     }
 
-    /// The chain after an artifact was written just now. Clocks on the wall may jump; only what was written before this start is dated by
-    /// one.
+    /// Returns the chain after an artifact was written just now. Wall clocks may jump, so only
+    /// artifacts from before this start are dated by one.
     pub(super) fn after(&self, manifest: &Manifest, kind: Kind) -> Chain {
         let now = Instant::now();
         let base = match kind {
@@ -59,7 +60,7 @@ impl Chain {
         Chain { base, newest: now, ..Chain::of(manifest, SystemTime::UNIX_EPOCH) }
     }
 
-    /// With so many keys in the buffer.
+    /// Returns the progress with `depth` keys in the buffer.
     pub(super) fn progress(&self, depth: u64) -> Progress {
         let now = Instant::now();
         Progress {
@@ -72,7 +73,7 @@ impl Chain {
     }
 }
 
-/// Of its largest object.
+/// Returns the size in bytes of an artifact's largest object.
 fn bytes(artifact: &Artifact) -> u64 {
     artifact.formats.values().map(|stored| stored.size_bytes).max().unwrap_or(0)
 }

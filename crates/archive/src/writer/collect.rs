@@ -1,9 +1,11 @@
-//! Deletes objects that no manifest names: of epochs that retention has dropped, or left behind by
-//! a crash. They stay for a grace period, in which readers of an older manifest can finish.
+//! Deletes objects that no manifest names: those of epochs that retention has dropped, and those
+//! that a crash has left behind. They stay for a grace period, in which readers of an older
+//! manifest can finish.
 //!
 //! This runs while artifacts are written, and needs no lock for it. Positions increase within an
-//! epoch and epochs increase, so a writer only ever names new objects beyond the manifest's head.
-//! Those are never judged here; what lies before the head and has no name will never have one.
+//! epoch, and epochs increase. A writer therefore names new objects only beyond the manifest's
+//! head, and those are never judged here. An unnamed object before the head can no longer get a
+//! name.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,17 +25,17 @@ use crate::reader::sealed::walk_sealed;
 /// The maximum number of objects that one call deletes: the limit of S3.
 const BATCH: usize = 1000;
 
-/// Objects that no manifest names.
+/// The objects that no manifest names.
 #[derive(Debug, Default)]
 pub(crate) struct Unnamed {
-    /// Since when each was seen, by destination and name.
+    /// The time when each object was first found unnamed, by destination and name.
     since: HashMap<(usize, String), Instant>,
-    /// The number of objects of a sealed epoch that were there and named, by destination and epoch.
-    /// While an epoch has as many objects its sealed manifest need not be read again.
+    /// The number of named objects of each sealed epoch, by destination and epoch. While an epoch
+    /// has that many objects, its sealed manifest is not read again.
     sealed: HashMap<(usize, u64), usize>,
 }
 
-/// The places to look at, and who may delete there.
+/// The destinations to examine, and the writer that may delete there.
 pub(crate) struct Collection {
     pub(crate) destinations: Vec<Arc<dyn Destination>>,
     pub(crate) writer: WriterId,
@@ -41,7 +43,8 @@ pub(crate) struct Collection {
 }
 
 impl Unnamed {
-    /// Looks once, and deletes what has been unnamed for the grace period.
+    /// Examines all destinations once, and deletes objects that have been unnamed for the grace
+    /// period.
     ///
     /// # Errors
     /// When another writer has taken over.
@@ -72,7 +75,8 @@ impl Unnamed {
         Ok(())
     }
 
-    /// A destination that lacks something is being brought up, and is left alone until then.
+    /// Collects at a destination other than the first. A destination that is still being brought up
+    /// to date is skipped.
     async fn collect_following(
         &mut self,
         number: usize,
@@ -116,7 +120,7 @@ impl Unnamed {
         Ok(())
     }
 
-    /// Returns the objects that no manifest names or can come to name.
+    /// Returns the objects that no manifest names or can still come to name.
     async fn unnamed(
         &mut self,
         number: usize,
@@ -143,7 +147,7 @@ impl Unnamed {
             Ok(read) => read,
             Err(ReadError::Destination(error)) => return Err(error),
             Err(error) => {
-                // What is damaged names nothing, so nothing of those epochs is judged.
+                // A damaged manifest names nothing, so no object of those epochs is judged.
                 tracing::warn!(table = manifest.table, %error, "objects of old epochs are not collected");
                 return Ok(unnamed);
             }
@@ -163,7 +167,8 @@ impl Unnamed {
 }
 
 impl Collection {
-    /// Reads the manifest as it is now. What a newer writer has put there is not this one's to judge.
+    /// Reads the current manifest and checks that this writer still holds the archive. Objects of a
+    /// newer writer must not be judged here.
     async fn held_manifest(&self, first: &Arc<dyn Destination>, table: &str) -> Result<Manifest, WriterError> {
         let at = first.uri(MANIFEST);
         let Some(there) = first.manifest().await? else { return Err(WriterError::Replaced { at }) };
@@ -177,7 +182,7 @@ impl Collection {
     }
 }
 
-/// The objects of an artifact, those in formats that are not ours too.
+/// Returns the names of an artifact's objects, including those in formats unknown to laredo.
 fn names_of(artifact: &Artifact) -> Vec<String> {
     let ours = artifact.known_formats().filter_map(|format| artifact.object(format));
     let addresses = artifact.formats.values().filter_map(|stored| {
@@ -187,7 +192,7 @@ fn names_of(artifact: &Artifact) -> Vec<String> {
     ours.chain(addresses).collect()
 }
 
-/// An object's epoch, and its name in it.
+/// Splits the name of an object into its epoch and its file name.
 fn parts(object: &str) -> Option<(u64, &str)> {
     let (epoch, file) = object.strip_prefix("epoch=")?.split_once('/')?;
     Some((epoch.parse().ok()?, file))
@@ -200,12 +205,12 @@ fn sealed_epoch(manifest: &Manifest, object: &str) -> Option<u64> {
     (manifest.oldest_epoch.unwrap_or(0)..=sealed.last_epoch).contains(&epoch).then_some(epoch)
 }
 
-/// Returns true where a writer that holds this manifest may be writing the object now.
+/// Returns true if a writer that holds this manifest may be writing the object now.
 fn may_be_written(manifest: &Manifest, object: &str) -> bool {
     let Some((epoch, file)) = parts(object) else { return false };
     let file = file.split('.').next().unwrap_or(file);
     if let Some(range) = file.strip_prefix("sealed-") {
-        // The next one to be written seals an epoch that is named here, or comes later.
+        // The next sealed manifest ends with an epoch that is named here, or with a later one.
         let last = range.split('-').nth(1).and_then(|last| last.parse::<u64>().ok());
         let first_named = manifest.artifacts.first().map_or(0, |first| first.epoch);
         return last.is_some_and(|last| last >= first_named);

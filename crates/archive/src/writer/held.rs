@@ -1,4 +1,5 @@
-//! What a writer has in memory: the state that the manifest's head says, and what came since.
+//! The rows that a writer holds in memory: the state at the manifest's head, and the changes after
+//! it.
 
 use std::sync::Arc;
 
@@ -12,39 +13,42 @@ use crate::manifest::{PositionMark, SourceId};
 use crate::net::{Net, NotTaken};
 use crate::reader::Rebuilt;
 
-/// What is known of rows at a position beside the position.
+/// The properties of the rows at a position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowsVersion {
-    /// The definition that they are of.
+    /// The definition version of the rows.
     pub(crate) definition: DefinitionVersion,
     /// The newest commit at or before the position.
     pub(crate) mark: Option<PositionMark>,
 }
 
-/// A state and what came after it.
+/// A state and the changes after it.
 pub(crate) struct Held {
     table: Arc<TableState>,
     position: Lsn,
-    /// Whether the manifest's head says the same as `table`. If not, only a base can be written.
+    /// True if the manifest's head has the same rows as `table`. Otherwise only a snapshot can be
+    /// written.
     is_archived: bool,
     source: Option<SourceId>,
-    /// What the rows are rows of at `reached`.
+    /// The version of the rows at `reached`.
     version: RowsVersion,
-    /// The newest position up to which the history of the archive's head and that of these rows are known to be the same.
+    /// The newest position up to which the history of the archive's head and that of these rows are
+    /// known to be the same.
     shared_until: Lsn,
-    /// What a job is writing.
+    /// The changes that a job is writing.
     sealed: Option<Sealed>,
-    /// What came after that.
+    /// The changes after those that the job is writing.
     open: Net,
-    /// The newest transaction's position.
+    /// The position of the newest transaction.
     reached: Lsn,
-    /// The checksum of the rows there.
+    /// The checksum of the rows at `reached`.
     checksum: Checksum,
-    /// True where the rows are the server's to the byte: not after they were read back, unless their types allow it.
+    /// True if the rows equal the server's byte for byte. After the rows were read back from an
+    /// archive, this depends on their types.
     is_exact: bool,
-    /// The checksum that the manifest has for `table`, once it is archived.
+    /// The checksum that the manifest has for `table`; valid only if `is_archived`.
     archived: Checksum,
-    /// What cannot be taken in before what is here is in the archive.
+    /// An update that has to wait until the changes here are in the archive.
     behind: Option<Behind>,
 }
 
@@ -54,25 +58,26 @@ struct Sealed {
 }
 
 enum Behind {
-    /// A transaction that changes the schema, and what the rows are rows of from it on: the epoch ends before it.
+    /// A transaction that changes the schema, and the version of the rows after it. The epoch ends
+    /// before it.
     Schema(Transaction, RowsVersion),
-    /// All rows come anew.
+    /// A restart: all rows will be received again.
     Restart,
 }
 
-/// What became of what had to wait.
+/// The result of applying an update that had to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// Nothing waited, or it waits still.
+    /// No update was waiting, or it still waits.
     All,
     /// The rows have another schema now.
     Schema,
-    /// These rows are of no use any more.
+    /// A restart had to wait, and these rows are now obsolete.
     Gone,
 }
 
 impl Held {
-    /// Rows that no archive has.
+    /// Creates a state with rows that no archive has.
     pub(crate) fn new(
         table: TableState,
         position: Lsn,
@@ -97,7 +102,7 @@ impl Held {
         }
     }
 
-    /// The rows that an archive has, with the checksum that it keeps of them.
+    /// Creates a state with the rows of an archive and the checksum that the archive has for them.
     pub(crate) fn archived(rebuilt: Rebuilt, position: Lsn, source: Option<SourceId>, version: RowsVersion) -> Held {
         let Rebuilt { table, checksum, .. } = rebuilt;
         let is_exact = ArchivedChecksums::new(table.schema().clone()).are_of_bytes();
@@ -114,12 +119,12 @@ impl Held {
         self.position
     }
 
-    /// Everything up to here has come.
+    /// Returns the position up to which everything has been received.
     pub(crate) fn reached(&self) -> Lsn {
         self.reached
     }
 
-    /// The checksum of everything that has come, if a server's can be compared with it.
+    /// Returns the checksum of everything received, if it can be compared with a server's.
     pub(crate) fn checksum(&self) -> Option<Checksum> {
         self.is_exact.then_some(self.checksum)
     }
@@ -144,10 +149,10 @@ impl Held {
         self.is_archived
     }
 
-    /// Keys that were touched since the head.
+    /// Returns the number of keys that changed since the head.
     pub(crate) fn depth(&self) -> u64 {
         let sealed = self.sealed.as_ref().map_or(0, |sealed| sealed.net.len());
-        // A table that was emptied has changed, too, though no key of it is left.
+        // Emptying the table is a change, too, although no key of it is left.
         ((sealed + self.open.len()) as u64).max(u64::from(self.reached > self.position && !self.is_unchanged()))
     }
 
@@ -155,7 +160,7 @@ impl Held {
         self.open.is_empty() && self.sealed.as_ref().is_none_or(|sealed| sealed.net.is_empty())
     }
 
-    /// Whether the next transaction can be taken in.
+    /// Returns true if the next transaction can be added.
     pub(crate) fn takes(&self) -> bool {
         self.behind.is_none()
     }
@@ -164,10 +169,10 @@ impl Held {
         (self.source, self.version.definition) = (source, definition);
     }
 
-    /// Takes a transaction in, after which the rows are of a version.
+    /// Adds a transaction. `version` is the version of the rows after it.
     ///
     /// # Errors
-    /// When it does not fit: these rows are not the table's.
+    /// When the transaction does not fit, so these rows are not the table's.
     pub(crate) fn take(&mut self, transaction: Transaction, version: RowsVersion) -> Result<(), StateError> {
         let (table, sealed) = (&*self.table, self.sealed.as_ref());
         let before = |key: &laredo_core::Key| {
@@ -185,7 +190,8 @@ impl Held {
         Ok(())
     }
 
-    /// The rows are of no more use once what came is in the archive. Nothing is left of rows that are in none.
+    /// Marks the rows as obsolete once the changes here are in the archive. Returns `None` if there
+    /// are no changes to write, or if the rows are not archived.
     pub(crate) fn without_rows(mut self) -> Option<Held> {
         if !self.is_archived || self.is_unchanged() {
             return None;
@@ -194,10 +200,11 @@ impl Held {
         Some(self)
     }
 
-    /// Takes in what had to wait, if nothing is before it any more. No job may be under way.
+    /// Applies the update that had to wait, if no changes are before it any more. No job may be
+    /// running.
     ///
     /// # Errors
-    /// When it does not fit.
+    /// When the update does not fit the rows.
     pub(crate) fn advance(&mut self) -> Result<Taken, StateError> {
         if self.is_archived && !self.open.is_empty() {
             return Ok(Taken::All);
@@ -219,7 +226,7 @@ impl Held {
         }
     }
 
-    /// What a job writes from here on.
+    /// Returns a job that writes the state up to now. Later changes are collected separately.
     pub(crate) fn seal(&mut self, plan: Plan) -> Job {
         let sealed = Sealed { net: Arc::new(std::mem::take(&mut self.open)), to: self.reached };
         let job = Job {
@@ -238,8 +245,9 @@ impl Held {
         job
     }
 
-    /// The job has ended: what it wrote goes into the state, or back to what is yet to be written. With what it wrote comes the checksum that
-    /// the manifest has of it. Tells whether there was one of this state.
+    /// Ends the job. `written` is the checksum that the manifest has for the state that the job
+    /// wrote. With it, the job's changes are applied to the state; without it, they are put back to
+    /// be written again. Returns true if a job of this state was running.
     pub(crate) fn unseal(&mut self, written: Option<Checksum>) -> bool {
         let Some(Sealed { net, to }) = self.sealed.take() else { return false };
         if let Some(checksum) = written {

@@ -1,4 +1,4 @@
-//! The writing of one artifact, beside which changes go on to be collected.
+//! The writing of one artifact while further changes are collected.
 
 use std::sync::Arc;
 
@@ -17,37 +17,38 @@ use crate::manifest::{Artifact, Kind, Manifest, SourceId, Stored};
 use crate::net::Net;
 use crate::writer::Plan;
 
-/// What is to be written: the state that `net` leads to from `before`.
+/// The state to write: `net` leads to it from `before`.
 pub(crate) struct Job {
     pub(crate) before: Arc<TableState>,
     pub(crate) net: Arc<Net>,
-    /// What `before` is at.
+    /// The position of `before`.
     pub(crate) from: Lsn,
     pub(crate) to: Lsn,
     /// The checksum of the rows at `to`.
     pub(crate) checksum: Checksum,
-    /// The checksum that the manifest has of `before`, if that is archived.
+    /// The checksum that the manifest has for `before`, if that is archived.
     pub(crate) archived: Checksum,
     pub(crate) source: Option<SourceId>,
-    /// What the rows at `to` are rows of.
+    /// The version of the rows at `to`.
     pub(crate) version: RowsVersion,
-    /// The newest position up to which the history of the archive's head and that of the rows are known to be the same.
+    /// The newest position up to which the history of the archive's head and that of the rows are
+    /// known to be the same.
     pub(crate) shared_until: Lsn,
     pub(crate) plan: Plan,
 }
 
-/// How a job ended. The ledger comes back whatever happened.
+/// The result of a job. The ledger is returned in every case.
 pub(crate) struct JobEnd {
     pub(crate) ledger: Ledger,
     pub(crate) result: Result<Written, JobError>,
 }
 
-/// Why a job did not write its artifact.
+/// The reason why a job did not write its artifact.
 #[derive(Debug)]
 pub(crate) enum JobError {
-    /// There are other objects of its names: a later epoch has other names.
+    /// Other objects have the same names. A later epoch has other names.
     Occupied { epoch: u64 },
-    /// The writer ends.
+    /// The writer has to end.
     Writer(WriterError),
 }
 
@@ -117,7 +118,7 @@ impl Job {
     }
 }
 
-/// The manifest with a new artifact.
+/// Returns the manifest with a new artifact.
 fn next(manifest: &Manifest, artifact: Artifact, job: &Job) -> Result<Manifest, WriterError> {
     let next = match artifact.kind {
         Kind::Snapshot => manifest.with_snapshot(artifact, job.before.schema()),
@@ -129,7 +130,7 @@ fn next(manifest: &Manifest, artifact: Artifact, job: &Job) -> Result<Manifest, 
     Ok(Manifest { source: job.source.clone(), definition, ..next })
 }
 
-/// Encodes on a thread of its own; what fails for the disk's sake is tried again.
+/// Encodes on a separate thread. I/O errors are retried.
 async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<(Kind, Encoded), WriterError> {
     let mut backoff = tools.backoff();
     loop {
@@ -148,7 +149,8 @@ async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<
 fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
     let (before, net, options) = (&*job.before, &*job.net, &tools.options);
     let sums = ArchivedChecksums::new(before.schema().clone());
-    // The running sum is of bytes, so it holds only for rows that come back to the byte.
+    // The running checksum is of bytes, so it applies only to rows that are read back byte for
+    // byte.
     let known = sums.are_of_bytes().then_some(job.checksum);
     if let Plan::Diff { bytes_left } = job.plan {
         let mut diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;
@@ -163,7 +165,7 @@ fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
     Ok((Kind::Snapshot, base))
 }
 
-/// Tells everybody of the manifest's newest artifact.
+/// Publishes the event about the manifest's newest artifact.
 fn tell(manifest: &Manifest, manifest_uri: String, tools: &Tools) {
     let Some(artifact) = manifest.artifacts.last() else { return };
     let shown = |position: Option<Lsn>| position.map(|position| position.to_string());

@@ -1,4 +1,4 @@
-//! The manifest on all destinations: the first one's decides, the others' follow.
+//! The manifest at all destinations. The first destination's is authoritative; the others follow.
 
 mod sealing;
 
@@ -15,7 +15,7 @@ use crate::layout::MANIFEST;
 use crate::manifest::{Artifact, Manifest, WriterId};
 use sealing::SealedCache;
 
-/// The manifest that this writer holds.
+/// The manifest that this writer holds, at all its destinations.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     manifest: Manifest,
@@ -24,15 +24,16 @@ pub(crate) struct Ledger {
     sealed: SealedCache,
 }
 
-/// A destination, and what is known to be there.
+/// A destination, and its known contents.
 #[derive(Debug)]
 struct Place {
     destination: Arc<dyn Destination>,
-    /// `None` where it was not looked at yet, or has to be looked at again.
+    /// The manifest that was last seen there; `None` if it has to be read, at first or again.
     seen: Option<Seen>,
-    /// Set once a probe has shown that the destination keeps two writers apart.
+    /// True once a probe has shown that the destination keeps two writers apart.
     is_probed: bool,
-    /// The SHA-256 of a sealed manifest that is here with everything that it leads to.
+    /// The SHA-256 of a sealed manifest that is here with everything that it and its predecessors
+    /// name.
     sealed: Option<String>,
 }
 
@@ -43,10 +44,10 @@ struct Seen {
 }
 
 impl Ledger {
-    /// Takes an archive over: from here on an older writer is refused.
+    /// Takes over an archive. From then on, older writers are refused.
     ///
     /// # Errors
-    /// When the first destination refuses, or what is there is no archive of this table.
+    /// When the first destination refuses, or has something other than an archive of this table.
     pub(crate) async fn claim(
         destinations: Vec<Arc<dyn Destination>>,
         table: &str,
@@ -67,7 +68,7 @@ impl Ledger {
                     ledger.tell(report);
                     return Ok(ledger);
                 }
-                // Another writer was faster; its number counts.
+                // Another writer claimed the archive first; the next try takes a higher number.
                 Ok(None) => report.conflict(),
                 Err(WriterError::Destination(error)) if tools.options.waits_at_start && may_pass(&error) => {
                     report.failed(0, &error);
@@ -82,7 +83,7 @@ impl Ledger {
         &self.manifest
     }
 
-    /// This writer, with its fencing number.
+    /// Returns this writer's identity with its fencing number.
     pub(crate) fn writer(&self) -> &WriterId {
         &self.writer
     }
@@ -95,10 +96,10 @@ impl Ledger {
         self.places.iter().map(|place| &place.destination)
     }
 
-    /// Puts an artifact's objects on all destinations. It takes as long as it takes: what fails is tried again.
+    /// Puts an artifact's objects at all destinations. Failed calls are retried without limit.
     ///
     /// # Errors
-    /// When there are other objects of the same names, or another writer has taken over.
+    /// When other objects have the same names, or another writer has taken over.
     pub(crate) async fn put(
         &mut self,
         artifact: &Artifact,
@@ -121,10 +122,12 @@ impl Ledger {
         ended
     }
 
-    /// Puts another manifest in the place of this one, at the first destination: after this it is so.
+    /// Replaces the manifest at the first destination with `next`, which is in effect when this
+    /// returns.
     ///
     /// # Errors
-    /// When another writer has taken over, or when the manifest would break a rule.
+    /// When another writer has taken over, or when another program has replaced or removed the
+    /// manifest.
     pub(crate) async fn advance(&mut self, next: Manifest, tools: &Tools, report: &Report) -> Result<(), WriterError> {
         let next = Manifest { writer: Some(self.writer.clone()), ..next };
         let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
@@ -147,17 +150,19 @@ impl Ledger {
         Ok(())
     }
 
-    /// Says which destinations lack something.
+    /// Reports which destinations lack something.
     fn tell(&self, report: &Report) {
         for (number, place) in self.places.iter().enumerate().skip(1) {
             report.is_behind(number, !place.has(&self.manifest));
         }
     }
 
-    /// Brings the other destinations to where the first one is: the objects that they lack, then the manifest.
+    /// Brings the other destinations up to date with the first one: first the objects that they
+    /// lack, then the manifest.
     ///
     /// # Errors
-    /// When one has more than the first, or another table's archive.
+    /// When one has a newer archive than the first, another table's archive, or the claim of a
+    /// newer writer.
     pub(crate) async fn follow(&mut self, wait: Wait, tools: &Tools, report: &Report) -> Result<(), WriterError> {
         let Some((first, others)) = self.places.split_first_mut() else { return Err(WriterError::NoDestination) };
         let (first, manifest, writer) = (&first.destination, &self.manifest, &self.writer);
@@ -181,15 +186,15 @@ impl Ledger {
         ended
     }
 
-    /// Whether another destination lacks what the first one has.
+    /// Returns true if another destination lacks something that the first one has.
     pub(crate) fn is_behind(&self) -> bool {
         self.places.iter().skip(1).any(|place| !place.has(&self.manifest))
     }
 
-    /// Whether this writer still holds the archive.
+    /// Checks that this writer still holds the archive.
     ///
     /// # Errors
-    /// [`WriterError::Fenced`], [`WriterError::Replaced`].
+    /// [`WriterError::Fenced`] or [`WriterError::Replaced`] if it does not.
     pub(crate) async fn check_fence(&mut self, tools: &Tools, report: &Report) -> Result<(), WriterError> {
         let (manifest, writer) = (self.manifest.clone(), self.writer.clone());
         let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
@@ -197,17 +202,17 @@ impl Ledger {
     }
 }
 
-/// Whether what fails is tried again.
+/// The retry policy for calls that fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     Once,
     UntilDone,
 }
 
-/// Why an artifact is not on all destinations.
+/// The reason why an artifact is not at all destinations.
 #[derive(Debug)]
 pub(crate) enum PutError {
-    /// There is another object of this name.
+    /// Another object has this name.
     Occupied,
     Writer(WriterError),
 }
@@ -219,14 +224,14 @@ impl From<WriterError> for PutError {
 }
 
 impl Place {
-    /// Takes the next number. `None`: somebody else did at the same time.
+    /// Takes the next fencing number. Returns `None` if another writer did so at the same time.
     async fn claim(&mut self, table: &str, id: &str, now: &str) -> Result<Option<(Manifest, WriterId)>, WriterError> {
         let Seen { manifest, tag } = self.look(Some(table)).await?;
         self.probe().await?;
         let manifest = manifest.unwrap_or_else(|| Manifest::empty(table, now));
         let fence = manifest.writer.as_ref().map_or(0, |writer| writer.fence);
         if let Some(writer) = manifest.writer.clone().filter(|writer| writer.id == id) {
-            // The answer to an earlier try was lost.
+            // The response to an earlier try was lost.
             self.seen = Some(Seen { manifest: Some(manifest.clone()), tag });
             return Ok(Some((manifest, writer)));
         }
@@ -258,7 +263,7 @@ impl Place {
         Ok(Seen { manifest: Some(manifest), tag: Some(tag) })
     }
 
-    /// Publishes a manifest over the one that was seen, and returns its size in bytes.
+    /// Publishes a manifest over the one that was seen. Returns the size of the new one in bytes.
     async fn publish(&mut self, manifest: &Manifest) -> Result<u64, DestinationError> {
         let here = manifest.located(|object| self.destination.uri(object));
         let broken = |error| DestinationError::Refused {
@@ -273,8 +278,12 @@ impl Place {
         Ok(bytes.len() as u64)
     }
 
-    /// The manifest is not the one that was expected: finds out whether it is `next` already (an answer was lost), ours still, or
-    /// somebody else's.
+    /// Finds out who wrote the manifest when it is not the expected one. If this writer did, only a
+    /// response was lost, and the caller may retry.
+    ///
+    /// # Errors
+    /// When another writer has taken over, or when another program has replaced or removed the
+    /// manifest.
     async fn settle(
         &mut self,
         next: &Manifest,
@@ -316,7 +325,7 @@ impl Place {
         })
     }
 
-    /// Comes to where the first destination is.
+    /// Brings this destination up to date with the first one.
     async fn follow(
         &mut self,
         first: &Arc<dyn Destination>,
@@ -349,14 +358,15 @@ impl Place {
         }
         let published = self.publish(manifest).await;
         if published.is_err() {
-            // The next try looks again at what is there.
+            // The next try reads the manifest there again.
             self.seen = None;
         }
         published?;
         Ok(())
     }
 
-    /// A destination that has what the first one lacks is not overwritten: somebody has mixed them up.
+    /// Refuses to overwrite a destination that has something the first one lacks. Probably the
+    /// operator has mixed up the destinations.
     fn check_behind(
         &self,
         seen: &Seen,
@@ -435,7 +445,8 @@ impl Place {
     }
 }
 
-/// Returns true for errors that may pass without a restart: those of permissions, buckets and disks.
+/// Returns true for errors that may pass without a restart: those of networks, permissions, buckets
+/// and disks.
 fn may_pass(error: &DestinationError) -> bool {
     match error {
         DestinationError::Unavailable { .. } | DestinationError::Refused { .. } => true,
@@ -446,7 +457,8 @@ fn may_pass(error: &DestinationError) -> bool {
     }
 }
 
-/// The values that two entries for the same rows of the same history share, wherever their objects are.
+/// Returns the values that two entries share if they have the same rows of the same history,
+/// wherever their objects are.
 fn contents(artifact: &Artifact) -> impl PartialEq {
     let Artifact { kind, epoch, from_position, to_position, mark, checksum, history, .. } = artifact;
     (*kind, *epoch, *from_position, *to_position, *mark, *checksum, history)

@@ -1,4 +1,4 @@
-//! Where a writer's parts tell how it goes.
+//! The report to which all parts of a writer contribute.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use super::status::{DestinationStatus, Status};
 use crate::destination::{Destination, DestinationError};
 
-/// A manifest of this size takes longer to write than most diffs.
+/// The size in bytes from which a manifest takes longer to write than most diffs.
 const MANIFEST_BYTES_LARGE: u64 = 1 << 20;
 
-/// Keeps the status current, and logs what goes wrong.
+/// The current status of a writer. Errors are also logged.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     table: Arc<str>,
@@ -36,19 +36,19 @@ impl Report {
         self.status.send_modify(change);
     }
 
-    /// Something failed that is tried again.
+    /// Reports an error after which the operation is retried.
     pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
         tracing::warn!(table = %self.table, %error, "it is tried again");
         self.failed_with(error);
     }
 
-    /// What went wrong last is this.
+    /// Records the newest error.
     pub(crate) fn failed_with(&self, error: &dyn std::fmt::Display) {
         let now = tokio::time::Instant::now().into_std();
         self.update(|status| (status.last_error, status.last_error_at) = (Some(error.to_string()), Some(now)));
     }
 
-    /// A call to a destination failed that is made again.
+    /// Reports a failed call to a destination, which is retried.
     pub(crate) fn failed(&self, number: usize, error: &DestinationError) {
         self.retried(error);
         self.at(number, |destination| destination.errors += 1);
@@ -65,7 +65,7 @@ impl Report {
         self.at(number, |destination| destination.is_behind = is_behind);
     }
 
-    /// An artifact holds these cells in hex.
+    /// Reports the cells that an artifact has in hex.
     pub(crate) fn hex_cells(&self, hex: &HexCells) {
         let Some(error) = hex.first() else { return };
         tracing::warn!(
@@ -74,7 +74,7 @@ impl Report {
         self.update(|status| status.hex_cells += hex.count());
     }
 
-    /// The manifest that was published has so many bytes.
+    /// Reports the size in bytes of the manifest that was published.
     pub(crate) fn manifest_bytes(&self, bytes: u64) {
         let before = self.status.borrow().manifest_bytes;
         if before < MANIFEST_BYTES_LARGE && bytes >= MANIFEST_BYTES_LARGE {

@@ -1,4 +1,4 @@
-//! How a writer is doing.
+//! The status of a writer.
 
 use std::time::Instant;
 
@@ -7,87 +7,89 @@ use laredo_core::{Checksum, Lsn};
 use crate::manifest::Kind;
 use crate::rebase::Progress;
 
-/// How the archive of a table is doing.
+/// The status of the archive of a table.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// What the writer is at.
+    /// The phase of the writer.
     pub phase: Phase,
-    /// Everything up to here has come, and is in the archive or in the buffer.
+    /// The position up to which all changes are in the archive or in the buffer.
     pub position: Option<Lsn>,
-    /// The state that the archive rebuilds.
+    /// The position of the state that the archive rebuilds.
     pub head_position: Option<Lsn>,
     /// The newest snapshot's epoch; 0 before the first.
     pub epoch: u64,
-    /// Keys that were changed since the head.
+    /// The number of keys that changed since the head.
     pub buffer_depth: u64,
-    /// How far the archive is since its newest base.
+    /// The progress of the archive since its newest snapshot.
     pub progress: Progress,
-    /// The newest base that is in the archive.
+    /// The newest snapshot that this writer has written.
     pub last_snapshot: Option<Written>,
-    /// The newest diff that is in the archive.
+    /// The newest diff that this writer has written.
     pub last_diff: Option<Written>,
-    /// What went wrong last, if anything ever did.
+    /// The newest error, if there ever was one.
     pub last_error: Option<String>,
-    /// When that was. What is an hour old is over, most likely.
+    /// The time of that error. An error of an hour ago has most likely been resolved.
     pub last_error_at: Option<Instant>,
-    /// When the writer was last known to have all that the source had.
+    /// The time when the writer was last known to have everything that the source had.
     pub current_at: Option<Instant>,
-    /// Bytes of the newest manifest of the first destination; 0 before this writer has written one.
+    /// The size in bytes of the newest manifest at the first destination; 0 before this writer has
+    /// written one.
     pub manifest_bytes: u64,
-    /// Times that the manifest was found to be another one than expected.
+    /// The number of times that the manifest was not the expected one.
     pub conflicts: u64,
-    /// Values that were written in hex, because they do not have the form of their type. An artifact counts once.
+    /// The number of values written in hex because they do not have the form of their type. A value
+    /// counts once for each artifact, whatever the number of formats.
     pub hex_cells: u64,
     /// The destinations, in their order.
     pub destinations: Vec<DestinationStatus>,
 }
 
-/// What a writer is at.
+/// The phases of a writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// It has no rows yet.
+    /// The writer has no rows yet.
     #[default]
     Waiting,
-    /// It has rows, and collects what happens to them.
+    /// The writer has rows and collects their changes.
     Running,
-    /// It writes what it has, and ends.
+    /// The writer writes the collected changes, and then ends.
     Stopping,
-    /// It has ended.
+    /// The writer has ended.
     Stopped,
 }
 
-/// How one destination is doing.
+/// The status of one destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationStatus {
-    /// Its name.
+    /// The destination's name.
     pub name: String,
-    /// Objects that were written there since the start.
+    /// The number of objects written there since the start.
     pub objects: u64,
-    /// Their bytes.
+    /// The bytes of those objects.
     pub bytes: u64,
-    /// Calls that failed.
+    /// The number of calls that failed.
     pub errors: u64,
-    /// Whether it lacks something that the first one has.
+    /// True if the destination lacks something that the first one has.
     pub is_behind: bool,
 }
 
 /// An artifact that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// What it is.
+    /// The kind of the artifact.
     pub kind: Kind,
-    /// Its epoch.
+    /// The artifact's epoch.
     pub epoch: u64,
-    /// Where a diff begins.
+    /// The position at which a diff begins; `None` for a snapshot.
     pub from_position: Option<Lsn>,
-    /// The state that it leads to.
+    /// The position of the state that the artifact leads to.
     pub to_position: Lsn,
-    /// Rows of a snapshot, changes of a diff.
+    /// The number of rows of a snapshot, or of changes of a diff.
     pub count: u64,
-    /// Bytes of its largest object.
+    /// The size in bytes of the artifact's largest object.
     pub bytes: u64,
-    /// The checksum of the state that it leads to, as the manifest has it.
+    /// The checksum that the manifest has for the state that the artifact leads to.
     pub checksum: Checksum,
-    /// When: RFC 3339, UTC.
+    /// The time when the artifact was written: RFC 3339, UTC.
     pub created_at: String,
 }

@@ -1,5 +1,5 @@
-//! The writer's tasks while it collects changes: one at a time with the ledger, and in addition
-//! the deletion of unnamed objects, which never delays an artifact.
+//! The tasks that run while the writer collects changes. Only one task at a time has the ledger.
+//! Unnamed objects are deleted in parallel, so that this never delays an artifact.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use super::ledger::{Ledger, Wait};
 use super::report::Report;
 use super::{Tools, WriterError};
 
-/// How often destinations that lack something are tried, while nothing else is written.
+/// The interval at which destinations that lack something are tried, while nothing else is written.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Work that runs beside the collecting of changes.
+/// The tasks that run while changes are collected.
 pub(super) struct Work {
     state: State,
     followed: Instant,
     collection: Arc<Collection>,
-    /// `None` while a collection runs.
+    /// The unnamed objects found so far; `None` while a collection runs.
     unnamed: Option<Unnamed>,
-    /// The collection that runs. It is cut off when this is dropped.
+    /// The running collection. It is aborted when this is dropped.
     collecting: JoinSet<(Unnamed, Result<(), WriterError>)>,
     collected: Instant,
 }
@@ -31,11 +31,11 @@ enum State {
     Idle(Box<Ledger>),
     Writing(JoinHandle<JobEnd>),
     Following(JoinHandle<(Ledger, Result<(), WriterError>)>),
-    /// Between two of them.
+    /// The moment between two of the other states.
     Between,
 }
 
-/// Work that has ended.
+/// A task that has ended.
 pub(super) enum Done {
     Job(Box<JobEnd>),
     Tidied(Result<(), WriterError>),
@@ -66,7 +66,7 @@ impl Work {
         matches!(self.state, State::Idle(_))
     }
 
-    /// Nothing is done, and the ledger is here.
+    /// Takes the ledger back after a task.
     pub(super) fn rest(&mut self, ledger: Ledger) {
         self.state = State::Idle(Box::new(ledger));
     }
@@ -78,7 +78,8 @@ impl Work {
         };
     }
 
-    /// Brings destinations up that lack something, if it is time for it.
+    /// Brings the other destinations up to date, if one lacks something and the interval has
+    /// passed.
     pub(super) fn tidy(&mut self, tools: &Arc<Tools>, report: &Report) {
         let State::Idle(ledger) = &self.state else { return };
         if !ledger.is_behind() || self.followed.elapsed() < FOLLOW_INTERVAL {
@@ -107,7 +108,7 @@ impl Work {
         });
     }
 
-    /// Waits for something that is being done; for ever, if nothing is. It may be dropped while it waits.
+    /// Waits for the end of a task, forever if none runs. Dropping the future loses nothing.
     pub(super) async fn done(&mut self) -> Done {
         let ended = tokio::select! {
             ended = ended(&mut self.state) => ended,
@@ -144,7 +145,7 @@ async fn ended(state: &mut State) -> Ended {
     }
 }
 
-/// Nobody cancels this work, so it can only have panicked: that goes on here.
+/// This work is never cancelled, so an error is a panic, which is resumed here.
 fn resume<T>(ended: Result<T, JoinError>) -> T {
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

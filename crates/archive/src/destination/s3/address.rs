@@ -1,4 +1,4 @@
-//! Which host a bucket is asked at.
+//! The host to which a bucket's requests are sent.
 
 use std::net::IpAddr;
 
@@ -6,16 +6,17 @@ use http::Uri;
 
 use super::S3Options;
 
-/// Where requests go.
+/// The target of requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Address {
-    /// The endpoint, with the bucket in its host if it is to be there.
+    /// The endpoint's URL, with the bucket in its host if `bucket_in_host`.
     pub(super) url: String,
     pub(super) bucket_in_host: bool,
 }
 
-/// The bucket is in the host's name, as Amazon wants it, where it can be: not before an address in numbers, and not with a dot in
-/// it, which no certificate covers.
+/// Returns the address of a bucket. The bucket is in the host's name, as Amazon requires, unless
+/// the options force the path style. It is also in the path if the host is an IP address, or if its
+/// name has a dot, which no certificate covers.
 pub(super) fn of(options: &S3Options, region: &str) -> Result<Address, String> {
     if options.bucket.is_empty() {
         return Err("`bucket` is empty".to_owned());

@@ -1,4 +1,4 @@
-//! What S3 says when it does not do what it is asked, and what that means.
+//! The error responses of S3, and their meaning.
 
 use std::error::Error;
 use std::fmt;
@@ -11,10 +11,10 @@ use http_body_util::{BodyExt, Limited};
 use crate::aws::NoCredentials;
 use crate::destination::DestinationError;
 
-/// An error document is a few lines.
+/// The maximum size in bytes that is read of an error document, which normally has a few lines.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 
-/// What is asked for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Doing {
     Write,
@@ -23,19 +23,19 @@ pub(super) enum Doing {
     Delete,
 }
 
-/// An answer that the same request would get again.
+/// An error response that the same request would get again.
 #[derive(Debug)]
 pub(super) struct Answer {
     status: StatusCode,
-    /// `AccessDenied`, `NoSuchBucket`…; empty where the store says none.
+    /// The error code, such as `AccessDenied` or `NoSuchBucket`; empty if the store sends none.
     code: String,
     message: String,
-    /// The bucket's.
+    /// The region of the bucket, if the response names it.
     region: Option<String>,
 }
 
 impl Answer {
-    /// Whether to take an answer at its word. Others are worth another try at once, which `object_store` makes.
+    /// Returns true if a response with this status is final. `object_store` retries others at once.
     pub(super) fn is_definite(status: StatusCode) -> bool {
         let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
         let refused = status.is_redirection() || status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
@@ -59,22 +59,24 @@ impl Answer {
         }
     }
 
-    /// That which an error of `object_store` was made of, if it was an answer.
+    /// Returns the response that caused an error of `object_store`, if there was one.
     pub(super) fn of(error: &object_store::Error) -> Option<&Answer> {
         causes(error).find_map(|cause| cause.downcast_ref())
     }
 
-    /// The condition did not hold: the object is there already, or is another one.
+    /// Returns true if the condition did not hold: the object exists already, or is a different
+    /// one.
     pub(super) fn is_unmet(&self) -> bool {
         self.status == StatusCode::PRECONDITION_FAILED
     }
 
-    /// A condition was looked at: it did not hold, or something else was there at the same time.
+    /// Returns true if the store checked the condition: it did not hold, or another request
+    /// interfered.
     pub(super) fn is_condition(&self) -> bool {
         self.is_unmet() || self.is_no_object() || self.code == "ConditionalRequestConflict"
     }
 
-    /// The store does not know the request.
+    /// Returns true if the store does not support the request.
     pub(super) fn is_no_such_request(&self) -> bool {
         matches!(
             self.status,
@@ -85,12 +87,12 @@ impl Answer {
         )
     }
 
-    /// There is a bucket, and no such object in it.
+    /// Returns true if the bucket exists but not the object.
     pub(super) fn is_no_object(&self) -> bool {
         self.status == StatusCode::NOT_FOUND && ["", "NoSuchKey"].contains(&self.code.as_str())
     }
 
-    /// What somebody has to do before this can be done, if it is so.
+    /// Returns the action by which the operator can fix this error, if there is a known one.
     fn remedy(&self, doing: Doing, bucket: &str, prefix: &str) -> Option<String> {
         let known = match (self.status.as_u16(), self.code.as_str()) {
             (_, "NoSuchBucket") => "the bucket does not exist: create it, or correct `bucket`".to_owned(),
@@ -139,7 +141,7 @@ impl Doing {
     fn permission(self, bucket: &str, prefix: &str) -> String {
         match self {
             Doing::Write => format!("allow s3:PutObject and s3:AbortMultipartUpload on {bucket}/{prefix}*"),
-            // Without the second, S3 does not tell of an object that it is not there.
+            // Without s3:ListBucket, S3 does not report that an object is missing.
             Doing::Read => format!("allow s3:GetObject on {bucket}/{prefix}*, and s3:ListBucket on {bucket}"),
             Doing::List => format!("allow s3:ListBucket on {bucket}"),
             Doing::Delete => format!("allow s3:DeleteObject on {bucket}/{prefix}*"),
@@ -147,7 +149,7 @@ impl Doing {
     }
 }
 
-/// What an error means to those who use a destination.
+/// Converts an error of `object_store` to an error of a destination.
 pub(super) fn judge(
     error: &object_store::Error,
     doing: Doing,
@@ -172,7 +174,7 @@ pub(super) fn judge(
     }
 }
 
-/// The innermost cause: what is around it tells of requests and tries.
+/// Returns the innermost cause. The errors around it describe requests and tries.
 pub(super) fn deepest(error: &object_store::Error) -> &(dyn Error + 'static) {
     causes(error).last().unwrap_or(error)
 }
@@ -181,7 +183,7 @@ fn causes(error: &object_store::Error) -> impl Iterator<Item = &(dyn Error + 'st
     std::iter::successors(Some(error as &(dyn Error + 'static)), |error: &&(dyn Error + 'static)| (*error).source())
 }
 
-/// What stands in an XML document's first element of this name, which has nothing in it but text.
+/// Returns the text of an XML document's first element of this name, which must contain only text.
 fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = document.split_once(&format!("<{name}>"))?;
     Some(rest.split_once('<')?.0.trim())
@@ -200,7 +202,7 @@ mod tests {
         }
         let (parts, body) = response.body(document.to_owned()).unwrap().into_parts();
         let answer = Answer::read(&parts, body).await;
-        // As deep as `object_store` hides it.
+        // The error is nested as `object_store` nests it.
         let source = Box::new(HttpError::new(HttpErrorKind::Unknown, answer));
         judge(&object_store::Error::Generic { store: "S3", source }, doing, "s3://b/p/x", "b", "p/")
     }

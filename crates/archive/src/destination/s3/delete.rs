@@ -1,4 +1,4 @@
-//! Objects that go.
+//! The deletion of objects.
 
 use std::sync::atomic::Ordering;
 
@@ -11,12 +11,13 @@ use super::S3;
 use super::answer::{Answer, Doing};
 use crate::destination::DestinationError;
 
-/// The number of objects that are deleted at a time where each takes a request.
+/// The number of concurrent requests if each one deletes one object.
 const AT_ONCE: usize = 16;
 
 impl S3 {
-    /// Deletes objects with one request for a thousand, or one by one where the store lacks it or
-    /// it fails: then the answer says for each object what is wrong.
+    /// Deletes objects with one request for up to a thousand. If the store does not support this
+    /// request, or if it fails, the objects are deleted one by one, so that each error names its
+    /// object.
     pub(super) async fn delete_all(&self, objects: &[String]) -> Result<(), DestinationError> {
         let paths = objects.iter().map(|object| self.path(object)).collect::<Result<Vec<Path>, _>>()?;
         if paths.len() > 1 && !self.deletes_singly.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Objects too large for one request.
+//! The upload of objects that are too large for one request.
 
 use std::io::{self, SeekFrom};
 use std::path::Path as File;
@@ -14,11 +14,11 @@ use super::S3;
 use super::answer::Doing;
 use crate::destination::{DestinationError, Staged};
 
-/// A part's size. Only an object of more than 80 GiB has larger ones.
+/// The size of a part in bytes. Only objects of more than 78 GiB have larger parts.
 const PART_BYTES: u64 = 8 << 20;
-/// S3's bound.
+/// The maximum number of parts in S3.
 const PARTS_MAX: u64 = 10_000;
-/// How many parts are in memory, and on their way, at a time.
+/// The number of parts that are in memory and uploaded at a time.
 const AT_ONCE: usize = 2;
 
 impl S3 {
@@ -34,7 +34,8 @@ impl S3 {
             Err(error) => Err(error),
             Ok(parts) => match self.store.complete_multipart(path, &id, parts).await.map_err(failed) {
                 Ok(_) => return Ok(()),
-                // It may have been done although this is what was heard of it; and S3 may say in many ways that something is there.
+                // The upload may be complete despite the error, and S3 reports an existing object
+                // in several ways.
                 Err(error) => match self.compare(object, path, staged).await {
                     Err(DestinationError::Occupied { at }) => Err(DestinationError::Occupied { at }),
                     Err(_) => Err(error),
@@ -42,7 +43,7 @@ impl S3 {
                 },
             },
         };
-        // Its parts would cost for ever.
+        // The uploaded parts would otherwise cost money forever.
         if let Err(error) = self.store.abort_multipart(path, &id).await {
             tracing::debug!(at = object, %error, "an upload that is of no more use could not be removed");
         }
@@ -74,7 +75,7 @@ impl S3 {
     }
 }
 
-/// The parts of an object of this size: each one's index, beginning and length.
+/// Returns the parts of an object of this size: the index, beginning and length of each.
 fn cut(size_bytes: u64) -> impl Iterator<Item = (usize, u64, usize)> {
     let part = PART_BYTES.max(size_bytes.div_ceil(PARTS_MAX));
     (0..).zip((0..size_bytes).step_by(usize::try_from(part).unwrap_or(usize::MAX))).map(move |(index, from)| {

@@ -1,4 +1,5 @@
-//! A probe of the conditions that keep two writers apart: some stores ignore them.
+//! A probe of the conditional writes that keep two writers apart. Some stores ignore the
+//! conditions.
 
 use object_store::{ObjectStore, PutMode, PutPayload, UpdateVersion};
 
@@ -6,16 +7,17 @@ use super::S3;
 use super::answer::{Answer, Doing};
 use crate::destination::DestinationError;
 
-/// The object that is written for it. It stays: a writer need not be allowed to delete.
+/// The object that the probe writes. It is never deleted, because a writer may lack the permission
+/// to delete.
 const PROBE: &str = ".laredo-probe";
 const TEXT: &[u8] = b"laredo-snapshotter writes this object to find out whether the store honors conditional writes.\n";
 /// An ETag that no object has.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
 impl S3 {
-    /// Writes an object that exists, with conditions that do not hold.
+    /// Checks that the store refuses to write an existing object if the conditions do not hold.
     pub(super) async fn probe_conditions(&self) -> Result<(), DestinationError> {
-        // The first call creates the object unless an earlier start did.
+        // The first call creates the object, unless an earlier run did.
         if self.writes_probe(PutMode::Create).await? && self.writes_probe(PutMode::Create).await? {
             return Err(self.ignores("If-None-Match"));
         }

@@ -1,4 +1,4 @@
-//! An object's bytes, for a thread that may block.
+//! The bytes of an object, for a thread that may block.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use object_store::GetResult;
 use tokio::runtime::Handle;
 
-/// Reads an object as it comes. Its end is only said when all bytes that were promised were there.
+/// A reader of an object while it is received. It reports the end only after all announced bytes.
 pub(super) struct Body {
     runtime: Handle,
     stream: BoxStream<'static, object_store::Result<Bytes>>,
@@ -23,7 +23,7 @@ impl Body {
         Body { runtime: Handle::current(), stream: found.into_stream(), chunk: Bytes::new(), left, broken: None }
     }
 
-    /// Gets more, where there is more.
+    /// Receives the next chunk if the last one is used up and the object has more bytes.
     fn fill(&mut self) -> Result<(), String> {
         while self.chunk.is_empty() && self.left > 0 {
             self.chunk = match self.runtime.block_on(self.stream.next()) {

@@ -1,4 +1,4 @@
-//! How requests get to S3.
+//! The HTTP service through which requests reach S3.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use tower_http::timeout::TimeoutBody;
 
 use super::answer::Answer;
 
-/// How long an answer may be on its way, besides the time that the request's body takes.
+/// The maximum time until a response begins, in addition to the time for sending the request's
+/// body.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A connection that is slower than this is as good as none.
+/// The lowest speed at which a request's body may be sent, in bytes per second.
 const BYTES_PER_SECOND_MIN: usize = 128 << 10;
-/// How long nothing may come of a body that has begun.
+/// The maximum time without data while a response's body is received.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Gives a store its service.
+/// The factory of a store's HTTP service.
 #[derive(Debug)]
 pub(super) struct Connector;
 
@@ -35,7 +36,8 @@ impl HttpConnector for Connector {
     }
 }
 
-/// The SDK's connections for `object_store`, so that both reach AWS in the same way.
+/// The SDK's connection pool as a service for `object_store`, so that both reach AWS in the same
+/// way.
 #[derive(Debug)]
 struct Service(Pool);
 
@@ -43,8 +45,8 @@ struct Service(Pool);
 impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if completes_an_upload(&request) {
-            // `object_store` completes an upload over whatever is there, and has no option for it. A header that is not signed is
-            // as good: of the conditions S3 wants none signed.
+            // `object_store` completes an upload even if the object exists, and has no option
+            // against it. The header need not be signed: S3 accepts unsigned conditions.
             request.headers_mut().insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
         let sending = request.body().content_length() / BYTES_PER_SECOND_MIN;
@@ -54,7 +56,7 @@ impl HttpService for Service {
         let body = TimeoutBody::new(SILENCE, body);
         if Answer::is_definite(parts.status) {
             let answer = Answer::read(&parts, body).await;
-            // Of this kind, because nobody sends such a request again.
+            // `object_store` does not retry errors of this kind.
             return Err(HttpError::new(HttpErrorKind::Unknown, answer));
         }
         let body = body.map_err(|error| HttpError::new_boxed(HttpErrorKind::Interrupted, error));
@@ -71,13 +73,16 @@ impl Service {
     }
 }
 
-/// An upload's creation has `uploads` in its query and no id yet; parts are PUT, and an end without result is a DELETE.
+/// Returns true if the request completes a multipart upload. The request that begins one has
+/// `uploads` in its query and no ID yet. Parts are sent with PUT, and an upload is aborted with
+/// DELETE.
 fn completes_an_upload(request: &HttpRequest) -> bool {
     let query = request.uri().query().unwrap_or_default();
     request.method() == Method::POST && query.split('&').any(|pair| pair.starts_with("uploadId="))
 }
 
-/// Of a connection that broke nobody knows whether the request was done: only what can be done twice is sent again.
+/// Converts a connection error. After a broken connection it is unknown whether the request took
+/// effect, so only idempotent requests are sent again.
 fn broken(error: ConnectorError) -> HttpError {
     let kind = match &error {
         error if error.is_timeout() => HttpErrorKind::Timeout,

@@ -7,7 +7,8 @@ use super::{SinkOptions, failed, json, region_of_arn};
 use crate::aws::Credentials;
 use crate::events::{Event, Sink, SinkError};
 
-/// A stream. The event is a record's data; the table is its partition key, so that a table's events stay in order.
+/// A Kinesis stream as a sink. The event is the data of a record. The table is its partition key,
+/// so that a table's events stay in order.
 #[derive(Clone, Debug)]
 pub struct Kinesis {
     client: Client,
@@ -16,7 +17,7 @@ pub struct Kinesis {
 }
 
 impl Kinesis {
-    /// This stream: its name, or its ARN.
+    /// Creates a sink for a stream, given by its name or ARN.
     #[must_use]
     pub fn new(stream: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Kinesis {
         let stream = stream.into();

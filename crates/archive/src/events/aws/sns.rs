@@ -7,7 +7,8 @@ use super::{SinkOptions, failed, json, kind, once, region_of_arn};
 use crate::aws::Credentials;
 use crate::events::{Event, Sink, SinkError};
 
-/// A topic. The event is the message, and its attributes `table` and `kind` are there for subscriptions to filter by.
+/// An SNS topic as a sink. The event is the message. Subscriptions can filter by its attributes
+/// `table` and `kind`.
 #[derive(Clone, Debug)]
 pub struct Sns {
     client: Client,
@@ -16,7 +17,7 @@ pub struct Sns {
 }
 
 impl Sns {
-    /// This topic.
+    /// Creates a sink for a topic.
     #[must_use]
     pub fn new(topic_arn: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Sns {
         let topic_arn = topic_arn.into();

@@ -6,7 +6,7 @@ use super::{SinkOptions, failed, json, once, region_of_url};
 use crate::aws::Credentials;
 use crate::events::{Event, Sink, SinkError};
 
-/// A queue. The event is the body.
+/// An SQS queue as a sink. The event is the body of the message.
 #[derive(Clone, Debug)]
 pub struct Sqs {
     client: Client,
@@ -15,7 +15,7 @@ pub struct Sqs {
 }
 
 impl Sqs {
-    /// This queue.
+    /// Creates a sink for a queue.
     #[must_use]
     pub fn new(queue_url: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Sqs {
         let queue_url = queue_url.into();

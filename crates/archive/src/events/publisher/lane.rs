@@ -1,4 +1,4 @@
-//! One sink's queue.
+//! The event queue of one sink.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,23 +11,24 @@ use super::{PublisherOptions, SinkCounts};
 use crate::backoff::Backoff;
 use crate::events::{Event, Sink, SinkError};
 
-/// A sink, and what waits for it.
+/// A sink, and the events that wait for it.
 #[derive(Debug)]
 pub(super) struct Lane {
     sink: Box<dyn Sink>,
     events_max: usize,
     queue: Mutex<Queue>,
-    /// Told of each event that is added.
+    /// A notification of each event that is added.
     added: Notify,
     closed: watch::Sender<bool>,
 }
 
-/// What waits, oldest first. The one that is being sent stays until it has arrived, so that it can be dropped as any other: an event
-/// that a sink will never take does not hold up the others for ever.
+/// The waiting events, oldest first. The event that is being sent stays until it has arrived, so
+/// that it can be dropped like any other. An event that a sink never accepts thus does not block
+/// the others forever.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Arc<Event>>,
-    /// The number of the first that waits; those before it were sent or dropped.
+    /// The number of the first waiting event. All earlier events were sent or dropped.
     first: u64,
     sent: u64,
     failed: u64,
@@ -65,12 +66,12 @@ impl Lane {
         }
     }
 
-    /// Nothing is to come any more: [`Lane::send_all`] ends when nothing waits.
+    /// Closes the queue to new events. [`Lane::send_all`] ends once no event waits.
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
     }
 
-    /// Drops all that waits.
+    /// Drops all waiting events.
     pub(super) fn give_up(&self) {
         let mut queue = self.queue.lock();
         let left = queue.waiting.len() as u64;
@@ -82,7 +83,7 @@ impl Lane {
         }
     }
 
-    /// Sends one after the other, each until it arrived or was dropped.
+    /// Sends the events in order. Each is retried until it has arrived or is dropped.
     pub(super) async fn send_all(&self, options: &PublisherOptions, seed: u64) {
         let mut backoff = Backoff::new(options.retry_first, options.retry_last, seed);
         while let Some((number, event)) = self.oldest().await {
@@ -106,12 +107,13 @@ impl Lane {
         }
     }
 
-    /// Waits, but not for long when the process is to end.
+    /// Waits for `pause`. Ends early if the queue is closed meanwhile, or after `at_the_end` if it
+    /// was closed before.
     async fn rest(&self, pause: Duration, at_the_end: Duration) {
         let mut closed = self.closed.subscribe();
         let already = *closed.borrow();
         let hurry = async {
-            // It ends only with this lane.
+            // This fails only if the lane is gone.
             let _ = closed.wait_for(|closed| *closed).await;
             if already {
                 tokio::time::sleep(at_the_end).await;
@@ -120,7 +122,8 @@ impl Lane {
         let _ = tokio::time::timeout(pause, hurry).await;
     }
 
-    /// The oldest that waits, with its number; nothing when nothing will come.
+    /// Waits for the oldest event and returns it with its number. Returns `None` once the queue is
+    /// closed and empty.
     async fn oldest(&self) -> Option<(u64, Arc<Event>)> {
         let mut closed = self.closed.subscribe();
         loop {
@@ -147,7 +150,7 @@ impl Lane {
             queue.waiting.pop_front();
             queue.first += 1;
         } else {
-            // It was dropped while it was on its way, and arrived all the same.
+            // The event was dropped while it was being sent, but arrived nevertheless.
             queue.dropped -= 1;
         }
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::SinkError;
 use crate::manifest::Kind;
 
-/// Fails so often, and remembers what came then.
+/// A sink that fails the first `fails` times and records the events after that.
 #[derive(Debug, Default)]
 struct Flaky {
     fails: AtomicU64,
@@ -99,7 +99,7 @@ async fn at_the_bound_the_oldest_is_dropped_and_it_may_be_the_one_that_never_goe
     let run = tokio::spawn(publishing.run(tokio::time::sleep(Duration::from_secs(60))));
     publisher.publish(event(1));
     tokio::time::sleep(Duration::from_millis(1)).await;
-    // The first has failed and rests; two more drop it.
+    // The first event has failed and waits for its retry. Two more events cause it to be dropped.
     publisher.publish(event(2));
     publisher.publish(event(3));
     assert_eq!(publisher.counts(), [counts(0, 1, 1, 2)]);
@@ -113,7 +113,7 @@ async fn who_rests_is_woken_by_the_end() {
     let sink = Flaky { fails: AtomicU64::new(12), ..Flaky::default() };
     let (publisher, publishing) = Publisher::new(vec![Box::new(sink)], PublisherOptions::default());
     publisher.publish(event(1));
-    // By now it rests for about a minute each time.
+    // By now each delay is about a minute.
     let end = Duration::from_secs(170);
     publishing.run(tokio::time::sleep(end)).await;
     let [counts] = publisher.counts().try_into().unwrap();

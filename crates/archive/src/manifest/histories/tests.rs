@@ -1,4 +1,4 @@
-//! The rule against a model that holds the commits of every history.
+//! Tests of the rule for histories against a model that holds the commits of every history.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,22 @@ use proptest::prelude::*;
 use super::*;
 use crate::manifest::{SealedManifest, Stored};
 
-/// Something that happens to the database or to its archive.
+/// An event at the database or its archive.
 #[derive(Clone, Debug)]
 enum Step {
-    /// So far beyond the newest commit.
+    /// A commit at this distance from the newest one.
     Commit(u64),
     Diff,
     Base,
-    /// The newest commits are lost, and of what is left so many are known to be shared; nothing is for `None`.
+    /// A fork: the newest `lost` commits are lost. Of the remaining ones, all but the newest
+    /// `unknown` are known to be shared; with `None`, no commit is.
     Fork {
         lost: usize,
         unknown: Option<usize>,
     },
 }
 
-/// A commit: where it ends, and which one of all it is.
+/// A commit: its end, and its number among all commits.
 type Commit = (u64, usize);
 
 #[derive(Default)]
@@ -30,11 +31,12 @@ struct Model {
     commits: Vec<Commit>,
     made: usize,
     manifest: Option<Manifest>,
-    /// The commits that each artifact's rows are made of.
+    /// The commits that each artifact's rows consist of.
     contents: Vec<Vec<Commit>>,
-    /// The commits of each history whose epochs the archive has, by its number.
+    /// The commits of each history whose epochs the archive has, by the history's number.
     histories: BTreeMap<u64, Vec<Commit>>,
-    /// What is known of the head's history and the present one.
+    /// The newest position up to which the head's history and the present one are known to be the
+    /// same.
     shared_until: u64,
 }
 
@@ -72,7 +74,7 @@ impl Model {
                 let known = unknown.and_then(|unknown| kept.checked_sub(1 + unknown));
                 let known = known.map_or(0, |newest| self.commits[newest].0);
                 self.shared_until = self.shared_until.min(known);
-                // The next commit is another one, wherever it ends.
+                // The next commit is a different one, even if it ends at the same position.
                 self.run(&Step::Commit(1));
             }
         }
@@ -81,7 +83,7 @@ impl Model {
         }
     }
 
-    /// Only rows that the archive has can be gone on from.
+    /// Adds a diff. Only archived rows can be continued.
     fn diff(&mut self) {
         let Some(head) = self.manifest().head_position else { return };
         if self.shared_until < u64::MAX || head.0 >= self.end() {
@@ -108,12 +110,12 @@ impl Model {
         self.contents.push(self.commits.clone());
     }
 
-    /// The commits of a history up to a position.
+    /// Returns the commits of a history up to a position.
     fn state(commits: &[Commit], at: Lsn) -> Vec<Commit> {
         commits.iter().copied().filter(|(end, _)| *end <= at.0).collect()
     }
 
-    /// Checks what every position is answered with, in the history of this number.
+    /// Checks the answer for every position in the history of this number.
     fn check(&self, manifest: &Manifest, id: u64, contents: &[&Vec<Commit>]) {
         let own = manifest.histories().pop().unwrap();
         assert_eq!(own.id, id);
@@ -175,7 +177,7 @@ impl Model {
 }
 
 impl Model {
-    /// Whatever part of it is sealed, the archive means the same, and so does what is written next.
+    /// Checks that sealing any part of the archive changes neither its meaning nor the next entry.
     fn check_sealed(&self) {
         let whole = self.manifest();
         for count in whole.openings() {
@@ -221,7 +223,8 @@ proptest! {
     }
 }
 
-/// History 1 has 10, 20, 30, 40. It forks after 20, and history 2, which begins with a base at 25, comes to 35.
+/// Returns a manifest with two histories. History 1 has 10, 20, 30 and 40. It forks after 20.
+/// History 2 begins with a snapshot at 25 and ends at 35.
 fn forked(shared_until: u64) -> Manifest {
     let mut artifacts = vec![artifact(Kind::Snapshot, 1, None, 10)];
     artifacts.extend([10, 20, 30].map(|from| artifact(Kind::Diff, 1, Some(Lsn(from)), from + 10)));
@@ -294,12 +297,13 @@ fn epochs_that_say_no_history_are_told_apart_by_their_positions() {
     let manifest = bases(&[10, 30, 20, 25]);
     assert_eq!(manifest.locate(Lsn(10)), Err(Unlocated::OtherHistory { history: 1, number: 0, newest: 3 }));
     assert_eq!((manifest.locate(Lsn(22)), manifest.locate(Lsn(25))), (Ok(2), Ok(3)));
-    // Where its older epochs are sealed, the others say what they meant.
+    // If older epochs are sealed, the remaining ones state their histories.
     let mut named = manifest.clone();
     let moved = named.take_oldest(1);
     assert_eq!(named.histories().iter().map(|history| history.id).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(named.unsealed(moved).histories(), manifest.histories());
-    // A writer of ours goes on with it, and begins a history where nothing proves that it is the same one.
+    // A laredo writer continues this history, and begins a new one if nothing proves that it is the
+    // same.
     let next = |to, shared| manifest.next_history(5, Lsn(to), Lsn(shared), None);
     assert_eq!(next(40, u64::MAX), EpochHistory { id: 3, shared_until: None, source: None });
     assert_eq!(next(40, 25), EpochHistory { id: 3, shared_until: None, source: None });

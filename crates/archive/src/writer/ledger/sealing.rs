@@ -1,4 +1,4 @@
-//! Older epochs leave the manifest: into sealed manifests, or for good.
+//! The removal of older epochs from the manifest: into sealed manifests, or permanently.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,18 +14,19 @@ use crate::reader::sealed::{read_sealed, walk_sealed};
 use crate::writer::report::Report;
 use crate::writer::{Tools, WriterError};
 
-/// The facts about sealed manifests that are kept so that they are not read again.
+/// Facts about sealed manifests, kept so that the sealed manifests need not be read again.
 #[derive(Debug, Default)]
 pub(super) struct SealedCache {
-    /// The newest sealed manifest and its SHA-256.
+    /// The SHA-256 of the newest sealed manifest, and the manifest itself.
     newest: Option<(String, SealedManifest)>,
-    /// The numbers of all sealed epochs, oldest first, and the SHA-256 of the manifest that ends them.
+    /// The SHA-256 of the newest sealed manifest, and the numbers of all sealed epochs, oldest
+    /// first.
     epochs: Option<(String, Vec<u64>)>,
 }
 
 impl Ledger {
-    /// Drops the epochs of a next manifest that are beyond the newest `keep`. Where the sealed ones
-    /// cannot be read now, they stay until the next base.
+    /// Drops the epochs of a next manifest that are beyond the newest `keep`. If the sealed
+    /// manifests cannot be read now, their epochs stay until the next snapshot.
     pub(crate) async fn retained(&mut self, next: Manifest, keep: usize, report: &Report) -> Manifest {
         let named = next.openings().len();
         if named >= keep || next.sealed.is_none() {
@@ -62,8 +63,8 @@ impl Ledger {
         Ok(epochs)
     }
 
-    /// Moves the epochs of a next manifest that are too many into a sealed manifest, which is on
-    /// all destinations when this returns. Nothing names it before the next manifest is published.
+    /// Moves the surplus epochs of a next manifest into a sealed manifest, which is at all
+    /// destinations when this returns. No manifest names it before the next manifest is published.
     ///
     /// # Errors
     /// When the writer has to end.
@@ -95,7 +96,8 @@ impl Ledger {
         let puts = puts.map(|(number, place)| place.put(number, &object, &staged, tools, report));
         match join_all(puts).await.into_iter().collect::<Result<(), PutError>>() {
             Ok(()) => {}
-            // The name is made of the bytes, so what is there is damaged. The next try has other epochs.
+            // The name contains a hash of the bytes, so the existing object is damaged. The next
+            // try has other epochs and thus another name.
             Err(PutError::Occupied) => return Ok(unsealed),
             Err(PutError::Writer(error)) => return Err(error),
         }
@@ -113,18 +115,18 @@ impl Ledger {
         Ok(next)
     }
 
-    /// Returns the newest sealed manifest if so many more artifacts still belong into it.
+    /// Returns the newest sealed manifest if it has room for `more` artifacts.
     async fn newest_sealed(&mut self, manifest: &Manifest, more: usize) -> Option<SealedManifest> {
         let link = manifest.sealed.as_ref().filter(|link| link.has_room(more))?;
         if let Some((_, known)) = self.sealed.newest.take().filter(|(known, _)| *known == link.sha256) {
             return Some(known);
         }
-        // Where it cannot be read, the next one stands by itself.
+        // If it cannot be read, the next sealed manifest contains only the epochs that move now.
         read_sealed(self.first()?, link, &manifest.table).await.ok()
     }
 }
 
-/// Writes a sealed manifest to this machine's disk; what fails is tried again.
+/// Writes a sealed manifest to the local disk. Failures are retried.
 async fn stage(sealed: &SealedManifest, tools: &Tools, report: &Report) -> Result<Staged, WriterError> {
     let bytes: Arc<[u8]> = sealed.to_json().map_err(WriterError::Broken)?.into();
     let mut backoff = tools.backoff();
@@ -145,14 +147,15 @@ async fn stage(sealed: &SealedManifest, tools: &Tools, report: &Report) -> Resul
 }
 
 impl Place {
-    /// Returns true where a destination has what a manifest's sealed manifests name.
+    /// Returns true if this destination has everything that a manifest's sealed manifests name.
     pub(super) fn has_sealed(&self, seen: &Seen, manifest: &Manifest) -> bool {
         let there = seen.manifest.as_ref().and_then(Manifest::sealed_sha256);
         let ours = manifest.sealed_sha256();
         ours.is_none() || ours == there || ours == self.sealed.as_deref()
     }
 
-    /// Copies sealed manifests that are not here yet, and before them what they name.
+    /// Copies the sealed manifests that are missing here. The objects that each one names are
+    /// copied before it.
     pub(super) async fn copy_sealed(
         &mut self,
         first: &Arc<dyn Destination>,
@@ -199,7 +202,8 @@ impl Place {
     }
 }
 
-/// A sealed manifest that cannot be read is waited for: nothing else names those epochs.
+/// Converts a read error of a sealed manifest into one that is retried: nothing else names those
+/// epochs.
 fn unreadable(error: ReadError) -> WriterError {
     match error {
         ReadError::Destination(error) => error.into(),
