@@ -1,4 +1,5 @@
-//! Counts the pieces of a response as they arrive, so that a large message on a slow line is not taken for silence.
+//! Counts the parts of a response as they arrive, so that a large message on a slow connection is
+//! not mistaken for silence.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tower::Service;
 
-/// A channel whose responses are counted.
+/// A channel that counts the parts of its responses.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched<S> {
     inner: S,

@@ -1,6 +1,6 @@
-//! The thread that turns messages into states: it takes them in order, applies them, and shows them. It is a thread of its
-//! own because applying is work, not waiting, and because readers that hold a view may make it wait: neither belongs on a
-//! runtime's thread.
+//! The replica's thread: it takes messages in order, applies them, and shows the result. It is a
+//! separate thread because applying is work, not waiting. Readers that hold a view may also make it
+//! wait. Neither belongs on a thread of the async runtime.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,18 +17,19 @@ use crate::keeper::Keeper;
 use crate::local_snapshot::{Rows, Saved};
 use crate::publish::{Front, Side, WriteError, Writer};
 
-/// While messages wait, this many are applied before what they brought is shown.
+/// The number of messages that are applied before their result is shown, while more messages wait.
 const MESSAGES_PER_STATE: usize = 16;
 
-/// What all parts of a replica share.
+/// The state that all parts of a replica share.
 pub(crate) struct Shared {
     pub(crate) front: Arc<Front>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) health: Arc<Health>,
     started: Instant,
-    /// When the replica was last known to be at the server's head, in nanoseconds since `started` and one; 0 for never.
+    /// The time at which the replica was last known to be at the server's head, as nanoseconds
+    /// since `started` plus one. 0 means never.
     at_head: AtomicU64,
-    /// The same of a state that was loaded from the disk, and is shown.
+    /// The same time for a local snapshot that was loaded and is shown.
     restored_at: OnceLock<Instant>,
 }
 
@@ -37,13 +38,15 @@ pub(crate) struct Applier {
     inputs: mpsc::UnboundedReceiver<Input>,
     intake: Intake,
     writer: Writer,
-    /// When what is applied was all that the server had; `None` where nothing new is known.
+    /// The time at which everything applied was all that the server had. `None` if nothing newer is
+    /// known.
     fresh_at: Option<Instant>,
-    /// Transactions that are applied but not shown; with their changes if somebody followed from the first on.
+    /// Transactions that are applied and not shown. They have their changes if there were followers
+    /// when the first was applied.
     outbox: Vec<CommittedTransaction>,
     is_collecting: bool,
     keeper: Option<Keeper>,
-    /// Loaded from the disk, and not shown before a server goes on from it.
+    /// The local snapshot, which is not shown until a server has continued from it.
     restored: Option<Box<Side>>,
 }
 
@@ -53,7 +56,7 @@ impl Shared {
         Shared { front, hub, health, started, at_head, restored_at: OnceLock::new() }
     }
 
-    /// When the replica was last known to be at the server's head.
+    /// Returns the time at which the replica was last known to be at the server's head.
     pub(crate) fn at_head(&self) -> Option<Instant> {
         match self.at_head.load(Ordering::Acquire).checked_sub(1) {
             Some(nanos) => self.started.checked_add(Duration::from_nanos(nanos)),
@@ -89,7 +92,7 @@ impl Applier {
         }
     }
 
-    /// Until the other end is dropped.
+    /// Processes inputs until the session has dropped its end of the channel.
     pub(crate) fn run(mut self) {
         let _ended = Ended(self.shared.clone());
         self.restore();
@@ -125,13 +128,13 @@ impl Applier {
         }
         let loaded_at = (self.shared.health.now)();
         if let Some(at) = age.and_then(|age| loaded_at.checked_sub(age)) {
-            // It is set once: a replica loads once.
+            // A replica loads its local snapshot only once, so the time is not set yet.
             let _ = self.shared.restored_at.set(at);
         }
         self.replace(side);
     }
 
-    /// Puts another state altogether in the place of the one that readers see; returns that.
+    /// Replaces the state that readers see with another one, and returns the old state.
     fn replace(&mut self, side: Side) -> Arc<Side> {
         let old = self.writer.current().clone();
         let (writer, position) = (&mut self.writer, side.position);
@@ -144,7 +147,8 @@ impl Applier {
         old
     }
 
-    /// Saves the state that readers see, which is all that was applied, if `when` says so.
+    /// Saves the state that readers see if `when` returns true. That state has everything that was
+    /// applied.
     fn save(&mut self, when: impl FnOnce(&Keeper, Lsn, Instant) -> bool) {
         let now = (self.shared.health.now)();
         let is_whole = self.intake.is_sound() && self.writer.unpublished().is_none();
@@ -168,7 +172,7 @@ impl Applier {
         }
         #[cfg(debug_assertions)]
         if let Input::Plant(canary, answer) = input {
-            // The test may have ended without waiting for the answer.
+            // Sending fails only if the test has ended without waiting for the answer.
             let _ = answer.send(self.plant(canary));
             return;
         }
@@ -194,7 +198,7 @@ impl Applier {
         }
     }
 
-    /// Makes a row that is shown wrong. Returns false where there is no row that allows it.
+    /// Makes a row that is shown wrong. Returns false if no row allows it.
     #[cfg(debug_assertions)]
     fn plant(&mut self, canary: laredo_core::Canary) -> bool {
         let mut side = Side::clone(&self.writer.current());
@@ -203,7 +207,7 @@ impl Applier {
         planted
     }
 
-    /// Shows the stream's own state in the place of the old one, in one step.
+    /// Shows a complete snapshot in place of the old rows, in one step.
     fn reveal(&mut self, side: Side) {
         self.show();
         self.restored = None;
@@ -213,7 +217,7 @@ impl Applier {
         }
     }
 
-    /// Returns whether it could.
+    /// Applies a transaction to the writer's copy. Returns true if it succeeded.
     fn apply(&mut self, transaction: Transaction, committed_at: Option<CommitTime>) -> bool {
         if self.outbox.is_empty() {
             self.is_collecting = self.shared.hub.is_followed();
@@ -226,13 +230,14 @@ impl Applier {
                 return true;
             }
             Err(WriteError::State(error)) => self.intake.start_over(error.into()),
-            // What comes now comes to nothing; the network's side is about to end.
+            // Further inputs are ignored, because the replica is being stopped.
             Err(WriteError::Closing) => self.intake.close(),
         }
         false
     }
 
-    /// Nothing more happened up to `position`, where the server's rows have this checksum.
+    /// Notes that no more changes happened up to `position`, where the server's rows have this
+    /// checksum.
     fn current(&mut self, position: Lsn, at: Instant, (mark, checksum): (Option<CommitMark>, Option<Checksum>)) {
         if position > self.intake.resume().position {
             let nothing =
@@ -263,7 +268,7 @@ impl Applier {
         }
     }
 
-    /// Shows what was applied since the last time, at once and in whole transactions.
+    /// Shows everything applied since the last call in one step, in whole transactions.
     fn show(&mut self) {
         let fresh_at = self.fresh_at.take();
         if self.writer.unpublished().is_none() {
@@ -278,12 +283,14 @@ impl Applier {
                 && !is_collecting
                 && let (Some(last), Some(next)) = (told.pop(), writer.unpublished())
             {
-                // Somebody began to follow after the changes had been applied without noting the old rows.
+                // The first follower came after the changes had been applied without collecting
+                // them.
                 let changes = between(&writer.current(), next);
                 told = vec![CommittedTransaction { changes, ..last }];
             }
             writer.publish();
-            // Before anybody is told, so that nobody who is finds the state older than it is.
+            // The age is set before the followers receive the transactions, so that they do not see
+            // an age that is too high.
             fresh_at.into_iter().for_each(|at| shared.set_at_head(at));
             if followed { told } else { Vec::new() }
         });
@@ -295,7 +302,8 @@ fn between(old: &Side, new: &Side) -> Vec<RowChange> {
     difference(old.table.as_ref().map(|t| (t, &old.layout)), (table, &new.layout))
 }
 
-/// Tells that the applier has ended, be it by a panic: whoever waits for it would wait for ever.
+/// Reports that the applier has ended, even by a panic. Otherwise callers that wait for the replica
+/// would wait forever.
 struct Ended(Arc<Shared>);
 
 impl Drop for Ended {

@@ -7,7 +7,7 @@ use laredo_proto::replication::{Heartbeat, RowBatch, SyncMode, SyncResponse};
 use prost_types::Timestamp;
 use std::sync::Mutex;
 
-/// An applier on a clock that only the test moves; it is given what is received by hand.
+/// An applier that receives its inputs from the test, on a clock that only the test moves.
 struct Rig {
     applier: Applier,
     started: Instant,
@@ -17,7 +17,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// At position 1, with no row.
+    /// Returns a rig at position 1, without rows.
     fn new() -> Rig {
         let layout = Arc::new(Layout::new(Arc::new(Schema::new(vec![], KeyColumns::new([]), Default::default()))));
         let (started, now) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
@@ -54,7 +54,7 @@ impl Rig {
         self.applier.show();
     }
 
-    /// In seconds, at this second.
+    /// Returns the age in seconds, at this second.
     fn age(&self, second: u64) -> f64 {
         *self.now.lock().unwrap() = Duration::from_secs(second);
         let shared = &self.applier.shared;
@@ -112,7 +112,7 @@ fn a_heartbeat_without_a_position_says_nothing_of_the_age() {
     assert_eq!(rig.age(5), 5.0);
 }
 
-/// The rows of these keys as a server has them, and as it sends them with their checksum.
+/// Returns the checksum of the rows with these keys, and a snapshot of them with that checksum.
 fn keyed(position: u64, keys: &[&str]) -> (Checksum, [Message; 3]) {
     let mut table = TableState::new(two_columns(), &[], 0).unwrap();
     for key in keys {
@@ -127,7 +127,7 @@ fn keyed(position: u64, keys: &[&str]) -> (Checksum, [Message; 3]) {
 }
 
 impl Rig {
-    /// Loads these keys at the rig's position.
+    /// Loads a snapshot at the rig's position.
     fn load(&mut self, messages: [Message; 3]) {
         self.open();
         self.receive(0, Message::Handshake(greeting(SyncMode::FullSnapshot, self.position)));
@@ -141,7 +141,7 @@ impl Rig {
         self.applier.show();
     }
 
-    /// Where the next stream is to go on from.
+    /// Opens a stream, and returns the state that it resumes from.
     fn open(&mut self) -> Resume {
         let (answer, mut resume) = tokio::sync::oneshot::channel();
         self.applier.take(Input::Open(answer));
@@ -159,7 +159,7 @@ impl Rig {
 
 const KEYS: [&str; 3] = ["k", "l", "m"];
 
-/// One wrong cell, a row too few, and a row too many.
+/// The faults are a wrong cell, a missing row and an extra row.
 #[test]
 fn a_row_that_is_wrong_is_found_and_all_rows_are_loaded_again() {
     for canary in Canary::ALL {
@@ -206,7 +206,8 @@ fn what_was_applied_and_is_not_shown_yet_is_compared() {
     assert_eq!((rig.status().checksum_mismatches, rig.status().checksum_position), (0, Lsn(2)));
 }
 
-/// Rows that are wrong as they come are not shown, unless that is how the server always sends them.
+/// Rows that are wrong on arrival are not shown, unless the server always sends them with this
+/// error.
 #[test]
 fn a_snapshot_without_its_checksum_is_refused_once() {
     let mut rig = Rig::new();

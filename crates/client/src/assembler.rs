@@ -1,4 +1,5 @@
-//! From the messages of a stream to whole snapshots and whole transactions. Pure: it knows neither sockets nor readers.
+//! Assembles the messages of a stream into complete snapshots and transactions. The code accesses
+//! neither sockets nor readers.
 
 use std::sync::Arc;
 
@@ -14,112 +15,112 @@ use laredo_proto::replication::{
 use laredo_proto::schema::{self, SchemaError};
 use prost_types::Timestamp;
 
-/// A server's row count makes no more room than this beforehand.
+/// The most rows to reserve memory for in advance, whatever row count a server announces.
 const ROWS_EXPECTED_MAX: usize = 1 << 20;
 
-/// Something whole that a stream brought.
+/// A complete item of a stream.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Nothing yet.
+    /// No item is complete yet.
     Nothing,
-    /// The stream began.
+    /// The beginning of the stream.
     Opened(Box<SyncHandshake>),
-    /// Every row of the table.
+    /// All rows of the table.
     Snapshot {
         table: Box<TableState>,
         position: Lsn,
         sequence: Sequence,
         mark: Option<CommitMark>,
         definition: DefinitionVersion,
-        /// The sender's checksum of the rows.
+        /// The checksum of the rows from the sender, the server or the local snapshot.
         checksum: Option<Checksum>,
     },
-    /// A transaction to apply. From it on rows are of a definition that is known here.
+    /// A transaction to apply. If `definition` is known, rows are of that definition from here on.
     Transaction {
         transaction: Transaction,
         sequence: Sequence,
         mark: Option<CommitMark>,
         definition: DefinitionVersion,
     },
-    /// A transaction that the state has already. A definition that is known is that of the state.
+    /// A transaction that the table already has. If `definition` is known, it is the table's.
     Repeated { sequence: Sequence, definition: DefinitionVersion },
-    /// The server's time; with a position, everything up to there was sent.
+    /// A heartbeat with the server's time. If it has a position, everything up to there was sent.
     Heartbeat {
         server_time: Option<Timestamp>,
         position: Option<Lsn>,
         mark: Option<CommitMark>,
-        /// The checksum of the rows at the position, as the server has it.
+        /// The server's checksum of the rows at the position.
         checksum: Option<Checksum>,
-        /// The server's question for the checksum of the client's own rows there.
+        /// The server's request for the checksum of the client's own rows at the position.
         check: Option<Vec<u8>>,
     },
 }
 
-/// A stream that does not keep to the protocol.
+/// A violation of the protocol by a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// A message where another one belongs.
+    /// A message of one kind where another kind is expected.
     #[error("the server sent {found} where {expected} belongs")]
     Unexpected {
-        /// What came.
+        /// The kind that arrived.
         found: &'static str,
-        /// What should have come.
+        /// The kind that is expected.
         expected: &'static str,
     },
-    /// Entries that are not entries of this table.
+    /// A batch whose entries are malformed or do not fit the table.
     #[error("the server sent a broken batch: {0}")]
     Batch(#[from] BatchError),
-    /// A schema that cannot be one.
+    /// An invalid schema.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A position that cannot be one.
+    /// An invalid position.
     #[error("the server sent a broken position: {0}")]
     Position(#[from] LsnError),
-    /// A checksum that cannot be one.
+    /// An invalid checksum.
     #[error("the server sent a broken checksum: {0}")]
     Checksum(#[from] ChecksumError),
-    /// A snapshot with a row too many or too few.
+    /// A snapshot with too many or too few rows.
     #[error("the server's snapshot says it has {expected} rows, but has {found}")]
     SnapshotRows {
-        /// As it says.
+        /// The number of rows that the server announced.
         expected: i64,
-        /// As found; rows of the same key count once.
+        /// The number of rows that arrived. Rows with the same key count once.
         found: usize,
     },
-    /// A new copy that stands for a range in which the client's position lies.
+    /// A net change from a new copy of the table, whose range includes the client's position.
     #[error("the server has copied the table anew from {from} to {to}, and this client is at {ours}, inside")]
     Span {
-        /// Where the copy begins to count.
+        /// The start of the range. The net change is relative to the rows at this position.
         from: Lsn,
-        /// The end of the first commit record.
+        /// The end of the range, and the position that the net change leads to.
         to: Lsn,
         /// The client's position.
         ours: Lsn,
     },
-    /// A position before that of the transaction before.
+    /// A transaction whose position is before that of the previous transaction.
     #[error("the server went back from position {from} to {to}")]
     Backwards {
-        /// Where it was.
+        /// The position of the previous transaction.
         from: Lsn,
-        /// Where it went.
+        /// The position of this transaction.
         to: Lsn,
     },
 }
 
-/// What made a stream useless.
+/// An error that makes a stream unusable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AssembleError {
-    /// It breaks the protocol.
+    /// The server violates the protocol.
     Protocol(ProtocolError),
-    /// The server cannot send what this client reads.
+    /// The server cannot send binary rows.
     Encoding,
     /// The declared indexes do not fit the table.
     Index(StateError),
-    /// The rows that would come are of another definition than those that the client has at this position.
+    /// The server's rows are of another definition than the client's rows at this position.
     Schema(Lsn),
 }
 
-/// Puts the messages of one stream after another together.
+/// Assembles the messages of one stream after another.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     indexes: Vec<IndexSpec>,
@@ -128,13 +129,13 @@ pub(crate) struct Assembler {
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing of this stream was seen.
+    /// No message of this stream has arrived.
     New,
-    /// A snapshot is promised.
+    /// A snapshot is announced and has not begun.
     Promised(Arc<Schema>),
-    /// A snapshot is coming in.
+    /// A snapshot is arriving.
     Snapshot(Box<Snapshot>),
-    /// Changes are coming in.
+    /// Changes are arriving.
     Live(Live),
 }
 
@@ -146,15 +147,16 @@ struct Snapshot {
 
 #[derive(Debug)]
 struct Live {
-    /// Of the next entry.
+    /// The schema of the next entry.
     schema: Arc<Schema>,
-    /// What the state had when the stream began: transactions up to here are repeats.
+    /// The position of the table when the stream began. Transactions up to here are repeats.
     floor: Lsn,
-    /// Of the newest transaction.
+    /// The position of the newest transaction.
     position: Lsn,
-    /// Of the transaction that has not ended.
+    /// The changes of the transaction that has not ended.
     pending: Vec<Change>,
-    /// What the rows are rows of from the transaction on that has not ended.
+    /// The definition version from the unfinished transaction on. Unknown if that transaction does
+    /// not change it.
     definition: DefinitionVersion,
 }
 
@@ -163,25 +165,25 @@ impl Assembler {
         Assembler { indexes, phase: Phase::New }
     }
 
-    /// What the rows shall be found by.
+    /// Returns the indexes that each table must have.
     pub(crate) fn indexes(&self) -> &[IndexSpec] {
         &self.indexes
     }
 
-    /// Forgets what was half received.
+    /// Discards what was received in part.
     pub(crate) fn reset(&mut self) {
         self.phase = Phase::New;
     }
 
-    /// Whether the state is this stream's: a snapshot is complete, or none was needed.
+    /// Returns true if the table follows this stream: a snapshot is complete, or none was needed.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live(_))
     }
 
-    /// Takes the next message. `state` is what the client has: its schema and position.
+    /// Accepts the next message. `state` is the schema and the position of the client's table.
     ///
     /// # Errors
-    /// When the stream is of no use any more; [`Assembler::reset`] follows.
+    /// When the stream is unusable. The caller must then call [`Assembler::reset`].
     pub(crate) fn feed(
         &mut self,
         response: SyncResponse,
@@ -219,8 +221,9 @@ impl Assembler {
         let schema = encoding.and_then(|e| e.schema).ok_or(AssembleError::Encoding)?;
         self.phase = match (handshake.mode(), state) {
             (SyncMode::FullSnapshot, _) => Phase::Promised(new_schema(schema)?),
-            // The rows that come are of the handshake's schema. Where that is not the replica's own, servers disagree on when the
-            // definition changed, and the same bytes would be read as other columns.
+            // The rows that follow are of the handshake's schema. If the client's schema differs,
+            // servers disagree on when the definition changed. The same bytes would then be read as
+            // other columns.
             (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((ours, position))) => {
                 if *new_schema(schema)? != **ours {
                     return Err(AssembleError::Schema(position));
@@ -307,9 +310,9 @@ impl Live {
         let is_empty = batch.count == 0 && batch.schema.is_none() && self.pending.is_empty() && header.ends;
         let is_known = header.position <= self.floor || (is_empty && header.position == self.position);
         if is_known && header.position != Lsn::ZERO {
-            // A repeat, perhaps of an older schema: it is not even looked into.
+            // A repeat may have an older schema, so its entries are not read.
             let sequence = header.last_sequence;
-            // An older transaction says nothing of the rows as they are.
+            // An older transaction does not determine the current definition.
             let is_newest = header.position == self.position;
             let definition = DefinitionVersion(if is_newest { batch.definition } else { 0 });
             return Ok(if header.ends { Event::Repeated { sequence, definition } } else { Event::Nothing });
@@ -317,7 +320,8 @@ impl Live {
         if let Some(from) = header.span_from
             && from < self.floor
         {
-            // It tells what differs between its two ends. What the replica has lies between them, and may differ from both.
+            // A span has the net change between its two ends. The client's table is between them,
+            // and may differ from both.
             return Err(ProtocolError::Span { from, to: header.position, ours: self.floor });
         }
         if header.position < self.position || header.position == Lsn::ZERO {
@@ -355,7 +359,8 @@ impl Live {
     }
 }
 
-/// Room for a batch's entries, each of which takes at least its five bytes of header.
+/// Returns the number of entries to reserve memory for. Each entry has at least five bytes of
+/// header.
 fn capacity(batch: &RowBatch) -> usize {
     let said = usize::try_from(batch.count).unwrap_or(usize::MAX);
     said.min(batch.entries.len() / 5)
@@ -372,7 +377,7 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
     let Heartbeat { server_time, source_position, earlier_source_position, mark, checksum, .. } = heartbeat;
-    // Older servers have the position in the second field alone.
+    // Older servers send the position only in the second field.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
     Ok(Event::Heartbeat {
         check: Some(heartbeat.check.clone()).filter(|check| !check.is_empty()),
@@ -383,7 +388,7 @@ fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
     })
 }
 
-/// The commit that a batch ends; nothing where it stands for a span.
+/// Returns the mark of the commit that a batch ends, or `None` if the batch represents a span.
 fn mark_of(batch: &RowBatch) -> Option<CommitMark> {
     let mark = CommitMark { end: batch.position, xid: batch.xid, committed_at_us: batch.committed_at_us, scope: 0 };
     (batch.xid != 0).then_some(mark)

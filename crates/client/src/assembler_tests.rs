@@ -104,7 +104,7 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
     assert_eq!(error, AssembleError::Protocol(ProtocolError::SnapshotRows { expected: 2, found: 1 }));
 }
 
-/// It happens where a replica had gone on, on another stream, since it asked for this one.
+/// This happens if a replica moved on by another stream after it had requested this one.
 #[test]
 fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
     let ours = two_columns();
@@ -122,7 +122,7 @@ fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
     for (from, at) in [(0x100, 0x100), (0x200, 0x100)] {
         assert!(matches!(told(from, Lsn(at)), Ok(Event::Transaction { .. })), "{from:x} {at:x}");
     }
-    // All of it was seen before.
+    // The client already has the whole span.
     assert!(matches!(told(0x100, Lsn(0x300)), Ok(Event::Repeated { .. })));
 }
 

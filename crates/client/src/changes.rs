@@ -1,4 +1,4 @@
-//! Committed transactions for those who follow them: streams and listeners.
+//! Streams of committed transactions, and listeners that are called for each change.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,58 +14,61 @@ use laredo_core::{CommitTime, Effect, Lsn, TableState};
 use crate::layout::Layout;
 use crate::row::Row;
 
-/// What one transaction did to the table. After a re-sync: everything that differs from what the replica showed before.
+/// The changes of one transaction to the table. After a full snapshot replaced the table: all
+/// differences from the rows that the replica showed before.
 #[derive(Clone, Debug)]
 pub struct CommittedTransaction {
-    /// Every commit up to here is in a view taken now.
+    /// The position of the transaction. A view taken now includes every commit up to here.
     pub position: Lsn,
-    /// When it committed, by the database's clock; `None` for a re-sync, and where only the position moved because nothing
-    /// happened to the rows of this replica.
+    /// The commit time by the database's clock. `None` after a full snapshot, and if only the
+    /// position moved because no row of this replica changed.
     pub committed_at: Option<CommitTime>,
-    /// In the order in which they were made. Rows of a truncated table are deleted one by one.
+    /// The changed rows, in the order of the changes. Rows of a truncated table are deleted one by
+    /// one.
     pub changes: Vec<RowChange>,
 }
 
-/// A row that came, changed, or went.
+/// An inserted, updated or deleted row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowChange {
-    /// The row before; `None` when it is new.
+    /// The row before the change; `None` if it is new.
     pub old: Option<Row>,
-    /// The row after; `None` when it is gone.
+    /// The row after the change; `None` if it was deleted.
     pub new: Option<Row>,
 }
 
-/// The consumer was too slow, and transactions were left out. Look at the table anew; what comes next follows on the newest
-/// transaction that was left out.
+/// An error for a consumer that was too slow, so that transactions were left out. Take a new view
+/// of the table. The next item of the stream follows the newest transaction that was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{transactions} transactions were left out because their consumer was too slow; take a new view and go on from there"
 )]
 pub struct Lagged {
-    /// How many.
+    /// The number of transactions that were left out.
     pub transactions: u64,
 }
 
-/// Committed transactions as they become visible, from when it was made on. It ends when the replica stops.
+/// A stream of committed transactions as they become visible, from its creation on. It ends when
+/// the replica stops.
 ///
-/// Bounded: when more than [`crate::ReplicaBuilder::pending_changes_max`] row changes wait to be read, they are left out and one
-/// [`Lagged`] says so.
+/// The stream is bounded. When more than [`crate::ReplicaBuilder::pending_changes_max`] row changes
+/// wait to be read, the waiting transactions are left out. The stream then returns one [`Lagged`].
 #[derive(Debug)]
 pub struct Transactions {
     queue: Arc<Mutex<Queue>>,
 }
 
-/// A listener's registration; dropping it ends it.
+/// The registration of a listener, which ends when this handle is dropped.
 #[must_use = "dropping it ends the listener"]
 pub struct ListenerHandle {
     hub: Weak<Hub>,
     id: u64,
 }
 
-/// A listener's function: the old row and the new one.
+/// A listener's function, called with the old and the new row.
 type Listener = Arc<Mutex<dyn FnMut(Option<&Row>, Option<&Row>) + Send>>;
 
-/// Everybody who follows.
+/// The streams and listeners of a replica.
 pub(crate) struct Hub {
     pending_changes_max: usize,
     next_id: AtomicU64,
@@ -100,7 +103,7 @@ impl RowChange {
     }
 }
 
-/// What turns one state into another.
+/// Returns the changes that turn one state into another.
 pub(crate) fn difference(old: Option<(&TableState, &Arc<Layout>)>, new: (&TableState, &Arc<Layout>)) -> Vec<RowChange> {
     let (new_table, new_layout) = new;
     let added = |tuple: &_| RowChange { old: None, new: Some(Row::new(Clone::clone(tuple), new_layout.clone())) };
@@ -111,7 +114,7 @@ pub(crate) fn difference(old: Option<(&TableState, &Arc<Layout>)>, new: (&TableS
     if old_table.schema() != new_table.schema() {
         let mut table = old_table.clone();
         if table.cast_to(new_table.schema().clone()).is_err() {
-            // The old rows are no rows of the new table, so there is nothing to compare.
+            // The old rows cannot be converted to the new schema, so there is nothing to compare.
             let gone = old_table.rows().map(|t| RowChange::gone(Row::new(t.clone(), old_layout.clone())));
             return gone.chain(new_table.rows().map(added)).collect();
         }
@@ -149,13 +152,16 @@ impl Hub {
         ListenerHandle { hub: Arc::downgrade(self), id }
     }
 
-    /// Whether anybody follows, so that old rows must be kept for them.
+    /// Returns true if there is a stream or a listener, so that old rows must be kept for it.
     pub(crate) fn is_followed(&self) -> bool {
         locked(&self.followers).are_there()
     }
 
-    /// Runs `show`, which makes transactions visible and returns them, and passes them on. It is told whether anybody follows,
-    /// and nobody can begin to while it runs: a view taken after beginning to follow has all that is not passed on.
+    /// Runs `show`, which makes transactions visible and returns them, and passes them to the
+    /// followers. `show` receives true if there are followers.
+    ///
+    /// No stream can be created while `show` runs. So a view that is taken after creating a stream
+    /// includes every transaction that is not passed to the stream.
     pub(crate) fn publish(&self, show: impl FnOnce(bool) -> Vec<CommittedTransaction>) {
         let (transactions, listeners) = {
             let mut followers = locked(&self.followers);
@@ -204,7 +210,8 @@ impl Hub {
             let place = followers.listeners.iter().position(|(other, _)| *other == id);
             place.map(|place| followers.listeners.swap_remove(place))
         };
-        // Its function may own anything, even another handle: it is dropped without the lock.
+        // The listener's function may own anything, even another handle, so it is dropped without
+        // the lock.
         drop(ended);
     }
 }
@@ -218,7 +225,8 @@ impl Followers {
 
 impl Queue {
     fn push(&mut self, transaction: &Arc<CommittedTransaction>, changes_max: usize) {
-        // An empty transaction only moves the position; it still weighs something.
+        // An empty transaction only moves the position. It counts as one change, so that the queue
+        // stays bounded.
         let weight = transaction.changes.len().max(1);
         if !self.waiting.is_empty() && self.changes + weight > changes_max {
             self.left_out += self.waiting.len() as u64;
@@ -226,7 +234,8 @@ impl Queue {
             self.changes = 0;
         }
         if self.left_out > 0 {
-            // Until the consumer knows, it would take what follows for what it has.
+            // Until the consumer has received the error, it would apply what follows to an outdated
+            // table.
             self.left_out += 1;
         } else {
             self.waiting.push_back(transaction.clone());
@@ -279,7 +288,8 @@ impl fmt::Debug for ListenerHandle {
     }
 }
 
-/// What these locks guard is whole between any two statements under them, so a panic under one broke nothing.
+/// Locks a mutex, even after a panic. The guarded data is consistent after each statement, so a
+/// panic leaves nothing broken.
 fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,30 +1,33 @@
-//! When a checksum that differs leads to another load.
+//! Decides when a checksum that differs from the server's causes another load.
 
 use std::time::{Duration, Instant};
 
-/// The time in which rows that differ again are not loaded again; doubled with each load, up to the longest.
+/// The time in which rows that differ again are not loaded again. It doubles with each load, up to
+/// `PAUSE_LAST`.
 const PAUSE_FIRST: Duration = Duration::from_secs(60);
 const PAUSE_LAST: Duration = Duration::from_secs(3600);
 
 /// The consequence of comparing a checksum with the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The rows are the server's.
+    /// The rows equal the server's.
     Same,
-    /// The rows differ, and all of them are to be loaded again.
+    /// The rows differ, and all of them must be loaded again.
     LoadAgain,
-    /// The rows differ although they were loaded again lately. They are served, and loaded again after this time.
+    /// The rows differ although they were loaded recently. They are served, and may be loaded again
+    /// after this time.
     Tolerated(Duration),
     /// The rows still differ, which was logged before.
     Known,
 }
 
-/// The history of comparisons. It bounds how often a server whose rows and checksums never agree is asked for a snapshot.
+/// The history of comparisons. It limits how often a server whose rows and checksums never agree is
+/// asked for a snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// Loads in a row that did not help.
+    /// The number of consecutive loads that did not help.
     loads: u32,
-    /// No load is asked for before.
+    /// The time before which no load is requested.
     pause_ends: Option<Instant>,
     is_said: bool,
 }
@@ -68,7 +71,7 @@ mod tests {
         assert_eq!(at(71, false), tolerated(119));
         assert_eq!(at(189, false), Verdict::Known);
         assert_eq!(at(190, false), Verdict::LoadAgain);
-        // That it helped counts once it has held for the pause.
+        // A load counts as successful only if the rows still agree after the pause.
         assert_eq!(at(200, true), Verdict::Same);
         assert_eq!(at(210, false), tolerated(220));
         assert_eq!(at(430, true), Verdict::Same);

@@ -1,4 +1,4 @@
-//! Which server, and how it is spoken to: what a replica and a subscription are given alike.
+//! The settings of a connection to a server, common to replicas and subscriptions.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -19,14 +19,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// As much as the server may send in one piece of HTTP/2. With HTTP's own 16 KiB, 100 clients at full rate got half as many bytes
-/// a second (`./dev bench fanout`).
+/// The largest HTTP/2 frame that the server may send. With the default of 16 KiB, 100 clients at
+/// full rate received half as many bytes per second (`./dev bench fanout`).
 const FRAME_BYTES_MAX: u32 = 1 << 20;
-/// A value of PostgreSQL is below 1 GiB, and a row hardly above; so much is never set aside before it comes.
+/// A value in PostgreSQL is smaller than 1 GiB, and a row is hardly larger. The memory is not
+/// reserved in advance.
 const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const PENDING_BYTES_MAX: u32 = 64 << 20;
 
-/// What every builder keeps.
+/// The settings that every builder has.
 pub(crate) struct Connect {
     pub(crate) server: String,
     pub(crate) table: TableName,
@@ -40,7 +41,7 @@ pub(crate) struct Connect {
     pub(crate) seed: Option<u64>,
 }
 
-/// A session that is not run yet, and the other ends of what it speaks through.
+/// A session that does not run yet, and the other ends of its channels.
 pub(crate) struct Line {
     pub(crate) runtime: Handle,
     pub(crate) session: Session,
@@ -52,27 +53,27 @@ pub(crate) struct Line {
     pub(crate) plants: mpsc::WeakUnboundedSender<Input>,
 }
 
-/// Why a replica or a subscription cannot be started.
+/// An error that prevents a replica or a subscription from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is none.
+    /// The server address is invalid.
     #[error("`{server}` is no server address ({reason}); write one like http://127.0.0.1:4002 or https://laredo:4002")]
     Address {
-        /// As given.
+        /// The address as given.
         server: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The token cannot be sent.
+    /// The token cannot be sent in a header.
     #[error("the token has characters that no header takes; it must be ASCII without spaces")]
     Token,
-    /// There is no runtime.
+    /// The caller is not inside a tokio runtime.
     #[error("a client needs a tokio runtime; call start() inside one")]
     NoRuntime,
-    /// Two indexes of one name.
+    /// Two indexes have the same name.
     #[error("there are two indexes `{0}`; give one another name")]
     SameName(String),
-    /// No thread.
+    /// The replica's thread could not be started.
     #[error("cannot start the replica's thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -93,8 +94,11 @@ impl Connect {
         }
     }
 
+    /// Prepares a session, without running it.
+    ///
     /// # Errors
-    /// When the address is none, or there is no runtime.
+    /// When the server address or the token is invalid, or when the caller is not inside a tokio
+    /// runtime.
     pub(crate) fn line(self, filters: Vec<FieldPredicate>) -> Result<Line, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let endpoint = self.endpoint()?;
@@ -139,7 +143,7 @@ impl Connect {
                     None => ClientTlsConfig::new().with_native_roots(),
                 };
                 let tls = self.identity.iter().fold(tls, |tls, identity| tls.identity(identity.clone()));
-                // The innermost error says which of the certificates is wrong.
+                // The innermost error says which of the certificates is invalid.
                 endpoint.tls_config(tls).map_err(|e| wrong(deepest(&e)))?
             }
             _ => return Err(wrong("it must begin with http:// or https://".to_owned())),

@@ -1,4 +1,5 @@
-//! Messages as a server sends them, of a table with two columns of text: for the tests of those who take them.
+//! Messages as a server sends them, for a table with two text columns. They are for the tests of
+//! the code that receives them.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use laredo_proto::replication::{
 use laredo_proto::schema;
 use prost::Message as _;
 
-/// The first column is the key.
+/// Returns a schema whose first column is the key.
 pub(crate) fn two_columns() -> Arc<Schema> {
     let column = |name: &str| Column {
         name: name.to_owned(),
@@ -25,7 +26,7 @@ pub(crate) fn two_columns() -> Arc<Schema> {
     Arc::new(Schema::new(columns, KeyColumns::new([0]), Default::default()))
 }
 
-/// Of a server whose newest commit is `head`.
+/// Returns the handshake of a server whose newest commit is `head`.
 pub(crate) fn greeting(mode: SyncMode, head: u64) -> SyncHandshake {
     SyncHandshake {
         mode: mode.into(),
@@ -52,14 +53,14 @@ pub(crate) fn entries(rows: &[(Action, Vec<Vec<u8>>)]) -> bytes::Bytes {
     batch.entries
 }
 
-/// Rows of these keys, each of which has `b` in its other column.
+/// Returns a batch of rows with these keys. Each row has `b` in its other column.
 pub(crate) fn batch(position: u64, keys: &[&str]) -> RowBatch {
     let rows: Vec<_> = keys.iter().map(|key| (Action::Insert, vec![key.as_bytes().to_vec(), b"b".to_vec()])).collect();
     let count = keys.len().try_into().unwrap();
     RowBatch { position, count, entries: entries(&rows), ends: true, ..RowBatch::default() }
 }
 
-/// A whole snapshot of these keys, with what it begins with.
+/// Returns a whole snapshot of these keys, beginning with its `SnapshotBegin`.
 pub(crate) fn snapshot(position: u64, keys: &[&str]) -> [Message; 3] {
     let source_position = Lsn(position).to_string();
     let rows_sent = keys.len().try_into().unwrap();

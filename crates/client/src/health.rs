@@ -1,4 +1,4 @@
-//! How a session is doing, as far as both of its ends know: the network's, and whoever takes what it brings.
+//! The state of a session, as its network side and its consumer know it.
 
 use std::time::Instant;
 
@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use crate::status::{ReplicaError, Status};
 
-/// Tells what time has passed; it never goes back.
+/// A clock that never goes back.
 pub(crate) type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
-/// What is known of a session, for those who ask.
+/// The status of a session, and the clock for it.
 pub(crate) struct Health {
-    /// The table, for the log.
+    /// The table's name, for the log.
     pub(crate) table: TableName,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) now: Clock,
@@ -24,7 +24,7 @@ impl Health {
         Health { table, status: watch::Sender::default(), now }
     }
 
-    /// A stream is open.
+    /// Notes that a stream is open.
     pub(crate) fn opened(&self, handshake: &SyncHandshake) {
         self.status.send_modify(|status| {
             status.connected = true;
@@ -36,12 +36,12 @@ impl Health {
         });
     }
 
-    /// It is open no more.
+    /// Notes that the stream is closed.
     pub(crate) fn disconnected(&self) {
         self.status.send_modify(|status| status.connected = false);
     }
 
-    /// It is open no more, or could not be opened.
+    /// Notes that the stream is closed or could not be opened.
     pub(crate) fn fail(&self, error: &ReplicaError) {
         self.status.send_modify(|status| {
             status.connected = false;
@@ -50,31 +50,31 @@ impl Health {
         });
     }
 
-    /// The head that the server had is reached.
+    /// Notes that the server's head was reached.
     pub(crate) fn ready(&self) {
         self.status.send_if_modified(|status| !std::mem::replace(&mut status.ready, true));
     }
 
-    /// A full snapshot took the place of another state.
+    /// Notes that a full snapshot replaced existing rows.
     pub(crate) fn resynced(&self) {
         self.status.send_modify(|status| status.resyncs += 1);
     }
 
-    /// The rows at this position have the server's checksum.
+    /// Notes that the rows at this position have the server's checksum.
     pub(crate) fn agrees(&self, position: Lsn) {
         self.status.send_if_modified(|status| {
             status.checksum_position = position;
-            // This happens several times a second, so watchers are not woken for it.
+            // This happens several times a second, so it does not wake watchers.
             false
         });
     }
 
-    /// The rows do not have the server's checksum.
+    /// Notes that the rows do not have the server's checksum.
     pub(crate) fn differs(&self) {
         self.status.send_modify(|status| status.checksum_mismatches += 1);
     }
 
-    /// Nothing will come any more.
+    /// Notes that the session has ended permanently.
     pub(crate) fn stopped(&self) {
         self.status.send_modify(|status| {
             status.connected = false;

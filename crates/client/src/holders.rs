@@ -1,5 +1,6 @@
-//! Who holds a view: told when one is held so long that nothing newer can be shown. Readers only write to a slot near
-//! their thread's own, so that this costs them next to nothing and no lock.
+//! Records the places in the program that hold views. The writer logs them when a view is held so
+//! long that nothing newer can be shown. A reader writes only to a slot near its thread's own,
+//! without a lock and at almost no cost.
 
 use std::cell::Cell;
 use std::panic::Location;
@@ -7,13 +8,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const SLOTS: usize = 256;
-/// Slots that one thread tries: a cache line. Views beyond these are not told of.
+/// The number of slots that a thread tries: a cache line. Further views are not recorded.
 const TRIES: usize = 8;
 const SITES: usize = 1024;
-/// A slot holds the number of the call site (from 1) in its low bits and the view's generation above.
+/// The number of low bits in a slot for the call site, numbered from 1. The bits above have the
+/// view's generation.
 const SITE_BITS: u32 = 12;
 
-/// Places in the program that take views, by number.
+/// The call sites that take views, by number.
 static PLACES: [OnceLock<&'static Location<'static>>; SITES] = [const { OnceLock::new() }; SITES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -22,7 +24,7 @@ thread_local! {
     static LAST_PLACE: Cell<Option<(&'static Location<'static>, u64)>> = const { Cell::new(None) };
 }
 
-/// The views that are held just now.
+/// The views that are held now.
 #[derive(Debug)]
 pub(crate) struct Holders(Box<[AtomicU64]>);
 
@@ -31,10 +33,10 @@ impl Holders {
         Holders((0..SLOTS).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Takes a slot for a view of this generation; `None` where too many are taken.
+    /// Takes a slot for a view of this generation. Returns `None` if too many slots are taken.
     pub(crate) fn enter(&self, place: &'static Location<'static>, generation: u64) -> Option<usize> {
         let value = number_of(place)? | (generation << SITE_BITS);
-        // A thread that is going away has no number any more, and is not told of.
+        // A thread that is ending has no number any more, so its views are not recorded.
         let first = THREAD.try_with(|thread| thread * TRIES).ok()?;
         (0..TRIES)
             .map(|i| (first + i) % SLOTS)
@@ -45,7 +47,7 @@ impl Holders {
         self.0[slot].store(0, Ordering::Relaxed);
     }
 
-    /// The places that hold a view older than this generation.
+    /// Returns the call sites that hold a view older than this generation.
     pub(crate) fn older_than(&self, generation: u64) -> Vec<&'static Location<'static>> {
         let values = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
         values

@@ -1,11 +1,13 @@
-//! A state on its way: received, and kept back until it is at least as new as the one whose place it takes. A server sends a
-//! snapshot that it has, which may be much older than its head, and what was committed since.
+//! A snapshot that is not shown yet, because it is older than the table that it replaces. A server
+//! sends a snapshot that it has, which may be much older than its head, and then the commits since.
 
 use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence, StateError, TableState, Transaction};
 use laredo_proto::replication::CommitMark;
 
-/// The further of two positions, with the newest commit that is known at or before it. A commit of the table is known to every
-/// server; the same one as named by a server with other tables may not be.
+/// Returns the further of two positions, with the newest known commit at or before it.
+///
+/// Servers that follow other tables may not know every commit. A commit of this client's own table
+/// is known to all of them, so its mark is kept if both marks name the same commit.
 pub(crate) fn newer(known: (Lsn, Option<CommitMark>), told: (Lsn, Option<CommitMark>)) -> (Lsn, Option<CommitMark>) {
     let told = (told.0, told.1.filter(|mark| mark.end <= told.0.0));
     let is_same = |mark: &CommitMark| told.1.is_some_and(|told| (told.end, told.xid) == (mark.end, mark.xid));
@@ -16,20 +18,20 @@ pub(crate) fn newer(known: (Lsn, Option<CommitMark>), told: (Lsn, Option<CommitM
     if is_newer { told } else { known }
 }
 
-/// A table that nobody sees yet.
+/// A table that readers do not see yet.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) table: Box<TableState>,
     pub(crate) position: Lsn,
-    /// When the newest transaction committed, where one was seen.
+    /// The commit time of the newest transaction, or `None` if all rows are from the snapshot.
     pub(crate) committed_at: Option<CommitTime>,
-    /// Of the newest entry in it.
+    /// The sequence of the newest entry in the table.
     pub(crate) sequence: Sequence,
-    /// The newest commit at or before the position, where it is known.
+    /// The newest known commit at or before the position.
     pub(crate) mark: Option<CommitMark>,
-    /// The definition that its rows are of; unknown where it is that of the stream's beginning.
+    /// The definition version of the rows, or unknown if it is that of the stream's handshake.
     pub(crate) definition: DefinitionVersion,
-    /// From this position on it is shown.
+    /// The position from which on the table may be shown.
     pub(crate) goal: Lsn,
 }
 
@@ -44,7 +46,7 @@ impl Incoming {
         Incoming { table, position, committed_at: None, sequence, mark, definition, goal: Lsn::ZERO }
     }
 
-    /// Notes the newest entry, and the definition that it begins if that is known.
+    /// Notes the newest entry, and the definition version that begins with it, if that is known.
     pub(crate) fn reached(&mut self, sequence: Sequence, definition: DefinitionVersion) {
         self.sequence = sequence;
         if definition.is_known() {
@@ -52,8 +54,10 @@ impl Incoming {
         }
     }
 
+    /// Applies a transaction to the table.
+    ///
     /// # Errors
-    /// When it does not fit; then the state is of no use any more.
+    /// When the transaction does not fit. The table is then unusable.
     pub(crate) fn apply(&mut self, transaction: &Transaction, mark: Option<CommitMark>) -> Result<(), StateError> {
         self.table.apply(transaction)?;
         self.moved(transaction.position, mark);
@@ -63,7 +67,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// Nothing happened up to here. `mark` is the newest commit of any table at or before it, where that is known.
+    /// Notes that no change to the table is missing up to this position. `mark` is the newest known
+    /// commit of any table at or before it.
     pub(crate) fn moved(&mut self, position: Lsn, mark: Option<CommitMark>) {
         (self.position, self.mark) = newer((self.position, self.mark), (position, mark));
     }

@@ -1,6 +1,8 @@
-//! What is made of that which a session brings, one stream after another: whole states and whole transactions, each once and none
-//! older than what there was, for whoever keeps the table. It answers the session's question where to go on from, and tells it when
-//! a stream is of no use. Pure but for that: it knows neither sockets nor readers.
+//! Turns a session's messages into complete snapshots and transactions, for the code that keeps the
+//! table. Each is delivered exactly once, and the table never moves back in time.
+//!
+//! The intake also answers the session's question where the next stream resumes, and reports a
+//! stream that is unusable. It accesses neither sockets nor readers.
 
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -24,34 +26,37 @@ use crate::incoming::{Incoming, newer};
 use crate::status::ReplicaError;
 use crate::transit::Transit;
 
-/// What a session brings.
+/// An input from a session.
 pub(crate) enum Input {
-    /// A stream is about to be opened: what the last one half brought is void. Answered with where to go on from, once
-    /// everything before is applied.
+    /// A stream is about to be opened. Anything that the previous stream delivered only in part is
+    /// discarded. The answer is the position to resume from, after everything before this input was
+    /// applied.
     Open(oneshot::Sender<Resume>),
-    /// Another stream is about to be opened beside the one that is read. Answered with where that may go on from.
+    /// A second stream is about to be opened while the current one is still read. The answer is the
+    /// position that the second stream may resume from.
     Beside(oneshot::Sender<Resume>),
-    /// A message, when it was received, and its share of the bytes that may wait.
+    /// A message, the time of its receipt, and its share of the bytes that may wait.
     Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
-    /// A test wants a row to be wrong. Answered with whether it is.
+    /// A test's request to make a row wrong. The answer is true if a row was made wrong.
     #[cfg(debug_assertions)]
     Plant(laredo_core::Canary, oneshot::Sender<bool>),
 }
 
-/// Where a stream may go on from.
+/// The state that a stream may resume from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Resume {
-    /// The journal that `sequence` is of.
+    /// The journal that `sequence` belongs to.
     pub(crate) instance_id: String,
     pub(crate) sequence: Option<Sequence>,
-    /// Zero: nowhere.
+    /// Zero if there is nothing to resume from.
     pub(crate) position: Lsn,
     pub(crate) source: Option<SourceIdentity>,
-    /// The newest commit at or before the position, where it is known: it tells histories of one database apart.
+    /// The newest known commit at or before the position. It distinguishes histories of one
+    /// database.
     pub(crate) mark: Option<CommitMark>,
-    /// The definition that the rows are of.
+    /// The definition version of the rows.
     pub(crate) definition: DefinitionVersion,
-    /// All rows are asked for because those that there are have the wrong checksum.
+    /// True if all rows are requested because the current ones have the wrong checksum.
     pub(crate) contents_differed: bool,
 }
 
@@ -64,48 +69,51 @@ pub(crate) enum Feedback {
     Report(ReportChecksumRequest),
 }
 
-/// What there is to do for whoever keeps the table.
+/// An action for the code that keeps the table.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// A full snapshot is coming, for this reason. Until it is there the table is what it was. Up to `shared_until` the history of
-    /// the table and that of the snapshot are known to be the same.
+    /// A full snapshot is coming, for this reason. Until it is complete, the table stays as it is.
+    /// Up to `shared_until`, the histories of the table and of the snapshot are known to be the
+    /// same.
     Promised { reason: String, shared_until: Lsn },
-    /// The stream goes on from the table as it is.
+    /// The stream continues from the table as it is.
     Resumed,
-    /// The table altogether, in the place of what there was.
+    /// All rows of the table, which replace the previous rows.
     State { table: Box<TableState>, position: Lsn, committed_at: Option<CommitTime> },
-    /// What to apply; once it is, [`Intake::applied`] is to be called.
+    /// A transaction to apply. [`Intake::applied`] must be called afterwards.
     Transaction { transaction: Transaction, reached: Reached },
-    /// Everything up to this position has come, which was all that the server had at this moment. [`Intake::moved`] is to be called.
-    /// With the server's checksum of the rows there, [`Intake::compare`] is, too.
+    /// Everything up to this position has arrived, which was all that the server had at this
+    /// moment. [`Intake::moved`] must be called. If the server's checksum of the rows at the
+    /// position is present, [`Intake::compare`] must be called too.
     Current { position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum> },
-    /// The stream was given up, and with it the table if that `starts_over`.
+    /// The stream was given up. If `starts_over` is true, the table is unusable too.
     GivenUp { starts_over: bool },
 }
 
-/// A position up to which a heartbeat says that everything was sent, and what it says of the rows there.
+/// A position from a heartbeat, with what the heartbeat says of the rows there. Everything up to
+/// the position was sent.
 struct SentPosition {
     position: Lsn,
     mark: Option<CommitMark>,
     checksum: Option<Checksum>,
 }
 
-/// A server's question for the checksum of the rows at a position.
+/// A server's request for the checksum of the rows at a position.
 #[derive(Debug)]
 struct Question {
     position: Lsn,
     check: Vec<u8>,
 }
 
-/// Where a table is to which a transaction was applied.
+/// The state that a table reaches when a transaction is applied to it.
 #[derive(Debug)]
 pub(crate) struct Reached {
     position: Lsn,
     sequence: Sequence,
     mark: Option<CommitMark>,
-    /// Where it has another one by then.
+    /// The table's new schema, if the transaction changed it.
     schema: Option<Arc<Schema>>,
-    /// Likewise; unknown where it is as before.
+    /// The table's new definition version, or unknown if the transaction did not change it.
     definition: DefinitionVersion,
 }
 
@@ -113,24 +121,28 @@ pub(crate) struct Intake {
     health: Arc<Health>,
     feedback: mpsc::UnboundedSender<Feedback>,
     assembler: Assembler,
-    /// Of the table as it is.
+    /// The state of the table as it is.
     resume: Resume,
-    /// The table's; `None` where it cannot be gone on from, so that a full snapshot has to take its place.
+    /// The schema of the table. `None` if no stream can resume from the table, so that only a full
+    /// snapshot is usable.
     schema: Option<Arc<Schema>>,
-    /// What was shown to anybody. No full snapshot takes its place that is older.
+    /// The newest position that was shown to readers. A full snapshot older than this replaces the
+    /// table only if it is of another database or history.
     shown: Lsn,
-    /// The stream's handshake; `None` before it came and after a fault.
+    /// The handshake of the stream. `None` before it arrives and after a fault.
     opened: Option<Box<SyncHandshake>>,
-    /// The stream's own state, while it is older than what was shown.
+    /// The snapshot of this stream, while it is older than what was shown.
     incoming: Option<Box<Incoming>>,
-    /// The journal of the newest stream, and the newest position up to which its history and that of the table are known to be the
-    /// same.
+    /// The journal of the newest stream.
     followed: String,
+    /// The newest position up to which the histories of the newest stream and of the table are
+    /// known to be the same.
     shared_until: Lsn,
     comparison: Comparison,
-    /// Not answered yet. [`Intake::compare`] answers it, or else it is declined when everything was taken.
+    /// A request that is not answered yet. [`Intake::compare`] answers it. If nothing does, it is
+    /// answered without a checksum once all actions were taken.
     question: Option<Question>,
-    /// The rows were found to be wrong, and no others have come yet.
+    /// True if the rows were found to be wrong and no new rows have arrived yet.
     contents_differed: bool,
     started: Instant,
     transit: Transit,
@@ -163,27 +175,28 @@ impl Intake {
         }
     }
 
-    /// There is a table of this schema already, shown up to `shown`.
+    /// Starts from a table that exists already, with this schema, shown up to `shown`.
     pub(crate) fn begin(&mut self, schema: Arc<Schema>, resume: Resume, shown: Lsn) {
         (self.schema, self.resume, self.shown) = (Some(schema), resume, shown);
     }
 
-    /// What the rows shall be found by.
+    /// Returns the indexes that each table must have.
     pub(crate) fn indexes(&self) -> &[IndexSpec] {
         self.assembler.indexes()
     }
 
-    /// Where the table is.
+    /// Returns the state that a stream may resume from.
     pub(crate) fn resume(&self) -> &Resume {
         &self.resume
     }
 
-    /// Whether the table, where there is one, is what a stream can go on from, and is to stay.
+    /// Returns true if there is a table, a stream can resume from it, and no snapshot is about to
+    /// replace it.
     pub(crate) fn is_sound(&self) -> bool {
         self.schema.is_some() && self.incoming.is_none()
     }
 
-    /// Takes what a session brings; then [`Intake::pop`] tells what is to be done.
+    /// Accepts an input from a session. The resulting actions are returned by [`Intake::pop`].
     pub(crate) fn take(&mut self, input: Input) {
         match input {
             Input::Open(answer) => {
@@ -191,7 +204,7 @@ impl Intake {
                 self.answer(answer);
             }
             Input::Beside(answer) => self.answer(answer),
-            // Whoever keeps the rows does it.
+            // The applier, which keeps the rows, plants the fault.
             #[cfg(debug_assertions)]
             Input::Plant(..) => {}
             Input::Message(message, received, _share) => {
@@ -203,7 +216,7 @@ impl Intake {
         }
     }
 
-    /// The next thing to do, in their order; nothing where the next input is wanted.
+    /// Returns the next action in order, or `None` if the next input is needed.
     pub(crate) fn pop(&mut self) -> Option<Taken> {
         let next = self.taken.pop_front();
         if next.is_none()
@@ -214,7 +227,7 @@ impl Intake {
         next
     }
 
-    /// A transaction was applied to the table.
+    /// Notes that a transaction was applied to the table.
     pub(crate) fn applied(&mut self, reached: Reached) {
         let Reached { position, sequence, mark, schema, definition } = reached;
         self.resume.sequence = Some(sequence);
@@ -223,26 +236,27 @@ impl Intake {
         self.moved(position, mark);
     }
 
-    /// The table is of this definition from now on, if it is known.
+    /// Sets the definition version of the table, if it is known.
     fn redefined(&mut self, definition: DefinitionVersion) {
         if definition.is_known() {
             self.resume.definition = definition;
         }
     }
 
-    /// Nothing happened to the table up to here. `mark` is the newest commit of any table at or before it, where that is known.
+    /// Notes that no change to the table is missing up to this position. `mark` is the newest known
+    /// commit of any table at or before it.
     pub(crate) fn moved(&mut self, position: Lsn, mark: Option<CommitMark>) {
         let known = (self.resume.position, self.resume.mark);
         (self.resume.position, self.resume.mark) = newer(known, (position, mark));
         self.shown = self.shown.max(position);
     }
 
-    /// There is no table any more, so that only a full snapshot is of use.
+    /// Discards the table, so that only a full snapshot is usable.
     pub(crate) fn forget(&mut self) {
         self.schema = None;
     }
 
-    /// What more comes of this stream comes to nothing.
+    /// Ignores the rest of this stream.
     pub(crate) fn close(&mut self) {
         self.assembler.reset();
         self.opened = None;
@@ -251,14 +265,14 @@ impl Intake {
         self.transit = Transit::default();
     }
 
-    /// The table can no longer be gone on from.
+    /// Discards the table and gives up the stream.
     pub(crate) fn start_over(&mut self, error: ReplicaError) {
         self.forget();
         self.give_up(error, true);
     }
 
-    /// Compares the checksum of the rows at a position with the server's, and answers the server where it asked. Returns whether they are
-    /// given up, to be loaded again.
+    /// Compares the checksum of the rows at a position with the server's, and answers the server if
+    /// it asked. Returns true if the rows are given up, to be loaded again.
     pub(crate) fn compare(&mut self, position: Lsn, (ours, rows): (Checksum, Option<usize>), theirs: Checksum) -> bool {
         if let Some(question) = self.question.take_if(|question| question.position == position) {
             self.report(question, Some(ours), rows);
@@ -289,7 +303,8 @@ impl Intake {
         verdict == Verdict::LoadAgain
     }
 
-    /// Answers a server's question; without a checksum where there is none of the rows at its position.
+    /// Answers a server's request. The answer has no checksum if there are no rows at the request's
+    /// position.
     fn report(&self, question: Question, checksum: Option<Checksum>, rows: Option<usize>) {
         let Question { position, check } = question;
         let TableName { schema, table } = self.health.table.clone();
@@ -301,11 +316,12 @@ impl Intake {
             checksum: checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
             row_count: rows.and_then(|rows| i64::try_from(rows).ok()),
         };
-        // Where nobody hears it, the session is being stopped.
+        // Sending fails only while the session is being stopped.
         let _ = self.feedback.send(Feedback::Report(report));
     }
 
-    /// The status says so once the table has what the server had when the stream began.
+    /// Sets the status to ready, once the table has everything that the server had when the stream
+    /// began.
     pub(crate) fn note_ready(&self) {
         let is_live = self.assembler.is_live() && self.incoming.is_none();
         let Some(handshake) = self.opened.as_ref().filter(|_| is_live) else { return };
@@ -320,7 +336,7 @@ impl Intake {
     fn answer(&self, answer: oneshot::Sender<Resume>) {
         let resume = self.schema.as_ref().map(|_| self.resume.clone());
         let nowhere = || Resume { contents_differed: self.contents_differed, ..Resume::default() };
-        // Where nobody waits for the answer any more, the session is being stopped.
+        // Sending fails only while the session is being stopped.
         let _ = answer.send(resume.unwrap_or_else(nowhere));
     }
 
@@ -366,7 +382,7 @@ impl Intake {
             self.moved(self.resume.position, None);
             self.taken.push_back(Taken::Resumed);
         } else if let Err(error) = self.goal(&handshake) {
-            // Its snapshot need not even be taken.
+            // The position is known to be too old, so the snapshot is not even read.
             return self.give_up(error, false);
         } else {
             self.taken.push_back(Taken::Promised { reason: handshake.reason.clone(), shared_until: self.shared_until });
@@ -374,31 +390,33 @@ impl Intake {
         self.opened = Some(handshake);
     }
 
-    /// Notes what is known of the history of a stream that begins. A journal is of one history.
+    /// Notes which history a new stream is of. A journal belongs to one history.
     fn compare_histories(&mut self, handshake: &SyncHandshake) {
         if self.assembler.is_live() {
             self.shared_until = Lsn(u64::MAX);
         } else if handshake.instance_id.is_empty() || handshake.instance_id != self.followed {
-            // Without a table no position was presented, and the server cannot know.
+            // Without a table the client presented no position, so the server could not compare
+            // histories.
             let known = self.schema.as_ref().map(|_| Lsn(handshake.shared_position));
             self.shared_until = known.unwrap_or(Lsn::ZERO);
         }
         self.followed.clone_from(&handshake.instance_id);
     }
 
-    /// The stream's own state is the table from here on.
+    /// Notes that the rows of this stream are shown, so that from here on both histories are one.
     pub(crate) fn shown_state(&mut self) {
         self.shared_until = Lsn(u64::MAX);
     }
 
-    /// From which position on a stream's own state may be shown, so that nobody is taken back.
+    /// Returns the position from which on the snapshot of a stream may be shown. Readers never see
+    /// the table move back.
     ///
     /// # Errors
-    /// When the server has not come so far.
+    /// When the server has not reached the position that was shown.
     fn goal(&self, handshake: &SyncHandshake) -> Result<Lsn, ReplicaError> {
         let (ours, theirs) = (self.shown, Lsn(handshake.server_current_position));
         if handshake.another_history || handshake.source != self.resume.source {
-            // Of another database or history: what was shown may lie beyond everything it will ever have.
+            // Another database or history may never reach the position that was shown.
             return Ok(ours.min(theirs));
         }
         if theirs < ours && theirs != Lsn::ZERO {
@@ -407,7 +425,7 @@ impl Intake {
         Ok(ours)
     }
 
-    /// From here on the table is of this stream's journal.
+    /// Notes that the table now follows this stream's journal.
     fn adopt(&mut self, handshake: &SyncHandshake) {
         if self.resume.instance_id != handshake.instance_id {
             self.resume.instance_id.clone_from(&handshake.instance_id);
@@ -417,7 +435,7 @@ impl Intake {
         self.resume.definition = DefinitionVersion(handshake.definition);
     }
 
-    /// A whole snapshot, which may be older than what was shown.
+    /// Accepts a complete snapshot, which may be older than what was shown.
     fn receive(&mut self, mut incoming: Incoming) {
         let Some(goal) = self.opened.as_ref().map(|handshake| self.goal(handshake)) else { return };
         match goal {
@@ -430,7 +448,7 @@ impl Intake {
         }
     }
 
-    /// Gives the stream's own state out in the place of the old one, in one step, if it is new enough.
+    /// Replaces the table with the snapshot in one step, if the snapshot is new enough.
     fn reveal(&mut self) {
         let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_due()) else { return };
         let Incoming { table, position, committed_at, sequence, mark, definition, .. } = *incoming;
@@ -467,8 +485,11 @@ impl Intake {
         self.taken.push_back(Taken::Transaction { transaction, reached });
     }
 
-    /// With a position it comes when everything that the server had at its time was sent: only then is anything known of the table's
-    /// age. It counts from when the heartbeat was received, and from earlier if it was long under way.
+    /// Handles a heartbeat.
+    ///
+    /// A heartbeat has a position if everything that the server had at that time was sent. Only
+    /// then is the age of the table known. It counts from the receipt of the heartbeat, or from
+    /// earlier if the message was delayed.
     fn heartbeat(&mut self, sent: Option<SentPosition>, server_time: Option<Timestamp>, received: Instant) {
         let since_start = received.saturating_duration_since(self.started);
         let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
@@ -479,25 +500,26 @@ impl Intake {
         }
         if self.incoming.is_none() {
             let at = received.checked_sub(excess).unwrap_or(self.started);
-            // What is newer than the heartbeat's position has another checksum, and another newest commit.
+            // A state newer than the heartbeat's position has another checksum and another newest
+            // commit.
             let is_newest = position >= self.resume.position;
             let (mark, checksum) = (mark.filter(|_| is_newest), checksum.filter(|_| is_newest));
             self.taken.push_back(Taken::Current { position: position.max(self.resume.position), at, mark, checksum });
         }
     }
 
-    /// The stream is of no use any more, nor is what it brought and nobody has taken yet.
+    /// Gives up the stream, and discards its actions that were not taken yet.
     fn give_up(&mut self, error: ReplicaError, starts_over: bool) {
         tracing::warn!(%error, "the stream is given up");
         self.close();
         self.taken.clear();
         self.taken.push_back(Taken::GivenUp { starts_over });
-        // Where nobody hears it, the session is being stopped.
+        // Sending fails only while the session is being stopped.
         let _ = self.feedback.send(Feedback::Fault(error));
     }
 }
 
-/// What a waiting message counts for.
+/// Returns the bytes that a waiting message counts for.
 pub(crate) fn weight(message: &SyncResponse) -> usize {
     let entries = match &message.message {
         Some(sync_response::Message::Batch(batch)) => batch.entries.len(),

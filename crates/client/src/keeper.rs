@@ -1,4 +1,4 @@
-//! When the state is saved: from time to time, beside everything else, and at the end.
+//! Saves the local snapshot: at intervals in the background, and when the replica stops.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -8,17 +8,17 @@ use laredo_core::{IndexSpec, Lsn, TableState};
 
 use crate::local_snapshot::{LocalSnapshot, Rows, Saved};
 
-/// Tells the time of day.
+/// A clock for the time of day.
 pub(crate) type WallClock = Box<dyn Fn() -> SystemTime + Send>;
 
-/// Keeps the local snapshot.
+/// Keeps the local snapshot up to date.
 pub(crate) struct Keeper {
     file: Arc<LocalSnapshot>,
     interval: Duration,
-    /// Whether what was saved is shown before a server has confirmed it.
+    /// True if a loaded snapshot is shown before a server has confirmed it.
     pub(crate) serves: bool,
     wall: WallClock,
-    /// What the file has, or is about to have.
+    /// The position of the table in the file, or of the one that is being written.
     position: Lsn,
     saved_at: Instant,
     saving: Option<JoinHandle<()>>,
@@ -29,36 +29,37 @@ impl Keeper {
         Keeper { file: Arc::new(file), interval, serves, wall, position: Lsn::ZERO, saved_at: now, saving: None }
     }
 
-    /// What was saved last.
+    /// Loads the saved table.
     pub(crate) fn load(&mut self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
         let saved = self.file.load(indexes)?;
         self.position = saved.resume.position;
         Some(saved)
     }
 
-    /// How long ago it was all that the server had; nothing where that is not known.
+    /// Returns the time since the saved table was all that the server had, or `None` if that is not
+    /// known.
     pub(crate) fn age(&self, saved: &Saved<TableState>) -> Option<Duration> {
-        // A clock that was set back makes nothing younger than now.
+        // If the clock was set back, the age is zero.
         saved.at_head.map(|at| (self.wall)().duration_since(at).unwrap_or_default())
     }
 
-    /// The time of day `age` ago.
+    /// Returns the time of day `age` ago.
     pub(crate) fn ago(&self, age: Duration) -> Option<SystemTime> {
         (self.wall)().checked_sub(age)
     }
 
-    /// Whether a state at this position is to be saved by now.
+    /// Returns true if a table at this position must be saved now.
     pub(crate) fn is_due(&self, position: Lsn, now: Instant) -> bool {
         let is_idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
         is_idle && position != self.position && now.saturating_duration_since(self.saved_at) >= self.interval
     }
 
-    /// Whether the file lacks a state at this position.
+    /// Returns true if the file does not have the table at this position.
     pub(crate) fn lacks(&self, position: Lsn) -> bool {
         position != self.position
     }
 
-    /// Saves on a thread of its own: it takes as long as the disk does.
+    /// Saves on a separate thread, because it takes as long as the disk does.
     pub(crate) fn save(&mut self, state: Saved<Rows>, now: Instant) {
         (self.position, self.saved_at) = (state.resume.position, now);
         self.finish();
@@ -76,7 +77,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until what is being saved is on the disk.
+    /// Waits until the running save is finished.
     pub(crate) fn finish(&mut self) {
         if let Some(saving) = self.saving.take()
             && saving.join().is_err()

@@ -1,4 +1,4 @@
-//! Key values as callers give them, turned into the cells that rows hold.
+//! Key values from callers, encoded as the cells that rows contain.
 
 use std::error::Error;
 
@@ -8,59 +8,62 @@ use postgres_types::{IsNull, Kind, ToSql, Type, WrongType};
 
 use crate::layout::Layout;
 
-/// Why values are no key of an index.
+/// The reason why values are not a key of an index.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// No index of that name was declared.
+    /// No index with this name was declared.
     #[error("there is no index `{0}`; declare it with Replica::builder(…).index(…), or .lookup(…) for `lookup`")]
     NoIndex(String),
-    /// Another number of values than columns.
+    /// The number of values differs from the number of columns.
     #[error("the key has {expected} columns, but {found} values were given")]
     Count {
-        /// Columns of the key.
+        /// The number of columns of the key.
         expected: usize,
-        /// Values given.
+        /// The number of values given.
         found: usize,
     },
-    /// A value that a column cannot hold.
+    /// A value that does not fit its column.
     #[error("key column `{column}` ({postgres}) cannot hold the value given: {source}")]
     Value {
-        /// The column.
+        /// The name of the column.
         column: String,
-        /// Its type as PostgreSQL spells it.
+        /// The column's type, as PostgreSQL spells it.
         postgres: String,
-        /// Why.
+        /// The error of the encoder.
         source: Box<dyn Error + Sync + Send>,
     },
 }
 
-/// A value to look a row up by.
+/// A value in a key.
 ///
-/// Integers fit every integer column that has room for them; a text also fits an enum and a `uuid`. Anything else with a
-/// `ToSql` of `postgres-types` goes through [`Sql`]. Keys are compared by their bytes, so a `numeric` must be given with
-/// the scale it was stored with, and a `char(n)` with its padding.
+/// Integers fit every integer column whose range includes them. A text also fits an enum and a
+/// `uuid`. Any other type with a `ToSql` of `postgres-types` is passed in [`Sql`].
+///
+/// Keys are compared by their bytes. So a `numeric` must have the scale that it was stored with,
+/// and a `char(n)` its padding.
 pub trait KeyValue {
     /// Appends the value's binary form for a column of this type.
     ///
     /// # Errors
-    /// When such a column cannot hold it.
+    /// When such a column cannot contain the value.
     fn encode(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>>;
 }
 
-/// The values of a key in its order: one value, or a tuple of up to six, or a slice of `&dyn KeyValue`.
+/// The values of a key, in key order: one value, a tuple of up to six, or a slice of `&dyn
+/// KeyValue`.
 pub trait KeyValues {
     /// Calls `each` with every value, in order.
     ///
     /// # Errors
-    /// The first that `each` returns.
+    /// The first error that `each` returns.
     fn for_each(&self, each: &mut dyn FnMut(&dyn KeyValue) -> Result<(), KeyError>) -> Result<(), KeyError>;
 }
 
-/// Any value that `postgres-types` can write, as a key value.
+/// A wrapper that makes any value with a `ToSql` of `postgres-types` a key value.
 #[derive(Clone, Copy, Debug)]
 pub struct Sql<T>(pub T);
 
-/// The cells that these values make of these columns.
+/// Returns the values as cells of these columns.
 pub(crate) fn encode(values: &dyn KeyValues, columns: &KeyColumns, layout: &Layout) -> Result<TupleBuf, KeyError> {
     let mut cells = TupleBuf::new();
     let mut bytes = BytesMut::new();
@@ -171,7 +174,7 @@ impl<T: KeyValue + ?Sized> KeyValue for &T {
     }
 }
 
-/// With or without hyphens and braces, as PostgreSQL reads one.
+/// Parses a UUID with or without hyphens and braces, as PostgreSQL does.
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let mut digits = text
         .bytes()

@@ -1,4 +1,4 @@
-//! What decoding needs to know of a schema: every column's type as `postgres-types` wants it, built once.
+//! The types of a schema's columns as `postgres-types` needs them for decoding, built once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,18 +6,19 @@ use std::sync::Arc;
 use laredo_core::{Oid, Schema, TypeKind};
 use postgres_types::{Field, Kind, Type};
 
-/// How deep types may nest. PostgreSQL's do by a handful; a server that says otherwise must not exhaust our stack.
+/// The deepest nesting of types. PostgreSQL's types nest only a few levels. The limit keeps a
+/// malicious server from exhausting the stack.
 const DEPTH_MAX: usize = 32;
 
-/// A schema with its columns' types.
+/// A schema with the types of its columns.
 #[derive(Debug)]
 pub(crate) struct Layout {
     schema: Arc<Schema>,
     columns: Vec<ColumnType>,
 }
 
-/// A column's type, as declared and with domains replaced by what they are made of: most Rust types know nothing of
-/// domains, but one that was made for a domain wants to see it.
+/// A column's type, as declared and with domains replaced by their base types. Most Rust types do
+/// not accept domains, but a Rust type that was made for a domain needs to see it.
 #[derive(Debug)]
 pub(crate) struct ColumnType {
     pub(crate) declared: Type,
@@ -50,7 +51,8 @@ impl Layout {
 
 struct Types<'a> {
     schema: &'a Schema,
-    /// `None` while a type is being built: one that contains itself ends there.
+    /// The types that are built. `None` while a type is being built, so that a type that contains
+    /// itself ends there.
     known: HashMap<Oid, Option<Type>>,
     plain: bool,
 }

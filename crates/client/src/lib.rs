@@ -8,7 +8,6 @@
 //! use laredo_client::{Predicate, Replica, Row, TableName, Unique};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! ```
 //! let table = TableName::new("public", "config_document");
 //! let replica = Replica::builder("http://laredo-server:4002", table)
 //!     .client_id("myapp-instance-abc123")
@@ -19,7 +18,7 @@
 //!     .start()?;
 //! replica.ready(Duration::from_secs(30)).await?;
 //!
-//! // One row, by the lookup columns or by primary key. Later changes of the table do not change it.
+//! // One row, by the lookup columns or by primary key. It stays unchanged when the table changes.
 //! let row: Option<Row> = replica.lookup(("inst_abc", "rulesets/default"));
 //! let row = row.or_else(|| replica.get(42));
 //! if let Some(row) = row {
@@ -33,10 +32,8 @@
 //! let documents = view.index("by_instance", "inst_abc").count();
 //! let (rows, position, age) = (view.len(), view.position(), view.age());
 //! println!("{documents} of {rows} rows, as of {position}, {age:?} old");
-//! ```
 //! drop(view);
 //!
-//! ```
 //! // A listener receives every change, with the old row and the new row.
 //! let listener = replica.listen(|old: Option<&Row>, new: Option<&Row>| {
 //!     println!("{old:?} -> {new:?}");
@@ -46,18 +43,13 @@
 //! // A stream has every transaction. A consumer that is too slow receives an error.
 //! let mut transactions = replica.transactions();
 //! while let Some(transaction) = transactions.next().await {
-//! ```
 //!     match transaction {
-//! ```
 //!         Ok(t) => println!("{}: {} changes", t.position, t.changes.len()),
-//! ```
 //!         Err(lagged) => println!("{lagged}"),
 //!     }
 //! }
 //!
-//! ```
 //! // Saves the local snapshot, from which the next start resumes.
-//! ```
 //! replica.stop().await;
 //! # Ok(())
 //! # }
@@ -75,10 +67,8 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let table = TableName::new("public", "config_document");
-//! ```
 //! let mut subscription =
 //!     Subscription::builder("http://laredo-server:4002", table).client_id("archive").start()?;
-//! ```
 //! let mut state = None;
 //! loop {
 //!     match subscription.next().await {
@@ -89,11 +79,9 @@
 //!                 subscription.start_over(error);
 //!             }
 //!         }
-//! ```
 //!         SubscriptionEvent::Resumed { position, .. } => println!("resumed from {position}"),
 //!         SubscriptionEvent::Current { position, at, checksum } => {
 //!             println!("up to date at {position}, {:?} ago", at.elapsed());
-//! ```
 //!             if let (Some(table), Some(theirs)) = (&state, checksum)
 //!                 && subscription.compare(position, table.checksum(), theirs)
 //!             {

@@ -1,8 +1,9 @@
-//! The state on disk, so that a restarted process need not load it again.
+//! The local snapshot: the table on disk, so that a restarted process need not load it again.
 //!
-//! The file is a stream as a server would send it: after eight bytes of magic and a version, the request that it answers, then the
-//! handshake, the snapshot and a heartbeat, each with the five-byte prefix of gRPC; at the end a CRC-32 of everything before. So
-//! the code that reads streams reads this, too.
+//! The file contains the messages of a stream as a server would send them, so the [`Assembler`]
+//! reads it too. It begins with eight bytes of magic and a version. The request that the file
+//! answers follows, then the handshake, the snapshot and a heartbeat. Each message has the
+//! five-byte prefix of gRPC. The file ends with a CRC-32 of everything before it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -22,45 +23,45 @@ use crate::assembler::{Assembler, Event};
 use crate::intake::Resume;
 
 const MAGIC: &[u8; 8] = b"LAREDOLS";
-/// Of the format; another one is not read.
+/// The version of the format. A file of another version is not read.
 const VERSION: u32 = 1;
 const CRC_BYTES: u64 = 4;
 
-/// Where it is, and what has to be in it.
+/// The file of a local snapshot, and the request that it must answer.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalSnapshot {
     path: PathBuf,
-    /// Only a state that answers this is of use: the table, and the filters.
+    /// The table and the filters. A file with another request is not used.
     request: SyncRequest,
 }
 
-/// A state that can be gone on from.
+/// A table with the state that a stream may resume from.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved<T> {
     pub(crate) table: T,
     pub(crate) resume: Resume,
-    /// When it was known to be all that the server had.
+    /// The time at which the table was last known to be all that the server had.
     pub(crate) at_head: Option<SystemTime>,
 }
 
-/// Rows that stand still while others go on.
+/// A copy of the rows, taken while the replica continues to change.
 pub(crate) struct Rows {
     pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
     pub(crate) rows: Vec<Tuple>,
-    /// The state's checksum of these rows.
+    /// The checksum of these rows.
     pub(crate) checksum: Checksum,
 }
 
-/// Why a file is of no use.
+/// The reason why a file is unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// Somebody else's, or of another time.
+    /// The file is of another replica or of another format version.
     #[error("it is not a snapshot of this replica: {0}")]
     Foreign(&'static str),
-    /// It cannot be trusted.
+    /// The file is damaged.
     #[error("it is damaged: {0}")]
     Damaged(String),
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
 }
@@ -70,7 +71,8 @@ impl LocalSnapshot {
         LocalSnapshot { path, request }
     }
 
-    /// What was saved; nothing where there is no file, or one that is of no use: that is set aside and told.
+    /// Loads the saved table. Returns `None` if there is no file, or if the file is unusable. An
+    /// unusable file is set aside and logged.
     pub(crate) fn load(&self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
         let path = self.path.display();
         let error = match self.read(indexes) {
@@ -138,16 +140,20 @@ impl LocalSnapshot {
         Ok(Saved { table, resume, at_head })
     }
 
-    /// Writes it beside the old one and then in its place, so that there is always a whole one.
+    /// Writes a new file next to the old one and then replaces it, so that there is always a
+    /// complete file.
     ///
     /// # Errors
-    /// When it cannot be written; the old one stays then.
+    /// When the file cannot be written; the old one then stays. Also when the folder cannot be
+    /// synced after the replacement.
     pub(crate) fn save(&self, saved: &Saved<Rows>) -> io::Result<()> {
-        // Another process that shares the path by mistake must not write into the same file.
+        // The name has the process ID, so that a process that shares the path by mistake does not
+        // write to the same file.
         let new = beside(&self.path, &format!("{}.new", std::process::id()));
         let written = self.write(&new, saved).and_then(|()| std::fs::rename(&new, &self.path));
         if written.is_err() {
-            // What is left of it is of no use; that it cannot be removed is not worse than what is told already.
+            // The partial file is unusable. A failure to remove it is not reported in addition to
+            // the first error.
             let _ = std::fs::remove_file(&new);
             return written;
         }
@@ -210,7 +216,7 @@ fn say(bytes: &mut Vec<u8>, said: Said) {
     frame::encode(&SyncResponse { message: Some(said) }, bytes);
 }
 
-/// `path.suffix`.
+/// Returns `path.suffix`.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -239,7 +245,7 @@ impl Summed {
 
 struct Frames {
     file: BufReader<File>,
-    /// Bytes before the checksum.
+    /// The bytes that are left before the CRC.
     left: u64,
     crc: crc32fast::Hasher,
 }
@@ -265,7 +271,7 @@ impl Frames {
         }
         let mut message = vec![0; length];
         self.exactly(&mut message)?;
-        // The batch's entries share this memory.
+        // The entries of a batch share this memory.
         M::decode(bytes::Bytes::from(message)).map(Some).map_err(|error| LoadError::Damaged(error.to_string()))
     }
 

@@ -71,7 +71,7 @@ impl Place {
         names
     }
 
-    /// Loads these bytes.
+    /// Writes these bytes to the file and loads it.
     fn load(&self, bytes: &[u8]) -> Option<Saved<TableState>> {
         std::fs::write(&self.file.path, bytes).unwrap();
         self.file.load(&[])
@@ -129,7 +129,8 @@ fn a_file_that_was_cut_or_changed_anywhere_is_set_aside() {
     assert!(place.load(&[whole.as_slice(), b"more"].concat()).is_none());
 }
 
-/// Rows that were wrong in memory are saved without a flaw that the file's own checksum could find.
+/// Rows that were wrong in memory are saved correctly, so the file's own CRC cannot detect the
+/// fault.
 #[test]
 fn rows_without_the_checksum_of_their_state_are_set_aside() {
     let right = || saved(rows(&[Some(b"a".to_vec()), Some(b"b".to_vec()), None]));
@@ -168,7 +169,7 @@ fn without_a_file_there_is_nothing_to_tell() {
 fn what_cannot_be_saved_leaves_the_old_one() {
     let place = Place::new();
     place.file.save(&saved(rows(&[None]))).unwrap();
-    // A folder is where the new file would be written.
+    // A folder is in the place of the new file, so writing fails.
     std::fs::create_dir(beside(&place.file.path, &format!("{}.new", std::process::id()))).unwrap();
     assert!(place.file.save(&saved(rows(&[None, None]))).is_err());
     assert_eq!(place.file.load(&[]).unwrap().table.len(), 1);

@@ -1,34 +1,36 @@
-//! Which rows a replica wants.
+//! Filters for the rows of a replica.
 
 use laredo_proto::replication::FieldPredicate;
 use laredo_proto::replication::field_predicate::Match;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Value};
 
-/// A condition on one column that the server tests, so that other rows are never sent. Several must all hold.
+/// A condition on one column, which the server tests so that other rows are never sent. A row must
+/// satisfy all predicates of a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicate(FieldPredicate);
 
-/// A value to compare a column with: a number, a boolean, or a text that SQL reads as a value of the column's type. What
-/// the server cannot read as one, it refuses.
+/// A value to compare a column with: a number, a boolean, or a text. A text must have the form that
+/// SQL reads as a value of the column's type. The server refuses a value that it cannot read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PredicateValue(Value);
 
-/// Integers beyond this cannot be told apart as doubles, and are sent as text.
+/// The largest integer that is sent as a double. Larger ones are sent as text, because doubles
+/// cannot represent all of them.
 const EXACT_MAX: u64 = 1 << 53;
 
 impl Predicate {
-    /// The column is equal to this value, as SQL's `=` has it for the column's type.
+    /// Requires that the column equals this value, by SQL's `=` for the column's type.
     pub fn equals(column: impl Into<String>, value: impl Into<PredicateValue>) -> Predicate {
         Predicate::new(column, Match::Equals(value.into().0))
     }
 
-    /// The column is text and begins so, as SQL's `LIKE` has it.
+    /// Requires that the column is a text that begins with this prefix, as SQL's `LIKE` would.
     pub fn prefix(column: impl Into<String>, prefix: impl Into<String>) -> Predicate {
         Predicate::new(column, Match::Prefix(prefix.into()))
     }
 
-    /// The column is equal to one of these values.
+    /// Requires that the column equals one of these values.
     pub fn any_of<V: Into<PredicateValue>>(
         column: impl Into<String>,
         values: impl IntoIterator<Item = V>,

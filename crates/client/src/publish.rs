@@ -1,8 +1,9 @@
-//! Two copies of the table: readers are in the front one while the writer changes the back one; then they change places,
-//! and every operation is applied a second time. Readers never wait, and see one state with all its indexes.
+//! Two copies of the table. Readers see the front copy while the writer changes the back copy. Then
+//! the copies change places, and the writer applies every transaction a second time. Readers never
+//! wait, and see one state of the rows with all indexes.
 //!
-//! Each copy is an `Arc`, so "has everybody left it?" is `Arc::get_mut`, and a view may live anywhere, on any thread and
-//! across an await.
+//! Each copy is in an `Arc`. `Arc::get_mut` succeeds once all readers have left the copy. A view
+//! may live on any thread and across an await.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -18,38 +19,40 @@ use crate::holders::Holders;
 use crate::layout::Layout;
 use crate::row::Row;
 
-/// After this long the writer says who holds it up.
+/// The time after which the writer logs which views make it wait.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the writer looks again before it sleeps: most views are held for less than that takes.
+/// The number of times that the writer checks a copy before it sleeps. Most views are held for less
+/// time than these checks take.
 const SPINS: u32 = 200;
-/// The writer sleeps no less than this between two looks, if nobody wakes it.
+/// The shortest sleep of the writer between two checks, unless a reader wakes it.
 const PARK_MIN: Duration = Duration::from_millis(1);
 
-/// One copy.
+/// A copy of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Side {
-    /// `None` before the first snapshot.
+    /// The rows; `None` before the first snapshot.
     pub(crate) table: Option<TableState>,
     pub(crate) layout: Arc<Layout>,
     pub(crate) position: Lsn,
-    /// When the newest transaction committed, where one was seen.
+    /// The commit time of the newest transaction, or `None` if all rows came in a snapshot.
     pub(crate) committed_at: Option<CommitTime>,
 }
 
-/// What readers and the writer share.
+/// The state that readers and the writer share.
 #[derive(Debug)]
 pub(crate) struct Front {
     side: ArcSwap<Side>,
-    /// How often the copies changed places.
+    /// The number of times that the copies changed places.
     generation: AtomicU64,
     holders: Holders,
     writer_waits: AtomicBool,
-    /// The thread that waits, or that last did.
+    /// The thread that waits, or the last one that did.
     writer: ArcSwapOption<Thread>,
     closing: AtomicBool,
 }
 
-/// A reader's hold of one state. Fields are dropped in their order: the side first, then the writer is told.
+/// A reader's hold on one state. The field order matters: the side is dropped first, then the
+/// writer is woken.
 pub(crate) struct Held<'a> {
     side: Guard<Arc<Side>>,
     _leaving: Leaving<'a>,
@@ -70,7 +73,7 @@ impl Side {
         Side { table: Some(table), layout, position, committed_at }
     }
 
-    /// Applies a transaction; `effects` collects the rows it changed.
+    /// Applies a transaction. The changed rows are appended to `effects`.
     pub(crate) fn apply(
         &mut self,
         transaction: &Transaction,
@@ -115,20 +118,24 @@ impl Front {
         let slot = self.holders.enter(place, self.generation.load(Ordering::Relaxed));
         let leaving = Leaving { front: self, slot };
         let side = self.side.load();
-        // Taking hold may have held the other copy for a moment, unseen.
+        // While it loaded the side, this reader may have briefly held the other copy without a
+        // slot.
         self.wake_writer();
         Held { side, _leaving: leaving }
     }
 
-    /// Nothing more will be published.
+    /// Makes the writer stop waiting for readers. No newer state will be published.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.wake_writer();
     }
 
-    /// Takes no lock. No wake-up is lost: of the two fences, here and in `wait_for`, one comes first. Is it ours, the writer sees
-    /// that we left when it looks after its own. Is it the writer's, we see that it waits; that it has not parked yet does not
-    /// matter, for its next park then returns at once.
+    /// Wakes the writer if it waits, without a lock.
+    ///
+    /// No wake-up is lost. There is a fence here and a fence in `wait_for`, and one comes first. If
+    /// this one is first, the writer's check after its own fence sees that the reader has left. If
+    /// the writer's is first, this reader sees that the writer waits. The writer may not have
+    /// parked yet, but then its next park returns at once.
     fn wake_writer(&self) {
         fence(Ordering::SeqCst);
         if self.writer_waits.load(Ordering::SeqCst)
@@ -138,7 +145,7 @@ impl Front {
         }
     }
 
-    /// Waits until every reader has left a copy; false when closing.
+    /// Waits until every reader has left a copy. Returns false if the replica is being stopped.
     fn wait_for(&self, side: &mut Arc<Side>) -> bool {
         for _ in 0..SPINS {
             if Arc::get_mut(side).is_some() {
@@ -146,7 +153,7 @@ impl Front {
             }
             std::hint::spin_loop();
         }
-        // In this order: whoever sees that the writer waits sees who it is.
+        // The order matters: a reader that sees that the writer waits must also see its thread.
         self.writer.store(Some(Arc::new(thread::current())));
         self.writer_waits.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -158,7 +165,8 @@ impl Front {
             if self.closing.load(Ordering::SeqCst) {
                 break false;
             }
-            // Other readers wake it, too, so that it is time which tells, not how often it was woken.
+            // Readers of the other copy wake the writer too, so the elapsed time decides, not the
+            // number of wake-ups.
             let waited = began.elapsed();
             if waited >= patience {
                 self.tell_who_holds(waited);
@@ -196,24 +204,24 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Why a transaction could not be applied.
+/// The reason why a transaction could not be applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteError {
-    /// It does not fit the state.
+    /// The transaction does not fit the table.
     State(StateError),
     /// The replica is being stopped.
     Closing,
 }
 
-/// The one that changes the table.
+/// The writer of both copies.
 #[derive(Debug)]
 pub(crate) struct Writer {
     front: Arc<Front>,
-    /// The copy to change; `None` where it must first be made from the front.
+    /// The copy to change. `None` if it must first be cloned from the front.
     back: Option<Arc<Side>>,
-    /// What the front has and the back has not.
+    /// The transactions that the front has and the back does not.
     behind: Vec<Transaction>,
-    /// What the back has and the front has not.
+    /// The transactions that the back has and the front does not.
     unpublished: Vec<Transaction>,
 }
 
@@ -222,15 +230,16 @@ impl Writer {
         Writer { front, back: None, behind: Vec::new(), unpublished: Vec::new() }
     }
 
-    /// The state that readers see.
+    /// Returns the state that readers see.
     pub(crate) fn current(&self) -> Guard<Arc<Side>> {
         self.front.side.load()
     }
 
-    /// Applies a transaction out of the readers' sight, waiting for those who are still in that copy.
+    /// Applies a transaction to the back copy, after the last reader has left it.
     ///
     /// # Errors
-    /// When it does not fit: then everything unpublished is gone.
+    /// When the transaction does not fit; everything unpublished is then discarded. When the
+    /// replica is being stopped.
     pub(crate) fn apply(
         &mut self,
         transaction: Transaction,
@@ -259,13 +268,13 @@ impl Writer {
         }
     }
 
-    /// The state that [`Writer::publish`] would show.
+    /// Returns the state that [`Writer::publish`] would show, if it differs from the current one.
     pub(crate) fn unpublished(&self) -> Option<&Side> {
         let back = self.back.as_deref();
         back.filter(|_| !self.unpublished.is_empty())
     }
 
-    /// The state to which everything was applied, whether it is shown or not.
+    /// Returns the state with everything applied, published or not.
     pub(crate) fn newest(&self) -> Arc<Side> {
         match &self.back {
             Some(back) if !self.unpublished.is_empty() => back.clone(),
@@ -273,7 +282,7 @@ impl Writer {
         }
     }
 
-    /// Shows what was applied. Never waits.
+    /// Shows the applied transactions to readers. Never waits.
     pub(crate) fn publish(&mut self) {
         if !self.unpublished.is_empty()
             && let Some(back) = self.back.take()
@@ -283,15 +292,15 @@ impl Writer {
         }
     }
 
-    /// Shows another state altogether. Never waits.
+    /// Shows an entirely different state. Never waits.
     pub(crate) fn replace(&mut self, side: Side) {
         self.unpublished.clear();
         self.swap(Arc::new(side));
         self.back = None;
     }
 
-    /// Brings the back copy to where the front is, if no reader is left in it: done while there is nothing else to do, so
-    /// that the next transaction need not wait for it.
+    /// Brings the back copy up to date with the front, if no reader is left in it. The replica does
+    /// this while it is idle, so that the next transaction need not wait.
     pub(crate) fn catch_up(&mut self) {
         let back = self.back.get_or_insert_with(|| {
             self.behind.clear();
@@ -300,7 +309,8 @@ impl Writer {
         let Some(side) = Arc::get_mut(back) else { return };
         for transaction in self.behind.drain(..) {
             if let Err(error) = side.apply(&transaction, None) {
-                // It fitted the other copy, so the copies have come apart: make this one anew.
+                // The transaction fitted the other copy, so the copies differ. This copy is made
+                // again from the front.
                 tracing::error!(%error, "the replica's two copies differ; one is made anew");
                 self.back = None;
                 return;

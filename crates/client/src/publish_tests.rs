@@ -73,7 +73,7 @@ fn readers_on_many_threads_see_whole_transfers_only() {
             amounts[to] += 1;
             let update = |i: usize| Change::Update(row(i as i64, amounts[i]));
             writer.apply(transaction(n, vec![update(from), update(to)]), None).unwrap();
-            // Now and then two transactions are shown together.
+            // Every third transaction is published together with the next one.
             if n % 3 != 0 || n == TRANSFERS {
                 writer.publish();
             }
@@ -127,7 +127,7 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
                 begin.wait();
                 while !done.load(Ordering::SeqCst) {
                     let held = front.hold(Location::caller());
-                    // Held until the writer waits for it, every time.
+                    // The view is held until the writer waits for it.
                     let position = held.side().position;
                     while position > Lsn(1)
                         && !front.writer_waits.load(Ordering::SeqCst)
@@ -143,7 +143,7 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
             });
         }
         begin.wait();
-        // From a reader's first look on.
+        // The writer starts after the first look of a reader.
         while waits.load(Ordering::Relaxed) == 0 {
             std::thread::yield_now();
         }
@@ -177,7 +177,7 @@ fn a_log_that_blocks_blocks_no_reader() {
             tracing::subscriber::with_default(log, || writer.apply(transaction(4, vec![]), None)).unwrap();
         });
         told.recv().unwrap();
-        // The log line does not end before readers have come and gone.
+        // The log line does not end before these readers have come and gone.
         for _ in 0..100 {
             assert_eq!(front.hold(Location::caller()).side().position, Lsn(3));
         }
@@ -186,7 +186,7 @@ fn a_log_that_blocks_blocks_no_reader() {
     });
 }
 
-/// A log that says when it is written to, and then waits.
+/// A log writer that notifies the test of each write, and then blocks.
 struct Blocking {
     said: std::sync::mpsc::Sender<()>,
     waiting: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
@@ -207,7 +207,7 @@ impl tracing::Subscriber for Blocking {
 
     fn event(&self, _: &tracing::Event<'_>) {
         self.said.send(()).unwrap();
-        // Fails where the test has gone on already.
+        // Receiving fails if the test has already continued.
         let _ = self.waiting.lock().unwrap().recv();
     }
 

@@ -1,4 +1,4 @@
-//! The replica itself, and how one is started.
+//! The replica and its builder.
 
 use std::fmt;
 use std::panic::Location;
@@ -25,13 +25,13 @@ use crate::session;
 use crate::status::{NotReady, Status};
 use crate::view::View;
 
-/// The name of the index over the look-up fields.
+/// The name of the index over the lookup columns.
 pub(crate) const LOOKUP: &str = "lookup";
 
 const PENDING_CHANGES_MAX: usize = 1 << 20;
 const LOCAL_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// A live copy of a table. Clones are the same replica; it stops when the last one is dropped.
+/// A live copy of a table. Clones share one replica, which stops when the last clone is dropped.
 #[derive(Clone)]
 pub struct Replica {
     inner: Arc<Inner>,
@@ -45,7 +45,7 @@ struct Inner {
     plants: tokio::sync::mpsc::WeakUnboundedSender<crate::intake::Input>,
 }
 
-/// What a replica shall be.
+/// The settings of a [`Replica`] that is not started yet.
 #[must_use = "a replica runs once it is started"]
 pub struct ReplicaBuilder {
     connect: Connect,
@@ -58,18 +58,19 @@ pub struct ReplicaBuilder {
     wall: WallClock,
 }
 
-/// Whether an index has at most one row per key.
+/// The number of rows that an index may have for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unique {
-    /// At most one row per key.
+    /// At most one row for each key.
     Yes,
-    /// Any number of rows per key.
+    /// Any number of rows for each key.
     No,
 }
 
 impl Replica {
     #[expect(clippy::disallowed_methods, reason = "the library's edge: here the clocks are handed in")]
-    /// A replica of a table that this server (`http://HOST:PORT`, or `https://` for TLS) has.
+    /// Returns a builder for a replica of a table of this server: `http://HOST:PORT`, or
+    /// `https://HOST:PORT` for TLS.
     pub fn builder(server: impl Into<String>, table: TableName) -> ReplicaBuilder {
         ReplicaBuilder {
             connect: Connect::new(server.into(), table),
@@ -83,12 +84,13 @@ impl Replica {
         }
     }
 
-    /// Waits until the replica has been at the head that the server had when it connected. Once it was, it stays ready: a
-    /// replica that loses its server serves what it has ([`View::age`] tells).
+    /// Waits until the replica has reached the head that the server had when the replica connected.
+    /// From then on it stays ready: without a server it serves the rows that it has, and
+    /// [`View::age`] grows.
     ///
     /// # Errors
-    /// When it takes longer than `timeout`, when the server refuses (the replica still goes on trying, now and then), or when the
-    /// replica is stopped.
+    /// When this takes longer than `timeout`, when the server refuses, or when the replica is
+    /// stopped. After a refusal the replica still retries at long intervals.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
         let mut status = self.inner.shared.health.status.subscribe();
         let settled = status.wait_for(|status| {
@@ -107,46 +109,50 @@ impl Replica {
         }
     }
 
-    /// The table as it is now.
+    /// Returns a view of the table as it is now.
     #[must_use]
     #[track_caller]
     pub fn view(&self) -> View<'_> {
         let shared = &self.inner.shared;
-        // In this order: the state may be newer than what is known of its age, never older.
+        // The order matters: the view may be newer than the age says, but never older.
         let at_head = shared.at_head();
         View::new(shared.front.hold(Location::caller()), at_head, &*shared.health.now)
     }
 
-    /// The row of a primary key; as [`View::get`].
+    /// Returns the row of a primary key, as [`View::get`].
     #[must_use]
     #[track_caller]
     pub fn get(&self, key: impl KeyValues) -> Option<Row> {
         self.view().get(key).map(RowRef::to_row)
     }
 
-    /// The row with these values of the look-up fields; as [`View::lookup`].
+    /// Returns the row with these values of the lookup columns, as [`View::lookup`].
     #[must_use]
     #[track_caller]
     pub fn lookup(&self, values: impl KeyValues) -> Option<Row> {
         self.view().lookup(values).map(RowRef::to_row)
     }
 
-    /// The committed transactions from now on, as they become visible: a view taken after this call has everything that the
-    /// stream leaves out, and perhaps some of what it begins with (up to [`View::position`]).
+    /// Returns a stream of all transactions committed from now on, as they become visible.
+    ///
+    /// A view taken after this call includes every transaction that is not in the stream. It may
+    /// also include some that the stream begins with, namely those up to [`View::position`].
     #[must_use]
     pub fn transactions(&self) -> Transactions {
         self.inner.shared.hub.follow()
     }
 
-    /// Calls a function with the old and the new row of every change from now on, in order, each when it is visible.
+    /// Calls a function with the old and the new row of every change from now on. Changes arrive in
+    /// order, and each is visible before its call.
     ///
-    /// It is called on the replica's own thread: while it runs nothing newer is shown, and it must not wait for the replica. One
-    /// that panics is not called again. It ends when the handle is dropped.
+    /// The function runs on the replica's own thread. While it runs, nothing newer is shown, and it
+    /// must not wait for the replica. After a panic it is not called again. Dropping the handle
+    /// ends the calls.
     pub fn listen(&self, listener: impl FnMut(Option<&Row>, Option<&Row>) + Send + 'static) -> ListenerHandle {
         self.inner.shared.hub.listen(listener)
     }
 
-    /// How the replica is doing.
+    /// Returns the current status of the replica.
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> Status {
@@ -157,14 +163,16 @@ impl Replica {
         status
     }
 
-    /// Tells whenever the connection's state changes. Position and rows are not kept current in it: ask [`Replica::status`].
+    /// Returns a receiver that is notified when the state of the connection changes. Its copy of
+    /// the status does not keep the position and the number of rows current; use
+    /// [`Replica::status`] for those.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.inner.shared.health.status.subscribe()
     }
 
-    /// Makes one row of the copy wrong, for tests that show that it is found out. Returns false where no row allows it, or where the
-    /// replica has stopped. Not in release builds.
+    /// Makes one row of the copy wrong, for tests of the checksum comparison. Returns false if no
+    /// row allows it or the replica has stopped. Missing in release builds.
     #[doc(hidden)]
     #[cfg(debug_assertions)]
     pub async fn plant(&self, canary: laredo_core::Canary) -> bool {
@@ -173,12 +181,13 @@ impl Replica {
         inputs.send(crate::intake::Input::Plant(canary, answer)).is_ok() && planted.await.unwrap_or(false)
     }
 
-    /// Ends the stream, for all clones, and saves the local snapshot if there is to be one. They go on serving what they have.
+    /// Ends the stream for all clones, and saves the local snapshot if a path is set. The clones
+    /// continue to serve the rows that they have.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.shared.front.close();
         let mut status = self.inner.shared.health.status.subscribe();
-        // It cannot fail: the sender is in `self`.
+        // The wait cannot fail, because `self` owns the sender.
         let _ = status.wait_for(|status| status.stopped).await;
     }
 }
@@ -196,18 +205,19 @@ impl fmt::Debug for Replica {
 }
 
 impl ReplicaBuilder {
-    /// How the server's operator sees this client.
+    /// Sets the name under which the server's operator sees this client.
     pub fn client_id(mut self, client_id: impl Into<String>) -> ReplicaBuilder {
         self.connect.client_id = client_id.into();
         self
     }
 
-    /// The columns for [`Replica::lookup`]: a unique index with the name `lookup`.
+    /// Sets the columns for [`Replica::lookup`]. They become a unique index with the name `lookup`.
     pub fn lookup<C: Into<String>>(self, columns: impl IntoIterator<Item = C>) -> ReplicaBuilder {
         self.index(LOOKUP, columns, Unique::Yes)
     }
 
-    /// Another index, for [`View::index`]. Uniqueness is not enforced: inside a transaction PostgreSQL may let duplicates pass.
+    /// Adds an index for [`View::index`]. Uniqueness is not enforced, because PostgreSQL may allow
+    /// duplicates within a transaction.
     pub fn index<C: Into<String>>(
         mut self,
         name: impl Into<String>,
@@ -222,89 +232,98 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Only rows for which this holds, as for all other predicates given.
+    /// Keeps only rows for which this predicate holds. With several filters, a row must satisfy all
+    /// of them.
     pub fn filter(mut self, predicate: Predicate) -> ReplicaBuilder {
         self.filters.push(predicate);
         self
     }
 
-    /// The certificates to check an `https://` server against, as PEM, in the place of the system's.
+    /// Sets the PEM certificates that an `https://` server's certificate is checked against,
+    /// instead of those of the operating system.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> ReplicaBuilder {
         self.connect.ca_pem = Some(pem.into());
         self
     }
 
-    /// The certificate that this client shows to an `https://` server, and its key, as PEM: for servers that serve nobody without one.
+    /// Sets the certificate that this client presents to an `https://` server, and its key, as PEM.
+    /// Servers that require client certificates need it.
     pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ReplicaBuilder {
         self.connect.identity = Some(Identity::from_pem(certificate, key));
         self
     }
 
-    /// A token that is sent with each request as `authorization: Bearer …`, for servers or proxies that ask for one. Without TLS whoever
-    /// is on the way can read it.
+    /// Sets a token that is sent with each request as `authorization: Bearer …`, for servers or
+    /// proxies that require one. Without TLS, everyone on the network path can read it.
     pub fn token(mut self, token: impl Into<String>) -> ReplicaBuilder {
         self.connect.token = Some(token.into());
         self
     }
 
-    /// The largest message taken, in bytes (1 GiB and 64 MiB unless set): it must hold the table's largest row.
+    /// Sets the largest accepted message in bytes (1 GiB plus 64 MiB unless set). It must be large
+    /// enough for the table's largest row.
     pub fn message_bytes_max(mut self, bytes: usize) -> ReplicaBuilder {
         self.connect.message_bytes_max = bytes;
         self
     }
 
-    /// How many bytes may wait to be applied (64 MiB unless set), as while a view is held. At this bound the stream is not read,
-    /// and the replica falls behind.
+    /// Sets how many bytes of messages may wait to be applied, for example while a view is held (64
+    /// MiB unless set). At this bound the client stops reading the stream, and the replica falls
+    /// behind.
     pub fn pending_bytes_max(mut self, bytes: u32) -> ReplicaBuilder {
         self.connect.pending_bytes_max = bytes.max(1);
         self
     }
 
-    /// How many row changes may wait in each stream of transactions (1,048,576 unless set) before some are left out; see
-    /// [`crate::Lagged`].
+    /// Sets how many row changes may wait in each stream of transactions (1,048,576 unless set).
+    /// When more wait, transactions are left out; see [`crate::Lagged`].
     pub fn pending_changes_max(mut self, changes: usize) -> ReplicaBuilder {
         self.pending_changes_max = changes;
         self
     }
 
-    /// The clock for [`View::age`]; it must never go back.
+    /// Sets the clock for [`View::age`]. It must never go back.
     pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> ReplicaBuilder {
         self.connect.now = Box::new(now);
         self
     }
 
-    /// The file that keeps the state while the process is down: it is written when the replica is stopped, and from time to time. The
-    /// next start goes on from there, on whichever server answers, and need not load the table. No two replicas may share one.
+    /// Sets the file that keeps the table while the process is down. It is written when the replica
+    /// is stopped and at intervals. The next start resumes from it, on whichever server answers,
+    /// without loading the whole table. Each replica needs its own file.
     ///
-    /// A file that is damaged, or was written for another table or other filters, is set aside (`.unusable`) with a warning.
+    /// A file that is damaged, or was written for another table or other filters, is renamed with
+    /// the suffix `.unusable`, and a warning is logged.
     pub fn local_snapshot_path(mut self, path: impl Into<PathBuf>) -> ReplicaBuilder {
         self.local_snapshot = Some(path.into());
         self
     }
 
-    /// How often the local snapshot is written while the replica runs (5 minutes unless set).
+    /// Sets how often the local snapshot is written while the replica runs (5 minutes unless set).
     pub fn local_snapshot_interval(mut self, interval: Duration) -> ReplicaBuilder {
         self.local_snapshot_interval = interval;
         self
     }
 
-    /// Shows what the local snapshot holds at once, before any server has answered: [`View::age`] tells how old it is. The replica is
-    /// ready only when it has gone on from there. Without this nothing is shown before a server goes on from it.
+    /// Serves the rows of the local snapshot at once, before a server has answered. [`View::age`]
+    /// reports their age. The replica becomes ready only after a server has continued from them.
+    /// Without this setting, nothing is shown until then.
     pub fn serve_local_snapshot(mut self) -> ReplicaBuilder {
         self.serves_local_snapshot = true;
         self
     }
 
-    /// Makes the waits between attempts to connect repeatable.
+    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
     pub fn seed(mut self, seed: u64) -> ReplicaBuilder {
         self.connect.seed = Some(seed);
         self
     }
 
-    /// Starts it. It connects, and connects anew, in the background.
+    /// Starts the replica. It connects, and reconnects after failures, in the background.
     ///
     /// # Errors
-    /// When the address is none, two indexes have one name, or there is no runtime or no thread for it.
+    /// When the server address or the token is invalid, or two indexes have the same name. Also
+    /// when the caller is not inside a tokio runtime, or the replica's thread cannot be started.
     pub fn start(self) -> Result<Replica, StartError> {
         for (place, index) in self.indexes.iter().enumerate() {
             if self.indexes[..place].iter().any(|other| other.name == index.name) {

@@ -1,4 +1,4 @@
-//! A row, whose cells are decoded when somebody asks for one.
+//! Rows, with cells that are decoded when they are read.
 
 use std::error::Error;
 use std::fmt;
@@ -9,56 +9,58 @@ use postgres_types::FromSql;
 
 use crate::layout::Layout;
 
-/// A row of a table, with its schema. Cheap to clone; it stays as it was when the table moves on.
+/// A row of a table, with its schema. It is cheap to clone, and stays unchanged when the table
+/// changes.
 #[derive(Clone)]
 pub struct Row {
     tuple: Tuple,
     layout: Arc<Layout>,
 }
 
-/// A row inside a [`crate::View`]: like [`Row`], but free to make.
+/// A row inside a [`crate::View`]. It is like [`Row`], and creating one costs nothing.
 #[derive(Clone, Copy)]
 pub struct RowRef<'a> {
     tuple: &'a Tuple,
     layout: &'a Arc<Layout>,
 }
 
-/// Why a cell has no value of the wanted Rust type.
+/// The reason why a cell cannot be read as a Rust type.
 #[derive(Debug, thiserror::Error)]
 pub enum CellError {
-    /// No such column.
+    /// The table has no such column.
     #[error("the table has no column {column}")]
     NoColumn {
-        /// The name or number asked for.
+        /// The requested name or number.
         column: String,
     },
-    /// The Rust type is not made for the column's type.
+    /// The Rust type does not accept the column's type.
     #[error("column `{column}` is {postgres}, which cannot be read as {rust}")]
     Type {
-        /// The column.
+        /// The name of the column.
         column: String,
-        /// Its type as PostgreSQL spells it.
+        /// The column's type, as PostgreSQL spells it.
         postgres: String,
-        /// The wanted Rust type.
+        /// The requested Rust type.
         rust: &'static str,
     },
-    /// The value cannot be had in the Rust type; above all NULL where that is not an `Option`.
+    /// The value has no representation in the Rust type. The usual case is NULL for a type that is
+    /// not an `Option`.
     #[error("column `{column}` ({postgres}) cannot be read as {rust}: {source}")]
     Value {
-        /// The column.
+        /// The name of the column.
         column: String,
-        /// Its type as PostgreSQL spells it.
+        /// The column's type, as PostgreSQL spells it.
         postgres: String,
-        /// The wanted Rust type.
+        /// The requested Rust type.
         rust: &'static str,
-        /// What the decoder said.
+        /// The error of the decoder.
         source: Box<dyn Error + Sync + Send>,
     },
 }
 
-/// A column's name, or its number from 0.
+/// A column's name, or its number counted from 0.
 pub trait ColumnIndex: fmt::Display {
-    /// The column's number.
+    /// Returns the column's number, or `None` if the schema has no such column.
     fn find(&self, schema: &Schema) -> Option<usize>;
 }
 
@@ -91,37 +93,38 @@ impl Row {
         Row { tuple, layout }
     }
 
-    /// Borrows it.
+    /// Returns a borrowed form of this row.
     #[must_use]
     pub fn as_ref(&self) -> RowRef<'_> {
         RowRef::new(&self.tuple, &self.layout)
     }
 
-    /// A column's value as the Rust type that is asked for: any with a `FromSql` of `postgres-types`.
+    /// Returns a column's value as the requested Rust type: any type with a `FromSql` of
+    /// `postgres-types`.
     ///
     /// # Errors
-    /// When there is no such column, or its value is not one of that Rust type.
+    /// When there is no such column, or its value cannot be read as that Rust type.
     pub fn get<'a, T: FromSql<'a>>(&'a self, column: impl ColumnIndex) -> Result<T, CellError> {
         self.as_ref().get(column)
     }
 
-    /// Whether a column is NULL. A column that is not there is, too.
+    /// Returns true if a column is NULL or does not exist.
     pub fn is_null(&self, column: impl ColumnIndex) -> bool {
         self.as_ref().is_null(column)
     }
 
-    /// The columns with their cells as PostgreSQL sent them.
+    /// Returns the columns with their cells as PostgreSQL sent them.
     pub fn cells(&self) -> impl Iterator<Item = (&Column, Cell<'_>)> {
         self.as_ref().cells()
     }
 
-    /// The columns.
+    /// Returns the schema of the row.
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         self.layout.schema()
     }
 
-    /// The cells' bytes.
+    /// Returns the bytes of the cells.
     #[must_use]
     pub fn tuple(&self) -> &Tuple {
         &self.tuple
@@ -133,16 +136,16 @@ impl<'a> RowRef<'a> {
         RowRef { tuple, layout }
     }
 
-    /// A row that outlives its view.
+    /// Returns a row that outlives its view.
     #[must_use]
     pub fn to_row(self) -> Row {
         Row::new(self.tuple.clone(), self.layout.clone())
     }
 
-    /// As [`Row::get`].
+    /// Returns a column's value as the requested Rust type, as [`Row::get`].
     ///
     /// # Errors
-    /// When there is no such column, or its value is not one of that Rust type.
+    /// When there is no such column, or its value cannot be read as that Rust type.
     pub fn get<T: FromSql<'a>>(self, column: impl ColumnIndex) -> Result<T, CellError> {
         let found = column.find(self.layout.schema());
         let Some((index, types)) = found.and_then(|i| Some((i, self.layout.column(i)?))) else {
@@ -165,25 +168,25 @@ impl<'a> RowRef<'a> {
         })
     }
 
-    /// As [`Row::is_null`].
+    /// Returns true if a column is NULL or does not exist.
     pub fn is_null(self, column: impl ColumnIndex) -> bool {
         let index = column.find(self.layout.schema());
         index.is_none_or(|index| self.tuple.as_ref().cell(index).value().is_none())
     }
 
-    /// As [`Row::cells`].
+    /// Returns the columns with their cells as PostgreSQL sent them.
     pub fn cells(self) -> impl Iterator<Item = (&'a Column, Cell<'a>)> {
         let columns = self.layout.schema().columns().iter();
         columns.zip(self.tuple.as_ref().cells())
     }
 
-    /// The columns.
+    /// Returns the schema of the row.
     #[must_use]
     pub fn schema(self) -> &'a Arc<Schema> {
         self.layout.schema()
     }
 
-    /// The cells' bytes.
+    /// Returns the bytes of the cells.
     #[must_use]
     pub fn tuple(self) -> &'a Tuple {
         self.tuple
@@ -191,7 +194,7 @@ impl<'a> RowRef<'a> {
 }
 
 impl PartialEq for Row {
-    /// Equal when columns and cells are.
+    /// Returns true if the columns and the cells are equal.
     fn eq(&self, other: &Row) -> bool {
         self.as_ref() == other.as_ref()
     }
@@ -211,7 +214,7 @@ impl fmt::Debug for Row {
 }
 
 impl fmt::Debug for RowRef<'_> {
-    /// Texts as texts, anything else as its bytes in hexadecimal.
+    /// Writes texts as texts, and all other values as their bytes in hexadecimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = f.debug_struct("Row");
         for (index, (column, cell)) in self.cells().enumerate() {

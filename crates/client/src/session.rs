@@ -1,4 +1,5 @@
-//! The network's side: one stream after another, each going on from where the last one left off.
+//! The network side of a client: one stream after another, each resuming where the previous one
+//! ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,22 +23,23 @@ use crate::intake::{Feedback, Input, Resume, weight};
 use crate::status::{ReplicaError, deepest};
 use laredo_core::TableName;
 
-/// The time in which a name resolves, a server takes the connection, and TLS agrees on keys.
+/// The longest time for resolving the name, connecting, and the TLS handshake.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// A server sends heartbeats far more often than this.
+/// The silence after which a stream is given up. A server sends heartbeats far more often.
 const SILENCE: Duration = Duration::from_secs(30);
-/// The answers to a server's checks that may wait. A server asks one question at a time.
+/// The number of answers to a server's checks that may wait. A server asks one question at a time.
 const REPORTS_MAX: usize = 4;
-/// The first wait before connecting anew, and the longest: for what may pass by itself, and for what will not.
+/// The first wait before reconnecting. The wait then grows up to `RETRY_LAST`. Errors that do not
+/// pass by themselves have `RETRY_DEFINITE`.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 const RETRY_DEFINITE: Duration = Duration::from_secs(15);
 
-/// What a session needs to know.
+/// The settings of a session.
 pub(crate) struct Options {
     pub(crate) server: String,
     pub(crate) endpoint: Endpoint,
-    /// Sent with each request, for servers or proxies that ask for it.
+    /// The token header, for servers or proxies that require it.
     pub(crate) authorization: Option<AsciiMetadataValue>,
     pub(crate) table: TableName,
     pub(crate) client_id: String,
@@ -47,14 +49,15 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
 }
 
-/// Keeps a stream open until it is stopped.
+/// Keeps a stream open until the session is stopped.
 pub(crate) struct Session {
     health: Arc<Health>,
     dialer: Dialer,
     feedback: mpsc::UnboundedReceiver<Feedback>,
-    /// Bytes that may wait to be taken.
+    /// Permits for the bytes of messages that may wait to be applied.
     room: Arc<Semaphore>,
-    /// When it last went over to another stream: servers that send it on at once shall not keep it running in circles.
+    /// The time of the last move to another stream. It slows down a client that several servers
+    /// send on at once.
     moved_at: Option<Instant>,
 }
 
@@ -65,31 +68,31 @@ struct Dialer {
     inputs: mpsc::UnboundedSender<Input>,
 }
 
-/// A stream that the server has granted.
+/// A stream that the server has accepted.
 struct Opened {
     stream: tonic::Streaming<SyncResponse>,
-    /// The stream's connection, for answers to its checks.
+    /// The stream's connection, for answers to the server's checks.
     channel: Channel,
     activity: Arc<AtomicU64>,
-    /// What was read of it already.
+    /// The first message, if it was read already.
     first: Option<Box<SyncResponse>>,
 }
 
-/// Why a stream is read no further.
+/// The reason why reading a stream ended.
 enum Read {
     Ended(ReplicaError),
-    /// There is another one that goes on from here.
+    /// Another stream continues from here.
     Moved(Box<Opened>),
 }
 
-/// How a stream ended, and whether it had brought anything.
+/// The end of a stream, with its error.
 struct End {
     error: ReplicaError,
     progressed: bool,
 }
 
 impl Options {
-    /// Makes a request of a message, with what every request carries.
+    /// Wraps a message in a request with the authorization header.
     fn request_of<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Some(authorization) = &self.authorization {
@@ -98,8 +101,9 @@ impl Options {
         request
     }
 
-    /// Answers a stream's checks one after another, on the connection that they came on. It outlasts the stream by the answers that wait:
-    /// a client that finds its rows to be wrong ends the stream at once.
+    /// Answers the checks of a stream one after another, on the connection that they came on. The
+    /// task outlives the stream until the waiting answers are sent, because a client with wrong
+    /// rows ends the stream at once.
     async fn report_checksums(self: Arc<Self>, channel: Channel, mut reports: mpsc::Receiver<ReportChecksumRequest>) {
         let (mut client, table) = (LaredoReplicationServiceClient::new(channel), &self.table);
         while let Some(report) = reports.recv().await {
@@ -130,7 +134,7 @@ impl Session {
         let mut backoff = Backoff::new(self.dialer.options.seed);
         loop {
             let end = tokio::select! {
-                // Whoever stops it may take nothing more from the same moment on.
+                // Biased, so that a stopped session delivers nothing after the stop.
                 biased;
                 () = stopped.cancelled() => return,
                 end = self.stream() => end,
@@ -150,7 +154,7 @@ impl Session {
         }
     }
 
-    /// Opens one stream and reads it to its end, and those that take its place.
+    /// Opens a stream and reads it to its end, including the streams that replace it.
     async fn stream(&mut self) -> End {
         let mut progressed = false;
         let error = match self.open().await {
@@ -168,7 +172,8 @@ impl Session {
             };
             tracing::info!(table = %self.dialer.options.table, "moved to another stream");
             self.moved_at = Some(Instant::now());
-            // From here on messages are those of the new one. What both bring is a repeat there.
+            // From here on, messages are those of the new stream. Transactions that both streams
+            // deliver are repeats.
             if let Err(error) = self.dialer.ask(Input::Open).await {
                 return error;
             }
@@ -177,7 +182,7 @@ impl Session {
 
     async fn open(&mut self) -> Result<Opened, ReplicaError> {
         let resume = self.dialer.ask(Input::Open).await?;
-        // Whatever was wrong with the stream before is known by now.
+        // Feedback that is waiting now is about the previous stream.
         while self.feedback.try_recv().is_ok() {}
         self.dialer.dial(resume).await
     }
@@ -226,7 +231,8 @@ impl Session {
             let received = (self.health.now)();
             let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.dialer.options.pending_bytes_max);
-            // While too much waits, the stream is not read, and the server feels it.
+            // While too many bytes wait, the stream is not read, and HTTP/2 flow control slows the
+            // server down.
             let Ok(share) = self.room.clone().acquire_many_owned(share).await else {
                 continue;
             };
@@ -239,11 +245,12 @@ impl Session {
         }
     }
 
-    /// The stream's own end, unless what it brought was wrong: then that.
+    /// Returns the error of the stream's end, or the fault if the intake found one in its messages.
     async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
-        // At once: whoever takes what comes may be held up for long.
+        // The status changes at once, because the code that takes the messages may be blocked for a
+        // long time.
         self.health.disconnected();
-        // The answer says only that all messages were looked at.
+        // The answer only shows that all messages were processed.
         let _ = self.dialer.ask(Input::Open).await;
         let fault = std::iter::from_fn(|| self.feedback.try_recv().ok()).find_map(|feedback| match feedback {
             Feedback::Fault(fault) => Some(fault),
@@ -254,7 +261,8 @@ impl Session {
 }
 
 impl Dialer {
-    /// A stream that goes on from where the client is, as soon as a server grants one; the one that is read stays until then.
+    /// Opens a stream that continues from the client's position, retrying until a server accepts
+    /// it. The current stream is read meanwhile.
     async fn another(self, pause: Duration) -> Opened {
         tokio::time::sleep(pause).await;
         let table = self.options.table.clone();
@@ -273,7 +281,8 @@ impl Dialer {
     async fn beside(&self) -> Result<Opened, ReplicaError> {
         let resume = self.ask(Input::Beside).await?;
         let mut opened = self.dial(resume).await?;
-        // It says that the server has come as far as we are, or that it sends all rows.
+        // The first message shows that the server has reached the client's position, or that it
+        // sends all rows.
         match next_message(&mut opened.stream, &opened.activity).await {
             Next::Message(first) => opened.first = Some(first),
             Next::End(status) => return Err(ReplicaError::from_status(&status, &self.options.table)),
@@ -282,7 +291,7 @@ impl Dialer {
         Ok(opened)
     }
 
-    /// Asks where to go on from.
+    /// Asks the intake for the state to resume from.
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Resume>) -> Input) -> Result<Resume, ReplicaError> {
         let (answer, resume) = oneshot::channel();
         self.inputs.send(ask(answer)).map_err(|_| gone())?;
@@ -290,9 +299,10 @@ impl Dialer {
     }
 
     async fn dial(&self, resume: Resume) -> Result<Opened, ReplicaError> {
-        // Each stream has a connection of its own: a balancer may then choose another server.
+        // Each stream has its own connection, so that a load balancer may choose another server.
         let failed = |reason: String| ReplicaError::Connect { server: self.options.server.clone(), reason };
-        // The endpoint's own limit is for TCP alone: a server may be mute in the TLS handshake, or its name may not resolve.
+        // The endpoint's own timeout covers only TCP. A server may be silent in the TLS handshake,
+        // or its name may not resolve.
         let channel = match tokio::time::timeout(CONNECT_MAX, self.options.endpoint.connect()).await {
             Ok(connected) => connected.map_err(|error| failed(deepest(&error)))?,
             Err(_) => return Err(failed(format!("no answer for {} s", CONNECT_MAX.as_secs()))),
@@ -333,7 +343,7 @@ impl Dialer {
     }
 }
 
-/// Asks for all rows that pass the filters.
+/// Returns a request for all rows that pass the filters.
 pub(crate) fn request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequest {
     SyncRequest {
         schema: table.schema.clone(),
@@ -354,7 +364,7 @@ enum Next {
     Silence,
 }
 
-/// The next message; silence is when not even a part of one comes.
+/// Waits for the next message. Returns silence only if not even a part of a message arrived.
 async fn next_message(
     stream: &mut (impl Stream<Item = Result<SyncResponse, tonic::Status>> + Unpin),
     activity: &AtomicU64,
@@ -371,7 +381,8 @@ async fn next_message(
     }
 }
 
-/// How long to wait before connecting anew: longer each time, and never the same as others do.
+/// The waits before reconnecting. They grow with each failure, and a random share keeps clients
+/// from reconnecting at the same time.
 #[derive(Debug)]
 struct Backoff {
     failures: u32,
@@ -392,12 +403,12 @@ impl Backoff {
             _ => RETRY_LAST.min(RETRY_FIRST.saturating_mul(1 << self.failures.min(16))),
         };
         self.failures = self.failures.saturating_add(1);
-        // Between half of it and all of it.
+        // The wait is between half of `full` and all of it.
         let share = (self.random() >> 11) as f64 / (1_u64 << 53) as f64;
         full.mul_f64(0.5 + share / 2.0)
     }
 
-    /// SplitMix64.
+    /// Returns the next number of a SplitMix64 generator.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

@@ -1,4 +1,4 @@
-//! How a replica or a subscription is doing, and what went wrong.
+//! The status of a replica or a subscription, and its errors.
 
 use std::time::Duration;
 
@@ -7,78 +7,88 @@ use laredo_proto::replication::SyncMode;
 
 use crate::assembler::ProtocolError;
 
-/// How a replica is doing, or a subscription: what is said of the replica's table is then said of what was handed out.
+/// The status of a replica or a subscription. For a subscription, the fields describe the events
+/// that it has returned instead of the replica's table.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Whether a stream is open and its server has answered.
+    /// True if a stream is open and its server has answered.
     pub connected: bool,
-    /// Whether the replica has ever been at the head that the server had when it connected. Stays true.
+    /// True once the replica has reached the head that the server had when the replica connected.
+    /// It never becomes false again.
     pub ready: bool,
-    /// How the newest stream began; `None` before the first.
+    /// The mode in which the newest stream began; `None` before the first stream.
     pub mode: Option<SyncMode>,
-    /// Why it began so, in the server's words.
+    /// The server's reason for this mode.
     pub reason: String,
-    /// Streams that were opened.
+    /// The number of streams that were opened.
     pub connects: u64,
-    /// Those among them that began with a full snapshot.
+    /// The number of opened streams that began with a full snapshot.
     pub full_snapshots: u64,
-    /// Full snapshots that replaced a state which was there before.
+    /// The number of full snapshots that replaced existing rows.
     pub resyncs: u64,
-    /// Every commit up to here is applied.
+    /// The position of the table. Every commit up to here is applied.
     pub position: Lsn,
-    /// Rows now; zero for a subscription, which keeps none.
+    /// The current number of rows. Zero for a subscription, which keeps none.
     pub rows: usize,
-    /// The newest position at which the rows were found to have the server's checksum; zero before the first.
+    /// The newest position at which the rows had the server's checksum; zero before the first such
+    /// comparison.
     pub checksum_position: Lsn,
-    /// Times that the rows did not have the server's checksum. Each is an error in the log, and a reason to load all rows again.
+    /// The number of times that the rows did not have the server's checksum. Each is logged as an
+    /// error. A difference that was logged already is not counted again until the rows were loaded
+    /// again or were equal.
     pub checksum_mismatches: u64,
-    /// What ended the newest stream or kept one from being opened; `None` since the last one was.
+    /// The error that ended the newest stream or prevented it from opening. `None` from the opening
+    /// of a stream until its end.
     pub error: Option<ReplicaError>,
-    /// The newest error there ever was.
+    /// The newest error since the start.
     pub last_error: Option<ReplicaError>,
-    /// Whether the replica has stopped; it goes on serving what it had.
+    /// True if the replica has stopped. It continues to serve the rows that it has.
     pub stopped: bool,
 }
 
-/// What ended a stream, or kept one from being opened. The client goes on trying, and a replica serves what it has meanwhile.
+/// An error that ended a stream or prevented it from opening. The client retries, and a replica
+/// serves the rows that it has meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplicaError {
-    /// No connection.
+    /// The connection failed.
     #[error("cannot connect to {server}: {reason}")]
     Connect {
         /// The server's address.
         server: String,
-        /// Why, as far as it is known.
+        /// The reason, as far as it is known.
         reason: String,
     },
-    /// The server said no, and will say so again until something is changed.
+    /// The server refused the request, and will refuse it again until the operator or the program
+    /// changes something.
     #[error("the server refuses {table}: {reason} ({code:?})")]
     Refused {
-        /// The table.
+        /// The requested table.
         table: TableName,
         /// The gRPC status code.
         code: tonic::Code,
-        /// In the server's words.
+        /// The server's reason.
         reason: String,
     },
-    /// The stream ended.
+    /// The server or the connection ended the stream.
     #[error("the stream ended: {reason} ({code:?})")]
     Ended {
         /// The gRPC status code.
         code: tonic::Code,
-        /// In the server's words.
+        /// The reason, from the server or the connection.
         reason: String,
     },
-    /// Nothing came for too long, not even a heartbeat.
+    /// The server sent nothing for this long, not even a heartbeat.
     #[error("the server was silent for {} s; the connection is given up", .0.as_secs())]
     Silent(Duration),
-    /// The stream does not keep to the protocol, so that it cannot be trusted: a full snapshot is asked for.
+    /// The server violates the protocol, so the stream cannot be trusted. The client requests a
+    /// full snapshot.
     #[error("{0}; a full snapshot is asked for")]
     Protocol(#[from] ProtocolError),
-    /// A change does not fit the state, so that it cannot be trusted: a full snapshot is asked for.
+    /// A change does not fit the rows, so they cannot be trusted. The client requests a full
+    /// snapshot.
     #[error("{0}; a full snapshot is asked for")]
     State(StateError),
-    /// The server's rows are of another definition than the client's at the same position.
+    /// The server's rows are of another definition than the client's rows at the same position.
     #[error(
         "at {position} the server's rows have other columns or types than this client's; a full snapshot is asked for"
     )]
@@ -89,11 +99,11 @@ pub enum ReplicaError {
     /// The rows do not have the checksum that the server sent for their position.
     #[error("at {position} this client's rows have the checksum {ours} and the server's have {theirs}")]
     Contents {
-        /// The client's position, which the server's checksum is of.
+        /// The client's position, which the server's checksum belongs to.
         position: Lsn,
         /// The checksum of the client's rows.
         ours: Checksum,
-        /// The server's.
+        /// The checksum of the server's rows.
         theirs: Checksum,
     },
     /// The declared indexes do not fit the table.
@@ -102,7 +112,7 @@ pub enum ReplicaError {
     /// The server cannot send binary rows.
     #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
     Encoding,
-    /// The server has not come as far as this client has.
+    /// The server has not reached the client's position.
     #[error("the server is at {theirs}, behind this client's {ours}; waiting until it catches up")]
     Behind {
         /// The client's position.
@@ -113,7 +123,7 @@ pub enum ReplicaError {
 }
 
 impl ReplicaError {
-    /// Whether trying again is no use before somebody changes something.
+    /// Returns true if retrying cannot help until the operator or the program changes something.
     #[must_use]
     pub fn is_definite(&self) -> bool {
         matches!(self, ReplicaError::Refused { .. } | ReplicaError::Index(_) | ReplicaError::Encoding)
@@ -122,7 +132,7 @@ impl ReplicaError {
     pub(crate) fn from_status(status: &tonic::Status, table: &TableName) -> ReplicaError {
         use tonic::Code;
         let (code, mut reason) = (status.code(), status.message().to_owned());
-        // It is this client that refused what it was sent.
+        // This error is the client's own: the server's message exceeds the client's limit.
         if code == Code::OutOfRange && reason.contains("message length too large") {
             reason.push_str("; raise message_bytes_max of this client");
         }
@@ -146,26 +156,26 @@ impl From<StateError> for ReplicaError {
     }
 }
 
-/// Why a replica is not ready.
+/// The reason why a replica is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It cannot become ready before somebody changes something.
+    /// An error that lasts until the operator or the program changes something.
     #[error(transparent)]
     Definite(ReplicaError),
-    /// It took too long.
+    /// The replica was not ready within the timeout.
     #[error("not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Timeout {
-        /// How long it was waited.
+        /// The timeout.
         waited: Duration,
-        /// What last went wrong, if anything.
+        /// The newest error, if there was one.
         last: Option<ReplicaError>,
     },
-    /// It was stopped.
+    /// The replica was stopped.
     #[error("the replica was stopped before it was ready")]
     Stopped,
 }
 
-/// The innermost cause: what is around it says only "transport error".
+/// Returns the message of the innermost cause. The outer errors say only "transport error".
 pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -150,7 +150,8 @@ impl Subscription {
 
     /// Compares the checksum of the consumer's rows at a position with the server's, from
     /// [`SubscriptionEvent::Current`]. A difference is logged and counted. If the server asked for
-    /// the client's checksum, this call also answers it.
+    /// the client's checksum, this call also answers it, if it is made before the next call of
+    /// [`Subscription::next`].
     ///
     /// Returns true if the consumer must drop its rows, because all of them are loaded again. If a
     /// recent load did not fix a difference, the rows are not loaded again until a pause has

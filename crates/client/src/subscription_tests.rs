@@ -14,13 +14,13 @@ use laredo_proto::replication::{
 use prost_types::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
-/// A subscription whose session is the test.
+/// A subscription whose session is played by the test.
 struct Rig {
     subscription: Subscription,
     inputs: mpsc::UnboundedSender<Input>,
     feedback: mpsc::UnboundedReceiver<Feedback>,
     started: Instant,
-    /// Seconds since.
+    /// The seconds since the start.
     now: Arc<AtomicU64>,
 }
 
@@ -37,7 +37,7 @@ impl Rig {
         Rig { subscription, inputs, feedback, started, now }
     }
 
-    /// One that has rows at a position.
+    /// Returns a subscription that has rows at a position.
     fn at(position: u64, keys: &[&str]) -> Rig {
         let mut rig = Rig::new(None);
         rig.open(greeting(SyncMode::FullSnapshot, position));
@@ -46,7 +46,7 @@ impl Rig {
         rig
     }
 
-    /// Opens a stream. Returns where it was to go on from.
+    /// Opens a stream, and returns the state that it resumes from.
     fn open(&mut self, greeting: SyncHandshake) -> Resume {
         let (answer, mut resume) = oneshot::channel();
         assert!(self.inputs.send(Input::Open(answer)).is_ok());
@@ -76,7 +76,8 @@ impl Rig {
         self.receive(Message::Heartbeat(Heartbeat { server_time, source_position, ..Heartbeat::default() }));
     }
 
-    /// What has come, in words. Whatever waits for more is dropped.
+    /// Returns the events that have arrived, as text. The future that waits for the next event is
+    /// dropped.
     fn events(&mut self) -> Vec<String> {
         let mut events = Vec::new();
         while let Some(event) = self.subscription.next().now_or_never() {
@@ -119,7 +120,7 @@ impl Rig {
         }
     }
 
-    /// The answer to a check.
+    /// Returns the answer to a check.
     fn report(&mut self) -> ReportChecksumRequest {
         match self.feedback.try_recv().unwrap() {
             Feedback::Report(report) => report,
@@ -192,7 +193,7 @@ fn a_snapshot_that_is_older_than_what_was_handed_out_waits_until_it_is_not() {
     rig.batch(batch(7, &["o"]));
     assert_eq!(rig.events(), ["[\"l\", \"m\", \"n\"] at 0/6", "1 more at 0/7"]);
     assert_eq!(rig.subscription.status().resyncs, 1);
-    // That nothing happened up to there is as good.
+    // A heartbeat without changes also raises the position.
     rig.open(greeting(SyncMode::FullSnapshot, 9));
     rig.snapshot(2, &["l"]);
     rig.heartbeat("0/8", 0);
@@ -207,7 +208,7 @@ fn a_server_that_is_behind_does_not_take_the_consumer_back() {
     assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
     rig.snapshot(4, &["l"]);
     assert_eq!(rig.events(), [""; 0]);
-    // The consumer has its state still, and may go on from it.
+    // The consumer still has its rows, and may resume from them.
     assert_eq!(rig.open(greeting(SyncMode::Delta, 5)).position, Lsn(5));
     assert_eq!(rig.events(), ["resumed at 0/5"]);
 }
@@ -224,7 +225,7 @@ fn another_history_begins_anew_where_it_is() {
     assert_eq!((resume.position, resume.source), (Lsn(4), source(2)));
 }
 
-/// A restart says what is known of the history of the rows before and of the new ones.
+/// A restart says up to which position the old and the new rows share one history.
 #[test]
 fn a_restart_says_how_much_of_the_history_is_shared() {
     let journal = |name: &str, shared_position| {
@@ -242,7 +243,8 @@ fn a_restart_says_how_much_of_the_history_is_shared() {
     assert_eq!(rig.events(), ["[\"k\"] at 0/5"]);
     rig.open(journal("one", 0));
     assert_eq!(told(&mut rig), u64::MAX, "a journal has one history");
-    // Its rows do not come. The next stream is of the same journal, and then of another one: no position is presented.
+    // The rows do not arrive. The next streams are of the same journal and of another one. The
+    // client presents no position to them.
     rig.open(journal("one", 3));
     assert_eq!(told(&mut rig), u64::MAX);
     rig.open(journal("two", 3));
@@ -255,7 +257,7 @@ fn a_restart_says_how_much_of_the_history_is_shared() {
     assert_eq!(told(&mut rig), 4, "the server knows");
 }
 
-/// The same database, of which the server says that the client's position is another history's.
+/// The database is the same, but the server says that the client's position is of another history.
 #[test]
 fn a_server_s_word_on_another_history_begins_anew_where_it_is() {
     let mut rig = Rig::at(5, &["k"]);
@@ -281,7 +283,7 @@ fn the_newest_commit_that_is_known_goes_with_the_position() {
     rig.batch(commit.clone());
     assert_eq!(rig.events().len(), 1);
     assert_eq!(rig.subscription.intake.resume().mark, Some(mark(6, 0)), "the table's own");
-    // The same commit, as the server names it, says no more; a later one of another table does.
+    // The server's mark for the same commit adds nothing. A later commit of another table does.
     for (position, newest, expected) in [
         ("0/7", Some(mark(6, 5)), Some(mark(6, 0))),
         ("0/9", Some(mark(8, 5)), Some(mark(8, 5))),
@@ -309,7 +311,7 @@ fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
     rig.receive(rows);
     assert_eq!(rig.events(), [RESTART]);
     assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 4)), Resume::default());
-    // And what it was shown is not forgotten.
+    // The position that was shown is still remembered.
     assert_eq!(rig.events(), [""; 0]);
     assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
     rig.open(greeting(SyncMode::FullSnapshot, 6));
@@ -327,7 +329,7 @@ fn the_definition_of_the_rows_goes_with_the_position() {
     };
     let begins = |definition: DefinitionVersion, batch| RowBatch { definition: definition.0, ..batch };
     assert_eq!(rig.open(goes_on(one, 6)).definition, one);
-    // Half a transaction begins nothing.
+    // An incomplete transaction does not begin a definition.
     rig.batch(RowBatch { ends: false, ..begins(two, batch(6, &["k"])) });
     assert_eq!(rig.events(), ["resumed at 0/5"]);
     assert_eq!(rig.open(goes_on(one, 6)).definition, one);
@@ -338,7 +340,7 @@ fn the_definition_of_the_rows_goes_with_the_position() {
     assert_eq!((rig.events().len(), rig.subscription.definition()), (1, two), "it stays");
     rig.batch(begins(three, batch(7, &[])));
     assert_eq!((rig.events().len(), rig.subscription.definition()), (0, three), "and may change without a transaction");
-    // Of what comes again only the newest transaction says anything of the rows.
+    // Among repeats, only the newest transaction determines the definition of the rows.
     assert_eq!(rig.open(goes_on(three, 7)).definition, three);
     rig.batch(begins(two, batch(6, &["k", "l"])));
     assert_eq!((rig.events().len(), rig.subscription.definition()), (1, three));
@@ -360,7 +362,7 @@ fn a_snapshot_has_a_definition_of_its_own() {
     rig.open(SyncHandshake { definition: two.0, ..greeting(SyncMode::FullSnapshot, 9) });
     rig.snapshot(7, &["l"]);
     assert_eq!((rig.events().len(), rig.subscription.definition()), (2, two));
-    // Whatever such a server does with the rows, it does not say.
+    // A server without definition versions does not report what it does with the rows.
     assert_eq!(rig.open(greeting(SyncMode::Delta, 9)).definition, two);
     assert_eq!((rig.events().len(), rig.subscription.definition()), (1, DefinitionVersion::UNKNOWN));
 }
@@ -456,7 +458,7 @@ fn nothing_is_said_of_a_state_that_the_consumer_could_not_take() {
     let mut rig = Rig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 6));
     rig.snapshot(4, &["l"]);
-    // It brings both the state and that it is all there is.
+    // The heartbeat delivers the snapshot, and the event that the table is current.
     rig.heartbeat("0/6", 0);
     assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::Restart { .. })));
     assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::State { .. })));
@@ -470,7 +472,7 @@ fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
     rig.now.store(3, Ordering::Relaxed);
     rig.heartbeat("0/5", 1000);
     rig.now.store(8, Ordering::Relaxed);
-    // A second longer under way than the first.
+    // This message took one second longer than the first.
     rig.heartbeat("0/9", 1004);
     rig.heartbeat("", 1005);
     assert_eq!(rig.events(), ["all at 0/5 as of 3", "all at 0/9 as of 7"]);
@@ -506,7 +508,7 @@ fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() 
     let report = rig.report();
     assert_eq!((report.table.as_str(), report.check, report.source_position.as_str()), ("t", vec![1; 16], "0/5"));
     assert_eq!((report.checksum, report.row_count), (ours.to_bytes().to_vec(), None));
-    // Only then is the stream given up.
+    // Only now is the stream given up.
     assert!(matches!(rig.fault(), ReplicaError::Contents { .. }));
 
     let mut rig = Rig::at(5, &["k"]);
@@ -516,12 +518,12 @@ fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() 
     assert!(rig.subscription.next().now_or_never().is_none());
     let report = rig.report();
     assert_eq!((report.check, report.source_position.as_str(), report.checksum), (vec![2; 16], "0/6", vec![]));
-    // A position that the consumer is past has other rows.
+    // The consumer is past this position, so its rows are different ones.
     ask(&rig, 3, 4);
     assert_eq!(rig.events().len(), 1);
     let report = rig.report();
     assert_eq!((report.check, report.checksum), (vec![3; 16], vec![]));
-    // So has a snapshot that has not ended.
+    // A check during an unfinished snapshot is declined too.
     rig.open(greeting(SyncMode::FullSnapshot, 7));
     ask(&rig, 4, 7);
     assert_eq!(rig.events(), [RESTART]);

@@ -1,14 +1,16 @@
-//! How long a stream's messages are under way. A client cannot trust that its clock agrees with the server's, but it can see that a
-//! message took longer than the fastest one of the same stream, which is taken for one that took no time.
+//! The delay of a stream's messages. A client cannot trust that its clock agrees with the server's.
+//! It can only see that a message took longer than the fastest message of the same stream, which is
+//! assumed to take no time.
 
 use std::time::Duration;
 
 use prost_types::Timestamp;
 
-/// Two clocks may go apart by this share of the time that passes, without anything being late.
+/// The share of the passed time by which two clocks may drift apart without a message counting as
+/// late: one part in this many.
 const DRIFT_PER: i128 = 10_000;
 
-/// What is known of one stream's transit.
+/// The fastest message of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
     least: Option<Least>,
@@ -16,14 +18,16 @@ pub(crate) struct Transit {
 
 #[derive(Clone, Copy, Debug)]
 struct Least {
-    /// The client's clock at receipt less the server's at sending, in nanoseconds; the clocks count from anywhere.
+    /// The client's time of receipt minus the server's time of sending, in nanoseconds. Both clocks
+    /// may count from any moment.
     difference: i128,
-    /// When it was, by the client's clock.
+    /// The time of receipt by the client's clock, in nanoseconds.
     received: i128,
 }
 
 impl Transit {
-    /// How much longer a message took than the fastest one; `received` is since any fixed moment.
+    /// Returns how much longer a message took than the fastest one. `received` counts from any
+    /// fixed moment.
     pub(crate) fn excess(&mut self, received: Duration, sent: &Timestamp) -> Duration {
         let received = i128::try_from(received.as_nanos()).unwrap_or(i128::MAX / 2);
         let difference = received - (i128::from(sent.seconds) * 1_000_000_000 + i128::from(sent.nanos));
@@ -60,7 +64,7 @@ mod tests {
     fn clocks_that_go_apart_are_not_taken_for_delay_for_ever() {
         let mut transit = Transit::default();
         transit.excess(Duration::ZERO, &at(0));
-        // A second too few in 100,000 is what a poor clock does; a minute in them is not.
+        // One second in 100,000 is the drift of a poor clock, and a minute is not.
         assert_eq!(transit.excess(Duration::from_secs(100_000), &at(99_999)), Duration::ZERO);
         assert!(transit.excess(Duration::from_secs(200_000), &at(199_930)) > Duration::from_secs(50));
     }

@@ -1,4 +1,4 @@
-//! One state of the table, to look around in.
+//! A consistent view of the table.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use crate::publish::{Held, Side};
 use crate::replica::LOOKUP;
 use crate::row::RowRef;
 
-/// One state of the table: the rows and all indexes as they were at one commit, however long it is held.
+/// The rows and all indexes of the table as they were at one commit, for as long as the view is
+/// held.
 ///
-/// Taking one takes no lock and copies nothing. While a view is held, the replica can show one newer state to others and then
-/// has to wait, so keep rows ([`RowRef::to_row`]) rather than views.
+/// Taking a view takes no lock and copies nothing. While a view is held, the replica can show one
+/// newer state and then must wait. So keep rows ([`RowRef::to_row`]) instead of views.
 pub struct View<'a> {
     held: Held<'a>,
     at_head: Option<Instant>,
     now: &'a (dyn Fn() -> Instant + Send + Sync),
 }
 
-/// Rows of one index key.
+/// An iterator over the rows of one index key.
 pub struct IndexRows<'a>(Box<dyn Iterator<Item = RowRef<'a>> + 'a>);
 
 impl<'a> Iterator for IndexRows<'a> {
@@ -45,16 +46,17 @@ impl<'a> View<'a> {
         View { held, at_head, now }
     }
 
-    /// The row of a primary key, its values in key order.
+    /// Returns the row of a primary key, with its values in key order. Invalid values are logged as
+    /// an error and find nothing.
     #[must_use]
     pub fn get(&self, key: impl KeyValues) -> Option<RowRef<'_>> {
         told(self.try_get(key))
     }
 
-    /// The row of a primary key.
+    /// Returns the row of a primary key, with its values in key order.
     ///
     /// # Errors
-    /// When the values are no key of this table.
+    /// When the values do not fit the table's key.
     pub fn try_get(&self, key: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
         let side = self.side();
         let Some(table) = &side.table else { return Ok(None) };
@@ -62,26 +64,28 @@ impl<'a> View<'a> {
         Ok(table.get_by_cells(key.as_ref()).map(|row| RowRef::new(row, &side.layout)))
     }
 
-    /// The row with these values of the look-up fields ([`crate::ReplicaBuilder::lookup`]).
+    /// Returns the row with these values of the lookup columns ([`crate::ReplicaBuilder::lookup`]).
+    /// Invalid values are logged as an error and find nothing.
     #[must_use]
     pub fn lookup(&self, values: impl KeyValues) -> Option<RowRef<'_>> {
         told(self.try_lookup(values))
     }
 
-    /// The row with these values of the look-up fields.
+    /// Returns the row with these values of the lookup columns.
     ///
     /// # Errors
-    /// When no look-up fields were declared, or the values do not fit them.
+    /// When no lookup columns were declared, or the values do not fit them.
     pub fn try_lookup(&self, values: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
         Ok(self.index_rows(LOOKUP, &values)?.next())
     }
 
-    /// The rows with these values of an index's columns, in no order.
+    /// Returns the rows with these values of an index's columns, in no particular order. An unknown
+    /// index and invalid values are logged as an error and find nothing.
     pub fn index(&self, name: &str, values: impl KeyValues) -> IndexRows<'_> {
         told(self.try_index(name, values).map(Some)).unwrap_or_else(|| IndexRows(Box::new(std::iter::empty())))
     }
 
-    /// The rows with these values of an index's columns, in no order.
+    /// Returns the rows with these values of an index's columns, in no particular order.
     ///
     /// # Errors
     /// When there is no such index, or the values do not fit its columns.
@@ -107,54 +111,62 @@ impl<'a> View<'a> {
         Ok(rows.into_iter().flatten().map(|row| RowRef::new(row, &side.layout)))
     }
 
-    /// Every row, in no order.
+    /// Returns all rows, in no particular order.
     pub fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
         let side = self.side();
         let rows = side.table.iter().flat_map(|table| table.rows());
         rows.map(|row| RowRef::new(row, &side.layout))
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.side().table.as_ref().map_or(0, laredo_core::TableState::len)
     }
 
-    /// Whether there is no row. So it is before the first snapshot, too ([`View::is_loaded`]).
+    /// Returns true if there are no rows. This is also true before the first snapshot
+    /// ([`View::is_loaded`]).
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether there is a state at all: false only before the first snapshot is complete.
+    /// Returns true if the table is loaded. It is false only before the first snapshot is complete.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
         self.side().table.is_some()
     }
 
-    /// Every commit up to here is in this state, and none after it.
+    /// Returns the position of this state. Every commit up to here is in it, and no later one.
     #[must_use]
     pub fn position(&self) -> Lsn {
         self.side().position
     }
 
-    /// When the newest transaction in it committed, by the database's clock; `None` while all of it came in a snapshot.
+    /// Returns the commit time of the newest transaction in this state, by the database's clock.
+    /// `None` while all rows are from a snapshot.
     #[must_use]
     pub fn committed_at(&self) -> Option<CommitTime> {
         self.side().committed_at
     }
 
-    /// How long ago the replica was last known to have everything the server had; [`Duration::MAX`] if never. Only the server can
-    /// know, and it says so at its head: ten times a second while something happens, and every heartbeat interval (5 s unless
-    /// configured) while nothing does. So it stays below that while all is well, and grows while the replica lags or the connection is
-    /// down. What all messages of a connection need for their way is not in it, for no clocks are compared.
+    /// Returns the time since the replica was last known to have everything that the server had.
+    /// [`Duration::MAX`] if that was never the case.
+    ///
+    /// Only the server knows its head, and it reports when a client has reached it. It does so ten
+    /// times a second while the table changes, and once per heartbeat interval otherwise (5 s
+    /// unless configured). So the age stays below that interval in normal operation. It grows while
+    /// the replica lags or the connection is down.
+    ///
+    /// The age leaves out the delay that all messages of a connection have, because the clocks of
+    /// client and server are not compared.
     #[must_use]
     pub fn age(&self) -> Duration {
         let now = (self.now)();
         self.at_head.map_or(Duration::MAX, |at| now.saturating_duration_since(at))
     }
 
-    /// The columns; none before the first snapshot.
+    /// Returns the schema. It has no columns before the first snapshot.
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         self.side().layout.schema()
@@ -178,7 +190,8 @@ impl fmt::Debug for IndexRows<'_> {
     }
 }
 
-/// Values that cannot be a key find nothing; as that is a mistake in the program, it is logged.
+/// Returns the result, or nothing for an invalid key. An invalid key is a mistake in the program,
+/// so it is logged.
 fn told<T>(result: Result<Option<T>, KeyError>) -> Option<T> {
     result.unwrap_or_else(|error| {
         tracing::error!(%error, "a look-up that can find nothing");

@@ -1,6 +1,8 @@
-//! Ours against a reference, side by side on one machine: each pair runs ours and then the reference, on the same rows.
+//! Benchmarks of laredo against a reference, side by side on one machine. Each pair runs laredo and
+//! then the reference, on the same rows.
 //!
-//! Whatever makes load or takes it is a process of its own: this program again, told to play a [`Part`].
+//! Everything that makes or receives load is a separate process: this program again, started as a
+//! [`Part`].
 
 use std::time::Duration;
 
@@ -17,44 +19,44 @@ mod stage;
 
 pub use parts::{Part, play};
 
-/// How long any one step may take before the benchmark gives up.
+/// The longest time for any step, after which the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Which benchmark.
+/// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bench {
     /// The first copy of a table, until a client can be served.
     Baseline,
     /// Changes that wait in the WAL, until a client shows the last one.
     Ingest,
-    /// One journal to many clients at once.
+    /// A journal sent to many clients at once.
     Fanout,
-    /// From a commit until a client shows it.
+    /// The time from a commit until a client shows it.
     Latency,
-    /// From the end of a server by `kill -9` until it is ready again.
+    /// The time from a server's end by `kill -9` until it is ready again.
     Restart,
-    /// A base of an archive.
+    /// A snapshot of an archive.
     Archive,
 }
 
-/// How much is measured; what is not given is the benchmark's own size.
+/// The size of a benchmark. Values that are missing have the benchmark's own default.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Rows to copy.
+    /// The number of rows to copy.
     pub rows: Option<u64>,
-    /// Changes to make.
+    /// The number of changes to make.
     pub changes: Option<u64>,
-    /// How often ours and the reference take turns.
+    /// The number of pairs: runs of laredo and then of the reference.
     pub pairs: usize,
 }
 
-/// How often ours and the reference take turns, unless asked otherwise.
+/// The default number of pairs.
 pub const PAIRS: usize = 5;
 
-/// Runs a benchmark and prints its one line of results. What happens meanwhile is told on the standard error.
+/// Runs a benchmark, and prints its result as one line. Progress is reported on standard error.
 ///
 /// # Errors
-/// When a part could not be started or failed, or did something else than what is measured.
+/// When a process could not be started or failed, or did something other than what is measured.
 pub async fn run(bench: Bench, options: Options) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         progress("this is not a release build: its figures mean nothing");

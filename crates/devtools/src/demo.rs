@@ -1,4 +1,5 @@
-//! A private PostgreSQL, a table with a steady workload, the server, two clients in processes of their own, and an archive.
+//! A private PostgreSQL, a table with a steady workload, the server, two client processes, and an
+//! archive.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,22 +22,23 @@ use archive::Archiver;
 use database::Ended;
 use remote::{Final, Remote};
 
-/// The table that everybody here talks of.
+/// The table of the demo.
 const TABLE: &str = "public.orders";
 
-/// What a client wants, as it says it and as SQL says it.
+/// The name, the filter and the same filter as SQL of each client.
 const CLIENTS: [(&str, &str, &str); 2] =
     [("open-orders", "status=open", "status = 'open'"), ("europe", "region^=eu-", "region LIKE 'eu-%'")];
 
 /// Runs the demo for some seconds, or until Ctrl-C, which ends it without a comparison.
 ///
 /// # Errors
-/// When a part could not be started or failed, or a client's table or the archive's is not the database's.
+/// When a process could not be started or failed, or the rows of a client or of the archive differ
+/// from the database's.
 pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     tokio::select! {
-        // First, so that Ctrl-C is listened for before anything is started that has to be ended.
+        // The first branch, so that Ctrl-C is handled before any process is started.
         biased;
-        // What was started ends where it is dropped, with the other branch.
+        // The other branch is dropped, which ends its processes.
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         ended = show(seconds, rate) => ended,
     }
@@ -145,7 +147,7 @@ fn introduce(cluster: &Cluster, server: &Process, address: &str, archiver: &Arch
     println!();
 }
 
-/// Prints a line a second until the deadline.
+/// Prints a line each second until the deadline.
 async fn watch(
     clients: &mut [(Remote, &str)],
     archiver: &Archiver,
@@ -171,7 +173,7 @@ async fn watch(
     }
 }
 
-/// Compares somebody's rows with those that the database has in its table, or in a part of it, byte by byte.
+/// Compares rows byte by byte with those that the database has in a table or in a part of it.
 async fn same_rows(cluster: &Cluster, from: &str, mut ours: Vec<Vec<u8>>) -> anyhow::Result<bool> {
     let mut theirs = database::rows(cluster, from).await?;
     ours.sort();

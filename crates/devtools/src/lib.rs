@@ -1,4 +1,4 @@
-//! The demo and the benchmarks: programs for developers, made of the same parts that users run.
+//! The demo and the benchmarks: programs for developers, built from the same parts that users run.
 
 pub mod bench;
 pub mod demo;

@@ -1,6 +1,6 @@
 //! Percentiles of measured values.
 
-/// The `part` (0 to 1) percentile by nearest rank, 0 where nothing was measured. Sorts the values.
+/// Returns the `part` (0 to 1) percentile by nearest rank, or 0 without values. Sorts the values.
 #[must_use]
 pub fn percentile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);

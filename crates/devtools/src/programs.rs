@@ -1,4 +1,4 @@
-//! The programs of the same build, and what they answer over HTTP.
+//! The programs of the same build, and their answers over HTTP.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The program of this name, built together with this one.
+/// Returns the path of a program that was built together with this one.
 pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name(name);
     if !beside.exists() {
@@ -15,7 +15,8 @@ pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(beside)
 }
 
-/// Asks a program on this machine, as in `GET /status`: the code and the body of its answer.
+/// Sends a request such as `GET /status` to a program on this machine. Returns the status code and
+/// the body of the answer.
 pub(crate) async fn ask(port: u16, what: &str) -> anyhow::Result<(u16, String)> {
     let request = format!("{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;

@@ -1,4 +1,4 @@
-//! A `laredo-snapshotter` in a process of its own, which writes one table's archive into a folder.
+//! A `laredo-snapshotter` process that writes the archive of one table to a folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use serde_json::Value;
 
 use crate::programs::{ask, program};
 
-/// How long it may take to write the last diff.
+/// The longest time for writing the last diff.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The process. It ends with this.
+/// The process, which ends when this is dropped.
 pub(crate) struct Snapshotter {
     process: Process,
     port: u16,
     table: String,
-    /// Where `manifest.json` is.
+    /// The folder of `manifest.json`.
     archive: PathBuf,
 }
 
-/// A base that was written because it was asked for.
+/// A snapshot that was written on request.
 pub(crate) struct Base {
     pub(crate) epoch: u64,
     pub(crate) rows: u64,
@@ -32,8 +32,8 @@ pub(crate) struct Base {
 }
 
 impl Snapshotter {
-    /// Starts one that follows a table of the server at this address. Its configuration and the archive are put into `folder`; `more` holds
-    /// more keys of the table.
+    /// Starts a process that follows a table of the server at this address. Its configuration and
+    /// the archive are in `folder`; `more` has further keys of the table.
     pub(crate) fn start(address: &str, table: &str, folder: &Path, more: &str) -> anyhow::Result<Snapshotter> {
         let (name, port) = (table.parse::<TableName>()?, free_port()?);
         let path = folder.join("archive");
@@ -57,22 +57,22 @@ impl Snapshotter {
         Ok(Snapshotter { process, port, table: table.to_owned(), archive: path.join(&name.table) })
     }
 
-    /// The process, to be measured.
+    /// Returns the process, so that it can be measured.
     pub(crate) fn process(&self) -> &Process {
         &self.process
     }
 
-    /// The port of its HTTP API.
+    /// Returns the port of its HTTP API.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The archive's folder.
+    /// Returns the archive's folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.archive
     }
 
-    /// Waits until the archive has its first base.
+    /// Waits until the archive has its first snapshot.
     pub(crate) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
         let ready = async {
             while !matches!(ask(self.port, "GET /health/ready").await, Ok((200, _))) {
@@ -85,7 +85,7 @@ impl Snapshotter {
         }
     }
 
-    /// Fails if it has ended.
+    /// Fails if the process has ended.
     pub(crate) async fn is_running(&self) -> anyhow::Result<()> {
         match self.process.wait(Duration::ZERO).await {
             Ok(status) => bail!("laredo-snapshotter has ended: {status}\n{}", self.log()),
@@ -93,14 +93,14 @@ impl Snapshotter {
         }
     }
 
-    /// The newest transaction's position that it has, in the archive or in its buffer.
+    /// Returns the position of the newest transaction in the archive or in the process's buffer.
     pub(crate) async fn position(&self) -> anyhow::Result<Option<Lsn>> {
         let (_, body) = ask(self.port, "GET /status").await?;
         let status: Value = serde_json::from_str(&body)?;
         Ok(status["tables"][0]["position"].as_str().map(str::parse).transpose()?)
     }
 
-    /// Has a base written, and waits until the manifest has it.
+    /// Requests a snapshot, and waits until the manifest has it.
     pub(crate) async fn snapshot(&self) -> anyhow::Result<Base> {
         let (code, body) = ask(self.port, "POST /snapshot").await.with_context(|| self.log())?;
         let answer: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -112,12 +112,12 @@ impl Snapshotter {
         }
     }
 
-    /// The archive, as its manifest is now.
+    /// Opens the archive with its current manifest.
     pub(crate) async fn archive(&self) -> anyhow::Result<Archive> {
         Ok(Archive::open(Arc::new(Local::new(&self.archive)), Some(&self.table)).await?)
     }
 
-    /// Has it write what it has collected, and end.
+    /// Stops the process, which first writes what it has collected.
     pub(crate) async fn stop(&self) -> anyhow::Result<()> {
         self.process.terminate();
         let status = self.process.wait(STOP_PATIENCE).await?;
@@ -127,7 +127,7 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// The end of what it has logged.
+    /// Returns the end of the process's log.
     fn log(&self) -> String {
         let lines = self.process.output();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -6,8 +6,9 @@ use tokio::net::TcpStream;
 
 use crate::{Error, Process, Result, eventually, free_port, programs};
 
-/// Runs the emulator. It looks at a condition and writes in two steps and in many threads, where S3 does both in one: without the
-/// lock two writers who exclude each other would both succeed now and then.
+/// Runs the emulator. S3 checks a condition and writes in one step. The emulator does this in two
+/// steps on several threads, so without the lock two conflicting writers would sometimes both
+/// succeed.
 const LAUNCH: &str = r"
 import threading
 from moto import server
@@ -20,17 +21,17 @@ S3Response.put_object = put_object
 server.main()
 ";
 
-/// An AWS of one's own: S3, SNS, SQS, Kinesis and STS by moto, on a port of 127.0.0.1. It takes any credentials, and forgets
-/// everything when it is dropped.
+/// A private AWS: S3, SNS, SQS, Kinesis and STS by moto, on a port of 127.0.0.1. It accepts any
+/// credentials. Its contents are lost when it is dropped.
 #[derive(Debug)]
 pub struct Moto {
     port: u16,
-    // Dropped last.
+    // This field is dropped last.
     _process: Process,
 }
 
 impl Moto {
-    /// Starts one, which takes a second or two.
+    /// Starts the emulator, which takes a second or two.
     ///
     /// # Errors
     /// [`Error::Missing`] when moto is not installed, [`Error::Timeout`] when it does not start.
@@ -39,7 +40,7 @@ impl Moto {
         let port = free_port()?;
         let mut command = Command::new(python);
         command.args(["-c", LAUNCH, "-H", "127.0.0.1", "-p", &port.to_string()]);
-        // A proxy would be asked for what is on this machine.
+        // Otherwise a configured proxy would receive requests for this machine.
         command.env("NO_PROXY", "127.0.0.1");
         let moto = Self { port, _process: Process::spawn(command)? };
         let up = || async { moto.request("GET", "/moto-api/", "").await.is_ok() };
@@ -47,19 +48,19 @@ impl Moto {
         Ok(moto)
     }
 
-    /// `127.0.0.1:port`.
+    /// Returns the address as `127.0.0.1:port`.
     #[must_use]
     pub fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The endpoint of all its services.
+    /// Returns the endpoint of all its services.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
     }
 
-    /// Creates a bucket, in us-east-1.
+    /// Creates a bucket in us-east-1.
     ///
     /// # Errors
     /// As [`Moto::request`].
@@ -67,7 +68,7 @@ impl Moto {
         self.request("PUT", &format!("/{name}"), "").await.map(drop)
     }
 
-    /// Sends a request that nobody signed, and returns the body of the answer.
+    /// Sends an unsigned request, and returns the body of the answer.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be sent, [`Error::Program`] when the answer is not a success.

@@ -17,26 +17,27 @@ use crate::{Error, Result, Tls, data_dir, free_port};
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
-/// How a private cluster differs from the usual one.
+/// The options of a private cluster.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterOptions {
-    /// Sync to disk, as a real one does. Off by default, for speed.
+    /// True to sync to disk, as a production server does. Off by default, for speed.
     pub fsync: bool,
-    /// Keep the data on disk: set it when there will be gigabytes of it, or when speed is measured.
-    /// Otherwise it is in memory where the system has room there, which starts ten times faster.
+    /// True to keep the data on disk. Set it for gigabytes of data and for measurements of speed.
+    /// Otherwise the data is in memory if there is room, which starts ten times faster.
     pub on_disk: bool,
-    /// Lines of `postgresql.conf`, as (`name`, `value`); these win over the harness's own.
+    /// Lines of `postgresql.conf`, as (`name`, `value`). They override the defaults of this crate.
     pub settings: Vec<(String, String)>,
-    /// Lines of `pg_hba.conf` for TCP, read before the harness's own.
+    /// Lines of `pg_hba.conf` for TCP, which come before the defaults of this crate.
     pub hba: Vec<String>,
-    /// Offer TLS with a certificate of a test authority, see [`Cluster::ca_path`].
+    /// TLS with a certificate of a test authority; see [`Cluster::ca_path`].
     pub tls: Option<Tls>,
-    /// Ask on TCP for this password of user `postgres`, by scram-sha-256. Without it everybody is trusted.
+    /// The password of the user `postgres` for TCP, checked by scram-sha-256. Without it, all
+    /// connections are trusted.
     pub password: Option<String>,
-    /// Run `initdb` instead of copying an earlier result of it. Takes a second longer, and gives the
-    /// cluster a system identifier of its own: copies all have the same one.
+    /// True to run `initdb` instead of copying an earlier result. This takes a second longer, and
+    /// gives the cluster its own system identifier; copies all have the same one.
     pub own_identity: bool,
-    /// Variables of the server's environment, such as `LOCPATH` for locales of its own.
+    /// Variables of the server's environment, such as `LOCPATH` for additional locales.
     pub environment: Vec<(String, String)>,
 }
 
@@ -49,30 +50,31 @@ impl ClusterOptions {
     }
 }
 
-/// How to stop a cluster.
+/// The way to stop a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
     /// Ends all sessions and writes a checkpoint.
     Fast,
-    /// As a crash would: the next start recovers from WAL.
+    /// Stops as in a crash; the next start recovers from WAL.
     Immediate,
 }
 
-/// A copy of the files that a cluster had on disk. They are removed when this is dropped.
+/// A copy of a cluster's files on disk. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct StorageCopy(PathBuf);
 
 impl Drop for StorageCopy {
     fn drop(&mut self) {
-        // The cluster's own directory, and with it the copy, may be gone already.
+        // The cluster's directory may be gone already, together with the copy.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A PostgreSQL cluster of its own: a fresh data directory, a port of 127.0.0.1, a socket that only
-/// this test knows, the superuser `postgres`. Gone when dropped, and when the test process dies.
+/// A private PostgreSQL cluster with a new data directory, a port of 127.0.0.1, and a socket that
+/// only this test knows. The superuser is `postgres`. The cluster is removed when this is dropped,
+/// and when the test process dies.
 ///
-/// It has `wal_level=logical` and room for 20 slots and 20 walsenders.
+/// It has `wal_level=logical`, and room for 20 slots and 20 WAL senders.
 #[derive(Debug)]
 pub struct Cluster {
     installation: Installation,
@@ -82,16 +84,17 @@ pub struct Cluster {
     server: Option<Child>,
     /// The number of copies made so far, which names the next one.
     copies: u32,
-    // The watchdog is called off last: fields are dropped in this order.
+    // Fields are dropped in this order, so the watchdog is stopped last.
     dir: TempDir,
     _watchdog: Watchdog,
 }
 
 impl Cluster {
-    /// Starts one, and returns when it takes connections. Blocks for a few tenths of a second.
+    /// Starts a cluster, and returns when it accepts connections. Blocks for a few tenths of a
+    /// second.
     ///
     /// # Errors
-    /// When PostgreSQL is not installed or does not start; the error has the end of its log.
+    /// When PostgreSQL is not installed or does not start. The error contains the end of its log.
     pub fn start(options: ClusterOptions) -> Result<Self> {
         let installation = Installation::find()?;
         let dir = tempfile::Builder::new()
@@ -119,57 +122,60 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A connection URL for `database` over TCP, with the password if there is one.
+    /// Returns a connection URL for `database` over TCP, with the password if there is one.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         let password = self.password.as_ref().map(|p| format!(":{p}")).unwrap_or_default();
         format!("postgresql://postgres{password}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Its TCP port, the same after every restart.
+    /// Returns the TCP port, which stays the same after every restart.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where its Unix socket is: `host=` of a connection string. Everybody is trusted there.
+    /// Returns the folder of the Unix socket, for `host=` of a connection string. All connections
+    /// there are trusted.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The certificate of the test authority (PEM), when [`ClusterOptions::tls`] is set.
+    /// Returns the path of the test authority's certificate (PEM), which exists if
+    /// [`ClusterOptions::tls`] is set.
     #[must_use]
     pub fn ca_path(&self) -> PathBuf {
         self.dir.path().join("ca.crt")
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// A program of the PostgreSQL that this cluster runs.
+    /// Returns the path of a program of the PostgreSQL that this cluster runs.
     #[must_use]
     pub fn bin(&self, name: &str) -> PathBuf {
         self.installation.bin(name)
     }
 
-    /// 15 for PostgreSQL 15.
+    /// Returns the major version, such as 15.
     #[must_use]
     pub fn major_version(&self) -> u32 {
         let digits = self.installation.version().split(|c: char| !c.is_ascii_digit()).next();
         digits.and_then(|major| major.parse().ok()).unwrap_or_default()
     }
 
-    /// What the server has logged.
+    /// Returns the server's log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// A session of the superuser in the database `postgres`, its driver spawned on this runtime.
+    /// Opens a session of the superuser in the database `postgres`. Its driver is spawned on this
+    /// runtime.
     ///
     /// # Errors
     /// [`Error::Connect`].
@@ -177,7 +183,7 @@ impl Cluster {
         self.connect_to("postgres").await
     }
 
-    /// A session of the superuser in `database`, its driver spawned on this runtime.
+    /// Opens a session of the superuser in `database`. Its driver is spawned on this runtime.
     ///
     /// # Errors
     /// [`Error::Connect`].
@@ -189,12 +195,13 @@ impl Cluster {
             .dbname(database)
             .connect(tokio_postgres::NoTls)
             .await?;
-        // Its end is seen by the client's next call.
+        // The next call of the client notices the end of the connection.
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// Runs SQL by psql in the database `postgres`, statement by statement, and returns the bare rows.
+    /// Runs SQL with psql in the database `postgres`, statement by statement, and returns the bare
+    /// rows.
     ///
     /// # Errors
     /// [`Error::Program`] at the first statement that fails.
@@ -202,7 +209,7 @@ impl Cluster {
         self.psql_in("postgres", sql)
     }
 
-    /// Runs SQL by psql in `database`, statement by statement, and returns the bare rows.
+    /// Runs SQL with psql in `database`, statement by statement, and returns the bare rows.
     ///
     /// # Errors
     /// [`Error::Program`] at the first statement that fails.
@@ -218,8 +225,8 @@ impl Cluster {
             .map_err(Error::io("run psql"))?;
         let mut stdin = child.stdin.take().expect("it was asked for");
         let sql = sql.to_owned();
-        // From another thread: psql may fill its output before it has read all its input. If it stops
-        // reading, it says why on its standard error.
+        // A separate thread writes the input, because psql may fill its output before it has read
+        // all of it. If psql stops reading, its standard error has the reason.
         let writer = thread::spawn(move || stdin.write_all(sql.as_bytes()));
         let done = child.wait_with_output().map_err(Error::io("run psql"))?;
         let _ = writer.join();
@@ -232,17 +239,17 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&done.stdout).trim_end_matches('\n').to_owned())
     }
 
-    /// Stops the server, and returns when it is gone.
+    /// Stops the server, and returns when it has ended.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when it is still there after a minute.
+    /// [`Error::Timeout`] when the server is still running after a minute.
     pub fn stop(&mut self, mode: StopMode) -> Result<()> {
         let Some(server) = &mut self.server else { return Ok(()) };
         let signal = match mode {
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
         };
-        // It can only fail when the server is gone, which is what is wanted.
+        // This fails only if the server has already ended.
         let _ = kill_process(Pid::from_child(server), signal);
         let deadline = Instant::now() + PATIENCE;
         while server.try_wait().map_err(Error::io("wait for postgres"))?.is_none() {
@@ -256,18 +263,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts the server again on the same data and port, after stopping it (fast) if it runs.
+    /// Starts the server again on the same data and port. A running server is first stopped (fast).
     ///
     /// # Errors
     /// As [`Cluster::start`] and [`Cluster::stop`].
     pub fn restart(&mut self) -> Result<()> {
         self.stop(StopMode::Fast)?;
-        // A crash leaves it behind, with a status that is not ours.
+        // A crash leaves this file behind, with the status of the crashed server.
         let _ = fs::remove_file(self.data_dir().join("postmaster.pid"));
         self.launch()
     }
 
-    /// Copies the data directory as it is on disk, with the server stopped meanwhile.
+    /// Copies the data directory as it is on disk. The server is stopped meanwhile.
     ///
     /// # Errors
     /// When the files cannot be copied, or as [`Cluster::restart`].
@@ -280,7 +287,8 @@ impl Cluster {
         Ok(copy)
     }
 
-    /// Puts a copy of the data directory in the place of the present one, and starts the server on it, on the timeline of the copy.
+    /// Replaces the data directory with a copy, and starts the server on it. The server continues
+    /// on the copy's timeline.
     ///
     /// # Errors
     /// When the files cannot be copied, or as [`Cluster::restart`].
@@ -290,7 +298,8 @@ impl Cluster {
         self.restart()
     }
 
-    /// Ends the timeline as a promotion does: the server recovers what it has, and begins another one.
+    /// Ends the timeline as a promotion does: the server recovers its data and begins a new
+    /// timeline.
     ///
     /// # Errors
     /// As [`Cluster::restart`]. `restore_command` must be set.
@@ -299,7 +308,8 @@ impl Cluster {
         self.recover()
     }
 
-    /// Promotes a standby that lacks everything since the copy: a timeline begins there, and the present one is abandoned.
+    /// Promotes a standby that lacks everything since the copy. A new timeline begins there, and
+    /// the current one is abandoned.
     ///
     /// # Errors
     /// When the files cannot be copied, or as [`Cluster::begin_timeline`].
@@ -309,8 +319,8 @@ impl Cluster {
         self.recover()
     }
 
-    /// Restores the state at a position after the copy, from the copy and the present WAL. A timeline begins there. All WAL since
-    /// the copy must still exist (`wal_keep_size`).
+    /// Restores the state at a position after the copy, from the copy and the current WAL. A new
+    /// timeline begins there. All WAL since the copy must still exist (`wal_keep_size`).
     ///
     /// # Errors
     /// When the files cannot be copied, or as [`Cluster::begin_timeline`].
@@ -329,7 +339,7 @@ impl Cluster {
         self.psql("ALTER SYSTEM RESET recovery_target_lsn; ALTER SYSTEM RESET recovery_target_action").map(drop)
     }
 
-    /// Starts the server so that it recovers what it can, and begins a timeline.
+    /// Starts the server so that it recovers its data and begins a new timeline.
     fn recover(&mut self) -> Result<()> {
         let signal = self.data_dir().join("recovery.signal");
         File::create(&signal).map_err(Error::io("make recovery.signal"))?;
@@ -343,7 +353,8 @@ impl Cluster {
         self.clone_directory(&copy.0, &self.data_dir())
     }
 
-    /// A server that recovers takes connections before it takes changes.
+    /// Waits until the server is no longer in recovery. It accepts connections earlier than
+    /// changes.
     fn await_primary(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.psql("SELECT pg_is_in_recovery()")? != "f" {
@@ -380,7 +391,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            // Ctrl-C is for the one who started it, who then stops it in good order.
+            // The server does not receive Ctrl-C. The process that started it does, and stops the
+            // server.
             .process_group(0)
             .spawn()
             .map_err(Error::io("start postgres"))?;
@@ -389,7 +401,8 @@ impl Cluster {
         ready
     }
 
-    /// The server writes its status to the eighth line of `postmaster.pid`.
+    /// Waits until the server is ready. It writes its status to the eighth line of
+    /// `postmaster.pid`.
     fn await_ready(&self, server: &mut Child) -> Result<()> {
         let status = self.data_dir().join("postmaster.pid");
         let deadline = Instant::now() + PATIENCE;
@@ -420,7 +433,7 @@ impl Drop for Cluster {
             eprintln!("-- the end of PostgreSQL's log:\n{}", self.end_of_log());
         }
         if self.stop(StopMode::Immediate).is_err() {
-            // The watchdog and the operating system are left with it.
+            // The watchdog and the operating system must stop the server.
             eprintln!("PostgreSQL in {} did not stop", self.dir.path().display());
         }
     }

@@ -1,4 +1,4 @@
-//! What every [`Source`] has to keep to, whatever database is behind it.
+//! Tests of the contract that every [`Source`] must satisfy, for any database.
 
 #![allow(clippy::panic, reason = "it is a test, called by tests")]
 
@@ -20,35 +20,38 @@ use crate::{SimDatabase, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A database with the empty tables `public.t0` and `public.t1` of [`SimDatabase::schema`], and no other.
+/// A database with the empty tables `public.t0` and `public.t1` of [`SimDatabase::schema`], and no
+/// others.
 pub trait Bed {
-    /// What follows it.
+    /// The source that follows the database.
     type Source: Source;
 
-    /// A source that keeps what was not acknowledged; each that is made goes on with what the one before has left.
+    /// Returns a source that keeps what was not acknowledged. Each new source continues from the
+    /// state that the previous one left.
     fn source(&self) -> Self::Source;
 
-    /// Commits rows, each a table and an id, in one transaction.
+    /// Commits rows, each a table and an ID, in one transaction.
     fn insert(&self, rows: &[(usize, i64)]) -> impl Future<Output = ()> + Send;
 
-    /// Writes something that is not about the tables, and tells where the log ends then.
+    /// Writes something unrelated to the tables, and returns the end of the WAL afterwards.
     fn write_elsewhere(&self) -> impl Future<Output = Lsn> + Send;
 
-    /// Writes so much elsewhere that nothing is kept back for the newest commits any more; returns a position behind it.
+    /// Writes so much unrelated data that the database can forget the newest commits. Returns a
+    /// position after that data.
     fn write_far(&self) -> impl Future<Output = Lsn> + Send {
         self.write_elsewhere()
     }
 
-    /// What the database has been told to forget.
+    /// Returns the position up to which the source has let the database forget its WAL.
     fn forgotten(&self) -> impl Future<Output = Lsn> + Send;
 }
 
-/// Goes through the whole contract.
+/// Tests the whole contract.
 ///
 /// # Panics
-/// Where the source does not keep to it.
+/// When the source violates the contract.
 pub async fn keeps_to_the_contract(bed: &impl Bed) {
-    // A source that tells of progress and of nothing else would go on for ever.
+    // A source that only reported progress would otherwise never end.
     tokio::time::timeout(PATIENCE * 5, contract(bed)).await.expect("what is waited for comes");
 }
 
@@ -56,7 +59,7 @@ async fn contract(bed: &impl Bed) {
     what_cannot_be_followed_is_refused(bed).await;
     let mut run = Run::begin(bed, &[None, None], false).await;
     assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "nothing is left of tables that are new");
-    // Whatever commits from here on is kept for the stream.
+    // Everything that commits from here on is kept for the stream.
     let first = run.next().await;
     assert!(matches!(first, SourceEvent::Progress(_)), "{first:?}");
     let definitions = run.copies_show_what_was_told(bed).await;
@@ -85,7 +88,8 @@ async fn contract(bed: &impl Bed) {
 
     let [left, other] = left;
     what_is_missing_or_not_known_is_not_followed(bed, &[left.clone(), known(end, "of another world")]).await;
-    // Where a table is followed on, a reset is told, also one that was asked for before there was a stream.
+    // A table that is followed receives resets, including one that was requested before the stream
+    // began.
     let followed = left.map(|left| KnownTable { position: end, ..left });
     let mut run = Run::begin(bed, &[followed, other], true).await;
     assert_eq!(run.resumes[0], Resume::Follow);
@@ -125,11 +129,11 @@ struct Run<S> {
     events: mpsc::Receiver<SourceEvent>,
     acknowledged: watch::Sender<Lsn>,
     task: JoinHandle<Result<(), SourceError>>,
-    /// The furthest position that was told.
+    /// The furthest position that the stream has reported.
     told: Lsn,
 }
 
-/// A commit: its rows are all inserts.
+/// A commit whose changes are all inserts.
 #[derive(Debug)]
 struct Told {
     xid: Xid,
@@ -137,7 +141,7 @@ struct Told {
     rows: Vec<(usize, i64)>,
 }
 
-/// A copy: ids of its rows.
+/// A copy, with the IDs of its rows.
 struct Copied {
     snapshot: Snapshot,
     ids: BTreeSet<i64>,
@@ -146,7 +150,8 @@ struct Copied {
 }
 
 impl<S: Source> Run<S> {
-    /// Takes up what is known; with `is_reset`, somebody has the source reset before it streams.
+    /// Begins a stream from known states. If `is_reset` is true, the source is reset before it
+    /// streams.
     async fn begin(bed: &impl Bed<Source = S>, known: &[Option<KnownTable>], is_reset: bool) -> Run<S> {
         let source = Arc::new(bed.source());
         source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
@@ -164,7 +169,7 @@ impl<S: Source> Run<S> {
         Run { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
     }
 
-    /// A stream ends well when nobody takes its events any more.
+    /// Stops the stream. A stream ends without an error when its receiver is dropped.
     async fn stop(self) {
         drop(self.events);
         let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
@@ -212,7 +217,10 @@ impl<S: Source> Run<S> {
         told.end
     }
 
-    /// A copy shows what was told before it began, and what is told later is in it exactly if its snapshot says so. Returns the definitions.
+    /// Tests the contents of copies, and returns the definitions of the tables.
+    ///
+    /// A copy includes everything that the stream sent before the copy began. A later commit is
+    /// included exactly if the copy's snapshot sees it.
     async fn copies_show_what_was_told(&mut self, bed: &impl Bed) -> [String; 2] {
         let (mut definitions, mut told) = ([String::new(), String::new()], Vec::new());
         for (table, definition) in definitions.iter_mut().enumerate() {
@@ -226,7 +234,7 @@ impl<S: Source> Run<S> {
             let applied: Vec<Xid> = told.iter().map(|(xid, _)| *xid).collect();
             let asked = Arc::new(AtomicUsize::new(0));
             let asking = asked.clone();
-            // Not the first one, so that it has to be taken again.
+            // The first snapshot is refused, so that the source must take another one.
             let admits: Admission = Arc::new(move |snapshot| {
                 asking.fetch_add(1, Ordering::Relaxed) > 0 && applied.iter().all(|xid| snapshot.sees(*xid))
             });
@@ -236,7 +244,8 @@ impl<S: Source> Run<S> {
             let seen = told.iter().filter(|(xid, _)| copied.snapshot.sees(*xid)).flat_map(|(_, rows)| rows);
             let seen: BTreeSet<i64> = seen.filter(|(of, _)| *of == table).map(|(_, id)| *id).collect();
             assert_eq!(copied.ids, seen, "the rows of a copy under {:?}", copied.snapshot);
-            // Nothing is written any more, and yet the stream comes past the copy and past all that was told before it.
+            // Although nothing more is written, the stream must reach a position after the copy and
+            // after everything it sent before.
             while self.told < copied.inserted || self.told <= before {
                 let event = self.next().await;
                 assert!(matches!(event, SourceEvent::Progress(_)), "{event:?}");
@@ -246,7 +255,8 @@ impl<S: Source> Run<S> {
         definitions
     }
 
-    /// Copies a table; a transaction on both tables commits once a snapshot was refused. What the stream tells meanwhile is returned.
+    /// Copies a table while a transaction on both tables commits. The transaction commits after the
+    /// first snapshot was refused. Returns the copy and what the stream sent meanwhile.
     async fn copy_while_writing(
         &mut self,
         bed: &impl Bed,
@@ -293,7 +303,7 @@ impl<S: Source> Run<S> {
         }
     }
 
-    /// Returns the position that was acknowledged.
+    /// Tests that the database forgets what was acknowledged. Returns the acknowledged position.
     async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl Bed, position: Lsn) -> Lsn {
         assert!(bed.forgotten().await < position, "nothing is forgotten of its own accord");
         let far = bed.write_far().await;
@@ -303,7 +313,7 @@ impl<S: Source> Run<S> {
         let acknowledged = self.told;
         self.acknowledged.send_replace(acknowledged);
         let is_forgotten = eventually(PATIENCE, async || bed.forgotten().await >= position);
-        // Events are taken all the while, or the source would wait.
+        // The events are received meanwhile, because the source would wait otherwise.
         let ended = tokio::select! {
             ended = is_forgotten => ended,
             () = async { loop { self.next().await; } } => Ok(()),
@@ -320,7 +330,7 @@ impl<S: Source> Run<S> {
     }
 }
 
-/// The ids of rows that a transaction has put into a table.
+/// Returns the IDs of the rows that a transaction has inserted into a table.
 fn inserted(mut spool: Spool) -> Vec<i64> {
     let mut ids = Vec::new();
     let read = spool.read::<std::io::Error>(|entry| {

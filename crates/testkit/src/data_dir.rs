@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::installation::{Installation, run};
 use crate::{ClusterOptions, Error, Result};
 
-/// Makes the data directory `data` in `dir`, and what belongs to it beside it.
+/// Makes the data directory `data` in `dir`, and the TLS files next to it.
 pub(crate) fn make(installation: &Installation, dir: &Path, options: &ClusterOptions) -> Result<()> {
     let data = dir.join("data");
     if options.own_identity {
@@ -26,8 +26,8 @@ pub(crate) fn make(installation: &Installation, dir: &Path, options: &ClusterOpt
     Ok(())
 }
 
-/// Where directories of clusters go. `initdb` makes a thousand files, and some file systems take a
-/// second for that.
+/// Returns the folder for the directories of clusters. `initdb` makes a thousand files, which takes
+/// a second on some file systems.
 pub(crate) fn place(on_disk: bool) -> PathBuf {
     const MEMORY: &str = "/dev/shm";
     const ENOUGH_BYTES: u64 = 2 << 30;
@@ -35,13 +35,14 @@ pub(crate) fn place(on_disk: bool) -> PathBuf {
     if on_disk || room < ENOUGH_BYTES { std::env::temp_dir() } else { PathBuf::from(MEMORY) }
 }
 
-/// The result of an `initdb`, made once for each version of PostgreSQL and user, and then copied: that
-/// takes a tenth of the time.
+/// Returns a data directory to copy. `initdb` makes it once for each version of PostgreSQL and
+/// user, because copying takes a tenth of the time.
 fn template(installation: &Installation) -> Result<PathBuf> {
     let shelf = std::env::temp_dir().join(format!("laredo-testkit-{}", installation.user()));
     if !shelf.exists() {
-        // Under another name until it is the right user's, for other processes look at the same time. Theirs is as good as ours,
-        // so it is no matter who is first: a shelf with something on it is not replaced.
+        // The folder has another name until it belongs to the right user, because other processes
+        // check for it at the same time. Another process may make it first, and its folder is
+        // equivalent: `rename` does not replace a folder with contents.
         let made =
             tempfile::Builder::new().prefix("laredo-testkit-new-").tempdir().map_err(Error::io("make a shelf"))?;
         installation.give(made.path())?;
@@ -62,7 +63,7 @@ fn template(installation: &Installation) -> Result<PathBuf> {
     installation.give(workshop.path())?;
     let data = workshop.path().join("data");
     initdb(installation, workshop.path(), &data)?;
-    // Another process may have been faster. Its template is as good as ours.
+    // Another process may have been faster. Its template is equivalent.
     match fs::rename(&data, &template) {
         Err(error) if !template.exists() => Err(Error::io("keep a template of a data directory")(error)),
         _ => Ok(template),

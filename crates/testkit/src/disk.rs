@@ -1,17 +1,18 @@
-//! Disks that can be full.
+//! Small disks that a test can fill.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A small file system of the test's own. It is unmounted when this is dropped.
+/// A small file system for one test. It is unmounted when this is dropped.
 #[derive(Debug)]
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one of a size such as `96m` on a folder, which is made. Returns `None`, and says so, where the test may not
-    /// mount: that takes root, or a `sudo` that asks nothing.
+    /// Mounts a file system of a size such as `96m` on a folder, which is created. Returns `None`,
+    /// with a note on standard error, if the test may not mount. Mounting requires root or a `sudo`
+    /// without a password.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -33,10 +34,10 @@ impl SmallDisk {
         &self.0
     }
 
-    /// Takes all its room, until what this returns is dropped.
+    /// Uses all its space until the returned value is dropped.
     ///
     /// # Errors
-    /// When there was no room at all.
+    /// When the file cannot be created.
     pub fn fill(&self) -> std::io::Result<Filler> {
         let filler = Filler(self.0.join("filler"));
         let mut file = File::create(&filler.0)?;
@@ -45,7 +46,7 @@ impl SmallDisk {
     }
 }
 
-/// A file that leaves no room on a [`SmallDisk`]. Dropping this removes it.
+/// A file that leaves no space on a [`SmallDisk`]. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Filler(PathBuf);
 

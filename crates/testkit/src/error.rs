@@ -1,11 +1,11 @@
 use std::io;
 use std::time::Duration;
 
-/// What went wrong in the harness itself.
+/// An error of the test harness itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something that the harness needs is not installed.
+    /// A missing part of the installation that the harness needs.
     #[error("{0}")]
     Missing(String),
     /// A file, socket or program could not be used.
@@ -13,38 +13,38 @@ pub enum Error {
     Io {
         /// The attempt, as in "could not ...".
         doing: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
     /// A program ended with an error, or before it did what it was started for.
     #[error("{program} failed:\n{output}")]
     Program {
-        /// Its name.
+        /// The name of the program.
         program: String,
-        /// What it wrote.
+        /// The output of the program.
         output: String,
     },
-    /// The private cluster refused a connection.
+    /// A database connection or statement failed.
     #[error("could not connect to the private cluster: {0}")]
     Connect(#[from] tokio_postgres::Error),
     /// Certificates could not be made.
     #[error("could not make test certificates: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// A condition did not come true in time.
+    /// A condition did not become true in time.
     #[error("waited {waited:?} in vain for {what}")]
     Timeout {
-        /// What was waited for.
+        /// The condition that was waited for.
         what: String,
-        /// How long.
+        /// The time that was waited.
         waited: Duration,
     },
-    /// The database's own answer makes no sense.
+    /// The database's own answer is inconsistent.
     #[error("the oracle: {0}")]
     Oracle(String),
-    /// A statement of a workload failed in a way that was not foreseen.
+    /// A statement of a workload failed unexpectedly.
     #[error("a workload's statement failed: {0}")]
     Workload(String),
-    /// A regular expression that does not parse.
+    /// A regular expression is invalid.
     #[error(transparent)]
     Pattern(#[from] regex::Error),
 }

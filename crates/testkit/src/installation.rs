@@ -6,18 +6,20 @@ use std::process::{Command, Stdio};
 
 use crate::{Error, Result};
 
-/// PostgreSQL's programs, and the user who may run its server.
+/// The programs of PostgreSQL, and the user that may run its server.
 #[derive(Debug, Clone)]
 pub(crate) struct Installation {
     bin: PathBuf,
-    /// As in `postgres (PostgreSQL) 15.18`, without the words.
+    /// The version, as in `postgres (PostgreSQL) 15.18`, without the words.
     version: String,
-    /// The server refuses to run as root, so root runs it as the user `postgres`.
+    /// The user and group `postgres` if this process runs as root, because the server refuses to
+    /// run as root.
     owner: Option<(u32, u32)>,
 }
 
 impl Installation {
-    /// `$LAREDO_TEST_PG_BIN`, else the newest of `/usr/lib/postgresql/*/bin`, else the `PATH`.
+    /// Finds the programs in `$LAREDO_TEST_PG_BIN`, else in the newest of
+    /// `/usr/lib/postgresql/*/bin`, else on the `PATH`.
     pub(crate) fn find() -> Result<Self> {
         let bin = std::env::var_os("LAREDO_TEST_PG_BIN")
             .map(PathBuf::from)
@@ -41,13 +43,15 @@ impl Installation {
         &self.version
     }
 
-    /// A program of this installation, or of the `PATH` where the installation lacks it.
+    /// Returns the path of a program of this installation, or its name for the `PATH` if the
+    /// installation lacks it.
     pub(crate) fn bin(&self, name: &str) -> PathBuf {
         let path = self.bin.join(name);
         if path.exists() { path } else { PathBuf::from(name) }
     }
 
-    /// A program of this installation, run as the server's user in `dir` (which that user can enter).
+    /// Returns a command for a program of this installation. It runs as the server's user in `dir`,
+    /// which that user must be able to enter.
     pub(crate) fn command(&self, name: &str, dir: &Path) -> Command {
         let mut command = Command::new(self.bin(name));
         self.as_owner(&mut command);
@@ -61,13 +65,13 @@ impl Installation {
         }
     }
 
-    /// Gives `path` to the server's user.
+    /// Makes the server's user the owner of `path`.
     pub(crate) fn give(&self, path: &Path) -> Result<()> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         chown(path, Some(uid), Some(gid)).map_err(Error::io(format!("give {} to postgres", path.display())))
     }
 
-    /// The id of the server's user.
+    /// Returns the ID of the server's user.
     pub(crate) fn user(&self) -> u32 {
         self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid)
     }
@@ -77,7 +81,7 @@ impl Installation {
     }
 }
 
-/// Runs `command` to its end and returns what it wrote to its standard output.
+/// Runs `command` to its end, and returns its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let done = command.stdin(Stdio::null()).output().map_err(Error::io(format!("run {program}")))?;

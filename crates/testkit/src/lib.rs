@@ -1,5 +1,5 @@
-//! What laredo's tests, demo and benchmarks stand on: private PostgreSQL clusters, a private AWS, a TCP proxy
-//! that makes faults, and child processes that cannot outlive the test.
+//! The foundation of laredo's tests, demo and benchmarks. It has private PostgreSQL clusters, a
+//! private AWS, a TCP proxy that produces faults, and child processes that cannot outlive the test.
 //!
 //! Everything here cleans up after itself: when it is dropped, when the test panics, and (by a
 //! watchdog process) when the test is killed.

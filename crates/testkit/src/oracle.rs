@@ -1,4 +1,4 @@
-//! What the database itself says.
+//! The contents of a database, as the database itself reports them.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,24 @@ use tokio_postgres::Client;
 use crate::types::identifier;
 use crate::{Error, Result};
 
-/// Bytes before the first row of a binary COPY: signature, flags, and an extension that is always empty.
+/// The bytes before the first row of a binary COPY: signature, flags, and an extension that is
+/// always empty.
 const HEADER: usize = 19;
 
-/// The rows of a table as PostgreSQL gives them, in its binary form.
+/// The rows of a table in PostgreSQL's binary form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Names of the columns, in order; generated ones are left out.
+    /// The names of the columns, in order, without generated columns.
     pub columns: Vec<String>,
-    /// By the bytes of the key's cells, in the order of the key asked for.
+    /// The rows by the bytes of their key cells, in the order of the requested key.
     pub rows: BTreeMap<Vec<u8>, Tuple>,
 }
 
-/// Reads a table at rest: rows for which the SQL condition `filter` holds (`true` for all), by the columns of `key`.
+/// Reads a table that does not change: the rows for which the SQL condition `filter` holds (`true`
+/// for all), by the columns of `key`.
 ///
 /// # Errors
-/// When the table cannot be read, or two rows have one key.
+/// When the table cannot be read, or two rows have the same key.
 pub async fn rows_at_rest(client: &Client, table: &TableName, key: &[&str], filter: &str) -> Result<Rows> {
     let columns = columns(client, table).await?;
     let places: Vec<usize> = key.iter().filter_map(|name| columns.iter().position(|column| column == name)).collect();
@@ -49,13 +51,14 @@ pub async fn rows_at_rest(client: &Client, table: &TableName, key: &[&str], filt
     Ok(Rows { columns, rows })
 }
 
-/// The bytes of a row's key, for a row with its cells in the order of `places`.
+/// Returns the bytes of a row's key. `places` has the positions of the key's columns, in key order.
 #[must_use]
 pub fn key_bytes(row: TupleRef<'_>, places: &[usize]) -> Vec<u8> {
     laredo_core::KeyColumns::new(places).key_of(row).as_ref().bytes().to_vec()
 }
 
-/// Where the WAL ends that is written and flushed: beyond every commit that was answered.
+/// Returns the position up to which the WAL is flushed. It is after every commit that PostgreSQL
+/// has confirmed to a client.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -64,7 +67,8 @@ pub async fn flushed(client: &Client) -> Result<Lsn> {
     row.get::<_, &str>(0).parse().map_err(|error| Error::Oracle(format!("{error}")))
 }
 
-/// Takes the bytes of a row's cells; the inner `None` is the end of the copy, the outer one bytes that are none.
+/// Takes the bytes of a row's cells. The inner `None` is the end of the copy, and the outer one
+/// means invalid bytes.
 fn next_row<'a>(rest: &mut &'a [u8], columns: usize) -> Option<Option<&'a [u8]>> {
     let count = rest.try_get_i16().ok()?;
     if count == -1 {
@@ -83,7 +87,7 @@ fn torn(table: &TableName) -> Error {
     Error::Oracle(format!("the copy of {table} is torn"))
 }
 
-/// The replicated columns in their order.
+/// Returns the replicated columns, in order.
 async fn columns(client: &Client, table: &TableName) -> Result<Vec<String>> {
     const SQL: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 \
                        AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";

@@ -3,13 +3,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{Error, Result};
 
-/// Below the ports that systems hand to outgoing connections, so that a server can be stopped and
-/// started again on its port without a client's socket having taken it meanwhile.
+/// The first port to try. All ports are below those that systems assign to outgoing connections. So
+/// no client's socket takes a server's port while the server restarts.
 const FIRST: u32 = 15_000;
 const COUNT: u32 = 15_000;
 
-/// A TCP port of 127.0.0.1 on which nobody listens. A process is never given the same one twice in a
-/// row, and test processes that run at the same time start looking at different places.
+/// Returns a TCP port of 127.0.0.1 that is not in use. A process does not receive the same port
+/// twice in a row, and concurrent test processes start their search at different ports.
 ///
 /// # Errors
 /// [`Error::Missing`] when every port is taken.

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use crate::watchdog::Watchdog;
 use crate::{Error, Result};
 
-/// A command that has none of this process's `LAREDO_` variables: they would configure a laredo-server, and what a test or the
-/// demo starts shall be what it says.
+/// Returns a command without the `LAREDO_` variables of this process. They would configure a
+/// laredo-server, but tests and the demo must determine its whole configuration.
 #[must_use]
 pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -28,9 +28,11 @@ pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A child process whose output is captured. It has a process group of its own, so that Ctrl-C reaches only the one who started
-/// it, and that one ends it in good order. It is killed when this is dropped and when the test
-/// process dies; its output is shown when the test panics.
+/// A child process whose output is captured.
+///
+/// The process has its own process group, so Ctrl-C reaches only its parent, which then stops it.
+/// It is killed when this is dropped and when the test process dies. The output is shown when the
+/// test panics.
 #[derive(Debug)]
 pub struct Process {
     program: String,
@@ -40,7 +42,8 @@ pub struct Process {
 
 #[derive(Debug)]
 struct Shared {
-    /// Reaped only under this lock, so that a signal sent under it cannot reach another process.
+    /// The child, which is reaped only under this lock. A signal sent under the lock therefore
+    /// cannot reach another process.
     child: Mutex<Child>,
     lines: Mutex<Vec<String>>,
     progress: watch::Sender<Progress>,
@@ -49,13 +52,13 @@ struct Shared {
 #[derive(Debug, Default, Clone, Copy)]
 struct Progress {
     lines: usize,
-    /// Of the two streams, how many have ended.
+    /// The number of output streams, of two, that have ended.
     ended: usize,
     exit: Option<ExitStatus>,
 }
 
 impl Process {
-    /// Starts `command`; its standard input is empty.
+    /// Starts `command` with an empty standard input.
     ///
     /// # Errors
     /// [`Error::Io`] when there is no such program.
@@ -86,20 +89,20 @@ impl Process {
         Ok(process)
     }
 
-    /// Its process id.
+    /// Returns the process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.pid.as_raw_pid().unsigned_abs()
     }
 
-    /// The lines that it has written to its standard output and standard error.
+    /// Returns the lines that the process has written to its standard output and standard error.
     #[must_use]
     pub fn output(&self) -> Vec<String> {
         lock(&self.shared.lines).clone()
     }
 
-    /// Waits, up to a minute, for a line that matches the regular expression `pattern`, and returns
-    /// the first such line since the process started.
+    /// Waits, up to a minute, for a line that matches the regular expression `pattern`. Returns the
+    /// first such line since the process started.
     ///
     /// # Errors
     /// As [`Process::wait_for_nth_line`].
@@ -107,7 +110,8 @@ impl Process {
         self.wait_for_nth_line(pattern, 1).await
     }
 
-    /// Waits, up to a minute, for the `nth` line (from 1) that matches the regular expression `pattern`.
+    /// Waits, up to a minute, for the `nth` line (from 1) that matches the regular expression
+    /// `pattern`.
     ///
     /// # Errors
     /// [`Error::Program`] when the output ended without it, [`Error::Timeout`], [`Error::Pattern`].
@@ -117,7 +121,7 @@ impl Process {
         let found = async {
             let (mut seen, mut matches) = (0, 0);
             loop {
-                // Asked for before looking: what ended now can have no line that is not there yet.
+                // This is read before the lines. So if the streams have ended, all lines are there.
                 let ended = progress.borrow_and_update().ended == 2;
                 for line in &lock(&self.shared.lines)[seen..] {
                     seen += 1;
@@ -141,32 +145,32 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM).
+    /// Sends SIGTERM to the process.
     pub fn terminate(&self) {
         self.shared.signal(Signal::TERM);
     }
 
-    /// Interrupts it and whatever else is in its process group (SIGINT), as Ctrl-C does.
+    /// Sends SIGINT to the whole process group, as Ctrl-C does.
     pub fn interrupt(&self) {
         self.shared.signal_by(kill_process_group, Signal::INT);
     }
 
-    /// Kills it (SIGKILL).
+    /// Sends SIGKILL to the process.
     pub fn kill9(&self) {
         self.shared.signal(Signal::KILL);
     }
 
-    /// Stops it where it is (SIGSTOP), as an overloaded machine might, until [`Process::thaw`].
+    /// Suspends the process (SIGSTOP) until [`Process::thaw`], as an overloaded machine might.
     pub fn freeze(&self) {
         self.shared.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Process::freeze`] (SIGCONT).
+    /// Continues the process after [`Process::freeze`] (SIGCONT).
     pub fn thaw(&self) {
         self.shared.signal(Signal::CONT);
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     ///
     /// # Errors
     /// [`Error::Timeout`].
@@ -180,7 +184,7 @@ impl Process {
         exit.ok_or_else(|| Error::Timeout { what: format!("{} to end", self.program), waited: timeout })
     }
 
-    /// Its resident memory now, in bytes.
+    /// Returns the current resident memory of the process, in bytes.
     ///
     /// # Errors
     /// [`Error::Io`] when it has ended.
@@ -188,7 +192,7 @@ impl Process {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory that it ever had, in bytes.
+    /// Returns the peak resident memory of the process, in bytes.
     ///
     /// # Errors
     /// [`Error::Io`] when it has ended.
@@ -196,13 +200,13 @@ impl Process {
         self.memory("VmHWM:")
     }
 
-    /// The processor time that it has used in user and kernel mode, to 10 ms.
+    /// Returns the processor time used in user and kernel mode, to 10 ms.
     ///
     /// # Errors
     /// [`Error::Io`] when it has ended.
     pub fn cpu_time(&self) -> Result<Duration> {
         let stat = self.proc("stat")?;
-        // The program's name comes before, in parentheses, and may hold anything.
+        // The program's name comes first, in parentheses, and may contain anything.
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         let per_second = rustix::param::clock_ticks_per_second().max(1);
@@ -213,7 +217,7 @@ impl Process {
         let status = self.proc("status")?;
         let kib =
             status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        // A process that has ended and was not waited for has no memory at all.
+        // A process that has ended but was not waited for has no memory fields.
         kib.map(|kib| kib * 1024).ok_or_else(|| {
             Error::io(format!("read the memory of {}", self.program))(std::io::ErrorKind::NotFound.into())
         })
@@ -227,7 +231,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A browser has processes of its own, which would outlive it.
+        // A browser has child processes, which would outlive it.
         self.shared.signal_by(kill_process_group, Signal::KILL);
         let _ = lock(&self.shared.child).wait();
         if thread::panicking() {
@@ -244,7 +248,7 @@ impl Shared {
     fn signal_by(&self, send: fn(Pid, Signal) -> rustix::io::Result<()>, signal: Signal) {
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
-            // It can only fail when the process is gone.
+            // This fails only if the process has ended.
             let _ = send(Pid::from_child(&child), signal);
         }
     }
@@ -262,7 +266,8 @@ impl Shared {
     }
 
     fn await_exit(&self, pid: Pid, watchdog: Watchdog) {
-        // Returns when the process has ended, and leaves the reaping to the line below.
+        // Returns when the process has ended, without reaping it. The line after the loop does
+        // that.
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
         let exit = lock(&self.child).wait().ok();

@@ -11,16 +11,16 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{Error, Result};
 
-/// Which way bytes go through a [`Proxy`].
+/// The direction of bytes through a [`Proxy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connected to the proxy.
+    /// From the connecting client to the target.
     ToServer,
-    /// From the proxy's target.
+    /// From the target to the connecting client.
     ToClient,
 }
 
-/// A TCP proxy that can be told to misbehave. All its connections end when it is dropped.
+/// A TCP proxy that produces faults on request. All its connections end when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -33,7 +33,7 @@ struct Faults {
     target: Mutex<String>,
     refuse: AtomicBool,
     stall: watch::Sender<bool>,
-    /// Counts the cuts; a connection ends when it changes.
+    /// The number of cuts. A connection ends when it changes.
     cuts: watch::Sender<u64>,
     cut_next_after: Mutex<Option<(Direction, u64)>>,
     open: AtomicUsize,
@@ -56,44 +56,44 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// From now on new connections go to another `host:port`. Open ones stay.
+    /// Sends new connections to another `host:port`. Open connections stay.
     pub fn retarget(&self, target: impl ToString) {
         *self.faults.target.lock().unwrap_or_else(PoisonError::into_inner) = target.to_string();
     }
 
-    /// Where to connect to.
+    /// Returns the address to connect to.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Closes every connection now. New ones are taken.
+    /// Closes every open connection now. New connections are accepted.
     pub fn cut_all(&self) {
         self.faults.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// While set, new connections are closed as soon as they are made. Open ones go on.
+    /// Closes new connections as soon as they are made, while set. Open connections continue.
     pub fn refuse(&self, refuse: bool) {
         self.faults.refuse.store(refuse, Ordering::SeqCst);
     }
 
-    /// While set, no byte is forwarded and no end of stream either, and nothing is closed.
+    /// Forwards no bytes and no end of stream, and closes no connection, while set.
     pub fn stall(&self, stall: bool) {
         self.faults.stall.send_replace(stall);
     }
 
-    /// The next connection ends when exactly `bytes` bytes have gone in `direction`.
+    /// Ends the next connection when exactly `bytes` bytes have been forwarded in `direction`.
     pub fn cut_after_bytes(&self, direction: Direction, bytes: u64) {
         *self.faults.cut_next_after.lock().unwrap_or_else(PoisonError::into_inner) = Some((direction, bytes));
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.faults.open.load(Ordering::SeqCst)
     }
 
-    /// How many bytes have been forwarded in `direction`, over all connections.
+    /// Returns the number of bytes forwarded in `direction`, over all connections.
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.faults.counter(direction).load(Ordering::SeqCst)
@@ -116,14 +116,14 @@ impl Faults {
 }
 
 async fn accept(listener: TcpListener, faults: Arc<Faults>) {
-    // Owned by this task, so that aborting it ends them too.
+    // The task owns the connections, so that aborting it ends them too.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         if faults.refuse.load(Ordering::SeqCst) {
             continue;
         }
-        // Subscribed before anything is awaited: a cut from now on concerns this connection.
+        // The subscription precedes every await, so a cut from now on ends this connection.
         let cuts = faults.cuts.subscribe();
         let limit = faults.cut_next_after.lock().unwrap_or_else(PoisonError::into_inner).take();
         let target = faults.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -142,7 +142,8 @@ async fn serve(
     let Ok(server) = TcpStream::connect(&target).await else {
         return;
     };
-    // Without it small messages would wait for acknowledgements, and latencies be the proxy's.
+    // Otherwise small messages would wait for acknowledgements, and the proxy would determine the
+    // latency.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     let (client_read, client_write) = client.into_split();
@@ -154,7 +155,7 @@ async fn serve(
     let pump = |from, to, direction| pump(from, to, &faults, direction, limit(direction));
     tokio::select! {
         _ = cuts.changed() => {}
-        // An error on one side, and a limit reached, end both.
+        // An error on one side or a reached limit ends both directions.
         _ = async { tokio::try_join!(
             pump(client_read, server_write, Direction::ToServer),
             pump(server_read, client_write, Direction::ToClient),
@@ -162,7 +163,7 @@ async fn serve(
     }
 }
 
-/// Why a connection ends although its peers did not both say so.
+/// The end of a connection that was not closed by both peers.
 struct Broken;
 
 impl From<std::io::Error> for Broken {

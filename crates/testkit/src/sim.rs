@@ -1,5 +1,5 @@
-//! A database in memory, as a source for the engine: commits become visible to snapshots in another order than they are
-//! logged, as PostgreSQL's do.
+//! A database in memory, as a source for the engine. As in PostgreSQL, the order in which commits
+//! become visible to snapshots may differ from their order in the log.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,23 +24,23 @@ const ASKING_INTERVAL: Duration = Duration::from_millis(5);
 /// The delay before a source that failed is prepared again.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Rows of the simulated table: id and text.
+/// The rows of a simulated table: ID and text.
 pub type SimRows = BTreeMap<i64, String>;
 
-/// A change to the simulated table.
+/// A change to a simulated table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SimChange {
-    /// A row that was not there.
+    /// A new row.
     Insert(i64, String),
-    /// A row that was there.
+    /// A new text for an existing row.
     Update(i64, String),
-    /// A row gets another key.
+    /// A new key and text for an existing row: the old key, the new key, the text.
     Rekey(i64, i64, String),
-    /// An update that leaves the text untouched and does not send it.
+    /// An update that leaves the text unchanged and does not send it.
     Touch(i64),
-    /// A row goes.
+    /// The deletion of a row.
     Delete(i64),
-    /// All rows go.
+    /// The deletion of all rows.
     Truncate,
 }
 
@@ -55,7 +55,7 @@ pub enum SimFault {
     Held,
     /// The stream panics after its first event.
     Panic,
-    /// The stream ends after its first event: the source has to be prepared again.
+    /// The stream ends after its first event, so the source must be prepared again.
     Ended,
 }
 
@@ -67,7 +67,7 @@ struct SimCommit {
     history: i64,
     changes: Vec<(usize, SimChange)>,
     visible: bool,
-    /// The stream does not tell its changes.
+    /// True if the stream does not send the changes.
     is_silent: bool,
 }
 
@@ -78,11 +78,12 @@ struct State {
     tables: usize,
     /// The number of times that the database was put back.
     histories: i64,
-    /// The position to which it was last put back, and the end of what was there before.
+    /// The position to which the database was last put back, and the end of the log before that.
     fork: Fork,
 }
 
-/// Tables that one engine has copied, and up to where: each engine has a clone of the database, and begins with none.
+/// The tables that one engine has copied, with the position of the copy. Each engine has a clone of
+/// the database, whose map is empty at first.
 #[derive(Debug, Default)]
 struct Copied(Mutex<BTreeMap<usize, Lsn>>);
 
@@ -92,30 +93,30 @@ impl Clone for Copied {
     }
 }
 
-/// A simulated database; clones share it.
+/// A simulated database. Clones share its contents.
 #[derive(Clone, Debug)]
 pub struct SimDatabase {
     state: Arc<watch::Sender<State>>,
-    /// What was handed to the stream as safe to forget.
+    /// The position that the engine has acknowledged.
     acknowledged: Arc<watch::Sender<Lsn>>,
     extra: Arc<mpsc::Sender<SourceEvent>>,
     extra_events: Arc<tokio::sync::Mutex<mpsc::Receiver<SourceEvent>>>,
     copied: Copied,
-    /// What the stream of this engine begins after.
+    /// The position after which the stream of this engine begins.
     from: Arc<AtomicU64>,
-    /// Stands for what a catalogue says of the tables.
+    /// The stand-in for the table definition in the catalog.
     definition: Arc<Mutex<String>>,
     retention: Arc<watch::Sender<Retention>>,
-    /// The stated end of the WAL; `None` where none is stated.
+    /// The end of the WAL that the source reports, or `None` if it reports an error.
     written: Arc<Mutex<Option<Lsn>>>,
     /// The newest commits that the engine has kept from an earlier run.
     kept: Arc<Mutex<Vec<CommitMark>>>,
-    /// How often a reader of a part gives way to others between two rows.
+    /// The number of times that reading a part yields to other tasks between two rows.
     part_yields: Arc<AtomicU64>,
-    /// The reason for which copies of tables fail, and how many did.
+    /// The errors with which copies of tables fail, and the number of failed copies.
     refused_copies: Arc<Mutex<BTreeMap<usize, (SourceError, u64)>>>,
     are_copies_held: Arc<watch::Sender<bool>>,
-    /// The fault of the source's task, and the number of times that it is still to happen.
+    /// The fault of the source's task, and how many more times it happens.
     fault: Arc<Mutex<Option<(SimFault, u32)>>>,
 }
 
@@ -126,7 +127,7 @@ impl SimCommit {
 }
 
 impl SimDatabase {
-    /// A database of `tables` empty tables.
+    /// Returns a database with `tables` empty tables.
     #[must_use]
     pub fn new(tables: usize) -> SimDatabase {
         let (extra, events) = mpsc::channel(16);
@@ -154,12 +155,12 @@ impl SimDatabase {
         }
     }
 
-    /// Has the source's task fail the next `times`.
+    /// Makes the source's task fail with this fault, the next `times` times.
     pub fn fail(&self, fault: SimFault, times: u32) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, times));
     }
 
-    /// Returns the fault that happens now, if it is one of these.
+    /// Returns the fault that happens now, if it is among these.
     fn failure(&self, faults: &[SimFault]) -> Option<SimFault> {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let (fault, left) = fault.as_mut().filter(|(fault, left)| faults.contains(fault) && *left > 0)?;
@@ -167,22 +168,22 @@ impl SimDatabase {
         Some(*fault)
     }
 
-    /// Has copies wait from now on.
+    /// Makes copies wait from now on.
     pub fn hold_copies(&self) {
         self.are_copies_held.send_replace(true);
     }
 
-    /// Lets copies begin again, and those that wait.
+    /// Lets copies begin again, including those that wait.
     pub fn release_copies(&self) {
         self.are_copies_held.send_replace(false);
     }
 
-    /// Has copies of a table fail from now on.
+    /// Makes copies of a table fail from now on.
     pub fn refuse_copies(&self, table: usize, error: SourceError) {
         self.refused_copies.lock().unwrap_or_else(PoisonError::into_inner).insert(table, (error, 0));
     }
 
-    /// Lets copies of a table succeed again, and returns the number of those that failed.
+    /// Lets copies of a table succeed again. Returns the number of copies that failed.
     pub fn allow_copies(&self, table: usize) -> u64 {
         let refused = self.refused_copies.lock().unwrap_or_else(PoisonError::into_inner).remove(&table);
         refused.map_or(0, |(_, count)| count)
@@ -200,7 +201,8 @@ impl SimDatabase {
         self.log(changes, false)
     }
 
-    /// Changes a table without announcing it, as `ALTER TABLE` may: the stream comes past, and tells nothing.
+    /// Changes a table without sending the changes, as `ALTER TABLE` may. The stream only reports
+    /// progress.
     pub fn change_silently(&self, table: usize, changes: Vec<SimChange>) -> Lsn {
         let end = self.log(changes.into_iter().map(|change| (table, change)).collect(), true);
         self.show(end);
@@ -213,7 +215,7 @@ impl SimDatabase {
             state.next_lsn += 10 + changes.len() as u64;
             end = Lsn(state.next_lsn);
             let xid = 700 + state.log.len() as u64;
-            // Two histories never commit at the same time.
+            // Commits of two histories never have the same time.
             let committed_at = CommitTime(i64::try_from(end.0).unwrap_or(0) + state.histories);
             let history = state.histories;
             state.log.push(SimCommit { xid, end, committed_at, history, changes, visible: false, is_silent });
@@ -228,46 +230,47 @@ impl SimDatabase {
         });
     }
 
-    /// Injects what a source may say beside commits.
+    /// Injects an event into the stream, in addition to commits.
     pub async fn say(&self, event: SourceEvent) {
-        // The receiver lives as long as this.
+        // Sending cannot fail, because `self` owns the receiver.
         let _ = self.extra.send(event).await;
     }
 
-    /// What a table holds after every commit up to `position`: the oracle.
+    /// Returns the rows of a table after every commit up to `position`, as the expected result for
+    /// tests.
     #[must_use]
     pub fn rows_at(&self, table: usize, position: Lsn) -> SimRows {
         rows_of(&self.state.borrow(), table, |commit| commit.end <= position)
     }
 
-    /// What the tables' definition is called.
+    /// Returns the current definition of the tables.
     #[must_use]
     pub fn definition(&self) -> String {
         self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives the tables another definition, of which the stream does not tell.
+    /// Changes the definition of the tables, without an event in the stream.
     pub fn redefine(&self, definition: &str) {
         definition.clone_into(&mut self.definition.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Slows down the reading of parts: between two rows it gives way to others so often.
+    /// Slows down reading parts: after each row, the reader yields to other tasks this many times.
     pub fn slow_parts_down(&self, yields: u64) {
         self.part_yields.store(yields, Ordering::Relaxed);
     }
 
-    /// Says what is kept for the stream.
+    /// Sets the retention that the source reports.
     pub fn retain(&self, retention: Retention) {
         self.retention.send_replace(retention);
     }
 
-    /// Says where the WAL ends, to those who ask.
+    /// Sets the end of the WAL that the source reports.
     pub fn say_written(&self, written: Lsn) {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
     }
 
-    /// Puts the database back to what it was at `position`: what was committed later never happened, and what commits from
-    /// now on is another history. Streams notice it, as those do that begin later.
+    /// Puts the database back to its state at `position`. Later commits are removed, and new
+    /// commits are of another history. Current and later streams notice this.
     pub fn put_back(&self, position: Lsn) {
         self.state.send_modify(|state| {
             let abandoned = state.log.last().map_or(position, |commit| commit.end);
@@ -278,19 +281,19 @@ impl SimDatabase {
         });
     }
 
-    /// The end of the log.
+    /// Returns the end of the log.
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.state.borrow().log.last().map_or(Lsn(1000), |commit| commit.end)
     }
 
-    /// What may be forgotten, as the engine said.
+    /// Returns the position that the engine has acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> Lsn {
         *self.acknowledged.borrow()
     }
 
-    /// The schema of every simulated table: `id` int8 (the key) and `body` text.
+    /// Returns the schema of every simulated table: `id` int8 (the key) and `body` text.
     #[must_use]
     pub fn schema() -> Arc<Schema> {
         let column = |name: &str, type_oid, type_name: &str| Column {
@@ -305,13 +308,13 @@ impl SimDatabase {
         Arc::new(Schema::new(columns, KeyColumns::new([0]), BTreeMap::new()))
     }
 
-    /// A row as the engine has it.
+    /// Returns a row as the engine has it.
     #[must_use]
     pub fn row(id: i64, body: &str) -> TupleBuf {
         [Cell::Value(&id.to_be_bytes()), Cell::Value(body.as_bytes())].into_iter().collect()
     }
 
-    /// The id and text of a row of the engine; `None` when it is not one.
+    /// Returns the ID and text of a row of the engine, or `None` if it is not such a row.
     #[must_use]
     pub fn parse(row: TupleRef<'_>) -> Option<(i64, String)> {
         let id = i64::from_be_bytes(row.cell(0).value()?.try_into().ok()?);
@@ -382,12 +385,13 @@ async fn next_of(extra: Option<&mut mpsc::Receiver<SourceEvent>>) -> Option<Sour
     }
 }
 
-/// Blocks of a simulated table's file.
+/// The number of blocks of a simulated table's file.
 const BLOCKS: u64 = 8;
-/// Bytes of one of them: so many that each is a part for itself.
+/// The bytes of one block. They are so many that each block is a part of its own.
 const BLOCK_BYTES: u64 = 32 << 20;
 
-/// The rows of a simulated table by id, each with its block: another one whenever the row is written.
+/// Returns the rows of a simulated table by ID, each with its block. The block changes whenever the
+/// row is written.
 fn places_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
     let mut places = BTreeMap::new();
     for commit in state.log.iter().filter(|commit| wanted(commit)) {
@@ -409,7 +413,7 @@ fn places_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -
     places
 }
 
-/// A truncate that is not visible yet holds a lock that readers wait for.
+/// Returns true if a truncation is not visible yet. It holds a lock that readers wait for.
 fn is_locked(state: &State, table: usize) -> bool {
     let hidden = state.log.iter().filter(|commit| !commit.visible).flat_map(|commit| &commit.changes);
     hidden.into_iter().any(|(changed, change)| *changed == table && *change == SimChange::Truncate)
@@ -423,8 +427,8 @@ impl SimDatabase {
         [&length.to_ne_bytes(), bytes].concat()
     }
 
-    /// Takes snapshots, from now on with every change of the log, until one is accepted: the snapshot, the end of the
-    /// log, and what was made of them.
+    /// Takes snapshots, and again after every change of the log, until one is accepted. Returns the
+    /// snapshot, the end of the log, and the result of `accept`.
     async fn look<T>(
         &self,
         mut accept: impl FnMut(&State, &Snapshot) -> Option<T> + Send,
@@ -446,7 +450,7 @@ impl SimDatabase {
         }
     }
 
-    /// A part of a table: how it begins, its rows, and how it ends.
+    /// Reads a part of a table. Returns its first event, its rows, and its last event.
     async fn read_part(
         &self,
         table: usize,
@@ -481,10 +485,10 @@ impl SimDatabase {
         Ok((begin, rows, PartEvent::End { next }))
     }
 
-    /// The stream's events, in order.
+    /// Sends the stream's events, in order.
     async fn tell(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         let mut log = self.state.subscribe();
-        // Where several engines follow one database, the first hears what is injected.
+        // If several engines follow one database, only the first receives injected events.
         let mut extra = self.extra_events.try_lock().ok();
         let (mut sent, mut reached) = (0, Lsn(1000));
         let mut history = log.borrow().histories;
@@ -514,7 +518,7 @@ impl SimDatabase {
                     return Ok(());
                 }
             }
-            // As PostgreSQL's keepalives do, so that a copy of an idle table ends.
+            // PostgreSQL's keepalives also report progress, so that a copy of an idle table ends.
             if events.send(SourceEvent::Progress(reached)).await.is_err() {
                 return Ok(());
             }
@@ -533,11 +537,12 @@ impl SimDatabase {
         !kept.iter().all(is_there)
     }
 
-    /// Says that the history has forked, and waits until that is noted. Returns false where nothing is taken any more.
+    /// Sends the fork of the history, and waits until the engine has noted it. Returns false if the
+    /// receiver was dropped.
     async fn tell_fork(&self, events: &mpsc::Sender<SourceEvent>) -> bool {
         let (noted, receipts) = Receipt::new();
         let (identity, fork) = (self.identity(), self.state.borrow().fork.clone());
-        // What was acknowledged in the other history is void.
+        // Acknowledged positions of the other history are void.
         self.from.store(0, Ordering::Relaxed);
         let event = SourceEvent::Forked { identity, fork, reason: "it was put back".to_owned(), noted };
         let is_taken = events.send(event).await.is_ok();
@@ -556,7 +561,7 @@ impl SimDatabase {
         }
     }
 
-    /// Asks from time to time what may be forgotten.
+    /// Asks at intervals what may be forgotten.
     async fn ask(&self, acknowledged: Acknowledged) -> Infallible {
         let mut asking = tokio::time::interval(ASKING_INTERVAL);
         loop {
@@ -601,12 +606,12 @@ impl Source for SimDatabase {
                 false => Resume::FollowThenCopy("the definition changed".to_owned()),
             }
         };
-        // Readers have been told positions of these before.
+        // Readers have received positions of these tables before.
         let known_ones = tables.iter().enumerate().filter_map(|(index, known)| Some((index, known.as_ref()?.position)));
         self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).extend(known_ones);
         let marks = tables.iter().flatten().filter_map(|known| known.mark.known());
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = marks.collect();
-        // What was acknowledged is not there any more.
+        // Acknowledged commits are no longer available.
         let is_known = tables.iter().any(Option::is_some);
         self.from.store(if is_known { confirmed.0 } else { 0 }, Ordering::Relaxed);
         Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
@@ -671,7 +676,7 @@ impl Source for SimDatabase {
             if rows.send(event).await.is_err() {
                 return Ok(());
             }
-            // Lets commits come in between the rows of a copy.
+            // Lets other tasks commit between the rows of a copy.
             tokio::task::yield_now().await;
         }
         let last = self.copied.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table.0, inserted);
@@ -681,10 +686,10 @@ impl Source for SimDatabase {
         };
         let is_told = before.is_some() && !log.borrow().log.iter().any(untold);
         if last.is_some() {
-            // The differences that a new copy shows need a position that nobody was told.
+            // The differences that a new copy shows need a position that was never reported before.
             self.change_silently(table.0, Vec::new());
         }
-        // Given up by its reader, or not: it is over.
+        // The copy is over, even if its reader has given it up.
         let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_told }).await;
         Ok(())
     }
@@ -702,7 +707,7 @@ impl Source for SimDatabase {
                 if parts.send(event).await.is_err() {
                     return Ok(());
                 }
-                // Lets commits come in between the rows of a part.
+                // Lets other tasks commit between the rows of a part.
                 for _ in 0..self.part_yields.load(Ordering::Relaxed) {
                     tokio::task::yield_now().await;
                 }
@@ -726,7 +731,7 @@ impl Source for SimDatabase {
     }
 }
 
-/// The options of one simulated table; temporary files go to the system's folder.
+/// Returns the options of a simulated table. Temporary files are in the system's temporary folder.
 #[must_use]
 pub fn sim_table(name: &str) -> laredo_engine::TableOptions {
     let folder: PathBuf = std::env::temp_dir();

@@ -6,10 +6,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 use crate::{Error, Result};
 
-/// TLS for a private cluster: a certificate of its own authority.
+/// TLS for a private cluster, with a certificate of a test authority.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// The names and addresses that the certificate is good for.
+    /// The names and addresses that the certificate is valid for.
     pub hosts: Vec<String>,
 }
 

@@ -1,24 +1,24 @@
-//! Columns of every type that must come through, with the values at which things go wrong.
+//! Columns of every type that must be replicated, with values that are likely to cause errors.
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
-/// A column, its type, and values worth having in it.
+/// A column, its type, and values to test.
 #[derive(Clone, Copy, Debug)]
 pub struct ColumnCase {
-    /// Its name as the catalogue spells it.
+    /// The name of the column, as the catalog spells it.
     pub name: &'static str,
-    /// Its type.
+    /// The type of the column.
     pub sql_type: &'static str,
     /// The texts of values.
     pub values: &'static [&'static str],
-    /// Makes SQL expressions of other values.
+    /// A function that returns SQL expressions of random values.
     pub random: Option<fn(&mut StdRng) -> String>,
 }
 
 impl ColumnCase {
-    /// The SQL expression of a value: often one at a limit, now and then NULL.
+    /// Returns the SQL expression of a value: often one at a limit, and rarely NULL.
     pub fn value(&self, rng: &mut StdRng) -> String {
         match self.random {
             _ if rng.random_ratio(1, 20) => "NULL".to_owned(),
@@ -28,13 +28,13 @@ impl ColumnCase {
     }
 }
 
-/// A text as an SQL literal.
+/// Returns a text as an SQL literal.
 #[must_use]
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A name as an SQL identifier.
+/// Returns a name as an SQL identifier.
 #[must_use]
 pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -192,7 +192,7 @@ pub const COLUMNS: &[ColumnCase] = &[
     column("point", "point", &["(0,-0)", "(NaN,Infinity)", "(0.1,1e300)"]),
 ];
 
-/// A number of up to 100 digits.
+/// Returns a number of up to 100 digits.
 fn digits(rng: &mut StdRng) -> String {
     let mut text: String = if rng.random() { "-" } else { "" }.to_owned();
     let count = rng.random_range(1..100);
@@ -207,7 +207,7 @@ fn digits(rng: &mut StdRng) -> String {
     text
 }
 
-/// Characters of all seventeen planes of Unicode.
+/// Returns characters of all seventeen planes of Unicode.
 fn every_plane(rng: &mut StdRng) -> String {
     let character = |_| {
         let plane = rng.random_range(0..17_u32) << 16;

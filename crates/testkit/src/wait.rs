@@ -6,10 +6,10 @@ use crate::{Error, Result};
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// Waits until `condition` holds, asking again every 10 ms.
+/// Waits until `condition` holds, checking it every 10 ms.
 ///
 /// # Errors
-/// [`Error::Timeout`] when it did not hold `within` that time.
+/// [`Error::Timeout`] when the condition did not hold `within` that time.
 pub async fn eventually<F>(within: Duration, mut condition: impl FnMut() -> F) -> Result<()>
 where
     F: Future<Output = bool>,

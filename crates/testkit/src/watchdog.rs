@@ -4,15 +4,16 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{Error, Result};
 
-/// A shell that runs `script` when this process dies without saying goodbye, be it by SIGKILL.
+/// A shell that runs `script` when this process dies without dropping it, even by SIGKILL.
 ///
-/// It blocks on reading a pipe whose other end only this process holds (Rust opens it close-on-exec),
-/// so there is nothing to poll. It has a process group of its own, for Ctrl-C must not reach it.
+/// The shell blocks on reading a pipe whose other end only this process holds (Rust opens it
+/// close-on-exec), so there is nothing to poll. It has its own process group, because Ctrl-C must
+/// not reach it.
 #[derive(Debug)]
 pub(crate) struct Watchdog(Child);
 
 impl Watchdog {
-    /// `script` sees `args` as `$1`, `$2`...
+    /// Starts the shell. `script` receives `args` as `$1`, `$2`...
     pub(crate) fn start(script: &str, args: &[&str]) -> Result<Self> {
         Command::new("sh")
             .arg("-c")
@@ -32,7 +33,7 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
-            // If the shell is gone, there is nobody left to call off.
+            // Writing fails if the shell is gone, and then there is nothing to stop.
             let _ = pipe.write_all(b"done\n");
         }
         let _ = self.0.wait();

@@ -1,4 +1,5 @@
-//! Many sessions that write at random into tables of every type, so that it can be stopped between transactions.
+//! Sessions that write random data to tables with columns of every type. They can be paused between
+//! transactions.
 
 mod script;
 mod tables;
@@ -17,26 +18,27 @@ use crate::{Error, Result};
 pub use script::{Script, ScriptTransaction};
 pub use tables::{Shape, TABLES, WorkloadTable, schema_sql};
 
-/// How often a session tries to connect again.
+/// The time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// What a workload does beside writing.
+/// The settings of a workload.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
-    /// Sessions at the same time.
+    /// The number of concurrent sessions.
     pub sessions: u64,
-    /// How long each session rests after a transaction.
+    /// The time that each session rests after a transaction.
     pub rest: Duration,
     /// The largest value, in bytes.
     pub value_bytes_max: u32,
-    /// Whether tables are truncated now and then.
+    /// True if tables are truncated at random.
     pub truncates: bool,
-    /// Errors that are part of the test, beside lost races.
+    /// The errors that the test expects, in addition to conflicts between sessions and lost
+    /// connections.
     pub tolerated: Vec<SqlState>,
 }
 
 impl Default for WorkloadOptions {
-    /// Eight sessions, values of up to 1 MiB.
+    /// Returns options with eight sessions and values of up to 1 MiB.
     fn default() -> Self {
         Self {
             sessions: 8,
@@ -48,31 +50,33 @@ impl Default for WorkloadOptions {
     }
 }
 
-/// What sessions have done so far.
+/// The numbers of things that the sessions have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Transactions that committed.
     pub committed: u64,
     /// Transactions that were rolled back on purpose.
     pub rolled_back: u64,
-    /// Transactions that lost a race (a deadlock, a key that somebody else took) or their connection.
+    /// Transactions that failed because of a conflict with another session, a lost connection, or a
+    /// tolerated error. Conflicts are deadlocks, serialization failures and duplicate keys.
     pub failed: u64,
-    /// TRUNCATE statements that committed. These and the next leave out what was in a subtransaction.
+    /// TRUNCATE statements that committed. This count and the next two leave out statements in
+    /// subtransactions.
     pub truncates: u64,
-    /// Rows whose key was changed, committed.
+    /// Rows whose key was changed in a committed transaction.
     pub key_changes: u64,
-    /// Statements with a value of [`WorkloadOptions::value_bytes_max`] that wrote a row, committed.
+    /// Committed statements that wrote a row with a value of [`WorkloadOptions::value_bytes_max`].
     pub largest_values: u64,
 }
 
-/// A running workload on [`TABLES`]; it ends when it is stopped or dropped.
+/// A running workload on [`TABLES`]. It ends when it is stopped or dropped.
 #[derive(Debug)]
 pub struct Workload {
     shared: Arc<Shared>,
     sessions: JoinSet<Result<()>>,
 }
 
-/// No session is inside a transaction while this is held.
+/// A guard for a pause: no session is inside a transaction while it exists.
 #[derive(Debug)]
 pub struct Paused {
     _gate: OwnedRwLockWriteGuard<()>,
@@ -89,8 +93,9 @@ struct Shared {
 }
 
 impl Workload {
-    /// Starts the sessions on a database in which [`schema_sql`] has been run. What each one does is decided by `seed`; in which
-    /// order their statements meet is not.
+    /// Starts the sessions on a database in which [`schema_sql`] has been run. `seed` determines
+    /// the statements of each session, but not the order in which statements of different sessions
+    /// run.
     #[must_use]
     pub fn start(url: &str, seed: u64, options: WorkloadOptions) -> Self {
         let scripts = (0..options.sessions).map(|session| Script::new(seed, session, &options)).collect::<Vec<_>>();
@@ -109,23 +114,24 @@ impl Workload {
         Self { shared, sessions }
     }
 
-    /// Waits until no session is inside a transaction, and keeps it so until [`Workload::resume`].
+    /// Waits until no session is inside a transaction. The sessions then wait until
+    /// [`Workload::resume`].
     pub async fn pause(&self) -> Paused {
         Paused { _gate: Arc::clone(&self.shared.gate).write_owned().await }
     }
 
-    /// Lets the sessions go on.
+    /// Lets the sessions continue.
     pub fn resume(&self, paused: Paused) {
         drop(paused);
     }
 
-    /// What the sessions have done so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         *lock(&self.shared.counts)
     }
 
-    /// Transactions that failed, by the reason.
+    /// Returns the number of failed transactions for each reason.
     #[must_use]
     pub fn errors(&self) -> BTreeMap<String, u64> {
         lock(&self.shared.errors).clone()
@@ -134,7 +140,7 @@ impl Workload {
     /// Ends the sessions between transactions.
     ///
     /// # Errors
-    /// [`Error::Workload`] when a session gave up, for a statement failed that should not have.
+    /// [`Error::Workload`] when a session has ended early, because a statement failed unexpectedly.
     pub async fn stop(mut self) -> Result<Counts> {
         self.shared.stopped.store(true, Ordering::SeqCst);
         while let Some(ended) = self.sessions.join_next().await {
@@ -168,7 +174,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether an error is one that happens.
+    /// Counts an expected error by its reason, and returns an unexpected one.
     fn judge(&self, statement: &str, error: &tokio_postgres::Error) -> Result<()> {
         let races = [
             SqlState::UNIQUE_VIOLATION,
@@ -191,11 +197,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Tries until it is connected or the workload is stopped (then with a client that is closed).
+    /// Connects, and retries until a connection succeeds.
     async fn connect(&self) -> Client {
         loop {
             if let Ok((client, connection)) = tokio_postgres::connect(&self.url, NoTls).await {
-                // Its end is seen by the client's next call.
+                // The next call of the client notices the end of the connection.
                 tokio::spawn(connection);
                 return client;
             }
@@ -215,7 +221,7 @@ impl Counts {
     }
 }
 
-/// Runs a transaction: what it did, or the statement that failed.
+/// Runs a transaction. Returns its counts, or the statement that failed with its error.
 async fn run<'a>(
     client: &Client,
     transaction: &'a ScriptTransaction,

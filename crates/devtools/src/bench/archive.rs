@@ -1,5 +1,5 @@
-//! A base of a table in which nothing happens, from the order until the manifest has it, against `cat` of the same bytes to another file
-//! of the same disk and an fsync.
+//! The time for a snapshot of an unchanging table, from the request until the manifest has it. The
+//! reference is `cat` of the same bytes to another file of the same disk, with an fsync.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,13 @@ use super::report::{Better, Pair, Report, rounded};
 use super::{Options, PATIENCE, progress, stage};
 use crate::snapshotter::{Base, Snapshotter};
 
-/// Rows of the full size.
+/// The number of rows of the full size.
 const ROWS: u64 = 2_000_000;
-/// Every base is asked for; diffs are not in the way, for nothing changes.
+/// The formats of the archive. Every snapshot is requested. Diffs do not interfere, because the
+/// table does not change.
 const KEYS: &str = "formats { snapshot = [ jsonl ], diff = [ jsonl ] }";
-/// The memory that the snapshotter may have: so many times the table's cells, and this beside.
+/// The memory that the snapshotter may use: this multiple of the table's cells, plus
+/// `MEMORY_BESIDE` bytes.
 const MEMORY_TIMES: f64 = 1.5;
 const MEMORY_BESIDE: f64 = 64.0 * 1024.0 * 1024.0;
 
@@ -42,7 +44,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         bytes = base.bytes;
         let object = object(&snapshotter, &base).await?;
         let reference_s = reference(&object, &folder.path().join("reference")).await?;
-        // As the reference's: else only ours would go to memory that was never used before, which a virtual machine has to ask for.
+        // The reference's copy was removed too. Otherwise only laredo would write to memory that
+        // was never used before, which a virtual machine must request.
         std::fs::remove_file(&object)?;
         progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
         let mb = bytes as f64 / 1e6;
@@ -61,13 +64,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
     Ok(Report { bench: "archive", unit: "MB/s", better: Better::More, pairs, scaled: rows < ROWS, more })
 }
 
-/// The most memory that the snapshotter ever had, against its bound; as everywhere, a ratio of 1 and more is good.
+/// Returns the peak memory of the snapshotter compared with its bound. As in all results, a ratio
+/// of 1 or more is good.
 fn memory(peak_bytes: u64, row_bytes: f64) -> Value {
     let (peak, bound) = (peak_bytes as f64, MEMORY_TIMES * row_bytes + MEMORY_BESIDE);
     json!({ "rows_mb": rounded(row_bytes / 1e6), "bound_mb": rounded(bound / 1e6), "ratio": rounded(bound / peak) })
 }
 
-/// Has a base written: how long that took, and the processor time of it.
+/// Requests a snapshot. Returns its duration, its processor time, and the snapshot.
 async fn ours(snapshotter: &Snapshotter, rows: u64) -> anyhow::Result<(f64, f64, Base)> {
     let (before, began) = (snapshotter.process().cpu_time()?, Instant::now());
     let base = snapshotter.snapshot().await?;
@@ -78,7 +82,7 @@ async fn ours(snapshotter: &Snapshotter, rows: u64) -> anyhow::Result<(f64, f64,
     Ok((seconds, (snapshotter.process().cpu_time()? - before).as_secs_f64(), base))
 }
 
-/// The file of a base, which must be the archive's newest artifact.
+/// Returns the file of a snapshot, which must be the archive's newest artifact.
 async fn object(snapshotter: &Snapshotter, base: &Base) -> anyhow::Result<PathBuf> {
     let archive = snapshotter.archive().await?;
     let newest = archive.manifest().artifacts.last().context("the archive is empty")?;
@@ -89,7 +93,8 @@ async fn object(snapshotter: &Snapshotter, base: &Base) -> anyhow::Result<PathBu
     Ok(snapshotter.folder().join(object))
 }
 
-/// Seconds that `cat` and an fsync take, of bytes that are in memory: ours have not been on a disk either.
+/// Returns the seconds that `cat` and an fsync take. The bytes are in memory, because laredo's have
+/// not been read from a disk either.
 async fn reference(object: &Path, copy: &Path) -> anyhow::Result<f64> {
     std::io::copy(&mut File::open(object)?, &mut std::io::sink())?;
     let began = Instant::now();

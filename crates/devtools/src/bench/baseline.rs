@@ -1,4 +1,5 @@
-//! The first copy of a table until a client can be served, against `psql`'s `\copy` of the same table to `/dev/null`.
+//! The time for the first copy of a table until a client can be served. The reference is `psql`'s
+//! `\copy` of the same table to `/dev/null`.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use super::parts::Answered;
 use super::report::{Better, Pair, Report};
 use super::{Options, PATIENCE, progress, stage};
 
-/// Rows of the full size.
+/// The number of rows of the full size.
 const ROWS: u64 = 5_000_000;
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
@@ -39,7 +40,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
     Ok(Report { bench: "baseline", unit: "rows/s", better: Better::More, pairs, scaled: rows < ROWS, more })
 }
 
-/// From the start of the server's process until a client has its handshake.
+/// Measures from the start of the server's process until a client has its handshake.
 async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, stage::Usage)> {
     let began = Instant::now();
     let server = stage::Server::start(cluster, None, "")?;
@@ -54,7 +55,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, stage::Usage)> {
     Ok((seconds, usage))
 }
 
-/// Seconds that `psql` takes.
+/// Returns the seconds that `psql` takes.
 pub(super) async fn reference(cluster: &Cluster) -> anyhow::Result<f64> {
     let mut command = Command::new(cluster.bin("psql"));
     command.args(["-X", "-q", "-c", r"\copy bench to /dev/null binary", "-d", &cluster.url("postgres")]);

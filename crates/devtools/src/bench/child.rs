@@ -1,4 +1,4 @@
-//! A part that another process plays: its orders go to its standard input, and what it says is a line of JSON each.
+//! A part in another process. Its standard input receives orders, and it reports lines of JSON.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// A process that plays a part. It ends with this, or with the benchmark.
+/// A process that runs a part. It ends when this is dropped, and when the benchmark ends.
 pub(super) struct Remote {
     name: String,
     child: Child,
@@ -27,12 +27,12 @@ impl Remote {
         Ok(Remote { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout).lines() })
     }
 
-    /// Gives it an order.
+    /// Sends an order to the part.
     pub(super) async fn say(&mut self, order: &str) -> anyhow::Result<()> {
         self.stdin.write_all(format!("{order}\n").as_bytes()).await.with_context(|| format!("telling {}", self.name))
     }
 
-    /// What it says next.
+    /// Waits for the part's next report.
     pub(super) async fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> anyhow::Result<T> {
         let name = &self.name;
         let Ok(line) = tokio::time::timeout(patience, self.stdout.next_line()).await else {

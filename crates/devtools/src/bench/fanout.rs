@@ -1,4 +1,5 @@
-//! One journal to many clients at full rate, against raw sockets that send the same bytes from memory to as many readers.
+//! A journal sent to many clients at full rate. The reference is raw sockets that send the same
+//! bytes from memory to as many readers.
 
 use anyhow::{Context, bail};
 use laredo_testkit::Cluster;
@@ -10,11 +11,11 @@ use super::parts::{Listening, Streamed};
 use super::report::{Better, Pair, Report, median, ratio, rounded};
 use super::{Options, PATIENCE, progress, stage};
 
-/// Changes of the full size: about 400 MB.
+/// The number of changes of the full size: about 400 MB.
 const CHANGES: u64 = 1_750_000;
-/// How many clients at once; the last is what counts.
+/// The numbers of concurrent clients. The last one is the result.
 const CLIENTS: [u32; 3] = [1, 10, 100];
-/// Everything stays in memory, for the disk is not what is measured.
+/// The journal's settings. Everything stays in memory, because the disk is not measured.
 const JOURNAL: &str = "journal { max_entries = 100000000, max_bytes = 16GiB, memory_max_bytes = 8GiB }";
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
@@ -30,7 +31,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
             pairs.push(pair);
         }
     }
-    // Once more, now that everybody was served.
+    // Checked again after all clients were served.
     fan.check_encoded(changes).await?;
     fan.server.stop(&cluster).await?;
     let mut more = Map::new();
@@ -52,11 +53,11 @@ fn figures(pairs: &[Pair]) -> Value {
     })
 }
 
-/// A server whose journal is full, and what one client of it is sent.
+/// A server with a filled journal, and the bytes that it sends to one client.
 struct Fan {
     server: stage::Server,
     position: String,
-    /// The file that holds a stream's bytes.
+    /// The file with the bytes of a stream.
     stream: std::path::PathBuf,
     bytes: u64,
     _folder: TempDir,
@@ -83,7 +84,7 @@ impl Fan {
         Ok(fan)
     }
 
-    /// Every change was encoded once, however many clients there are.
+    /// Checks that every change was encoded once, however many clients there are.
     async fn check_encoded(&self, changes: u64) -> anyhow::Result<()> {
         let encoded = self.server.metric("laredo_encoded_entries_total").await?;
         if encoded != changes as f64 {
@@ -92,7 +93,7 @@ impl Fan {
         Ok(())
     }
 
-    /// Keeps what one client is sent.
+    /// Saves the bytes that one client receives.
     async fn probe(&self) -> anyhow::Result<u64> {
         let file = self.stream.to_str().context("a path in Unicode")?;
         let port = self.server.port().to_string();

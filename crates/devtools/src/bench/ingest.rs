@@ -1,4 +1,5 @@
-//! Changes that wait in the WAL until a client's view shows the last one, against `pg_recvlogical` to `/dev/null`.
+//! The time for changes that wait in the WAL, until a client's view shows the last one. The
+//! reference is `pg_recvlogical` to `/dev/null`.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -12,9 +13,10 @@ use super::parts::{Begun, Reached};
 use super::report::{Better, Pair, Report};
 use super::{Options, PATIENCE, progress, stage};
 
-/// Changes of the full size.
+/// The number of changes of the full size.
 const CHANGES: u64 = 2_000_000;
-/// The reference's slot, and ours: it stays if a slow machine makes the frozen server lose its connection.
+/// The slots of the reference and of laredo. Laredo's is permanent, because the frozen server may
+/// lose its connection on a slow machine.
 const SLOTS: [&str; 2] = ["bench_reference", "bench_ours"];
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
@@ -35,8 +37,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
 async fn pair(cluster: &Cluster, number: usize, changes: u64) -> anyhow::Result<Pair> {
     stage::create_churn(cluster)?;
     cluster.psql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", SLOTS[0]))?;
-    // Every start of the server copies the table, so it starts while there is next to nothing, and the changes come while
-    // it cannot read them.
+    // The server copies the table at every start. So it starts while the table is almost empty, and
+    // the changes are made while it is frozen.
     let server =
         stage::Server::start(cluster, Some(SLOTS[1]), "journal { max_entries = 100000000, max_bytes = 16GiB }")?;
     server.ready().await?;

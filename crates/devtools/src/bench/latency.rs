@@ -1,4 +1,5 @@
-//! From a commit until a client shows it, at a steady rate, against LISTEN and NOTIFY of the same rows.
+//! The time from a commit until a client shows it, at a steady rate. The reference is LISTEN and
+//! NOTIFY for the same rows.
 
 use std::collections::HashMap;
 
@@ -12,13 +13,13 @@ use super::report::{Better, Pair, Report, median, rounded};
 use super::{Options, PATIENCE, progress, stage};
 use crate::percentile::percentile;
 
-/// Transactions of the full size: 10 s.
+/// The number of transactions of the full size: 10 s.
 const CHANGES: u64 = 10_000;
-/// Transactions per second.
+/// The number of transactions per second.
 const RATE: u32 = 1000;
-/// The part of the transactions that warm everything up and are not counted.
+/// The share of the transactions that warm up the processes and are not counted.
 const WARM_UP: f64 = 0.05;
-/// What the slot without a server publishes.
+/// The publication of the slot that is read without a server.
 const SLOT_PUBLICATION: &str = "bench_slot";
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
@@ -81,7 +82,8 @@ async fn reference(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
     measure(cluster, changes, listener, &["--notify"]).await
 }
 
-/// What of ours is PostgreSQL's own: until the transaction has come out of a slot, whose reader does nothing with it.
+/// Measures PostgreSQL's own share of the latency: the time until a transaction comes out of a slot
+/// whose reader does nothing with it.
 async fn slot(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
     stage::create_table(cluster)?;
     cluster.psql(&format!("CREATE PUBLICATION {SLOT_PUBLICATION} FOR TABLE bench"))?;
@@ -92,7 +94,7 @@ async fn slot(cluster: &Cluster, changes: u64) -> anyhow::Result<Lag> {
     Ok(lag)
 }
 
-/// Lets one process commit and the other one see.
+/// Measures the time from the commits of one process until another process sees them.
 async fn measure(cluster: &Cluster, changes: u64, mut seer: Remote, more: &[&str]) -> anyhow::Result<Lag> {
     let Begun {} = seer.hear(PATIENCE).await?;
     let (url, count, rate) = (cluster.url("postgres"), changes.to_string(), RATE.to_string());

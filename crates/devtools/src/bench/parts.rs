@@ -1,4 +1,5 @@
-//! The processes of a benchmark: each says what it has found as lines of JSON, and ends with its standard input.
+//! The processes of a benchmark. Each reports its findings as lines of JSON, and ends when its
+//! standard input ends.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,144 +17,145 @@ mod slot;
 mod sockets;
 mod streams;
 
-/// One process of a benchmark.
+/// A process of a benchmark.
 #[derive(Subcommand)]
 pub enum Part {
-    /// Asks for the table until it is being sent.
+    /// Requests the table until the server sends it.
     Handshake {
-        /// The server.
+        /// The server's address.
         #[arg(long)]
         server: String,
     },
     /// Keeps a replica until it has a row.
     Follow {
-        /// The server.
+        /// The server's address.
         #[arg(long)]
         server: String,
         /// The row's key.
         #[arg(long)]
         last_id: i64,
     },
-    /// Keeps a replica, and notes when rows appear.
+    /// Keeps a replica, and records when rows appear.
     Watch {
-        /// The server.
+        /// The server's address.
         #[arg(long)]
         server: String,
     },
-    /// Listens, and notes when notifications of rows come.
+    /// Listens, and records when notifications of rows arrive.
     Listen {
-        /// The database.
+        /// The connection string of the database.
         #[arg(long)]
         database: String,
     },
-    /// Reads a slot, and notes when transactions of rows are complete.
+    /// Reads a slot, and records when transactions of rows are complete.
     ReadSlot {
-        /// The database.
+        /// The connection string of the database.
         #[arg(long)]
         database: String,
-        /// What is published.
+        /// The publication to read.
         #[arg(long)]
         publication: String,
     },
-    /// Commits rows at a steady rate, and notes when.
+    /// Commits rows at a steady rate, and records the time of each commit.
     Commit {
-        /// The database.
+        /// The connection string of the database.
         #[arg(long)]
         database: String,
-        /// How many.
+        /// The number of commits.
         #[arg(long)]
         count: u32,
-        /// How many per second.
+        /// The number of commits per second.
         #[arg(long)]
         rate: u32,
-        /// Send a notification of each.
+        /// Send a notification of each commit.
         #[arg(long)]
         notify: bool,
     },
-    /// Keeps what one client is sent until nothing more comes.
+    /// Saves the bytes sent to one client, until no more arrive.
     SaveStream {
         /// The server's port.
         #[arg(long)]
         port: u16,
-        /// Where the client goes on from.
+        /// The position that the client resumes from.
         #[arg(long)]
         position: String,
-        /// Where to keep it.
+        /// The file to write.
         #[arg(long)]
         file: PathBuf,
     },
-    /// Many clients that take what they are sent and look at none of it.
+    /// Runs many clients that read all bytes and decode nothing.
     ReadStreams {
         /// The server's port.
         #[arg(long)]
         port: u16,
-        /// Where the clients go on from.
+        /// The position that the clients resume from.
         #[arg(long)]
         position: String,
-        /// How many.
+        /// The number of clients.
         #[arg(long)]
         clients: usize,
-        /// What each is sent.
+        /// The number of bytes sent to each client.
         #[arg(long)]
         bytes: u64,
     },
-    /// Sends a file from memory to everybody who connects.
+    /// Sends a file from memory to every connection.
     SendBytes {
-        /// The file.
+        /// The file to send.
         #[arg(long)]
         file: PathBuf,
     },
-    /// Many connections that take what they are sent.
+    /// Opens many connections and reads all bytes from them.
     ReadBytes {
         /// The sender's port.
         #[arg(long)]
         port: u16,
-        /// How many.
+        /// The number of connections.
         #[arg(long)]
         clients: usize,
-        /// What each is sent.
+        /// The number of bytes sent to each connection.
         #[arg(long)]
         bytes: u64,
     },
 }
 
-/// The part has begun.
+/// A report that the part has begun.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Begun {}
 
-/// The first client has its answer.
+/// A report that the first client has its answer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Answered {
     pub(super) has_snapshot: bool,
 }
 
-/// The replica is at the last commit.
+/// A report that the replica has reached the last commit.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Reached {
     pub(super) rows: u64,
 }
 
-/// When each row was committed or seen, in microseconds since 1970 by this machine's clock.
+/// The time at which each row was committed or seen, as pairs of the row's key and microseconds
+/// since 1970 by this machine's clock.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Times(pub(super) Vec<(i64, i64)>);
 
-/// What was taken by all clients together, and how long that took.
+/// The bytes that all clients received together, and the time that this took.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Streamed {
     pub(super) bytes: u64,
     pub(super) seconds: f64,
 }
 
-/// The sender waits for readers.
+/// A report that the sender waits for readers.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Listening {
     pub(super) port: u16,
 }
 
-/// Plays a part.
+/// Runs a part until its end.
 ///
 /// # Errors
-/// Whatever keeps it from being played.
+/// When anything keeps the part from running.
 pub async fn play(part: Part) -> anyhow::Result<()> {
     let orders = orders();
     match part {
@@ -170,13 +172,14 @@ pub async fn play(part: Part) -> anyhow::Result<()> {
     }
 }
 
-/// The lines of the standard input. When that ends, so does the process: the benchmark is gone.
+/// Returns the lines of the standard input. When the input ends, the benchmark is gone, so this
+/// process exits.
 fn orders() -> mpsc::UnboundedReceiver<String> {
     let (sender, orders) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            // A part that takes no orders is told nothing.
+            // A part without orders has dropped the receiver.
             let _ = sender.send(line);
         }
         std::process::exit(1);
@@ -184,7 +187,8 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
     orders
 }
 
-/// Waits for the order `tell COUNT`, and then until so much was noted; says all of it.
+/// Waits for the order `tell COUNT`, and then until that many times were recorded. Reports all of
+/// them.
 async fn tell(
     mut orders: mpsc::UnboundedReceiver<String>,
     mut noted: mpsc::UnboundedReceiver<(i64, i64)>,

@@ -1,38 +1,38 @@
-//! What a benchmark says at last.
+//! The result of a benchmark.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::PAIRS;
 
-/// One turn of ours and of the reference.
+/// A run of laredo and a run of the reference.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     pub(super) ours: f64,
     pub(super) reference: f64,
-    /// Processor time of the server while ours was measured.
+    /// The processor time of the server while laredo was measured.
     pub(super) cpu_s: f64,
-    /// The most memory that the server ever had.
+    /// The peak memory of the server.
     pub(super) peak_bytes: u64,
 }
 
-/// What makes a value a good one. Ratios are always such that more is better.
+/// The direction in which a value is better. Ratios are always computed so that more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Better {
     More,
     Less,
 }
 
-/// Everything that a benchmark has found.
+/// The findings of a benchmark.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) bench: &'static str,
     pub(super) unit: &'static str,
     pub(super) better: Better,
     pub(super) pairs: Vec<Pair>,
-    /// Whether less was measured than the full size.
+    /// True if less than the full size was measured.
     pub(super) scaled: bool,
-    /// What was measured, and more figures of it.
+    /// The measured size, and further figures.
     pub(super) more: Map<String, Value>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Ratio {
 }
 
 impl Report {
-    /// One line of JSON: medians over the pairs, and the ratios within them.
+    /// Returns a line of JSON: the medians over the pairs, and the ratios within them.
     pub(super) fn line(&self) -> serde_json::Result<String> {
         let each = |value: fn(&Pair) -> f64| self.pairs.iter().map(value).collect::<Vec<_>>();
         let peak_bytes = self.pairs.iter().map(|pair| pair.peak_bytes).max().unwrap_or(0);
@@ -104,7 +104,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// To a thousandth, or to a whole where thousandths say nothing.
+/// Rounds to a thousandth, or to a whole number if it is at least 1000.
 pub(super) fn rounded(value: f64) -> f64 {
     if value.abs() >= 1000.0 { value.round() } else { (value * 1000.0).round() / 1000.0 }
 }

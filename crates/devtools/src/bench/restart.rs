@@ -1,4 +1,5 @@
-//! From `kill -9` of a server with a kept journal until it is ready again, against `psql`'s `\copy` of the same table to `/dev/null`.
+//! The time from `kill -9` of a server with a journal on disk until it is ready again. The
+//! reference is `psql`'s `\copy` of the same table to `/dev/null`.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use anyhow::bail;
 use super::report::{Better, Pair, Report};
 use super::{Options, baseline, progress, stage};
 
-/// Rows of the full size.
+/// The number of rows of the full size.
 const ROWS: u64 = 1_000_000;
 
 pub(super) async fn run(options: Options) -> anyhow::Result<Report> {

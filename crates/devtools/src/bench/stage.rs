@@ -1,4 +1,4 @@
-//! What every benchmark plays on: a private PostgreSQL, the table, and the server.
+//! The setting of every benchmark: a private PostgreSQL, the table, and the server.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +10,13 @@ use tempfile::TempDir;
 use super::PATIENCE;
 use crate::programs::{ask, program};
 
-/// The table that everything is measured with.
+/// The table of every benchmark.
 pub(super) const TABLE: &str = "public.bench";
-/// The publication that ours and the references read.
+/// The publication that laredo and the references read.
 pub(super) const PUBLICATION: &str = "bench_pub";
 
-/// 8 columns of mixed types; a row's cells are about 210 bytes. The columns of a row follow from its number.
+/// A table with 8 columns of mixed types. The cells of a row have about 210 bytes. The row's number
+/// determines its columns.
 const SCHEMA: &str = "
     CREATE TABLE bench (id bigint PRIMARY KEY, customer uuid NOT NULL, status text NOT NULL, amount numeric(12,2) NOT NULL,
         quantity int NOT NULL, discount float8, placed_at timestamptz NOT NULL, note text NOT NULL);
@@ -26,8 +27,9 @@ const SCHEMA: &str = "
     $$;
     CREATE PUBLICATION bench_pub FOR TABLE bench";
 
-/// Transactions of 1,000 changes: 500 inserts, 400 updates and 100 deletes of the rows that the transaction before inserted
-/// (the first 500 are there from the beginning). The last insert has the largest number.
+/// A procedure that runs transactions of 1,000 changes: 500 inserts, 400 updates and 100 deletes.
+/// The updates and deletes change the rows that the previous transaction inserted; the first 500
+/// rows exist at the beginning. The last insert has the largest number.
 const CHURN: &str = "
     CREATE PROCEDURE bench_churn(transactions bigint) LANGUAGE plpgsql AS $$ BEGIN
         FOR t IN 1..transactions LOOP
@@ -38,10 +40,10 @@ const CHURN: &str = "
             COMMIT;
         END LOOP;
     END $$";
-/// Changes in each of those transactions.
+/// The number of changes in each of those transactions.
 pub(super) const CHURN_CHANGES: u64 = 1000;
 
-/// A PostgreSQL on disk that does not wait for it, so that the disk is not what is measured.
+/// Starts a PostgreSQL on disk that does not sync, so that the disk is not measured.
 pub(super) fn cluster() -> anyhow::Result<Cluster> {
     let options = ClusterOptions { on_disk: true, ..ClusterOptions::default() };
     let settings = [
@@ -55,32 +57,32 @@ pub(super) fn cluster() -> anyhow::Result<Cluster> {
     Cluster::start(options).context("starting a private PostgreSQL")
 }
 
-/// The table, new and empty.
+/// Creates the table, new and empty.
 pub(super) fn create_table(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.psql("DROP TABLE IF EXISTS bench CASCADE; DROP PUBLICATION IF EXISTS bench_pub")?;
     cluster.psql(SCHEMA)?;
     Ok(())
 }
 
-/// Puts rows into the table.
+/// Inserts rows into the table.
 pub(super) fn fill(cluster: &Cluster, rows: u64) -> anyhow::Result<()> {
     cluster.psql(&format!("INSERT INTO bench SELECT r.* FROM generate_series(1, {rows}) i, bench_row(i, 0) r"))?;
     cluster.psql("VACUUM (FREEZE, ANALYZE) bench; CHECKPOINT")?;
     Ok(())
 }
 
-/// The table with its first rows, ready for [`churn`].
+/// Creates the table with its first rows, ready for [`churn`].
 pub(super) fn create_churn(cluster: &Cluster) -> anyhow::Result<()> {
     create_table(cluster)?;
     cluster.psql(&format!("DROP PROCEDURE IF EXISTS bench_churn; {CHURN}"))?;
     fill(cluster, CHURN_CHANGES / 2)
 }
 
-/// What [`churn`] has left behind.
+/// The state after [`churn`].
 pub(super) struct Churned {
-    /// Where the WAL ended after the last transaction.
+    /// The end of the WAL after the last transaction.
     pub(super) end: String,
-    /// The row that the last transaction inserted last.
+    /// The last row of the last transaction.
     pub(super) last_id: i64,
     pub(super) rows: u64,
 }
@@ -95,7 +97,7 @@ pub(super) fn churn(cluster: &Cluster, changes: u64) -> anyhow::Result<Churned> 
     Ok(Churned { end, last_id: last_id.parse()?, rows: rows.parse()? })
 }
 
-/// Changes in whole transactions of a thousand.
+/// Returns `changes`, if it is a positive multiple of a thousand, the size of a transaction.
 pub(super) fn whole_thousands(changes: u64) -> anyhow::Result<u64> {
     if changes == 0 || !changes.is_multiple_of(CHURN_CHANGES) {
         bail!("--changes must be whole thousands, not {changes}");
@@ -111,7 +113,7 @@ pub(super) struct Server {
     folder: TempDir,
 }
 
-/// The server's program with its configuration in a folder.
+/// Starts the server with the configuration in a folder.
 fn launch(folder: &Path) -> anyhow::Result<Process> {
     let mut command = clean_command(program("laredo-server")?);
     command.arg("--config").arg(folder.join(CONFIG));
@@ -120,14 +122,15 @@ fn launch(folder: &Path) -> anyhow::Result<Process> {
 
 const CONFIG: &str = "laredo.conf";
 
-/// What a server has used so far.
+/// The resources that a server has used so far.
 pub(super) struct Usage {
     pub(super) cpu_s: f64,
     pub(super) peak_bytes: u64,
 }
 
 impl Server {
-    /// Starts one; it copies the table at once. `slot` names a slot that stays, `target` holds more keys of the fan-out.
+    /// Starts a server, which copies the table at once. `slot` names a permanent slot, and `target`
+    /// has further keys of the fan-out.
     pub(super) fn start(cluster: &Cluster, slot: Option<&str>, target: &str) -> anyhow::Result<Server> {
         let (grpc, fanout, health, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
         let slot =
@@ -149,7 +152,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         Ok(Server { process, fanout, health, folder })
     }
 
-    /// Kills it and starts it again with the same configuration.
+    /// Kills the server and starts it again with the same configuration.
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.process.kill9();
         self.process.wait(PATIENCE).await?;
@@ -157,12 +160,13 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         Ok(())
     }
 
-    /// Where clients go.
+    /// Returns the address for clients.
     pub(super) fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.fanout)
     }
 
-    /// What somebody else does with it; an error, with the end of its log, if it ends or that fails.
+    /// Runs `work` while the server runs. An error, including the end of the server, has the end of
+    /// its log.
     pub(super) async fn lasting<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let done = tokio::select! {
             done = work => done,
@@ -171,17 +175,17 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         done.with_context(|| self.log())
     }
 
-    /// The port of the fan-out.
+    /// Returns the port of the fan-out.
     pub(super) fn port(&self) -> u16 {
         self.fanout
     }
 
-    /// The process, to be frozen and thawed.
+    /// Returns the process, so that it can be frozen and thawed.
     pub(super) fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Waits until it serves the table.
+    /// Waits until the server serves the table.
     pub(super) async fn ready(&self) -> anyhow::Result<()> {
         self.lasting(async {
             while !matches!(ask(self.health, "GET /health/ready").await, Ok((200, _))) {
@@ -192,7 +196,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         .await
     }
 
-    /// Waits until it has nothing left to do.
+    /// Waits until the server is idle.
     pub(super) async fn idle(&self) -> anyhow::Result<()> {
         loop {
             let before = self.process.cpu_time()?;
@@ -203,7 +207,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         }
     }
 
-    /// A number that it tells Prometheus, summed over its labels.
+    /// Returns the value of a Prometheus metric, summed over its labels.
     pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let (_, text) = ask(self.health, "GET /metrics").await.context("asking the server for its metrics")?;
         let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
@@ -214,19 +218,19 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         Ok(values.iter().sum())
     }
 
-    /// What it has used so far.
+    /// Returns the resources that the server has used so far.
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         let cpu_s = self.process.cpu_time()?.as_secs_f64();
         Ok(Usage { cpu_s, peak_bytes: self.process.peak_rss_bytes()? })
     }
 
-    /// The end of what it has logged.
+    /// Returns the end of the server's log.
     fn log(&self) -> String {
         let lines = self.process.output();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Ends it, and returns when it is gone, and its connections to the database with it.
+    /// Stops the server. Returns when it has ended and its replication connections are closed.
     pub(super) async fn stop(self, cluster: &Cluster) -> anyhow::Result<()> {
         self.process.terminate();
         if self.process.wait(Duration::from_secs(20)).await.is_err() {

@@ -1,4 +1,4 @@
-//! `./dev bench NAME`: ours against a reference, side by side.
+//! `./dev bench NAME`: benchmarks of laredo against a reference, side by side.
 
 use clap::{Parser, Subcommand};
 use laredo_devtools::bench;
@@ -8,32 +8,36 @@ use laredo_devtools::bench;
 struct Arguments {
     #[command(subcommand)]
     bench: Bench,
-    /// Rows of the table, where not the full size (baseline, restart, archive).
+    /// The number of rows of the table, if not the full size (baseline, restart, archive)
     #[arg(long, global = true)]
     rows: Option<u64>,
-    /// Changes to make, where not the full size (ingest, fanout, latency); whole thousands.
+    /// The number of changes to make, if not the full size (ingest, fanout, latency); whole
+    /// thousands
     #[arg(long, global = true)]
     changes: Option<u64>,
-    /// How often ours and the reference take turns.
+    /// The number of pairs: runs of laredo and then of the reference
     #[arg(long, global = true, default_value_t = bench::PAIRS)]
     pairs: usize,
 }
 
 #[derive(Subcommand)]
 enum Bench {
-    /// The first copy of a table until a client can be served, against psql's \copy to /dev/null.
+    /// The first copy of a table until a client can be served, against psql's \copy to /dev/null
     Baseline,
-    /// Changes that wait in the WAL until a client shows the last one, against pg_recvlogical to /dev/null.
+    /// Changes that wait in the WAL until a client shows the last one, against pg_recvlogical to
+    /// /dev/null
     Ingest,
-    /// One journal to 1, 10 and 100 clients at full rate, against raw sockets with the same bytes.
+    /// A journal sent to 1, 10 and 100 clients at full rate, against raw sockets with the same
+    /// bytes
     Fanout,
-    /// From a commit until a client shows it, against LISTEN and NOTIFY.
+    /// The time from a commit until a client shows it, against LISTEN and NOTIFY
     Latency,
-    /// From kill -9 of a server until it is ready again, against psql's \copy to /dev/null.
+    /// The time from kill -9 of a server until it is ready again, against psql's \copy to /dev/null
     Restart,
-    /// A base of an archive until the manifest has it, against cat of the same bytes and an fsync.
+    /// A snapshot of an archive until the manifest has it, against cat of the same bytes and an
+    /// fsync
     Archive,
-    /// One of the benchmark's processes (started by the benchmark itself).
+    /// A process of the benchmark (started by the benchmark itself)
     #[command(hide = true)]
     Part {
         #[command(subcommand)]

@@ -6,10 +6,10 @@ use laredo_devtools::demo;
 #[derive(Parser)]
 #[command(about = "A PostgreSQL table, live in two other processes and in an archive; Ctrl-C ends it")]
 struct Arguments {
-    /// End after this many seconds with a comparison of every client, and of the archive, with the database.
+    /// End after this many seconds, and compare every client and the archive with the database
     #[arg(long)]
     seconds: Option<u64>,
-    /// Commits per second to aim for.
+    /// Commits per second to aim for
     #[arg(long, default_value_t = 500)]
     rate: u32,
     #[command(subcommand)]
@@ -18,7 +18,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
-    /// One of the two clients (started by the demo itself).
+    /// A client of the demo (started by the demo itself)
     #[command(hide = true)]
     Client(demo::ClientArguments),
 }

@@ -1,4 +1,5 @@
-//! The demo's archive: what it has while it is written, and at last whether it rebuilds the table.
+//! The demo's archive: its growth while it is written, and in the end a table that is rebuilt from
+//! it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,17 +15,18 @@ use crate::programs::program;
 use crate::snapshotter::Snapshotter;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What is made of the archive at last.
+/// The table that is rebuilt from the archive in the end.
 const REBUILT: &str = "public.orders_rebuilt";
 
-/// A diff a second, and a new base after some seconds, or at once when a quarter of the rows have changed. Packed, and no more than the last
-/// epochs, for the demo may run for hours.
+/// A diff each second, and a new snapshot after some seconds, or at once when a quarter of the rows
+/// have changed. Artifacts are compressed and only the newest epochs are kept, because the demo may
+/// run for hours.
 const KEYS: &str = "diff { interval = 1s }
   snapshot { min_interval = 3s, max_interval = 10s, max_churn_fraction = 0.25 }
   formats { snapshot = [ jsonl.zst ], diff = [ jsonl.zst ] }
   retention { keep_epochs = 20 }";
 
-/// What the archive comes to.
+/// The archive's figures at the end.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Final {
     artifacts: usize,
@@ -33,11 +35,11 @@ pub(super) struct Final {
     pub(super) equal: bool,
 }
 
-/// The process that writes it.
+/// The process that writes the archive.
 pub(super) struct Archiver(Snapshotter);
 
 impl Archiver {
-    /// Starts it, and waits for the first base.
+    /// Starts the process, and waits for the first snapshot.
     pub(super) async fn start(address: &str, folder: &Path) -> anyhow::Result<Archiver> {
         let snapshotter = Snapshotter::start(address, super::TABLE, folder, KEYS)?;
         snapshotter.ready(PATIENCE).await?;
@@ -45,12 +47,12 @@ impl Archiver {
         Ok(Archiver(snapshotter))
     }
 
-    /// Where the archive is.
+    /// Returns the archive's folder.
     pub(super) fn folder(&self) -> &Path {
         self.0.folder()
     }
 
-    /// What any reader finds there now, as a part of the line that is printed every second.
+    /// Returns the archive's current contents, as a part of the line that is printed each second.
     pub(super) async fn line(&self) -> anyhow::Result<String> {
         self.0.is_running().await?;
         let archive = self.0.archive().await?;
@@ -59,8 +61,9 @@ impl Archiver {
         Ok(format!("archive: epoch {:>2}, {:>3} artifacts, head {head}", manifest.epoch, manifest.artifacts.len()))
     }
 
-    /// Lets the process get past a position and write what it has, rebuilds the table from the archive alone, as one of the database, and
-    /// compares both. Nothing has changed in the original since.
+    /// Waits until the process is past a position, and stops it. Then rebuilds the table from the
+    /// archive alone, as a table of the database, and compares both. The original must not have
+    /// changed since the position.
     pub(super) async fn finish(&self, cluster: &Cluster, past: Lsn) -> anyhow::Result<Final> {
         let arrived = async {
             while self.0.position().await?.is_none_or(|position| position <= past) {
@@ -82,7 +85,7 @@ impl Archiver {
         Ok(Final { artifacts: artifacts.len(), epochs, rows: count, equal })
     }
 
-    /// As anybody would.
+    /// Rebuilds the table with the command that users run.
     async fn rebuild(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let mut command = clean_command(program("laredo")?);
         command.args(["archive", "reconstruct"]).arg(self.folder());

@@ -1,4 +1,5 @@
-//! One of the demo's clients: a process that keeps a replica, and says how it is doing on its standard output.
+//! A client of the demo: a process that keeps a replica, and reports its status on its standard
+//! output.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,24 +14,25 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::remote::{Final, Second};
 use crate::percentile::percentile;
 
-/// What a client is told.
+/// The arguments of a client.
 #[derive(Args)]
 pub struct ClientArguments {
-    /// Its name.
+    /// The client's name.
     #[arg(long)]
     id: String,
-    /// The server.
+    /// The server's address.
     #[arg(long)]
     server: String,
-    /// `COLUMN=VALUE`, or `COLUMN^=PREFIX`.
+    /// The filter: `COLUMN=VALUE`, or `COLUMN^=PREFIX`.
     #[arg(long)]
     filter: String,
 }
 
-/// Runs a client until its standard input ends, or says `finish POSITION FILE`: then it writes its rows down.
+/// Runs a client until its standard input ends or has the line `finish POSITION FILE`. In the
+/// second case, the client writes its rows to the file.
 ///
 /// # Errors
-/// When the replica does not become ready, or something is told that is not understood.
+/// When the replica does not become ready, or an order is not understood.
 pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
     let table: TableName = super::TABLE.parse()?;
     let replica = Replica::builder(arguments.server, table)
@@ -39,7 +41,7 @@ pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
         .filter(predicate(&arguments.filter)?)
         .start()?;
     replica.ready(Duration::from_secs(60)).await?;
-    // Only now: the rows that the replica began with are no changes.
+    // The stream begins only now, because the initial rows of the replica are not changes.
     let mut transactions = replica.transactions();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -93,7 +95,7 @@ fn say(what: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Follows until every commit up to `position` is in the view.
+/// Waits until every commit up to `position` is in the view.
 async fn reach(
     replica: &Replica,
     transactions: &mut Transactions,
@@ -108,7 +110,7 @@ async fn reach(
     Ok(())
 }
 
-/// Writes the view's rows: each a length and its cells.
+/// Writes the rows of the view, each as a length and its cells.
 fn write_rows(replica: &Replica, file: PathBuf) -> anyhow::Result<usize> {
     let view = replica.view();
     let mut out = Vec::new();
@@ -121,7 +123,7 @@ fn write_rows(replica: &Replica, file: PathBuf) -> anyhow::Result<usize> {
     Ok(view.len())
 }
 
-/// What [`write_rows`] wrote.
+/// Returns the rows that [`write_rows`] wrote, or `None` if the bytes are invalid.
 pub(super) fn read_rows(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut rows = Vec::new();
     while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! The sample table, its workload, and what the database says of it.
+//! The sample table, its workload, and its rows in the database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-/// Sessions that write at the same time.
+/// The number of sessions that write at the same time.
 const SESSIONS: u32 = 4;
-/// Rows at the beginning.
+/// The number of rows at the beginning.
 const ROWS: i64 = 20_000;
 
 pub(super) async fn create(cluster: &Cluster) -> anyhow::Result<()> {
@@ -35,18 +35,18 @@ pub(super) async fn create(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writers that keep the table changing.
+/// Sessions that keep the table changing.
 pub(super) struct Workload {
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
     sessions: JoinSet<anyhow::Result<()>>,
 }
 
-/// Where the workload ended.
+/// The end of the workload.
 pub(super) struct Ended {
-    /// A position that all commits but the last one are before.
+    /// A position after all commits except the last one.
     pub(super) before_last: Lsn,
-    /// A position that the last one is before, too.
+    /// A position after the last commit too.
     pub(super) position: Lsn,
 }
 
@@ -67,7 +67,8 @@ impl Workload {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Ends the workload with one more commit, so that whoever is past a position before it has all the others.
+    /// Ends the workload with one more commit. A reader that is past a position before that commit
+    /// has all the others.
     pub(super) async fn stop(mut self, cluster: &Cluster) -> anyhow::Result<Ended> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(session) = self.sessions.join_next().await {
@@ -100,7 +101,7 @@ async fn write(
         ticks.tick().await;
         let transaction = client.transaction().await?;
         for _ in 0..random.random_range(1..4) {
-            // Each session keeps to its own rows, so that none waits for another.
+            // Each session changes only its own rows, so that none waits for another.
             let id = random.random_range(1..ROWS / i64::from(SESSIONS)) * i64::from(SESSIONS) + i64::from(session);
             let status = ["open", "paid", "shipped"][random.random_range(0..3)];
             match random.random_range(0..10) {
@@ -126,7 +127,8 @@ async fn write(
     Ok(())
 }
 
-/// The rows that the database has in a table, or in a part of one (`orders WHERE …`), each as its binary COPY cells.
+/// Returns the rows that the database has in a table, or in a part of one (`orders WHERE …`), each
+/// as its binary COPY cells.
 pub(super) async fn rows(cluster: &Cluster, from: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     let client = cluster.connect().await?;
     let copy = format!("COPY (SELECT * FROM {from}) TO STDOUT (FORMAT binary)");
@@ -139,7 +141,8 @@ pub(super) async fn rows(cluster: &Cluster, from: &str) -> anyhow::Result<Vec<Ve
     split_rows(&bytes).context("the database's COPY is not what it should be")
 }
 
-/// A binary COPY: a header of 19 bytes, rows that begin with their field count, and a last count of -1.
+/// Splits a binary COPY into rows. It has a header of 19 bytes, rows that begin with their field
+/// count, and a last count of -1.
 fn split_rows(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut rest = bytes.get(19..)?;
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! A client process, as the demo sees it.
+//! A client process, from the demo's side.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-/// What a client says every second.
+/// A client's report each second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Second {
     pub(super) rows: usize,
@@ -20,7 +20,7 @@ pub(super) struct Second {
     pub(super) lag_ms: f64,
 }
 
-/// What a client says at last.
+/// A client's last report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Final {
     pub(super) rows: usize,
@@ -35,7 +35,7 @@ enum Said {
     Second(Second),
 }
 
-/// A client process; it ends with this, or with the demo.
+/// A client process. It ends when this is dropped, and when the demo ends.
 pub(super) struct Remote {
     id: &'static str,
     child: Child,
@@ -44,7 +44,7 @@ pub(super) struct Remote {
     before: Second,
 }
 
-/// One client's part of the line that is printed every second.
+/// A client's part of the line that is printed each second.
 pub(super) struct Line {
     id: &'static str,
     rows: usize,
@@ -63,7 +63,7 @@ impl Remote {
     pub(super) fn start(id: &'static str, filter: &str, server: &str) -> anyhow::Result<Remote> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["client", "--id", id, "--filter", filter, "--server", server]);
-        // Ctrl-C is for the demo, which ends its clients.
+        // The demo receives Ctrl-C and ends its clients.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take().context("the client's standard input")?;
@@ -84,7 +84,7 @@ impl Remote {
         self.id
     }
 
-    /// What it has said last.
+    /// Returns the client's newest report.
     pub(super) fn latest(&mut self) -> anyhow::Result<Line> {
         if let Some(status) = self.child.try_wait()? {
             bail!("client {} has ended: {status}", self.id);
@@ -99,7 +99,7 @@ impl Remote {
         Ok(Line { id: self.id, rows, changes: changes - before.changes, lag_ms })
     }
 
-    /// Lets it get to a position and write its rows down.
+    /// Makes the client follow up to a position and write its rows to a file.
     pub(super) async fn finish(&mut self, position: Lsn, rows_file: &Path) -> anyhow::Result<Final> {
         self.stdin.write_all(format!("finish {position} {}\n", rows_file.display()).as_bytes()).await?;
         loop {

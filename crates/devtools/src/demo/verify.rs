@@ -1,5 +1,5 @@
-//! `laredo verify` at the end of the demo: the server's rows against the database's, and those of clients and archive against
-//! the server's.
+//! `laredo verify` at the end of the demo. It compares the server's rows with the database's, and
+//! the rows of the clients and the archive with the server's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use tokio::process::Command;
 use crate::programs::program;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Arguments besides the table and the addresses.
+/// The arguments besides the table and the addresses.
 const ARGUMENTS: [&str; 2] = ["--json", "--clients"];
 
-/// The program's answer.
+/// The answer of the program.
 pub(super) struct Verified {
-    /// All rows that were compared are equal.
+    /// True if all compared rows are equal.
     pub(super) equal: bool,
     pub(super) answer: Value,
 }

@@ -1,4 +1,4 @@
-//! What one session does, decided by its seed alone: no statement depends on what the database answered.
+//! The statements of one session. Only the seed determines them, not the answers of the database.
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -8,7 +8,7 @@ use super::WorkloadOptions;
 use super::tables::{TABLES, WorkloadTable};
 use crate::types::identifier;
 
-/// The transactions of one session, one after another.
+/// The transactions of one session, in order.
 #[derive(Debug)]
 pub struct Script {
     rng: StdRng,
@@ -19,21 +19,21 @@ pub struct Script {
 /// A transaction to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptTransaction {
-    /// Its statements, without BEGIN and the end.
+    /// The statements, without BEGIN and COMMIT or ROLLBACK.
     pub statements: Vec<String>,
-    /// Whether it ends in COMMIT rather than ROLLBACK.
+    /// True if the transaction ends with COMMIT rather than ROLLBACK.
     pub commits: bool,
 }
 
 impl Script {
-    /// The script of one session of a workload.
+    /// Returns the script of one session of a workload.
     #[must_use]
     pub fn new(seed: u64, session: u64, options: &WorkloadOptions) -> Self {
         let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(session));
         Self { rng, value_bytes_max: options.value_bytes_max, truncates: options.truncates }
     }
 
-    /// The next transaction.
+    /// Returns the next transaction.
     pub fn next_transaction(&mut self) -> ScriptTransaction {
         let mut statements = Vec::new();
         for _ in 0..self.rng.random_range(1..6) {
@@ -46,7 +46,7 @@ impl Script {
         ScriptTransaction { statements, commits: !self.rng.random_ratio(1, 15) }
     }
 
-    /// A subtransaction, perhaps with others inside, that is rolled back more often than not.
+    /// Adds a subtransaction, perhaps with others inside. Two out of three are rolled back.
     fn savepoint(&mut self, statements: &mut Vec<String>, depth: u32) {
         statements.push(format!("SAVEPOINT s{depth}"));
         for _ in 0..self.rng.random_range(1..4) {
@@ -75,14 +75,14 @@ impl Script {
         }
     }
 
-    /// Inserts a row with all its columns, or overwrites some columns of the one that is there.
+    /// Inserts a row with all its columns, or overwrites some columns of the existing row.
     fn upsert(&mut self, table: &WorkloadTable) -> String {
         let key_columns = key_columns(table);
         let key = table.random_key(&mut self.rng);
         let (columns, values): (Vec<_>, Vec<_>) =
             table.random_values(&mut self.rng, self.value_bytes_max).into_iter().unzip();
         let mut set = columns.clone();
-        // The key's bytes may differ although the key is the same.
+        // The key's bytes may change although the key stays the same.
         set.extend(key_columns.iter().cloned());
         set.shuffle(&mut self.rng);
         set.truncate(self.rng.random_range(1..5));
@@ -99,7 +99,7 @@ impl Script {
         )
     }
 
-    /// Sets some columns of one row; the others, large ones among them, stay.
+    /// Sets some columns of a row. The others, including large ones, stay.
     fn update(&mut self, table: &WorkloadTable) -> String {
         let mut values = table.random_values(&mut self.rng, self.value_bytes_max);
         values.shuffle(&mut self.rng);
@@ -140,7 +140,7 @@ impl Script {
         format!("DELETE FROM {} WHERE n % 5 = {remainder} AND {}", table.name().quoted(), table.is_not_the_mark())
     }
 
-    /// Many rows at once, so that the transaction is streamed before it commits.
+    /// Writes many rows at once, so that PostgreSQL streams the transaction before it commits.
     fn bulk(&mut self) -> String {
         let (first, seed) = (self.rng.random_range(100..2000), self.rng.random::<u32>());
         let count = self.rng.random_range(100..600);

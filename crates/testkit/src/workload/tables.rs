@@ -1,4 +1,4 @@
-//! The tables of a workload: each kind of key and replica identity that there is.
+//! The tables of a workload, with every kind of key and replica identity.
 
 use laredo_core::TableName;
 use rand::Rng as _;
@@ -6,35 +6,37 @@ use rand::rngs::StdRng;
 
 use crate::types::{COLUMNS, DEFINITIONS, identifier, literal};
 
-/// What identifies the rows of a table, and how PostgreSQL tells which row changed.
+/// The kind of a table, by the key and the replica identity of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Every type of [`COLUMNS`]; a composite primary key in another order than the columns, with values that are toasted.
+    /// Every type of [`COLUMNS`]. The composite primary key has another order than the columns, and
+    /// some of its values are toasted.
     Wide,
     /// A primary key that is an identity column.
     Plain,
-    /// `REPLICA IDENTITY USING INDEX`: not the primary key.
+    /// `REPLICA IDENTITY USING INDEX`, with an index other than the primary key.
     ByIndex,
-    /// `REPLICA IDENTITY FULL` without a primary key: needs `key_fields`.
+    /// `REPLICA IDENTITY FULL` without a primary key, so it needs `key_fields`.
     Full,
-    /// Partitioned; rows move from one partition to another.
+    /// A partitioned table, whose rows move from one partition to another.
     Partitioned,
 }
 
-/// A table of a workload. All have a number `n`, a text `category` (`a`, `ab`, `b` or NULL) and a text `body`.
+/// A table of a workload. Every table has a number `n`, a text `category` (`a`, `ab`, `b` or NULL)
+/// and a text `body`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadTable {
-    /// What it is for.
+    /// The kind of the table.
     pub shape: Shape,
-    /// Its schema.
+    /// The schema of the table.
     pub schema: &'static str,
-    /// Its name.
+    /// The name of the table, without its schema.
     pub table: &'static str,
-    /// The columns of its key, in key order.
+    /// The columns of the key, in key order.
     pub key: &'static [&'static str],
 }
 
-/// The tables.
+/// The tables of every workload.
 pub const TABLES: &[WorkloadTable] = &[
     WorkloadTable {
         shape: Shape::Wide,
@@ -49,25 +51,25 @@ pub const TABLES: &[WorkloadTable] = &[
 ];
 
 impl WorkloadTable {
-    /// Its name.
+    /// Returns the name of the table with its schema.
     #[must_use]
     pub fn name(&self) -> TableName {
         TableName::new(self.schema, self.table)
     }
 
-    /// What the configuration has to give as the key: empty where the table itself says it.
+    /// Returns the `key_fields` for the configuration. Empty if the table itself defines its key.
     #[must_use]
     pub fn key_fields(&self) -> &'static [&'static str] {
         if self.shape == Shape::Full { self.key } else { &[] }
     }
 
-    /// The SQL expressions of one of a few keys.
+    /// Returns the SQL expressions of a random key out of a few.
     pub(super) fn random_key(&self, rng: &mut StdRng) -> Vec<String> {
         let number = rng.random_range(0..60_u32);
         match self.shape {
             Shape::Wide => {
                 let name = match number % 10 {
-                    // Too long for a row to hold it, so that it is toasted.
+                    // The value is too long to be stored in the row, so it is toasted.
                     0 => toasted(number, 2400),
                     1 => literal(&format!("\"ñ\" 🌍 {number}")),
                     _ => literal(&format!("name {number}")),
@@ -75,7 +77,7 @@ impl WorkloadTable {
                 vec![name, rng.random_range(0..2).to_string()]
             }
             Shape::Plain => vec![number.to_string()],
-            // 1.0 and 1.00 are one key to PostgreSQL, and differ in their bytes.
+            // 1.0 and 1.00 are the same key to PostgreSQL, but differ in their bytes.
             Shape::ByIndex => {
                 let zeros = "0".repeat(rng.random_range(0..3));
                 vec![format!("{number}.5{zeros}"), random_region(rng)]
@@ -85,7 +87,7 @@ impl WorkloadTable {
         }
     }
 
-    /// The columns that a statement may set besides the key, each with an expression for it.
+    /// Returns the columns other than the key that a statement may set, each with an expression.
     pub(super) fn random_values(&self, rng: &mut StdRng, value_bytes_max: u32) -> Vec<(String, String)> {
         let mut values = vec![
             ("n".to_owned(), rng.random_range(-1000..1000).to_string()),
@@ -99,7 +101,8 @@ impl WorkloadTable {
         values
     }
 
-    /// A statement that sets `n` of a row that no session touches, which all filters of tests let through (its category is `a`).
+    /// Returns a statement that sets `n` of the marked row. No session changes that row, and its
+    /// category `a` passes the filters of all tests.
     #[must_use]
     pub fn mark(&self, n: i32) -> String {
         let (columns, key) = self.mark_key();
@@ -110,7 +113,8 @@ impl WorkloadTable {
         )
     }
 
-    /// A statement that adds many rows which are seldom touched, where they are not there already: `rows` of them, with `n` and a category.
+    /// Returns a statement that adds `rows` rows with `n` and a category, unless they exist. The
+    /// sessions seldom change them.
     #[must_use]
     pub fn fill(&self, rows: u32) -> String {
         let key = match self.shape {
@@ -127,13 +131,13 @@ impl WorkloadTable {
         )
     }
 
-    /// A condition that holds for every row but the marked one.
+    /// Returns a condition that holds for every row except the marked one.
     pub(super) fn is_not_the_mark(&self) -> String {
         let (columns, key) = self.mark_key();
         format!("({columns}) <> ({key})")
     }
 
-    /// The key's columns, and the marked row's values of them.
+    /// Returns the columns of the key, and their values in the marked row.
     fn mark_key(&self) -> (String, &'static str) {
         let key = match self.shape {
             Shape::Wide => "'mark', 0",
@@ -145,7 +149,7 @@ impl WorkloadTable {
     }
 }
 
-/// What has to be run once in an empty database.
+/// Returns the SQL that must be run once in an empty database.
 #[must_use]
 pub fn schema_sql() -> String {
     let wide = &TABLES[0];
@@ -182,20 +186,21 @@ fn random_region(rng: &mut StdRng) -> String {
     ["'x'", "'y'", "'z'"][rng.random_range(0..3)].to_owned()
 }
 
-/// A text that is mostly short, sometimes stored out of line, and now and then of the largest size.
+/// Returns a text that is usually short, sometimes stored out of line, and rarely of the largest
+/// size.
 fn large(rng: &mut StdRng, value_bytes_max: u32) -> String {
     let seed: u32 = rng.random();
     match rng.random_range(0..1000) {
         0..750 => literal(&format!("{seed:x}")),
         750..960 => toasted(seed, rng.random_range(2000..8000).min(value_bytes_max)),
         960..995 => toasted(seed, rng.random_range(8000..100_000).min(value_bytes_max)),
-        // What compresses well takes another path.
+        // Values that compress well are stored in another way.
         995..997 => format!("repeat('{seed:x}', {})", value_bytes_max / 8),
         _ => toasted(seed, value_bytes_max),
     }
 }
 
-/// An expression for a text of this many bytes that does not compress.
+/// Returns an expression for a text of this many bytes that does not compress.
 fn toasted(seed: u32, bytes: u32) -> String {
     let chunks = bytes.div_ceil(32);
     format!("(SELECT left(string_agg(md5('{seed} ' || i), ''), {bytes}) FROM generate_series(1, {chunks}) i)")

@@ -1,4 +1,4 @@
-//! Parts that are clients of ours.
+//! Parts that are clients of laredo.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tonic::transport::Endpoint;
 use super::{Answered, Begun, Reached, now_us, say, tell};
 use crate::bench::stage::TABLE;
 
-/// Between two attempts to connect to a server that is not there yet.
+/// The time between two attempts to connect to a server that is not ready yet.
 const RETRY: Duration = Duration::from_millis(5);
-/// Between two looks at a view.
+/// The time between two checks of a view.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Asks for the table until it is being sent.
+/// Requests the table until the server sends it.
 pub(super) async fn handshake(server: String) -> anyhow::Result<()> {
     loop {
         match ask(server.clone()).await {
@@ -53,7 +53,7 @@ pub(super) async fn follow(server: String, last_id: i64) -> anyhow::Result<()> {
     say(&Reached { rows: replica.view().len() as u64 })
 }
 
-/// Keeps a replica, and notes when rows appear.
+/// Keeps a replica, and records when rows appear.
 pub(super) async fn watch(server: String, orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
     let replica = Replica::builder(server, TABLE.parse()?).start()?;
     replica.ready(Duration::from_secs(60)).await?;

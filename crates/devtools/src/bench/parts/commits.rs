@@ -1,4 +1,4 @@
-//! Parts that are clients of PostgreSQL: one that commits, and one that listens.
+//! Parts that are clients of PostgreSQL: one commits, and one listens.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::{Begun, Times, now_us, say, tell};
 
-/// Sessions that commit in turn: one alone might not keep up the rate.
+/// The number of sessions that commit in turn. A single one might not keep up the rate.
 const SESSIONS: u32 = 4;
 
-/// Commits rows with the numbers 1 to `count` at a steady rate, and notes when each `COMMIT` was sent.
+/// Commits rows with the numbers 1 to `count` at a steady rate, and records when each `COMMIT` was
+/// sent.
 pub(super) async fn commit(database: &str, rows: u32, rate: u32, notify: bool) -> anyhow::Result<()> {
     let mut sessions = JoinSet::new();
     let start = Instant::now() + Duration::from_millis(100);
@@ -56,7 +57,7 @@ async fn insert(client: &Client, notify: bool) -> anyhow::Result<tokio_postgres:
     client.prepare(sql).await.context("preparing the transaction")
 }
 
-/// Listens, and notes when notifications of rows come.
+/// Listens, and records when notifications of rows arrive.
 pub(super) async fn listen(database: &str, orders: mpsc::UnboundedReceiver<String>) -> anyhow::Result<()> {
     let (client, mut connection) = tokio_postgres::connect(database, NoTls).await?;
     let (sender, noted) = mpsc::unbounded_channel();

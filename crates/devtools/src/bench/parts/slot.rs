@@ -1,4 +1,4 @@
-//! The part that reads a slot itself, and does nothing with what comes.
+//! The part that reads a slot directly and discards its contents.
 
 use anyhow::{Context, bail};
 use laredo_core::Cell;
@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use super::{Begun, now_us, say, tell};
 
-/// Reads a publication through a slot of its own, and notes when transactions of one row each are complete.
+/// Reads a publication through a slot of its own, and records when transactions of one row each are
+/// complete.
 pub(super) async fn read(
     database: &str,
     publication: &str,
@@ -21,10 +22,11 @@ pub(super) async fn read(
     let start = format!(
         "START_REPLICATION SLOT bare LOGICAL 0/0 (proto_version '1', publication_names '{publication}', binary 'true')"
     );
-    // Nothing is acknowledged: it does not last long enough for that.
+    // Nothing is acknowledged, because the slot does not exist for long enough.
     let (reader, _writer) = connection.start_replication(&start).await?;
     let (sender, noted) = mpsc::unbounded_channel();
-    // With the channel's end, which stays open until then: why reading has ended is what is told.
+    // The task returns the sender, so that the channel stays open until reading has ended. The
+    // error is then that of reading.
     let reading = tokio::spawn(async move { (note(reader, &sender).await, sender) });
     say(&Begun {})?;
     tokio::select! {

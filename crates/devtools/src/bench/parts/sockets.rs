@@ -1,4 +1,4 @@
-//! Parts that move bytes by sockets and nothing else: as fast as this machine can.
+//! Parts that only move bytes through sockets, as fast as the machine can.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,11 +11,11 @@ use anyhow::Context;
 
 use super::{Listening, Streamed, say};
 
-/// What one read may take.
+/// The size of the buffer for one read, in bytes.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Sends a file from memory to everybody who connects and asks. Each has a thread, for a thread that blocks in one large
-/// write is the least that the sender's side can cost.
+/// Sends a file from memory to every client that connects and asks for it. Each has a thread,
+/// because a blocking thread with one large write has the least cost on the sender's side.
 pub(super) async fn send(file: &Path) -> anyhow::Result<()> {
     let bytes: Arc<[u8]> = std::fs::read(file)?.into();
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -33,7 +33,7 @@ pub(super) async fn send(file: &Path) -> anyhow::Result<()> {
     .await?
 }
 
-/// Takes `bytes` from each of many connections.
+/// Reads `bytes` bytes from each of many connections.
 pub(super) async fn read(port: u16, clients: usize, bytes: u64) -> anyhow::Result<()> {
     let connect = |_| TcpStream::connect(("127.0.0.1", port)).context("connecting");
     let sockets: Vec<TcpStream> = (0..clients).map(connect).collect::<Result<_, _>>()?;

@@ -1,4 +1,4 @@
-//! Parts that take gRPC streams as bytes, without looking at what they say.
+//! Parts that read gRPC streams as bytes, without decoding them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,14 +16,16 @@ use tokio::task::JoinSet;
 use super::{Streamed, say};
 use crate::bench::stage::TABLE;
 
-/// As our own client has them.
+/// The window and frame sizes of laredo's own client.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
-/// Nothing more is to come after so long a silence; shorter than the time between heartbeats.
+/// The silence after which no more data is expected. It is shorter than the time between
+/// heartbeats.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Keeps what one client is sent up to the last change; the heartbeats behind it are not the same for all.
+/// Saves the bytes that one client receives up to the last change. The heartbeats afterwards are
+/// not the same for all clients.
 pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut body = open(connect(port).await?, port, position).await?;
@@ -39,7 +41,7 @@ pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Re
     say(&Streamed { bytes: stream.len() as u64, seconds: began.elapsed().as_secs_f64() })
 }
 
-/// Where the last batch of a stream ends.
+/// Returns the end of the last batch in a stream.
 fn end_of_changes(stream: &[u8]) -> anyhow::Result<usize> {
     let (mut at, mut end) = (0, None);
     while let Some(length) = frame::length(&stream[at..]) {
@@ -53,7 +55,7 @@ fn end_of_changes(stream: &[u8]) -> anyhow::Result<usize> {
     end.context("the stream has no changes")
 }
 
-/// A client that starts anew would be sent something else.
+/// Checks that the stream resumes. A client without a position would receive other bytes.
 fn check_handshake(bytes: &[u8]) -> anyhow::Result<()> {
     let length = frame::length(bytes).context("the stream has no first message")?;
     let message = bytes.get(frame::PREFIX_LENGTH..frame::PREFIX_LENGTH + length);
@@ -63,7 +65,7 @@ fn check_handshake(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Many clients at once; each has its own connection.
+/// Reads the streams of many clients at once. Each client has its own connection.
 pub(super) async fn read(port: u16, position: &str, clients: usize, bytes: u64) -> anyhow::Result<()> {
     let mut connections = Vec::new();
     for _ in 0..clients {
@@ -99,12 +101,12 @@ async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
     builder.initial_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder.max_frame_size(FRAME_BYTES_MAX);
     let (sender, connection) = builder.handshake(socket).await?;
-    // When it breaks, its stream says so.
+    // When the connection breaks, its stream returns the error.
     tokio::spawn(connection);
     Ok(sender.ready().await?)
 }
 
-/// Asks for everything after a position.
+/// Requests everything after a position.
 async fn open(mut connection: SendRequest<Bytes>, port: u16, position: &str) -> anyhow::Result<h2::RecvStream> {
     let table: TableName = TABLE.parse()?;
     let ask = SyncRequest {
