@@ -196,7 +196,7 @@ fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), St
         return Ok(());
     }
     let what = format!(
-        "the journal file that begins at entry {begun_at} is missing, and there is none behind it: restore the folder as          a whole, or not at all"
+        "the journal file that begins at entry {begun_at} is missing, and there is none behind it: restore the folder as a whole, or not at all"
     );
     Err(StoreError::damaged(base, 0, what))
 }

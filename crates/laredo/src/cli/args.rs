@@ -15,7 +15,8 @@ const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n
                                  a client did not answer\n  \
                                  2  the table could not be verified, told on standard error";
 
-/// Look into laredo, and tell it what to do: live changes of a table, how a server and its clients are doing, draining and reloading.
+/// Look into laredo, and give it orders: live changes of a table, the state of a server and its
+/// clients, draining and reloading.
 #[derive(Debug, Parser)]
 #[command(name = "laredo", version, after_help = EXIT_CODES)]
 pub(super) struct Args {
@@ -27,8 +28,9 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Print a table's changes as they happen, one line each.
     ///
-    /// On a terminal a line is for people; otherwise it is JSON: {"action", "position", "committed_at", "key", "old", "new"}.
-    /// It keeps a copy of the rows that pass the filters in memory, to tell the old row of each change.
+    /// On a terminal a line is for people; otherwise it is JSON: {"action", "position",
+    /// "committed_at", "key", "old", "new"}. It keeps a copy of the rows that pass the filters in
+    /// memory, to tell the old row of each change.
     #[command(after_help = EXIT_CODES)]
     Tail(TailArgs),
     /// Tell whether a server is ready, and what each of its tables is doing.
@@ -39,25 +41,28 @@ pub(super) enum Command {
     Fanout(FanoutCommand),
     /// Ask the clients of a table, or of all tables, to go to another server.
     ///
-    /// No new ones are taken before the server is restarted. When all tables are drained, the server is no longer ready.
+    /// No new ones are taken before the server is restarted. When all tables are drained, the
+    /// server is no longer ready.
     #[command(after_help = EXIT_CODES)]
     Drain(DrainArgs),
-    /// Copy a table, or all tables, from the database anew. Clients are sent what differs.
+    /// Copy a table, or all tables, from the database again. Clients are sent what differs.
     #[command(after_help = EXIT_CODES)]
     Reload(ReloadArgs),
-    /// Compare a table with the database, row by row, as both are at one moment. The server goes on serving it.
+    /// Compare a table with the database, row by row, as both are at one moment. The server
+    /// continues to serve it.
     ///
-    /// Rows that differ are printed, and the table is copied again, so that clients are sent what differs.
+    /// Rows that differ are printed, and the table is copied again, so that clients are sent what
+    /// differs.
     #[command(after_help = VERIFY_EXIT_CODES)]
     Verify(VerifyArgs),
-    /// Drop a source's slot and make it again, then copy all its tables from the database anew. Clients keep what they have, and are sent
-    /// what differs.
+    /// Drop a source's slot and make it again, then copy all its tables from the database again.
+    /// Clients keep what they have, and are sent what differs.
     #[command(after_help = EXIT_CODES)]
     ResetSource(ResetSourceArgs),
     /// Stop following a source, or all of them, until `resume`. PostgreSQL keeps its WAL meanwhile.
     #[command(after_help = EXIT_CODES)]
     Pause(SourceArgs),
-    /// Go on following a source, or all of them, after `pause`.
+    /// Follow a source again, or all of them, after `pause`.
     #[command(after_help = EXIT_CODES)]
     Resume(SourceArgs),
     /// Tell how far a source, or each of them, is.
@@ -78,14 +83,16 @@ pub(super) enum Command {
     /// Look into an archive that laredo-snapshotter has written, and rebuild the table from it.
     #[command(subcommand, after_help = EXIT_CODES)]
     Archive(ArchiveCommand),
-    /// Create or drop the event trigger that writes changes of definitions into the stream, for `ddl.watch = trigger`.
+    /// Create or drop the event trigger that writes changes of definitions into the stream, for
+    /// `ddl.watch = trigger`.
     #[command(subcommand, after_help = EXIT_CODES)]
     Ddl(DdlCommand),
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DdlCommand {
-    /// Create the event trigger. PostgreSQL lets only a superuser do this, or the role that a provider has for it.
+    /// Create the event trigger. PostgreSQL lets only a superuser do this, or the role that a
+    /// provider has for it.
     #[command(after_help = EXIT_CODES)]
     Install(DdlArgs),
     /// Drop the event trigger. A server then reads the catalogue every 10 s.
@@ -110,7 +117,7 @@ pub(super) struct OamArgs {
     pub(super) oam: String,
     #[command(flatten)]
     pub(super) tls: TlsArgs,
-    /// How long to wait for an answer.
+    /// The time to wait for an answer.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(super) timeout: Duration,
     /// Print JSON.
@@ -174,7 +181,8 @@ pub(super) struct ResetSourceArgs {
     /// Yes, really. The server refuses without it, and says what it would do.
     #[arg(long)]
     pub(super) confirm: bool,
-    /// Make the publication anew, too, with this source's tables alone: if others read it, their tables go.
+    /// Make the publication again, too, with this source's tables alone: if others read it, their
+    /// tables go.
     #[arg(long)]
     pub(super) drop_publication: bool,
     #[command(flatten)]
@@ -227,12 +235,13 @@ pub(super) enum SnapshotCommand {
     /// Read a whole snapshot, and print what it is if every byte is what was written.
     #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
     Inspect(SnapshotIdArgs),
-    /// Serve the rows of a snapshot, as old as they are, until the first copy of the table is complete.
+    /// Serve the rows of a snapshot, as old as they are, until the first copy of the table is
+    /// complete.
     ///
-    /// A table that is served already is never sent back in time; `reload` copies it anew.
+    /// A table that is served already is never sent back in time; `reload` copies it again.
     #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
     Restore(SnapshotRestoreArgs),
-    /// Remove a snapshot. The newest of a table is not removed: a restart goes on from it.
+    /// Remove a snapshot. The newest of a table is not removed: a restart continues from it.
     Delete(SnapshotIdArgs),
     /// Remove all but the newest snapshots.
     Prune(SnapshotPruneArgs),
@@ -288,7 +297,7 @@ pub(super) struct SnapshotRestoreArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SnapshotPruneArgs {
-    /// How many stay, of each table.
+    /// The number of snapshots that stay, of each table.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) keep: i32,
     /// Only of this table.
@@ -308,7 +317,8 @@ pub(super) enum FanoutCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TailArgs {
-    /// The table, as the database spells it: case counts. A schema with a dot in its name is written in double quotes.
+    /// The table, as the database spells it: case counts. A schema with a dot in its name is
+    /// written in double quotes.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]
@@ -332,7 +342,7 @@ pub(super) struct StatusArgs {
     /// The server's health endpoint; its path is /health/ready unless another one is given.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
     pub(super) health: String,
-    /// How long to wait for an answer.
+    /// The time to wait for an answer.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(super) timeout: Duration,
     /// Print the server's answer as JSON.
@@ -342,7 +352,8 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FanoutArgs {
-    /// The table, as the database spells it: case counts. A schema with a dot in its name is written in double quotes.
+    /// The table, as the database spells it: case counts. A schema with a dot in its name is
+    /// written in double quotes.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]
@@ -359,7 +370,7 @@ pub(super) struct ServerArgs {
     pub(super) server: String,
     #[command(flatten)]
     pub(super) tls: TlsArgs,
-    /// How long to wait for the first connection.
+    /// The time to wait for the first connection.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(super) timeout: Duration,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::Loader;
 
-/// Where the configuration is.
+/// The place of the configuration.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArguments {
     /// The configuration file (HOCON).
@@ -26,14 +26,15 @@ pub(crate) struct ConfigArguments {
     pub(super) check: bool,
 }
 
-/// What may be done besides running.
+/// Commands other than running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Check the configuration and exit, as `--check` does.
     Validate,
     /// Print the effective configuration, secrets masked.
     Config,
-    /// Ask the one that runs on this machine with the same configuration whether it is ready: exit code 0 if it is.
+    /// Ask the one that runs on this machine with the same configuration whether it is ready: exit
+    /// code 0 if it is.
     Healthcheck,
     /// Print the version.
     Version,

@@ -22,12 +22,13 @@ pub struct Arguments {
     /// The log level, over `observability.logging.level`.
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log_level: Option<String>,
-    /// How long clients that are connected are served on after SIGTERM, such as `15s`. Meanwhile the server is not ready, and
-    /// new clients are sent elsewhere.
+    /// The time for which connected clients are still served after SIGTERM, such as `15s`.
+    /// Meanwhile the server is not ready, and new clients are sent elsewhere.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) drain_grace: Duration,
-    /// End with exit code 2 at start where a source or a table would be refused, and wait for the others before the ports answer:
-    /// for a deploy pipeline. Without it, such a source is tried again while the others are served.
+    /// End with exit code 2 at start where a source or a table would be refused, and wait for the
+    /// others before the ports answer: for a deploy pipeline. Without it, such a source is tried
+    /// again while the others are served.
     #[arg(long)]
     pub(super) strict: bool,
     #[command(subcommand)]

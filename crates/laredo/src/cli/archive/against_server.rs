@@ -18,7 +18,8 @@ use crate::snapshot::feed::wire_mark;
 /// An archive that is compared with a server.
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct CompareArgs {
-    /// Compare an archive of the table with the server's rows, too: a folder, or s3://BUCKET/PREFIX.
+    /// Compare an archive of the table with the server's rows, too: a folder, or
+    /// s3://BUCKET/PREFIX.
     #[arg(long, value_name = "ARCHIVE")]
     pub(in super::super) archive: Option<Place>,
     /// The server's fan-out address, for --archive.

@@ -13,7 +13,8 @@ use super::place::Place;
 pub(in super::super) enum ArchiveCommand {
     /// Print the artifacts of an archive, and the states that it rebuilds.
     Ls(LsArgs),
-    /// Read every object to its end, and compare it with what the manifest says of it. Exit code 2 if anything is wrong.
+    /// Read every object to its end, and compare it with what the manifest says of it. Exit code 2
+    /// if anything is wrong.
     Verify(LsArgs),
     /// Print the rows of a snapshot, or the changes of a diff, as lines of JSON.
     Cat(CatArgs),
@@ -23,7 +24,8 @@ pub(in super::super) enum ArchiveCommand {
     ///
     /// Nothing is written before every object was read and checked.
     Reconstruct(ReconstructArgs),
-    /// Write a table of a database to an archive, once, without a server. Exactly as it is at a position of its WAL.
+    /// Write a table of a database to an archive, once, without a server. Exactly as it is at a
+    /// position of its WAL.
     Export(ExportArgs),
 }
 
@@ -47,7 +49,8 @@ pub(super) struct PlaceArgs {
     pub(super) store: StoreArgs,
 }
 
-/// What an S3 archive needs to be reached. Credentials come from the environment, as the AWS command line takes them.
+/// The access to an S3 archive. Credentials come from the environment, as the AWS command line
+/// takes them.
 #[derive(Debug, clap::Args)]
 pub(super) struct StoreArgs {
     /// The bucket's region, unless the environment says it.
@@ -83,8 +86,9 @@ pub(in super::super) struct CatArgs {
 pub(in super::super) struct DiffArgs {
     #[command(flatten)]
     pub(super) archive: ReadArgs,
-    /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. With `N:` before it (`2:0/19F000`) it
-    /// is a state of history N, as `ls` numbers them.
+    /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or
+    /// `latest`. With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers
+    /// them.
     #[arg(value_name = "A", value_parser = state)]
     pub(super) before: StateArg,
     /// The state after.
@@ -99,15 +103,16 @@ pub(in super::super) struct DiffArgs {
 pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) archive: ReadArgs,
-    /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`. Where it is no boundary, the newest one
-    /// before it is taken, and said. With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the
-    /// newest history.
+    /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
+    /// Where it is no boundary, the newest one before it is taken, and said. With `N:` before it
+    /// (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the newest
+    /// history.
     #[arg(long, value_name = "[N:]LSN|TIME|latest", default_value = "latest", value_parser = state)]
     pub(super) at: StateArg,
     /// Only a boundary will do: a position that is none is an error.
     #[arg(long)]
     pub(super) exact: bool,
-    /// How the rows are written.
+    /// The format of the rows.
     #[arg(long, value_enum, default_value = "jsonl", conflicts_with = "postgres")]
     pub(super) format: RowFormat,
     /// The file to write, which is there whole or not at all; standard output unless it is given.
@@ -131,10 +136,10 @@ pub(in super::super) struct ReconstructArgs {
     pub(super) allow_cascade: bool,
 }
 
-/// How rows are written.
+/// The format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum RowFormat {
-    /// One JSON object a line, as in the archive.
+    /// A JSON object on each line, as in the archive.
     Jsonl,
     /// With a heading; NULL is nothing, an empty text is "", arrays and objects are JSON.
     Csv,

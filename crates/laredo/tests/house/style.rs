@@ -1,0 +1,101 @@
+//! The style of comments and documents, as far as a program can check it. CONTRIBUTING.md has the
+//! rules.
+
+use regex::Regex;
+
+use crate::{files, read};
+
+/// The maximum width of comments and paragraphs, in columns.
+const WIDTH_MAX: usize = 100;
+
+/// Words that no doc comment begins with: its first sentence names its subject.
+const FIRST_WORDS: &[&str] = &[
+    "What", "How", "Whether", "Where", "It", "Its", "One", "Of", "As", "Who", "Whoever", "Nobody", "Somebody",
+    "Nothing",
+];
+
+/// Words and phrases that have a more usual one.
+const UNUSUAL: &str =
+    r"(?i)\b(nobody|somebody|anybody|whoever|anew|told|tells|of no use|goes on|go on|stands for|beside)\b";
+
+/// A line of a comment or of a document.
+struct Line<'t> {
+    number: usize,
+    whole: &'t str,
+    /// The text without markers and code.
+    text: String,
+    /// True for the first line of a doc comment.
+    is_summary: bool,
+}
+
+impl Line<'_> {
+    fn is_plain(&self, unusual: &Regex) -> bool {
+        let first = self.text.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty());
+        let begins_well = !self.is_summary || first.is_none_or(|first| !FIRST_WORDS.contains(&first));
+        // The rows of a table cannot be wrapped.
+        let fits = self.whole.chars().count() <= WIDTH_MAX || self.whole.starts_with('|');
+        begins_well && fits && !unusual.is_match(&self.text)
+    }
+}
+
+#[test]
+fn comments_and_documents_are_plain() {
+    let unusual = Regex::new(UNUSUAL).unwrap();
+    let mut wrong = Vec::new();
+    for path in files() {
+        let Some(text) = read(&path) else { continue };
+        let lines = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("rs") => comments(&text),
+            // A decision is a record of its time.
+            Some("md") if !path.starts_with("docs/adr") => paragraphs(&text),
+            _ => continue,
+        };
+        let wrong_ones = lines.iter().filter(|line| !line.is_plain(&unusual));
+        wrong.extend(wrong_ones.map(|line| format!("{}:{}: {}", path.display(), line.number, line.whole.trim())));
+    }
+    assert!(wrong.is_empty(), "{} lines are not in the style of CONTRIBUTING.md:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_not_plain_is_found() {
+    let unusual = Regex::new(UNUSUAL).unwrap();
+    let wrong = |lines: Vec<Line<'_>>| {
+        lines.iter().filter(|line| !line.is_plain(&unusual)).map(|line| line.number).collect::<Vec<_>>()
+    };
+    let code = "/// Whether it is.\n/// Where it goes on.\n/// It may.\nlet told = \"anew\";\n// It is plain.\n//! Its name.\n";
+    assert_eq!(wrong(comments(code)), [1, 2, 6]);
+    let wide = "x".repeat(WIDTH_MAX + 1);
+    let document = format!("It is plain.\n{wide}\n|{wide}\n`nobody` nobody\n```\nnobody\n```\nNobody.\n");
+    assert_eq!(wrong(paragraphs(&document)), [2, 4, 8]);
+}
+
+/// Returns the lines of a source file that are comments.
+fn comments(source: &str) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    let mut before = "";
+    for (index, whole) in source.lines().enumerate() {
+        let comment = whole.trim_start();
+        let marker = ["///", "//!", "//"].into_iter().find(|marker| comment.starts_with(marker)).unwrap_or_default();
+        if !marker.is_empty() {
+            let (text, is_summary) = (comment[marker.len()..].to_owned(), marker.len() == 3 && before != marker);
+            lines.push(Line { number: index + 1, whole, text, is_summary });
+        }
+        before = marker;
+    }
+    lines
+}
+
+/// Returns the lines of a Markdown document that are not code.
+fn paragraphs(document: &str) -> Vec<Line<'_>> {
+    let (mut lines, mut is_code) = (Vec::new(), false);
+    for (index, whole) in document.lines().enumerate() {
+        let is_fence = whole.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        if !is_code && !is_fence {
+            // The odd pieces are between backticks.
+            let text = whole.split('`').step_by(2).collect();
+            lines.push(Line { number: index + 1, whole, text, is_summary: false });
+        }
+    }
+    lines
+}
