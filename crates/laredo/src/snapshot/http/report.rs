@@ -166,10 +166,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_threshold_that_is_set_is_told_with_how_near_it_is() {
+    fn thresholds_are_reported_with_their_progress() {
         let set = Thresholds { max_diff_bytes: Some(100), max_churn_fraction: Some(0.5), ..Thresholds::default() };
-        let progress = Progress { diff_bytes: 30, churn_records: 10, base_rows: 40, ..Progress::default() };
-        let expected = json!({ "max_diff_bytes": { "is_at": 30, "limit": 100 }, "max_churn_fraction": { "is_at": 0.25, "limit": 0.5 } });
+        let progress = Progress { diff_bytes: 30, churn_records: 10, base_rows: 40, diffs: 7, ..Progress::default() };
+        let expected = json!({
+            "max_diff_bytes": { "is_at": 30, "limit": 100 },
+            "max_diffs": { "is_at": 7, "limit": 128 },
+            "max_churn_fraction": { "is_at": 0.25, "limit": 0.5 },
+        });
         assert_eq!(thresholds(&set, &progress), expected);
     }
 }
