@@ -282,7 +282,7 @@ fn the_glossary_is_sorted_and_names_types_that_exist() {
     let path = Regex::new(r"`(\w+)(?:::\w+)*::(\w+)`").unwrap();
     for row in &rows[1..] {
         let found = path.captures(row[3]).unwrap_or_else(|| panic!("{} has no type", row[1]));
-        let declared = Regex::new(&format!(r"(?m)^pub(\(crate\))? (struct|enum|trait) {}\b", &found[2])).unwrap();
+        let declared = Regex::new(&format!(r"(?m)^pub(\(crate\))? (struct|enum|trait|type) {}\b", &found[2])).unwrap();
         let folder = format!("crates/{}/src", &found[1]);
         let is_there =
             |(text, path): &(String, PathBuf)| path.to_string_lossy().contains(&folder) && declared.is_match(text);
