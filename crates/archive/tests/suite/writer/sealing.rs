@@ -107,7 +107,8 @@ async fn a_long_chain_is_sealed_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
     let mut history = History::new();
-    let long = Options { manifest_epochs: 8, ..options("w") };
+    let thresholds = Thresholds { max_diffs: Some(1000), ..Thresholds::default() };
+    let long = Options { manifest_epochs: 8, thresholds, ..options("w") };
     let writer = begin(long, vec![place.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     for number in 0..130 {
