@@ -9,7 +9,7 @@ use std::time::Duration;
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{InstanceId, Journal, Resolution, ResumeRequest};
 use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
-use laredo_testkit::{SimChange, SimDatabase, SmallDisk, sim_table};
+use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use tokio::sync::oneshot;
 
 use crate::reader::{Reader, reached};
@@ -196,40 +196,32 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
     }
 }
 
-/// The disk has room for one journal, not for two, and readers keep the files of the old one open.
+/// Readers would wait for a journal that has no writer, and keep its removed files open.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_of_another_history_makes_room_for_the_new_one() {
+async fn a_journal_of_another_history_ends_also_where_the_new_one_cannot_begin() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), "20m").unwrap() else { return };
     let database = SimDatabase::new(1);
-    let common = commit(&database, 1, &noise(8 << 20));
-    let running = Running::start(&database, table(Keeps::Journal, disk.path(), 1)).await;
+    let common = commit(&database, 1, "in both");
+    let running = Running::start(&database, table(Keeps::Journal, folder.path(), 1)).await;
     let before = running.reached(common).await;
-    let mut lost = common;
-    for id in 2..8 {
-        lost = commit(&database, id, &noise(1 << 20));
-        running.kept(Keeps::Journal, lost).await;
-    }
-    let reader = tokio::spawn(async move { before.closed().await });
-
+    let lost = commit(&database, 2, "lost");
+    running.kept(Keeps::Journal, lost).await;
+    database.hold_copies();
     database.put_back(common);
     running.forked().await;
     while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
+    // The new journal begins with a manifest, whose place is taken.
+    let manifest = folder.path().join("journal/manifest.json");
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::create_dir(&manifest).unwrap();
+    database.release_copies();
+    tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
+
+    std::fs::remove_dir(&manifest).unwrap();
     let new = database.end();
     running.kept(Keeps::Journal, new).await;
-    tokio::time::timeout(PATIENCE, reader).await.expect("readers of the old journal are ended").unwrap();
     assert_eq!(Reader::from_base(&running.reached(new).await).rows(), database.rows_at(0, new));
     running.end().await;
-}
-
-/// Returns text that hardly compresses.
-fn noise(length: usize) -> String {
-    let mut state = 1_u64;
-    let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b' ' + (state >> 58) as u8)
-    };
-    (0..length).map(next).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
