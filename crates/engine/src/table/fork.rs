@@ -136,17 +136,11 @@ impl Table {
             store.forget_failure();
         }
         let before = self.journal.borrow().clone();
-        let begun = self.begin_journal(done, definition, None);
-        if begun.is_err() {
-            // The old journal's readers keep its removed files open, and with them the space that
-            // the next attempt may need.
-            self.journal.send_replace(None);
-        }
+        self.live = Some(self.begin_journal(done, definition, None)?);
+        self.is_forked = false;
         if let Some(before) = before {
             before.close();
         }
-        self.live = Some(begun?);
-        self.is_forked = false;
         Ok(())
     }
 }

@@ -196,34 +196,6 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
     }
 }
 
-/// Readers would wait for a journal that has no writer, and keep its removed files open.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_journal_of_another_history_ends_also_where_the_new_one_cannot_begin() {
-    let folder = tempfile::tempdir().unwrap();
-    let database = SimDatabase::new(1);
-    let common = commit(&database, 1, "in both");
-    let running = Running::start(&database, table(Keeps::Journal, folder.path(), 1)).await;
-    let before = running.reached(common).await;
-    let lost = commit(&database, 2, "lost");
-    running.kept(Keeps::Journal, lost).await;
-    database.hold_copies();
-    database.put_back(common);
-    running.forked().await;
-    while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
-    // The new journal begins with a manifest, whose place is taken.
-    let manifest = folder.path().join("journal/manifest.json");
-    std::fs::remove_file(&manifest).unwrap();
-    std::fs::create_dir(&manifest).unwrap();
-    database.release_copies();
-    tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
-
-    std::fs::remove_dir(&manifest).unwrap();
-    let new = database.end();
-    running.kept(Keeps::Journal, new).await;
-    assert_eq!(Reader::from_base(&running.reached(new).await).rows(), database.rows_at(0, new));
-    running.end().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it_has_come_since() {
     for keeps in [Keeps::Journal, Keeps::Snapshots] {
