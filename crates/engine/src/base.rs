@@ -38,7 +38,8 @@ pub struct Base {
     schema: Arc<Schema>,
     rows: u64,
     bytes: u64,
-    file: File,
+    /// `None` once the journal has let go of its rows.
+    file: Option<File>,
     /// The path and checksums of the file, if it has a name.
     kept: Option<KeptAs>,
 }
@@ -138,11 +139,22 @@ impl Base {
     /// Reads bytes. Verifies their checksum if the file has checksums.
     fn read_range(&self, at: u64, length: usize) -> io::Result<Bytes> {
         if let Some(kept) = &self.kept {
-            return kept.read(&self.file, self.bytes, at, length);
+            return kept.read(self.file()?, self.bytes, at, length);
         }
         let mut bytes = BytesMut::zeroed(length);
-        self.file.read_exact_at(&mut bytes, at)?;
+        self.file()?.read_exact_at(&mut bytes, at)?;
         Ok(bytes.freeze())
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the base's journal is closed"))
+    }
+
+    /// Returns a base at the same position whose rows cannot be read. It holds no file.
+    pub(crate) fn without_rows(&self) -> Base {
+        let Base { sequence, position, committed_at, mark, checksum, rows, bytes, .. } = *self;
+        let (schema, file, kept) = (self.schema.clone(), None, None);
+        Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept }
     }
 
     /// Reads one whole frame at `at`, without decoding its entries. Returns no bytes at the end.
@@ -154,7 +166,7 @@ impl Base {
         if at >= self.bytes {
             return Ok(Bytes::new());
         }
-        self.file.read_exact_at(&mut prefix, at)?;
+        self.file()?.read_exact_at(&mut prefix, at)?;
         let length = prefix.len() + laredo_proto::frame::length(&prefix).unwrap_or(0);
         let left = usize::try_from(self.bytes - at).unwrap_or(usize::MAX);
         self.read_range(at, length.min(left))
@@ -241,6 +253,7 @@ impl BaseWriter {
         let Head { sequence, position, committed_at, mark, checksum } = head;
         let BaseWriter { target, rows, bytes, .. } = self;
         let (file, kept) = target.finish(head, &schema, rows, bytes)?;
+        let file = Some(file);
         Ok(Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept })
     }
 

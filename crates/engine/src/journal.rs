@@ -427,9 +427,19 @@ impl Journal {
         self.shared.parted.load(Ordering::Acquire)
     }
 
-    /// Notifies readers that another journal has replaced this one.
+    /// Notifies readers that another journal has replaced this one, and lets go of the contents. A
+    /// reader that is not polled would keep them, and the room of their removed files, until its
+    /// connection ends.
     pub(crate) fn close(&self) {
         self.shared.closed.send_replace(true);
+        let mut inner = self.shared.inner.write();
+        inner.forget_all(self.head());
+    }
+
+    /// Returns true if another journal has replaced this one.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
     }
 
     /// Waits until another journal has replaced this one.

@@ -101,8 +101,10 @@ impl Session {
     async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
         tokio::select! {
-            ended = self.serve_from(journal.clone(), slot) => ended,
+            // First, because a closed journal has nothing to serve from.
+            biased;
             () = journal.closed() => Err(refusal::forked()),
+            ended = self.serve_from(journal.clone(), slot) => ended,
         }
     }
 

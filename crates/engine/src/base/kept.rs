@@ -198,7 +198,7 @@ impl Base {
             schema: Arc::new(schema.map_err(|error| damaged(frames, &error.to_string()))?),
             rows: footer.rows,
             bytes: footer.bytes,
-            file,
+            file: Some(file),
             kept: Some(KeptAs { path: path.to_owned(), checksums: std::mem::take(&mut footer.checksums) }),
         };
         Ok((base, footer))

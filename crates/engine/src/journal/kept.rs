@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::gaps::Gaps;
 use super::segment::{Data, SEGMENT_BYTES, Segment};
-use super::{Boundary, Inner, JournalOptions, Oversized};
+use super::{Boundary, Head, Inner, JournalOptions, Oversized};
 
 impl Inner {
     /// Adds a segment, visible or not. Returns the number of bytes in memory.
@@ -157,6 +157,15 @@ impl Inner {
     /// together.
     fn oldest_group(&self) -> Option<usize> {
         self.segments.iter().position(|s| s.ends)
+    }
+
+    /// Removes all contents, also those that readers have not taken. `head` is the last visible
+    /// state.
+    pub(super) fn forget_all(&mut self, head: Head) {
+        self.segments.clear();
+        (self.bytes, self.memory_bytes, self.covered_bytes, self.unjoined_bytes) = (0, 0, 0, 0);
+        self.pruned = Boundary { sequence: head.sequence, position: head.position };
+        self.base = Arc::new(self.base.without_rows());
     }
 
     fn forget_oldest(&mut self, count: usize) {

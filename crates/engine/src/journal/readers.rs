@@ -262,6 +262,12 @@ impl Reader {
         self.id
     }
 
+    /// Returns true if another journal has replaced the one that is read.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.journal.is_closed()
+    }
+
     /// Notes that the reader has taken everything up to `sequence`. `live` is true once the reader
     /// has been at the head.
     pub fn moved(&self, sequence: Sequence, live: bool) {

@@ -87,6 +87,9 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
             _ = &mut ended => return,
             () = journal.base_requested() => {}
         }
+        if journal.is_closed() {
+            return;
+        }
         journal.begin_round();
         if !is_base_due(&journal) && journal.has_fresh_base() {
             journal.answer_requests(None);

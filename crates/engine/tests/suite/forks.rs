@@ -2,7 +2,7 @@
 //! runs. Every copy ends with the rows of the new history, and no client moves from the old history
 //! into the new one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,6 +192,61 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
         reached(&after, end).await;
         tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
         assert_eq!(after.base().position(), end, "{keeps:?}");
+        running.end().await;
+    }
+}
+
+/// Returns the total size of the removed files in a folder that this process has open.
+fn removed_bytes(folder: &Path) -> u64 {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().map(|file| file.unwrap().path());
+    let is_removed = |file: &PathBuf| {
+        let target = std::fs::read_link(file).unwrap_or_default();
+        target.starts_with(folder) && target.to_string_lossy().ends_with(" (deleted)")
+    };
+    open.filter(is_removed).filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum()
+}
+
+/// A reader that takes nothing must not keep the disk full: the files of the journal that it reads
+/// were removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_keeps_no_room_of_the_journal_before_a_fork() {
+    const ROW_BYTES: usize = 1 << 20;
+    const ROWS: usize = 16;
+    for keeps in ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SimDatabase::new(1);
+        let common = commit(&database, 1, "in both");
+        let mut options = table(keeps, folder.path(), 1);
+        options.journal.folder = folder.path().to_owned();
+        options.journal.memory_bytes_max = 1;
+        let running = Running::start(&database, options).await;
+        let before = running.reached(common).await;
+        let mut cursor = before.cursor(before.head().sequence);
+        for id in 0..i64::try_from(ROWS).unwrap() {
+            commit(&database, 100 + id, &"lost".repeat(ROW_BYTES / 4));
+        }
+        running.kept(keeps, database.end()).await;
+        reached(&before, database.end()).await;
+        assert!(cursor.clone().next_piece().unwrap().is_some(), "{keeps:?}: a reader can go on before the fork");
+        assert!(before.info().memory_bytes < before.info().bytes / 2, "{keeps:?}: files have it");
+
+        database.put_back(common);
+        running.forked().await;
+        while database.end() <= before.head().position {
+            commit(&database, database.end().0.cast_signed(), "new");
+        }
+        running.reached(database.end()).await;
+        before.closed().await;
+        let gone = async || {
+            while removed_bytes(folder.path()) >= ROW_BYTES as u64 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let gone = tokio::time::timeout(PATIENCE, gone()).await;
+        assert!(gone.is_ok(), "{keeps:?}: {} bytes of removed files are open", removed_bytes(folder.path()));
+        assert_eq!((before.info().bytes, before.info().memory_bytes), (0, 0), "{keeps:?}");
+        cursor.next_piece().expect_err("the journal is gone");
+        assert!(before.base().read(0).is_err(), "{keeps:?}: the base is gone");
         running.end().await;
     }
 }

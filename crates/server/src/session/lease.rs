@@ -50,6 +50,8 @@ enum Cut {
     Stalled,
     /// The journal was kept for the client, far beyond its limits.
     Costly,
+    /// Another journal has replaced the one that the client reads.
+    Abandoned,
 }
 
 impl Lease {
@@ -149,11 +151,12 @@ impl Lease {
             Some(Cut::Behind) => Err(refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy)),
             Some(Cut::Stalled) => Err(refusal::stalled(stalled)),
             Some(Cut::Costly) => Err(refusal::costly()),
+            Some(Cut::Abandoned) => Err(refusal::forked()),
         }
     }
 
-    /// Releases the resources of a client that is too far behind, or that reads nothing of its
-    /// snapshot. Returns true if the client still holds resources.
+    /// Releases the resources of a client that is too far behind, that reads nothing of its
+    /// snapshot, or whose journal was replaced. Returns true if the client still holds resources.
     pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
         let (mut unused, mut held) = (None, self.held.lock());
         if now.saturating_duration_since(held.progressed_at) > UNUSED {
@@ -163,7 +166,9 @@ impl Lease {
         drop(unused);
         let cut = {
             let held = self.held.lock();
-            if held.reader.as_ref().is_some_and(Reader::is_cut) {
+            if held.reader.as_ref().is_some_and(Reader::is_abandoned) {
+                Cut::Abandoned
+            } else if held.reader.as_ref().is_some_and(Reader::is_cut) {
                 Cut::Behind
             } else if held.pin.is_some() && now.saturating_duration_since(held.progressed_at) > stalled {
                 Cut::Stalled

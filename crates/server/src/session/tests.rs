@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, TableState};
+use laredo_core::{CommitTime, Lsn, TableState};
 use laredo_engine::journal::{Journal, JournalOptions, ReaderState};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
@@ -258,6 +258,35 @@ async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
     assert!(quiet.table().take_seat().is_ok());
     assert_eq!(end_of(&mut stream).await.code(), Code::ResourceExhausted);
     assert_eq!(quiet.table().clients(), 0, "and leaves it once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_a_replaced_journal_keeps_nothing_though_nobody_polls_it() {
+    for encoding in [RowEncoding::Struct, RowEncoding::PostgresBinary] {
+        let quiet = Quiet::new().await;
+        quiet.rows(0..3).await;
+        let mut in_snapshot = quiet.stream(encoding);
+        pull(&mut in_snapshot).await;
+        let mut following = live(&quiet).await;
+        assert_eq!(quiet.table().clients(), 2);
+        let before = quiet.journal();
+        quiet.database.put_back(Lsn(before.head().position.0 - 1));
+        while quiet.database.end() <= before.head().position {
+            quiet.database.commit(0, vec![SimChange::Insert(9, String::new())]);
+        }
+        before.closed().await;
+        eventually(|| {
+            quiet.shared.sweep(Instant::now());
+            quiet.table().clients() == 0
+        })
+        .await;
+        assert!(before.readers().is_empty(), "{encoding:?}");
+        for stream in [&mut in_snapshot, &mut following] {
+            let status = end_of(stream).await;
+            assert_eq!(status.code(), Code::Unavailable, "{encoding:?}: {status}");
+            assert!(status.message().contains("history has forked"), "{encoding:?}: {status}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
