@@ -181,7 +181,7 @@ impl<S: Source> Engine<S> {
                     commits: Arc::default(),
                     journal: journals,
                     commands: Arc::new(RwLock::new(mpsc::channel(1).0)),
-                    snapshots: Arc::default(),
+                    snapshots: watch::Sender::default(),
                     index: TableIndex(index),
                     looks: source.looks(),
                     history: history.clone(),
@@ -218,10 +218,15 @@ impl<S: Source> Engine<S> {
     /// Begins the first run, so that [`Engine::run`] does not have to.
     ///
     /// # Errors
-    /// The errors of [`Engine::prepare`].
+    /// The errors of [`Engine::prepare`]. A table whose folders cannot be opened is one of them,
+    /// although [`Engine::run`] would stop only that table.
     pub async fn prepared(mut self) -> Result<Engine<S>, SourceError> {
         self.prepared = Some(self.core.begin().await?);
-        Ok(self)
+        let tables = self.core.handle.tables.iter();
+        let stopped =
+            tables.filter_map(|table| Some(format!("table {}: {}", table.name, table.status().phase.error()?)));
+        let problems: Vec<String> = stopped.collect();
+        if problems.is_empty() { Ok(self) } else { Err(SourceError::Definite(problems)) }
     }
 
     /// Returns a handle to the engine.

@@ -218,7 +218,7 @@ pub struct TableHandle {
     /// The channel to the table's task. It is closed while the source is not followed.
     pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
     /// The table's snapshots, once its folder is open.
-    pub(crate) snapshots: Arc<RwLock<Option<Arc<Snapshots>>>>,
+    pub(crate) snapshots: watch::Sender<Option<Arc<Snapshots>>>,
     pub(crate) index: TableIndex,
     pub(crate) looks: watch::Receiver<DefinitionLooks>,
     pub(crate) history: Arc<SourceHistory>,
@@ -342,7 +342,7 @@ impl TableHandle {
     /// Returns the table's snapshots, if they are configured and the source was reached.
     #[must_use]
     pub fn snapshots(&self) -> Option<Arc<Snapshots>> {
-        self.snapshots.read().clone()
+        self.snapshots.borrow().clone()
     }
 
     fn commands(&self) -> mpsc::Sender<TableCommand> {

@@ -22,7 +22,7 @@ use crate::snapshots::{SnapshotOptions, Snapshots};
 use crate::source::{CopyEvent, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{Commits, TablePhase, TableStatus};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::verify::VerifySchedule;
 
 mod apply;
@@ -34,6 +34,7 @@ mod copy;
 mod diff;
 mod displaced;
 mod error;
+mod folders;
 mod fork;
 mod recent;
 mod redefine;
@@ -51,6 +52,7 @@ mod worker;
 use apply::{Applied, ApplyError, apply_spool};
 use copy::{CopyStop, Copying};
 pub(crate) use error::TableError;
+pub(crate) use folders::{Left, Opened, open};
 use recent::Recent;
 pub(crate) use redefine::{OwedCopy, Redefinition};
 pub use turns::CopyCounts;
@@ -88,6 +90,9 @@ pub struct TableOptions {
 
 /// A function that returns the time of day.
 pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
+
+/// The state that a table shares with its handles.
+pub(crate) type Shown = (Arc<Mutex<TableStatus>>, Arc<Mutex<Commits>>, watch::Sender<Option<Arc<Snapshots>>>);
 
 /// A table as a state machine: events in, journal out. It never waits.
 #[derive(Debug)]
@@ -128,7 +133,10 @@ pub(crate) struct Table {
     /// The journals of those histories. Each has the newest position that its history is known to
     /// share with the present one.
     abandoned_journals: Vec<(InstanceId, Lsn)>,
-    snapshots: Option<Arc<Snapshots>>,
+    /// The snapshots, which the table shares with its handles.
+    snapshots: watch::Sender<Option<Arc<Snapshots>>>,
+    /// False if the folders for the journal and the snapshots could not be opened yet.
+    has_folders: bool,
     /// The verification pass that is running.
     verification: Option<Box<Verification>>,
 }
@@ -205,16 +213,14 @@ impl Table {
     pub(crate) fn new(
         options: TableOptions,
         clock: Clock,
-        (status, commits): (Arc<Mutex<TableStatus>>, Arc<Mutex<Commits>>),
+        (status, commits, snapshots): Shown,
         journal: watch::Sender<Option<Journal>>,
         identity: SourceIdentity,
-        (store, snapshots): (Option<Arc<Store>>, Option<Arc<Snapshots>>),
     ) -> Table {
         let phase = Phase::Copying(Box::new(Copying::new(None)));
         let clock = ClockHandle(clock);
-        let instance = options.instance.on(identity.timeline, 0);
-        let store = store.map(|store| (store, instance));
-        let bases = Bases { folder: options.folder.clone(), store };
+        let bases = Bases { folder: options.folder.clone(), store: None };
+        let has_folders = options.store.is_none() && options.snapshots.is_none();
         Table {
             first_sequence: options.first_sequence,
             abandoned: Lsn::ZERO,
@@ -237,6 +243,7 @@ impl Table {
             bases,
             identity,
             snapshots,
+            has_folders,
             verification: None,
         }
     }
@@ -470,6 +477,7 @@ impl Table {
     /// # Errors
     /// When the table's store accepts no writes.
     fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
+        self.open_missing_folders()?;
         if let Some(error) = self.store_failure() {
             return Err(StoreError::Failed(error).into());
         }
@@ -642,7 +650,7 @@ impl Table {
                 // The copy that is owed decides what the source has to keep.
                 status.releasable = None;
             } else if !matches!(self.phase, Phase::Stopped) {
-                status.releasable = Some(match (live.writer.journal().store_status(), &self.snapshots) {
+                status.releasable = Some(match (live.writer.journal().store_status(), self.snapshots()) {
                     (Some(store), _) => store.durable,
                     (None, Some(snapshots)) => snapshots.status().durable,
                     (None, None) => Durable::not_kept(committed.position),

@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::deal::{Outlet, deal, outlet};
-use super::folders::{Left, Opened, open_folders};
+use super::folders::open_folders;
 use super::{EngineHandle, ResetOrder};
 use crate::journal::{InstanceId, Journal};
 use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableIndex, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, Table, TableOptions, VerifyTurns, Worker};
+use crate::table::{Clock, Left, Opened, Table, TableError, TableOptions, VerifyTurns, Worker};
 
 /// The number of stream events that may wait. A transaction among them holds little memory, because
 /// it spools.
@@ -70,7 +70,7 @@ impl Slot {
 
     /// Ends what a run has served: readers have to reconnect, and files are closed.
     fn close(&self) {
-        *self.handle.snapshots.write() = None;
+        self.handle.snapshots.send_replace(None);
         if let Some(journal) = self.journal.send_replace(None) {
             let mut served = self.served.lock();
             *served = (served.0 + 1, Some(journal.head().sequence.plus(SEQUENCES_SKIPPED)));
@@ -108,7 +108,8 @@ impl<S: Source> Core<S> {
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let identity = self.source.prepare(&requests).await?;
         let opened = open_folders(&tables, &identity, &self.clock).await?;
-        let known: Vec<_> = opened.iter().map(|opened| opened.left.as_ref().map(Left::known)).collect();
+        let left = |opened: &Result<Opened, _>| opened.as_ref().ok()?.left.as_ref().map(Left::known);
+        let known: Vec<_> = opened.iter().map(left).collect();
         let resumes = self.source.resume(&known).await?;
         let history = &self.handle.history;
         history.set_identity(identity.clone());
@@ -120,7 +121,7 @@ impl<S: Source> Core<S> {
         }
         let mut run = Run { workers: Vec::new(), outlets: Vec::new() };
         for (slot, ((options, opened), resume)) in self.tables.iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
-            self.add_table(&mut run, slot, options, &identity, opened, resume)?;
+            self.add_table(&mut run, slot, options, &identity, opened, resume);
         }
         Ok(run)
     }
@@ -131,33 +132,31 @@ impl<S: Source> Core<S> {
         slot: &Slot,
         options: TableOptions,
         identity: &SourceIdentity,
-        opened: Opened,
+        opened: Result<Opened, TableError>,
         resume: Resume,
-    ) -> Result<(), SourceError> {
-        let Opened { store, left, snapshots, abandoned } = opened;
+    ) {
         let index = TableIndex(run.workers.len());
-        let name = options.request.name.clone();
-        let (outlet, events) = outlet(name.clone());
+        let (outlet, events) = outlet(options.request.name.clone());
         let (command_sender, commands) = mpsc::channel(4);
-        let TableHandle { status, commits, .. } = &slot.handle;
-        let shown = (status.clone(), commits.clone());
+        let TableHandle { status, commits, snapshots, .. } = &slot.handle;
+        let shown = (status.clone(), commits.clone(), snapshots.clone());
         let (journal, written) = (slot.journal.clone(), identity.written);
         let (own, history) = (self.clock.clone(), self.handle.history.clone());
         let clock: Clock = Arc::new(move || history.source_time(own()));
-        let mut table = Table::new(options, clock, shown, journal, identity.clone(), (store, snapshots.clone()));
-        table.set_abandoned(abandoned);
-        let begun = match left {
+        let mut table = Table::new(options, clock, shown, journal, identity.clone());
+        let begun = opened.and_then(|opened| match table.use_folders(opened) {
             Some(Left::Journal(restored)) => table.restore(*restored, resume, written),
             Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
             None => Ok(()),
-        };
-        begun.map_err(|error| SourceError::Definite(vec![format!("table {name}: {error}")]))?;
+        });
         let (source, turns) = (self.source.clone(), (self.handle.copy_turns.clone(), self.verify_turns.clone()));
-        run.workers.push(Worker::new(table, index, source, events, outlet.progress(), commands, turns));
+        let mut worker = Worker::new(table, index, source, events, outlet.progress(), commands, turns);
+        if let Err(error) = begun {
+            worker.stop(&error);
+        }
+        run.workers.push(worker);
         run.outlets.push(outlet);
-        *slot.handle.snapshots.write() = snapshots;
         *slot.handle.commands.write() = command_sender;
-        Ok(())
     }
 }
 

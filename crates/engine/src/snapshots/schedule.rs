@@ -19,17 +19,20 @@ const FORKED: Duration = Duration::from_secs(1);
 /// Writes a snapshot at every interval in which anything was committed, until the sender of `ended`
 /// is dropped. A snapshot that is being written at that time is completed.
 pub(crate) async fn write_when_due(
-    snapshots: Arc<Snapshots>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshots>>>,
     mut journal: watch::Receiver<Option<Journal>>,
     mut ended: oneshot::Receiver<()>,
 ) {
-    let first = tokio::select! {
-        _ = &mut ended => None,
-        first = journal.wait_for(Option::is_some) => first.ok().and_then(|journal| journal.clone()),
+    let begun = async {
+        let snapshots = snapshots.wait_for(Option::is_some).await.ok()?.clone();
+        journal.wait_for(Option::is_some).await.ok()?;
+        snapshots
     };
-    if first.is_none() {
-        return;
-    }
+    let snapshots = tokio::select! {
+        _ = &mut ended => None,
+        begun = begun => begun,
+    };
+    let Some(snapshots) = snapshots else { return };
     let mut wait = snapshots.first_wait();
     loop {
         snapshots.announce(wait);

@@ -29,7 +29,7 @@ impl Table {
             // Without the changes that the slot would have sent, nothing proves that the history is
             // still the one that was followed.
             let fork = Fork { common: Lsn::ZERO, abandoned: beginning.head.position, is_certain: false };
-            self.note_fork(&fork, reason)?;
+            self.note_or_owe_fork(None, &fork, reason)?;
             beginning.abandoned = self.abandoned;
         }
         let is_whole = definition.is_whole && self.options.pipeline.is_plain();
@@ -117,12 +117,6 @@ impl Table {
         Ok(())
     }
 
-    /// Sets the position up to which positions may belong to an abandoned history, as earlier runs
-    /// have noted it.
-    pub(crate) fn set_abandoned(&mut self, position: Lsn) {
-        self.abandoned = position;
-    }
-
     /// Serves the table, and follows or copies it again.
     fn go_on(&mut self, resume: Resume, written: Lsn) -> Result<(), TableError> {
         self.phase = Phase::Live;
@@ -138,8 +132,13 @@ impl Table {
     }
 
     /// Returns the table's snapshots, if it has any.
-    pub(crate) fn snapshots(&self) -> Option<&Arc<Snapshots>> {
-        self.snapshots.as_ref()
+    pub(super) fn snapshots(&self) -> Option<Arc<Snapshots>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Returns a receiver of the table's snapshots, which come once their folder is open.
+    pub(super) fn watch_snapshots(&self) -> watch::Receiver<Option<Arc<Snapshots>>> {
+        self.snapshots.subscribe()
     }
 
     /// Returns a receiver of the journal.

@@ -47,6 +47,7 @@ impl Table {
 
     /// Notes on disk that the database's history has forked, or may have.
     pub(super) fn note_fork(&mut self, fork: &Fork, reason: &str) -> Result<(), TableError> {
+        self.open_missing_folders()?;
         self.abandoned = self.abandoned.max(fork.abandoned);
         self.abandoned_journals.iter_mut().for_each(|(_, common)| *common = fork.common.min(*common));
         if let Some(journal) = &*self.journal.borrow() {
@@ -63,7 +64,7 @@ impl Table {
         if let Some((store, _)) = &self.bases.store {
             Forks::note(store.folder(), fork, reason)?;
         }
-        if let Some(snapshots) = &self.snapshots {
+        if let Some(snapshots) = self.snapshots() {
             snapshots.note_fork(fork, reason)?;
         }
         if let Some(journal) = &*self.journal.borrow() {
@@ -122,7 +123,7 @@ impl Table {
     }
 
     fn identify(&mut self, identity: SourceIdentity) {
-        if let Some(snapshots) = &self.snapshots {
+        if let Some(snapshots) = self.snapshots() {
             snapshots.identify(identity.clone());
         }
         self.identity = identity;

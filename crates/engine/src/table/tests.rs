@@ -36,7 +36,7 @@ fn options() -> TableOptions {
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let (sender, journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Default::default(), sender, Default::default(), (None, None)), journal)
+    (Table::new(options, clock, Default::default(), sender, Default::default()), journal)
 }
 
 /// Returns a schema with `id` int8 (the key), and with columns of these names and types.
@@ -351,7 +351,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let (journal, _journal) = watch::channel(None);
     let clock: Clock = Arc::new(|| CommitTime(0));
     let table =
-        Table::new(options(), clock, (status.clone(), Arc::default()), journal, Default::default(), (None, None));
+        Table::new(options(), clock, (status.clone(), Arc::default(), Default::default()), journal, Default::default());
     let (events, queue) = tokio::sync::mpsc::unbounded_channel();
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);

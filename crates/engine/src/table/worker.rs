@@ -153,7 +153,6 @@ impl<S: Source> Worker<S> {
         commands: mpsc::Receiver<TableCommand>,
         (copy_turns, verify_turns): (CopyTurns, VerifyTurns),
     ) -> Worker<S> {
-        let (store, snapshots) = (table.store_status(), table.snapshots().map(|snapshots| snapshots.watch()));
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
         let verifier = Verifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
         Worker {
@@ -167,8 +166,8 @@ impl<S: Source> Worker<S> {
             has_progress,
             commands,
             unsettled,
-            store,
-            snapshots,
+            store: None,
+            snapshots: None,
             verifier,
             copy_turns,
             copies: 0,
@@ -181,20 +180,18 @@ impl<S: Source> Worker<S> {
     /// Runs the table until the stream is closed, and writes its snapshots.
     pub(crate) async fn run(mut self) {
         let (running, ended) = oneshot::channel();
-        let (snapshots, journal) = (self.table.snapshots().cloned(), self.table.watch_journal());
+        let (snapshots, journal) = (self.table.watch_snapshots(), self.table.watch_journal());
         let follow = async {
             self.follow().await;
             drop(running);
         };
-        match snapshots {
-            None => follow.await,
-            Some(snapshots) => drop(tokio::join!(follow, write_when_due(snapshots, journal, ended))),
-        }
+        tokio::join!(follow, write_when_due(snapshots, journal, ended));
     }
 
     /// Follows the stream until it is closed. Events that still wait are dropped, because none of
     /// them was acknowledged.
     async fn follow(&mut self) {
+        self.watch_folders();
         let mut copy = self.table.is_copying().then(|| self.start_copy());
         let mut maker = self.start_maker();
         self.verifier.start();
@@ -240,7 +237,7 @@ impl<S: Source> Worker<S> {
 
     /// Stops the table. If the error may pass by itself, the table is stopped only until the next
     /// attempt.
-    fn stop(&mut self, error: &TableError) {
+    pub(crate) fn stop(&mut self, error: &TableError) {
         let delay = self.table.may_retry(error).then(|| self.retry_delay.after_failure());
         self.retry_at = delay.map(|delay| Instant::now() + delay);
         self.table.stop(error, self.retry_at);
@@ -411,6 +408,12 @@ impl<S: Source> Worker<S> {
         self.table.report();
     }
 
+    fn watch_folders(&mut self) {
+        let (store, snapshots) = (self.table.store_status(), self.table.snapshots());
+        self.store = self.store.take().or(store);
+        self.snapshots = self.snapshots.take().or_else(|| snapshots.map(|snapshots| snapshots.watch()));
+    }
+
     /// Starts the task that makes the table's bases, once there is a journal.
     fn start_maker(&mut self) -> Option<BaseMaker> {
         let journal = self.table.writer()?.journal().clone();
@@ -420,6 +423,8 @@ impl<S: Source> Worker<S> {
     /// Begins an attempt to copy the table.
     fn start_copy(&mut self) -> RunningCopy {
         self.retry_at = None;
+        // Folders that were missing were opened for this copy.
+        self.watch_folders();
         // A stopped table has not received the stream's progress, and on an idle database there is
         // no new one.
         self.has_progress = true;

@@ -8,11 +8,16 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{Journal, JournalOptions, Resolution, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{Clock, Engine, EngineHandle, PipelineOptions, TableOptions, TablePhase};
-use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use laredo_engine::{
+    Clock, Engine, EngineHandle, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions,
+    TablePhase,
+};
+use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use tokio::sync::oneshot;
 
 use crate::reader::{Reader, reached};
+
+const LONG: Duration = Duration::from_secs(60);
 
 struct Running {
     handle: EngineHandle,
@@ -24,9 +29,15 @@ fn kept(name: &str, folder: &Path) -> TableOptions {
     TableOptions { store: Some(folder.join(name)), ..sim_table(name) }
 }
 
+fn clock() -> Clock {
+    Arc::new(|| CommitTime(0))
+}
+
 async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> Running {
-    let clock: Clock = Arc::new(|| CommitTime(0));
-    let engine = Engine::prepare(database.clone(), tables, clock).await.unwrap();
+    run(Engine::prepare(database.clone(), tables, clock()).await.unwrap())
+}
+
+fn run(engine: Engine<SimDatabase>) -> Running {
     let handle = engine.handle();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(engine.run(async move {
@@ -50,6 +61,10 @@ impl Running {
         let journal = self.journal(table).await;
         reached(&journal, position).await;
         journal
+    }
+
+    fn phase(&self, table: usize) -> TablePhase {
+        self.handle.tables()[table].status().phase
     }
 
     fn copies(&self, table: usize) -> u64 {
@@ -302,5 +317,135 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
     let end = commit(&database, 1, 1, "beside it");
     running.reached(1, end).await;
     assert!(database.acknowledged() <= durable && durable < end, "{} {durable} {end}", database.acknowledged());
+    running.end().await;
+}
+
+/// What is in the place of a table's folder when an engine starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InPlace {
+    AFile,
+    AnotherTable,
+    ANewerFormat,
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// A table without its folder is stopped, and its source follows the others and forgets what they
+/// have. Once the folder is back, the table gets a new journal in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
+    for in_place in [InPlace::AFile, InPlace::AnotherTable, InPlace::ANewerFormat] {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SimDatabase::new(2);
+        commit(&database, 0, 1, "kept");
+        let tables = || vec![kept("t0", folder.path()), kept("t1", folder.path())];
+        let first = start(&database, tables()).await;
+        let reader = Reader::from_base(&first.reached(0, commit(&database, 0, 2, "kept, too")).await);
+        let beside = commit(&database, 1, 1, "beside it");
+        first.reached(1, beside).await;
+        first.end().await;
+
+        let (place, away) = (folder.path().join("t0"), folder.path().join("away"));
+        std::fs::rename(&place, &away).unwrap();
+        match in_place {
+            InPlace::AFile => std::fs::write(&place, "").unwrap(),
+            InPlace::AnotherTable => copy_files(&folder.path().join("t1"), &place),
+            InPlace::ANewerFormat => {
+                copy_files(&away, &place);
+                let manifest = std::fs::read_to_string(place.join("manifest.json")).unwrap();
+                let newer = manifest.replace("\"format\": 1", "\"format\": 99");
+                assert_ne!(manifest, newer);
+                std::fs::write(place.join("manifest.json"), newer).unwrap();
+            }
+        }
+        let Err(refused) = Engine::prepare(database.clone(), tables(), clock()).await else {
+            panic!("{in_place:?}: a strict start succeeds")
+        };
+        assert!(refused.to_string().contains("t0"), "{in_place:?}: {refused}");
+        let second = run(Engine::new("", database.clone(), tables(), clock()));
+        commit(&database, 0, 3, "while it was stopped");
+        let beside = commit(&database, 1, 2, "beside it");
+        second.reached(1, beside).await;
+        assert_eq!(second.copies(1), 0, "{in_place:?}: the other table is resumed");
+        let acknowledged = async || database.acknowledged() >= beside;
+        eventually(LONG, acknowledged).await.expect("the stopped table holds nothing up");
+        let (table, error) = (&second.handle.tables()[0], second.phase(0).error().map(str::to_owned));
+        let says = |text: &str| error.as_ref().is_some_and(|error| error.contains(text) && error.contains("t0"));
+        let (state, text) = match in_place {
+            InPlace::AFile => ("retrying", "making the folder"),
+            InPlace::AnotherTable => ("failed", "holds what was kept of table"),
+            InPlace::ANewerFormat => ("failed", "is of format 99"),
+        };
+        assert!(second.phase(0).name() == state && says(text), "{in_place:?}: {:?}", second.phase(0));
+        assert!(table.journal().is_none(), "{in_place:?}");
+        if in_place != InPlace::AFile {
+            let answer = table.begin_reload("too early").await;
+            assert!(matches!(answer, Err(ReloadError::Failed(_))), "{in_place:?}: {answer:?}");
+            assert!(place.join("manifest.json").exists(), "{in_place:?}: nothing of another is removed");
+            std::fs::remove_dir_all(&place).unwrap();
+        } else {
+            std::fs::remove_file(&place).unwrap();
+        }
+        std::fs::rename(&away, &place).unwrap();
+        if state == "failed" {
+            assert_eq!(table.begin_reload("the folder is back").await, Ok(()));
+        }
+
+        let end = commit(&database, 0, 4, "after it");
+        let journal = second.reached(0, end).await;
+        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
+        let asks = ResumeRequest { position: Some(reader.position), ..Default::default() };
+        let answer = journal.resolve(&asks);
+        assert!(matches!(answer, Resolution::Full(_)), "{in_place:?}: a reader of the old journal gets {answer:?}");
+        let kept = async || table.journal().and_then(|j| j.store_status()).is_some_and(|s| s.durable.position() >= end);
+        eventually(LONG, kept).await.expect("the new journal is kept");
+        second.end().await;
+
+        let third = start(&database, tables()).await;
+        let end = commit(&database, 0, 5, "at last");
+        let journal = third.reached(0, end).await;
+        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
+        assert_eq!((third.copies(0), third.copies(1)), (0, 0), "{in_place:?}");
+        third.end().await;
+    }
+}
+
+/// The same for snapshots: their folder is opened, and written, as soon as it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_written_once_their_folder_can_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("snapshots");
+    std::fs::write(&place, "").unwrap();
+    let snapshots = SnapshotOptions {
+        folder: place.clone(),
+        format: SnapshotFormat::Native,
+        interval: Duration::from_millis(1),
+        keep_count: 3,
+        age_max: None,
+    };
+    let database = SimDatabase::new(2);
+    let options = TableOptions { snapshots: Some(snapshots), ..sim_table("t0") };
+    let running = run(Engine::new("", database.clone(), vec![options, sim_table("t1")], clock()));
+    let beside = commit(&database, 1, 1, "beside it");
+    running.reached(1, beside).await;
+    let is_stopped = async || running.phase(0).name() == "retrying";
+    eventually(LONG, is_stopped).await.unwrap();
+    assert!(running.handle.tables()[0].snapshots().is_none());
+    std::fs::remove_file(&place).unwrap();
+    let end = commit(&database, 0, 1, "after it");
+    running.reached(0, end).await;
+    let written = async || match running.handle.tables()[0].snapshots() {
+        Some(snapshots) => snapshots.list().iter().any(|snapshot| snapshot.position >= end),
+        None => false,
+    };
+    eventually(LONG, written).await.expect("a snapshot is written");
+    let acknowledged = async || database.acknowledged() >= end;
+    eventually(LONG, acknowledged).await.expect("what a snapshot has is acknowledged");
     running.end().await;
 }
