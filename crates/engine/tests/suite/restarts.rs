@@ -328,6 +328,23 @@ enum InPlace {
     ANewerFormat,
 }
 
+impl InPlace {
+    /// Puts it at `place`. The table's own folder is at `own`.
+    fn put(self, place: &Path, own: &Path, other: &Path) {
+        match self {
+            InPlace::AFile => std::fs::write(place, "").unwrap(),
+            InPlace::AnotherTable => copy_files(other, place),
+            InPlace::ANewerFormat => {
+                copy_files(own, place);
+                let manifest = std::fs::read_to_string(place.join("manifest.json")).unwrap();
+                let newer = manifest.replace("\"format\": 1", "\"format\": 99");
+                assert_ne!(manifest, newer);
+                std::fs::write(place.join("manifest.json"), newer).unwrap();
+            }
+        }
+    }
+}
+
 fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
@@ -353,17 +370,7 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
 
         let (place, away) = (folder.path().join("t0"), folder.path().join("away"));
         std::fs::rename(&place, &away).unwrap();
-        match in_place {
-            InPlace::AFile => std::fs::write(&place, "").unwrap(),
-            InPlace::AnotherTable => copy_files(&folder.path().join("t1"), &place),
-            InPlace::ANewerFormat => {
-                copy_files(&away, &place);
-                let manifest = std::fs::read_to_string(place.join("manifest.json")).unwrap();
-                let newer = manifest.replace("\"format\": 1", "\"format\": 99");
-                assert_ne!(manifest, newer);
-                std::fs::write(place.join("manifest.json"), newer).unwrap();
-            }
-        }
+        in_place.put(&place, &away, &folder.path().join("t1"));
         let Err(refused) = Engine::prepare(database.clone(), tables(), clock()).await else {
             panic!("{in_place:?}: a strict start succeeds")
         };
