@@ -40,8 +40,8 @@ impl Left {
 /// Opens the folders of a table. Blocks.
 ///
 /// # Errors
-/// When a folder cannot be read or written, or when its contents are of no use and have to be moved
-/// away by an operator.
+/// When a folder cannot be read or written, or when an operator has to move its contents away:
+/// those of another table, or in a format that this version does not know.
 pub(crate) fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<Opened, StoreError> {
     let name = &options.request.name;
     let mut opened = Opened::default();

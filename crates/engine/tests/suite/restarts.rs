@@ -320,7 +320,7 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
     running.end().await;
 }
 
-/// What is in the place of a table's folder when an engine starts.
+/// The thing in the place of a table's folder when an engine starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InPlace {
     AFile,
